@@ -1,0 +1,1 @@
+"""Clips on disk to batches in memory. Reading order: labels, manifest, splits, corpora, synthetic, media, shards, batch."""

@@ -1,0 +1,214 @@
+"""The manifest: one row per clip. Reads CSV, JSONL and Parquet tables, maps their columns, and checks every row."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emo_ray import store
+from emo_ray.config import CLIP_FIELDS
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".wmv"}
+SPLITS = ("train", "validation", "test", "unlabelled")
+_SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test",
+    "unlabelled": "unlabelled", "unlabeled": "unlabelled",
+}  # fmt: skip
+# Headers taken for a field when data.columns does not say otherwise, first match wins.
+_ALIASES = {
+    "clip_id": ("clip_id", "id", "name"),
+    "video": ("video", "video_path"),
+    "audio": ("audio", "audio_path", "wav"),
+    "text": ("text", "transcript", "sentence", "utterance"),
+    "label": ("label", "emotion", "discrete"),
+    "split": ("split", "partition", "subset"),
+    "speaker": ("speaker", "speaker_id", "actor"),
+    "language": ("language", "lang"),
+}
+_FILE_HEADERS = ("file", "filename", "path")  # one column of media: video or audio by each file's suffix
+_SHOWN = 5  # problems named in one error message
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row. `video` and `audio` are absolute paths or URIs; no audio means the video's own sound track."""
+
+    clip_id: str
+    video: str | None = None
+    audio: str | None = None
+    text: str | None = None
+    label: str | None = None
+    split: str | None = None
+    speaker: str | None = None
+    language: str | None = None
+
+
+assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
+SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=name != "clip_id") for name in CLIP_FIELDS])
+
+
+def read_table(path: Path, root: Path | None = None, columns: dict[str, str] | None = None) -> list[Clip]:
+    """The clips of a CSV, JSONL or Parquet table.
+
+    `root` is where relative media paths start (default: the table's folder); `columns` maps fields to headers.
+    Raises ValueError naming file, row (the first data row is row 1) and column of what is wrong.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise ValueError(f"{path}: found no rows, expected a header and at least one clip")
+    mapping, file_header = _mapping(path, list(rows[0]), columns or {})
+    root, problems = root or path.parent, []
+    clips = [_clip(row, i, mapping, file_header, root, problems) for i, row in enumerate(rows, start=1)]
+    clips = _with_ids(clips)
+    if problems:
+        raise ValueError(f"{path}: " + _list(problems))
+    return clips
+
+
+def check(clips: Sequence[Clip], where: str) -> None:
+    """Raises ValueError where a clip_id is empty or occurs twice."""
+    counts = Counter(clip.clip_id for clip in clips)
+    problems = [
+        f"column clip_id: found {name!r} in {count} rows, expected it once: give each clip its own clip_id"
+        for name, count in counts.items()
+        if count > 1
+    ]
+    problems += [f"row {i}, column clip_id: found nothing" for i, c in enumerate(clips, 1) if not c.clip_id]
+    if problems:
+        raise ValueError(f"{where}: " + _list(problems))
+
+
+def write(path: Path, clips: Iterable[Clip]) -> None:
+    """Write clips as a Parquet manifest, which `read` gives back."""
+    store.write_parquet(path, pa.Table.from_pylist([asdict(c) for c in clips], SCHEMA), rows_per_group=2**16)
+
+
+def read(path: Path) -> list[Clip]:
+    """The clips of a manifest that `write` wrote."""
+    return [Clip(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+
+
+def resolve(path: str, root: Path) -> str:
+    """A media path as an absolute path or a URI."""
+    return path if "://" in path else str((root / path).absolute())
+
+
+def media_fields(path: str, root: Path) -> dict[str, str]:
+    """A media path as the clip field it belongs to, by its suffix; unknown suffixes are taken for video."""
+    kind = "audio" if PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES else "video"
+    return {kind: resolve(path, root)}
+
+
+def _rows(path: Path) -> list[dict]:
+    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    reader = readers.get(path.suffix.lower())
+    if not path.is_file():
+        raise ValueError(f"{path}: found no such file, expected a manifest (CSV, JSONL or Parquet) or a folder")
+    if reader is None:
+        raise ValueError(f"{path}: found suffix {path.suffix!r}, expected one of {', '.join(readers)}")
+    try:
+        return reader(path)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: not readable as {path.suffix[1:]}: {error}") from error
+
+
+def _csv_rows(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        rows = list(reader)
+    for i, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            found = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or [])
+            raise ValueError(f"{path}: row {i}: found {found} cells, expected {len(reader.fieldnames)}: quote commas")
+    return rows
+
+
+def _jsonl_rows(path: Path) -> list[dict]:
+    rows: list[dict] = []
+    with path.open(encoding="utf-8-sig") as stream:
+        for i, line in enumerate(stream, start=1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: row {i}: not JSON: {error}") from None
+            if row is not None and not isinstance(row, dict):
+                raise ValueError(f"{path}: row {i}: found {type(row).__name__}, expected an object per line")
+            rows += [row] if row is not None else []
+    headers = dict.fromkeys(key for row in rows for key in row)
+    return [{header: row.get(header) for header in headers} for row in rows]
+
+
+def _parquet_rows(path: Path) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+def _mapping(path: Path, headers: list[str], columns: dict[str, str]) -> tuple[dict[str, str], str | None]:
+    for field, column in columns.items():
+        if column not in headers:
+            raise ValueError(
+                f"{path}: data.columns.{field}: found no column {column!r}, expected one of {', '.join(headers)}"
+            )
+    mapping = dict(columns)
+    taken = set(columns.values())
+    for field, names in _ALIASES.items():
+        header = next((h for h in names if h in headers and h not in taken), None)
+        if field not in mapping and header is not None:
+            mapping[field] = header
+    file_header = None
+    if "video" not in mapping and "audio" not in mapping:
+        file_header = next((h for h in _FILE_HEADERS if h in headers), None)
+    if file_header is None and not {"video", "audio", "text"} & set(mapping):
+        raise ValueError(
+            f"{path}: found columns {', '.join(headers)}, expected at least one of video, audio, text, file: "
+            "name them with data.columns.video=COLUMN (or audio, text)"
+        )
+    return mapping, file_header
+
+
+def _clip(row: dict, i: int, mapping: dict, file_header: str | None, root: Path, problems: list[str]) -> Clip:
+    values: dict[str, str] = {}
+    for field, column in mapping.items():
+        value = row[column]
+        if value is None or (isinstance(value, str) and not value.strip()) or value != value:
+            continue  # empty cells, nulls and NaN are absent
+        if not isinstance(value, str | int | float):
+            problems.append(f"row {i}, column {column}: found {type(value).__name__}, expected text or a number")
+            continue
+        values[field] = str(value).strip() if field != "text" else str(value)
+    for field in {"video", "audio"} & set(values):
+        values[field] = resolve(values[field], root)
+    if file_header is not None and str(row[file_header] or "").strip():
+        values |= media_fields(str(row[file_header]).strip(), root)
+    if "split" in values:
+        split = _SPLIT_NAMES.get(values["split"].lower())
+        if split is None:
+            problems.append(
+                f"row {i}, column {mapping['split']}: found {values['split']!r}, expected one of {', '.join(SPLITS)}"
+            )
+        values["split"] = split or "train"
+    return Clip(**{"clip_id": "", **values})
+
+
+def _with_ids(clips: list[Clip]) -> list[Clip]:
+    """Clips without an id are named after their file's stem, or its path where stems repeat, or their row."""
+    media = [clip.video or clip.audio for clip in clips]
+    stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in enumerate(media, start=1)]
+    unique = len(set(stems)) == len(stems)
+    ids = [
+        clip.clip_id or (stem if unique or path is None else str(PurePosixPath(path).with_suffix("")))
+        for clip, stem, path in zip(clips, stems, media, strict=True)
+    ]
+    return [Clip(**{**asdict(clip), "clip_id": name}) for clip, name in zip(clips, ids, strict=True)]
+
+
+def _list(problems: list[str]) -> str:
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more

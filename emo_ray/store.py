@@ -1,0 +1,103 @@
+"""How artefacts are written and recognised: temporary folder, then rename; `meta.json`; digests.
+
+An artefact is a folder `<root>/<kind>/<digest>` whose digest is taken over everything that decides its content. It is
+complete exactly when its `meta.json` is there, because that is written last and the folder appears by one rename.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+META = "meta.json"
+_FULL_READ_BYTES = 64 * 2**20
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits over JSON-able parts; equal parts give equal digests on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """Digest of a file or folder by content; of files over 64 MiB only size, head and tail are read."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    seen = hashlib.blake2b(digest_size=8)
+    for file in files:
+        size = file.stat().st_size
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        seen.update(f"{name}:{size};".encode())
+        with file.open("rb") as stream:
+            seen.update(stream.read(_FULL_READ_BYTES))
+            if size > _FULL_READ_BYTES:
+                stream.seek(-(2**20), os.SEEK_END)
+                seen.update(stream.read())
+    return seen.hexdigest()
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether an artefact is there and whole."""
+    return (folder / META).is_file()
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The content of `meta.json`. Raises ValueError where the folder is not a complete artefact."""
+    try:
+        return json.loads((folder / META).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: found no {META}, expected a finished artefact: run its stage again") from None
+
+
+@contextmanager
+def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
+    """A fresh folder to fill, which becomes `folder` (with `meta.json`) if the block ends without an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        finish(temporary, folder, meta)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
+    """Write `meta.json` into a filled folder and rename it into place; a complete one that is there already wins."""
+    write_text(temporary / META, json.dumps(meta, indent=1, ensure_ascii=False, default=str))
+    temporary.chmod(0o755)
+    if is_complete(folder):
+        shutil.rmtree(temporary)
+        return
+    if folder.exists():  # an incomplete one of an interrupted copy; ours is whole
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old or the new content, never a part."""
+    with _renamed(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 32, codec: str = "zstd") -> None:
+    """Write a Parquet file atomically; small row groups so that readers can stream."""
+    with _renamed(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=rows_per_group, compression=codec)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The only training loop, its loss and its metrics; no Ray, no MLflow. Reading order: loss, metrics, loop."""
