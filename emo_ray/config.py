@@ -1,7 +1,7 @@
 """One frozen configuration tree, its recipes, and the one way to change it: `override`.
 
-A recipe is a YAML file that holds only its differences from the defaults below. Nothing here acts at import, and nothing
-reads the environment.
+A recipe is a YAML file that holds only its differences from the defaults below. Nothing here acts at import, and
+nothing reads the environment.
 """
 
 import difflib
@@ -113,7 +113,17 @@ class Text(Section):
     layers: tuple[int, ...] = (-4, -3, -2, -1)
     batch_size: int = Field(8, ge=1)
     max_tokens: int = Field(512, ge=2)
+    trust_remote_code: bool = False  # run code from the model's repository: only with a pinned revision
     ngram_features: int = Field(1024, ge=16)  # hash buckets of the offline stand-in
+
+    @model_validator(mode="after")
+    def _pinned_code(self) -> "Text":
+        if self.trust_remote_code and self.revision is None:
+            raise ValueError(
+                "found text.trust_remote_code=true without text.revision, expected a pinned commit: "
+                "code from a repository runs with your rights, so read it once and pin it"
+            )
+        return self
 
 
 class Fusion(Optimisation):

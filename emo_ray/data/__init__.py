@@ -1,1 +1,4 @@
-"""Clips on disk to batches in memory. Reading order: labels, manifest, splits, corpora, synthetic, media, shards, batch."""
+"""Clips on disk to batches in memory.
+
+Reading order: labels, manifest, splits, corpora, synthetic, media, shards, batch.
+"""

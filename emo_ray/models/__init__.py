@@ -1,1 +1,1 @@
-"""Plain nn.Modules: no Ray, no MLflow. Reading order: prompts, emovclip, audio, text, encoders, fusion."""
+"""Plain nn.Modules: no Ray, no MLflow. Reading order: prompts, emovclip, pooling, audio, text, fusion, checkpoint."""

@@ -1,0 +1,46 @@
+"""The command line of every job: `python jobs/<stage>.py [RECIPE or path.yaml] [key=value ...] [--json]`."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from emo_ray import config as configuration
+from emo_ray.progress import console, say
+
+
+class Artefact(Protocol):
+    """What a stage returns: where its result lies, and what is worth knowing of it."""
+
+    path: object
+
+    def summary(self) -> dict:
+        """Plain values."""
+
+
+def main(stage: Callable[[configuration.Config], Artefact], usage: str) -> None:
+    """Run a stage on the command line's config. The last line printed is the artefact's path (or, with --json, JSON).
+
+    What the user can mend (a ValueError) is printed as one message, with exit status 2.
+    """
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(f"{usage.strip()}\n\n{__doc__}\n\nKeys and defaults:\n{configuration.dump(configuration.Config())}")
+        return
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    recipe = words.pop(0) if words and "=" not in words[0] else "mini"
+    try:
+        config = configuration.load(recipe, configuration.parse_overrides(words))
+        artefact = stage(config)
+    except ValueError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    if as_json:
+        print(json.dumps({"path": str(artefact.path), **artefact.summary()}, ensure_ascii=False))
+        return
+    if hasattr(artefact, "show"):
+        artefact.show()
+    else:
+        say(json.dumps(artefact.summary(), indent=1, ensure_ascii=False))
+    print(artefact.path)

@@ -1,0 +1,90 @@
+"""Ray itself: joining or starting it, and what its machines can give. The only reader of os.environ."""
+
+import logging
+import os
+from pathlib import Path
+
+# Read by Ray when it is imported, so they are set before; a user's own settings win.
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # also how often reports are fetched; 2 s by default
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2 starts 32 footer actors for every pass over a dataset
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages show their own
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray.data  # noqa: E402
+
+from emo_ray.config import Config  # noqa: E402
+
+
+def connect(config: Config) -> None:
+    """Join the cluster of this job or of `cluster.address`, else start a local one; nothing if connected already."""
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+        ray.init(config.cluster.address, **quiet)
+    else:
+        ray.init(num_cpus=config.cluster.num_cpus or os.cpu_count(), include_dashboard=False, **quiet)
+        # Ray writes the token that lets one run code on this cluster readable by everyone on the machine.
+        token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+        if token.exists():
+            token.chmod(0o600)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = None  # one shard part is one block
+
+
+def in_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`, so that its working folder is a temporary copy."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def store_root(config: Config) -> Path:
+    """`store.root` as an absolute path. In a submitted job a relative one starts at the home folder."""
+    base = Path.home() if in_submitted_job() else Path.cwd()
+    return (base / Path(config.store.root).expanduser()).absolute()
+
+
+def cpus() -> float:
+    """CPUs of the cluster as it is now (an autoscaled one may grow)."""
+    return ray.cluster_resources().get("CPU", 0.0)
+
+
+def gpus() -> float:
+    """GPUs of the cluster as it is now."""
+    return ray.cluster_resources().get("GPU", 0.0)
+
+
+def use_gpu(config: Config, wanted: int) -> bool:
+    """Whether `wanted` GPU processes are to be started. Raises ValueError where they are demanded and not there."""
+    choice = config.train.use_gpu
+    if choice == "yes" and 0 < gpus() < wanted:
+        raise ValueError(f"train.use_gpu=yes: found {gpus():g} GPUs, expected {wanted}: lower train.num_workers")
+    return choice == "yes" or (choice == "auto" and gpus() >= wanted)
+
+
+def train_worker_cpus(num_workers: int) -> float:
+    """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks."""
+    total = cpus() or 2.0 * num_workers  # nothing yet: an autoscaled cluster will bring whole CPUs
+    return min(1.0, round(total / (2 * num_workers), 2))
+
+
+def task_cpus() -> float:
+    """CPUs of a data task: fractional where there are so few that whole ones could wait for each other for ever."""
+    return 1.0 if cpus() >= 4 or cpus() == 0 else 0.5
+
+
+def actor_count(parts: int, use_gpu: bool) -> int:
+    """How many encoder actors to start for so many shard parts."""
+    return max(1, min(parts, int(gpus() if use_gpu else cpus())))
+
+
+def usable_threads(cpus_given: float) -> int:
+    """Torch threads of a process that was given so many CPUs: more than its cores makes all of them slower."""
+    return max(1, int(cpus_given))

@@ -1,0 +1,136 @@
+"""Shards: decoded clips in Parquet. One part holds `media.clips_per_part` clips and is the unit of work.
+
+A row is a clip: T JPEG frames, int16 sound at 16 kHz, the transcript and a status per modality. Labels and splits are
+not in it, so another label set, split or pseudo-label never decodes anything again.
+"""
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+from pyarrow import fs
+
+from emo_ray import store
+from emo_ray.config import MODALITIES, Media
+from emo_ray.data import media
+from emo_ray.data.manifest import Clip
+
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("frames", pa.list_(pa.binary())),  # T JPEGs, null when there is no usable video
+        pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
+        pa.field("audio_samples", pa.int64()),
+        pa.field("text", pa.string()),
+        *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
+    ]
+)
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("audio_s", pa.float32()),
+        *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
+    ]
+)
+
+
+def plan(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
+    """The clips of each part, about `clips_per_part` each: labelled and unlabelled apart, otherwise mixed by id.
+
+    Training reads only labelled parts, and mixed rows let it shuffle within a small buffer. A clip's place depends on
+    its id and (through a power of two) on the size of the corpus, so a few new clips change few parts.
+    """
+    return _buckets([c for c in clips if c.label is not None], clips_per_part) + _buckets(
+        [c for c in clips if c.label is None], clips_per_part
+    )
+
+
+def _buckets(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
+    count = 2 ** max(0, round(math.log2(max(1, len(clips)) / clips_per_part)))
+    buckets: list[list[tuple[int, Clip]]] = [[] for _ in range(count)]
+    for clip in clips:
+        place = int.from_bytes(hashlib.blake2b(clip.clip_id.encode(), digest_size=8).digest())
+        buckets[place % count].append((place, clip))
+    return [[clip for _, clip in sorted(b, key=lambda item: item[0])] for b in buckets if b]
+
+
+def part_name(clips: Sequence[Clip]) -> str:
+    """The file name of a part: a digest of its rows' identities, so that equal parts are one file."""
+    return f"part-{store.digest([identity(clip) for clip in clips])}.parquet"
+
+
+def identity(clip: Clip) -> tuple:
+    """What decides a row's content: names, sizes and modification times of the media, and the transcript."""
+    return clip.clip_id, clip.text, _stamp(clip.video), _stamp(clip.audio)
+
+
+def settings(config: Media, image_size: int) -> dict:
+    """What else decides it: how clips are decoded."""
+    return {**config.model_dump(exclude={"image_size"}), "size": image_size, "version": media.VERSION}
+
+
+def row(clip: Clip, config: Media, image_size: int) -> dict:
+    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
+    frames_THWC, video_status = media.read_video(clip.video, config.frames, image_size)
+    samples_S, audio_status = media.read_audio(clip.audio or clip.video, config.max_audio_s)
+    has_text = bool(clip.text and clip.text.strip())
+    text_status = media.OK if has_text else media.MISSING + (": empty" if clip.text is not None else "")
+    return {
+        "clip_id": clip.clip_id,
+        "frames": None if frames_THWC is None else [_jpeg(f, config.jpeg_quality) for f in frames_THWC],
+        "audio": None if samples_S is None else samples_S.astype("<i2").tobytes(),
+        "audio_samples": None if samples_S is None else len(samples_S),
+        "text": clip.text if has_text else None,
+        "video_status": video_status,
+        "audio_status": audio_status,
+        "text_status": text_status,
+    }
+
+
+def write_part(path: Path, clips: Sequence[Clip], config: Media, image_size: int) -> None:
+    """Decode clips into one Parquet part; a part that is there already is left alone."""
+    if not path.exists():
+        rows = [row(clip, config, image_size) for clip in clips]
+        # JPEG and speech hardly shrink further: no codec.
+        store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
+
+
+def ledger(path: Path) -> pa.Table:
+    """The statuses of one part's rows (LEDGER_SCHEMA), read without its media."""
+    table = pq.read_table(path, columns=["clip_id", "audio_samples", *(f"{name}_status" for name in MODALITIES)])
+    seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
+    columns = {
+        "clip_id": table["clip_id"],
+        "part": pa.array([path.name] * len(table), pa.string()),
+        "audio_s": pc.cast(seconds, pa.float32()),
+        **{f"{name}_status": table[f"{name}_status"] for name in MODALITIES},
+    }
+    return pa.table(columns, schema=LEDGER_SCHEMA)
+
+
+def _stamp(source: str | None) -> tuple | None:
+    if source is None:
+        return None
+    if "://" in source:
+        filesystem, path = fs.FileSystem.from_uri(source)
+        info = filesystem.get_file_info(path)
+        return source, info.size, info.mtime_ns
+    try:
+        stat = Path(source).stat()
+    except OSError:
+        return source, None, None
+    return source, stat.st_size, stat.st_mtime_ns
+
+
+def _jpeg(image_HWC: np.ndarray, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,234 @@
+"""EmoVCLIP: a frozen CLIP made into a video emotion model by vision-language prompts (DESIGN section 5).
+
+In every block the attention of each frame runs over `[CLS, patches | prompts]`. Prompt tokens are dropped afterwards
+(deep prompting), so they need keys and values alone, and those of prompts that frames or clips share are computed once.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import nn
+
+from emo_ray import store
+from emo_ray.config import RECIPES, Config
+from emo_ray.data.batch import Batch, Output
+from emo_ray.models.prompts import ClassContext, FramePrompts
+
+VERSION = 1  # part of the feature digests: raise it when the same weights give other values
+PLACEHOLDER = "X"  # one token; its embedding is replaced by a context vector
+
+
+class EmoVCLIP(nn.Module):
+    """Maps video frames to class logits and an embedding.
+
+    `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower; it is frozen and shared,
+    not copied. `labels` (default: `config.data.labels`) name the K classes. Trained are the prompts, the summary
+    attention, `cls_proj`, the time embedding, the contexts and the logit scale.
+    Raises ValueError for towers it cannot prompt.
+    """
+
+    frozen_prefix = "clip."  # state-dict keys that checkpoints leave out
+
+    def __init__(
+        self,
+        config: Config,
+        clip: nn.Module,
+        labels: Sequence[str] | None = None,
+        tokenize: Callable[..., torch.Tensor] | None = None,
+    ):
+        super().__init__()
+        labels = labels or config.data.labels
+        if not labels:
+            raise ValueError("found no class names, expected labels=[...] or data.labels")
+        _check_towers(clip)
+        self.clip = clip.requires_grad_(False)
+        own, visual = config.emovclip, clip.visual
+        self.frames, width = config.media.frames, visual.conv1.out_channels
+        heads = visual.transformer.resblocks[0].attn.num_heads
+        patch_area = visual.patch_size[0] * visual.patch_size[1]
+        self.prompts = nn.ModuleList(
+            FramePrompts(own, self.frames, width, heads, patch_area) for _ in visual.transformer.resblocks
+        )
+        self.time_TD = None
+        if own.time_embedding:
+            self.time_TD = nn.Parameter(torch.empty(self.frames, width).normal_(std=0.02))
+        self.context = None
+        if own.context_tokens:
+            text_width = _text_tower(clip).token_embedding.embedding_dim
+            self.context = ClassContext(own, len(labels), text_width)
+        tokens_KL = _tokens(clip, labels, own.context_tokens, tokenize)
+        self.register_buffer("tokens_KL", tokens_KL, persistent=False)
+        self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
+        preprocess = open_clip.get_model_preprocess_cfg(clip)
+        for name in ("mean", "std"):
+            values = preprocess.get(name) or getattr(open_clip, f"OPENAI_DATASET_{name.upper()}")
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> "EmoVCLIP":
+        """As nn.Module's, but the frozen CLIP stays in evaluation mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def forward(self, batch: Batch | torch.Tensor) -> Output:
+        """A batch, or its uint8 frames_BTCHW alone, to logits_BK and features_BD."""
+        features_BD = self.encode_video(batch.frames_BTCHW if isinstance(batch, Batch) else batch)
+        classes_KD = F.normalize(self.encode_classes(), dim=-1)
+        logits_BK = self.logit_scale.exp() * F.normalize(features_BD, dim=-1) @ classes_KD.T
+        return Output(logits_BK, features_BD)
+
+    def encode_video(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
+        """uint8 frames to features_BD: the mean over frames of CLIP's image embedding.
+
+        Raises ValueError for shapes that the model was not made for.
+        """
+        visual = self.clip.visual
+        B, T, C, H, W = frames_BTCHW.shape
+        expected = (self.frames, 3, *visual.image_size)
+        if expected != (T, C, H, W):
+            raise ValueError(
+                f"found frames of shape {(T, C, H, W)}, expected {expected}: "
+                "media.frames and media.image_size must be those the model was made with"
+            )
+        images = (frames_BTCHW.flatten(0, 1).to(self.mean.dtype) / 255 - self.mean) / self.std
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(B * T, 1, -1), x], dim=1)
+        x = x + visual.positional_embedding.to(x.dtype)
+        x = x.unflatten(0, (B, T))
+        if self.time_TD is not None:
+            x = x + self.time_TD.to(x.dtype)[None, :, None]
+        x = visual.ln_pre(x)
+        for block, prompts in zip(visual.transformer.resblocks, self.prompts, strict=True):
+            x = prompted_block(block, x, prompts(x[:, :, 0]))
+        return (visual.ln_post(x[:, :, 0]) @ visual.proj).mean(dim=1)
+
+    def encode_classes(self) -> torch.Tensor:
+        """The K class embeddings (K, D): contexts and class names through the frozen text tower."""
+        text, ids_KL = _text_tower(self.clip), self.tokens_KL
+        x = text.token_embedding(ids_KL)
+        if self.context is not None:
+            x = self.context(x)
+        length = ids_KL.shape[1]
+        x = x + text.positional_embedding[:length]
+        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        x = text.ln_final(x)[torch.arange(len(ids_KL), device=x.device), ids_KL.argmax(dim=-1)]
+        projection = text.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+class VideoEncoder(nn.Module):
+    """A trained EmoVCLIP as a feature encoder: `(batch) -> features_BD`."""
+
+    def __init__(self, model: EmoVCLIP):
+        super().__init__()
+        self.model, self.dim = model, model.clip.visual.output_dim
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The video embedding, without the text tower."""
+        return self.model.encode_video(batch.frames_BTCHW)
+
+
+def prompted_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]) -> torch.Tensor:
+    """One block of CLIP over frame rows, whose attention also sees prompt tokens (each broadcasts to (B, T, *, D))."""
+    B, T, N, D = x_BTND.shape
+    attn, weight, bias = block.attn, block.attn.in_proj_weight, block.attn.in_proj_bias
+    query, key_value = F.linear(block.ln_1(x_BTND), weight, bias).split([D, 2 * D], dim=-1)
+    shared = [F.linear(block.ln_1(p), weight[D:], None if bias is None else bias[D:]) for p in prompts]
+    key_value = torch.cat([key_value, *(kv.expand(B, T, -1, -1) for kv in shared)], dim=2)
+    heads = (attn.num_heads, D // attn.num_heads)
+    query = query.reshape(B * T, N, *heads).transpose(1, 2)
+    key, value = key_value.reshape(B * T, -1, 2, *heads).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, N, D)
+    x_BTND = x_BTND + block.ls_1(attn.out_proj(mixed))
+    return x_BTND + block.ls_2(block.mlp(block.ln_2(x_BTND)))
+
+
+def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
+    """A fresh EmoVCLIP on the CLIP that the config names; what is random comes from `config.seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return EmoVCLIP(config, load_clip(config), labels)
+
+
+def load_clip(config: Config) -> nn.Module:
+    """The open_clip model of `emovclip.clip` with `emovclip.weights`: a pretrained tag, a local file, or None."""
+    name, weights = _architecture(config.emovclip.clip), config.emovclip.weights
+    if (
+        weights is not None
+        and not Path(weights).exists()
+        and weights not in open_clip.list_pretrained_tags_by_model(name)
+    ):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(f"emovclip.weights: found {weights!r}, expected a file or a pretrained tag of {name}: {tags}")
+    tag = open_clip.get_pretrained_cfg(name, weights) if weights and not Path(weights).exists() else {}
+    # OpenAI's weights want QuickGELU; with the wrong activation the model is silently poor.
+    return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(tag.get("quick_gelu"))).eval()
+
+
+def image_size(config: Config) -> int:
+    """The side in pixels of the square images that the CLIP of this config expects, without building it."""
+    size = open_clip.get_model_config(_architecture(config.emovclip.clip))["vision_cfg"].get("image_size", 224)
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"emovclip.clip={config.emovclip.clip}: found image size {size}, expected a square")
+    return config.media.image_size or sides.pop()
+
+
+def frozen_digest(config: Config) -> str:
+    """Digest of the frozen CLIP: architecture and weights (by content for files, by tag or seed otherwise)."""
+    name, weights = _architecture(config.emovclip.clip), config.emovclip.weights
+    source = ("random", config.seed) if weights is None else weights
+    if weights is not None and Path(weights).exists():
+        source = store.digest_path(Path(weights))
+    return store.digest(open_clip.get_model_config(name), source, VERSION)
+
+
+def _architecture(name: str) -> str:
+    """The name under which open_clip knows the architecture, registering a JSON config first."""
+    if name.endswith(".json"):
+        path = Path(name) if Path(name).is_file() else RECIPES / name
+        if not path.is_file():
+            raise ValueError(f"emovclip.clip: found no file {name}, expected an open_clip model config")
+        open_clip.add_model_config(path)
+        name = path.stem
+    if open_clip.get_model_config(name) is None:
+        raise ValueError(f"emovclip.clip: found {name!r}, expected one of {', '.join(open_clip.list_models())}")
+    return name
+
+
+def _text_tower(clip: nn.Module) -> nn.Module:
+    return getattr(clip, "text", clip)
+
+
+def _check_towers(clip: nn.Module) -> None:
+    visual, text = clip.visual, _text_tower(clip)
+    plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok" and visual.attn_pool is None
+    if not plain or any(type(b) is not ResidualAttentionBlock for b in visual.transformer.resblocks):
+        raise ValueError(
+            f"found a vision tower {type(visual).__name__}, expected open_clip's VisionTransformer with CLS pooling "
+            "and plain attention, e.g. emovclip.clip=ViT-B-16"
+        )
+    pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
+    if pool != "argmax" or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
+        raise ValueError(f"found a text tower with pooling {pool!r}, expected a causal one pooled at the end token")
+
+
+def _tokens(clip: nn.Module, labels: Sequence[str], context_tokens: int, tokenize: Callable | None) -> torch.Tensor:
+    """Ids of `start, placeholders, class name, end` for K classes, cut behind the last end token.
+
+    The mask is causal and the end token is where the tower is read, so what follows it never matters.
+    """
+    length = _text_tower(clip).context_length
+    tokenize = tokenize or open_clip.SimpleTokenizer()
+    names = [f"{PLACEHOLDER} " * context_tokens + label.replace("_", " ") for label in labels]
+    ids_KL = tokenize(names, context_length=2 * length)
+    end_K = ids_KL.argmax(dim=-1)
+    if int(end_K.max()) >= length:
+        raise ValueError(
+            f"found prompts of {int(end_K.max()) + 1} tokens, expected at most {length}: lower emovclip.context_tokens"
+        )
+    return ids_KL[:, : int(end_K.max()) + 1]

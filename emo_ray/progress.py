@@ -1,0 +1,42 @@
+"""What a user sees while a stage runs: rich bars and notes on standard error, so that standard output stays clean."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """One line for the user."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(title: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
+    """A bar with rate and expected end; the value is called with what was done since the last call.
+
+    Where standard error is no terminal, one line at the end is printed instead.
+    """
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(done: float = 0, note: str = "") -> None:
+            rate = bar.tasks[0].speed
+            bar.update(task, advance=done, note=note or (f"{rate:.1f} {unit}/s" if rate else ""))
+
+        yield advance
+        seconds = bar.tasks[0].elapsed or 0.0
+    if not console.is_terminal:
+        say(f"{title}: {total:g} {unit} in {seconds:.1f} s")

@@ -1,0 +1,172 @@
+"""evaluate: a checkpoint on a labelled split, over all seven subsets of the modalities, to a report."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from emo_ray import cluster, report, store, tracking
+from emo_ray.config import MODALITIES, Config, flatten, override
+from emo_ray.data.batch import Batch, from_features
+from emo_ray.models import checkpoint
+from emo_ray.models.fusion import FusionHead
+from emo_ray.progress import console, say
+from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
+from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.stages.train import labels_of, parts_with, train
+from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
+
+VERSION = 1
+# V, A, T, VA, VT, AT, VAT: the letters of the modalities in their order.
+SUBSETS = {
+    "".join(name[0].upper() for name in names): names
+    for size in range(1, len(MODALITIES) + 1)
+    for names in combinations(MODALITIES, size)
+}
+REPORT, PREDICTIONS = "report.json", "predictions.parquet"
+# What a given checkpoint does not decide.
+_CALLERS_SECTIONS = ("checkpoint", "data", "synthetic", "evaluate", "store", "tracking", "cluster")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A report's folder and its content."""
+
+    path: Path
+    report: dict
+    mlflow: str  # the command that shows the runs
+
+    def summary(self) -> dict:
+        """The content of report.json."""
+        return self.report
+
+    def show(self) -> None:
+        """The table, for people."""
+        console.print(report.table(self.report))
+        for note in self.report["notes"]:
+            say(note)
+        say(f"pictures and details: {self.path / 'report.html'}")
+        say(f"all runs: {self.mlflow}")
+
+
+def evaluate(config: Config) -> Evaluated:
+    """Report on `checkpoint`, or on the model that this config trains (made now where it is missing).
+
+    Raises ValueError where the split has no labelled clips.
+    """
+    if config.checkpoint is None:
+        trained = train(config)
+        path, prepared = trained.path, trained.prepared
+    else:
+        path = Path(config.checkpoint)
+        config = _of_checkpoint(config, path)
+        prepared = prepare(config)
+    root = cluster.store_root(config)
+    split, label_of = _split(config, prepared)
+    weights = store.digest_path(path / checkpoint.WEIGHTS)
+    folder = root / "reports" / store.digest(VERSION, weights, prepared.path.name, split)
+    if not store.is_complete(folder):
+        batch = _batch(config, prepared, path, label_of)
+        head = checkpoint.load_fusion(path)
+        probabilities = {name: _probabilities(head, batch, names) for name, names in SUBSETS.items()}
+        content = _report(batch, probabilities, prepared, split) | {"checkpoint": path.name}
+        with store.writing(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}) as temporary:
+            store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+            _write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels)
+            report.write_pictures(content, temporary)
+            report.write_html(content, temporary)
+    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    _track(config, root, path, folder, content)
+    return Evaluated(folder, content, tracking.command(config, root))
+
+
+def _of_checkpoint(config: Config, path: Path) -> Config:
+    """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
+    own, labels = checkpoint.read_config(path)
+    callers = {k: v for k, v in flatten(config).items() if k.split(".")[0] in _CALLERS_SECTIONS}
+    return override(own, callers | {"data.labels": labels})
+
+
+def _split(config: Config, prepared: Prepared) -> tuple[str, dict[str, int]]:
+    names = ("test", "validation") if config.evaluate.split == "auto" else (config.evaluate.split,)
+    for name in names:
+        if label_of := labels_of(prepared, name):
+            return name, label_of
+    raise ValueError(
+        f"found no labelled clips in {' or '.join(names)}, expected some to measure on: see evaluate.split"
+    )
+
+
+def _batch(config: Config, prepared: Prepared, path: Path, label_of: dict[str, int]) -> Batch:
+    """Features and labels of the split's clips, one batch: features are small."""
+    parts = parts_with(prepared, label_of)
+    own = path / checkpoint.EMOVCLIP
+    encoders = [*frozen_encoders(config), *([video_encoder(own)] if own.is_dir() else [])]
+    folders = {encoder.modality: encode(config, prepared, encoder, parts) for encoder in encoders}
+    table = load(prepared, folders, parts)
+    table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
+    label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
+    return from_features(table.append_column("label", label))
+
+
+@torch.inference_mode()
+def _probabilities(head: FusionHead, batch: Batch, names: Sequence[str]) -> np.ndarray:
+    """Probabilities (B, K) when the head is shown only these modalities, of those that each clip has."""
+    shown_M = torch.tensor([name in names for name in MODALITIES])
+    masked = Batch(batch.clip_ids, batch.present_BM & shown_M, features=batch.features)
+    return head(masked).logits_BK.softmax(dim=-1).numpy()
+
+
+def _report(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepared, split: str) -> dict:
+    """A subset is measured on the clips that have all of it; "available" on every clip with whatever it has."""
+    present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
+    subsets = {}
+    for name, modalities in SUBSETS.items():
+        has_all_B = present_BM[:, [MODALITIES.index(m) for m in modalities]].all(axis=1)
+        subsets[name] = metrics(probabilities[name][has_all_B], label_B[has_all_B]) if has_all_B.any() else None
+    everything = probabilities["".join(name[0].upper() for name in MODALITIES)]
+    any_B = present_BM.any(axis=1)
+    if not any_B.any():
+        raise ValueError(f"found no usable modality in any {split} clip: see bad_media.csv in {prepared.path}")
+    f1_K, count_K = (
+        per_class_f1(everything[any_B], label_B[any_B]),
+        np.bincount(label_B, minlength=len(prepared.labels)),
+    )
+    notes = list(prepared.notes)
+    if not any_B.all():
+        notes.append(f"{int((~any_B).sum())} clips of the split have no usable modality and are not measured")
+    return {
+        "subsets": subsets,
+        "available": metrics(everything[any_B], label_B[any_B]),
+        "per_class_f1": dict(zip(prepared.labels, f1_K.tolist(), strict=True)),
+        "per_class_n": dict(zip(prepared.labels, count_K.tolist(), strict=True)),
+        "confusion": confusion(everything[any_B], label_B[any_B]).tolist(),
+        "split": split,
+        "labels": list(prepared.labels),
+        "chance": chance(label_B[any_B], len(prepared.labels)),
+        "n_clips": len(label_B),
+        "notes": notes,
+    }
+
+
+def _write_predictions(path: Path, batch: Batch, probabilities: dict[str, np.ndarray], labels: Sequence[str]) -> None:
+    """One row a clip: what is present, the label, and the probabilities per subset (in the order of the labels)."""
+    columns = {f"p_{name}": pa.array(values.tolist(), pa.list_(pa.float32())) for name, values in probabilities.items()}
+    present = {f"has_{name}": pa.array(batch.present_BM[:, m].numpy()) for m, name in enumerate(MODALITIES)}
+    truth = pa.array([labels[i] for i in batch.label_B.tolist()])
+    table = pa.table({"clip_id": pa.array(batch.clip_ids), "label": truth, **present, **columns})
+    store.write_parquet(path, table.replace_schema_metadata({"labels": json.dumps(list(labels))}), rows_per_group=2**12)
+
+
+def _track(config: Config, root: Path, path: Path, folder: Path, content: dict) -> None:
+    """Into the run that made the model, or one named after a checkpoint from elsewhere."""
+    run = tracking.open_run(config, root, path.name.removeprefix("model-"), path.name)
+    values = {f"{content['split']}/{n}/{k}": v for n, m in content["subsets"].items() if m for k, v in m.items()}
+    run.metrics(values | {f"{content['split']}/available/{k}": v for k, v in content["available"].items()})
+    run.artifacts(folder, f"report-{folder.name}")
+    run.finish()

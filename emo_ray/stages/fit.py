@@ -1,0 +1,230 @@
+"""How a model is trained on Ray: datasets stream to Train workers, which run the one training loop.
+
+`run` is resumable: its state lies under a name that is the digest of everything that decides the result, so a worker
+that dies is replaced, and a driver that dies goes on with the next epoch when it is started again.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+from ray.data.collate_fn import ArrowBatchCollateFn
+
+from emo_ray import cluster, store
+from emo_ray.config import Config, Optimisation
+from emo_ray.data.batch import Batch
+from emo_ray.progress import progress
+from emo_ray.training import loop
+
+METRICS, PROGRESS = "metrics.jsonl", "progress.json"
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train. The callables are pickled to the workers."""
+
+    phase: str  # what it is called in bars and metrics
+    digest: str  # of everything that decides the result
+    build: Callable[[], torch.nn.Module]
+    collate: Callable[[pa.Table], Batch]
+    optimisation: Optimisation
+    train_rows: int
+    passes_per_epoch: int = 1
+    precision: str = "fp32"
+    class_weight_K: torch.Tensor | None = None
+
+
+def run(
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: Callable[[str, dict], None]
+) -> dict[str, Any]:
+    """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
+
+    `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
+    this process as epochs end. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
+    """
+    folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    gpu = cluster.use_gpu(config, config.train.num_workers)
+    cpus = cluster.train_worker_cpus(config.train.num_workers)
+    in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
+    trainer = ray.train.torch.TorchTrainer(
+        partial(_worker, job, config, folder, cluster.usable_threads(cpus)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.train.num_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+        datasets=datasets,
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
+    )
+    with _watched(folder, job.phase, config.train.epochs, on_epoch):
+        result = trainer.fit()
+    with result.checkpoint.as_directory() as state:
+        best = loop.load_state(Path(state))["best"]
+    return {**best, "history": _history(folder)}
+
+
+def clean_up(job: Job, config: Config) -> None:
+    """Remove the state that only resuming needs, once the result is stored."""
+    shutil.rmtree(cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}", ignore_errors=True)
+
+
+class Reporter:
+    """`training.loop.Reporter` for a Ray Train worker."""
+
+    def __init__(self, folder: Path):
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.folder, self._restored = folder, None
+        self._reported_s = 0.0
+
+    def restore(self) -> Path | None:
+        """The last committed state."""
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(checkpoint.to_directory(tempfile.mkdtemp()))
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """Commits the state, then lets the driver see the metrics."""
+        checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
+        ray.train.report(metrics, checkpoint=checkpoint)
+        if self.rank == 0:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(metrics) + "\n")
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Leaves a note for the driver, at most twice a second."""
+        now_s = time.monotonic()
+        if self.rank == 0 and now_s - self._reported_s > _POLL_S:
+            self._reported_s = now_s
+            store.write_text(self.folder / PROGRESS, json.dumps([epoch, step, steps]))
+
+    def gather(self, value: Any) -> list[Any]:
+        """All ranks' values on every rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+
+class Collate(ArrowBatchCollateFn):
+    """Ray's wrapper around a function from an Arrow table to a batch: decoding happens in the consumer."""
+
+    def __init__(self, function: Callable[[pa.Table], Batch]):
+        self.function = function
+
+    def __call__(self, table: pa.Table) -> Batch:
+        """What the function makes of the table."""
+        return self.function(table)
+
+
+def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
+    """One Ray Train worker: its share of every batch, the one training loop."""
+    reporter = Reporter(folder)
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # the same initial weights on every worker
+        model = job.build()
+    model = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
+    share = job.optimisation.batch_size // reporter.world_size
+    rows = job.train_rows // reporter.world_size * job.passes_per_epoch
+    steps, bf16 = max(1, -(-rows // share)), _bf16(job.precision, device)
+    plan = loop.Plan(job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K)
+    batches = partial(_train_batches, job, config, share)
+    loop.fit(model, batches, partial(_validation_batches, job, reporter), plan, reporter)
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def _train_batches(job: Job, config: Config, batch_size: int, epoch: int) -> Iterator[Batch]:
+    shard = ray.train.get_dataset_shard("train")
+    for turn in range(job.passes_per_epoch):
+        yield from shard.iter_torch_batches(
+            batch_size=batch_size,
+            collate_fn=Collate(job.collate),
+            prefetch_batches=2,
+            local_shuffle_buffer_size=config.train.shuffle_buffer,
+            local_shuffle_seed=hash((config.seed, epoch, turn)) % 2**31,
+        )
+
+
+def _validation_batches(job: Job, reporter: Reporter, epoch: int) -> Iterator[Batch]:
+    """Every worker reads the whole split and decodes its turn of the batches: splitting would drop rows."""
+    try:
+        shard = ray.train.get_dataset_shard("validation")
+    except KeyError:
+        return
+    tables: Iterable[pa.Table] = shard.iter_batches(batch_size=job.optimisation.batch_size, batch_format="pyarrow")
+    for i, table in enumerate(tables):
+        if i % reporter.world_size == reporter.rank:
+            yield job.collate(table)
+
+
+@contextmanager
+def _watched(folder: Path, phase: str, epochs: int, on_epoch: Callable[[str, dict], None]) -> Iterator[None]:
+    """While the block runs, follow what the workers write: a progress bar, and `on_epoch` for every epoch."""
+    stop, seen = Event(), 0
+    with progress(f"training {phase}", epochs, "epochs") as advance:
+
+        def look() -> None:
+            nonlocal seen
+            history = _history(folder)
+            for metrics in history[seen:]:
+                on_epoch(phase, metrics)
+                score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
+                advance(1, f"loss {metrics['train_loss']:.3f} {score}")
+            seen = len(history)
+            with suppress(OSError, ValueError):
+                epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+                if epoch >= seen:
+                    advance(0, f"epoch {epoch + 1}, step {step} of {steps}")
+
+        def follow() -> None:
+            while not stop.wait(_POLL_S):
+                look()
+
+        thread = Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            look()
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    """Every epoch's metrics in order; an epoch that ran twice (before and after a crash) counts once, as last."""
+    if not (folder / METRICS).exists():
+        return []
+    by_epoch: dict[int, dict[str, float]] = {}
+    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # a line that is still being written
+            metrics = json.loads(line)
+            by_epoch[int(metrics["epoch"])] = metrics
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]

@@ -1,0 +1,194 @@
+"""prepare: a corpus on disk to a checked manifest, splits, and decoded shards.
+
+Every part is one task and one file named after its content, so a killed run goes on where it stopped, a second run
+decodes nothing, and corpora that share clips in equal parts share files.
+"""
+
+import csv
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from emo_ray import cluster, store
+from emo_ray.config import MODALITIES, Config, Media
+from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
+from emo_ray.data.manifest import Clip
+from emo_ray.models import emovclip
+from emo_ray.progress import progress, say
+
+VERSION = 1
+MANIFEST, LEDGER, BAD_MEDIA = "manifest.parquet", "ledger.parquet", "bad_media.csv"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus: its folder, its clips with splits, its K labels, and where its shards lie."""
+
+    path: Path
+    clips: tuple[Clip, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    shards: Path  # the folder of parts
+    parts: tuple[str, ...]  # the file names in it that are this corpus's
+
+    @property
+    def ledger(self) -> pa.Table:
+        """One row per clip, in the order of the parts: `clip_id, part, audio_s` and the three statuses."""
+        return pq.read_table(self.path / LEDGER)
+
+    def summary(self) -> dict:
+        """What a user wants to know at a glance."""
+        statuses = {m: Counter(_kind(s) for s in self.ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
+        return {
+            "clips": len(self.clips),
+            "labels": list(self.labels),
+            "splits": dict(Counter(clip.split for clip in self.clips)),
+            **{name: dict(counts) for name, counts in statuses.items()},
+            "notes": list(self.notes),
+        }
+
+
+def prepare(config: Config) -> Prepared:
+    """Read the corpus that `config.data` names, cut splits, decode what is not decoded yet.
+
+    Raises ValueError for a manifest that cannot be used; bad media are rows with a status and lines of bad_media.csv.
+    """
+    cluster.connect(config)
+    root = cluster.store_root(config)
+    clips = _clips(config, root)
+    found = [clip.label for clip in clips if clip.split != "unlabelled"]
+    names = labels.vocabulary(found, config.data.labels) if any(found) or config.data.labels else ()
+    clips, notes = splits.assign(clips, config.data, config.seed)
+    _check_files(clips)
+    size = emovclip.image_size(config)
+    settings = shards.settings(config.media, size)
+    folder = root / "shards" / store.digest(settings)
+    plan = {shards.part_name(part): part for part in shards.plan(clips, config.media.clips_per_part)}
+    meta = {
+        "kind": "prepared",
+        "version": VERSION,
+        "labels": names,
+        "notes": notes,
+        "shards": folder.name,
+        "parts": list(plan),
+        "settings": settings,
+    }
+    path = root / "prepared" / store.digest(meta, [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
+    if not store.is_complete(path) or not all((folder / name).exists() for name in plan):
+        for note in notes:
+            say(note)
+        _decode(plan, folder, config.media, size)
+        with store.writing(path, meta) as temporary:
+            ledger = pa.concat_tables([shards.ledger(folder / name) for name in plan])
+            manifest.write(temporary / MANIFEST, clips)
+            store.write_parquet(temporary / LEDGER, ledger, rows_per_group=2**16)
+            _write_bad_media(temporary / BAD_MEDIA, clips, ledger)
+    prepared = Prepared(path, tuple(clips), names, tuple(notes), folder, tuple(plan))
+    say(_sentence(prepared.summary()))
+    return prepared
+
+
+def _clips(config: Config, root: Path) -> list[Clip]:
+    data = config.data
+    if data.corpus == "synthetic" or (data.manifest is None and data.corpus == "auto"):
+        return _synthesise(config, root)
+    return corpora.read_corpus(data)
+
+
+def _synthesise(config: Config, root: Path) -> list[Clip]:
+    """Make the demo corpus in the store, in parallel; clips that are there already are kept."""
+    folder = root / "corpora" / f"synthetic-{store.digest(synthetic.digest_parts(config.synthetic))}"
+    if not store.is_complete(folder):
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        batches = _chunks(synthetic.plan(config.synthetic), 16)
+
+        def render(scripts: bytes) -> bytes:
+            return pickle.dumps([synthetic.render(script, folder) for script in pickle.loads(scripts)])
+
+        rendered = _parallel(render, [pickle.dumps(b) for b in batches], "synthesising clips", list(map(len, batches)))
+        clips = sorted((clip for part in rendered for clip in pickle.loads(part)), key=lambda c: c.clip_id)
+        manifest.write(folder / MANIFEST, clips)
+        store.write_text(folder / store.META, '{"kind": "corpus"}')
+    return manifest.read(folder / MANIFEST)
+
+
+def _decode(plan: dict[str, list[Clip]], folder: Path, media: Media, size: int) -> None:
+    """Decode the parts that are not there yet, in parallel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store.write_text(folder / "settings.txt", repr(shards.settings(media, size)))
+    todo = {name: part for name, part in plan.items() if not (folder / name).exists()}
+
+    def decode(task: bytes) -> bytes:
+        name, part = pickle.loads(task)
+        shards.write_part(folder / name, part, media, size)
+        return b""
+
+    done = sum(len(plan[name]) for name in plan if name not in todo)
+    if done and todo:
+        say(f"{done} of {sum(map(len, plan.values()))} clips are decoded already")
+    _parallel(decode, [pickle.dumps(item) for item in todo.items()], "decoding clips", list(map(len, todo.values())))
+
+
+def _parallel(work: Callable[[bytes], bytes], tasks: Sequence[bytes], title: str, sizes: Sequence[int]) -> list[bytes]:
+    """Run `work` over pickled tasks as Ray Data tasks, with a progress bar in clips. Results come in any order."""
+    if not tasks:
+        return []
+
+    def run(row: dict) -> dict:
+        return {"size": row["size"], "result": work(row["task"])}
+
+    rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, num_cpus=cluster.task_cpus())
+    results = []
+    with progress(title, sum(sizes), "clips") as advance:
+        for row in dataset.iter_rows():
+            results.append(row["result"])
+            advance(row["size"])
+    return results
+
+
+def _chunks(items: Sequence, size: int) -> list:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _check_files(clips: Iterable[Clip]) -> None:
+    """Raises ValueError where not one local media file exists: that is a wrong root, not bad media."""
+    local = [path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path]
+    if local and not any(Path(path).exists() for path in local):
+        raise ValueError(
+            f"found none of the {len(local)} media files of the manifest (first: {local[0]}), expected them there: "
+            "set data.root to the folder that relative paths start from"
+        )
+
+
+def _write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
+    """The ledger of what could not be used: one line per clip and modality, with the file and the reason."""
+    by_id = {clip.clip_id: clip for clip in clips}
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["clip_id", "modality", "status", "file"])
+        for row in ledger.to_pylist():
+            clip = by_id[row["clip_id"]]
+            files = {"video": clip.video, "audio": clip.audio or clip.video, "text": None}
+            for name in MODALITIES:
+                if row[f"{name}_status"] not in ("ok", "missing"):
+                    writer.writerow([clip.clip_id, name, row[f"{name}_status"], files[name] or ""])
+
+
+def _kind(status: str) -> str:
+    return status.partition(":")[0]
+
+
+def _sentence(summary: dict) -> str:
+    parts = [f"{count} {split}" for split, count in summary["splits"].items()]
+    media = [
+        f"{name} {', '.join(f'{n} {kind}' for kind, n in sorted(summary[name].items(), key=lambda i: i[0] != 'ok'))}"
+        for name in MODALITIES
+    ]
+    return f"{summary['clips']} clips ({', '.join(parts)}); {'; '.join(media)}"

@@ -1,0 +1,263 @@
+"""train: EmoVCLIP's prompts, then the fusion head, from prepared clips to one checkpoint. Makes what is missing before.
+
+Each of the two is trained once per digest of what decides it: changing only `fusion.*` trains only the head again.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import torch
+
+from emo_ray import cluster, store, tracking
+from emo_ray.config import MODALITIES, Config, Optimisation
+from emo_ray.data.batch import from_features, from_shards
+from emo_ray.models import checkpoint, emovclip
+from emo_ray.models.fusion import FusionHead, scaling
+from emo_ray.progress import say
+from emo_ray.stages import fit
+from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
+from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.training.loss import balanced_weights
+
+VERSION = 1
+LabelOf = dict[str, int]  # clip_id -> class index
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model's checkpoint folder, and the corpus it was trained on."""
+
+    path: Path
+    prepared: Prepared
+
+    def summary(self) -> dict:
+        """Validation metrics of both phases at their best epoch."""
+        return {"notes": list(self.prepared.notes), **store.read_meta(self.path)["best"]}
+
+
+def train(config: Config) -> Trained:
+    """The checkpoint of this config: made now, or found. Raises ValueError where there is nothing to train on."""
+    prepared = prepare(config)
+    root = cluster.store_root(config)
+    wanted = {split: labels_of(prepared, split) for split in ("train", "validation")}
+    if not wanted["train"]:
+        raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
+    parts = parts_with(prepared, wanted["train"] | wanted["validation"])
+    video_path = _emovclip_path(config, prepared, wanted, root)
+    key = _fusion_digest(config, prepared, wanted, video_path)
+    path = root / "checkpoints" / f"model-{key}"
+    if store.is_complete(path):
+        say(f"model {path.name} is trained already")
+        return Trained(path, prepared)
+    run = tracking.open_run(config, root, key, path.name)
+    try:
+        if video_path is not None:
+            _train_emovclip(config, prepared, wanted, video_path, run.epoch)
+        encoders = [*frozen_encoders(config), *([video_encoder(video_path)] if video_path else [])]
+        folders = {encoder.modality: encode(config, prepared, encoder, parts) for encoder in encoders}
+        table = load(prepared, folders, parts)
+        _train_fusion(config, prepared, wanted, table, path, video_path, run.epoch)
+        run.artifacts(path, "checkpoint")
+        run.metrics({f"validation/{k}": v for k, v in store.read_meta(path)["best"]["fusion"].items()})
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish()
+    return Trained(path, prepared)
+
+
+def labels_of(prepared: Prepared, split: str) -> LabelOf:
+    """The class index of every labelled clip of a split."""
+    index = {label: i for i, label in enumerate(prepared.labels)}
+    return {c.clip_id: index[c.label] for c in prepared.clips if c.split == split and c.label is not None}
+
+
+def parts_with(prepared: Prepared, wanted: Mapping[str, int]) -> list[str]:
+    """The parts that hold any of these clips, in their order."""
+    ledger = prepared.ledger
+    hit = set(ledger.filter(pc.is_in(ledger["clip_id"], pa.array(list(wanted))))["part"].to_pylist())
+    return [part for part in prepared.parts if part in hit]
+
+
+def _with_video(prepared: Prepared, label_of: LabelOf) -> LabelOf:
+    ledger = prepared.ledger
+    usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))["clip_id"].to_pylist()
+    return {clip_id: label_of[clip_id] for clip_id in usable if clip_id in label_of}
+
+
+def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf], root: Path) -> Path | None:
+    """Where the EmoVCLIP of this config and corpus lies or will lie; None where no training clip has video."""
+    usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
+    if not usable["train"]:
+        say("no training clip has video: the model will be one of sound and text")
+        return None
+    key = store.digest(
+        VERSION,
+        emovclip.frozen_digest(config),
+        config.emovclip.model_dump(exclude={"clip", "weights"}),
+        _train_settings(config),
+        prepared.shards.name,
+        parts_with(prepared, usable["train"] | usable["validation"]),
+        prepared.labels,
+        sorted(usable["train"].items()),
+        sorted(usable["validation"].items()),
+    )
+    return root / "checkpoints" / f"emovclip-{key}"
+
+
+def _fusion_digest(config: Config, prepared: Prepared, wanted: dict[str, LabelOf], video_path: Path | None) -> str:
+    return store.digest(
+        VERSION,
+        config.fusion.model_dump(),
+        _train_settings(config),
+        [encoder.digest for encoder in frozen_encoders(config)],
+        video_path and video_path.name,
+        prepared.shards.name,
+        parts_with(prepared, wanted["train"] | wanted["validation"]),
+        prepared.labels,
+        sorted(wanted["train"].items()),
+        sorted(wanted["validation"].items()),
+    )
+
+
+def _train_settings(config: Config) -> dict:
+    return {**config.train.model_dump(exclude={"use_gpu", "max_failures"}), "seed": config.seed}
+
+
+def _train_emovclip(
+    config: Config, prepared: Prepared, wanted: dict[str, LabelOf], path: Path, on_epoch: Callable
+) -> None:
+    if store.is_complete(path):
+        say(f"EmoVCLIP {path.name} is trained already")
+        return
+    usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
+    datasets = {"train": _video_dataset(prepared, usable["train"])}
+    if usable["validation"]:
+        datasets["validation"] = _video_dataset(prepared, usable["validation"]).materialize()
+    job = fit.Job(
+        phase="emovclip",
+        digest=path.name.removeprefix("emovclip-"),
+        build=partial(emovclip.build, config, prepared.labels),
+        collate=partial(from_shards, modalities=("video",), labels=usable["train"] | usable["validation"]),
+        optimisation=config.emovclip,
+        train_rows=len(usable["train"]),
+        precision=config.train.precision,
+        class_weight_K=_class_weights(config.emovclip, usable["train"], len(prepared.labels)),
+    )
+    best = fit.run(job, config, datasets, on_epoch)
+    _save(path, best, config, prepared, {"phase": "EmoVCLIP", "clips": len(usable["train"])})
+    fit.clean_up(job, config)
+
+
+def _train_fusion(
+    config: Config, prepared: Prepared, wanted: dict[str, LabelOf], table: pa.Table, path: Path,
+    video_path: Path | None, on_epoch: Callable,
+) -> None:  # fmt: skip
+    tables = {split: _labelled(table, label_of) for split, label_of in wanted.items()}
+    datasets = {name: ray.data.from_arrow(t).materialize() for name, t in tables.items() if len(t)}
+    if "train" not in datasets:
+        raise ValueError("found no training clip with any usable modality: see bad_media.csv in " + str(prepared.path))
+    batch = from_features(tables["train"])
+    statistics = {
+        name: scaling(batch.features[name][batch.present_BM[:, MODALITIES.index(name)]]) for name in batch.features
+    }
+    job = fit.Job(
+        phase="fusion",
+        digest=path.name.removeprefix("model-"),
+        build=partial(FusionHead, config.fusion, statistics, len(prepared.labels)),
+        collate=from_features,
+        optimisation=config.fusion,
+        train_rows=len(tables["train"]),
+        passes_per_epoch=config.fusion.passes_per_epoch,
+        class_weight_K=_class_weights(config.fusion, wanted["train"], len(prepared.labels)),
+    )
+    best = fit.run(job, config, datasets, on_epoch)
+    _save(path, best, config, prepared, {"phase": "fusion", "clips": len(tables["train"])}, video_path)
+    fit.clean_up(job, config)
+
+
+def _video_dataset(prepared: Prepared, label_of: LabelOf) -> ray.data.Dataset:
+    """Shard rows of these clips, streamed: whole parts are read and other rows dropped before any JPEG is decoded."""
+    paths = [str(prepared.shards / name) for name in parts_with(prepared, label_of)]
+    ids = pa.array(list(label_of))
+
+    def keep(table: pa.Table) -> pa.Table:
+        return table.filter(pc.is_in(table["clip_id"], ids))
+
+    columns = ["clip_id", "frames", *(f"{name}_status" for name in MODALITIES)]
+    dataset = ray.data.read_parquet(paths, columns=columns, num_cpus=cluster.task_cpus())
+    return dataset.map_batches(
+        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=cluster.task_cpus()
+    )
+
+
+def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
+    """The rows of these clips that have any modality, with their `label`."""
+    table = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
+    features = [name for name in MODALITIES if name in table.column_names]
+    usable = np.any([table[name].is_valid().to_numpy() for name in features], axis=0)
+    table = table.filter(pa.array(usable))
+    return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
+
+
+def _class_weights(own: Optimisation, label_of: LabelOf, classes: int) -> torch.Tensor | None:
+    if own.class_weights == "none":
+        return None
+    return balanced_weights(torch.tensor(list(label_of.values())), classes)
+
+
+def _save(
+    path: Path, best: dict, config: Config, prepared: Prepared, about: dict, video_path: Path | None = None
+) -> None:
+    """The best epoch as a checkpoint folder; a model's holds its EmoVCLIP as well."""
+    metrics = {k.removeprefix("val_"): v for k, v in best["metrics"].items() if k.startswith("val_")}
+    numbers = {about["phase"].lower(): {**metrics, "epoch": best["epoch"]}}
+    if video_path is not None:
+        numbers |= store.read_meta(video_path)["best"]
+    meta = {"kind": "checkpoint", "version": VERSION, "best": numbers, "history": best["history"]}
+    with store.writing(path, meta) as folder:
+        card = _card(about, config, prepared, metrics)
+        checkpoint.write(folder, best["model"], config, prepared.labels, card)
+        if video_path is not None:
+            _link_tree(video_path, folder / checkpoint.EMOVCLIP)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
+
+    def link_or_copy(a: str, b: str) -> str:
+        try:
+            os.link(a, b)
+        except OSError:
+            shutil.copy2(a, b)
+        return b
+
+    shutil.copytree(source, target, copy_function=link_or_copy)
+
+
+def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
+    counts = Counter(clip.label for clip in prepared.clips if clip.split == "train")
+    numbers = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+    lines = [
+        f"# {about['phase']} checkpoint of emo_ray",
+        "",
+        f"- trained on: {config.data.manifest or 'the synthetic corpus'}, {about['clips']} clips",
+        f"- classes (training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
+        f"- frozen CLIP: {config.emovclip.clip}, weights {config.emovclip.weights or 'random (no pretraining)'}",
+        f"- sound encoder: {config.audio.encoder}; text encoder: {config.text.encoder}",
+        f"- validation: {numbers or 'none'}",
+        "",
+        "Emotion labels are what annotators of one corpus perceived. The model has not been tested for other languages,",
+        "recording conditions or groups of people than its corpus holds, and must not be used to judge individuals.",
+        "",
+    ]
+    return "\n".join(lines)

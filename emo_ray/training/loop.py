@@ -1,0 +1,207 @@
+"""The only training loop. It knows a reporter, not Ray and not MLflow.
+
+An epoch may be run twice (a report that was made but not committed before a crash), so nothing in it depends on more
+than the state before it, the seed and the epoch's number.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from emo_ray.config import Optimisation
+from emo_ray.data.batch import Batch
+from emo_ray.models.checkpoint import load_trained, trained_state
+from emo_ray.training.loss import loss
+from emo_ray.training.metrics import metrics
+
+STATE = "state.pt"
+
+
+class Reporter(Protocol):
+    """What differs between plain Python, a Ray Train worker and a Tune trial."""
+
+    rank: int
+    world_size: int
+
+    def restore(self) -> Path | None:
+        """A folder that an earlier `report` was given, or None at the start."""
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """Takes an epoch's metrics and, on rank 0, the folder of its state; called by every rank."""
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Called after every step."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in rank order, on every rank."""
+
+
+class PlainReporter:
+    """For one process without Ray: keeps the metrics, restores nothing."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+
+    def restore(self) -> Path | None:
+        """Nothing."""
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """Keeps the metrics."""
+        self.history.append(metrics)
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Nothing."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value alone."""
+        return [value]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run is, beside its model and data."""
+
+    optimisation: Optimisation
+    epochs: int
+    steps_per_epoch: int  # for the learning-rate schedule
+    seed: int
+    bf16: bool = False
+    class_weight_K: torch.Tensor | None = None
+
+
+Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
+
+
+def fit(model: nn.Module, train: Batches, validation: Batches, plan: Plan, reporter: Reporter) -> dict[str, Any]:
+    """Train, and return the best epoch by validation WAF (ties: the earlier): `{score, epoch, metrics, model}`.
+
+    `model` may be wrapped in DDP. `validation` gives each rank its share of the validation clips; without any the last
+    epoch is the best. State is reported after every epoch; a restored run continues with the next one.
+    """
+    device = next(model.parameters()).device
+    bare = getattr(model, "module", model)
+    optimizer = _optimizer(bare, plan.optimisation, device)
+    first, best = _restored(bare, optimizer, reporter.restore())
+    for epoch in range(first, plan.epochs):
+        with _seeded(plan.seed, epoch, reporter.rank, device):
+            measured = _train_epoch(model, optimizer, train(epoch), plan, epoch, reporter)
+        measured |= _validate(bare, validation(epoch), reporter, plan.bf16)
+        score = measured.get("val_waf", float(epoch))
+        if best is None or score > best["score"]:
+            best = {"score": score, "epoch": epoch, "metrics": dict(measured), "model": trained_state(bare)}
+        measured |= {"epoch": epoch, "best_epoch": best["epoch"]}
+        with TemporaryDirectory() as folder:
+            if reporter.rank == 0:
+                state = {
+                    "epoch": epoch,
+                    "model": trained_state(bare),
+                    "optimizer": optimizer.state_dict(),
+                    "best": best,
+                }
+                torch.save(state, Path(folder) / STATE)
+            reporter.report(measured, Path(folder) if reporter.rank == 0 else None)
+    return best
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The state that `fit` reported, on the CPU."""
+    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+
+def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
+    """Linear warm-up, then a half cosine to 0, over progress in [0, 1]."""
+    if progress < warmup_fraction:
+        return progress / warmup_fraction
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup_fraction) / (1 - warmup_fraction))))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: Iterable[Batch], bf16: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (n, K) and labels (n,) over batches, in evaluation mode."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    probabilities, labels = [], []
+    for batch in batches:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits_BK = model(batch.to(device)).logits_BK
+        probabilities.append(logits_BK.float().softmax(dim=-1).cpu().numpy())
+        labels.append(batch.label_B.cpu().numpy())
+    model.train(was_training)
+    if not probabilities:
+        return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
+    return np.concatenate(probabilities), np.concatenate(labels)
+
+
+def _train_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], plan: Plan, epoch: int,
+    reporter: Reporter,
+) -> dict[str, float]:  # fmt: skip
+    model.train()
+    own, device = plan.optimisation, next(model.parameters()).device
+    weight_K = None if plan.class_weight_K is None else plan.class_weight_K.to(device)
+    total, clips, steps = torch.zeros((), device=device), 0, 0
+    for batch in batches:
+        batch = batch.to(device)
+        progress = (epoch + min(1.0, (steps + 1) / plan.steps_per_epoch)) / plan.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = own.lr * learning_rate_factor(progress, own.warmup_fraction)
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
+            output = model(batch)
+        parts = loss(output, batch, own.label_smoothing, weight_K)
+        value = sum(parts.values())
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), own.grad_clip_norm)
+        optimizer.step()
+        total += value.detach() * len(batch)  # stays on the device: no synchronisation per step
+        clips, steps = clips + len(batch), steps + 1
+        reporter.progress(epoch, steps, plan.steps_per_epoch)
+    if not steps:
+        raise ValueError(f"epoch {epoch}: found no training batches, expected at least one per worker")
+    sums = reporter.gather((float(total), clips))
+    return {"train_loss": sum(t for t, _ in sums) / sum(n for _, n in sums), "train_clips": sum(n for _, n in sums)}
+
+
+def _validate(model: nn.Module, batches: Iterable[Batch], reporter: Reporter, bf16: bool) -> dict[str, float]:
+    shares = [share for share in reporter.gather(predict(model, batches, bf16)) if len(share[1])]
+    if not shares:
+        return {}
+    probability_BK, label_B = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+    return {f"val_{name}": value for name, value in metrics(probability_BK, label_B).items()}
+
+
+def _optimizer(model: nn.Module, own: Optimisation, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; vectors and scalars (biases, norms, the logit scale) are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": own.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=own.lr, fused=device.type in ("cpu", "cuda"))
+
+
+def _restored(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path | None) -> tuple[int, dict | None]:
+    if folder is None:
+        return 0, None
+    state = load_state(folder)
+    load_trained(model, state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"] + 1, state["best"]
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int, rank: int, device: torch.device):
+    """Torch's generators at a place that only seed, epoch and rank decide; put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(hash((seed, epoch, rank)) % 2**63)
+        yield

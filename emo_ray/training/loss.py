@@ -1,0 +1,25 @@
+"""The training loss: named parts whose sum is minimised."""
+
+import torch
+import torch.nn.functional as F
+
+from emo_ray.data.batch import Batch, Output
+
+
+def loss(
+    output: Output, batch: Batch, label_smoothing: float = 0.0, class_weight_K: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """Cross entropy of logits_BK against label_B, with label smoothing and optional class weights."""
+    logits_BK = output.logits_BK.float()
+    return {
+        "cross_entropy": F.cross_entropy(
+            logits_BK, batch.label_B, weight=class_weight_K, label_smoothing=label_smoothing
+        )
+    }
+
+
+def balanced_weights(label_B: torch.Tensor, classes: int) -> torch.Tensor:
+    """Class weights inversely proportional to frequency, mean 1 over the labels given; absent classes weigh 0."""
+    count_K = torch.bincount(label_B, minlength=classes).float()
+    found = count_K > 0
+    return torch.where(found, len(label_B) / (found.sum() * count_K.clamp(min=1)), 0.0)
