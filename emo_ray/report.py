@@ -128,6 +128,8 @@ def _confusion_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def _summary(report: dict[str, Any]) -> str:
     where = f"{report['n_clips']} clips of the {report['split']} split, {len(report['labels'])} classes"
     scores = report["available"]
+    if scores is not None and scores["n"] != report["n_clips"]:
+        where = f"{scores['n']} of the {where}"
     if scores is None:
         return f"Nothing was measured on {where}."
     return (

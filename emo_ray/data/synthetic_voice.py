@@ -29,17 +29,17 @@ class _Manner:
 MANNERS = {
     "neutral": _Manner(),
     "angry": _Manner(
-        pitch_st=3, accent_st=2.2, glide_st=-1, level_db=7, rate_hz=5, breath=0.1, tilt_db=3, attack=0.2, pause=0.05
+        pitch_st=2.5, accent_st=2, glide_st=-2, level_db=8, rate_hz=5, breath=0.12, tilt_db=4, attack=0.2, pause=0.05
     ),
-    "happy": _Manner(pitch_st=4.5, accent_st=3.6, glide_st=1, level_db=3.5, rate_hz=4.8, tilt_db=1, pause=0.05),
+    "happy": _Manner(pitch_st=5.5, accent_st=4, glide_st=0.5, level_db=3, rate_hz=4.6, tilt_db=1, pause=0.05),
     "sad": _Manner(
         pitch_st=-2, accent_st=0.6, glide_st=-3.5, level_db=-6, rate_hz=2.7, breath=0.35, tilt_db=-3, pause=0.3
     ),
     "worried": _Manner(
-        pitch_st=2, glide_st=0.5, level_db=-2.5, rate_hz=5, breath=0.25, tilt_db=-0.5, tremor_st=0.9, pause=0.3
+        pitch_st=2, glide_st=0.5, level_db=-3, rate_hz=5.4, breath=0.3, tilt_db=-0.5, tremor_st=1, pause=0.35
     ),
     "surprise": _Manner(
-        pitch_st=3.5, accent_st=2.5, glide_st=8, level_db=3, rate_hz=3.2, breath=0.12, attack=0.3, pause=0.1
+        pitch_st=4, accent_st=2, glide_st=9, level_db=2, rate_hz=2.9, breath=0.12, attack=0.3, pause=0.1
     ),
 }
 
@@ -67,7 +67,7 @@ def voice(label: str, speaker: np.random.Generator, clip: np.random.Generator, d
 
 def _tempered(manner: _Manner, clip: np.random.Generator) -> _Manner:
     """The manner at this clip's intensity, between neutral (0) and itself (1)."""
-    intensity, neutral = clip.uniform(0.55, 1.1), asdict(MANNERS["neutral"])
+    intensity, neutral = clip.uniform(0.65, 1.15), asdict(MANNERS["neutral"])
     return _Manner(**{name: neutral[name] + intensity * (v - neutral[name]) for name, v in asdict(manner).items()})
 
 

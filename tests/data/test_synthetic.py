@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -25,7 +26,8 @@ def rendered(tmp_path_factory):
     """Scripts and clips of the whole small corpus."""
     folder = tmp_path_factory.mktemp("synthetic")
     scripts = synthetic.plan(CORPUS)
-    return scripts, [synthetic.render(script, folder) for script in scripts]
+    with ThreadPoolExecutor(2) as pool:
+        return scripts, list(pool.map(lambda script: synthetic.render(script, folder), scripts))
 
 
 def decode(clip):

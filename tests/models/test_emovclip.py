@@ -1,0 +1,219 @@
+"""EmoVCLIP against open_clip itself: no prompts is CLIP's mean over frames, prompts are a plain longer sequence."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+
+from emo_ray.config import Config, override
+from emo_ray.models import emovclip
+from emo_ray.models.emovclip import EmoVCLIP
+
+LABELS = ("neutral", "very_happy", "sad")
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+}
+OFF = {
+    "emovclip.global_prompts": 0,
+    "emovclip.local_prompts": False,
+    "emovclip.summary_prompt": False,
+    "emovclip.time_embedding": False,
+    "emovclip.context_tokens": 0,
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A config on a tiny ViT; keyword arguments are written into the open_clip model config."""
+
+    def make(changes=None, frames=4, name="tiny-vit", **architecture):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(TINY | architecture))
+        base = {"emovclip.clip": str(path), "media.frames": frames, "data.labels": LABELS}
+        return override(Config(), base | (changes or {}))
+
+    return make
+
+
+def frames_of(batch, frames, size=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def build(config):
+    """A model whose prompts are large enough to matter in a comparison."""
+    model = emovclip.build(config, LABELS).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and name != "logit_scale":
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    return model
+
+
+def images_of(model, frames_BTCHW):
+    return (frames_BTCHW.flatten(0, 1) / 255 - model.mean) / model.std
+
+
+def plain_video(model, frames_BTCHW):
+    """The plain formulation: prompt tokens are rows like any other of open_clip's own blocks, dropped afterwards."""
+    visual, (B, T) = model.clip.visual, frames_BTCHW.shape[:2]
+    x = visual.conv1(images_of(model, frames_BTCHW)).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(B * T, 1, -1), x], dim=1) + visual.positional_embedding
+    if model.time_TD is not None:
+        x = x + model.time_TD.repeat(B, 1)[:, None]
+    x, kept = visual.ln_pre(x), x.shape[1]
+    for block, prompts in zip(visual.transformer.resblocks, model.prompts, strict=True):
+        rows = [x]
+        cls_BTD = x[:, 0].view(B, T, -1)
+        if prompts.global_GD is not None:
+            rows.append(torch.stack([prompts.global_GD for _ in range(B * T)]))
+        if prompts.cls_proj is not None:
+            projected = prompts.cls_proj(cls_BTD)
+            if prompts.local_TD is not None:
+                rows.append(torch.stack([projected[b] + prompts.local_TD for b in range(B) for _ in range(T)]))
+            if prompts.attn is not None:
+                summary = projected + prompts.attn(*[prompts.ln(projected)] * 3)[0]
+                rows.append(torch.stack([summary[b, t][None] for b in range(B) for t in range(T)]))
+        x = block(torch.cat(rows, dim=1))[:, :kept]
+    return (visual.ln_post(x)[:, 0] @ visual.proj).view(B, T, -1).mean(dim=1)
+
+
+def test_without_prompts_it_is_open_clips_mean_over_frames(tiny):
+    model, frames = build(tiny(OFF)), frames_of(3, 4)
+    reference = model.clip.encode_image(images_of(model, frames)).view(3, 4, -1).mean(dim=1)
+    torch.testing.assert_close(model(frames).features_BD, reference, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_without_context_classes_are_open_clips_text_embeddings(tiny, custom_text):
+    model = build(tiny(OFF, custom_text=custom_text))
+    tokens = open_clip.SimpleTokenizer()(["neutral", "very happy", "sad"], context_length=24)
+    torch.testing.assert_close(model.encode_classes(), model.clip.encode_text(tokens), atol=1e-5, rtol=0)
+
+
+def test_context_replaces_the_embeddings_behind_the_start_token(tiny):
+    model = build(tiny({"emovclip.context_tokens": 3}))
+    text, ids = model.clip, open_clip.SimpleTokenizer()(["X X X neutral", "X X X very happy", "X X X sad"], 24)
+    embedded = text.token_embedding(ids)
+    embedded[:, 1:4] = model.context.context_KND
+    x = text.transformer(embedded + text.positional_embedding, attn_mask=text.attn_mask)
+    reference = text.ln_final(x)[range(3), ids.argmax(dim=-1)] @ text.text_projection
+    torch.testing.assert_close(model.encode_classes(), reference, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prompts", range(8), ids=lambda bits: f"{bits:03b}")
+@pytest.mark.parametrize("frames", [1, 4])
+def test_pruned_queries_equal_the_plain_formulation(tiny, prompts, frames):
+    changes = {
+        "emovclip.global_prompts": 3 if prompts & 1 else 0,
+        "emovclip.local_prompts": bool(prompts & 2),
+        "emovclip.summary_prompt": bool(prompts & 4),
+    }
+    model, images = build(tiny(changes, frames)), frames_of(2, frames)
+    torch.testing.assert_close(model.encode_video(images), plain_video(model, images), atol=1e-5, rtol=0)
+
+
+def test_gradients_equal_the_plain_formulation(tiny):
+    model, images = build(tiny()), frames_of(2, 4)
+    trained = [p for n, p in model.named_parameters() if p.requires_grad and n.startswith(("prompts", "time"))]
+    ours = torch.autograd.grad(model.encode_video(images).square().sum(), trained)
+    plain = torch.autograd.grad(plain_video(model, images).square().sum(), trained)
+    for mine, reference in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", [{"quick_gelu": True}, {"custom_text": True}])
+def test_other_open_clip_architectures(tiny, architecture):
+    vision = TINY["vision_cfg"] | {"ls_init_value": 0.5}
+    model, images = build(tiny(name="other-vit", vision_cfg=vision, **architecture)), frames_of(1, 4)
+    torch.testing.assert_close(model.encode_video(images), plain_video(model, images), atol=1e-5, rtol=0)
+
+
+def test_exactly_the_prompts_are_trained(tiny):
+    model = build(tiny())
+    model(frames_of(2, 4)).logits_BK.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (not name.startswith("clip.")), name
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    model.train()
+    assert not model.clip.training
+
+
+def test_cls_proj_can_be_frozen(tiny):
+    model = build(tiny({"emovclip.train_cls_proj": False}))
+    assert not any(p.requires_grad for n, p in model.named_parameters() if "cls_proj" in n)
+
+
+def test_order_of_frames_matters_only_with_prompts(tiny):
+    images = frames_of(2, 4)
+    flipped = images.flip(1)
+    for changes, ordered in [(OFF, False), ({}, True)]:
+        model = build(tiny(changes))
+        same = torch.allclose(model.encode_video(images), model.encode_video(flipped), atol=1e-5)
+        assert same != ordered
+
+
+def test_clips_of_a_batch_do_not_see_each_other(tiny):
+    model, images = build(tiny()), frames_of(4, 4)
+    alone = torch.cat([model.encode_video(clip[None]) for clip in images])
+    torch.testing.assert_close(model.encode_video(images), alone, atol=1e-5, rtol=0)
+
+
+def test_logits_are_scaled_cosines(tiny):
+    model, images = build(tiny()), frames_of(2, 4)
+    output = model(images)
+    cosines = torch.cosine_similarity(output.features_BD[:, None], model.encode_classes()[None], dim=-1)
+    torch.testing.assert_close(output.logits_BK, cosines * model.logit_scale.exp(), atol=1e-4, rtol=1e-4)
+
+
+def test_the_seed_decides_everything(tiny):
+    states = [emovclip.build(tiny({"seed": seed}), LABELS).state_dict() for seed in (1, 1, 2)]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0])
+
+
+def test_weights_come_from_a_file_and_its_content_is_in_the_digest(tiny, tmp_path):
+    source = emovclip.build(tiny({"seed": 7}), LABELS).clip
+    weights = tmp_path / "clip.pt"
+    torch.save(source.state_dict(), weights)
+    config = tiny({"emovclip.weights": str(weights)})
+    loaded, frames = emovclip.load_clip(config), torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded.encode_image(frames), source.eval().encode_image(frames))
+    before = emovclip.frozen_digest(config)
+    torch.save(emovclip.build(tiny({"seed": 8}), LABELS).clip.state_dict(), weights)
+    assert emovclip.frozen_digest(config) != before
+
+
+def test_image_size_needs_no_model(tiny):
+    assert emovclip.image_size(tiny()) == 32
+    assert emovclip.image_size(override(Config(), {"emovclip.clip": "ViT-L-14"})) == 224
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"emovclip.clip": "ViT-nope"}, "ViT-nope"),
+        ({"emovclip.clip": "nope.json"}, "nope.json"),
+        ({"emovclip.weights": "laion-nope"}, "laion-nope"),
+        ({"emovclip.context_tokens": 30}, "context_tokens"),
+    ],
+)
+def test_unusable_settings_are_named(tiny, changes, message):
+    with pytest.raises(ValueError, match=message):
+        emovclip.build(tiny(changes), LABELS)
+
+
+def test_other_towers_are_refused(tiny):
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    with pytest.raises(ValueError, match="ModifiedResNet"):
+        emovclip.build(tiny(name="resnet", vision_cfg=vision), LABELS)
+
+
+def test_other_frames_are_refused(tiny):
+    model = EmoVCLIP(tiny(), emovclip.load_clip(tiny()))
+    for frames in (frames_of(1, 3), frames_of(1, 4, size=48)):
+        with pytest.raises(ValueError, match=r"media\.frames"):
+            model(frames)

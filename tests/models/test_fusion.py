@@ -1,0 +1,111 @@
+"""The fusion head and modality dropout as probabilities and as a mask."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emo_ray.config import MODALITIES, Fusion
+from emo_ray.data.batch import Batch
+from emo_ray.models.fusion import FusionHead, drop_modalities, scaling
+
+SIZES = {"video": 5, "audio": 3, "text": 4}
+
+
+def batch_of(rows=64, seed=0, present=None):
+    generator = torch.Generator().manual_seed(seed)
+    features = {name: torch.randn(rows, size, generator=generator) for name, size in SIZES.items()}
+    if present is None:
+        present = torch.rand(rows, 3, generator=generator) < 0.6
+    return Batch(tuple(map(str, range(rows))), present, features=features)
+
+
+def head_of(**changes):
+    torch.manual_seed(0)
+    statistics = {name: torch.stack([torch.zeros(size), torch.ones(size)]) for name, size in SIZES.items()}
+    return FusionHead(Fusion(hidden=16, **changes), statistics, classes=4)
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e9])
+def test_what_stands_in_an_absent_modality_reaches_neither_output_nor_gradient(garbage):
+    batch, head = batch_of(), head_of().eval()
+    spoilt = {
+        name: batch.features[name].masked_fill(~batch.present_BM[:, [m]], garbage) for m, name in enumerate(MODALITIES)
+    }
+    expected, found = head(batch), head(replace(batch, features=spoilt))
+    assert torch.equal(found.logits_BK, expected.logits_BK)
+    found.logits_BK.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_a_present_modality_matters():
+    batch, head = batch_of(present=torch.ones(64, 3, dtype=torch.bool)), head_of().eval()
+    for m in range(3):
+        masked = replace(batch, present_BM=batch.present_BM.clone().index_fill(1, torch.tensor([m]), False))
+        assert not torch.allclose(head(batch).logits_BK, head(masked).logits_BK)
+
+
+def test_a_modality_without_an_encoder_is_absent_everywhere():
+    head = FusionHead(Fusion(hidden=8), {"audio": torch.stack([torch.zeros(3), torch.ones(3)])}, classes=2).eval()
+    present = torch.tensor([[False, True, False]] * 4)
+    assert head(Batch(("a",) * 4, present, features={"audio": torch.randn(4, 3)})).logits_BK.shape == (4, 2)
+
+
+def test_nothing_is_dropped_in_evaluation():
+    batch, head = batch_of(), head_of(modality_dropout=1.0, dropout=0.0)
+    assert torch.equal(head.eval()(batch).logits_BK, head(batch).logits_BK)
+    assert not torch.equal(head.train()(batch).logits_BK, head.eval()(batch).logits_BK)
+
+
+@given(
+    st.lists(st.tuples(*[st.booleans()] * 3).filter(any), min_size=1, max_size=20),
+    st.one_of(st.floats(0, 1), st.fixed_dictionaries({name: st.floats(0, 1) for name in MODALITIES})),
+    st.integers(0, 2**31),
+)
+def test_dropout_takes_away_but_never_everything(rows, rate, seed):
+    present = torch.tensor(rows)
+    dropped = drop_modalities(present, rate, torch.Generator().manual_seed(seed))
+    assert not (dropped & ~present).any()
+    assert dropped.any(dim=1).all()
+
+
+def test_a_clip_without_any_modality_stays_so():
+    present = torch.zeros(4, 3, dtype=torch.bool)
+    for rate in (1.0, dict.fromkeys(MODALITIES, 1.0)):
+        assert not drop_modalities(present, rate).any()
+
+
+def test_the_incomplete_patterns_are_drawn_uniformly_at_the_rate():
+    rows, rate = 60_000, 0.4
+    generator = torch.Generator().manual_seed(0)
+    for full, patterns in [((True, True, True), 6), ((True, False, True), 2), ((False, True, False), 0)]:
+        drawn = drop_modalities(torch.tensor([full] * rows), rate, generator)
+        counts = Counter(tuple(row) for row in drawn.tolist())
+        kept = counts.pop(full)
+        assert len(counts) == patterns
+        assert abs(kept / rows - (1 - rate if patterns else 1)) < 0.01
+        assert all(abs(n / rows - rate / patterns) < 0.01 for n in counts.values())
+
+
+def test_rates_per_modality_are_independent_and_hold():
+    rows, rates = 60_000, {"video": 0.5, "audio": 0.1, "text": 0.0}
+    kept = drop_modalities(torch.ones(rows, 3, dtype=torch.bool), rates, torch.Generator().manual_seed(0)).float()
+    torch.testing.assert_close(kept.mean(dim=0), torch.tensor([0.5, 0.9, 1.0]), atol=0.01, rtol=0)
+    assert abs(torch.corrcoef(kept[:, :2].T)[0, 1]) < 0.02
+
+
+def test_rates_of_zero_change_nothing():
+    present = batch_of().present_BM
+    for rate in (0.0, dict.fromkeys(MODALITIES, 0.0)):
+        assert torch.equal(drop_modalities(present, rate), present)
+
+
+def test_scaling_standardises_and_survives_constants():
+    features = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 100.0, 0.0]) + 7
+    mean, deviation = scaling(features)
+    scaled = (features - mean) / deviation
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
