@@ -34,6 +34,8 @@ def main(stage: Callable[[configuration.Config], Artefact], usage: str) -> None:
         config = configuration.load(recipe, configuration.parse_overrides(words))
         artefact = stage(config)
     except ValueError as error:
+        if type(error) is not ValueError:  # libraries derive theirs from it; those are bugs, and want their traceback
+            raise
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     if as_json:

@@ -73,18 +73,17 @@ def from_shards(table: pa.Table, modalities: Sequence[str], labels: Mapping[str,
 
 
 def from_features(table: pa.Table) -> Batch:
-    """A batch of rows of `clip_id`, optional `label` and a nullable fixed-size list per modality."""
+    """A batch of rows of `clip_id`, optional `label`, and `<modality>` (fixed-size list) with `has_<modality>`."""
     present, features = [], {}
     for name in MODALITIES:
         if name not in table.column_names:  # no encoder gave this modality: nobody has it
             present.append(np.zeros(len(table), bool))
             continue
         column = table[name].combine_chunks()
-        size = column.type.list_size
-        values = np.asarray(column.values.slice(column.offset * size, len(column) * size)).reshape(-1, size)
-        present.append(np.asarray(column.is_valid()))
-        # What stands in the slots of null rows is undefined in Arrow.
-        features[name] = torch.from_numpy(np.where(present[-1][:, None], values, 0).astype(np.float32))
+        present.append(table[f"has_{name}"].to_numpy())
+        values = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        # Absent rows hold NaN, so that a forgotten mask shows; here the mask exists, and zeros are safe to compute on.
+        features[name] = torch.from_numpy(np.where(present[-1][:, None], values, np.float32(0)))
     label_B = torch.from_numpy(table["label"].to_numpy().copy()) if "label" in table.column_names else None
     present_BM = torch.from_numpy(np.stack(present, axis=1))
     return Batch(tuple(table["clip_id"].to_pylist()), present_BM, features=features, label_B=label_B)

@@ -78,7 +78,6 @@ def evaluate(config: Config) -> Evaluated:
         with store.writing(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}) as temporary:
             store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
             _write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels)
-            report.write_pictures(content, temporary)
             report.write_html(content, temporary)
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     _track(config, root, path, folder, content)

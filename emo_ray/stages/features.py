@@ -24,6 +24,7 @@ from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.progress import progress
 from emo_ray.stages.prepare import Prepared, prepare
 
+VERSION = 2  # of the tables' form
 _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["text"]}
 
 
@@ -76,7 +77,8 @@ def features(config: Config) -> Featured:
 
 def encode(config: Config, prepared: Prepared, encoder: Encoder, parts: Sequence[str] | None = None) -> Path:
     """Make the feature parts of `parts` (default: all of the corpus) that are missing; returns their folder."""
-    folder = cluster.store_root(config) / "features" / f"{encoder.modality}-{encoder.digest}-{prepared.shards.name}"
+    key = store.digest(VERSION, encoder.digest, prepared.shards.name)
+    folder = cluster.store_root(config) / "features" / f"{encoder.modality}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     parts = prepared.parts if parts is None else parts
     todo = [name for name in parts if not (folder / name).exists()]
@@ -101,7 +103,7 @@ def encode(config: Config, prepared: Prepared, encoder: Encoder, parts: Sequence
 
 
 def load(prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | None = None) -> pa.Table:
-    """The rows of `parts` as `clip_id` and one nullable feature column per modality of `folders`.
+    """The rows of `parts` as `clip_id` and, per modality, `<modality>` (fixed-size list) and `has_<modality>`.
 
     Modalities that none of these clips has are left out.
     """
@@ -111,8 +113,9 @@ def load(prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | No
     for modality, folder in folders.items():
         column = pa.concat_tables([pq.read_table(folder / name) for name in parts])
         assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"
-        if column["feature"].null_count < len(column):
+        if pc.any(column["present"]).as_py():
             table = table.append_column(modality, column["feature"])
+            table = table.append_column(f"has_{modality}", column["present"])
     return table
 
 
@@ -162,10 +165,11 @@ def _ahead(items: Iterable) -> Iterator:
 
 
 def _write(path: Path, clip_id: pa.ChunkedArray, features: dict[int, np.ndarray], size: int) -> None:
-    """Rows in shard order; a row without a feature is null."""
-    flat = np.zeros((len(clip_id), size), np.float32)
+    """Rows in shard order: `clip_id`, `feature`, `present`; a row without a feature holds NaN, never zeros."""
+    values = np.full((len(clip_id), size), np.nan, np.float32)
     for i, feature_D in features.items():
-        flat[i] = feature_D
-    absent = np.array([i not in features for i in range(len(clip_id))])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=pa.array(absent))
-    store.write_parquet(path, pa.table({"clip_id": clip_id, "feature": column}), rows_per_group=2**12)
+        values[i] = feature_D
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size)
+    present = pa.array([i in features for i in range(len(clip_id))])
+    table = pa.table({"clip_id": clip_id, "feature": column, "present": present})
+    store.write_parquet(path, table, rows_per_group=2**12)

@@ -203,8 +203,7 @@ def _video_dataset(prepared: Prepared, label_of: LabelOf) -> ray.data.Dataset:
 def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
     """The rows of these clips that have any modality, with their `label`."""
     table = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
-    features = [name for name in MODALITIES if name in table.column_names]
-    usable = np.any([table[name].is_valid().to_numpy() for name in features], axis=0)
+    usable = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
     table = table.filter(pa.array(usable))
     return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
 

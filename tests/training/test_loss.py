@@ -16,7 +16,7 @@ BATCH = Batch(("x",) * 20, torch.ones(20, 3, dtype=torch.bool), label_B=LABELS)
 
 def test_plain_cross_entropy_is_scikit_learns_log_loss():
     found = loss(Output(LOGITS, LOGITS), BATCH)["cross_entropy"]
-    assert found.item() == pytest.approx(log_loss(LABELS, LOGITS.softmax(dim=1).double()), rel=1e-5)
+    assert found.item() == pytest.approx(log_loss(LABELS, LOGITS.double().softmax(dim=1)), rel=1e-5)
 
 
 def test_smoothing_mixes_the_label_with_a_uniform_target():
