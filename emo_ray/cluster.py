@@ -22,22 +22,25 @@ from emo_ray.config import Config  # noqa: E402
 
 def connect(config: Config) -> None:
     """Join the cluster of this job or of `cluster.address`, else start a local one; nothing if connected already."""
-    if ray.is_initialized():
-        return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
-        ray.init(config.cluster.address, **quiet)
-    else:
-        ray.init(num_cpus=config.cluster.num_cpus or os.cpu_count(), include_dashboard=False, **quiet)
-        # Ray writes the token that lets one run code on this cluster readable by everyone on the machine.
-        token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-        if token.exists():
-            token.chmod(0o600)
+    if not ray.is_initialized():
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+            ray.init(config.cluster.address, **quiet)
+        else:
+            ray.init("local", num_cpus=config.cluster.num_cpus or os.cpu_count(), include_dashboard=False, **quiet)
+            _hide_token()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # one shard part is one block
+
+
+def _hide_token() -> None:
+    """Ray writes the token that lets one run code on this cluster readable by everyone on the machine."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if token.exists():
+        token.chmod(0o600)
 
 
 def in_submitted_job() -> bool:

@@ -15,13 +15,11 @@ MODALITIES = ("video", "audio", "text")  # the order of M everywhere
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
 RECIPES = Path(__file__).parent / "recipes"
 
-Rate = float  # a probability; bounds stand at the fields
-
 
 class Section(BaseModel):
     """A frozen part of the tree; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
@@ -32,8 +30,8 @@ class Data(Section):
     root: str | None = None  # relative media paths start here; None: the manifest's own folder
     columns: dict[str, str] = {}  # field -> column, for tables with other headers
     labels: tuple[str, ...] | None = None  # None: the labels found, in alphabetical order
-    validation_fraction: float = Field(0.15, gt=0, lt=1)  # of the clips cut from, when there is no such split
-    test_fraction: float = Field(0.2, gt=0, lt=1)  # likewise; cut only when the manifest has no splits at all
+    validation_fraction: float = Field(0.15, gt=0, le=0.5)  # of the clips cut from, when there is no such split
+    test_fraction: float = Field(0.2, gt=0, le=0.5)  # likewise; cut only when the manifest has no splits at all
 
     @field_validator("columns")
     @classmethod
@@ -101,7 +99,7 @@ class Audio(Section):
 
     encoder: str = "functionals"  # or a transformers speech model: hub name or folder
     revision: str | None = None
-    layers: tuple[int, ...] = (-4, -3, -2, -1)  # hidden layers averaged
+    layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)  # hidden layers averaged
     batch_size: int = Field(8, ge=1)
 
 
@@ -110,7 +108,7 @@ class Text(Section):
 
     encoder: str = "ngrams"  # or a transformers language model: hub name or folder
     revision: str | None = None
-    layers: tuple[int, ...] = (-4, -3, -2, -1)
+    layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)
     batch_size: int = Field(8, ge=1)
     max_tokens: int = Field(512, ge=2)
     trust_remote_code: bool = False  # run code from the model's repository: only with a pinned revision
@@ -154,6 +152,11 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of EmoVCLIP's training; auto: bf16 on GPUs that have it
     max_failures: int = Field(3, ge=0)  # worker-group restarts before the run is given up
     shuffle_buffer: int = Field(512, ge=1)  # clips
+
+    @field_validator("use_gpu", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: Any) -> Any:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # a bare yes is true in YAML
 
 
 class Evaluate(Section):
@@ -256,7 +259,7 @@ def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Confi
         raise ValueError(f"found no recipe {recipe!r}, expected one of {names}, or the path of a .yaml file")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: found {type(tree).__name__}, expected a mapping of config keys")
@@ -277,7 +280,7 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
             raise ValueError(f"found {word!r}, expected key=value, e.g. fusion.modality_dropout=0.3")
         try:
             changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"{word}: the value is not YAML: {error}") from error
     return changes
 
@@ -293,7 +296,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     known, flat = set(leaves()), {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in known:
+        if isinstance(value, dict) and value and key not in known:
             flat |= _flat(value, key + ".")
         else:
             flat[key] = value
@@ -304,9 +307,9 @@ def _unknown(key: str, known: list[str]) -> str:
     by_last_word = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or by_last_word
     inside = [k for k in known if k.startswith(key + ".")]
-    hint = f"did you mean {near[0]!r}?" if near else f"the sections are {', '.join(Config.model_fields)}"
     if inside:
-        hint = f"it is a section; its keys are {', '.join(inside)}"
+        return f"found a value for the section {key!r}, expected one for a key of it: {', '.join(inside)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"the sections are {', '.join(Config.model_fields)}"
     return f"unknown config key {key!r}: {hint}"
 
 
@@ -318,5 +321,6 @@ def _validated(tree: dict[str, Any]) -> Config:
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "config"
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(message if where == "config" else f"{where}: {message}; found {problem['input']!r}")
+            found = "" if message.startswith("found ") else f"; found {problem['input']!r}"  # our own messages say it
+            lines.append(message if where == "config" else f"{where}: {message}{found}")
         raise ValueError("; ".join(lines)) from None

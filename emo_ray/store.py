@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,12 +73,14 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     """Write `meta.json` into a filled folder and rename it into place; a complete one that is there already wins."""
     write_text(temporary / META, json.dumps(meta, indent=1, ensure_ascii=False, default=str))
     temporary.chmod(0o755)
-    if is_complete(folder):
-        shutil.rmtree(temporary)
-        return
-    if folder.exists():  # an incomplete one of an interrupted copy; ours is whole
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    try:
+        temporary.rename(folder)  # never replaces a folder that holds anything
+    except OSError:
+        if is_complete(folder):
+            shutil.rmtree(temporary)
+            return
+        shutil.rmtree(folder)  # an incomplete one of an interrupted copy; ours is whole
+        temporary.rename(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,7 +98,7 @@ def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 32, codec: 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids repeat across nodes
     try:
         yield temporary
         temporary.replace(path)

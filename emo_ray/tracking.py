@@ -1,5 +1,6 @@
 """MLflow, and nothing else. One writer, in the driver; a run is found again by its tag, so none is doubled."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -80,6 +81,7 @@ def open_run(config: Config, root: Path, key: str, name: str) -> Run:
     """The run with this key, running again, or a new one. `key` is the digest of what the run makes."""
     from mlflow import MlflowClient  # 1.4 s to import
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=uri(config, root))
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     if experiment is None:

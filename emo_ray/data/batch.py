@@ -3,6 +3,7 @@
 Legend: B clip, T frame, C H W image, S sample, L token, D feature, K class, M modality (video, audio, text).
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg
+from PIL import Image
 
 from emo_ray.config import MODALITIES
 
@@ -101,5 +102,5 @@ def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _frames(jpegs: Sequence[bytes]) -> torch.Tensor:
     """uint8 frames_TCHW of T JPEGs."""
-    tensors = (torch.from_numpy(np.frombuffer(jpeg, np.uint8).copy()) for jpeg in jpegs)
-    return torch.stack([decode_jpeg(t, mode=ImageReadMode.RGB) for t in tensors])
+    images = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -67,7 +68,7 @@ def read_table(path: Path, root: Path | None = None, columns: dict[str, str] | N
     mapping, file_header = _mapping(path, list(rows[0]), columns or {})
     root, problems = root or path.parent, []
     clips = [_clip(row, i, mapping, file_header, root, problems) for i, row in enumerate(rows, start=1)]
-    clips = _with_ids(clips)
+    clips = _with_ids(clips, root)
     if problems:
         raise ValueError(f"{path}: " + _list(problems))
     return clips
@@ -122,12 +123,16 @@ def _rows(path: Path) -> list[dict]:
 
 def _csv_rows(path: Path) -> list[dict]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        rows = list(reader)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        headers = [header.strip() for header in next(csv.reader(stream, delimiter=delimiter, strict=True), [])]
+        twice = [header for header, count in Counter(headers).items() if header and count > 1]
+        if twice:
+            raise ValueError(f"{path}: found column {twice[0]!r} twice, expected it once: rename or delete one")
+        rows = list(csv.DictReader(stream, headers, delimiter=delimiter, strict=True))
     for i, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             found = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or [])
-            raise ValueError(f"{path}: row {i}: found {found} cells, expected {len(reader.fieldnames)}: quote commas")
+            raise ValueError(f"{path}: row {i}: found {found} cells, expected {len(headers)}: quote commas")
     return rows
 
 
@@ -137,7 +142,7 @@ def _jsonl_rows(path: Path) -> list[dict]:
         for i, line in enumerate(stream, start=1):
             try:
                 row = json.loads(line) if line.strip() else None
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: row {i}: not JSON: {error}") from None
             if row is not None and not isinstance(row, dict):
                 raise ValueError(f"{path}: row {i}: found {type(row).__name__}, expected an object per line")
@@ -175,7 +180,7 @@ def _mapping(path: Path, headers: list[str], columns: dict[str, str]) -> tuple[d
 
 def _clip(row: dict, i: int, mapping: dict, file_header: str | None, root: Path, problems: list[str]) -> Clip:
     values: dict[str, str] = {}
-    for field, column in mapping.items():
+    for field, column in {**mapping, **({"file": file_header} if file_header else {})}.items():
         value = row[column]
         if value is None or (isinstance(value, str) and not value.strip()) or value != value:
             continue  # empty cells, nulls and NaN are absent
@@ -183,10 +188,12 @@ def _clip(row: dict, i: int, mapping: dict, file_header: str | None, root: Path,
             problems.append(f"row {i}, column {column}: found {type(value).__name__}, expected text or a number")
             continue
         values[field] = str(value).strip() if field != "text" else str(value)
+        if not _is_unicode(values[field]):
+            problems.append(f"row {i}, column {column}: found half of a surrogate pair, expected Unicode text")
     for field in {"video", "audio"} & set(values):
         values[field] = resolve(values[field], root)
-    if file_header is not None and str(row[file_header] or "").strip():
-        values |= media_fields(str(row[file_header]).strip(), root)
+    if file := values.pop("file", None):
+        values |= media_fields(file, root)
     if "split" in values:
         split = _SPLIT_NAMES.get(values["split"].lower())
         if split is None:
@@ -197,13 +204,24 @@ def _clip(row: dict, i: int, mapping: dict, file_header: str | None, root: Path,
     return Clip(**{"clip_id": "", **values})
 
 
-def _with_ids(clips: list[Clip]) -> list[Clip]:
-    """Clips without an id are named after their file's stem, or its path where stems repeat, or their row."""
+def _is_unicode(text: str) -> bool:
+    """False for the lone surrogates that JSON's \\u escapes can spell and nothing can store."""
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _with_ids(clips: list[Clip], root: Path) -> list[Clip]:
+    """Clips without an id are named after their file's stem, or its path below `root` where stems repeat, or their row.
+
+    A path below `root` has no suffix and, unlike the absolute one, is the same wherever the corpus lies.
+    """
     media = [clip.video or clip.audio for clip in clips]
     stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in enumerate(media, start=1)]
-    unique = len(set(stems)) == len(stems)
+    unique, below = len(set(stems)) == len(stems), f"{root.absolute()}/"
     ids = [
-        clip.clip_id or (stem if unique or path is None else str(PurePosixPath(path).with_suffix("")))
+        clip.clip_id or (stem if unique or path is None else os.path.splitext(path)[0].removeprefix(below))
         for clip, stem, path in zip(clips, stems, media, strict=True)
     ]
     return [Clip(**{**asdict(clip), "clip_id": name}) for clip, name in zip(clips, ids, strict=True)]

@@ -4,7 +4,7 @@ Bad content never raises out of `read_video` and `read_audio`: it comes back as 
 """
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ import numpy as np
 from pyarrow import fs
 
 RATE_HZ = 16_000
-VERSION = 1  # part of every shard's digest: raise it when decoding gives other values
+VERSION = 2  # part of every shard's digest: raise it when decoding gives other values
 OK = "ok"
 MISSING = "missing"
 _TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "subviewer", "microdvd", "vplayer", "lrc"}  # probes of plain text
+_MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+_INDEXED = {_MP4, _MATROSKA}  # exact timestamps, and seeking lands at or before its target; elsewhere neither is sure
+_TIMED = {_MP4, "avi", "flac"}  # headers that say how long a stream is; elsewhere FFmpeg guesses, often wrongly
 _READABLE = 0.9  # share of the announced content below which a file counts as truncated
 _SEEK_GAIN = 0.8  # seek only when it decodes less than this share of what straight decoding does
 
@@ -61,16 +64,18 @@ def _with_status(decode: Callable[[], np.ndarray], source: str | None) -> tuple[
 @contextmanager
 def _opened(source: str) -> Any:
     """An open container of a local path or a URI (s3, gs, ...)."""
-    if "://" in source:
-        filesystem, path = fs.FileSystem.from_uri(source)
-        with filesystem.open_input_file(path) as stream, av.open(stream) as container:
-            yield container
-        return
-    if Path(source).stat().st_size == 0:
-        raise Corrupt("the file has 0 bytes")
-    with av.open(source) as container:
+    with ExitStack() as opened:
+        file: Any = source
+        if "://" in source:
+            filesystem, path = fs.FileSystem.from_uri(source)
+            file = opened.enter_context(filesystem.open_input_file(path))
+        if (Path(source).stat().st_size if file is source else file.size()) == 0:
+            raise Corrupt("the file has 0 bytes")
+        container = opened.enter_context(av.open(file, metadata_errors="replace"))  # titles are in any encoding
         if container.format.name in _TEXT_FORMATS:
             raise Corrupt("the file holds text, not media")
+        if not (container.streams.video or container.streams.audio):
+            raise Corrupt("the file holds neither pictures nor sound")
         yield container
 
 
@@ -85,9 +90,7 @@ def _decode_video(source: str, frames: int, size: int) -> np.ndarray:
         packets = _packets(container, stream)
         if not packets:
             raise Corrupt("the video stream has no frames")
-        if len(packets) < _READABLE * stream.frames:
-            raise Corrupt(f"truncated: {len(packets)} of {stream.frames} frames are there")
-        if any(pts is None for pts, _ in packets):
+        if container.format.name not in _INDEXED or any(pts is None for pts, _ in packets):
             return _every_frame(container, stream, len(packets), frames, size)
         shown = sorted(pts for pts, _ in packets)
         wanted = [shown[i] for i in spread(len(shown), frames)]
@@ -103,10 +106,17 @@ def spread(count: int, frames: int) -> list[int]:
 
 
 def _packets(container: Any, stream: Any) -> list[tuple[int | None, bool]]:
-    """(pts, is key) of every frame in decoding order, without decoding; leaves the container at its start."""
-    packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
+    """(pts, is key) of every frame to be shown, in decoding order, without decoding; leaves the container at its start.
+
+    Raises Corrupt where the container announces many more frames than there are.
+    """
+    # The index of an mp4 file, unlike its frame count, knows nothing of what an edit list cuts away.
+    announced = {_MP4: len(stream.index_entries), "avi": stream.frames}.get(container.format.name, 0)
+    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
+    if len(packets) < _READABLE * announced:
+        raise Corrupt(f"truncated: {len(packets)} of {announced} frames are there")
     container.seek(0)
-    return packets
+    return [(pts, is_key) for pts, is_key, is_discard in packets if not is_discard]  # by an edit list, that is
 
 
 def _segments(packets: list[tuple[int, bool]], wanted: list[int]) -> list[tuple[int | None, list[int]]]:
@@ -149,11 +159,13 @@ def _decode_segment(
 
 
 def _every_frame(container: Any, stream: Any, count: int, frames: int, size: int) -> np.ndarray:
-    """For containers without timestamps: decode all, take by order."""
+    """For containers whose timestamps cannot be trusted: decode from the start, take by order."""
     places, images = spread(count, frames), {}
     for i, frame in enumerate(container.decode(stream)):
         if i in places:
             images[i] = _image(frame, size)
+        if i >= places[-1]:
+            break
     if not images:
         raise Corrupt("no frame could be decoded")
     return np.stack([images[max(i for i in images if i <= max(place, min(images)))] for place in places])
@@ -166,7 +178,11 @@ def _image(frame: Any, size: int) -> np.ndarray:
     image = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
     left, top = (width - size) // 2, (height - size) // 2
     image = image[top : top + size, left : left + size]
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    if "DISPLAYMATRIX" in frame.side_data:
+        a, b, _, c, d = np.frombuffer(frame.side_data["DISPLAYMATRIX"], np.int32)[:5] / 2**16
+        mirrored = a * d < b * c  # its rotation alone, which follows from a and b, would show it upside down
+        image = np.rot90(image[::-1] if mirrored else image, round(frame.rotation / 90) % 4)
+    return np.ascontiguousarray(image)
 
 
 def _decode_audio(source: str, max_s: float) -> np.ndarray:
@@ -182,11 +198,12 @@ def _decode_audio(source: str, max_s: float) -> np.ndarray:
                 samples += out.samples
             if samples > max_s * RATE_HZ:
                 raise Corrupt(f"more than media.max_audio_s={max_s:g} s of sound: cut it into utterances")
-        announced_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        if not samples:
-            raise Missing("the sound track is empty")
+        timed = container.format.name in _TIMED and stream.duration is not None
+        announced_s = float(stream.duration * stream.time_base) if timed else 0.0
         if samples < _READABLE * announced_s * RATE_HZ - RATE_HZ / 10:
             raise Corrupt(f"truncated: {samples / RATE_HZ:.1f} of {announced_s:.1f} s of sound are there")
+        if not samples:
+            raise Missing("the sound track is empty")
         return np.concatenate(chunks)
 
 

@@ -119,13 +119,13 @@ def ledger(path: Path) -> pa.Table:
 def _stamp(source: str | None) -> tuple | None:
     if source is None:
         return None
-    if "://" in source:
-        filesystem, path = fs.FileSystem.from_uri(source)
-        info = filesystem.get_file_info(path)
-        return source, info.size, info.mtime_ns
     try:
+        if "://" in source:
+            filesystem, path = fs.FileSystem.from_uri(source)
+            info = filesystem.get_file_info(path)
+            return source, info.size, info.mtime_ns
         stat = Path(source).stat()
-    except OSError:
+    except (OSError, ValueError):  # not there, or no path or URI at all: its row's status will say so
         return source, None, None
     return source, stat.st_size, stat.st_mtime_ns
 

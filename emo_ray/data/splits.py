@@ -1,6 +1,7 @@
 """Who is in train, validation, test and unlabelled: the manifest's own splits, or cuts grouped by speaker."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -73,8 +74,10 @@ def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, se
             "least 2: give the manifest a split column, or map no speaker column"
         )
     folds = int(np.clip(round(1 / fraction), 2, n_groups))
-    with warnings.catch_warnings():  # a class rarer than the folds is fine here, and usual
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+    if max(Counter(labels.tolist()).values()) < folds:  # too few clips to balance labels: balance sizes alone
+        labels = np.zeros(len(rows))
+    with warnings.catch_warnings():  # some classes rarer than the folds are fine here, and usual
+        warnings.simplefilter("ignore", UserWarning)
         _, moved = next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, labels, groups))
     chosen = set(rows[moved].tolist())
     cut = [replace(clip, split=target) if i in chosen else clip for i, clip in enumerate(clips)]

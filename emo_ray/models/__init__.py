@@ -1,1 +1,1 @@
-"""Plain nn.Modules: no Ray, no MLflow. Reading order: prompts, emovclip, pooling, audio, text, fusion, checkpoint."""
+"""Plain nn.Modules: no Ray, no MLflow. Reading order: prompts, emovclip, pooling, audio, text, fusion, state, checkpoint."""

@@ -8,7 +8,6 @@ import torch
 import torchaudio.functional as AF
 from torch import nn
 from torchaudio.transforms import MFCC
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 from emo_ray import store
 from emo_ray.config import Audio
@@ -77,6 +76,8 @@ class SpeechModel(nn.Module):
     """A transformers speech encoder by hub name or folder, in evaluation mode."""
 
     def __init__(self, config: Audio):
+        from transformers import AutoFeatureExtractor, AutoModel  # seconds to import
+
         super().__init__()
         self.layers = config.layers
         self.extract = AutoFeatureExtractor.from_pretrained(config.encoder, revision=config.revision)
@@ -119,4 +120,4 @@ def digest(config: Audio) -> str:
     settings = config.model_dump(mode="json", exclude={"batch_size"})
     if config.encoder in ENCODERS:
         return store.digest("audio", config.encoder, VERSION)
-    return store.digest("audio", settings, source_digest(config.encoder, config.revision, AutoConfig), VERSION)
+    return store.digest("audio", settings, source_digest(config.encoder, config.revision), VERSION)

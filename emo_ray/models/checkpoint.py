@@ -10,36 +10,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from emo_ray import store
 from emo_ray.config import MODALITIES, Config, dump, load
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
+from emo_ray.models.state import load_trained
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
-
-
-def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state that training decides, on the CPU: everything but a frozen part the model names."""
-    frozen = getattr(model, "frozen_prefix", None)
-    return {
-        name: value.detach().cpu().clone()
-        for name, value in model.state_dict().items()
-        if frozen is None or not name.startswith(frozen)
-    }
-
-
-def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Put a `trained_state` back. Raises ValueError where names or shapes do not fit."""
-    own = model.state_dict()
-    expected = trained_state(model)
-    wrong = sorted(set(expected) ^ set(state)) or [k for k in state if state[k].shape != own[k].shape]
-    if wrong:
-        raise ValueError(
-            f"found weights that do not fit the model ({', '.join(wrong[:5])}), expected those of the same config"
-        )
-    model.load_state_dict(dict(state), strict=False)
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, labels: Sequence[str], card: str) -> None:

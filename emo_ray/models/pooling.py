@@ -21,12 +21,14 @@ def masked_mean(values_BLD: torch.Tensor, valid_BL: torch.Tensor) -> torch.Tenso
     return (values_BLD * weights_BL1).sum(dim=1) / weights_BL1.sum(dim=1).clamp(min=1)
 
 
-def source_digest(name: str, revision: str | None, auto_config: type) -> str:
+def source_digest(name: str, revision: str | None) -> str:
     """A folder's content, or the commit that a hub name stands for. Raises ValueError where neither is to be had."""
     if Path(name).is_dir():
         return store.digest_path(Path(name))
+    from transformers import AutoConfig  # seconds to import
+
     try:
-        config = auto_config.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"found no model {name!r}, expected a local folder, a name on the model hub that this machine can reach, "

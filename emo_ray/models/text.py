@@ -7,7 +7,6 @@ last four hidden layers.
 import torch
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from emo_ray import store
 from emo_ray.config import Text
@@ -36,6 +35,8 @@ class LanguageModel(nn.Module):
     """A transformers language model by hub name or folder, in evaluation mode."""
 
     def __init__(self, config: Text):
+        from transformers import AutoModel, AutoTokenizer  # seconds to import
+
         super().__init__()
         self.layers, self.max_tokens = config.layers, config.max_tokens
         source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
@@ -68,4 +69,4 @@ def digest(config: Text) -> str:
     if config.encoder in ENCODERS:
         return store.digest("text", config.encoder, config.ngram_features, VERSION)
     settings = config.model_dump(mode="json", exclude={"batch_size", "ngram_features"})
-    return store.digest("text", settings, source_digest(config.encoder, config.revision, AutoConfig), VERSION)
+    return store.digest("text", settings, source_digest(config.encoder, config.revision), VERSION)

@@ -1,1 +1,1 @@
-"""The verbs, and the only place where Ray is used. Reading order: prepare, features, fit, train, evaluate."""
+"""The verbs, and the only place where Ray is used. Reading order: prepare, encode, features, fit, train, evaluate."""

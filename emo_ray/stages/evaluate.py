@@ -106,7 +106,7 @@ def _batch(config: Config, prepared: Prepared, path: Path, label_of: dict[str, i
     parts = parts_with(prepared, label_of)
     own = path / checkpoint.EMOVCLIP
     encoders = [*frozen_encoders(config), *([video_encoder(own)] if own.is_dir() else [])]
-    folders = {encoder.modality: encode(config, prepared, encoder, parts) for encoder in encoders}
+    folders = encode(config, prepared, encoders, parts)
     table = load(prepared, folders, parts)
     table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
     label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())

@@ -63,7 +63,7 @@ def train(config: Config) -> Trained:
         if video_path is not None:
             _train_emovclip(config, prepared, wanted, video_path, run.epoch)
         encoders = [*frozen_encoders(config), *([video_encoder(video_path)] if video_path else [])]
-        folders = {encoder.modality: encode(config, prepared, encoder, parts) for encoder in encoders}
+        folders = encode(config, prepared, encoders, parts)
         table = load(prepared, folders, parts)
         _train_fusion(config, prepared, wanted, table, path, video_path, run.epoch)
         run.artifacts(path, "checkpoint")

@@ -18,7 +18,7 @@ from torch import nn
 
 from emo_ray.config import Optimisation
 from emo_ray.data.batch import Batch
-from emo_ray.models.checkpoint import load_trained, trained_state
+from emo_ray.models.state import load_trained, trained_state
 from emo_ray.training.loss import loss
 from emo_ray.training.metrics import metrics
 

@@ -8,6 +8,7 @@ from emo_ray.config import Config, override
 from emo_ray.data.batch import Batch
 from emo_ray.models import checkpoint, emovclip
 from emo_ray.models.fusion import FusionHead
+from emo_ray.models.state import load_trained, trained_state
 
 CONFIG = override(Config(), {"emovclip.clip": "mini_clip.json", "fusion.hidden": 8, "media.frames": 2})
 LABELS = ("a", "b", "c")
@@ -17,7 +18,7 @@ def test_emovclip_comes_back_without_its_frozen_part(tmp_path):
     model = emovclip.build(CONFIG, LABELS).eval()
     with torch.no_grad():
         model.time_TD.add_(1.0)
-    checkpoint.write(tmp_path, checkpoint.trained_state(model), CONFIG, LABELS, "card")
+    checkpoint.write(tmp_path, trained_state(model), CONFIG, LABELS, "card")
     saved = load_file(tmp_path / checkpoint.WEIGHTS)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert set(saved) == trained
@@ -29,7 +30,7 @@ def test_emovclip_comes_back_without_its_frozen_part(tmp_path):
 def test_fusion_comes_back_with_its_scaling(tmp_path):
     scaling = {"audio": torch.stack([torch.randn(5), torch.rand(5) + 1]), "text": torch.ones(2, 3)}
     head = FusionHead(CONFIG.fusion, scaling, len(LABELS)).eval()
-    checkpoint.write(tmp_path, checkpoint.trained_state(head), CONFIG, LABELS, "card")
+    checkpoint.write(tmp_path, trained_state(head), CONFIG, LABELS, "card")
     features = {"audio": torch.randn(4, 5), "text": torch.randn(4, 3)}
     batch = Batch(tuple("abcd"), torch.tensor([[False, True, True]] * 4), features=features)
     assert torch.equal(checkpoint.load_fusion(tmp_path)(batch).logits_BK, head(batch).logits_BK)
@@ -37,12 +38,12 @@ def test_fusion_comes_back_with_its_scaling(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused():
     model = emovclip.build(CONFIG, LABELS)
-    state = checkpoint.trained_state(emovclip.build(override(CONFIG, {"emovclip.global_prompts": 3}), LABELS))
+    state = trained_state(emovclip.build(override(CONFIG, {"emovclip.global_prompts": 3}), LABELS))
     with pytest.raises(ValueError, match="global_GD"):
-        checkpoint.load_trained(model, state)
+        load_trained(model, state)
     state.pop("logit_scale")
     with pytest.raises(ValueError, match="logit_scale"):
-        checkpoint.load_trained(model, state)
+        load_trained(model, state)
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):

@@ -1,0 +1,194 @@
+import io
+from dataclasses import fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from emo_ray.config import MODALITIES, Media
+from emo_ray.data import batch, shards
+from emo_ray.data.batch import Batch
+from emo_ray.data.manifest import Clip
+
+NAN = float("nan")
+SIZES = {"video": 3, "audio": 2, "text": 1}
+ABSENT = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=12)
+CUTS = ("whole", "slice", "take", "filter", "concat")
+
+
+def jpeg(value, size=16):
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), (value, value, value)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def shard_rows(count, frames=2):
+    """Rows of a shard without media: row i has frames of grey 10 i + t and 5 i + 1 samples of value 100 i."""
+    rows = [
+        {
+            "clip_id": f"c{i}",
+            "frames": [jpeg(10 * i + t) for t in range(frames)],
+            "audio": np.full(5 * i + 1, 100 * i, "<i2").tobytes(),
+            "audio_samples": 5 * i + 1,
+            "text": f"text {i}",
+            **{f"{name}_status": "ok" for name in MODALITIES},
+        }
+        for i in range(count)
+    ]
+    return pa.Table.from_pylist(rows, shards.SCHEMA)
+
+
+def feature_table(present):
+    """Row i, modality m: the vector (100 m + i, 100 m + i + 0.25, ...), or not-a-numbers with a mask that says so."""
+    columns = {"clip_id": [f"c{i}" for i in range(len(present))], "label": pa.array(range(len(present)), pa.int64())}
+    for m, (name, size) in enumerate(SIZES.items()):
+        vectors = [[100 * m + i + 0.25 * d if row[m] else NAN for d in range(size)] for i, row in enumerate(present)]
+        columns[name] = pa.array(vectors, pa.list_(pa.float32(), size))
+        columns[f"has_{name}"] = pa.array([row[m] for row in present], pa.bool_())
+    return pa.table(columns)
+
+
+def cut(table, how):
+    """The table cut in one of Arrow's ways, and the numbers of the rows that are left."""
+    rows = list(range(len(table)))
+    if how == "slice":
+        return table.slice(len(table) // 3, len(table) // 2 + 1), rows[len(table) // 3 :][: len(table) // 2 + 1]
+    if how == "take":
+        chosen = rows[::-2] + rows[:1]
+        return table.take(chosen), chosen
+    if how == "filter":
+        return table.filter(pc.greater(table["label"], 0)), rows[1:]
+    if how == "concat":
+        return pa.concat_tables([table.slice(1), table.slice(0, 1), table.slice(0, 0)]), [*rows[1:], 0]
+    return table, rows
+
+
+@pytest.mark.parametrize("how", CUTS)
+@given(present=ABSENT)
+def test_features_are_those_of_their_rows_however_the_table_was_cut(how, present):
+    table, rows = cut(feature_table(present), how)
+    made = batch.from_features(table)
+    assert made.clip_ids == tuple(f"c{i}" for i in rows)
+    assert len(made) == len(rows)
+    assert made.label_B.tolist() == rows
+    assert made.label_B.dtype == torch.int64
+    assert made.present_BM.tolist() == [present[i] for i in rows]
+    assert made.present_BM.dtype == torch.bool
+    for m, (name, size) in enumerate(SIZES.items()):
+        assert made.features[name].shape == (len(rows), size)
+        assert made.features[name].dtype == torch.float32
+        for i, vector in zip(rows, made.features[name], strict=True):
+            assert vector.tolist() == [(100 * m + i + 0.25 * d) * present[i][m] for d in range(size)]
+
+
+def test_feature_rows_that_are_null_are_an_error():
+    column = pa.array([[1.0, 2.0], None, [5.0, 6.0]], pa.list_(pa.float32(), 2))
+    table = pa.table({"clip_id": ["a", "b", "c"], "audio": column, "has_audio": [True, False, True]})
+    with pytest.raises(ValueError, match="cannot reshape"):
+        batch.from_features(table)
+
+
+def test_a_modality_without_a_column_is_absent_for_all():
+    made = batch.from_features(feature_table([[True] * 3] * 4).drop_columns(["video", "has_video", "label"]))
+    assert made.present_BM.tolist() == [[False, True, True]] * 4
+    assert set(made.features) == {"audio", "text"}
+    assert made.label_B is None
+
+
+def test_features_of_no_rows():
+    made = batch.from_features(feature_table([[True] * 3] * 4).slice(0, 0))
+    assert len(made) == 0
+    assert made.present_BM.shape == (0, 3)
+    assert made.features["video"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("how", ["whole", "slice", "take", "concat"])
+def test_shard_rows_become_their_raw_input(how):
+    table, rows = cut(shard_rows(6), how)
+    made = batch.from_shards(table, MODALITIES, labels={f"c{i}": 7 * i for i in range(6)})
+    assert made.clip_ids == tuple(f"c{i}" for i in rows)
+    assert made.texts == tuple(f"text {i}" for i in rows)
+    assert made.label_B.tolist() == [7 * i for i in rows]
+    assert made.label_B.dtype == torch.int64
+    assert made.present_BM.all()
+    assert made.present_BM.shape == (len(rows), 3)
+    assert made.frames_BTCHW.shape == (len(rows), 2, 3, 16, 16)
+    assert made.frames_BTCHW.dtype == torch.uint8
+    greys = made.frames_BTCHW.float().mean((2, 3, 4))
+    torch.testing.assert_close(greys, torch.tensor([[10.0 * i, 10.0 * i + 1] for i in rows]), atol=1, rtol=0)
+    assert made.audio_lengths_B.tolist() == [5 * i + 1 for i in rows]
+    assert made.audio_BS.shape == (len(rows), max(5 * i + 1 for i in rows))
+    assert made.audio_BS.dtype == torch.float32
+    for i, samples_S in zip(rows, made.audio_BS, strict=True):
+        assert samples_S.tolist() == [100 * i / 32768] * (5 * i + 1) + [0.0] * (len(samples_S) - 5 * i - 1)
+
+
+def test_real_rows_become_a_batch(media_files, tmp_path):
+    rows = [shards.row(Clip("a", str(media_files["clip"]), text="x"), Media(frames=3), 64)]
+    made = batch.from_shards(pa.Table.from_pylist(rows, shards.SCHEMA), MODALITIES)
+    expected = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in rows[0]["frames"]])
+    difference = made.frames_BTCHW[0].permute(0, 2, 3, 1).int() - torch.from_numpy(expected.astype(np.int32))
+    assert difference.abs().max() <= 3  # another JPEG decoder
+    np.testing.assert_array_equal(made.audio_BS[0] * 32768, np.frombuffer(rows[0]["audio"], "<i2"))
+
+
+def test_only_what_is_asked_for_is_made():
+    table = shard_rows(2)
+    for name, made in {name: batch.from_shards(table, [name]) for name in MODALITIES}.items():
+        has = {"video": made.frames_BTCHW, "audio": made.audio_BS, "text": made.texts}
+        assert [m for m in MODALITIES if has[m] is not None] == [name]
+        assert made.label_B is None
+        assert made.present_BM.all()  # what the rows have, asked for or not
+
+
+def test_rows_that_lack_what_is_asked_for_are_named():
+    rows = shard_rows(3).to_pylist()
+    rows[1] |= {"frames": None, "video_status": "corrupt: why"}
+    table = pa.Table.from_pylist(rows, shards.SCHEMA)
+    with pytest.raises(ValueError, match="clip 'c1': found no video, expected rows filtered by video_status"):
+        batch.from_shards(table, ["text", "video"])
+    made = batch.from_shards(table, ["text", "audio"])
+    assert made.present_BM.tolist() == [[True] * 3, [False, True, True], [True] * 3]
+    with pytest.raises(KeyError, match="c1"):
+        batch.from_shards(table, ["text"], labels={"c0": 0, "c2": 1})
+
+
+@given(arrays=st.lists(st.lists(st.integers(-(2**15), 2**15 - 1), max_size=20), min_size=1, max_size=5))
+def test_sound_is_scaled_and_padded_with_silence(arrays):
+    audio_BS, lengths_B = batch.pad_audio([np.array(samples, "<i2").tobytes() for samples in arrays])
+    assert lengths_B.tolist() == [len(samples) for samples in arrays]
+    assert audio_BS.shape == (len(arrays), max(map(len, arrays)))
+    for samples, row in zip(arrays, audio_BS, strict=True):
+        assert (row[: len(samples)] * 32768).tolist() == samples
+        assert not row[len(samples) :].any()
+    assert audio_BS.numel() == 0 or -1 <= audio_BS.min() <= audio_BS.max() < 1
+
+
+def test_to_moves_every_tensor_and_keeps_the_rest():
+    made = Batch(
+        clip_ids=("a", "b"),
+        present_BM=torch.ones(2, 3, dtype=torch.bool),
+        frames_BTCHW=torch.zeros(2, 1, 3, 4, 4, dtype=torch.uint8),
+        audio_BS=torch.zeros(2, 5),
+        audio_lengths_B=torch.tensor([5, 4]),
+        texts=("x", "y"),
+        features={"video": torch.zeros(2, 3), "text": torch.zeros(2, 1)},
+        label_B=torch.tensor([0, 1]),
+    )
+    assert all(getattr(made, field.name) is not None for field in fields(Batch))
+    moved = made.to("meta")
+    for field in fields(Batch):
+        before, after = getattr(made, field.name), getattr(moved, field.name)
+        if isinstance(before, torch.Tensor):
+            assert after.device.type == "meta"
+            assert (after.shape, after.dtype) == (before.shape, before.dtype)
+    assert {name: tensor.device.type for name, tensor in moved.features.items()} == {"video": "meta", "text": "meta"}
+    assert (moved.clip_ids, moved.texts) == (made.clip_ids, made.texts)
+    assert made.audio_BS.device.type == "cpu"
+    bare = Batch(("a",), torch.ones(1, 3, dtype=torch.bool)).to("cpu")
+    assert bare.features is None

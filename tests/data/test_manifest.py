@@ -1,0 +1,295 @@
+import csv
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emo_ray.config import CLIP_FIELDS
+from emo_ray.data import manifest
+from emo_ray.data.manifest import SPLITS, Clip
+
+SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
+CELL = st.text(max_size=12)  # any Unicode, line breaks, quotes, tabs and nulls too
+PATH = st.from_regex(r"[\w\-. ]{1,12}(/[\w\-. ]{1,8})?", fullmatch=True)
+ROW = st.fixed_dictionaries(
+    {
+        "clip_id": CELL.filter(str.strip),
+        "video": PATH | st.just(""),
+        "audio": PATH | st.just(""),
+        "text": CELL,
+        "label": CELL,
+        "split": st.sampled_from(["", "train", "Dev", " TEST ", "unlabeled"]),
+        "speaker": CELL,
+        "language": CELL,
+    }
+)
+
+
+def write(path, rows, headers=None):
+    """A table of dicts of strings, by the standard library and pyarrow."""
+    headers = headers or list(rows[0])
+    if path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerows([headers, *([row[header] for header in headers] for row in rows)])
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps({header: row[header] for header in headers}, ensure_ascii=False) for row in rows]
+        path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    else:
+        pq.write_table(pa.table({header: [row[header] for row in rows] for header in headers}), path)
+    return path
+
+
+def table(path, content):
+    path.write_text(content, encoding="utf-8", newline="")
+    return path
+
+
+@given(rows=st.lists(ROW, min_size=1, max_size=6, unique_by=lambda row: row["clip_id"].strip()))
+def test_csv_jsonl_and_parquet_give_equal_clips(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    csv_clips, *others = (manifest.read_table(write(folder / f"clips.{suffix}", rows)) for suffix in SUFFIXES)
+    assert all(clips == csv_clips for clips in others)
+    for clip, row in zip(csv_clips, rows, strict=True):
+        assert clip.clip_id == row["clip_id"].strip()
+        assert clip.text == (row["text"] if row["text"].strip() else None)
+        assert (clip.label or "", clip.speaker or "") == (row["label"].strip(), row["speaker"].strip())
+        assert clip.video == (str(folder / row["video"].strip()) if row["video"].strip() else None)
+        assert clip.split in (None, *SPLITS)
+
+
+@given(
+    clips=st.lists(
+        st.builds(Clip, st.text(min_size=1), *[st.none() | CELL] * (len(CLIP_FIELDS) - 1)),
+        unique_by=lambda c: c.clip_id,
+    )
+)
+def test_what_is_written_is_read(clips, tmp_path_factory):
+    path = tmp_path_factory.mktemp("manifest") / "split=x" / "manifest.parquet"  # no partition of a data set
+    manifest.write(path, clips)
+    assert manifest.read(path) == clips
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_header(tmp_path):
+    expected = [Clip("a", str(tmp_path / "a.mp4"), label="happy")]
+    for name, content in {
+        "bom.csv": "\ufeffvideo,label\na.mp4,happy\n",
+        "bom.jsonl": '\ufeff{"video": "a.mp4", "label": "happy"}\n',
+        "quoted.csv": '\ufeff"video","label"\r\n"a.mp4","happy"\r\n',
+        "spaces.csv": "video, label\na.mp4, happy \n\n",
+        "upper.TSV": "video\tlabel\na.mp4\thappy\n",
+        "trailing.csv": "video,label,,\na.mp4,happy,,\n",  # as spreadsheets write it
+    }.items():
+        assert manifest.read_table(table(tmp_path / name, content)) == expected
+
+
+def test_transcripts_keep_their_lines_and_quotes(tmp_path):
+    text = ' "Well," she said,\r\n\tso\rit\nis… 悲しい\u2028😢 '
+    path = tmp_path / "clips.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["text", "label"], [text, "sad"], ["two", "sad"]])
+    assert [clip.text for clip in manifest.read_table(path)] == [text, "two"]
+
+
+@pytest.mark.parametrize(
+    ("header", "field", "value"),
+    [
+        ("emotion", "label", "happy"),
+        ("discrete", "label", "happy"),
+        ("partition", "split", "test"),
+        ("actor", "speaker", "07"),
+        ("utterance", "text", "Hello."),
+        ("name", "clip_id", "x"),
+        ("lang", "language", "zh"),
+    ],
+)
+def test_usual_headers_are_understood_unless_another_column_was_named(tmp_path, header, field, value):
+    path = write(
+        tmp_path / "clips.csv", [{"video": "a.mp4", header: value, "mine": "mine" if field != "split" else "dev"}]
+    )
+    assert getattr(manifest.read_table(path)[0], field) == value
+    named = getattr(manifest.read_table(path, columns={field: "mine"})[0], field)
+    assert named == ("mine" if field != "split" else "validation")
+
+
+def test_a_column_named_for_one_field_is_not_taken_for_another(tmp_path):
+    path = write(tmp_path / "clips.csv", [{"video": "a.mp4", "name": "Ann"}])
+    clip = manifest.read_table(path, columns={"speaker": "name"})[0]
+    assert (clip.clip_id, clip.speaker) == ("a", "Ann")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
+    path = write(tmp_path / f"clips.{suffix}", [{"video": "a.mp4", "feeling": "happy"}])
+    with pytest.raises(ValueError, match=r"data\.columns\.label: found no column 'emotion', expected .*video, feeling"):
+        manifest.read_table(path, columns={"label": "emotion"})
+    path = write(tmp_path / f"other.{suffix}", [{"feeling": "happy", "who": "Ann"}])
+    with pytest.raises(
+        ValueError, match=r"found columns feeling, who, expected at least one of video, audio, text, file"
+    ):
+        manifest.read_table(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_wrong_split_is_named_with_row_and_column(tmp_path, suffix):
+    rows = [{"video": f"{i}.mp4", "partition": split} for i, split in enumerate(["train", "holdout", "", "tset"])]
+    with pytest.raises(ValueError, match=r"row 2, column partition: found 'holdout', expected one of train, ") as error:
+        manifest.read_table(write(tmp_path / f"clips.{suffix}", rows))
+    assert "row 4, column partition: found 'tset'" in str(error.value)
+
+
+def test_many_problems_are_counted_not_listed(tmp_path):
+    rows = [{"video": f"{i}.mp4", "split": "x"} for i in range(100)]
+    with pytest.raises(ValueError, match=r"row 5, .*; and 95 more$") as error:
+        manifest.read_table(write(tmp_path / "clips.csv", rows))
+    assert "row 6" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "found no rows"),
+        ("a.csv", b"video,label\n", "found no rows"),
+        ("a.csv", b"video,label\na.mp4\n", r"row 1: found 1 cells, expected 2"),
+        ("a.csv", b"video,text\na.mp4,x\nb.mp4,Well, yes\n", r"row 2: found 3 cells, expected 2: quote commas"),
+        ("a.csv", b"video,label,label\na.mp4,x,y\n", "found column 'label' twice"),
+        ("a.csv", b'video,text\na.mp4,"x\n', "not readable as csv: unexpected end of data"),
+        ("a.csv", b'video,text\na.mp4,"x" y\n', "not readable as csv"),
+        ("a.csv", bytes(range(256)), "not readable as csv"),
+        ("a.csv", b"\0" * 100, "found no rows"),
+        ("a.csv", "video,label\na,x\n".encode("utf-16"), "not readable as csv"),
+        ("a.csv", b"a.mp4,happy\nb.mp4,sad\n", "found columns a.mp4, happy, expected at least one of"),
+        ("a.jsonl", b"", "found no rows"),
+        ("a.jsonl", b"{}\n{}\n", "found columns , expected at least one of"),
+        ("a.jsonl", b'{"video": "a"}\n{"video": \n', "row 2: not JSON"),
+        ("a.jsonl", b'["a"]\n', "row 1: found list, expected an object per line"),
+        ("a.jsonl", b"[" * 100_000, "row 1: not JSON"),
+        ("a.jsonl", b'{"video": 1' + b"0" * 9999 + b"}", "row 1: not JSON"),
+        ("a.jsonl", bytes(range(256)), "not readable as jsonl"),
+        ("a.jsonl", b'{"video": ["a"]}\n', "row 1, column video: found list, expected text or a number"),
+        ("a.jsonl", b'{"file": ["a"]}\n', "row 1, column file: found list, expected text or a number"),
+        ("a.jsonl", b'{"text": "\\ud83d"}\n', "row 1, column text: found half of a surrogate pair"),
+        ("a.parquet", b"", "not readable as parquet"),
+        ("a.parquet", b"PAR1" + bytes(range(256)) * 4 + b"PAR1", "not readable as parquet"),
+        ("a.xlsx", b"PK", r"found suffix '\.xlsx', expected one of \.csv"),
+    ],
+)
+def test_bad_tables_are_named_with_what_is_wrong(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        manifest.read_table(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    for path in (tmp_path / "clips.csv", tmp_path):
+        with pytest.raises(ValueError, match="found no such file, expected a manifest"):
+            manifest.read_table(path)
+
+
+def test_a_parquet_table_of_bytes_or_without_rows(tmp_path):
+    path = tmp_path / "clips.parquet"
+    pq.write_table(pa.table({"video": pa.array([], pa.string())}), path)
+    with pytest.raises(ValueError, match="found no rows"):
+        manifest.read_table(path)
+    pq.write_table(pa.table({"video": [b"a"]}), path)
+    with pytest.raises(ValueError, match="row 1, column video: found bytes"):
+        manifest.read_table(path)
+
+
+def test_absent_cells_are_absent_in_every_spelling(tmp_path):
+    expected = [Clip("1", str(tmp_path / "a.mp4"), label="x"), Clip("2", str(tmp_path / "b.mp4"))]
+    columns = {"clip_id": [1, 2], "video": ["a.mp4", "b.mp4"], "audio": [None, float("nan")], "label": ["x", None]}
+    schema = pa.schema(
+        {
+            "clip_id": pa.int8(),
+            "video": pa.string(),
+            "audio": pa.float64(),
+            "label": pa.dictionary(pa.int8(), pa.string()),
+        }
+    )
+    pq.write_table(pa.table(columns, schema), tmp_path / "a.parquet")
+    assert manifest.read_table(tmp_path / "a.parquet") == expected
+    lines = (
+        '{"clip_id": 1, "video": "a.mp4", "audio": NaN, "label": "x", "text": " "}\n\n{"clip_id": 2, "video": "b.mp4"}'
+    )
+    assert manifest.read_table(table(tmp_path / "a.jsonl", lines)) == expected
+    lines = "clip_id,video,audio,text,label\n1,a.mp4,, ,x\n2,b.mp4,,\t,\n"
+    assert manifest.read_table(table(tmp_path / "a.csv", lines)) == expected
+
+
+def test_a_file_column_goes_to_video_or_audio_by_suffix(tmp_path):
+    path = table(tmp_path / "clips.csv", "file,text\na.WAV,x\nb.mp4,x\nc.flac,x\nd.strange,x\n,x\n")
+    clips = manifest.read_table(path)
+    assert [(bool(clip.video), bool(clip.audio)) for clip in clips] == [
+        (False, True),
+        (True, False),
+        (False, True),
+        (True, False),
+        (False, False),
+    ]
+    assert clips[0].audio == str(tmp_path / "a.WAV")
+    assert [clip.clip_id for clip in clips] == ["a", "b", "c", "d", "row-5"]
+    pq.write_table(pa.table({"file": [float("nan")], "text": ["x"]}), tmp_path / "nan.parquet")
+    assert manifest.read_table(tmp_path / "nan.parquet") == [Clip("row-1", text="x")]
+    path = table(tmp_path / "both.csv", "video,file\na.mp4,b.wav\n")
+    assert manifest.read_table(path) == [Clip("a", str(tmp_path / "a.mp4"))]  # a video column needs no other
+
+
+def test_paths_start_at_the_root_and_uris_are_left_alone(tmp_path, monkeypatch):
+    rows = [
+        {"video": "x/a.mp4", "audio": "s3://bucket/x/a.wav"},
+        {"video": "/abs/b.mp4", "audio": "gs://b/c d.wav?v=1"},
+    ]
+    path = write(tmp_path / "clips.csv", rows)
+    for root, start in ((None, str(tmp_path)), (Path("/media"), "/media"), (Path("rel"), str(tmp_path / "rel"))):
+        monkeypatch.chdir(tmp_path)
+        one, two = manifest.read_table(path, root)
+        assert (one.video, one.audio) == (f"{start}/x/a.mp4", "s3://bucket/x/a.wav")
+        assert (two.video, two.audio) == ("/abs/b.mp4", "gs://b/c d.wav?v=1")
+
+
+def test_clips_are_named_after_their_files(tmp_path):
+    def ids(content):
+        return [clip.clip_id for clip in manifest.read_table(table(tmp_path / "clips.csv", content), Path("/data"))]
+
+    assert ids("video,audio\nx/a.mp4,\n,y/b.wav\ns3://bucket/c.d.mp4,\n") == ["a", "b", "c.d"]
+    # Names that repeat: the paths below the root, so that they do not change with where the corpus lies.
+    assert ids("video\nx/a.mp4\ny/a.mp4\n/else/where/a.mp4\ns3://bucket/a.mp4\n") == [
+        "x/a",
+        "y/a",
+        "/else/where/a",
+        "s3://bucket/a",
+    ]
+    assert ids("text\nHello\nHello\n") == ["row-1", "row-2"]
+    assert ids("clip_id,video\nmine,x/a.mp4\n,x/b.mp4\n") == ["mine", "b"]
+
+
+def test_ids_that_are_doubled_or_missing_are_errors(tmp_path):
+    clips = [Clip("a"), Clip("b"), Clip("a"), Clip(""), Clip("a")]
+    with pytest.raises(
+        ValueError, match=r"^here: column clip_id: found 'a' in 3 rows, .*row 4, column clip_id: found nothing"
+    ):
+        manifest.check(clips, "here")
+    manifest.check(clips[:2], "here")
+    twice = manifest.read_table(table(tmp_path / "twice.csv", "video\nx/a.mp4\nx/a.mp4\n"))
+    with pytest.raises(ValueError, match=r"found 'x/a' in 2 rows"):
+        manifest.check(twice, "here")
+
+
+def test_real_manifests_are_read(shared_data):
+    clips = manifest.read_table(shared_data / "composite/clips.csv", shared_data / "composite/clips")
+    assert len(clips) == 560
+    assert {clip.split for clip in clips} == {"train", "test"}
+    assert len({clip.label for clip in clips}) == 7
+    assert all(Path(clip.video).is_file() and clip.audio is None and clip.text for clip in clips)
+    clips = manifest.read_table(shared_data / "ravdess_speech/manifest.csv")
+    assert len(clips) == len({clip.clip_id for clip in clips}) == 720
+    assert len({clip.speaker for clip in clips}) == 12
+    assert all(Path(clip.audio).is_file() and clip.video is None for clip in clips)
+    assert all(len(astuple(clip)) == len(CLIP_FIELDS) for clip in clips)

@@ -1,0 +1,213 @@
+import io
+import os
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from emo_ray.config import MODALITIES, Media
+from emo_ray.data import media, shards
+from emo_ray.data.manifest import Clip
+
+CONFIG = Media(frames=4, jpeg_quality=95)
+CLIPS = st.lists(
+    st.builds(Clip, st.text(min_size=1), label=st.none() | st.sampled_from(["happy", "sad"])),
+    max_size=60,
+    unique_by=lambda clip: clip.clip_id,
+)
+
+
+def corpus(count):
+    return [Clip(f"clip-{i}", text="x", label="happy" if i % 5 else None) for i in range(count)]
+
+
+def names(clips, clips_per_part=64):
+    return {shards.part_name(part) for part in shards.plan(clips, clips_per_part)}
+
+
+@given(clips=CLIPS, clips_per_part=st.integers(1, 70))
+def test_a_plan_holds_every_clip_once_and_labelled_apart_from_unlabelled(clips, clips_per_part):
+    parts = shards.plan(clips, clips_per_part)
+    assert Counter(clip for part in parts for clip in part) == Counter(clips)
+    assert all(parts)
+    assert all(len({clip.label is None for clip in part}) == 1 for part in parts)
+
+
+@given(clips=CLIPS, seed=st.randoms(use_true_random=False))
+def test_the_order_of_clips_does_not_matter(clips, seed):
+    shuffled = seed.sample(clips, len(clips))
+    assert shards.plan(shuffled, 8) == shards.plan(clips, 8)
+
+
+@pytest.mark.parametrize(("count", "clips_per_part"), [(1000, 64), (5000, 64), (5000, 1), (100, 64), (1, 64)])
+def test_parts_are_about_as_large_as_wanted(count, clips_per_part):
+    sizes = [len(part) for part in shards.plan([replace(c, label="x") for c in corpus(count)], clips_per_part)]
+    assert np.mean(sizes) <= max(1.6 * clips_per_part, 2)  # of parts that hold anything
+    assert np.mean(sizes) >= min(count, clips_per_part) / 1.6
+
+
+def test_one_more_clip_changes_one_part():
+    before = corpus(1000)
+    for new in (Clip("new", text="x", label="happy"), Clip("new", text="x")):
+        after = names([*before, new])
+        assert len(names(before) - after) <= 1
+        assert len(after - names(before)) == 1
+    assert names(before[:-1]) ^ names(before) != set()
+    assert len(names(before[1:]) ^ names(before)) <= 2
+
+
+def test_rows_of_a_part_are_mixed():
+    clips = [Clip(f"{label}-{i:04}", label=label) for label in ("angry", "happy") for i in range(500)]
+    shares = [np.mean([clip.label == "angry" for clip in part]) for part in shards.plan(clips, 64)]
+    assert 0.2 < min(shares) <= max(shares) < 0.8
+
+
+def test_a_part_is_named_after_what_its_rows_hold(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"12345678")
+    os.utime(path, ns=(10**18, 10**18))
+    clip = Clip("a", video="/nowhere.mp4", audio=str(path), text="Hello", label="happy", split="train", speaker="Ann")
+    name = shards.part_name([clip])
+    same = [
+        replace(clip, label="sad"),
+        replace(clip, label=None),
+        replace(clip, split="test"),
+        replace(clip, speaker="Bob"),
+        replace(clip, language="en"),
+    ]
+    assert {shards.part_name([c]) for c in same} == {name}
+    other = [
+        [replace(clip, clip_id="b")],
+        [replace(clip, text="Bye")],
+        [replace(clip, text=None)],
+        [replace(clip, video=None)],
+        [replace(clip, video=str(path), audio="/nowhere.mp4")],
+        [clip, replace(clip, clip_id="b")],
+    ]
+    assert len({name, *map(shards.part_name, other)}) == 1 + len(other)
+    path.write_bytes(b"123456789")
+    os.utime(path, ns=(10**18, 10**18))
+    longer = shards.part_name([clip])
+    path.write_bytes(b"12345678")
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    newer = shards.part_name([clip])
+    assert len({name, longer, newer}) == 3
+    os.utime(path, ns=(10**18, 10**18))
+    assert shards.part_name([clip]) == name
+
+
+def test_a_uri_is_looked_at_as_its_file_is(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"1")
+    before = shards.identity(Clip("a", audio=f"file://{path}"))
+    path.write_bytes(b"12")
+    assert shards.identity(Clip("a", audio=f"file://{path}")) != before
+
+
+@pytest.mark.parametrize(
+    "source", ["/nowhere", "nul\0byte", "x" * 5000, "https://example.org/a.mp4", "file:///a b", "s3://"]
+)
+def test_media_that_are_not_there_have_an_identity_and_a_row(source):
+    clip = Clip("a", video=source)
+    assert shards.identity(clip)[2] == (source, None, None)
+    row = shards.row(clip, CONFIG, 32)
+    assert (row["frames"], row["audio"], row["audio_samples"]) == (None, None, None)
+    assert row["video_status"] == row["audio_status"] != "ok"
+
+
+def test_settings_change_with_whatever_changes_the_rows():
+    settings = [
+        shards.settings(Media(**{name: value}), 224) for name, value in {"frames": 4, "jpeg_quality": 80}.items()
+    ]
+    settings += [
+        shards.settings(Media(max_audio_s=3), 224),
+        shards.settings(Media(), 224),
+        shards.settings(Media(), 32),
+    ]
+    assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
+    assert shards.settings(Media(image_size=32), 224) == shards.settings(Media(), 224)  # the size that is used counts
+    assert settings[0]["version"] == media.VERSION
+
+
+def test_a_row_holds_what_the_media_held(media_files, tmp_path):
+    clip = Clip("a", str(media_files["clip"]), text=" Hello\n", label="happy")
+    path = tmp_path / "part-x.parquet"
+    shards.write_part(path, [clip], CONFIG, 64)
+    assert pq.read_schema(path).equals(shards.SCHEMA)
+    row = pq.read_table(path).to_pylist()[0]
+    frames_THWC, _ = media.read_video(clip.video, 4, 64)
+    samples_S, _ = media.read_audio(clip.video, 60)
+    assert row["clip_id"] == "a"
+    assert row["text"] == " Hello\n"
+    assert [row[f"{name}_status"] for name in MODALITIES] == ["ok"] * 3
+    assert len(row["frames"]) == 4
+    for jpeg, frame_HWC in zip(row["frames"], frames_THWC, strict=True):
+        image = np.asarray(Image.open(io.BytesIO(jpeg)))
+        assert image.shape == (64, 64, 3)
+        assert np.abs(image.astype(int) - frame_HWC).mean() < 3
+    np.testing.assert_array_equal(np.frombuffer(row["audio"], "<i2"), samples_S)
+    assert row["audio_samples"] == len(samples_S)
+
+
+def test_the_clip_s_own_sound_is_preferred_to_the_video_s(media_files):
+    def samples(clip):
+        return np.frombuffer(shards.row(clip, CONFIG, 32)["audio"], "<i2")
+
+    video, wav = str(media_files["clip"]), str(media_files["wav"])
+    np.testing.assert_array_equal(samples(Clip("a", video, wav)), media.read_audio(wav, 60)[0])
+    np.testing.assert_array_equal(samples(Clip("a", video)), media.read_audio(video, 60)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "status"),
+    [(None, None, "missing"), ("", None, "missing: empty"), (" \n", None, "missing: empty"), ("x", "x", "ok")],
+)
+def test_empty_transcripts_are_missing(text, kept, status):
+    row = shards.row(Clip("a", text=text), CONFIG, 32)
+    assert (row["text"], row["text_status"]) == (kept, status)
+    assert (row["video_status"], row["audio_status"]) == ("missing", "missing")
+
+
+def test_the_ledger_tells_every_clip_s_statuses(media_files, tmp_path):
+    clips = [
+        Clip("clip", str(media_files["clip"]), text="x"),
+        Clip("silent", str(media_files["silent"])),
+        Clip("broken", str(media_files["truncated"]), str(media_files["wav"])),
+        Clip("words", text="x"),
+        Clip("gone", "/nowhere.mp4"),
+    ]
+    path = tmp_path / "part-x.parquet"
+    shards.write_part(path, clips, CONFIG, 32)
+    ledger = shards.ledger(path)
+    assert ledger.schema.equals(shards.LEDGER_SCHEMA)
+    rows = {row["clip_id"]: row for row in ledger.to_pylist()}
+    assert list(rows) == [clip.clip_id for clip in clips]
+    kinds = {name: [row[f"{m}_status"].partition(":")[0] for m in MODALITIES] for name, row in rows.items()}
+    assert kinds == {
+        "clip": ["ok", "ok", "ok"],
+        "silent": ["ok", "missing", "missing"],
+        "broken": ["corrupt", "ok", "missing"],
+        "words": ["missing", "missing", "ok"],
+        "gone": ["missing", "missing", "missing"],
+    }
+    assert rows["clip"]["audio_s"] == pytest.approx(2.0, abs=0.03)
+    assert rows["broken"]["audio_s"] == 2.0
+    assert rows["silent"]["audio_s"] is None
+    assert {row["part"] for row in rows.values()} == {"part-x.parquet"}
+
+
+def test_a_part_that_is_there_is_left_alone(media_files, tmp_path):
+    path = tmp_path / "part-x.parquet"
+    clips = [Clip("a", str(media_files["clip"]))]
+    shards.write_part(path, clips, CONFIG, 32)
+    content, when = path.read_bytes(), path.stat().st_mtime_ns
+    shards.write_part(path, [Clip("b")], CONFIG, 32)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, when)
+    shards.write_part(tmp_path / "again.parquet", clips, CONFIG, 32)
+    assert (tmp_path / "again.parquet").read_bytes() == content  # same input, same bytes
+    assert sorted(os.listdir(tmp_path)) == ["again.parquet", "part-x.parquet"]

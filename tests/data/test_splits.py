@@ -1,0 +1,176 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from emo_ray.config import Data
+from emo_ray.data import splits
+from emo_ray.data.manifest import Clip
+
+LABELS = ("angry", "happy", "sad")
+CUTS = ("train", "validation", "test")
+PEOPLE = st.lists(
+    st.tuples(st.none() | st.sampled_from("ABCDEFGH"), st.none() | st.sampled_from(LABELS)), min_size=1, max_size=60
+)
+
+
+def corpus(people, split=None):
+    return [Clip(f"c{i}", text="x", label=label, split=split, speaker=who) for i, (who, label) in enumerate(people)]
+
+
+def balanced(speakers, clips_each, seed=0):
+    """Clips of many speakers, whose labels are drawn with shares of 0.5, 0.3 and 0.2."""
+    draw = np.random.default_rng(seed)
+    people = [
+        (f"s{speaker}", draw.choice(LABELS, p=[0.5, 0.3, 0.2]))
+        for speaker in range(speakers)
+        for _ in range(clips_each)
+    ]
+    return corpus([people[i] for i in draw.permutation(len(people))])
+
+
+def attempt(clips, seed):
+    try:
+        return splits.assign(clips, Data(), seed)
+    except ValueError as error:
+        return None, str(error)
+
+
+def shares(clips):
+    counts = Counter(clip.label for clip in clips)
+    return np.array([counts[label] / len(clips) for label in LABELS])
+
+
+@settings(max_examples=150)
+@given(people=PEOPLE, seed=st.integers(0, 5), split=st.none() | st.just("train"))
+@example(people=[("A", "sad"), ("B", "sad")], seed=0, split="train")
+@example(people=[(None, label) for label in LABELS * 4], seed=0, split=None)
+def test_no_speaker_crosses_a_cut_and_no_clip_without_a_label_is_in_one(people, seed, split):
+    clips = corpus(people, split)
+    cut, notes = attempt(clips, seed)
+    if cut is None:
+        assert notes.startswith("found 1 ")
+        assert "give the manifest a split column" in notes
+        return
+    assert [replace(clip, split=split) for clip in cut] == clips  # nothing but splits changed, order included
+    assert not splits.crossing_speakers(cut)
+    assert {clip.split for clip in cut if clip.label is None} <= {"unlabelled"}
+    labelled = Counter(clip.split for clip in cut if clip.label is not None)
+    wanted = () if not labelled else CUTS if split is None else ("train", "validation")
+    assert set(labelled) == set(wanted)  # none of them empty
+    assert len(notes) == max(0, len(wanted) - 1)
+
+
+@given(people=PEOPLE, given_splits=st.lists(st.sampled_from([*CUTS, "unlabelled"]), min_size=60, max_size=60))
+def test_given_splits_are_respected(people, given_splits):
+    clips = [replace(clip, split=split) for clip, split in zip(corpus(people), given_splits, strict=False)]
+    assume({"validation"} <= {clip.split for clip in clips})
+    cut, notes = splits.assign(clips, Data(), 0)
+    for before, after in zip(clips, cut, strict=True):
+        held_out = before.split in ("validation", "test")
+        assert after == (before if before.label or held_out else replace(before, split="unlabelled"))
+    crossing = splits.crossing_speakers(cut)
+    assert [f"warning: {len(crossing)} speakers cross the manifest's own splits" in note for note in notes] == (
+        [True] if crossing else []
+    )
+
+
+def test_speakers_that_cross_given_splits_are_named():
+    clips = [
+        Clip(f"c{i}", label="x", split=split, speaker=who)
+        for i, (who, split) in enumerate([("Ann", "train"), ("Ann", "test"), ("Bob", "validation"), ("Cat", "train")])
+    ]
+    clips.append(Clip("u", split="unlabelled", speaker="Bob"))
+    assert splits.crossing_speakers(clips) == {"Ann": {"train", "test"}}
+    notes = splits.assign(clips, Data(), 0)[1]
+    assert notes == ["warning: 1 speakers cross the manifest's own splits (Ann): results may flatter"]
+
+
+def test_cuts_are_of_the_wanted_size_and_keep_the_balance_of_labels():
+    clips = balanced(speakers=40, clips_each=25)
+    cut, notes = splits.assign(clips, Data(), 0)
+    sizes = Counter(clip.split for clip in cut)
+    assert sizes["test"] == pytest.approx(0.2 * len(clips), rel=0.15)
+    assert sizes["validation"] == pytest.approx(0.15 * (len(clips) - sizes["test"]), rel=0.2)
+    for split in CUTS:
+        np.testing.assert_allclose(shares([c for c in cut if c.split == split]), shares(clips), atol=0.05)
+    assert f"cut {sizes['test']} of 1000 clips from all as test" in notes[0]
+    assert f"cut {sizes['validation']} of {1000 - sizes['test']} clips from train as validation" in notes[1]
+    assert all("speakers, seed 0" in note for note in notes)
+
+
+def test_without_speakers_the_balance_is_exact():
+    clips = corpus([(None, label) for label in LABELS for _ in range(100)])
+    cut, notes = splits.assign(clips, Data(), 0)
+    assert Counter((clip.split, clip.label) for clip in cut if clip.split == "test") == {
+        ("test", label): 20 for label in LABELS
+    }
+    assert all("no speakers known" in note for note in notes)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_the_fraction_is_heard(fraction):
+    clips = [replace(clip, split="train") for clip in balanced(speakers=100, clips_each=5)]
+    cut, _ = splits.assign(clips, Data(validation_fraction=fraction), 0)
+    assert Counter(clip.split for clip in cut)["validation"] == pytest.approx(fraction * len(clips), rel=0.1)
+
+
+def test_a_seed_decides_the_cut():
+    clips = balanced(speakers=40, clips_each=5)
+    assert splits.assign(clips, Data(), 3) == splits.assign(clips, Data(), 3)
+    tests = [{c.clip_id for c in splits.assign(clips, Data(), seed)[0] if c.split == "test"} for seed in range(4)]
+    assert len(set(map(frozenset, tests))) == 4
+
+
+def test_only_what_is_not_given_is_cut():
+    clips = balanced(speakers=20, clips_each=5)
+    given_test = [replace(clip, split="test" if clip.speaker in ("s0", "s1") else "train") for clip in clips]
+    cut, notes = splits.assign(given_test, Data(), 0)
+    assert [c.split == "test" for c in cut] == [c.split == "test" for c in given_test]
+    assert {clip.split for clip in cut} == set(CUTS)
+    assert len(notes) == 1
+    only_test = [replace(clip, split="test") for clip in clips]
+    assert splits.assign(only_test, Data(), 0) == (only_test, [])
+
+
+def test_clips_without_labels_need_no_cut():
+    clips = corpus([("A", None)] * 3 + [(None, None)])
+    cut, notes = splits.assign(clips, Data(), 0)
+    assert {clip.split for clip in cut} == {"unlabelled"}
+    assert not notes
+    assert splits.assign([], Data(), 0) == ([], [])
+
+
+def test_splits_for_some_labelled_clips_are_an_error():
+    clips = [Clip("a", label="x", split="train"), Clip("b", label="x"), Clip("u"), Clip("c", label="y")]
+    with pytest.raises(
+        ValueError, match=r"found 2 labelled clips without a split \(first: 'b'\) beside splits \['train'\]"
+    ):
+        splits.assign(clips, Data(), 0)
+    apart = [Clip("u", split="unlabelled"), *(Clip(f"c{i}", label="xy"[i % 2]) for i in range(20))]
+    assert {clip.split for clip in splits.assign(apart, Data(), 0)[0]} == {"unlabelled", *CUTS}
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ([("A", "x"), ("A", "y"), ("A", "x")], r"found 1 speaker\(s\) to cut a test split from, expected at least 2"),
+        ([("A", "x"), ("B", "y"), ("A", "y")], r"found 1 speaker\(s\) to cut a validation split from"),
+        ([(None, "x")], r"found 1 clip\(s\) to cut a test split from"),
+    ],
+)
+def test_an_impossible_cut_says_what_to_do(people, message):
+    with pytest.raises(ValueError, match=message) as error:
+        splits.assign(corpus(people), Data(), 0)
+    assert "give the manifest a split column" in str(error.value)
+
+
+def test_few_clips_of_many_labels_can_be_cut():
+    for clips, labels in ((32, 8), (24, 16), (25, 25), (3, 3)):  # fewer clips of each label than folds
+        cut, _ = splits.assign(corpus([(None, f"label {i % labels}") for i in range(clips)]), Data(), 0)
+        sizes = Counter(clip.split for clip in cut)
+        assert set(sizes) == set(CUTS)
+        assert sizes["test"] == pytest.approx(0.2 * clips, abs=1)

@@ -1,0 +1,94 @@
+"""features: rows of shards, made once, absent where the shard's row is."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from emo_ray.config import override
+from emo_ray.data.batch import from_features, from_shards
+from emo_ray.models import audio, checkpoint
+from emo_ray.stages.features import encode, features, frozen_encoders, load, video_encoder
+from emo_ray.stages.prepare import prepare
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_config, ray_session):
+    return prepare(tiny_config)
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_config, prepared):
+    return encode(tiny_config, prepared, frozen_encoders(tiny_config))
+
+
+def test_rows_are_those_of_the_shards_and_absent_ones_are_no_numbers(prepared, folders):
+    for modality, folder in folders.items():
+        for part in prepared.parts:
+            shard, table = pq.read_table(prepared.shards / part), pq.read_table(folder / part)
+            assert table["clip_id"].equals(shard["clip_id"])
+            present = np.array([status == "ok" for status in shard[f"{modality}_status"].to_pylist()])
+            assert (table["present"].to_numpy() == present).all()
+            values = np.stack(table["feature"].to_numpy(zero_copy_only=False))
+            assert np.isnan(values[~present]).all()
+            assert np.isfinite(values[present]).all()
+
+
+def test_values_are_the_encoders_own(tiny_config, prepared, folders):
+    part = prepared.parts[0]
+    shard = pq.read_table(prepared.shards / part)
+    rows = [i for i, status in enumerate(shard["audio_status"].to_pylist()) if status == "ok"]
+    module = audio.build(tiny_config.audio)
+    expected = module(from_shards(shard.take(rows), ["audio"]))
+    found = np.stack(pq.read_table(folders["audio"] / part).take(rows)["feature"].to_numpy(zero_copy_only=False))
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_is_encoded_twice_and_only_what_is_lost_is_made_again(tiny_config, prepared, folders):
+    folder, encoders = folders["text"], frozen_encoders(tiny_config)
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
+    encode(tiny_config, prepared, encoders)
+    assert {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")} == before
+    (folder / prepared.parts[1]).unlink()
+    encode(tiny_config, prepared, encoders)
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
+    assert {name for name in after if after[name] != before[name]} == {prepared.parts[1]}
+
+
+def test_another_encoder_has_another_folder(tiny_config, prepared, folders):
+    other = frozen_encoders(override(tiny_config, {"text.ngram_features": 32}))
+    found = encode(tiny_config, prepared, other, prepared.parts[:1])
+    assert found["text"] != folders["text"]
+    assert found["audio"] == folders["audio"]
+
+
+def test_tables_are_joined_in_the_ledgers_order(prepared, folders):
+    parts = prepared.parts[1:]
+    table = load(prepared, folders, parts)
+    batch = from_features(table)
+    ledger = {row["clip_id"]: row for row in prepared.ledger.to_pylist()}
+    assert list(batch.clip_ids) == [name for name, row in ledger.items() if row["part"] in parts]
+    assert not batch.present_BM[:, 0].any()
+    for m, name in ((1, "audio"), (2, "text")):
+        assert batch.present_BM[:, m].tolist() == [ledger[i][f"{name}_status"] == "ok" for i in batch.clip_ids]
+
+
+def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluated, prepared):
+    model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
+    folder = encode(tiny_config, prepared, [video_encoder(model / checkpoint.EMOVCLIP)])["video"]
+    part = prepared.parts[0]
+    shard = pq.read_table(prepared.shards / part)
+    rows = [i for i, status in enumerate(shard["video_status"].to_pylist()) if status == "ok"]
+    expected = checkpoint.load_emovclip(model / checkpoint.EMOVCLIP)(from_shards(shard.take(rows), ["video"]))
+    found = np.stack(pq.read_table(folder / part).take(rows)["feature"].to_numpy(zero_copy_only=False))
+    torch.testing.assert_close(torch.from_numpy(found), expected.features_BD.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_job_covers_video_where_a_checkpoint_is_given(tiny_config, evaluated):
+    model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
+    assert set(features(tiny_config).folders) == {"audio", "text"}
+    assert set(features(override(tiny_config, {"checkpoint": str(model)})).folders) == {"audio", "text", "video"}

@@ -1,0 +1,144 @@
+"""prepare: every clip gets a row, nothing is decoded twice, and what is wrong is said."""
+
+import csv
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from emo_ray.config import override
+from emo_ray.data import manifest
+from emo_ray.data.manifest import Clip
+from emo_ray.stages import prepare as stage
+from emo_ray.stages.prepare import prepare
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def corpus(tiny_config, media_files, tmp_path):
+    """A config on a table of good and bad clips; call it with more clips, or config keys."""
+
+    def make(more=(), **changes):
+        good = media_files["clip"]
+        clips = [
+            Clip("good-1", video=str(good), text="hello", label="happy"),
+            Clip("good-2", video=str(media_files["silent"]), audio=str(media_files["wav"]), text="no", label="sad"),
+            Clip("good-3", video=str(good), text="well", label="happy"),
+            Clip("good-4", video=str(good), text="oh", label="sad"),
+            Clip("truncated", video=str(media_files["truncated"]), text="hm", label="sad"),
+            Clip("text-named-mp4", video=str(media_files["text"]), text="hm", label="sad"),
+            Clip("no-sound", video=str(media_files["silent"]), text="hm", label="happy"),
+            Clip("sound-only", audio=str(media_files["wav"]), text="", label="happy"),
+            Clip("empty-file", video=str(media_files["empty"]), label="sad"),
+            Clip("no-such-file", video="/nowhere/x.mp4", text="hm", label="happy"),
+            Clip("unlabelled", video=str(good), text="who knows"),
+            *more,
+        ]
+        manifest.write(tmp_path / "clips.parquet", clips)
+        keys = {"data.manifest": str(tmp_path / "clips.parquet"), "store.root": str(tmp_path / "store")}
+        return override(tiny_config, keys | {"media.clips_per_part": 4} | changes)
+
+    return make
+
+
+def files_of(prepared):
+    return {path.name: path.stat().st_mtime_ns for path in prepared.shards.glob("*.parquet")}
+
+
+def test_bad_media_are_rows_with_a_status(corpus):
+    prepared = prepare(corpus())
+    rows = {row["clip_id"]: row for row in prepared.ledger.to_pylist()}
+    kinds = {
+        name: tuple(row[f"{m}_status"].partition(":")[0] for m in ("video", "audio", "text"))
+        for name, row in rows.items()
+    }
+    assert kinds == {
+        "good-1": ("ok", "ok", "ok"),
+        "good-2": ("ok", "ok", "ok"),
+        "good-3": ("ok", "ok", "ok"),
+        "good-4": ("ok", "ok", "ok"),
+        "truncated": ("corrupt", "corrupt", "ok"),
+        "text-named-mp4": ("corrupt", "corrupt", "ok"),
+        "no-sound": ("ok", "missing", "ok"),
+        "sound-only": ("missing", "ok", "missing"),
+        "empty-file": ("corrupt", "corrupt", "missing"),
+        "no-such-file": ("missing", "missing", "ok"),
+        "unlabelled": ("ok", "ok", "ok"),
+    }
+    assert abs(rows["good-2"]["audio_s"] - 2.0) < 0.05
+    with (prepared.path / stage.BAD_MEDIA).open() as stream:
+        bad = {(row["clip_id"], row["modality"]): row for row in csv.DictReader(stream)}
+    assert bad["truncated", "video"]["file"].endswith("truncated.mp4")
+    assert ("good-1", "video") not in bad
+    assert prepared.summary()["video"]["corrupt"] == 3
+
+
+def test_labelled_and_unlabelled_clips_never_share_a_part(corpus):
+    prepared = prepare(corpus())
+    parts = {row["clip_id"]: row["part"] for row in prepared.ledger.to_pylist()}
+    assert parts["unlabelled"] not in {part for name, part in parts.items() if name != "unlabelled"}
+    assert next(c.split for c in prepared.clips if c.clip_id == "unlabelled") == "unlabelled"
+
+
+def test_a_second_run_decodes_nothing(corpus):
+    first = prepare(corpus())
+    before = files_of(first)
+    assert prepare(corpus()) == first
+    assert files_of(first) == before
+
+
+def test_a_killed_run_goes_on_where_it_stopped(corpus):
+    first = prepare(corpus())
+    before, lost = files_of(first), first.parts[0]
+    content = pq.read_table(first.shards / lost)
+    (first.shards / lost).unlink()
+    again = prepare(corpus())
+    after = files_of(again)
+    assert {name for name in after if after[name] != before[name]} == {lost}
+    assert pq.read_table(again.shards / lost).equals(content)
+
+
+def test_other_labels_and_splits_decode_nothing(corpus):
+    first = prepare(corpus())
+    before = files_of(first)
+    other = prepare(corpus(**{"seed": 5, "data.validation_fraction": 0.5}))
+    assert {c.clip_id: c.split for c in first.clips} != {c.clip_id: c.split for c in other.clips}
+    assert files_of(other) == before
+
+
+def test_a_new_clip_decodes_its_own_part_only(corpus, media_files):
+    first = prepare(corpus())
+    before = set(files_of(first))
+    more = Clip("new-one", video=str(media_files["clip"]), text="new", label="sad")
+    again = prepare(corpus([more]))
+    assert len(set(files_of(again)) - before) == 1
+    assert "new-one" in again.ledger["clip_id"].to_pylist()
+
+
+def test_a_wrong_root_is_said_before_anything_is_decoded(corpus, tmp_path):
+    table = tmp_path / "clips.csv"
+    table.write_text("video,label\na.mp4,happy\nb.mp4,sad\nc.mp4,happy\nd.mp4,sad\n")
+    with pytest.raises(ValueError, match=r"none of the 4 media files.*data\.root"):
+        prepare(corpus(**{"data.manifest": str(table)}))
+
+
+def test_a_label_outside_the_vocabulary_is_said(corpus):
+    with pytest.raises(ValueError, match=r"'sad' \(\d+ clips\).*data\.labels"):
+        prepare(corpus(**{"data.labels": ["happy", "neutral"]}))
+
+
+def test_speakers_do_not_cross_our_cuts(tiny_config, ray_session):
+    prepared = prepare(tiny_config)
+    speakers = {}
+    for clip in prepared.clips:
+        speakers.setdefault(clip.split, set()).add(clip.speaker)
+    assert set(speakers) == {"train", "validation", "test"}
+    assert not speakers["train"] & speakers["validation"]
+    assert not (speakers["train"] | speakers["validation"]) & speakers["test"]
+
+
+def test_the_prepared_corpus_is_itself_a_manifest(tiny_config):
+    prepared = prepare(tiny_config)
+    again = manifest.read_table(prepared.path / stage.MANIFEST)
+    assert [replace(c) for c in again] == list(prepared.clips)

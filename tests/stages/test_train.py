@@ -1,0 +1,152 @@
+"""train: two phases, each once; weights that only the config decides; a killed worker loses nothing."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from emo_ray import store, tracking
+from emo_ray.config import flatten, override
+from emo_ray.models import checkpoint
+from emo_ray.stages import fit
+from emo_ray.stages.train import train
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def trained(evaluated, tiny_config):
+    return train(tiny_config)
+
+
+def checkpoints(config):
+    return {p.name: p.stat().st_mtime_ns for p in (Path(config.store.root) / "checkpoints").iterdir()}
+
+
+def test_a_checkpoint_can_be_used_on_its_own(trained):
+    head = checkpoint.load_fusion(trained.path)
+    video = checkpoint.load_emovclip(trained.path / checkpoint.EMOVCLIP)
+    assert set(head.project) == {"video", "audio", "text"}
+    assert not any(name.startswith("clip.") for name in load_file(trained.path / "emovclip" / checkpoint.WEIGHTS))
+    assert video.clip.visual.output_dim == head.project["video"][0].in_features
+    card = (trained.path / checkpoint.CARD).read_text()
+    assert all(label in card for label in trained.prepared.labels)
+
+
+def test_every_epoch_of_both_phases_is_kept(trained, tiny_config):
+    for folder in (trained.path, trained.path / checkpoint.EMOVCLIP):
+        history = store.read_meta(folder)["history"]
+        assert [row["epoch"] for row in history] == list(range(tiny_config.train.epochs))
+        assert all(0 <= row["val_waf"] <= 1 and row["train_loss"] > 0 for row in history)
+    assert store.read_meta(trained.path)["history"][0]["train_clips"] == 36
+
+
+def test_state_for_resuming_is_gone_when_the_result_is_stored(trained, tiny_config):
+    assert not any((Path(tiny_config.store.root) / "train").iterdir())
+
+
+def test_a_second_run_trains_nothing(trained, tiny_config):
+    before = checkpoints(tiny_config)
+    assert train(tiny_config).path == trained.path
+    assert checkpoints(tiny_config) == before
+
+
+def test_another_head_keeps_the_prompts(trained, tiny_config):
+    before = checkpoints(tiny_config)
+    other = train(override(tiny_config, {"fusion.modality_dropout": 0.1}))
+    after = checkpoints(tiny_config)
+    assert other.path != trained.path
+    assert set(after) - set(before) == {other.path.name}
+    assert all(after[name] == before[name] for name in before)
+
+
+def test_mlflow_has_one_run_with_parameters_epochs_and_artifacts(trained, evaluated, tiny_config):
+    from mlflow import MlflowClient
+
+    root = Path(tiny_config.store.root)
+    client = MlflowClient(tracking_uri=tracking.uri(tiny_config, root))
+    experiment = client.get_experiment_by_name("emo_ray")
+    runs = client.search_runs(
+        [experiment.experiment_id], f"tags.`emo_ray.key` = '{trained.path.name.removeprefix('model-')}'"
+    )
+    assert len(runs) == 1
+    run = runs[0]
+    assert run.info.status == "FINISHED"
+    assert set(run.data.params) == set(flatten(tiny_config))
+    for phase in ("emovclip", "fusion"):
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, f"{phase}/train_loss")]
+        assert steps == list(range(tiny_config.train.epochs))
+    assert run.data.metrics["test/VAT/waf"] == pytest.approx(evaluated.report["subsets"]["VAT"]["waf"])
+    names = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert names >= {"checkpoint", f"report-{evaluated.path.name}"}
+    inside = {item.path for item in client.list_artifacts(run.info.run_id, "checkpoint")}
+    assert "checkpoint/model.safetensors" in inside
+
+
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config):
+    """SIGKILL after the first epoch: the same epochs, and the very weights of a run that was left alone."""
+    config = override(tiny_config, {"store.root": tiny_config.store.root + "-killed", "emovclip.context_tokens": 8})
+    train_folder, killed = Path(config.store.root) / "train", []
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.02):
+            metrics = [p for p in train_folder.glob(f"emovclip-*/{fit.METRICS}") if p.stat().st_size]
+            workers = [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if "RayTrainWorker" in _command(p)]
+            if metrics and workers:
+                killed.append(workers[0])
+                os.kill(workers[0], signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        again = train(config)
+    finally:
+        done.set()
+        killer.join()
+    assert killed
+    own, reference = (store.read_meta(t.path / checkpoint.EMOVCLIP)["history"] for t in (again, trained))
+    assert [row["epoch"] for row in own] == [row["epoch"] for row in reference]
+    assert own == reference
+    weights = [load_file(t.path / "emovclip" / checkpoint.WEIGHTS) for t in (again, trained)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    heads = [load_file(t.path / checkpoint.WEIGHTS) for t in (again, trained)]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[1])
+
+
+def test_two_workers_train_one_model(tiny_config):
+    config = override(tiny_config, {"train.num_workers": 2, "train.epochs": 1})
+    result = train(config)
+    history = store.read_meta(result.path)["history"]
+    assert len(history) == 1
+    assert history[0]["train_clips"] == 36
+    assert history[0]["val_n"] == 12
+
+
+def test_without_labelled_clips_there_is_nothing_to_train_on(tiny_config, media_files, tmp_path):
+    table = tmp_path / "clips.jsonl"
+    table.write_text(json.dumps({"video": str(media_files["clip"]), "text": "hm"}))
+    with pytest.raises(ValueError, match="no labelled training clips"):
+        train(override(tiny_config, {"data.manifest": str(table), "store.root": str(tmp_path / "store")}))
+
+
+def test_more_gpus_than_there_are_is_one_clear_message(tiny_config):
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    from emo_ray import cluster
+
+    assert not cluster.use_gpu(tiny_config, 1)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""

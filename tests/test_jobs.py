@@ -1,0 +1,69 @@
+"""The command line: its last line is a path, its JSON is one line, its errors are one message."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emo_ray.config import dump
+
+JOBS = Path(__file__).resolve().parents[1] / "jobs"
+
+
+def run(name, *words, cwd=None, **environment):
+    return subprocess.run(
+        [sys.executable, str(JOBS / f"{name}.py"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def recipe(tiny_config, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(dump(tiny_config))
+    return str(tmp_path / "tiny.yaml")
+
+
+def test_a_finished_job_ends_with_its_path_or_with_one_line_of_json(ray_session, evaluated, recipe):
+    address = {"RAY_ADDRESS": ray_session.get_runtime_context().gcs_address}
+    plain = run("evaluate", recipe, **address)
+    assert plain.returncode == 0, plain.stderr
+    assert plain.stdout.splitlines()[-1] == str(evaluated.path)
+    assert "video + audio + text" in plain.stderr + plain.stdout
+    assert "mlflow ui" in plain.stderr + plain.stdout
+    as_json = run("evaluate", recipe, "--json", **address)
+    found = json.loads(as_json.stdout)
+    assert len(as_json.stdout.splitlines()) == 1
+    assert found["path"] == str(evaluated.path)
+    assert found["subsets"] == evaluated.report["subsets"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fusion.modalty_dropout=0.3"], "did you mean 'fusion.modality_dropout'"),
+        (["nosuchrecipe"], "nosuchrecipe"),
+        (["data.manifest=/nowhere/clips.csv"], "/nowhere/clips.csv"),
+        (["train.epochs=many"], "train.epochs"),
+        (["mini", "rubbish"], "expected key=value"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message(words, message, tmp_path, ray_session):
+    address = ray_session.get_runtime_context().gcs_address
+    result = run("train", *words, RAY_ADDRESS=address, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_help_shows_the_keys():
+    result = run("train", "--help")
+    assert result.returncode == 0
+    assert "modality_dropout" in result.stdout

@@ -1,0 +1,188 @@
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emo_ray import store
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def reordered(value):
+    """The same value with every dict's keys inserted the other way round, and lists as tuples."""
+    if isinstance(value, dict):
+        return {key: reordered(value[key]) for key in reversed(value)}
+    return tuple(reordered(item) for item in value) if isinstance(value, list) else value
+
+
+@given(value=VALUES)
+def test_digest_does_not_depend_on_the_order_of_keys(value):
+    assert store.digest(value) == store.digest(reordered(value))
+    assert len(store.digest(value)) == 16
+    assert int(store.digest(value), 16) >= 0
+
+
+@given(one=VALUES, other=VALUES)
+def test_different_values_have_different_digests(one, other):
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (store.digest(one) == store.digest(other)) == same
+
+
+def test_digest_is_the_same_in_another_process():
+    code = "from emo_ray import store; print(store.digest({'b': 1, 'a': [2, 'ü', None]}, 0.1))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert there.stdout.strip() == store.digest({"a": [2, "ü", None], "b": 1}, 0.1)
+
+
+def test_digest_separates_its_parts():
+    digests = [store.digest(*parts) for parts in ((), ("ab",), ("a", "b"), (["a", "b"],), ("a", ["b"]), ("1",), (1,))]
+    assert len(set(digests)) == len(digests)
+
+
+def test_digest_path_follows_the_content_alone(tmp_path):
+    def folder(name, files):
+        for file, content in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(content)
+        return store.digest_path(tmp_path / name)
+
+    first = folder("a", {"x": b"1", "deep/y": b"2"})
+    assert folder("b", {"deep/y": b"2", "x": b"1"}) == first
+    others = [
+        folder("c", {"x": b"1", "deep/y": b"3"}),
+        folder("d", {"x": b"1", "deep/z": b"2"}),
+        folder("e", {"x": b"1", "y": b"2"}),
+        folder("f", {"x": b"12", "deep/y": b""}),
+        folder("g", {"x": b"1"}),
+    ]
+    assert len({first, *others}) == 6
+    os.utime(tmp_path / "a/x", (1, 1))
+    assert store.digest_path(tmp_path / "a") == first
+    assert store.digest_path(tmp_path / "a/x") == store.digest_path(tmp_path / "g/x")
+    assert store.digest_path(tmp_path / "a/x") != store.digest_path(tmp_path / "a/deep/y")
+
+
+def test_digest_path_of_a_large_file_sees_size_head_and_tail(tmp_path):
+    path, size = tmp_path / "weights", 66 * 2**20
+    with path.open("wb") as stream:
+        stream.truncate(size)  # sparse: costs no disk
+    digests = [store.digest_path(path)]
+    for place in (0, size - 1):
+        with path.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"x")
+        digests.append(store.digest_path(path))
+    with path.open("ab") as stream:
+        stream.write(b"\0")
+    digests.append(store.digest_path(path))
+    assert len(set(digests)) == 4
+
+
+def test_an_artefact_appears_whole(tmp_path):
+    folder = tmp_path / "kind" / "abc"
+    with store.writing(folder, {"kind": "test", "path": Path("x")}) as temporary:
+        (temporary / "part").write_text("content")
+        assert not folder.exists()
+    assert store.is_complete(folder)
+    assert store.read_meta(folder) == {"kind": "test", "path": "x"}
+    assert (folder / "part").read_text() == "content"
+    assert os.listdir(folder.parent) == ["abc"]
+    assert folder.stat().st_mode & 0o055 == 0o055  # other users of a shared store can read it
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_write_leaves_nothing(tmp_path, error):
+    folder = tmp_path / "abc"
+    with pytest.raises(error), store.writing(folder, {}) as temporary:  # noqa: PT012
+        (temporary / "part").write_text("half")
+        raise error
+    assert not os.listdir(tmp_path)
+    assert not store.is_complete(folder)
+    with pytest.raises(ValueError, match=r"abc: found no meta\.json, expected a finished artefact"):
+        store.read_meta(folder)
+
+
+def test_a_killed_write_is_no_artefact_and_can_be_repeated(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from emo_ray import store\n"
+        "with store.writing(Path(sys.argv[1]), {}) as temporary:\n"
+        "    (temporary / 'part').write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    folder = tmp_path / "abc"
+    assert subprocess.run([sys.executable, "-c", code, folder]).returncode == -9
+    assert not folder.exists()
+    with store.writing(folder, {}) as temporary:
+        (temporary / "part").write_text("whole")
+    assert (folder / "part").read_text() == "whole"
+
+
+def test_the_first_complete_artefact_wins(tmp_path):
+    folder = tmp_path / "abc"
+    with store.writing(folder, {"by": "slow"}) as slow:
+        with store.writing(folder, {"by": "quick"}) as quick:
+            (quick / "part").write_text("quick")
+        (slow / "part").write_text("slow")
+    assert store.read_meta(folder) == {"by": "quick"}
+    assert (folder / "part").read_text() == "quick"
+    assert os.listdir(tmp_path) == ["abc"]
+
+
+@pytest.mark.parametrize("leftovers", [["part", "other"], []])
+def test_an_incomplete_folder_is_replaced(tmp_path, leftovers):
+    folder = tmp_path / "abc"
+    folder.mkdir()
+    for name in leftovers:
+        (folder / name).write_text("half")
+    with store.writing(folder, {}) as temporary:
+        (temporary / "part").write_text("whole")
+    assert sorted(os.listdir(folder)) == ["meta.json", "part"]
+    assert (folder / "part").read_text() == "whole"
+
+
+def test_many_writers_of_one_artefact_all_succeed(tmp_path):
+    def write(writer):
+        with store.writing(tmp_path / "abc", {"by": writer}) as temporary:
+            (temporary / "part").write_text(str(writer))
+        return store.read_meta(tmp_path / "abc")["by"]  # never gone again once it was there
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = set(pool.map(write, range(64)))
+    assert len(winners) == 1
+    assert (tmp_path / "abc/part").read_text() == str(winners.pop())
+    assert os.listdir(tmp_path) == ["abc"]
+
+
+def test_many_writers_of_one_file_all_succeed(tmp_path):
+    path, texts = tmp_path / "deep/note.txt", [str(i) * 10_000 for i in range(10)]
+
+    def write(text):
+        store.write_text(path, text)
+        return path.read_text()
+
+    with ThreadPoolExecutor(8) as pool:
+        seen = set(pool.map(write, texts * 10))
+    assert seen <= set(texts)
+    assert os.listdir(path.parent) == ["note.txt"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "table.parquet"
+    store.write_parquet(path, pa.table({"a": [1, 2, 3]}), rows_per_group=2)
+    with pytest.raises(pa.ArrowException):
+        store.write_parquet(path, pa.table({"a": [4]}), codec="no such codec")
+    assert pq.read_table(path)["a"].to_pylist() == [1, 2, 3]
+    assert pq.ParquetFile(path).num_row_groups == 2
+    assert os.listdir(tmp_path) == ["table.parquet"]
