@@ -18,7 +18,7 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 # The lock is complete, so --no-deps keeps pip from resolving anything by itself.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else \
 	"found Python %d.%d, expected 3.11 or 3.12: run e.g. make PYTHON=python3.12 " % v)'
 	$(PYTHON) -m venv --clear .venv

@@ -1,8 +1,8 @@
 """The command line of every job: `python jobs/<stage>.py [RECIPE or path.yaml] [key=value ...] [--json]`."""
 
+import importlib
 import json
 import sys
-from collections.abc import Callable
 from typing import Protocol
 
 from emo_ray import config as configuration
@@ -18,10 +18,11 @@ class Artefact(Protocol):
         """Plain values."""
 
 
-def main(stage: Callable[[configuration.Config], Artefact], usage: str) -> None:
-    """Run a stage on the command line's config. The last line printed is the artefact's path (or, with --json, JSON).
+def main(stage: str, usage: str) -> None:
+    """Run the stage of this name on the command line's config.
 
-    What the user can mend (a ValueError) is printed as one message, with exit status 2.
+    The last line printed is the artefact's path (with --json, the only line is JSON). What the user can mend (a
+    ValueError) is printed as one message, with exit status 2. Stages take seconds to import, so that comes last.
     """
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
@@ -32,7 +33,7 @@ def main(stage: Callable[[configuration.Config], Artefact], usage: str) -> None:
     recipe = words.pop(0) if words and "=" not in words[0] else "mini"
     try:
         config = configuration.load(recipe, configuration.parse_overrides(words))
-        artefact = stage(config)
+        artefact: Artefact = getattr(importlib.import_module(f"emo_ray.stages.{stage}"), stage)(config)
     except ValueError as error:
         if type(error) is not ValueError:  # libraries derive theirs from it; those are bugs, and want their traceback
             raise

@@ -43,6 +43,11 @@ def _hide_token() -> None:
         token.chmod(0o600)
 
 
+def has_dashboard() -> bool:
+    """Whether Ray's state API can be asked; the local cluster that `connect` starts has none."""
+    return bool(ray.init(ignore_reinit_error=True, logging_level="ERROR").dashboard_url)
+
+
 def in_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`, so that its working folder is a temporary copy."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -1,7 +1,6 @@
 """Report on a checkpoint, or on the model this config trains (made first where missing), over all seven subsets."""
 
 from emo_ray.cli import main
-from emo_ray.stages.evaluate import evaluate
 
 if __name__ == "__main__":
-    main(evaluate, __doc__)
+    main("evaluate", __doc__)

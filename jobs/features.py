@@ -1,7 +1,6 @@
 """Run the frozen sound and text encoders over shards (and a checkpoint's EmoVCLIP over video), once per encoder."""
 
 from emo_ray.cli import main
-from emo_ray.stages.features import features
 
 if __name__ == "__main__":
-    main(features, __doc__)
+    main("features", __doc__)

@@ -1,7 +1,6 @@
 """Decode a corpus into shards: clips on disk -> a checked manifest, splits, Parquet shards, a ledger of bad media."""
 
 from emo_ray.cli import main
-from emo_ray.stages.prepare import prepare
 
 if __name__ == "__main__":
-    main(prepare, __doc__)
+    main("prepare", __doc__)

@@ -1,7 +1,6 @@
 """Train EmoVCLIP's prompts and then the fusion head; stages that are missing before it run first."""
 
 from emo_ray.cli import main
-from emo_ray.stages.train import train
 
 if __name__ == "__main__":
-    main(train, __doc__)
+    main("train", __doc__)

@@ -14,7 +14,6 @@ RAVDESS_EMOTIONS = {
     "08": "surprised",
 }
 RAVDESS_STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
-MER2024_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
 
 def vocabulary(found: Iterable[str | None], wanted: tuple[str, ...] | None) -> tuple[str, ...]:

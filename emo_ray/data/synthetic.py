@@ -199,6 +199,7 @@ def _write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | N
             for stream, frames in streams:
                 for frame in (*frames, None):
                     container.mux(stream.encode(frame))
+        os.utime(temporary, (0, 0))  # shards are named after size and time: the same corpus, the same shards anywhere
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

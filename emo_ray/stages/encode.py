@@ -1,4 +1,4 @@
-"""The actor that encodes: one shard part in, one feature part out. Kept light, because every process of it imports it."""
+"""The actor that encodes: one shard part in, one feature part out. Kept light: each of its processes imports it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -62,7 +62,7 @@ def run(
     gpu = cluster.use_gpu(config, config.train.num_workers)
     cpus = cluster.train_worker_cpus(config.train.num_workers)
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = (ray.train.torch.TorchTrainer if cluster.has_dashboard() else _LocalTrainer)(
         partial(_worker, job, config, folder, cluster.usable_threads(cpus)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.train.num_workers,
@@ -89,6 +89,18 @@ def run(
 def clean_up(job: Job, config: Config) -> None:
     """Remove the state that only resuming needs, once the result is stored."""
     shutil.rmtree(cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}", ignore_errors=True)
+
+
+class _LocalTrainer(ray.train.torch.TorchTrainer):
+    """Without the callback that frees the resources of a controller that died.
+
+    It asks the dashboard, and where there is none every run ends with its time-out of 12 s. A local cluster dies with
+    its driver anyway.
+    """
+
+    def _create_default_callbacks(self) -> list:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
 
 class Reporter:

@@ -249,14 +249,14 @@ def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, fl
     lines = [
         f"# {about['phase']} checkpoint of emo_ray",
         "",
-        f"- trained on: {config.data.manifest or 'the synthetic corpus'}, {about['clips']} clips",
+        f"- trained on: {Path(config.data.manifest or 'the synthetic corpus').name}, {about['clips']} clips",
         f"- classes (training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
         f"- frozen CLIP: {config.emovclip.clip}, weights {config.emovclip.weights or 'random (no pretraining)'}",
         f"- sound encoder: {config.audio.encoder}; text encoder: {config.text.encoder}",
         f"- validation: {numbers or 'none'}",
         "",
-        "Emotion labels are what annotators of one corpus perceived. The model has not been tested for other languages,",
-        "recording conditions or groups of people than its corpus holds, and must not be used to judge individuals.",
+        "Emotion labels are what annotators of one corpus perceived. The model has not been tested on languages,",
+        "recording conditions or groups of people beyond its corpus, and must not be used to judge individuals.",
         "",
     ]
     return "\n".join(lines)
