@@ -32,12 +32,13 @@ def main(stage: str, usage: str) -> None:
     words = [word for word in words if word != "--json"]
     recipe = words.pop(0) if words and "=" not in words[0] else "mini"
     try:
-        config = configuration.load(recipe, configuration.parse_overrides(words))
+        config = configuration.absolute_paths(configuration.load(recipe, configuration.parse_overrides(words)))
         artefact: Artefact = getattr(importlib.import_module(f"emo_ray.stages.{stage}"), stage)(config)
-    except ValueError as error:
-        if type(error) is not ValueError:  # libraries derive theirs from it; those are bugs, and want their traceback
+    except Exception as error:
+        message = _for_user(error)
+        if message is None:
             raise
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     if as_json:
         print(json.dumps({"path": str(artefact.path), **artefact.summary()}, ensure_ascii=False))
@@ -47,3 +48,16 @@ def main(stage: str, usage: str) -> None:
     else:
         say(json.dumps(artefact.summary(), indent=1, ensure_ascii=False))
     print(artefact.path)
+
+
+def _for_user(error: BaseException | None) -> str | None:
+    """The message of the ValueError that this error is, or that a Ray worker raised; None for anything else.
+
+    Exactly ValueError: libraries derive theirs from it, and those are bugs that want their traceback.
+    """
+    while error is not None:
+        if type(error) is ValueError:
+            return str(error)
+        failures = getattr(error, "worker_failures", None) or {}  # of Ray Train: one per rank
+        error = next(iter(failures.values()), None) or getattr(error, "cause", None) or error.__cause__
+    return None

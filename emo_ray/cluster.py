@@ -12,6 +12,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+_MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
@@ -69,11 +70,22 @@ def gpus() -> float:
     return ray.cluster_resources().get("GPU", 0.0)
 
 
+def object_store_bytes() -> float:
+    """The shared memory that Ray keeps data in, over all nodes."""
+    return ray.cluster_resources().get("object_store_memory", 0.0)
+
+
 def use_gpu(config: Config, wanted: int) -> bool:
-    """Whether `wanted` GPU processes are to be started. Raises ValueError where they are demanded and not there."""
+    """Whether `wanted` GPU processes are to be started.
+
+    Raises ValueError where a local cluster has not the GPUs demanded; a joined one may grow, so there Ray waits.
+    """
     choice = config.train.use_gpu
-    if choice == "yes" and 0 < gpus() < wanted:
-        raise ValueError(f"train.use_gpu=yes: found {gpus():g} GPUs, expected {wanted}: lower train.num_workers")
+    if choice == "yes" and gpus() < wanted and not has_dashboard():
+        raise ValueError(
+            f"train.use_gpu=yes: found {gpus():g} GPUs, expected {wanted}: lower train.num_workers or set "
+            "train.use_gpu=auto"
+        )
     return choice == "yes" or (choice == "auto" and gpus() >= wanted)
 
 
@@ -89,8 +101,9 @@ def task_cpus() -> float:
 
 
 def actor_count(parts: int, use_gpu: bool) -> int:
-    """How many encoder actors to start for so many shard parts."""
-    return max(1, min(parts, int(gpus() if use_gpu else cpus())))
+    """How many encoder actors there may be for so many shard parts: a joined cluster may grow, a local one not."""
+    most = _MOST_ACTORS if has_dashboard() else int(gpus() if use_gpu else cpus())
+    return max(1, min(parts, most))
 
 
 def usable_threads(cpus_given: float) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 MODALITIES = ("video", "audio", "text")  # the order of M everywhere
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
+_PATHS = ("checkpoint", "emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder")  # or names
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -40,6 +41,11 @@ class Data(Section):
             if field not in CLIP_FIELDS:
                 raise ValueError(f"found field {field!r}, expected one of {', '.join(CLIP_FIELDS)}")
         return columns
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, labels: Any) -> Any:
+        return [str(v) if type(v) is int else v for v in labels] if isinstance(labels, list | tuple) else labels
 
     @field_validator("labels")
     @classmethod
@@ -264,6 +270,12 @@ def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Confi
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: found {type(tree).__name__}, expected a mapping of config keys")
     return override(override(Config(), _flat(tree)), overrides or {})
+
+
+def absolute_paths(config: Config) -> Config:
+    """The config with relative paths that exist made absolute: workers stand in other folders than this process."""
+    values = {key: value for key, value in flatten(config).items() if key in _PATHS and value}
+    return override(config, {k: str(Path(v).absolute()) for k, v in values.items() if Path(v).exists()})
 
 
 def dump(config: Config) -> str:

@@ -29,7 +29,7 @@ def digest(*parts: Any) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """Digest of a file or folder by content; of files over 64 MiB only size, head and tail are read."""
+    """Digest of a file or folder by content; files over 64 MiB by size, modification time, head and tail."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     seen = hashlib.blake2b(digest_size=8)
     for file in files:
@@ -39,6 +39,7 @@ def digest_path(path: Path) -> str:
         with file.open("rb") as stream:
             seen.update(stream.read(_FULL_READ_BYTES))
             if size > _FULL_READ_BYTES:
+                seen.update(str(file.stat().st_mtime_ns).encode())
                 stream.seek(-(2**20), os.SEEK_END)
                 seen.update(stream.read())
     return seen.hexdigest()

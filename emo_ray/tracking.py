@@ -2,6 +2,8 @@
 
 import logging
 import math
+import shlex
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from emo_ray.config import Config, flatten
 
 _LONGEST_VALUE = 500  # MLflow refuses longer parameter values
 _KEY_TAG = "emo_ray.key"
+_PRIVATE = {"tracking.uri"}  # may hold credentials
 
 
 class Run:
@@ -25,7 +28,7 @@ class Run:
         from mlflow.entities import Param
 
         there = self.client.get_run(self.run_id).data.params
-        new = {k: _short(v) for k, v in flatten(config).items() if k not in there}
+        new = {k: _short(v) for k, v in flatten(config).items() if k not in there and k not in _PRIVATE}
         self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in new.items()])
 
     def epoch(self, phase: str, metrics: Mapping[str, float]) -> None:
@@ -101,9 +104,11 @@ def open_run(config: Config, root: Path, key: str, name: str) -> Run:
 
 
 def command(config: Config, root: Path) -> str:
-    """The shell command that shows the runs."""
-    place = uri(config, root)
-    return f"open {place}" if place.startswith("http") else f"mlflow ui --backend-store-uri {place}"
+    """The shell command that shows the runs, or where they are."""
+    if config.tracking.uri is not None:
+        return "on the tracking server of tracking.uri"
+    mlflow = Path(sys.executable).with_name("mlflow")
+    return shlex.join([str(mlflow), "ui", "--backend-store-uri", uri(config, root)])
 
 
 def _short(value: Any) -> str:

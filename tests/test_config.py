@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emo_ray import config as cfg
-from emo_ray.config import CLIP_FIELDS, MODALITIES, RECIPES, Config, dump, flatten, leaves, load, override
+from emo_ray.config import (
+    CLIP_FIELDS,
+    MODALITIES,
+    RECIPES,
+    Config,
+    absolute_paths,
+    dump,
+    flatten,
+    leaves,
+    load,
+    override,
+)
 
 RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # What scripts and other people's recipes may rely on.
@@ -46,6 +57,15 @@ CHANGES = st.fixed_dictionaries(
         "audio.layers": st.lists(st.integers(-99, 99), min_size=1),
     },
 )
+
+
+def test_relative_paths_become_absolute_where_they_exist_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.pt").touch()
+    changes = {"emovclip.weights": "clip.pt", "emovclip.clip": "ViT-B-16", "audio.encoder": "facebook/hubert"}
+    found = absolute_paths(override(Config(), changes))
+    assert found.emovclip.weights == str(tmp_path / "clip.pt")
+    assert (found.emovclip.clip, found.audio.encoder) == ("ViT-B-16", "facebook/hubert")
 
 
 @given(changes=CHANGES)

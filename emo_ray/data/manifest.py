@@ -187,6 +187,8 @@ def _clip(row: dict, i: int, mapping: dict, file_header: str | None, root: Path,
         if not isinstance(value, str | int | float):
             problems.append(f"row {i}, column {column}: found {type(value).__name__}, expected text or a number")
             continue
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # whole numbers beside empty cells come as floats
         values[field] = str(value).strip() if field != "text" else str(value)
         if not _is_unicode(values[field]):
             problems.append(f"row {i}, column {column}: found half of a surrogate pair, expected Unicode text")

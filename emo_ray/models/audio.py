@@ -17,6 +17,7 @@ from emo_ray.models.pooling import masked_mean, mean_of_layers, source_digest
 VERSION = 1
 RATE_HZ = 16_000
 HOP = 160  # samples: 10 ms
+_RECEPTIVE_SAMPLES = 400  # of the HuBERT family's convolutions; shorter sound is zero-padded to one frame
 _MIN_SAMPLES = RATE_HZ // 2  # shorter sound is zero-padded to this: the pitch smoother needs 30 frames
 _PITCH_HZ = (65.0, 500.0)
 _VOICED_DB = 30.0  # frames within this of the loudest count as voiced
@@ -81,7 +82,7 @@ class SpeechModel(nn.Module):
         super().__init__()
         self.layers = config.layers
         self.extract = AutoFeatureExtractor.from_pretrained(config.encoder, revision=config.revision)
-        self.model = AutoModel.from_pretrained(config.encoder, revision=config.revision).eval()
+        self.model = AutoModel.from_pretrained(config.encoder, revision=config.revision, dtype=torch.float32).eval()
         self.dim = self.model.config.hidden_size
         if self.extract.sampling_rate != RATE_HZ:
             raise ValueError(f"{config.encoder}: found {self.extract.sampling_rate} Hz, expected {RATE_HZ} Hz")
@@ -91,8 +92,9 @@ class SpeechModel(nn.Module):
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """float32 features_BD: hidden layers averaged, then time, over valid frames alone."""
-        lengths = batch.audio_lengths_B.tolist()
-        waves = [audio_S[:n].cpu().numpy() for audio_S, n in zip(batch.audio_BS, lengths, strict=True)]
+        clips = zip(batch.audio_BS.cpu(), batch.audio_lengths_B.tolist(), strict=True)
+        short = [audio_S[:n] for audio_S, n in clips]
+        waves = [nn.functional.pad(s, (0, max(0, _RECEPTIVE_SAMPLES - len(s)))).numpy() for s in short]
         groups = [[wave] for wave in waves] if self.singly else [waves]
         return torch.cat([self._pooled(group) for group in groups])
 

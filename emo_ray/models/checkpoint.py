@@ -12,18 +12,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emo_ray import store
-from emo_ray.config import MODALITIES, Config, dump, load
+from emo_ray.config import MODALITIES, Config, Tracking, dump, load
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
+SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, labels: Sequence[str], card: str) -> None:
     """Write a trained state and what is needed to use it into a folder that exists."""
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
-    store.write_text(folder / CONFIG, dump(config))
+    shareable = config.model_copy(update={"tracking": Tracking()})  # a tracking URI may hold credentials
+    store.write_text(folder / CONFIG, dump(shareable))
     store.write_text(folder / LABELS, json.dumps(list(labels), ensure_ascii=False))
     store.write_text(folder / CARD, card)
 

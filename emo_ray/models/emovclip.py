@@ -77,8 +77,10 @@ class EmoVCLIP(nn.Module):
     def forward(self, batch: Batch | torch.Tensor) -> Output:
         """A batch, or its uint8 frames_BTCHW alone, to logits_BK and features_BD."""
         features_BD = self.encode_video(batch.frames_BTCHW if isinstance(batch, Batch) else batch)
-        classes_KD = F.normalize(self.encode_classes(), dim=-1)
-        logits_BK = self.logit_scale.exp() * F.normalize(features_BD, dim=-1) @ classes_KD.T
+        classes_KD = self.encode_classes()
+        with torch.autocast(features_BD.device.type, enabled=False):  # bf16 cosines at scale 100 would tie
+            cosines_BK = F.normalize(features_BD.float(), dim=-1) @ F.normalize(classes_KD.float(), dim=-1).T
+            logits_BK = self.logit_scale.exp() * cosines_BK
         return Output(logits_BK, features_BD)
 
     def encode_video(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
@@ -175,7 +177,12 @@ def image_size(config: Config) -> int:
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
         raise ValueError(f"emovclip.clip={config.emovclip.clip}: found image size {size}, expected a square")
-    return config.media.image_size or sides.pop()
+    side = sides.pop()
+    if config.media.image_size not in (None, side):
+        raise ValueError(
+            f"media.image_size: found {config.media.image_size}, expected {side}, the size of {config.emovclip.clip}"
+        )
+    return side
 
 
 def frozen_digest(config: Config) -> str:

@@ -51,7 +51,7 @@ class FusionHead(nn.Module):
         rows = []
         for m, name in enumerate(MODALITIES):
             absent_BH = self.absent_MH[m].expand(len(batch), -1)
-            if name in self.project:
+            if name in self.project and name in batch.features:  # else nobody here has it
                 rows.append(torch.where(present_BM[:, m, None], self._projected(batch, name, present_BM), absent_BH))
             else:
                 rows.append(absent_BH)

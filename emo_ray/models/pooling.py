@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
 
 from emo_ray import store
 
@@ -25,13 +26,11 @@ def source_digest(name: str, revision: str | None) -> str:
     """A folder's content, or the commit that a hub name stands for. Raises ValueError where neither is to be had."""
     if Path(name).is_dir():
         return store.digest_path(Path(name))
-    from transformers import AutoConfig  # seconds to import
-
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        path = hf_hub_download(name, "config.json", revision=revision)  # in the cache: snapshots/<commit>/config.json
     except (OSError, ValueError) as error:
         raise ValueError(
             f"found no model {name!r}, expected a local folder, a name on the model hub that this machine can reach, "
             f"or an offline encoder (audio.encoder=functionals, text.encoder=ngrams): {str(error).splitlines()[0]}"
         ) from error
-    return store.digest(name, getattr(config, "_commit_hash", None) or revision)
+    return store.digest(name, Path(path).parent.name)

@@ -13,7 +13,9 @@ from emo_ray.config import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models.pooling import masked_mean, mean_of_layers, source_digest
 
-VERSION = 1
+VERSION = 2
+# Runs of letters, single ones too ("I"; scripts written without spaces stay whole), and of signs ("?!").
+TOKEN = r"(?u)\w+|[^\w\s]+"
 
 
 class NGrams(nn.Module):
@@ -22,8 +24,7 @@ class NGrams(nn.Module):
     def __init__(self, config: Text):
         super().__init__()
         self.dim = config.ngram_features
-        # Every run of letters is a word, single ones too ("I", and scripts written without spaces stay whole).
-        self.hash = HashingVectorizer(n_features=self.dim, ngram_range=(1, 2), token_pattern=r"(?u)\w+")
+        self.hash = HashingVectorizer(n_features=self.dim, ngram_range=(1, 2), token_pattern=TOKEN)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -43,7 +44,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = AutoTokenizer.from_pretrained(config.encoder, padding_side="right", **source)
         if self.tokenizer.pad_token is None:  # decoder-only models often have none; the mask hides what it is
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModel.from_pretrained(config.encoder, **source).eval()
+        self.model = AutoModel.from_pretrained(config.encoder, dtype=torch.float32, **source).eval()
         self.dim = self.model.config.hidden_size
 
     @torch.inference_mode()
@@ -68,5 +69,5 @@ def digest(config: Text) -> str:
     """What decides the encoder's output, without loading it."""
     if config.encoder in ENCODERS:
         return store.digest("text", config.encoder, config.ngram_features, VERSION)
-    settings = config.model_dump(mode="json", exclude={"batch_size", "ngram_features"})
+    settings = config.model_dump(mode="json", exclude={"batch_size", "ngram_features", "trust_remote_code"})
     return store.digest("text", settings, source_digest(config.encoder, config.revision), VERSION)

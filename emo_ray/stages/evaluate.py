@@ -11,12 +11,13 @@ import pyarrow as pa
 import torch
 
 from emo_ray import cluster, report, store, tracking
-from emo_ray.config import MODALITIES, Config, flatten, override
+from emo_ray.config import MODALITIES, Config
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import console, say
-from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
+from emo_ray.stages.encode import Encoder
+from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import labels_of, parts_with, train
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
@@ -29,8 +30,6 @@ SUBSETS = {
     for names in combinations(MODALITIES, size)
 }
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"
-# What a given checkpoint does not decide.
-_CALLERS_SECTIONS = ("checkpoint", "data", "synthetic", "evaluate", "store", "tracking", "cluster")
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,20 @@ def evaluate(config: Config) -> Evaluated:
         path, prepared = trained.path, trained.prepared
     else:
         path = Path(config.checkpoint)
-        config = _of_checkpoint(config, path)
+        config = of_checkpoint(config, path)
         prepared = prepare(config)
     root = cluster.store_root(config)
-    split, label_of = _split(config, prepared)
+    split, label_of, notes = _split(config, prepared, path)
+    encoders = encoders_of(config, path)
     weights = store.digest_path(path / checkpoint.WEIGHTS)
-    folder = root / "reports" / store.digest(VERSION, weights, prepared.path.name, split)
+    key = store.digest(VERSION, weights, [e.digest for e in encoders], prepared.path.name, split, sorted(label_of))
+    folder = root / "reports" / key
     if not store.is_complete(folder):
-        batch = _batch(config, prepared, path, label_of)
+        batch = _batch(config, prepared, encoders, label_of)
         head = checkpoint.load_fusion(path)
         probabilities = {name: _probabilities(head, batch, names) for name, names in SUBSETS.items()}
         content = _report(batch, probabilities, prepared, split) | {"checkpoint": path.name}
+        content["notes"] += notes
         with store.writing(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}) as temporary:
             store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
             _write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels)
@@ -84,30 +86,30 @@ def evaluate(config: Config) -> Evaluated:
     return Evaluated(folder, content, tracking.command(config, root))
 
 
-def _of_checkpoint(config: Config, path: Path) -> Config:
-    """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
-    own, labels = checkpoint.read_config(path)
-    callers = {k: v for k, v in flatten(config).items() if k.split(".")[0] in _CALLERS_SECTIONS}
-    return override(own, callers | {"data.labels": labels})
-
-
-def _split(config: Config, prepared: Prepared) -> tuple[str, dict[str, int]]:
+def _split(config: Config, prepared: Prepared, path: Path) -> tuple[str, dict[str, int], list[str]]:
+    """The split to measure on, its labels, and what to say about it. Clips that the model has seen are left out."""
     names = ("test", "validation") if config.evaluate.split == "auto" else (config.evaluate.split,)
-    for name in names:
-        if label_of := labels_of(prepared, name):
-            return name, label_of
-    raise ValueError(
-        f"found no labelled clips in {' or '.join(names)}, expected some to measure on: see evaluate.split"
-    )
+    name = next((n for n in names if labels_of(prepared, n)), None)
+    if name is None:
+        raise ValueError(f"found no labelled clips in {' or '.join(names)}, expected some: see evaluate.split")
+    label_of = labels_of(prepared, name)
+    if name != "test":
+        return name, label_of, [f"the model was {'trained' if name == 'train' else 'selected'} on {name} clips"]
+    seen = json.loads((path / checkpoint.SEEN).read_text(encoding="utf-8"))
+    unseen = {clip_id: label for clip_id, label in label_of.items() if clip_id not in seen}
+    if not unseen:
+        raise ValueError(
+            f"found only clips that {path.name} was trained or selected on (by clip_id), expected others in {name}"
+        )
+    left_out = len(label_of) - len(unseen)
+    note = f"left out {left_out} {name} clips that {path.name} was trained or selected on (by clip_id)"
+    return name, unseen, [note] if left_out else []
 
 
-def _batch(config: Config, prepared: Prepared, path: Path, label_of: dict[str, int]) -> Batch:
+def _batch(config: Config, prepared: Prepared, encoders: Sequence[Encoder], label_of: dict[str, int]) -> Batch:
     """Features and labels of the split's clips, one batch: features are small."""
     parts = parts_with(prepared, label_of)
-    own = path / checkpoint.EMOVCLIP
-    encoders = [*frozen_encoders(config), *([video_encoder(own)] if own.is_dir() else [])]
-    folders = encode(config, prepared, encoders, parts)
-    table = load(prepared, folders, parts)
+    table = load(prepared, encode(config, prepared, encoders, parts), parts)
     table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
     label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
     return from_features(table.append_column("label", label))
@@ -163,8 +165,9 @@ def _write_predictions(path: Path, batch: Batch, probabilities: dict[str, np.nda
 
 
 def _track(config: Config, root: Path, path: Path, folder: Path, content: dict) -> None:
-    """Into the run that made the model, or one named after a checkpoint from elsewhere."""
-    run = tracking.open_run(config, root, path.name.removeprefix("model-"), path.name)
+    """Into the run that made the model; a given checkpoint has a run for each corpus it is measured on."""
+    key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
+    run = tracking.open_run(config, root, key, path.name)
     values = {f"{content['split']}/{n}/{k}": v for n, m in content["subsets"].items() if m for k, v in m.items()}
     run.metrics(values | {f"{content['split']}/available/{k}": v for k, v in content["available"].items()})
     run.artifacts(folder, f"report-{folder.name}")

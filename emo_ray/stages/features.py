@@ -16,13 +16,18 @@ import pyarrow.parquet as pq
 import ray.data
 
 from emo_ray import cluster, store
-from emo_ray.config import Config
+from emo_ray.config import Config, flatten, override
 from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.progress import progress
 from emo_ray.stages.encode import Encode, Encoder
 from emo_ray.stages.prepare import Prepared, prepare
 
 VERSION = 2  # of the tables' form
+# What a given checkpoint does not decide: places, data, and what may run on this machine.
+_CALLERS = {
+    *("checkpoint", "data", "synthetic", "evaluate", "store", "tracking", "cluster"),
+    *("train.use_gpu", "text.trust_remote_code"),
+}
 
 
 def frozen_encoders(config: Config) -> list[Encoder]:
@@ -31,6 +36,19 @@ def frozen_encoders(config: Config) -> list[Encoder]:
         Encoder("audio", audio.digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size),
         Encoder("text", text.digest(config.text), lambda: text.build(config.text), config.text.batch_size),
     ]
+
+
+def encoders_of(config: Config, path: Path) -> list[Encoder]:
+    """The encoders of a model in a checkpoint folder; one of sound and text alone has no EmoVCLIP."""
+    video = path / checkpoint.EMOVCLIP
+    return [*frozen_encoders(config), *([video_encoder(video)] if video.is_dir() else [])]
+
+
+def of_checkpoint(config: Config, path: Path) -> Config:
+    """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
+    own, labels = checkpoint.read_config(path)
+    callers = {k: v for k, v in flatten(config).items() if k in _CALLERS or k.split(".")[0] in _CALLERS}
+    return override(own, callers | {"data.labels": labels})
 
 
 def video_encoder(folder: Path) -> Encoder:
@@ -54,10 +72,12 @@ class Featured:
 
 def features(config: Config) -> Featured:
     """Features of every clip of the corpus, sound and text, and video where `checkpoint` names a model."""
+    if config.checkpoint is None:
+        encoders = frozen_encoders(config)
+    else:
+        config = of_checkpoint(config, Path(config.checkpoint))
+        encoders = encoders_of(config, Path(config.checkpoint))
     prepared = prepare(config)
-    encoders = frozen_encoders(config)
-    if config.checkpoint is not None:
-        encoders.append(video_encoder(Path(config.checkpoint) / checkpoint.EMOVCLIP))
     folders = encode(config, prepared, encoders)
     return Featured(cluster.store_root(config) / "features", folders)
 
@@ -65,10 +85,13 @@ def features(config: Config) -> Featured:
 def encode(
     config: Config, prepared: Prepared, encoders: Sequence[Encoder], parts: Sequence[str] | None = None
 ) -> dict[str, Path]:
-    """Make the feature parts of `parts` (default: all of the corpus) that are missing; a folder per modality."""
+    """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
     parts = prepared.parts if parts is None else parts
-    folders, rows = {}, []
+    folders, rows, ledger = {}, [], prepared.ledger
+    ledger = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts))))
     for i, encoder in enumerate(encoders):
+        if "ok" not in ledger[f"{encoder.modality}_status"].unique().to_pylist():
+            continue  # nobody has it: no need to load a model
         folder = folders[encoder.modality] = _folder(config, prepared, encoder)
         todo = [name for name in parts if not (folder / name).exists()]
         rows += [

@@ -27,7 +27,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from emo_ray import cluster, store
 from emo_ray.config import Config, Optimisation
 from emo_ray.data.batch import Batch
-from emo_ray.progress import progress
+from emo_ray.progress import progress, say
 from emo_ray.training import loop
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
@@ -57,6 +57,11 @@ def run(
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
     this process as epochs end. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
     """
+    if job.train_rows < config.train.num_workers:
+        raise ValueError(
+            f"found {job.train_rows} {job.phase} training clips for {config.train.num_workers} workers, expected at "
+            "least one each: lower train.num_workers"
+        )
     folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
     folder.mkdir(parents=True, exist_ok=True)
     gpu = cluster.use_gpu(config, config.train.num_workers)
@@ -162,8 +167,8 @@ def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
         model = job.build()
     model = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
     share = job.optimisation.batch_size // reporter.world_size
-    rows = job.train_rows // reporter.world_size * job.passes_per_epoch
-    steps, bf16 = max(1, -(-rows // share)), _bf16(job.precision, device)
+    steps = -(-(job.train_rows // reporter.world_size) // share) * job.passes_per_epoch
+    bf16 = _bf16(job.precision, device)
     plan = loop.Plan(job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K)
     batches = partial(_train_batches, job, config, share)
     loop.fit(model, batches, partial(_validation_batches, job, reporter), plan, reporter)
@@ -207,10 +212,13 @@ def _watched(folder: Path, phase: str, epochs: int, on_epoch: Callable[[str, dic
             nonlocal seen
             history = _history(folder)
             for metrics in history[seen:]:
-                on_epoch(phase, metrics)
+                seen += 1
+                try:
+                    on_epoch(phase, metrics)
+                except Exception as error:  # a tracking server that is away must not cost a training run
+                    say(f"epoch {seen} could not be tracked: {error}")
                 score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
                 advance(1, f"loss {metrics['train_loss']:.3f} {score}")
-            seen = len(history)
             with suppress(OSError, ValueError):
                 epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
                 if epoch >= seen:

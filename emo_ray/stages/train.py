@@ -3,6 +3,7 @@
 Each of the two is trained once per digest of what decides it: changing only `fusion.*` trains only the head again.
 """
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -29,6 +30,7 @@ from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.loss import balanced_weights
 
 VERSION = 1
+_KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 LabelOf = dict[str, int]  # clip_id -> class index
 
 
@@ -46,6 +48,8 @@ class Trained:
 
 def train(config: Config) -> Trained:
     """The checkpoint of this config: made now, or found. Raises ValueError where there is nothing to train on."""
+    if config.checkpoint is not None:
+        raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     prepared = prepare(config)
     root = cluster.store_root(config)
     wanted = {split: labels_of(prepared, split) for split in ("train", "validation")}
@@ -140,9 +144,7 @@ def _train_emovclip(
         say(f"EmoVCLIP {path.name} is trained already")
         return
     usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
-    datasets = {"train": _video_dataset(prepared, usable["train"])}
-    if usable["validation"]:
-        datasets["validation"] = _video_dataset(prepared, usable["validation"]).materialize()
+    datasets = {split: _video_dataset(prepared, label_of) for split, label_of in usable.items() if label_of}
     job = fit.Job(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
@@ -167,9 +169,9 @@ def _train_fusion(
     if "train" not in datasets:
         raise ValueError("found no training clip with any usable modality: see bad_media.csv in " + str(prepared.path))
     batch = from_features(tables["train"])
-    statistics = {
-        name: scaling(batch.features[name][batch.present_BM[:, MODALITIES.index(name)]]) for name in batch.features
-    }
+    present = {name: batch.present_BM[:, MODALITIES.index(name)] for name in batch.features}
+    # What no training clip has cannot be learnt: the head then has no place for it.
+    statistics = {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}
     job = fit.Job(
         phase="fusion",
         digest=path.name.removeprefix("model-"),
@@ -186,18 +188,24 @@ def _train_fusion(
 
 
 def _video_dataset(prepared: Prepared, label_of: LabelOf) -> ray.data.Dataset:
-    """Shard rows of these clips, streamed: whole parts are read and other rows dropped before any JPEG is decoded."""
-    paths = [str(prepared.shards / name) for name in parts_with(prepared, label_of)]
+    """Shard rows of these clips: whole parts are read and other rows dropped before any JPEG is decoded.
+
+    Rows that fit are kept in the object store, so that an epoch starts at once; more are streamed from disk each epoch.
+    """
+    paths = [prepared.shards / name for name in parts_with(prepared, label_of)]
     ids = pa.array(list(label_of))
 
     def keep(table: pa.Table) -> pa.Table:
         return table.filter(pc.is_in(table["clip_id"], ids))
 
     columns = ["clip_id", "frames", *(f"{name}_status" for name in MODALITIES)]
-    dataset = ray.data.read_parquet(paths, columns=columns, num_cpus=cluster.task_cpus())
-    return dataset.map_batches(
+    dataset = ray.data.read_parquet([str(p) for p in paths], columns=columns, num_cpus=cluster.task_cpus())
+    dataset = dataset.map_batches(
         keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=cluster.task_cpus()
     )
+    dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
+    fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
+    return dataset.materialize() if fits else dataset
 
 
 def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
@@ -226,6 +234,8 @@ def _save(
     with store.writing(path, meta) as folder:
         card = _card(about, config, prepared, metrics)
         checkpoint.write(folder, best["model"], config, prepared.labels, card)
+        seen = [clip for clip in prepared.clips if clip.split in ("train", "validation") and clip.label is not None]
+        store.write_text(folder / checkpoint.SEEN, json.dumps({clip.clip_id: clip.split for clip in seen}))
         if video_path is not None:
             _link_tree(video_path, folder / checkpoint.EMOVCLIP)
 

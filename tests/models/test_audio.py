@@ -82,6 +82,11 @@ def test_speech_model_does_not_depend_on_neighbours(hubert):
     assert alone.shape == (len(WAVES), encode.dim)
 
 
+def test_sound_shorter_than_the_receptive_field_does_not_depend_on_neighbours(hubert):
+    encode, click = audio.build(Audio(encoder=str(hubert))), noise(1)[:300]
+    torch.testing.assert_close(encode(batch_of(click, WAVES[1]))[:1], encode(batch_of(click)), atol=1e-5, rtol=1e-4)
+
+
 def test_speech_model_is_the_mean_over_time_of_the_mean_of_layers(hubert):
     encode, wave = audio.build(Audio(encoder=str(hubert), layers=(-1, -2))), WAVES[1]
     extract = Wav2Vec2FeatureExtractor.from_pretrained(hubert)

@@ -147,6 +147,12 @@ def test_cls_proj_can_be_frozen(tiny):
     assert not any(p.requires_grad for n, p in model.named_parameters() if "cls_proj" in n)
 
 
+def test_logits_stay_exact_under_bf16_autocast(tiny):
+    model, images = build(tiny()), frames_of(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(images).logits_BK.dtype == torch.float32
+
+
 def test_order_of_frames_matters_only_with_prompts(tiny):
     images = frames_of(2, 4)
     flipped = images.flip(1)
@@ -199,11 +205,12 @@ def test_image_size_needs_no_model(tiny):
         ({"emovclip.clip": "nope.json"}, "nope.json"),
         ({"emovclip.weights": "laion-nope"}, "laion-nope"),
         ({"emovclip.context_tokens": 30}, "context_tokens"),
+        ({"media.image_size": 48}, "image_size"),
     ],
 )
 def test_unusable_settings_are_named(tiny, changes, message):
     with pytest.raises(ValueError, match=message):
-        emovclip.build(tiny(changes), LABELS)
+        assert emovclip.image_size(tiny(changes)) and emovclip.build(tiny(changes), LABELS)
 
 
 def test_other_towers_are_refused(tiny):

@@ -54,6 +54,13 @@ def test_a_modality_without_an_encoder_is_absent_everywhere():
     assert head(Batch(("a",) * 4, present, features={"audio": torch.randn(4, 3)})).logits_BK.shape == (4, 2)
 
 
+def test_a_corpus_that_lacks_a_modality_is_read_by_a_head_that_knows_it():
+    batch = batch_of(present=torch.tensor([[False, True, True]] * 64))
+    fewer = replace(batch, features={name: batch.features[name] for name in ("audio", "text")})
+    head = head_of().eval()
+    assert torch.equal(head(fewer).logits_BK, head(batch).logits_BK)
+
+
 def test_nothing_is_dropped_in_evaluation():
     batch, head = batch_of(), head_of(modality_dropout=1.0, dropout=0.0)
     assert torch.equal(head.eval()(batch).logits_BK, head(batch).logits_BK)

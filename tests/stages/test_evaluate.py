@@ -1,6 +1,7 @@
 """evaluate: the seven subsets, from predictions that say the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from sklearn.metrics import f1_score, recall_score
 
 from emo_ray.config import override
+from emo_ray.data import manifest
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, SUBSETS, evaluate
+from emo_ray.stages.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -59,6 +62,18 @@ def test_a_checkpoint_is_measured_with_its_own_settings(evaluated, tiny_config):
     other = evaluate(override(given, {"evaluate.split": "validation"})).report
     assert other["split"] == "validation"
     assert other["n_clips"] == 12
+
+
+def test_clips_that_a_checkpoint_has_seen_are_not_tested_on(evaluated, tiny_config, tmp_path):
+    """The same corpus without its splits: our cut would put training clips into test."""
+    prepared = prepare(tiny_config)
+    seen = {clip.clip_id for clip in prepared.clips if clip.split in ("train", "validation")}
+    manifest.write(tmp_path / "clips.parquet", [replace(clip, split=None) for clip in prepared.clips])
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    keys = {"checkpoint": str(model), "data.manifest": str(tmp_path / "clips.parquet"), "data.test_fraction": 0.5}
+    found = evaluate(override(tiny_config, keys))
+    assert not seen & set(pq.read_table(found.path / PREDICTIONS)["clip_id"].to_pylist())
+    assert any("trained or selected on" in note for note in found.report["notes"])
 
 
 def test_sound_without_video_goes_through_the_same_stages(tiny_config, media_files, tmp_path):

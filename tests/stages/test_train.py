@@ -15,6 +15,7 @@ from emo_ray import store, tracking
 from emo_ray.config import flatten, override
 from emo_ray.models import checkpoint
 from emo_ray.stages import fit
+from emo_ray.stages import train as stage
 from emo_ray.stages.train import train
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -78,7 +79,7 @@ def test_mlflow_has_one_run_with_parameters_epochs_and_artifacts(trained, evalua
     assert len(runs) == 1
     run = runs[0]
     assert run.info.status == "FINISHED"
-    assert set(run.data.params) == set(flatten(tiny_config))
+    assert set(run.data.params) == set(flatten(tiny_config)) - {"tracking.uri"}
     for phase in ("emovclip", "fusion"):
         steps = [m.step for m in client.get_metric_history(run.info.run_id, f"{phase}/train_loss")]
         assert steps == list(range(tiny_config.train.epochs))
@@ -89,8 +90,9 @@ def test_mlflow_has_one_run_with_parameters_epochs_and_artifacts(trained, evalua
     assert "checkpoint/model.safetensors" in inside
 
 
-def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config):
-    """SIGKILL after the first epoch: the same epochs, and the very weights of a run that was left alone."""
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config, monkeypatch):
+    """SIGKILL after the first epoch, and shards streamed instead of kept: the very weights of the undisturbed run."""
+    monkeypatch.setattr(stage, "_KEPT_SHARE", 0)
     config = override(tiny_config, {"store.root": tiny_config.store.root + "-killed", "emovclip.context_tokens": 8})
     train_folder, killed = Path(config.store.root) / "train", []
     done = threading.Event()
@@ -137,12 +139,32 @@ def test_without_labelled_clips_there_is_nothing_to_train_on(tiny_config, media_
         train(override(tiny_config, {"data.manifest": str(table), "store.root": str(tmp_path / "store")}))
 
 
-def test_more_gpus_than_there_are_is_one_clear_message(tiny_config):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.use_gpu": "yes", "train.num_workers": 4}, r"expected 4: lower train\.num_workers"),
+        ({"checkpoint": "somewhere"}, "train makes one"),
+    ],
+)
+def test_what_cannot_be_had_is_one_clear_message(tiny_config, changes, message):
     if ray.cluster_resources().get("GPU"):
-        pytest.skip("this machine has a GPU")
-    from emo_ray import cluster
+        pytest.skip("this machine has GPUs")
+    with pytest.raises(ValueError, match=message):
+        train(override(tiny_config, {"fusion.hidden": 8, **changes}))
 
-    assert not cluster.use_gpu(tiny_config, 1)
+
+def test_a_modality_that_only_validation_has_is_left_alone(tiny_config, media_files, tmp_path):
+    """No transcript in training: the head has no place for text, and no score is lost to it."""
+    rows = [
+        {"clip_id": f"c{i}", "audio": str(media_files["wav"]), "label": "ab"[i % 2], "split": split, "text": text}
+        for i, (split, text) in enumerate([("train", None)] * 8 + [("validation", "hello")] * 4)
+    ]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    keys = {"data.manifest": str(tmp_path / "clips.jsonl"), "store.root": str(tmp_path / "store"), "train.epochs": 1}
+    result = train(override(tiny_config, keys))
+    assert set(checkpoint.load_fusion(result.path).project) == {"audio"}
+    weights = load_file(result.path / checkpoint.WEIGHTS)
+    assert all(w.isfinite().all() for w in weights.values())
 
 
 def _command(pid: int) -> str:
