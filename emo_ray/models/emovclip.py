@@ -151,6 +151,7 @@ def prompted_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts:
 
 def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
     """A fresh EmoVCLIP on the CLIP that the config names; what is random comes from `config.seed` alone."""
+    image_size(config)  # refuses what the CLIP cannot take
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return EmoVCLIP(config, load_clip(config), labels)

@@ -66,6 +66,12 @@ class FusionHead(nn.Module):
         return self.project[name](scaled_BD.masked_fill(absent_B[:, None], 0.0))
 
 
+def scalings(batch: Batch) -> dict[str, torch.Tensor]:
+    """`scaling` of every modality that any of these (training) clips has; what none has cannot be learnt."""
+    present = {name: batch.present_BM[:, MODALITIES.index(name)] for name in batch.features}
+    return {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}
+
+
 def scaling(features_BD: torch.Tensor) -> torch.Tensor:
     """Mean and deviation (2, D) of present training features; constant ones get a deviation of 1."""
     deviation_D = features_BD.std(dim=0, correction=0)

@@ -22,7 +22,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import MODALITIES, Config, Optimisation
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.models import checkpoint, emovclip
-from emo_ray.models.fusion import FusionHead, scaling
+from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
 from emo_ray.stages import fit
 from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
@@ -168,10 +168,7 @@ def _train_fusion(
     datasets = {name: ray.data.from_arrow(t).materialize() for name, t in tables.items() if len(t)}
     if "train" not in datasets:
         raise ValueError("found no training clip with any usable modality: see bad_media.csv in " + str(prepared.path))
-    batch = from_features(tables["train"])
-    present = {name: batch.present_BM[:, MODALITIES.index(name)] for name in batch.features}
-    # What no training clip has cannot be learnt: the head then has no place for it.
-    statistics = {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}
+    statistics = scalings(from_features(tables["train"]))
     job = fit.Job(
         phase="fusion",
         digest=path.name.removeprefix("model-"),

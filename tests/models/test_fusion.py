@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from emo_ray.config import MODALITIES, Fusion
 from emo_ray.data.batch import Batch
-from emo_ray.models.fusion import FusionHead, drop_modalities, scaling
+from emo_ray.models.fusion import FusionHead, drop_modalities, scaling, scalings
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
 
@@ -116,3 +116,13 @@ def test_scaling_standardises_and_survives_constants():
     scaled = (features - mean) / deviation
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_a_modality_that_no_training_clip_has_gets_no_place():
+    """Its mean would be NaN, and with it every later clip that has it."""
+    present = torch.tensor([[True, False, True]] * 8)
+    batch = batch_of(rows=8, present=present)
+    found = scalings(batch)
+    assert set(found) == {"video", "text"}
+    head = FusionHead(Fusion(hidden=8), found, classes=2).eval()
+    assert head(batch_of(present=torch.ones(64, 3, dtype=torch.bool))).logits_BK.isfinite().all()

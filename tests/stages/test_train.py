@@ -100,8 +100,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny
     def kill() -> None:
         while not done.wait(0.02):
             metrics = [p for p in train_folder.glob(f"emovclip-*/{fit.METRICS}") if p.stat().st_size]
-            workers = [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if "RayTrainWorker" in _command(p)]
-            if metrics and workers:
+            if metrics and (workers := _our_train_workers()):
                 killed.append(workers[0])
                 os.kill(workers[0], signal.SIGKILL)
                 return
@@ -153,22 +152,18 @@ def test_what_cannot_be_had_is_one_clear_message(tiny_config, changes, message):
         train(override(tiny_config, {"fusion.hidden": 8, **changes}))
 
 
-def test_a_modality_that_only_validation_has_is_left_alone(tiny_config, media_files, tmp_path):
-    """No transcript in training: the head has no place for text, and no score is lost to it."""
-    rows = [
-        {"clip_id": f"c{i}", "audio": str(media_files["wav"]), "label": "ab"[i % 2], "split": split, "text": text}
-        for i, (split, text) in enumerate([("train", None)] * 8 + [("validation", "hello")] * 4)
-    ]
-    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    keys = {"data.manifest": str(tmp_path / "clips.jsonl"), "store.root": str(tmp_path / "store"), "train.epochs": 1}
-    result = train(override(tiny_config, keys))
-    assert set(checkpoint.load_fusion(result.path).project) == {"audio"}
-    weights = load_file(result.path / checkpoint.WEIGHTS)
-    assert all(w.isfinite().all() for w in weights.values())
+def _our_train_workers() -> list[int]:
+    """Train workers of this process's own Ray: children of a raylet that is its child."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if "RayTrainWorker" in (folder / "cmdline").read_text() and _parent(_parent(folder.name)) == os.getpid():
+                found.append(int(folder.name))
+        except OSError:  # it has ended
+            continue
+    return found
 
 
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
+def _parent(pid: int | str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
