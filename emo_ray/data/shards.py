@@ -117,17 +117,19 @@ def ledger(path: Path) -> pa.Table:
 
 
 def _stamp(source: str | None) -> tuple | None:
+    """Name, size and time of a media file; not its folder, so that a corpus can be moved."""
     if source is None:
         return None
+    name = source.rsplit("/", 1)[-1]
     try:
         if "://" in source:
             filesystem, path = fs.FileSystem.from_uri(source)
             info = filesystem.get_file_info(path)
-            return source, info.size, info.mtime_ns
+            return name, info.size, info.mtime_ns
         stat = Path(source).stat()
     except (OSError, ValueError):  # not there, or no path or URI at all: its row's status will say so
-        return source, None, None
-    return source, stat.st_size, stat.st_mtime_ns
+        return name, None, None
+    return name, stat.st_size, stat.st_mtime_ns
 
 
 def _jpeg(image_HWC: np.ndarray, quality: int) -> bytes:

@@ -8,7 +8,7 @@ import csv
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,9 +62,7 @@ def prepare(config: Config) -> Prepared:
     cluster.connect(config)
     root = cluster.store_root(config)
     clips = _clips(config, root)
-    found = [clip.label for clip in clips if clip.split != "unlabelled"]
-    names = labels.vocabulary(found, config.data.labels) if any(found) or config.data.labels else ()
-    clips, notes = splits.assign(clips, config.data, config.seed)
+    names, clips, notes = _labels_and_splits(config, clips)
     _check_files(clips)
     size = emovclip.image_size(config)
     settings = shards.settings(config.media, size)
@@ -99,6 +97,17 @@ def _clips(config: Config, root: Path) -> list[Clip]:
     if data.corpus == "synthetic" or (data.manifest is None and data.corpus == "auto"):
         return _synthesise(config, root)
     return corpora.read_corpus(data)
+
+
+def _labels_and_splits(config: Config, clips: list[Clip]) -> tuple[tuple[str, ...], list[Clip], list[str]]:
+    """The labels in index order, the clips with splits, and notes. With fewer than two labels nothing is cut."""
+    found = {clip.label for clip in clips if clip.label is not None and clip.split != "unlabelled"}
+    if len(found) < 2 and config.data.labels is None:
+        unsplit = {False: "train", True: "unlabelled"}
+        clips = [replace(c, split=c.split or unsplit[c.label is None]) for c in clips]
+        return tuple(found), clips, [f"found {len(found)} label(s): nothing to train on, and no splits are cut"]
+    names = labels.vocabulary([c.label for c in clips if c.split != "unlabelled"], config.data.labels)
+    return names, *splits.assign(clips, config.data, config.seed)
 
 
 def _synthesise(config: Config, root: Path) -> list[Clip]:

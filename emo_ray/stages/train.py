@@ -21,6 +21,7 @@ import torch
 from emo_ray import cluster, store, tracking
 from emo_ray.config import MODALITIES, Config, Optimisation
 from emo_ray.data.batch import from_features, from_shards
+from emo_ray.data.labels import vocabulary
 from emo_ray.models import checkpoint, emovclip
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
@@ -52,6 +53,8 @@ def train(config: Config) -> Trained:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     prepared = prepare(config)
     root = cluster.store_root(config)
+    if len(prepared.labels) < 2:
+        vocabulary(prepared.labels, None)  # says what is wrong
     wanted = {split: labels_of(prepared, split) for split in ("train", "validation")}
     if not wanted["train"]:
         raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")

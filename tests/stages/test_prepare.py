@@ -123,6 +123,16 @@ def test_a_wrong_root_is_said_before_anything_is_decoded(corpus, tmp_path):
         prepare(corpus(**{"data.manifest": str(table)}))
 
 
+def test_a_single_real_clip_is_prepared_without_splits(tiny_config, shared_data, tmp_path):
+    """720p, 30 frames a second, 48 kHz stereo, one label: no training, and no reason not to decode it."""
+    keys = {"data.manifest": str(shared_data / "real_clip"), "store.root": str(tmp_path / "store")}
+    prepared = prepare(override(tiny_config, keys))
+    row = prepared.ledger.to_pylist()[0]
+    assert [row[f"{m}_status"] for m in ("video", "audio", "text")] == ["ok", "ok", "ok"]
+    assert abs(row["audio_s"] - 3.3) < 0.1
+    assert prepared.clips[0].split == "train"
+
+
 def test_a_label_outside_the_vocabulary_is_said(corpus):
     with pytest.raises(ValueError, match=r"'sad' \(\d+ clips\).*data\.labels"):
         prepare(corpus(**{"data.labels": ["happy", "neutral"]}))
