@@ -128,7 +128,7 @@ def _stamp(source: str | None) -> tuple | None:
             return name, info.size, info.mtime_ns
         stat = Path(source).stat()
     except (OSError, ValueError):  # not there, or no path or URI at all: its row's status will say so
-        return name, None, None
+        return source, None, None
     return name, stat.st_size, stat.st_mtime_ns
 
 

@@ -101,6 +101,16 @@ def test_a_part_is_named_after_what_its_rows_hold(tmp_path):
     assert shards.part_name([clip]) == name
 
 
+def test_a_corpus_that_moves_keeps_its_parts(tmp_path):
+    names = []
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        (folder / "a.wav").write_bytes(b"1")
+        os.utime(folder / "a.wav", (5, 5))
+        names.append(shards.part_name([Clip("a", audio=str(folder / "a.wav"))]))
+    assert names[0] == names[1]
+
+
 def test_a_uri_is_looked_at_as_its_file_is(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"1")
