@@ -120,7 +120,7 @@ def _stamp(source: str | None) -> tuple | None:
     """Name, size and time of a media file; not its folder, so that a corpus can be moved."""
     if source is None:
         return None
-    name = source.rsplit("/", 1)[-1]
+    name = source.rsplit("/", 1)[-1] or source
     try:
         if "://" in source:
             filesystem, path = fs.FileSystem.from_uri(source)
