@@ -2,16 +2,13 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint lock clean
+.PHONY: demo test lint lock clean
 
 demo: $(READY)  ## prepare -> train -> evaluate on the offline recipe
 	$(PY) jobs/evaluate.py mini
 
 test: $(READY)
-	$(PY) -m pytest -m "not slow"
-
-test-slow: $(READY)
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest
 
 lint: $(READY)
 	$(PY) -m ruff check .
