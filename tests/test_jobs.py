@@ -67,3 +67,13 @@ def test_help_shows_the_keys():
     result = run("train", "--help")
     assert result.returncode == 0
     assert "modality_dropout" in result.stdout
+
+
+def test_what_a_worker_finds_wrong_is_one_message_as_well(ray_session, evaluated, recipe):
+    address = ray_session.get_runtime_context().gcs_address
+    words = ["emovclip.context_tokens=60", "train.max_failures=0"]
+    result = run("train", recipe, *words, RAY_ADDRESS=address)
+    assert result.returncode == 2
+    assert "error: found prompts of" in result.stderr
+    assert "lower emovclip.context_tokens" in result.stderr
+    assert "Traceback" not in result.stderr
