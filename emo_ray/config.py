@@ -56,10 +56,21 @@ class Data(Section):
 
 
 class Synthetic(Section):
-    """The procedural demo corpus: mp4 files with a face, a voice and a transcript."""
+    """The procedural corpus: mp4 files with a face, a voice and a transcript.
 
-    train_clips: int = Field(360, ge=6)
-    test_clips: int = Field(120, ge=6)
+    Rates of flaws are shares of the clips that have what they spoil.
+    """
+
+    train_clips: int = Field(600, ge=6)
+    validation_clips: int = Field(180, ge=6)
+    test_clips: int = Field(300, ge=6)
+    unlabelled_clips: int = Field(720, ge=0)
+    true_rate: float = Field(0.8, ge=0, le=1)  # a modality shows the clip's class, decided for each on its own
+    missing_rate: float = Field(0.05, ge=0, le=1 / 3)  # a modality is missing, for each of them; no clip lacks two
+    dark_rate: float = Field(0.1, ge=0, le=0.5)
+    occluded_rate: float = Field(0.1, ge=0, le=0.5)
+    noisy_rate: float = Field(0.1, ge=0, le=1)
+    empty_rate: float = Field(0.05, ge=0, le=1)  # a transcript without words
     seed: int = 0
 
 
@@ -97,6 +108,7 @@ class EmoVCLIP(Optimisation):
     context_tokens: int = Field(8, ge=0)  # learned vectors in front of the class name
     class_specific_context: bool = True
     train_cls_proj: bool = True
+    pooling: Literal["mean", "attention"] = "attention"  # over frames; attention is ours, the mean is CLIP's
     lr: float = Field(4e-4, gt=0)
 
 
@@ -171,6 +183,14 @@ class Evaluate(Section):
     split: Literal["auto", "train", "validation", "test"] = "auto"  # auto: test where it has labels, else validation
 
 
+class Claims(Section):
+    """How often the claims are measured."""
+
+    worlds: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1)  # of training, in each world
+    dropout_rates: tuple[float, ...] = Field((0.0, 0.15, 0.3, 0.5, 0.7), min_length=1)
+
+
 class Store(Section):
     """Where artefacts go: a folder that every node sees."""
 
@@ -205,6 +225,7 @@ class Config(Section):
     fusion: Fusion = Fusion()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    claims: Claims = Claims()
     store: Store = Store()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()

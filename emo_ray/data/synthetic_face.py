@@ -2,7 +2,7 @@
 
 Action units: 1 inner and 2 outer brows raised, 4 brows lowered, 5 upper lids raised, 6 cheeks raised, 7 lids
 tightened, 12 lip corners up, 15 lip corners down, 20 lips stretched, 23 lips pressed, 26 jaw dropped, 41 lids
-drooping, 64 eyes down.
+drooping.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 SIZE = 96  # pixels, both sides
 RATE_FPS = 12
+FLAWS = ("dark", "occluded")
 
 # Faces are drawn in face units: x to the right, y down, the frame reaching from -1 to 1. The canvas has a quarter
 # more on every side, for the head to move in.
@@ -35,28 +36,42 @@ _EYEBALL, _TEETH = (244, 242, 238), (240, 236, 228)
 
 @dataclass(frozen=True)
 class _Expression:
-    """Action units at the apex (0 to 1), and how the face gets there."""
+    """Action units at the apex (0 to 1), and the course that all of them take together, as shares of the apex."""
 
     units: dict[str, float]
     rise_s: float = 0.5
-    decay: float = 0.0  # share lost from apex to end
-    sway: float = 0.0  # slow oscillation of all units, as a share of the apex
-    sway_hz: float = 0.0
+    rest: float = 0.0  # before the rise
+    end: float = 1.0  # at the clip's end; between apex and end it goes straight
+    pulse: float = 0.0  # depth of a beat
+    pulse_hz: float = 1.5
 
 
+# Angry and sad share action units, and so do worried and surprise: a single frame hardly tells them apart. Anger comes
+# in beats, sadness stays; surprise leaps up and fades, worry grows.
+_TENSE = {"1": 0.25, "4": 0.85, "7": 0.5, "15": 0.75, "23": 0.3, "41": 0.3}
+_WIDE = {"1": 0.9, "2": 0.65, "5": 0.75, "20": 0.4, "26": 0.5}
 EXPRESSIONS = {
     "neutral": _Expression({}),
-    "angry": _Expression({"4": 1.0, "7": 0.8, "15": 0.35, "23": 1.0}, rise_s=0.4, sway=0.08, sway_hz=5),
-    "happy": _Expression({"6": 1.0, "12": 1.0, "26": 0.3}, rise_s=0.6, sway=0.05, sway_hz=2),
-    "sad": _Expression({"1": 0.9, "4": 0.2, "15": 1.0, "41": 0.8, "64": 1.0}, rise_s=0.9),
-    "worried": _Expression({"1": 1.0, "4": 0.35, "5": 0.6, "20": 1.0, "26": 0.15}, sway=0.3, sway_hz=2.2),
-    "surprise": _Expression({"1": 0.9, "2": 1.0, "5": 1.0, "26": 1.0}, rise_s=0.2, decay=0.25),
+    "angry": _Expression(_TENSE | {"23": 0.4}, rise_s=0.25, rest=0.2, pulse=0.85),
+    "happy": _Expression({"6": 0.9, "12": 0.9, "26": 0.25}, rise_s=0.6, rest=0.1),
+    "sad": _Expression(_TENSE | {"1": 0.35, "4": 0.8}, rise_s=0.8, rest=0.2, end=0.9),
+    "worried": _Expression(_WIDE | {"4": 0.1}, rise_s=1.7, rest=0.1),
+    "surprise": _Expression(_WIDE | {"2": 0.7, "26": 0.55}, rise_s=0.17, rest=0.1, end=0.1),
 }
-_UNITS = tuple(sorted({name for expression in EXPRESSIONS.values() for name in expression.units}, key=int))
+UNITS = tuple(sorted({name for expression in EXPRESSIONS.values() for name in expression.units}, key=int))
 
 
 @dataclass(frozen=True)
-class _Look:
+class Act:
+    """What a face does in each of T frames."""
+
+    units_T: tuple[dict[str, float], ...]  # action units, and blink, talk, gaze
+    pose_T3: np.ndarray  # of the head: x and y in face units, roll in radians
+    zoom: float
+
+
+@dataclass(frozen=True)
+class Look:
     """A speaker's face; lengths in face units."""
 
     skin: Colour
@@ -76,35 +91,47 @@ class _Look:
     light: float  # from the left (-1) or the right (1)
 
 
-def face(label: str, speaker: np.random.Generator, clip: np.random.Generator, duration_s: float) -> np.ndarray:
-    """uint8 frames_THWC of a face that shows `label`.
+def face(
+    label: str, speaker: np.random.Generator, clip: np.random.Generator, duration_s: float, flaw: str | None = None
+) -> np.ndarray:
+    """uint8 frames_THWC of a face that shows `label`; `flaw` is one of FLAWS or None.
 
     Generators are given apart for what belongs to the speaker and to the clip; nothing else decides a pixel.
     """
-    look, time_T = _look(speaker), np.arange(round(duration_s * RATE_FPS)) / RATE_FPS
-    units_T = _units(label, clip, time_T)
-    # Where the head is: x and y in face units, roll in radians.
+    frames_THWC = draw(look(speaker), act(label, clip, np.arange(round(duration_s * RATE_FPS)) / RATE_FPS, duration_s))
+    return spoilt(frames_THWC, flaw, clip) if flaw else frames_THWC
+
+
+def act(label: str, clip: np.random.Generator, time_T: np.ndarray, duration_s: float) -> Act:
+    """What a face that shows `label` does at these times (seconds) of a clip."""
+    units_T = _units(label, clip, time_T, duration_s)
     pose_T3 = _drift(clip, time_T, 3) * (0.05, 0.05, 0.06) + clip.normal(0, 0.015, 3)
-    zoom, still = clip.uniform(0.94, 1.04), _still(look)
-    frames_THWC = []
-    for units, pose in zip(units_T, pose_T3, strict=True):
+    return Act(tuple(units_T), pose_T3, clip.uniform(0.94, 1.04))
+
+
+def draw(look: Look, act: Act) -> np.ndarray:
+    """uint8 frames_THWC of a speaker's face in action."""
+    still, frames_THWC = _still(look), []
+    for units, pose in zip(act.units_T, act.pose_T3, strict=True):
         image = still.copy()
-        draw = ImageDraw.Draw(image)
-        _draw_folds(draw, look, units)
-        _draw_mouth(draw, look, units)
+        canvas = ImageDraw.Draw(image)
+        _draw_folds(canvas, look, units)
+        _draw_mouth(canvas, look, units)
         for side in (-1, 1):
-            _draw_eye(draw, look, units, side)
-            _draw_brow(draw, look, units, side)
-        frames_THWC.append(_seen(image, pose, zoom))
+            _draw_eye(canvas, look, units, side)
+            _draw_brow(canvas, look, units, side)
+        frames_THWC.append(_seen(image, pose, act.zoom))
     return np.stack(frames_THWC)
 
 
-def _look(speaker: np.random.Generator) -> _Look:
+def look(speaker: np.random.Generator) -> Look:
+    """A speaker's face."""
+
     def colour(palette: tuple[Colour, ...], spread: int) -> Colour:
         base = palette[speaker.integers(len(palette))]
         return tuple(int(c) for c in np.clip(base + speaker.integers(-spread, spread + 1, 3), 0, 255))
 
-    return _Look(
+    return Look(
         skin=colour(_SKINS, 8),
         hair=colour(_HAIRS, 10),
         iris=colour(_IRISES, 12),
@@ -123,20 +150,27 @@ def _look(speaker: np.random.Generator) -> _Look:
     )
 
 
-def _units(label: str, clip: np.random.Generator, time_T: np.ndarray) -> list[dict[str, float]]:
+def _units(label: str, clip: np.random.Generator, time_T: np.ndarray, duration_s: float) -> list[dict[str, float]]:
     """Every action unit in each frame: the expression's course, resting wobble; and blinks, talk, gaze."""
-    expression, end_s = EXPRESSIONS[label], time_T[-1]
-    intensity, onset_s = clip.uniform(0.65, 1.05), clip.uniform(0.0, 0.35)
-    rise_T = np.clip((time_T - onset_s) / expression.rise_s, 0, 1)
-    after_T = np.clip((time_T - onset_s - expression.rise_s) / end_s, 0, 1)
-    sway_T = 1 - expression.sway * (1 + np.sin(2 * np.pi * (expression.sway_hz * time_T + clip.uniform())))
-    course_T = intensity * rise_T**2 * (3 - 2 * rise_T) * (1 - expression.decay * after_T) * sway_T
-    rest = dict(zip(_UNITS, np.clip(clip.normal(0.03, 0.07, len(_UNITS)), 0, 0.25), strict=True))
-    units = {name: course_T * expression.units.get(name, 0.0) + rest[name] for name in _UNITS}
-    units["blink"] = np.exp(-(((time_T - clip.uniform(0, end_s)) / 0.07) ** 2))
+    expression, intensity = EXPRESSIONS[label], clip.uniform(0.65, 1.05)
+    course_T = intensity * _course(expression, clip, time_T, duration_s)
+    rest = dict(zip(UNITS, np.clip(clip.normal(0.03, 0.07, len(UNITS)), 0, 0.25), strict=True))
+    units = {name: course_T * expression.units.get(name, 0.0) + rest[name] for name in UNITS}
+    units["blink"] = np.exp(-(((time_T - clip.uniform(0, duration_s)) / 0.07) ** 2))
     units["talk"] = 0.5 + 0.5 * np.sin(2 * np.pi * (clip.uniform(2.5, 4.5) * time_T + clip.uniform()))
-    units["gaze"] = 0.05 * _drift(clip, time_T, 1)[:, 0] * (2.0 if label == "worried" else 1.0)
+    units["gaze"] = 0.07 * _drift(clip, time_T, 1)[:, 0]
     return [{name: float(value_T[i]) for name, value_T in units.items()} for i in range(len(time_T))]
+
+
+def _course(expression: _Expression, clip: np.random.Generator, time_T: np.ndarray, duration_s: float) -> np.ndarray:
+    """Shares of the apex at these times: at rest, a smooth rise, a straight line to the end, and beats on top."""
+    onset_s, rise_s = clip.uniform(0.0, 0.3), expression.rise_s * clip.uniform(0.8, 1.2)
+    rise_T = np.clip((time_T - onset_s) / rise_s, 0, 1)
+    after_T = np.clip((time_T - onset_s - rise_s) / max(0.25, duration_s - onset_s - rise_s), 0, 1)
+    height_T = expression.rest + (1 - expression.rest) * rise_T**2 * (3 - 2 * rise_T)
+    height_T = height_T + (expression.end - 1) * after_T
+    hz, phase = expression.pulse_hz * clip.uniform(0.8, 1.2), clip.uniform()
+    return height_T * (1 - expression.pulse * (0.5 + 0.5 * np.sin(2 * np.pi * (hz * time_T + phase))))
 
 
 def _drift(clip: np.random.Generator, time_T: np.ndarray, tracks: int) -> np.ndarray:
@@ -145,7 +179,7 @@ def _drift(clip: np.random.Generator, time_T: np.ndarray, tracks: int) -> np.nda
     return np.sin(2 * np.pi * turns)
 
 
-def _still(look: _Look) -> Image.Image:
+def _still(look: Look) -> Image.Image:
     """What does not move on the face: backdrop, hair, head, nose, and the light on them."""
     image = Image.new("RGB", (_SIDE, _SIDE), look.backdrop)
     draw = ImageDraw.Draw(image)
@@ -158,7 +192,7 @@ def _still(look: _Look) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) * light_W[None, :, None], 0, 255).astype(np.uint8))
 
 
-def _draw_mouth(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float]) -> None:
+def _draw_mouth(draw: ImageDraw.ImageDraw, look: Look, units: dict[str, float]) -> None:
     jaw, smile, press, stretch = units["26"], units["12"], units["23"], units["20"]
     o_shape = jaw * max(0.0, 1 - smile)
     half = look.mouth_half * (1 + 0.35 * smile + 0.35 * stretch - 0.2 * press - 0.35 * o_shape)
@@ -178,7 +212,7 @@ def _draw_mouth(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float])
         _ellipse(draw, (x, corner), (0.025, 0.025), _mix(look.skin, _THROAT, 0.6))
 
 
-def _draw_eye(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float], side: int) -> None:
+def _draw_eye(draw: ImageDraw.ImageDraw, look: Look, units: dict[str, float], side: int) -> None:
     x, y, half = side * look.eye_x, look.eye_y, 0.23 * look.eye_size
     raised, cheek, tight = units["5"], units["6"], units["7"]
     open_eye = (1 - units["blink"]) * look.eye_size
@@ -186,14 +220,14 @@ def _draw_eye(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float], s
     lower = 0.10 * open_eye * (1 + 0.2 * raised - 0.4 * tight - 0.7 * cheek)
     _ellipse(draw, (x, y), (half + 0.03, 0.24 * look.eye_size), _mix(look.skin, _FOLD, 0.18))
     _shape(draw, _lens((x, y), half, upper, lower), _EYEBALL)
-    gaze = (units["gaze"], 0.07 * units["64"] - 0.01)
+    gaze = (units["gaze"], -0.01)
     for radius, colour in ((0.115, look.iris), (0.055, _PUPIL)):
         disc = _disc_in_lens(gaze, radius * look.eye_size, half, upper, lower)
         _shape(draw, [(x + dx, y + dy) for dx, dy in disc], colour)
     _line(draw, _lens((x, y), half + 0.01, upper, upper)[: len(_SWEEP)], 0.035, _LASH)
 
 
-def _draw_brow(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float], side: int) -> None:
+def _draw_brow(draw: ImageDraw.ImageDraw, look: Look, units: dict[str, float], side: int) -> None:
     inner_up, outer_up, lowered = units["1"], units["2"], units["4"]
     y = look.eye_y - look.brow_gap
     inner = (0.15 - 0.04 * lowered, y - 0.17 * inner_up + 0.2 * lowered * (1 - 0.6 * inner_up))
@@ -205,7 +239,7 @@ def _draw_brow(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float], 
     _shape(draw, upper + under[::-1], _mix(look.hair, _PUPIL, 0.35))
 
 
-def _draw_folds(draw: ImageDraw.ImageDraw, look: _Look, units: dict[str, float]) -> None:
+def _draw_folds(draw: ImageDraw.ImageDraw, look: Look, units: dict[str, float]) -> None:
     """Folds of the skin: between lowered brows, across a raised forehead, from nose to smiling mouth."""
     brow_y = look.eye_y - look.brow_gap
     frown = _mix(look.skin, _FOLD, 0.6 * min(units["4"], 1))
@@ -229,6 +263,33 @@ def _seen(image: Image.Image, pose: np.ndarray, zoom: float) -> np.ndarray:
     matrix = (cos, -sin, left, sin, cos, top)
     view = image.reduce(_SUPERSAMPLED).transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
     return np.asarray(view)
+
+
+def spoilt(frames_THWC: np.ndarray, flaw: str, clip: np.random.Generator) -> np.ndarray:
+    """The frames with one of FLAWS."""
+    return {"dark": _dark, "occluded": _occluded}[flaw](frames_THWC, clip)
+
+
+def _dark(frames_THWC: np.ndarray, clip: np.random.Generator) -> np.ndarray:
+    """A badly lit room, and the grain that a camera then adds."""
+    grain_THWC = clip.normal(0, 5, frames_THWC.shape)
+    return np.clip(frames_THWC * clip.uniform(0.1, 0.35) + grain_THWC, 0, 255).astype(np.uint8)
+
+
+def _occluded(frames_THWC: np.ndarray, clip: np.random.Generator) -> np.ndarray:
+    """Something in front of the mouth or the eyes, for about half of the clip."""
+    count = len(frames_THWC)
+    first, length = clip.integers(0, count // 2 + 1), clip.integers(count // 3, 2 * count // 3 + 1)
+    colour, low = tuple(int(c) for c in clip.integers(40, 200, 3)), clip.uniform() < 0.5
+    y, slope = (0.55 if low else -0.3) + clip.normal(0, 0.05), clip.normal(0, 0.15)
+    bar = [(-1.3, y - 0.27 - slope), (1.3, y - 0.27 + slope), (1.3, y + 0.27 + slope), (-1.3, y + 0.27 - slope)]
+    pixels = [((px + 1) * SIZE / 2, (py + 1) * SIZE / 2) for px, py in bar]
+    frames_THWC = frames_THWC.copy()
+    for t in range(first, min(first + length, count)):
+        image = Image.fromarray(frames_THWC[t])
+        ImageDraw.Draw(image).polygon(pixels, colour)
+        frames_THWC[t] = np.asarray(image)
+    return frames_THWC
 
 
 def _lens(centre: tuple[float, float], half: float, upper: float, lower: float, roundness: float = 0.0) -> Points:

@@ -44,8 +44,10 @@ MANNERS = {
 }
 
 
-def voice(label: str, speaker: np.random.Generator, clip: np.random.Generator, duration_s: float) -> np.ndarray:
-    """int16 samples_S at 16 kHz of a voice that sounds `label`.
+def voice(
+    label: str, speaker: np.random.Generator, clip: np.random.Generator, duration_s: float, noisy: bool = False
+) -> np.ndarray:
+    """int16 samples_S at 16 kHz of a voice that sounds `label`, on request beside a street about as loud.
 
     Generators are given apart for what belongs to the speaker and to the clip; nothing else decides a sample.
     """
@@ -60,9 +62,19 @@ def voice(label: str, speaker: np.random.Generator, clip: np.random.Generator, d
     spoken_S = _filtered(source_S, starts_s, tract, manner.tilt_db, clip)
     rms = np.sqrt(np.mean(spoken_S**2)) + 1e-9
     level_db = -24 + manner.level_db + gain_db + clip.normal(0, 1.5)
+    spoken_S = spoken_S / rms * 10 ** (level_db / 20)
     room_S = 10 ** (clip.uniform(-62, -50) / 20) * clip.standard_normal(samples)
-    heard_S = np.tanh(spoken_S / rms * 10 ** (level_db / 20) + room_S)  # a microphone that saturates softly
+    if noisy:
+        room_S += 10 ** ((level_db - clip.uniform(-3, 9)) / 20) * _street(clip, samples)
+    heard_S = np.tanh(spoken_S + room_S)  # a microphone that saturates softly
     return np.round(heard_S * 32_000).astype(np.int16)
+
+
+def _street(clip: np.random.Generator, samples: int) -> np.ndarray:
+    """Pink noise of power 1."""
+    spectrum = np.fft.rfft(clip.standard_normal(samples))
+    noise_S = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 40)), samples)
+    return noise_S / np.sqrt(np.mean(noise_S**2))
 
 
 def _tempered(manner: _Manner, clip: np.random.Generator) -> _Manner:

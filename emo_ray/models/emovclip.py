@@ -17,6 +17,7 @@ from emo_ray import store
 from emo_ray.config import RECIPES, Config
 from emo_ray.data.batch import Batch, Output
 from emo_ray.models.prompts import ClassContext, FramePrompts
+from emo_ray.models.temporal import TemporalAttention
 
 VERSION = 1  # part of the feature digests: raise it when the same weights give other values
 PLACEHOLDER = "X"  # one token; its embedding is replaced by a context vector
@@ -27,7 +28,7 @@ class EmoVCLIP(nn.Module):
 
     `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower; it is frozen and shared,
     not copied. `labels` (default: `config.data.labels`) name the K classes. Trained are the prompts, the summary
-    attention, `cls_proj`, the time embedding, the contexts and the logit scale.
+    attention, `cls_proj`, the time embedding, the temporal pooling, the contexts and the logit scale.
     Raises ValueError for towers it cannot prompt.
     """
 
@@ -56,6 +57,7 @@ class EmoVCLIP(nn.Module):
         self.time_TD = None
         if own.time_embedding:
             self.time_TD = nn.Parameter(torch.empty(self.frames, width).normal_(std=0.02))
+        self.pooling = TemporalAttention(self.frames, visual.output_dim) if own.pooling == "attention" else None
         self.context = None
         if own.context_tokens:
             text_width = _text_tower(clip).token_embedding.embedding_dim
@@ -63,10 +65,8 @@ class EmoVCLIP(nn.Module):
         tokens_KL = _tokens(clip, labels, own.context_tokens, tokenize)
         self.register_buffer("tokens_KL", tokens_KL, persistent=False)
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
-        preprocess = open_clip.get_model_preprocess_cfg(clip)
-        for name in ("mean", "std"):
-            values = preprocess.get(name) or getattr(open_clip, f"OPENAI_DATASET_{name.upper()}")
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        for name, value in zip(("mean", "std"), pixel_statistics(clip), strict=True):
+            self.register_buffer(name, value, persistent=False)
 
     def train(self, mode: bool = True) -> "EmoVCLIP":
         """As nn.Module's, but the frozen CLIP stays in evaluation mode."""
@@ -84,7 +84,7 @@ class EmoVCLIP(nn.Module):
         return Output(logits_BK, features_BD)
 
     def encode_video(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
-        """uint8 frames to features_BD: the mean over frames of CLIP's image embedding.
+        """uint8 frames to features_BD: CLIP's image embeddings of the prompted frames, pooled over time.
 
         Raises ValueError for shapes that the model was not made for.
         """
@@ -104,9 +104,13 @@ class EmoVCLIP(nn.Module):
         if self.time_TD is not None:
             x = x + self.time_TD.to(x.dtype)[None, :, None]
         x = visual.ln_pre(x)
-        for block, prompts in zip(visual.transformer.resblocks, self.prompts, strict=True):
+        *blocks, last = zip(visual.transformer.resblocks, self.prompts, strict=True)
+        for block, prompts in blocks:
             x = prompted_block(block, x, prompts(x[:, :, 0]))
-        return (visual.ln_post(x[:, :, 0]) @ visual.proj).mean(dim=1)
+        block, prompts = last  # of which only the CLS tokens are used
+        x = prompted_block(block, x, prompts(x[:, :, 0]), rows=1)
+        embedding_BTD = visual.ln_post(x[:, :, 0]) @ visual.proj
+        return embedding_BTD.mean(dim=1) if self.pooling is None else self.pooling(embedding_BTD)
 
     def encode_classes(self) -> torch.Tensor:
         """The K class embeddings (K, D): contexts and class names through the frozen text tower."""
@@ -134,18 +138,24 @@ class VideoEncoder(nn.Module):
         return self.model.encode_video(batch.frames_BTCHW)
 
 
-def prompted_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]) -> torch.Tensor:
-    """One block of CLIP over frame rows, whose attention also sees prompt tokens (each broadcasts to (B, T, *, D))."""
-    B, T, N, D = x_BTND.shape
+def prompted_block(
+    block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor], rows: int | None = None
+) -> torch.Tensor:
+    """One block of CLIP over frame rows, whose attention also sees prompt tokens (each broadcasts to (B, T, *, D)).
+
+    With `rows`, only so many of the N rows are made, the first ones.
+    """
+    B, T, _, D = x_BTND.shape
     attn, weight, bias = block.attn, block.attn.in_proj_weight, block.attn.in_proj_bias
-    query, key_value = F.linear(block.ln_1(x_BTND), weight, bias).split([D, 2 * D], dim=-1)
-    shared = [F.linear(block.ln_1(p), weight[D:], None if bias is None else bias[D:]) for p in prompts]
-    key_value = torch.cat([key_value, *(kv.expand(B, T, -1, -1) for kv in shared)], dim=2)
+    query_bias, key_value_bias = (None, None) if bias is None else bias.split([D, 2 * D])
+    tokens = [block.ln_1(x_BTND), *(block.ln_1(p) for p in prompts)]
+    query = F.linear(tokens[0][:, :, :rows], weight[:D], query_bias)
+    key_value = torch.cat([F.linear(t, weight[D:], key_value_bias).expand(B, T, -1, -1) for t in tokens], dim=2)
     heads = (attn.num_heads, D // attn.num_heads)
-    query = query.reshape(B * T, N, *heads).transpose(1, 2)
+    query = query.reshape(B * T, -1, *heads).transpose(1, 2)
     key, value = key_value.reshape(B * T, -1, 2, *heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, N, D)
-    x_BTND = x_BTND + block.ls_1(attn.out_proj(mixed))
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, -1, D)
+    x_BTND = x_BTND[:, :, :rows] + block.ls_1(attn.out_proj(mixed))
     return x_BTND + block.ls_2(block.mlp(block.ln_2(x_BTND)))
 
 
@@ -154,12 +164,12 @@ def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
     image_size(config)  # refuses what the CLIP cannot take
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return EmoVCLIP(config, load_clip(config), labels)
+        return EmoVCLIP(config, load_clip(config), labels, tokenizer(config))
 
 
 def load_clip(config: Config) -> nn.Module:
     """The open_clip model of `emovclip.clip` with `emovclip.weights`: a pretrained tag, a local file, or None."""
-    name, weights = _architecture(config.emovclip.clip), config.emovclip.weights
+    name, weights = _architecture(config.emovclip.clip), _weights(config.emovclip.weights)
     if (
         weights is not None
         and not Path(weights).exists()
@@ -170,6 +180,21 @@ def load_clip(config: Config) -> nn.Module:
     tag = open_clip.get_pretrained_cfg(name, weights) if weights and not Path(weights).exists() else {}
     # OpenAI's weights want QuickGELU; with the wrong activation the model is silently poor.
     return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(tag.get("quick_gelu"))).eval()
+
+
+def tokenizer(config: Config) -> Callable[..., torch.Tensor]:
+    """The tokenizer of the config's CLIP; a JSON architecture may have byte-pair merges of its own beside it."""
+    name = _architecture(config.emovclip.clip)
+    merges = _shipped(config.emovclip.clip.removesuffix(".json") + ".bpe.gz")
+    own = {"bpe_path": str(merges)} if config.emovclip.clip.endswith(".json") and merges.is_file() else {}
+    return open_clip.get_tokenizer(name, **own)
+
+
+def pixel_statistics(clip: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (3, 1, 1) by which the CLIP wants pixels in [0, 1] normalised."""
+    own = open_clip.get_model_preprocess_cfg(clip)
+    mean, std = own.get("mean") or open_clip.OPENAI_DATASET_MEAN, own.get("std") or open_clip.OPENAI_DATASET_STD
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
 
 def image_size(config: Config) -> int:
@@ -188,7 +213,7 @@ def image_size(config: Config) -> int:
 
 def frozen_digest(config: Config) -> str:
     """Digest of the frozen CLIP: architecture and weights (by content for files, by tag or seed otherwise)."""
-    name, weights = _architecture(config.emovclip.clip), config.emovclip.weights
+    name, weights = _architecture(config.emovclip.clip), _weights(config.emovclip.weights)
     source = ("random", config.seed) if weights is None else weights
     if weights is not None and Path(weights).exists():
         source = store.digest_path(Path(weights))
@@ -198,7 +223,7 @@ def frozen_digest(config: Config) -> str:
 def _architecture(name: str) -> str:
     """The name under which open_clip knows the architecture, registering a JSON config first."""
     if name.endswith(".json"):
-        path = Path(name) if Path(name).is_file() else RECIPES / name
+        path = _shipped(name)
         if not path.is_file():
             raise ValueError(f"emovclip.clip: found no file {name}, expected an open_clip model config")
         open_clip.add_model_config(path)
@@ -206,6 +231,16 @@ def _architecture(name: str) -> str:
     if open_clip.get_model_config(name) is None:
         raise ValueError(f"emovclip.clip: found {name!r}, expected one of {', '.join(open_clip.list_models())}")
     return name
+
+
+def _weights(weights: str | None) -> str | None:
+    """A pretrained tag as it stands, a file as its path."""
+    return str(_shipped(weights)) if weights and _shipped(weights).exists() else weights
+
+
+def _shipped(name: str) -> Path:
+    """The path of a file of the user's, or of one that lies beside our recipes."""
+    return Path(name) if Path(name).exists() else RECIPES / name
 
 
 def _text_tower(clip: nn.Module) -> nn.Module:

@@ -32,7 +32,7 @@ def tiny(tmp_path):
     def make(changes=None, frames=4, name="tiny-vit", **architecture):
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(TINY | architecture))
-        base = {"emovclip.clip": str(path), "media.frames": frames, "data.labels": LABELS}
+        base = {"emovclip.clip": str(path), "media.frames": frames, "data.labels": LABELS, "emovclip.pooling": "mean"}
         return override(Config(), base | (changes or {}))
 
     return make
