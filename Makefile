@@ -2,10 +2,13 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test claims lint lock clean
 
 demo: $(READY)  ## prepare -> train -> evaluate on the offline recipe
 	$(PY) jobs/evaluate.py mini
+
+claims: $(READY)  ## what the paper claims, in miniature: three synthetic worlds, three seeds, tables and pictures
+	$(PY) jobs/claims.py mini
 
 test: $(READY)
 	$(PY) -m pytest

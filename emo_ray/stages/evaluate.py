@@ -74,7 +74,7 @@ def evaluate(config: Config) -> Evaluated:
     if not store.is_complete(folder):
         batch = _batch(config, prepared, encoders, label_of)
         head = checkpoint.load_fusion(path)
-        probabilities = {name: _probabilities(head, batch, names) for name, names in SUBSETS.items()}
+        probabilities = {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
         content = _report(batch, probabilities, prepared, split) | {"checkpoint": path.name}
         content["notes"] += notes
         with store.writing(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}) as temporary:
@@ -116,7 +116,7 @@ def _batch(config: Config, prepared: Prepared, encoders: Sequence[Encoder], labe
 
 
 @torch.inference_mode()
-def _probabilities(head: FusionHead, batch: Batch, names: Sequence[str]) -> np.ndarray:
+def shown_only(head: FusionHead, batch: Batch, names: Sequence[str]) -> np.ndarray:
     """Probabilities (B, K) when the head is shown only these modalities, of those that each clip has."""
     shown_M = torch.tensor([name in names for name in MODALITIES])
     masked = Batch(batch.clip_ids, batch.present_BM & shown_M, features=batch.features)

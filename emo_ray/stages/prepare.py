@@ -12,18 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 
 from emo_ray import cluster, store
 from emo_ray.config import MODALITIES, Config, Media
+from emo_ray.contact_sheet import STILLS, contact_sheet
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
+from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.models import emovclip
 from emo_ray.progress import progress, say
 
 VERSION = 1
-MANIFEST, LEDGER, BAD_MEDIA = "manifest.parquet", "ledger.parquet", "bad_media.csv"
+MANIFEST, LEDGER, BAD_MEDIA, SHEET = "manifest.parquet", "ledger.parquet", "bad_media.csv", "contact_sheet.png"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def prepare(config: Config) -> Prepared:
             manifest.write(temporary / MANIFEST, clips)
             store.write_parquet(temporary / LEDGER, ledger, rows_per_group=2**16)
             _write_bad_media(temporary / BAD_MEDIA, clips, ledger)
+            _write_sheet(temporary / SHEET, clips, names, folder, ledger)
     prepared = Prepared(path, tuple(clips), names, tuple(notes), folder, tuple(plan))
     say(_sentence(prepared.summary()))
     return prepared
@@ -188,6 +192,27 @@ def _write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> Non
             for name in MODALITIES:
                 if row[f"{name}_status"] not in ("ok", "missing"):
                     writer.writerow([clip.clip_id, name, row[f"{name}_status"], files[name] or ""])
+
+
+def _write_sheet(path: Path, clips: Iterable[Clip], labels: Sequence[str], folder: Path, ledger: pa.Table) -> None:
+    """Some clips of every label that has any with video, as pictures, from the decoded frames."""
+    usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))
+    part_of = dict(zip(usable["clip_id"].to_pylist(), usable["part"].to_pylist(), strict=True))
+    chosen: dict[str, list[str]] = {label: [] for label in labels}
+    for clip in clips:
+        if clip.clip_id in part_of and clip.label in chosen and len(chosen[clip.label]) < STILLS:
+            chosen[clip.label].append(clip.clip_id)
+    frames = {}
+    for name in sorted({part_of[clip_id] for ids in chosen.values() for clip_id in ids}):
+        table = pq.read_table(folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
+        table = table.filter(pc.is_in(table["clip_id"], pa.array([i for ids in chosen.values() for i in ids])))
+        batch = from_shards(table, ["video"])
+        frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
+    rows = {
+        label: ([frames[i][len(frames[i]) // 2] for i in ids], frames[ids[0]]) for label, ids in chosen.items() if ids
+    }
+    if rows:
+        path.write_bytes(contact_sheet(rows))
 
 
 def _kind(status: str) -> str:

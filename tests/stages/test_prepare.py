@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from emo_ray.config import override
 from emo_ray.data import manifest
@@ -138,8 +139,10 @@ def test_a_label_outside_the_vocabulary_is_said(corpus):
         prepare(corpus(**{"data.labels": ["happy", "neutral"]}))
 
 
-def test_speakers_do_not_cross_our_cuts(tiny_config, ray_session):
-    prepared = prepare(tiny_config)
+def test_speakers_do_not_cross_our_cuts(tiny_config, ray_session, tmp_path):
+    labelled = [replace(clip, split=None) for clip in prepare(tiny_config).clips if clip.label is not None]
+    manifest.write(tmp_path / "uncut.parquet", labelled)
+    prepared = prepare(override(tiny_config, {"data.manifest": str(tmp_path / "uncut.parquet")}))
     speakers = {}
     for clip in prepared.clips:
         speakers.setdefault(clip.split, set()).add(clip.speaker)
@@ -151,4 +154,9 @@ def test_speakers_do_not_cross_our_cuts(tiny_config, ray_session):
 def test_the_prepared_corpus_is_itself_a_manifest(tiny_config):
     prepared = prepare(tiny_config)
     again = manifest.read_table(prepared.path / stage.MANIFEST)
-    assert [replace(c) for c in again] == list(prepared.clips)
+    assert again == [replace(c, text=c.text or None) for c in prepared.clips]  # an empty cell is no transcript
+
+
+def test_a_corpus_has_a_contact_sheet_of_its_labels(tiny_config):
+    with Image.open(prepare(tiny_config).path / stage.SHEET) as sheet:
+        assert sheet.width > sheet.height > 500

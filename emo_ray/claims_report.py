@@ -1,0 +1,376 @@
+"""What was measured of the paper's claims: tables for the terminal, pictures, a self-contained page, and Markdown.
+
+`content` is a plain dict, as `claims.json` holds it:
+
+    title, metric, setup   words; worlds, seeds: counts; chance: the share that an even guess gets right
+    tables        [{"claim", "title", "note", "columns", "first" (header of the row names), "rows":
+                    [{"name", "cells": [{"mean", "se"} or None, one for each column]}]}]
+    differences   [{"claim", "what", "mean", "se", "low", "high" (95 % interval), "target", "holds"}]
+    empty         [{"claim", "why"}]: claims for which nothing was measured
+
+Rates are shares in [0, 1] and shown in percent. `se`, `low` and `high` are None where one world says nothing about the
+others; `holds` is None where no target was set or none could be judged.
+"""
+
+import itertools
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from emo_ray import page
+from emo_ray.page import CHANCE, FAINT, INK
+
+PAGE, MARKDOWN = "claims.html", "claims.md"
+HOLDS, FAILS, UNJUDGED = "holds", "FAILS", "not judged"
+_DASH = "–"
+_COMPARED = ["difference", "points", "SE", "95 % interval", "target", "verdict"]
+_STYLES = {HOLDS: "green", FAILS: "bold red"}
+_BLUE = "#0072B2"
+_COLOURS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: all can tell them
+_MARKERS = "osD^vPX*"
+_LONGEST_LINE = 40  # characters of a row's name beside a picture; two lines, the page has the whole
+
+Row = list[str]
+Section = tuple[str, list[dict], list[dict], list[str]]  # claim, its tables, its differences, why it is empty
+
+
+def summary(content: dict[str, Any]) -> str:
+    """How many targets hold, and by name those that do not."""
+    differences = content["differences"]
+    judged = [d for d in differences if d["holds"] is not None]
+    failing = [_named(d) for d in judged if not d["holds"]]
+    open_ = [_named(d) for d in differences if _verdict(d) == UNJUDGED]
+    said = f"{len(judged) - len(failing)} of {len(judged)} targets hold" if judged else "No target was judged"
+    said += f"; {FAILS}: {'; '.join(failing)}." if failing else "."
+    if open_ and judged:
+        said += f" Not judged: {'; '.join(open_)}."
+    if content["empty"]:
+        said += f" Nothing was measured for claim {', '.join(str(e['claim']) for e in content['empty'])}."
+    return said
+
+
+def tables(content: dict[str, Any]) -> list[Table]:
+    """The summary, then for each claim its tables and differences, for the terminal."""
+    head = Table.grid()
+    head.add_column(overflow="fold")
+    head.add_row(Text(content["title"], style="bold"))
+    head.add_row(Text(summary(content), style=_STYLES[_overall(content)] if _overall(content) else ""))
+    head.add_row(Text(f"{content['setup']} {_measured_sentence(content)}"))
+    drawn = [head]
+    for claim, measured, differences, reasons in _sections(content):
+        for table in measured:
+            drawn.append(_terminal(_heading(claim, table["title"]), *_measured(table, " ±"), table["note"]))
+        if differences:
+            drawn.append(_terminal(_heading(claim, "differences"), _COMPARED, _compared(differences), ""))
+        for why in reasons:
+            head.add_row(Text(f"{_heading(claim)}, nothing was measured: {why}"))
+    return drawn
+
+
+def write_html(content: dict[str, Any], folder: Path) -> Path:
+    """Write `claims.html`, one picture for each table, which the page holds a copy of, and `claims.md`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = _picture_names(content["tables"])
+    body = [
+        f"<h1>{escape(content['title'])}</h1>",
+        f"<p class='summary {_overall(content)}'>{escape(summary(content))}</p>",
+        f"<p>{escape(content['setup'])} {escape(_measured_sentence(content))}</p>",
+    ]
+    for claim, measured, differences, reasons in _sections(content):
+        for table in measured:
+            png = page.png(_drawn(table, content))
+            (folder / names[id(table)]).write_bytes(png)
+            body += [f"<h2>{escape(_heading(claim, table['title']))}</h2>", page.html_table(*_measured(table))]
+            body += [f"<p class='note'>{escape(table['note'])}</p>"] if table["note"] else []
+            body += [page.picture(png, f"The same numbers drawn: {table['title']}")]
+        if not measured:
+            body += [f"<h2>{escape(_heading(claim))}</h2>"]
+        if differences:
+            classes = dict.fromkeys((d["target"] for d in differences), "words") | {HOLDS: "holds", FAILS: "fails"}
+            body += [page.html_table(_COMPARED, _compared(differences), classes)]
+        body += [f"<p class='note'>Nothing was measured: {escape(why)}</p>" for why in reasons]
+    body += [f"<footer>{escape(_footer(content))}</footer>"]
+    path = folder / PAGE
+    path.write_text(page.document(content["title"], body, _CSS), encoding="utf-8")
+    (folder / MARKDOWN).write_text(markdown(content), encoding="utf-8")
+    return path
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The same words and tables for the docs, without the pictures."""
+    parts = [f"# {_plain(content['title'])}", f"**{_plain(summary(content))}**"]
+    parts += [_plain(f"{content['setup']} {_measured_sentence(content)}")]
+    for claim, measured, differences, reasons in _sections(content):
+        for table in measured:
+            parts += [f"## {_plain(_heading(claim, table['title']))}", _markdown_table(*_measured(table))]
+            parts += [_plain(table["note"])] if table["note"] else []
+        if not measured:
+            parts += [f"## {_plain(_heading(claim))}"]
+        if differences:
+            parts += [_markdown_table(_COMPARED, _compared(differences))]
+        parts += [f"Nothing was measured: {_plain(why)}" for why in reasons]
+    return "\n\n".join([*parts, _plain(_footer(content))]) + "\n"
+
+
+def _sections(content: dict[str, Any]) -> Iterator[Section]:
+    """Claim by claim, in the order of their numbers."""
+    parts = [content[key] for key in ("tables", "differences", "empty")]
+    claims = dict.fromkeys(str(entry["claim"]) for part in parts for entry in part)
+    for claim in sorted(claims, key=_natural):
+        measured, differences, empty = ([e for e in part if str(e["claim"]) == claim] for part in parts)
+        yield claim, measured, differences, [e["why"] for e in empty]
+
+
+def _natural(name: str) -> list[Any]:
+    """A sorting key by which 10 comes after 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def _heading(claim: str, title: str = "") -> str:
+    return f"Claim {claim}: {title}" if title else f"Claim {claim}"
+
+
+def _named(difference: dict[str, Any]) -> str:
+    return f"claim {difference['claim']}, {difference['what']} ({_points(difference['mean'])} points)"
+
+
+def _measured_sentence(content: dict[str, Any]) -> str:
+    worlds, seeds = (f"{content[k]} {k[:-1] if content[k] == 1 else k}" for k in ("worlds", "seeds"))
+    error = "mean ± standard error over" if content["worlds"] > 1 else "mean of"
+    each = " each" if content["worlds"] > 1 else ""
+    return (
+        f"{content['metric']} in percent, {error} {worlds} with {seeds}{each}; "
+        f"guessing evenly gives {page.percent(content['chance'])}."
+    )
+
+
+def _footer(content: dict[str, Any]) -> str:
+    return (
+        "rates in percent · differences in percentage points · ± and SE: one standard error · "
+        f"chance: an even guess, {page.percent(content['chance'])}"
+    )
+
+
+def _overall(content: dict[str, Any]) -> str:
+    """The worst verdict; empty where there is none."""
+    verdicts = {_verdict(d) for d in content["differences"]}
+    return next((verdict for verdict in (FAILS, HOLDS) if verdict in verdicts), "")
+
+
+def _verdict(difference: dict[str, Any]) -> str:
+    if difference["holds"] is None:
+        return UNJUDGED if difference["target"] else _DASH
+    return HOLDS if difference["holds"] else FAILS
+
+
+def _measured(table: dict[str, Any], sign: str = " ± ") -> tuple[Row, list[Row]]:
+    """Header and rows as text."""
+    rows = [[row["name"], *(_with_error(cell, sign) for cell in row["cells"])] for row in table["rows"]]
+    return [table["first"], *table["columns"]], rows
+
+
+def _compared(differences: Sequence[dict[str, Any]]) -> list[Row]:
+    return [
+        [
+            d["what"],
+            _points(d["mean"]),
+            page.percent(d["se"]),
+            _DASH if d["low"] is None or d["high"] is None else f"{_points(d['low'])} to {_points(d['high'])}",
+            d["target"] or _DASH,
+            _verdict(d),
+        ]
+        for d in differences
+    ]
+
+
+def _with_error(cell: dict[str, float | None] | None, sign: str) -> str:
+    if cell is None:
+        return _DASH
+    error = page.percent(cell["se"])
+    return page.percent(cell["mean"]) + ("" if error == _DASH else f"{sign}{error}")
+
+
+def _points(share: float | None) -> str:
+    """A difference of shares in percentage points, always with its sign."""
+    return _DASH if share is None or math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "−")
+
+
+def _terminal(title: str, header: Row, rows: list[Row], note: str) -> Table:
+    """All words are `Text`: rich would read brackets in a plain string as markup."""
+    drawn = Table(title=Text(title), caption=Text(note) if note else None, box=box.SIMPLE_HEAD, collapse_padding=True)
+    drawn.title_justify = drawn.caption_justify = "left"
+    for position, name in enumerate(header):
+        drawn.add_column(Text(name), justify="right" if position else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell, style=_STYLES.get(cell, "") if i else "") for i, cell in enumerate(row)))
+    return drawn
+
+
+def _markdown_table(header: Row, rows: list[Row]) -> str:
+    lines = [[_plain(cell) for cell in header], ["---", *["---:"] * (len(header) - 1)]]
+    lines += [[f"**{FAILS}**" if cell == FAILS else _plain(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text on one line in which Markdown sees no commands."""
+    return re.sub(r"([\\`*_\[\]<>&$|~])", r"\\\1", " ".join(text.split()))
+
+
+def _picture_names(measured: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """claim-1.png, claim-2.png, claim-2-2.png: by the identity of each table; a claim's name may be no file's name."""
+    names: dict[int, str] = {}
+    for table in measured:
+        stem, count = "claim-" + re.sub(r"\W+", "-", str(table["claim"])), 1
+        name = f"{stem}.png"
+        while name in names.values():
+            count += 1
+            name = f"{stem}-{count}.png"
+        names[id(table)] = name
+    return names
+
+
+def _drawn(table: dict[str, Any], content: dict[str, Any]) -> Figure:
+    draw = _dots if len(table["columns"]) == 1 else _lines
+    figure = draw(table, content)
+    title = textwrap.fill(_heading(str(table["claim"]), table["title"]), 80)
+    figure.suptitle(title, x=0.015, ha="left", size=12)  # over the row names, not only over the axes
+    return figure
+
+
+def _dots(table: dict[str, Any], content: dict[str, Any]) -> Figure:
+    """One row for each method; the first is on top."""
+    rows = table["rows"]
+    figure = page.figure(8, 1.7 + 0.4 * max(len(rows), 1))
+    axes = figure.add_subplot()
+    for position, row in enumerate(rows):
+        value, error = _in_percent(row["cells"][0])
+        beside = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "color": INK}
+        if math.isnan(value):
+            beside |= {"color": FAINT, "style": "italic"}
+            axes.annotate("not measured", (100 * content["chance"], position), **beside)
+            continue
+        whisker = {"xerr": error, "ecolor": INK, "elinewidth": 1.2, "capsize": 4 if error else 0}
+        axes.errorbar(value, position, fmt="o", markersize=5, color=_BLUE, **whisker)
+        axes.annotate(f"{value:.1f}", (value + error, position), **beside)
+    style = _chance_line(content)
+    axes.axvline(100 * content["chance"], **style)
+    above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "va": "bottom", "size": 9.5}
+    axes.annotate(style["label"], (100 * content["chance"], -0.6), color=CHANCE, **above)
+    axes.set_yticks(range(len(rows)), [_folded(row["name"], _LONGEST_LINE) for row in rows])
+    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    axes.set_xlim(*_span(table, content))
+    axes.set_xlabel(_axis_label(table, content))
+    page.ruled(axes, "x")
+    return figure
+
+
+def _lines(table: dict[str, Any], content: dict[str, Any]) -> Figure:
+    """The columns along x, one line for each row; lines are moved apart a little so that whiskers can be told."""
+    rows, columns = table["rows"], table["columns"]
+    names = [_folded(row["name"], 24) for row in rows]
+    figure = page.figure(9, max(4.4, 2.0 + 0.3 * sum(name.count("\n") + 1 for name in names)))
+    axes = figure.add_subplot()
+    step = min(0.09, 0.6 / max(len(rows), 1))
+    for position, (row, name, colour) in enumerate(zip(rows, names, _colours(rows), strict=True)):
+        values, errors = zip(*(_in_percent(cell) for cell in row["cells"]), strict=True)
+        places = [x + step * (position - (len(rows) - 1) / 2) for x in range(len(columns))]
+        style = {"marker": _MARKERS[position % len(_MARKERS)], "markersize": 5, "color": colour, "capsize": 2}
+        axes.errorbar(places, values, yerr=errors, label=name, linewidth=1.3, elinewidth=1, **style)
+    axes.axhline(100 * content["chance"], **_chance_line(content))
+    _name_columns(axes, columns)
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(*_span(table, content))
+    axes.set_ylabel(_axis_label(table, content).replace("; ", "\n"))
+    page.ruled(axes, "y")
+    handles, labels = axes.get_legend_handles_labels()
+    last = labels.index(_chance_line(content)["label"])  # matplotlib puts lines before whiskers
+    handles, labels = (all_[:last] + all_[last + 1 :] + [all_[last]] for all_ in (handles, labels))
+    where = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0, "alignment": "left"}
+    axes.legend(handles, labels, title=_folded(table["first"], 24), frameon=False, fontsize=9.5, **where)
+    return figure
+
+
+def _name_columns(axes: Any, columns: Sequence[str]) -> None:
+    """Upright where neighbours leave each other room, otherwise turned."""
+    room = 68 // len(columns)  # letters
+    names = [textwrap.fill(column, max(room, 10), break_long_words=False) for column in columns]
+    widths = [max((len(line) for line in name.splitlines()), default=0) for name in names]
+    crowded = any(a + b > 2 * room for a, b in itertools.pairwise(widths))
+    turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(columns)), names, **turned if crowded else {})
+
+
+def _in_percent(cell: dict[str, float | None] | None) -> tuple[float, float]:
+    """Mean and standard error; no error is none to draw, and no cell is a gap."""
+    if cell is None or cell["mean"] is None:
+        return math.nan, 0.0
+    error = cell["se"]
+    return 100 * cell["mean"], 0.0 if error is None or math.isnan(error) else 100 * error
+
+
+def _span(table: dict[str, Any], content: dict[str, Any]) -> tuple[float, float]:
+    """All values with their whiskers and the chance level; room at the end for a number."""
+    pairs = [_in_percent(cell) for row in table["rows"] for cell in row["cells"]]
+    ends = [100 * content["chance"], *(v + sign * e for v, e in pairs for sign in (-1, 1) if not math.isnan(v))]
+    width = max(max(ends) - min(ends), 10)
+    return max(min(ends) - 0.08 * width, 0), max(ends) + 0.12 * width
+
+
+def _chance_line(content: dict[str, Any]) -> dict[str, Any]:
+    label = f"guessing evenly: {page.percent(content['chance'])}"
+    return {"color": CHANCE, "linewidth": 1.6, "linestyle": "--", "label": label, "zorder": 1}
+
+
+def _axis_label(table: dict[str, Any], content: dict[str, Any]) -> str:
+    whiskers = any(_in_percent(cell)[1] for row in table["rows"] for cell in row["cells"])
+    return f"{content['metric']}, percent" + ("; whiskers: ±1 standard error" if whiskers else "")
+
+
+def _folded(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…"))
+
+
+def _colours(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Dark to bright where the names are numbers, such as dropout rates; otherwise told apart as well as may be."""
+    numbers = _numbers([row["name"] for row in rows])
+    if numbers is None:
+        return [_COLOURS[position % len(_COLOURS)] for position in range(len(rows))]
+    order = sorted(numbers)
+    return [colormaps["viridis"](0.88 * order.index(number) / max(len(order) - 1, 1)) for number in numbers]
+
+
+def _numbers(names: Sequence[str]) -> list[float] | None:
+    """The numbers that the names end in, if that is all they differ in."""
+    parts = [name.rpartition(" ") for name in names]
+    try:
+        numbers = [float(last.removesuffix("%")) for *_, last in parts]
+    except ValueError:
+        return None
+    return numbers if len({first for first, *_ in parts}) == 1 else None
+
+
+_CSS = """
+body { max-width: 58rem; }
+table { font-size: .95rem; }
+th, td { padding: .3rem .5rem; }
+th[scope=row], td.words { white-space: normal; }
+td.words { min-width: 9rem; }
+.note { color: var(--faint); }
+.summary.holds, .summary.FAILS { padding: .5rem .9rem; border-left: .3rem solid #1b7f4b; }
+.summary.holds { background: #1b7f4b1a; }
+.summary.FAILS { background: #c628281f; border-color: #c62828; font-weight: 600; }
+td.holds { color: #1b7f4b; font-weight: 600; }
+td.fails { color: #ffffff; background: #c62828; font-weight: 700; }
+@media (prefers-color-scheme: dark) { td.holds { color: #5fce95; } }
+"""

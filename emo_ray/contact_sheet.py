@@ -1,0 +1,31 @@
+"""A picture of a corpus: for each label some clips at their middle, and one clip over time."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from emo_ray.page import FAINT, INK, figure, png
+
+STILLS = 6  # clips per label
+_CELL_IN, _GAP = 0.8, 0.3  # side of a picture; between stills and the clip over time, in sides
+
+
+def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -> bytes:
+    """PNG of `{label: (up to STILLS uint8 frames_HWC, frames_THWC of one clip)}`."""
+    frames = max(len(clip) for _, clip in rows.values())
+    sheet = figure(1.6 + _CELL_IN * (STILLS + frames + _GAP), 0.7 + _CELL_IN * len(rows))
+    widths = [*[1] * STILLS, _GAP, *[1] * frames]
+    grid = sheet.add_gridspec(len(rows), len(widths), width_ratios=widths, wspace=0.02, hspace=0.02)
+    for r, (label, (stills, clip)) in enumerate(rows.items()):
+        places = [*enumerate(stills), *enumerate(clip, STILLS + 1)]
+        for column, frame_HWC in places:
+            axes = sheet.add_subplot(grid[r, column])
+            axes.imshow(frame_HWC, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if column == 0:
+                axes.set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
+            if r == 0 and column in (0, STILLS + 1):
+                title = "clips, at their middle" if column == 0 else "one clip over time"
+                axes.set_title(title, loc="left", color=FAINT, fontsize=9)
+    return png(sheet)

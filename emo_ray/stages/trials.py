@@ -1,0 +1,210 @@
+"""Single trials of the claims: one model trained and measured on one synthetic world, in plain Python, without Ray.
+
+Scores are weighted F1 on the test split. Whatever is chosen (epochs, a probe's strength, a caption) is chosen on the
+validation split.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from emo_ray.config import MODALITIES, Config, Optimisation
+from emo_ray.data.batch import Batch, from_features, from_shards
+from emo_ray.models import emovclip
+from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.state import load_trained
+from emo_ray.stages.evaluate import SUBSETS, shown_only
+from emo_ray.stages.features import encode, frozen_encoders, load
+from emo_ray.stages.prepare import Prepared
+from emo_ray.stages.train import labels_of, parts_with
+from emo_ray.training import loop
+from emo_ray.training.metrics import metrics
+
+SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
+CAPTIONS = ("{}", "a photo of a {} face", "a person who looks {}")
+PROBE_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse, of the L2 penalty
+_CHUNK = 64  # clips
+
+
+@dataclass(frozen=True)
+class World:
+    """The labelled clips of a corpus in memory: frames (zeros where there are none), sound and text features."""
+
+    labels: tuple[str, ...]
+    splits: dict[str, Batch]
+
+
+def load_world(config: Config, prepared: Prepared) -> World:
+    """A small prepared corpus with the features of its frozen encoders, clips in the order of their ids."""
+    label_of = {split: labels_of(prepared, split) for split in SPLITS}
+    parts = parts_with(prepared, {clip_id: 0 for labels in label_of.values() for clip_id in labels})
+    features = load(prepared, encode(config, prepared, frozen_encoders(config), parts), parts).sort_by("clip_id")
+    columns = ["clip_id", "frames", *(f"{name}_status" for name in MODALITIES)]
+    rows = pa.concat_tables([pq.read_table(prepared.shards / name, columns=columns) for name in parts])
+    rows = rows.sort_by("clip_id")
+    splits = {}
+    for split, labels in label_of.items():
+        mine = pc.is_in(rows["clip_id"], pa.array(list(labels)))
+        splits[split] = _batch(rows.filter(mine), features.filter(mine), labels)
+    return World(prepared.labels, splits)
+
+
+def zero_shot(world: World, config: Config) -> dict[str, float]:
+    """The frozen CLIP, by the cosine of a clip's mean embedding and a caption for each class."""
+    clip, tokenize, seen = emovclip.load_clip(config), emovclip.tokenizer(config), frames_seen(world, config)
+    scores = []
+    for caption in CAPTIONS:
+        tokens_KL = tokenize([caption.format(label.replace("_", " ")) for label in world.labels])
+        with torch.inference_mode():
+            classes_KD = clip.encode_text(tokens_KL, normalize=True).numpy()
+        guesses = {split: frames_BTD.mean(axis=1) @ classes_KD.T for split, (frames_BTD, _) in seen.items()}
+        scores.append(tuple(_waf(guesses[split], seen[split][1]) for split in JUDGED))
+    return _by_key(max(scores, key=itemgetter(0)))
+
+
+def probe(world: World, config: Config, statistics: Sequence[str]) -> dict[str, float]:
+    """A linear probe on statistics over time ("mean", "deviation", "slope") of the frozen CLIP's frame embeddings."""
+    seen = frames_seen(world, config)
+    rows = {split: over_time(frames_BTD, statistics) for split, (frames_BTD, _) in seen.items()}
+    scores = []
+    for strength in PROBE_STRENGTHS:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
+        classifier.fit(rows["train"], seen["train"][1])
+        scores.append(tuple(_waf(classifier.predict_proba(rows[split]), seen[split][1]) for split in JUDGED))
+    return _by_key(max(scores, key=itemgetter(0)))
+
+
+def over_time(frames_BTD: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
+    """Statistics over T of each dimension, side by side: (B, D times their number)."""
+    time_T = np.linspace(-1, 1, frames_BTD.shape[1])
+    made = {
+        "mean": frames_BTD.mean(axis=1),
+        "deviation": frames_BTD.std(axis=1),
+        "slope": np.einsum("btd,t->bd", frames_BTD, time_T) / (time_T**2).sum(),
+    }
+    return np.concatenate([made[name] for name in statistics], axis=1)
+
+
+@torch.inference_mode()
+def frames_seen(world: World, config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
+    clip, result = emovclip.load_clip(config), {}
+    mean, std = emovclip.pixel_statistics(clip)
+    for split, batch in world.splits.items():
+        batch = _with(batch, "video")
+        parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
+        embedded = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
+        result[split] = embedded.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
+    return result
+
+
+def video(world: World, config: Config) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """EmoVCLIP trained as `config.emovclip` says: its scores, and the features of every split's clips."""
+    model = emovclip.build(config, world.labels)
+    train, validation, test = (_with(world.splits[split], "video") for split in SPLITS)
+    best = _fit(model, train, validation, config.emovclip, config, passes=1)
+    guess, label = loop.predict(model, _chunks(test))
+    model.eval()
+    with torch.inference_mode():
+        features = {
+            split: torch.cat([model.encode_video(part) for part in batch.frames_BTCHW.split(_CHUNK)]).numpy()
+            for split, batch in world.splits.items()
+        }
+    return _by_key((best["score"], _waf(guess, label))), features
+
+
+def fusion(
+    world: World, video_features: Mapping[str, np.ndarray], config: Config, given: Sequence[str] = MODALITIES
+) -> dict[str, float]:
+    """A fusion head trained on the modalities `given`: the score of every subset of them on both splits ("test/VA").
+
+    All subsets are measured on the same clips: those that have all three modalities.
+    """
+    given_M = torch.tensor([name in given for name in MODALITIES])
+    splits, complete = {}, {}
+    for split, batch in world.splits.items():
+        features = {**batch.features, "video": torch.from_numpy(video_features[split])}
+        present_BM = batch.present_BM & given_M
+        whole = replace(batch, frames_BTCHW=None, features=features, present_BM=present_BM)
+        splits[split] = _rows(whole, present_BM.any(dim=1))
+        complete[split] = batch.present_BM.all(dim=1)[present_BM.any(dim=1)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = FusionHead(config.fusion, scalings(splits["train"]), len(world.labels))
+    passes = config.fusion.passes_per_epoch
+    _fit(head, splits["train"], splits["validation"], config.fusion, config, passes)
+    head.eval()
+    scores = {}
+    for split in JUDGED:
+        batch = _rows(splits[split], complete[split])
+        for key, names in SUBSETS.items():
+            if set(names) <= set(given):
+                scores[f"{split}/{key}"] = _waf(shown_only(head, batch, names), batch.label_B.numpy())
+    return scores
+
+
+def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> Batch:
+    label = pa.array([label_of[clip_id] for clip_id in rows["clip_id"].to_pylist()], pa.int64())
+    batch = from_features(features.append_column("label", label))
+    seen_B = torch.from_numpy(rows["video_status"].to_numpy() == "ok")
+    decoded = from_shards(rows.filter(pa.array(seen_B.numpy())), ["video"]).frames_BTCHW
+    frames_BTCHW = torch.zeros((len(batch), *decoded.shape[1:]), dtype=torch.uint8)
+    frames_BTCHW[seen_B] = decoded
+    present_BM = batch.present_BM.clone()
+    present_BM[:, MODALITIES.index("video")] = seen_B
+    return replace(batch, present_BM=present_BM, frames_BTCHW=frames_BTCHW)
+
+
+def _rows(batch: Batch, index_B: torch.Tensor) -> Batch:
+    """The rows of an index or a mask, of everything that the batch holds."""
+    index_B = index_B.nonzero().flatten() if index_B.dtype == torch.bool else index_B
+    return Batch(
+        tuple(batch.clip_ids[i] for i in index_B.tolist()),
+        batch.present_BM[index_B],
+        frames_BTCHW=None if batch.frames_BTCHW is None else batch.frames_BTCHW[index_B],
+        features=batch.features and {name: value[index_B] for name, value in batch.features.items()},
+        label_B=batch.label_B[index_B],
+    )
+
+
+def _with(batch: Batch, modality: str) -> Batch:
+    return _rows(batch, batch.present_BM[:, MODALITIES.index(modality)])
+
+
+def _chunks(batch: Batch) -> list[Batch]:
+    return [_rows(batch, index_B) for index_B in torch.arange(len(batch)).split(_CHUNK)]
+
+
+def _fit(
+    model: torch.nn.Module, train: Batch, validation: Batch, own: Optimisation, config: Config, passes: int
+) -> dict:
+    """Train as the train stage does, and leave the model at its best epoch on validation."""
+
+    def shuffled(epoch: int):
+        generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % 2**63)
+        for _ in range(passes):
+            order = torch.randperm(len(train), generator=generator)
+            yield from (_rows(train, index_B) for index_B in order.split(own.batch_size))
+
+    steps = -(-len(train) // own.batch_size) * passes
+    plan = loop.Plan(own, config.train.epochs, steps, config.seed)
+    best = loop.fit(model, shuffled, lambda epoch: _chunks(validation), plan, loop.PlainReporter())
+    load_trained(model, best["model"])
+    return best
+
+
+def _by_key(scores: Sequence[float]) -> dict[str, float]:
+    return {f"{split}/V": score for split, score in zip(JUDGED, scores, strict=True)}
+
+
+def _waf(guess_BK: np.ndarray, label_B: np.ndarray) -> float:
+    return metrics(guess_BK, label_B)["waf"]

@@ -1,0 +1,6 @@
+"""Measure the paper's claims in miniature, over several synthetic worlds and seeds: tables, a page and pictures."""
+
+from emo_ray.cli import main
+
+if __name__ == "__main__":
+    main("claims", __doc__)

@@ -1,0 +1,102 @@
+"""The claims' statistics, against a hand computation, SciPy, and scores made up so that the verdicts are known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from emo_ray.config import Config, override
+from emo_ray.stages import comparisons
+from emo_ray.stages.comparisons import OURS, SUBSETS, claimed, planned, summarise
+
+CONFIG = override(Config(), {"claims.worlds": 3, "claims.seeds": 2, "claims.dropout_rates": [0.0, 0.3, 0.5]})
+
+
+def made_up(value):
+    """Scores of every planned trial: `value(name, subset, world)`, and half a point more or less with the seed."""
+    found = {}
+    for name, trial in planned(CONFIG).items():
+        keys = SUBSETS if trial.kind == "fusion" else ("V",)
+        seeds = CONFIG.claims.seeds if trial.seeded else 1
+        spread = [0.005, -0.005] if seeds == 2 else [0.0]
+        found[name] = [
+            [{f"{s}/{k}": value(name, k, w) + d for s in ("validation", "test") for k in keys} for d in spread]
+            for w in range(CONFIG.claims.worlds)
+        ]
+    return found
+
+
+def good(name, subset, world):
+    """A method that does what it should, in worlds that are not all equally hard."""
+    score = {"zero-shot CLIP": 0.5, OURS: 0.72}.get(name, 0.6) + 0.01 * world * (1 + 0.1 * (name == OURS))
+    if name.startswith(("only", "dropout")):
+        score = 0.5 + 0.1 * len(subset) + (0.05 if name == "dropout 0.5" and len(subset) < 3 else 0.0) + 0.01 * world
+    return score
+
+
+def by_what(content, claim):
+    return {d["what"]: d for d in content["differences"] if d["claim"] == claim}
+
+
+def test_summary_is_that_of_the_worlds():
+    values = [0.70, 0.74, 0.72]
+    found = summarise(np.array(values))
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["se"] == pytest.approx(stats.sem(values))
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_one_world_has_no_standard_error():
+    assert summarise(np.array([0.7])) == {"mean": pytest.approx(0.7), "se": None, "low": None, "high": None}
+
+
+def test_a_method_that_does_what_it_should_holds_every_target():
+    content = claimed(CONFIG, made_up(good))
+    judged = [d for d in content["differences"] if d["target"]]
+    assert len(judged) == 6
+    assert all(d["holds"] for d in judged), judged
+    found = by_what(content, "1")["EmoVCLIP − zero-shot CLIP"]
+    assert found["mean"] == pytest.approx(0.22 + 0.001)
+    assert found["se"] == pytest.approx(stats.sem([0.22, 0.221, 0.222]))
+    assert {t["claim"] for t in content["tables"]} == {"1", "2", "3", "4"}
+    assert [e["claim"] for e in content["empty"]] == ["5"]
+
+
+AWARE = "linear probe, mean + slope"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda n, s, w: (w - 1) * 0.5 * (n == "zero-shot CLIP"), "EmoVCLIP − zero-shot CLIP"),
+        (lambda n, s, w: (w - 1) * 0.5 * (n == "linear probe, mean"), "EmoVCLIP − linear probe, mean"),
+        (lambda n, s, w: 0.13 * (n == AWARE), f"EmoVCLIP − {AWARE} (the best)"),
+        (lambda n, s, w: -0.11 * (n == "only VAT"), "all three − V alone (the best)"),
+        (lambda n, s, w: -0.03 * (n == "dropout 0.5" and len(s) < 3), "mean of the incomplete subsets"),
+        (lambda n, s, w: -0.02 * (n == "dropout 0.5" and len(s) == 3), "dropout 0.5 − none, all three"),
+    ],
+)
+def test_what_falls_short_fails_alone(change, what):
+    """In the first two, worlds disagree so much that the standard error swallows the gain."""
+    found = made_up(lambda name, subset, world: good(name, subset, world) + change(name, subset, world))
+    failed = [d["what"] for d in claimed(CONFIG, found)["differences"] if d["holds"] is False]
+    assert [what in name for name in failed] == [True]
+
+
+def test_the_dropout_rate_is_chosen_on_validation_alone():
+    found = made_up(good)
+    for world in found["dropout 0.3"]:
+        for scores in world:
+            scores.update({key: 0.99 for key in scores if key.startswith("test/")})
+    table = next(t for t in claimed(CONFIG, found)["tables"] if t["claim"] == "4")
+    assert table["note"].startswith("rate 0.5 ")
+
+
+def test_every_rung_of_the_ladder_only_adds_prompts():
+    configs = [override(Config(), changes).emovclip for changes in comparisons.LADDER.values()]
+    sizes = [
+        sum([bool(c.global_prompts), c.local_prompts, c.summary_prompt, c.context_tokens > 0, c.pooling == "attention"])
+        for c in configs
+    ]
+    assert sizes == [1, 2, 3, 4, 5]
+    assert configs[-1] == Config().emovclip
