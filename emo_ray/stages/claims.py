@@ -14,6 +14,7 @@ import numpy as np
 import ray
 import torch
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_limits
 
 from emo_ray import claims_report, cluster, store, tracking
 from emo_ray.config import Config, flatten, override
@@ -97,10 +98,11 @@ def _run(
     trial: Trial, config: Config, world: trials.World, folder: Path, video: tuple | None
 ) -> tuple[Scores, dict[str, np.ndarray] | None]:
     """One trial, made or found; that of a whole EmoVCLIP comes with the features of all clips."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # one trial per core; and sums over several threads come in any order
     features = folder / "features.safetensors"
     if not store.is_complete(folder):
-        scores, made = _make(trial, config, world, video and video[1])
+        with threadpool_limits(1):
+            scores, made = _make(trial, config, world, video and video[1])
         meta = {"kind": "trial", "trial": trial.kind, "changes": trial.changes, "option": trial.option}
         with store.writing(folder, meta) as temporary:
             store.write_text(temporary / SCORES, json.dumps(scores))
