@@ -14,8 +14,9 @@ def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -
     """PNG of `{label: (up to STILLS uint8 frames_HWC, frames_THWC of one clip)}`."""
     frames = max(len(clip) for _, clip in rows.values())
     sheet = figure(1.6 + _CELL_IN * (STILLS + frames + _GAP), 0.7 + _CELL_IN * len(rows))
+    sheet.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     widths = [*[1] * STILLS, _GAP, *[1] * frames]
-    grid = sheet.add_gridspec(len(rows), len(widths), width_ratios=widths, wspace=0.02, hspace=0.02)
+    grid = sheet.add_gridspec(len(rows), len(widths), width_ratios=widths)
     for r, (label, (stills, clip)) in enumerate(rows.items()):
         places = [*enumerate(stills), *enumerate(clip, STILLS + 1)]
         for column, frame_HWC in places:

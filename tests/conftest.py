@@ -139,7 +139,7 @@ def ray_session():
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-    """The whole job at its smallest: 78 synthetic clips, two frames each, a CLIP of two small blocks, two epochs."""
+    """The whole job at its smallest: 72 synthetic clips, two frames each, a CLIP of two small blocks, two epochs."""
     from emo_ray.config import load
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -158,7 +158,7 @@ def tiny_config(tmp_path_factory):
             "synthetic.train_clips": 36,
             "synthetic.validation_clips": 12,
             "synthetic.test_clips": 24,
-            "synthetic.unlabelled_clips": 6,
+            "synthetic.unlabelled_clips": 0,
             "media.frames": 2,
             "media.clips_per_part": 16,
             "train.epochs": 2,

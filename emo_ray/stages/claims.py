@@ -115,7 +115,7 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
     if trial.kind == "zero_shot":
         return trials.zero_shot(world, config), None
     if trial.kind == "probe":
-        return trials.probe(world, config, trial.option), None
+        return trials.probe(world, trial.option), None
     if trial.kind == "video":
         return trials.video(world, config)
     return trials.fusion(world, features, config, trial.option), None

@@ -37,10 +37,14 @@ _CHUNK = 64  # clips
 
 @dataclass(frozen=True)
 class World:
-    """The labelled clips of a corpus in memory: frames (zeros where there are none), sound and text features."""
+    """The labelled clips of a corpus in memory: frames (zeros where there are none), sound and text features.
+
+    `embedded` holds, for the clips with video, the frozen CLIP's normalised embeddings (B, T, D) and the labels.
+    """
 
     labels: tuple[str, ...]
     splits: dict[str, Batch]
+    embedded: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def load_world(config: Config, prepared: Prepared) -> World:
@@ -55,12 +59,12 @@ def load_world(config: Config, prepared: Prepared) -> World:
     for split, labels in label_of.items():
         mine = pc.is_in(rows["clip_id"], pa.array(list(labels)))
         splits[split] = _batch(rows.filter(mine), features.filter(mine), labels)
-    return World(prepared.labels, splits)
+    return World(prepared.labels, splits, embedded(config, splits))
 
 
 def zero_shot(world: World, config: Config) -> dict[str, float]:
     """The frozen CLIP, by the cosine of a clip's mean embedding and a caption for each class."""
-    clip, tokenize, seen = emovclip.load_clip(config), emovclip.tokenizer(config), frames_seen(world, config)
+    clip, tokenize, seen = emovclip.load_clip(config), emovclip.tokenizer(config), world.embedded
     scores = []
     for caption in CAPTIONS:
         tokens_KL = tokenize([caption.format(label.replace("_", " ")) for label in world.labels])
@@ -71,9 +75,9 @@ def zero_shot(world: World, config: Config) -> dict[str, float]:
     return _by_key(max(scores, key=itemgetter(0)))
 
 
-def probe(world: World, config: Config, statistics: Sequence[str]) -> dict[str, float]:
+def probe(world: World, statistics: Sequence[str]) -> dict[str, float]:
     """A linear probe on statistics over time ("mean", "deviation", "slope") of the frozen CLIP's frame embeddings."""
-    seen = frames_seen(world, config)
+    seen = world.embedded
     rows = {split: over_time(frames_BTD, statistics) for split, (frames_BTD, _) in seen.items()}
     scores = []
     for strength in PROBE_STRENGTHS:
@@ -95,15 +99,15 @@ def over_time(frames_BTD: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def frames_seen(world: World, config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def embedded(config: Config, splits: Mapping[str, Batch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
     clip, result = emovclip.load_clip(config), {}
     mean, std = emovclip.pixel_statistics(clip)
-    for split, batch in world.splits.items():
+    for split, batch in splits.items():
         batch = _with(batch, "video")
         parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
-        embedded = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
-        result[split] = embedded.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
+        frames = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
+        result[split] = frames.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
     return result
 
 

@@ -24,7 +24,7 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def world():
+def world(config):
     """Faces of unseen people in four frames, and features of which sound tells half of the label and text the other."""
     rng, splits = np.random.default_rng(0), {}
     for split, count in CLIPS.items():
@@ -47,11 +47,11 @@ def world():
             features=features,
             label_B=torch.from_numpy(label),
         )
-    return World(LABELS, splits)
+    return World(LABELS, splits, trials.embedded(config, splits))
 
 
 def test_frames_are_embedded_as_open_clip_does(world, config):
-    frames_BTD, label_B = trials.frames_seen(world, config)["test"]
+    frames_BTD, label_B = world.embedded["test"]
     batch = world.splits["test"]
     assert len(frames_BTD) == len(label_B) == int(batch.present_BM[:, 0].sum())
     open_clip.add_model_config(FILES["json"])
@@ -70,7 +70,7 @@ def test_statistics_over_time_are_numpys():
 
 def test_zero_shot_is_the_nearest_caption(world, config):
     """With the captions that are tried, one of them gives this very score."""
-    seen, clip = trials.frames_seen(world, config), load_clip(config)
+    seen, clip = world.embedded, load_clip(config)
     label_B = seen["test"][1]
     accuracies = []
     for caption in trials.CAPTIONS:
@@ -84,13 +84,10 @@ def test_zero_shot_is_the_nearest_caption(world, config):
 
 
 def test_order_counts_only_for_the_probe_that_looks_at_it(world, config):
-    turned = World(
-        world.labels,
-        {s: Batch(b.clip_ids, b.present_BM, frames_BTCHW=b.frames_BTCHW.flip(1), label_B=b.label_B)
-         if s == "test" else b for s, b in world.splits.items()},
-    )  # fmt: skip
-    mean = [trials.probe(w, config, ("mean",)) for w in (world, turned)]
-    slope = [trials.probe(w, config, ("mean", "slope")) for w in (world, turned)]
+    backwards = world.embedded | {"test": (world.embedded["test"][0][:, ::-1], world.embedded["test"][1])}
+    turned = World(world.labels, world.splits, backwards)
+    mean = [trials.probe(w, ("mean",)) for w in (world, turned)]
+    slope = [trials.probe(w, ("mean", "slope")) for w in (world, turned)]
     assert mean[0]["test/V"] == pytest.approx(mean[1]["test/V"])
     assert slope[0]["test/V"] > slope[1]["test/V"] + 0.1
 
