@@ -6,7 +6,7 @@ nothing reads the environment.
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -188,7 +188,7 @@ class Claims(Section):
 
     worlds: int = Field(3, ge=1)
     seeds: int = Field(3, ge=1)  # of training, in each world
-    dropout_rates: tuple[float, ...] = Field((0.0, 0.15, 0.3, 0.5, 0.7), min_length=1)
+    dropout_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.15, 0.3, 0.5, 0.7)
 
 
 class Store(Section):

@@ -7,11 +7,16 @@ import numpy as np
 from emo_ray.page import FAINT, INK, figure, png
 
 STILLS = 6  # clips per label
+_ROWS, _FRAMES = 12, 8  # a picture of all labels of a large corpus, or all frames of a clip, could not be looked at
 _CELL_IN, _GAP = 0.8, 0.3  # side of a picture; between stills and the clip over time, in sides
 
 
 def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -> bytes:
-    """PNG of `{label: (up to STILLS uint8 frames_HWC, frames_THWC of one clip)}`."""
+    """PNG of `{label: (up to STILLS uint8 frames_HWC, frames_THWC of one clip)}`, for the first labels."""
+    rows = {
+        label: (stills, clip[np.linspace(0, len(clip) - 1, min(len(clip), _FRAMES)).round().astype(int)])
+        for label, (stills, clip) in list(rows.items())[:_ROWS]
+    }
     frames = max(len(clip) for _, clip in rows.values())
     sheet = figure(1.6 + _CELL_IN * (STILLS + frames + _GAP), 0.7 + _CELL_IN * len(rows))
     sheet.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)

@@ -39,7 +39,6 @@ class EmoVCLIP(nn.Module):
         config: Config,
         clip: nn.Module,
         labels: Sequence[str] | None = None,
-        tokenize: Callable[..., torch.Tensor] | None = None,
     ):
         super().__init__()
         labels = labels or config.data.labels
@@ -62,7 +61,7 @@ class EmoVCLIP(nn.Module):
         if own.context_tokens:
             text_width = _text_tower(clip).token_embedding.embedding_dim
             self.context = ClassContext(own, len(labels), text_width)
-        tokens_KL = _tokens(clip, labels, own.context_tokens, tokenize)
+        tokens_KL = _tokens(clip, labels, own.context_tokens, tokenizer(config))
         self.register_buffer("tokens_KL", tokens_KL, persistent=False)
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
         for name, value in zip(("mean", "std"), pixel_statistics(clip), strict=True):
@@ -164,11 +163,14 @@ def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
     image_size(config)  # refuses what the CLIP cannot take
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return EmoVCLIP(config, load_clip(config), labels, tokenizer(config))
+        return EmoVCLIP(config, load_clip(config), labels)
 
 
 def load_clip(config: Config) -> nn.Module:
-    """The open_clip model of `emovclip.clip` with `emovclip.weights`: a pretrained tag, a local file, or None."""
+    """The open_clip model of `emovclip.clip` with `emovclip.weights`: a pretrained tag, a local file, or None.
+
+    None is random weights that only the architecture and `config.seed` decide.
+    """
     name, weights = _architecture(config.emovclip.clip), _weights(config.emovclip.weights)
     if (
         weights is not None
@@ -178,16 +180,17 @@ def load_clip(config: Config) -> nn.Module:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(f"emovclip.weights: found {weights!r}, expected a file or a pretrained tag of {name}: {tags}")
     tag = open_clip.get_pretrained_cfg(name, weights) if weights and not Path(weights).exists() else {}
-    # OpenAI's weights want QuickGELU; with the wrong activation the model is silently poor.
-    return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(tag.get("quick_gelu"))).eval()
+    with torch.random.fork_rng(devices=[], enabled=weights is None):
+        if weights is None:
+            torch.manual_seed(config.seed)
+        # OpenAI's weights want QuickGELU; with the wrong activation the model is silently poor.
+        return open_clip.create_model(name, pretrained=weights, force_quick_gelu=bool(tag.get("quick_gelu"))).eval()
 
 
 def tokenizer(config: Config) -> Callable[..., torch.Tensor]:
     """The tokenizer of the config's CLIP; a JSON architecture may have byte-pair merges of its own beside it."""
-    name = _architecture(config.emovclip.clip)
-    merges = _shipped(config.emovclip.clip.removesuffix(".json") + ".bpe.gz")
-    own = {"bpe_path": str(merges)} if config.emovclip.clip.endswith(".json") and merges.is_file() else {}
-    return open_clip.get_tokenizer(name, **own)
+    merges = _merges(config)
+    return open_clip.get_tokenizer(_architecture(config.emovclip.clip), **({"bpe_path": str(merges)} if merges else {}))
 
 
 def pixel_statistics(clip: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,7 +220,8 @@ def frozen_digest(config: Config) -> str:
     source = ("random", config.seed) if weights is None else weights
     if weights is not None and Path(weights).exists():
         source = store.digest_path(Path(weights))
-    return store.digest(open_clip.get_model_config(name), source, VERSION)
+    merges = _merges(config)
+    return store.digest(open_clip.get_model_config(name), source, merges and store.digest_path(merges), VERSION)
 
 
 def _architecture(name: str) -> str:
@@ -231,6 +235,14 @@ def _architecture(name: str) -> str:
     if open_clip.get_model_config(name) is None:
         raise ValueError(f"emovclip.clip: found {name!r}, expected one of {', '.join(open_clip.list_models())}")
     return name
+
+
+def _merges(config: Config) -> Path | None:
+    """The byte-pair merges beside a JSON architecture, where there are any."""
+    if not config.emovclip.clip.endswith(".json"):
+        return None
+    path = _shipped(config.emovclip.clip).with_suffix(".bpe.gz")
+    return path if path.is_file() else None
 
 
 def _weights(weights: str | None) -> str | None:
@@ -260,18 +272,23 @@ def _check_towers(clip: nn.Module) -> None:
         raise ValueError(f"found a text tower with pooling {pool!r}, expected a causal one pooled at the end token")
 
 
-def _tokens(clip: nn.Module, labels: Sequence[str], context_tokens: int, tokenize: Callable | None) -> torch.Tensor:
+def _tokens(clip: nn.Module, labels: Sequence[str], context_tokens: int, tokenize: Callable) -> torch.Tensor:
     """Ids of `start, placeholders, class name, end` for K classes, cut behind the last end token.
 
     The mask is causal and the end token is where the tower is read, so what follows it never matters.
     """
     length = _text_tower(clip).context_length
-    tokenize = tokenize or open_clip.SimpleTokenizer()
     names = [f"{PLACEHOLDER} " * context_tokens + label.replace("_", " ") for label in labels]
     ids_KL = tokenize(names, context_length=2 * length)
     end_K = ids_KL.argmax(dim=-1)
     if int(end_K.max()) >= length:
         raise ValueError(
             f"found prompts of {int(end_K.max()) + 1} tokens, expected at most {length}: lower emovclip.context_tokens"
+        )
+    vocabulary = _text_tower(clip).token_embedding.num_embeddings
+    if int(ids_KL.max()) >= vocabulary:
+        raise ValueError(
+            f"found token {int(ids_KL.max())} in a CLIP with {vocabulary} tokens, expected its own tokenizer: put the "
+            "merges it was trained with beside its JSON, as NAME.bpe.gz"
         )
     return ids_KL[:, : int(end_K.max()) + 1]

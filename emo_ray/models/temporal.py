@@ -16,6 +16,11 @@ class TemporalAttention(nn.Module):
 
     def __init__(self, frames: int, width: int):
         super().__init__()
+        if width % HEADS:
+            raise ValueError(
+                f"found embeddings of {width} dimensions, expected a multiple of {HEADS} for attention over "
+                "frames: set emovclip.pooling=mean"
+            )
         self.ln = nn.LayerNorm(width)
         self.time_TD = nn.Parameter(torch.empty(frames, width).normal_(std=0.5))
         self.query_QD = nn.Parameter(torch.empty(QUERIES, width).normal_())

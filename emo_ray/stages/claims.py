@@ -8,7 +8,6 @@ seeds of one world share its clips, so they are averaged first.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -22,9 +21,10 @@ from emo_ray.models import emovclip
 from emo_ray.progress import console, progress, say
 from emo_ray.stages import trials
 from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
+from emo_ray.stages.features import frozen_encoders
 from emo_ray.stages.prepare import prepare
 
-VERSION = 1
+VERSION = 1  # raise it when the same trial gives other scores
 CONTENT, SCORES = "claims.json", "scores.json"
 
 
@@ -47,13 +47,24 @@ class Claimed:
 
 
 def claims(config: Config) -> Claimed:
-    """Measure every claim. Trials that were made before are read, not made again."""
+    """Measure every claim on the worlds behind the config's own. Trials that were made before are read, not made again.
+
+    Trials run on CPU cores, one each. Raises ValueError for a corpus or a device that claims are not measured on.
+    """
+    if config.data.manifest is not None or config.data.corpus not in ("auto", "synthetic"):
+        raise ValueError(
+            f"found data.manifest={config.data.manifest} and data.corpus={config.data.corpus}, expected neither: "
+            "claims are measured on synthetic worlds; jobs/evaluate.py measures on a corpus"
+        )
+    if config.train.use_gpu == "yes":
+        raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
     cluster.connect(config)
     root = cluster.store_root(config)
-    key = store.digest(VERSION, emovclip.frozen_digest(config), _deciding(config))
+    found, trial_digests = _measure(config, root)
+    key = store.digest(VERSION, config.claims.model_dump(), trial_digests)
     folder = root / "claims" / key
     if not store.is_complete(folder):
-        content = claimed(config, _measure(config, root))
+        content = claimed(config, found)
         with store.writing(folder, {"kind": "claims", "version": VERSION}) as temporary:
             store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
             claims_report.write_html(content, temporary)
@@ -65,18 +76,21 @@ def claims(config: Config) -> Claimed:
     return Claimed(folder, content)
 
 
-def _measure(config: Config, root: Path) -> Found:
-    """The scores of every trial: name -> world -> seed."""
+def _measure(config: Config, root: Path) -> tuple[Found, list[str]]:
+    """The scores of every trial, name -> world -> seed, and the digests of the trials."""
     rows: list[tuple[str, int, ray.ObjectRef]] = []
+    digests: list[str] = []
     for world in range(config.claims.worlds):
-        own = override(config, {"synthetic.seed": world, "synthetic.unlabelled_clips": 0})
+        behind = config.synthetic.seed + 1 + world  # the config's own world is where settings were chosen
+        own = override(config, {"synthetic.seed": behind, "synthetic.unlabelled_clips": 0})
         prepared = prepare(own)
         loaded = ray.put(trials.load_world(own, prepared))
         whole: dict[int, ray.ObjectRef] = {}  # seed -> EmoVCLIP
         for name, trial in planned(config).items():
             for seed in range(config.claims.seeds if trial.seeded else 1):
-                changed = override(own, {**trial.changes, "seed": seed})
-                folder = root / "claims" / "trials" / _digest(trial, changed, prepared.path.name)
+                changed = override(own, {**trial.changes, "seed": config.seed + seed})
+                digests.append(_digest(trial, changed, prepared.path.name))
+                folder = root / "claims" / "trials" / digests[-1]
                 task = _run.remote(trial, changed, loaded, folder, whole[seed] if trial.kind == "fusion" else None)
                 if name == OURS:
                     whole[seed] = task
@@ -90,7 +104,7 @@ def _measure(config: Config, root: Path) -> Found:
     found: Found = {name: [[] for _ in range(config.claims.worlds)] for name in planned(config)}
     for name, world, task in rows:  # in the order of seeds
         found[name][world].append(ray.get(task)[0])
-    return found
+    return found, digests
 
 
 @ray.remote(num_cpus=1)
@@ -106,7 +120,7 @@ def _run(
         meta = {"kind": "trial", "trial": trial.kind, "changes": trial.changes, "option": trial.option}
         with store.writing(folder, meta) as temporary:
             store.write_text(temporary / SCORES, json.dumps(scores))
-            if made is not None and not trial.changes:
+            if made is not None:
                 save_file(made, temporary / features.name)
     return json.loads((folder / SCORES).read_text("utf-8")), load_file(features) if features.exists() else None
 
@@ -122,13 +136,9 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
 
 
 def _digest(trial: Trial, config: Config, corpus: str) -> str:
-    """Of everything that decides a trial's result."""
+    """Of everything that decides a trial's result; what is in the code is in VERSION."""
     parts = {"zero_shot": [], "probe": [], "video": ["seed", "emovclip", "train"]}
     sections = parts.get(trial.kind, ["seed", "emovclip", "train", "fusion", "audio", "text"])
     deciding = {key: value for key, value in flatten(config).items() if key.split(".")[0] in sections}
-    return store.digest(VERSION, trial.kind, trial.option, corpus, emovclip.frozen_digest(config), deciding)
-
-
-def _deciding(config: Config) -> dict[str, Any]:
-    aside = ("checkpoint", "data", "evaluate", "store", "tracking", "cluster")
-    return {key: value for key, value in flatten(config).items() if key.split(".")[0] not in aside}
+    encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
+    return store.digest(VERSION, trial.kind, trial.option, corpus, emovclip.frozen_digest(config), encoders, deciding)

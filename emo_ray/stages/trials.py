@@ -1,4 +1,4 @@
-"""Single trials of the claims: one model trained and measured on one synthetic world, in plain Python, without Ray.
+"""Single trials of the claims: one model trained and measured on one synthetic world, in this process alone.
 
 Scores are weighted F1 on the test split. Whatever is chosen (epochs, a probe's strength, a caption) is chosen on the
 validation split.
@@ -27,6 +27,7 @@ from emo_ray.stages.features import encode, frozen_encoders, load
 from emo_ray.stages.prepare import Prepared
 from emo_ray.stages.train import labels_of, parts_with
 from emo_ray.training import loop
+from emo_ray.training.loss import balanced_weights
 from emo_ray.training.metrics import metrics
 
 SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
@@ -83,7 +84,8 @@ def probe(world: World, statistics: Sequence[str]) -> dict[str, float]:
     for strength in PROBE_STRENGTHS:
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
         classifier.fit(rows["train"], seen["train"][1])
-        scores.append(tuple(_waf(classifier.predict_proba(rows[split]), seen[split][1]) for split in JUDGED))
+        guesses = {split: np.eye(len(world.labels))[classifier.predict(rows[split])] for split in JUDGED}
+        scores.append(tuple(_waf(guesses[split], seen[split][1]) for split in JUDGED))
     return _by_key(max(scores, key=itemgetter(0)))
 
 
@@ -103,11 +105,16 @@ def embedded(config: Config, splits: Mapping[str, Batch]) -> dict[str, tuple[np.
     """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
     clip, result = emovclip.load_clip(config), {}
     mean, std = emovclip.pixel_statistics(clip)
-    for split, batch in splits.items():
-        batch = _with(batch, "video")
-        parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
-        frames = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
-        result[split] = frames.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same sums on any number of cores
+    try:
+        for split, batch in splits.items():
+            batch = _with(batch, "video")
+            parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
+            frames = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
+            result[split] = frames.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
+    finally:
+        torch.set_num_threads(threads)
     return result
 
 
@@ -115,7 +122,7 @@ def video(world: World, config: Config) -> tuple[dict[str, float], dict[str, np.
     """EmoVCLIP trained as `config.emovclip` says: its scores, and the features of every split's clips."""
     model = emovclip.build(config, world.labels)
     train, validation, test = (_with(world.splits[split], "video") for split in SPLITS)
-    best = _fit(model, train, validation, config.emovclip, config, passes=1)
+    best = _fit(model, train, validation, config.emovclip, config, len(world.labels))
     guess, label = loop.predict(model, _chunks(test))
     model.eval()
     with torch.inference_mode():
@@ -145,7 +152,7 @@ def fusion(
         torch.manual_seed(config.seed)
         head = FusionHead(config.fusion, scalings(splits["train"]), len(world.labels))
     passes = config.fusion.passes_per_epoch
-    _fit(head, splits["train"], splits["validation"], config.fusion, config, passes)
+    _fit(head, splits["train"], splits["validation"], config.fusion, config, len(world.labels), passes)
     head.eval()
     scores = {}
     for split in JUDGED:
@@ -189,9 +196,9 @@ def _chunks(batch: Batch) -> list[Batch]:
 
 
 def _fit(
-    model: torch.nn.Module, train: Batch, validation: Batch, own: Optimisation, config: Config, passes: int
+    model: torch.nn.Module, train: Batch, validation: Batch, own: Optimisation, config: Config, classes: int, passes=1
 ) -> dict:
-    """Train as the train stage does, and leave the model at its best epoch on validation."""
+    """Train with the loop and the settings of the train stage, in fp32, and leave the model at its best epoch."""
 
     def shuffled(epoch: int):
         generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % 2**63)
@@ -200,7 +207,8 @@ def _fit(
             yield from (_rows(train, index_B) for index_B in order.split(own.batch_size))
 
     steps = -(-len(train) // own.batch_size) * passes
-    plan = loop.Plan(own, config.train.epochs, steps, config.seed)
+    weight_K = balanced_weights(train.label_B, classes) if own.class_weights == "balanced" else None
+    plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
     best = loop.fit(model, shuffled, lambda epoch: _chunks(validation), plan, loop.PlainReporter())
     load_trained(model, best["model"])
     return best

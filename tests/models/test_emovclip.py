@@ -1,5 +1,6 @@
 """EmoVCLIP against open_clip itself: no prompts is CLIP's mean over frames, prompts are a plain longer sequence."""
 
+import gzip
 import json
 
 import open_clip
@@ -132,8 +133,9 @@ def test_other_open_clip_architectures(tiny, architecture):
     torch.testing.assert_close(model.encode_video(images), plain_video(model, images), atol=1e-5, rtol=0)
 
 
-def test_exactly_the_prompts_are_trained(tiny):
-    model = build(tiny())
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_exactly_what_is_new_is_trained(tiny, pooling):
+    model = build(tiny({"emovclip.pooling": pooling}))
     model(frames_of(2, 4)).logits_BK.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (not name.startswith("clip.")), name
@@ -153,10 +155,10 @@ def test_logits_stay_exact_under_bf16_autocast(tiny):
         assert model(images).logits_BK.dtype == torch.float32
 
 
-def test_order_of_frames_matters_only_with_prompts(tiny):
+def test_order_of_frames_matters_only_with_prompts_or_attention(tiny):
     images = frames_of(2, 4)
     flipped = images.flip(1)
-    for changes, ordered in [(OFF, False), ({}, True)]:
+    for changes, ordered in [(OFF, False), ({}, True), (OFF | {"emovclip.pooling": "attention"}, True)]:
         model = build(tiny(changes))
         same = torch.allclose(model.encode_video(images), model.encode_video(flipped), atol=1e-5)
         assert same != ordered
@@ -191,6 +193,21 @@ def test_weights_come_from_a_file_and_its_content_is_in_the_digest(tiny, tmp_pat
     before = emovclip.frozen_digest(config)
     torch.save(emovclip.build(tiny({"seed": 8}), LABELS).clip.state_dict(), weights)
     assert emovclip.frozen_digest(config) != before
+
+
+def test_attention_over_frames_starts_as_the_mean_of_their_directions(tiny):
+    model, frames = emovclip.build(tiny(OFF | {"emovclip.pooling": "attention"}), LABELS).eval(), frames_of(3, 4)
+    reference = model.clip.encode_image(images_of(model, frames), normalize=True).view(3, 4, -1).mean(dim=1)
+    torch.testing.assert_close(model(frames).features_BD, reference, atol=1e-5, rtol=0)
+
+
+def test_merges_beside_an_architecture_are_its_tokenizer(tiny, tmp_path):
+    words = ["very happy"]
+    assert torch.equal(emovclip.tokenizer(tiny())(words), open_clip.SimpleTokenizer()(words, 24))
+    (tmp_path / "tiny-vit.bpe.gz").write_bytes(gzip.compress(b"#version: 0.2\nh a\nha p\np y</w>"))
+    start, *word, end = [i for i in emovclip.tokenizer(tiny())(["happy"])[0].tolist() if i]
+    assert word == [514 - 1, 514]  # hap, py</w>: the second and third merge behind 512 bytes
+    assert (start, end) == (515, 516)
 
 
 def test_image_size_needs_no_model(tiny):

@@ -38,6 +38,14 @@ def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
     assert len(trials_of(config)) == len(planned(config))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.manifest", "clips.csv"), ("data.corpus", "ravdess"), ("train.use_gpu", "yes")]
+)
+def test_what_claims_are_not_measured_on_is_refused(tiny_config, key, value):
+    with pytest.raises(ValueError, match=f"found .*{value}.*expected"):
+        claims(override(tiny_config, {key: value}))
+
+
 def test_killed_in_the_middle_it_makes_only_what_is_missing_and_ends_with_the_same(claimed, config):
     before, content = trials_of(config), json.loads((claimed.path / CONTENT).read_text())
     lost = sorted(before)[::5]
