@@ -19,7 +19,7 @@ from emo_ray import claims_report, cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.models import emovclip
 from emo_ray.progress import console, progress, say
-from emo_ray.stages import trials
+from emo_ray.stages import comparisons, trials
 from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
 from emo_ray.stages.features import frozen_encoders
 from emo_ray.stages.prepare import prepare
@@ -61,7 +61,7 @@ def claims(config: Config) -> Claimed:
     cluster.connect(config)
     root = cluster.store_root(config)
     found, trial_digests = _measure(config, root)
-    key = store.digest(VERSION, config.claims.model_dump(), trial_digests)
+    key = store.digest(comparisons.VERSION, config.claims.model_dump(), trial_digests)
     folder = root / "claims" / key
     if not store.is_complete(folder):
         content = claimed(config, found)

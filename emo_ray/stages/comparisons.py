@@ -12,6 +12,7 @@ from emo_ray.config import MODALITIES, Config
 from emo_ray.data.synthetic import LABELS
 from emo_ray.stages.evaluate import SUBSETS
 
+VERSION = 2  # raise it when the same scores make other tables or verdicts
 PROBES = {
     "linear probe, mean": ("mean",),
     "linear probe, mean + deviation": ("mean", "deviation"),
