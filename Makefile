@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test claims lint lock clean
+.PHONY: demo test slow claims lint lock clean
 
 demo: $(READY)  ## prepare -> train -> evaluate on the offline recipe
 	$(PY) jobs/evaluate.py mini
@@ -12,6 +12,9 @@ claims: $(READY)  ## what the paper claims, in miniature: three synthetic worlds
 
 test: $(READY)
 	$(PY) -m pytest
+
+slow: $(READY)  ## the tests that `make test` leaves out
+	$(PY) -m pytest -m slow
 
 lint: $(READY)
 	$(PY) -m ruff check .

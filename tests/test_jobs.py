@@ -69,6 +69,7 @@ def test_help_shows_the_keys():
     assert "modality_dropout" in result.stdout
 
 
+@pytest.mark.slow  # a whole run of Ray Train for one message
 def test_what_a_worker_finds_wrong_is_one_message_as_well(ray_session, evaluated, recipe):
     address = ray_session.get_runtime_context().gcs_address
     words = ["emovclip.context_tokens=60", "train.max_failures=0"]

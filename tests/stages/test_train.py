@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -94,6 +95,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny
     """SIGKILL after the first epoch, and shards streamed instead of kept: the very weights of the undisturbed run."""
     monkeypatch.setattr(stage, "_KEPT_SHARE", 0)
     config = override(tiny_config, {"store.root": tiny_config.store.root + "-killed", "emovclip.context_tokens": 8})
+    made = shutil.ignore_patterns("checkpoints", "train", "reports", "mlflow*", "claims")
+    shutil.copytree(tiny_config.store.root, config.store.root, ignore=made)  # decoded and encoded already
     train_folder, killed = Path(config.store.root) / "train", []
     done = threading.Event()
 
