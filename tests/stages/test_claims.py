@@ -36,6 +36,7 @@ def trials_of(config):
     return {p.name: p.stat().st_mtime_ns for p in (Path(config.store.root) / "claims/trials").iterdir()}
 
 
+@pytest.mark.slow  # every trial of the claims, if small ones
 def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
     assert {table["claim"] for table in claimed.content["tables"]} == {"1", "2", "3", "4"}
     cells = [cell for table in claimed.content["tables"] for row in table["rows"] for cell in row["cells"]]
@@ -53,6 +54,7 @@ def test_what_claims_are_not_measured_on_is_refused(tiny_config, key, value):
         claims(override(tiny_config, {key: value}))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_makes_only_what_is_missing_and_ends_with_the_same(claimed, config):
     before, content = trials_of(config), json.loads((claimed.path / CONTENT).read_text())
     lost = sorted(before)[::5]
