@@ -6,7 +6,7 @@
     tables        [{"claim", "title", "note", "columns", "first" (header of the row names), "rows":
                     [{"name", "cells": [{"mean", "se"} or None, one for each column]}]}]
     differences   [{"claim", "what", "mean", "se", "low", "high" (95 % interval), "target", "holds"}]
-    empty         [{"claim", "why"}]: claims for which nothing was measured
+    empty         [{"claim", "why"}]: claims (numbers) for which nothing was measured
 
 Rates are shares in [0, 1] and shown in percent. `se`, `low` and `high` are None where one world says nothing about the
 others; `holds` is None where no target was set or none could be judged.
@@ -41,7 +41,7 @@ _MARKERS = "osD^vPX*"
 _LONGEST_LINE = 40  # characters of a row's name beside a picture; two lines, the page has the whole
 
 Row = list[str]
-Section = tuple[str, list[dict], list[dict], list[str]]  # claim, its tables, its differences, why it is empty
+Section = tuple[int, list[dict], list[dict], list[str]]  # claim, its tables, its differences, why it is empty
 
 
 def summary(content: dict[str, Any]) -> str:
@@ -80,16 +80,15 @@ def tables(content: dict[str, Any]) -> list[Table]:
 def write_html(content: dict[str, Any], folder: Path) -> Path:
     """Write `claims.html`, one picture for each table, which the page holds a copy of, and `claims.md`."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = _picture_names(content["tables"])
     body = [
         f"<h1>{escape(content['title'])}</h1>",
         f"<p class='summary {_overall(content)}'>{escape(summary(content))}</p>",
         f"<p>{escape(content['setup'])} {escape(_measured_sentence(content))}</p>",
     ]
     for claim, measured, differences, reasons in _sections(content):
-        for table in measured:
+        for number, table in enumerate(measured, 1):
             png = page.png(_drawn(table, content))
-            (folder / names[id(table)]).write_bytes(png)
+            (folder / (f"claim-{claim}-{number}.png" if number > 1 else f"claim-{claim}.png")).write_bytes(png)
             body += [f"<h2>{escape(_heading(claim, table['title']))}</h2>", page.html_table(*_measured(table))]
             body += [f"<p class='note'>{escape(table['note'])}</p>"] if table["note"] else []
             body += [page.picture(png, f"The same numbers drawn: {table['title']}")]
@@ -125,18 +124,12 @@ def markdown(content: dict[str, Any]) -> str:
 def _sections(content: dict[str, Any]) -> Iterator[Section]:
     """Claim by claim, in the order of their numbers."""
     parts = [content[key] for key in ("tables", "differences", "empty")]
-    claims = dict.fromkeys(str(entry["claim"]) for part in parts for entry in part)
-    for claim in sorted(claims, key=_natural):
-        measured, differences, empty = ([e for e in part if str(e["claim"]) == claim] for part in parts)
+    for claim in sorted({entry["claim"] for part in parts for entry in part}):
+        measured, differences, empty = ([e for e in part if e["claim"] == claim] for part in parts)
         yield claim, measured, differences, [e["why"] for e in empty]
 
 
-def _natural(name: str) -> list[Any]:
-    """A sorting key by which 10 comes after 9."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def _heading(claim: str, title: str = "") -> str:
+def _heading(claim: int, title: str = "") -> str:
     return f"Claim {claim}: {title}" if title else f"Claim {claim}"
 
 
@@ -227,23 +220,10 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>&$|~])", r"\\\1", " ".join(text.split()))
 
 
-def _picture_names(measured: Sequence[dict[str, Any]]) -> dict[int, str]:
-    """claim-1.png, claim-2.png, claim-2-2.png: by the identity of each table; a claim's name may be no file's name."""
-    names: dict[int, str] = {}
-    for table in measured:
-        stem, count = "claim-" + re.sub(r"\W+", "-", str(table["claim"])), 1
-        name = f"{stem}.png"
-        while name in names.values():
-            count += 1
-            name = f"{stem}-{count}.png"
-        names[id(table)] = name
-    return names
-
-
 def _drawn(table: dict[str, Any], content: dict[str, Any]) -> Figure:
     draw = _dots if len(table["columns"]) == 1 else _lines
     figure = draw(table, content)
-    title = textwrap.fill(_heading(str(table["claim"]), table["title"]), 80)
+    title = textwrap.fill(_heading(table["claim"], table["title"]), 80)
     figure.suptitle(title, x=0.015, ha="left", size=12)  # over the row names, not only over the axes
     return figure
 

@@ -3,7 +3,7 @@ import copy
 import io
 import itertools
 import re
-from html.parser import HTMLParser
+from html import unescape
 
 import numpy as np
 import pytest
@@ -62,13 +62,13 @@ def example(worlds=3, seed=0):
         "setup": "Few clips.",
         "chance": share(),
         "tables": [
-            table("1", ["video"], "method", METHODS[:2]),
-            table("2", ["video"], "method", METHODS),
-            table("2", ["video", "audio"], "method", METHODS),
-            table("4", SUBSETS, "dropout rate", RATES),
+            table(1, ["video"], "method", METHODS[:2]),
+            table(2, ["video"], "method", METHODS),
+            table(2, ["video", "audio"], "method", METHODS),
+            table(4, SUBSETS, "dropout rate", RATES),
         ],
-        "differences": [difference("1", True), difference("2", False), difference("4", True), difference("10", True)],
-        "empty": [{"claim": "5", "why": "not landed yet"}],
+        "differences": [difference(1, True), difference(2, False), difference(4, True), difference(10, True)],
+        "empty": [{"claim": 5, "why": "not landed yet"}],
     }
 
 
@@ -90,11 +90,7 @@ def printed(content, width=120):
 
 def visible(html):
     """The words that a reader sees."""
-    words = []
-    parser = HTMLParser()
-    parser.handle_data = words.append
-    parser.feed(html.split("</head>")[1])
-    return " ".join(words)
+    return unescape(re.sub("<[^>]*>", " ", html.split("</head>")[1]))
 
 
 def written(content, folder):
@@ -192,7 +188,7 @@ def test_cells_that_were_not_measured(tmp_path):
 
 
 def test_claims_come_in_the_order_of_their_numbers(tmp_path):
-    for text in forms(example() | {"empty": [{"claim": "3", "why": "x"}]}, tmp_path)[1:]:
+    for text in forms(example() | {"empty": [{"claim": 3, "why": "x"}]}, tmp_path)[1:]:
         headings = re.findall(r"Claim (\d+)", text)
         assert headings == ["1", "2", "2", "3", "4", "10"]
 
@@ -262,10 +258,6 @@ def test_pictures_have_the_names_of_their_claims(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         *("claim-1.png", "claim-2-2.png", "claim-2.png", "claim-4.png", drawn.PAGE, drawn.MARKDOWN)
     ]
-    for table, claim in zip(content["tables"], ["../../1", "a<", "a>", ""], strict=True):
-        table["claim"] = claim
-    written(content, tmp_path / "b")
-    assert len(list((tmp_path / "b").glob("*.png"))) == 4
 
 
 def test_same_content_same_bytes_and_the_content_is_left_alone(tmp_path):
@@ -299,7 +291,7 @@ def test_points_by_hand(share, text):
 
 
 def test_a_difference_by_hand():
-    difference = {"claim": "1", "what": "a − b", "mean": 0.12, "se": 0.01, "low": -0.08, "high": 0.16}
+    difference = {"claim": 1, "what": "a − b", "mean": 0.12, "se": 0.01, "low": -0.08, "high": 0.16}
     row = ["a − b", "+12.0", "1.0", "−8.0 to +16.0", "above 0", "holds"]
     assert drawn._compared([difference | {"target": "above 0", "holds": True}]) == [row]
 

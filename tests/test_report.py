@@ -3,7 +3,7 @@ import copy
 import io
 import itertools
 import re
-from html.parser import HTMLParser
+from html import unescape
 
 import numpy as np
 import pytest
@@ -58,11 +58,7 @@ def numbers(tree):
 
 def visible(html):
     """The words that a reader sees."""
-    words = []
-    parser = HTMLParser()
-    parser.handle_data = words.append
-    parser.feed(html.split("</head>")[1])
-    return " ".join(words)
+    return unescape(re.sub("<[^>]*>", " ", html.split("</head>")[1]))
 
 
 def page(report, folder):

@@ -42,6 +42,19 @@ class Batch:
 
         return replace(self, **{field.name: moved(getattr(self, field.name)) for field in fields(self)})
 
+    def rows(self, index_B: torch.Tensor) -> "Batch":
+        """The clips of an index (int64) or a mask (bool), in the index' order."""
+        chosen = index_B.nonzero().flatten() if index_B.dtype == torch.bool else index_B
+
+        def taken(value):
+            if isinstance(value, torch.Tensor):
+                return value[chosen]
+            if isinstance(value, Mapping):
+                return {k: taken(v) for k, v in value.items()}
+            return value and tuple(value[i] for i in chosen.tolist())
+
+        return Batch(**{field.name: taken(getattr(self, field.name)) for field in fields(self)})
+
 
 class Output(NamedTuple):
     """What a trainable model returns."""

@@ -6,10 +6,11 @@ seeds of one world share its clips, so they are averaged first.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import ray
 import torch
 from safetensors.numpy import load_file, save_file
@@ -21,11 +22,18 @@ from emo_ray.models import emovclip
 from emo_ray.progress import console, progress, say
 from emo_ray.stages import comparisons, trials
 from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
-from emo_ray.stages.features import frozen_encoders
-from emo_ray.stages.prepare import prepare
+from emo_ray.stages.features import encode, frozen_encoders
+from emo_ray.stages.prepare import Prepared, prepare
 
 VERSION = 1  # raise it when the same trial gives other scores
-CONTENT, SCORES = "claims.json", "scores.json"
+CONTENT, SCORES, FEATURES = "claims.json", "scores.json", "features.safetensors"
+# The parts of the config that decide each kind of trial, beside the corpus and the frozen CLIP.
+_DECIDING = {
+    "zero_shot": (),
+    "probe": (),
+    "video": ("seed", "emovclip", "train"),
+    "fusion": ("seed", "emovclip", "train", "fusion", "audio", "text"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,11 @@ def claims(config: Config) -> Claimed:
         raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
     cluster.connect(config)
     root = cluster.store_root(config)
-    found, trial_digests = _measure(config, root)
-    key = store.digest(comparisons.VERSION, config.claims.model_dump(), trial_digests)
+    trials_made = _measure(config, root)
+    key = store.digest(comparisons.VERSION, config.claims.model_dump(), [folder.name for folder in trials_made])
     folder = root / "claims" / key
     if not store.is_complete(folder):
-        content = claimed(config, found)
+        content = claimed(config, _found(config, trials_made))
         with store.writing(folder, {"kind": "claims", "version": VERSION}) as temporary:
             store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
             claims_report.write_html(content, temporary)
@@ -76,53 +84,72 @@ def claims(config: Config) -> Claimed:
     return Claimed(folder, content)
 
 
-def _measure(config: Config, root: Path) -> tuple[Found, list[str]]:
-    """The scores of every trial, name -> world -> seed, and the digests of the trials."""
-    rows: list[tuple[str, int, ray.ObjectRef]] = []
-    digests: list[str] = []
+def _found(config: Config, trials_made: dict[Path, tuple[str, int]]) -> Found:
+    found: Found = {name: [[] for _ in range(config.claims.worlds)] for name in planned(config)}
+    for folder, (name, world) in trials_made.items():
+        found[name][world].append(json.loads((folder / SCORES).read_text("utf-8")))
+    return found
+
+
+def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
+    """Make the trials that are not there; the folder of each, with its name and world, seeds in order."""
+    made: dict[Path, tuple[str, int]] = {}
+    tasks: dict[Path, ray.ObjectRef] = {}
     for world in range(config.claims.worlds):
         behind = config.synthetic.seed + 1 + world  # the config's own world is where settings were chosen
         own = override(config, {"synthetic.seed": behind, "synthetic.unlabelled_clips": 0})
         prepared = prepare(own)
-        loaded = ray.put(trials.load_world(own, prepared))
-        whole: dict[int, ray.ObjectRef] = {}  # seed -> EmoVCLIP
+        loaded = None
+        whole: dict[int, Path] = {}  # seed -> EmoVCLIP
         for name, trial in planned(config).items():
             for seed in range(config.claims.seeds if trial.seeded else 1):
                 changed = override(own, {**trial.changes, "seed": config.seed + seed})
-                digests.append(_digest(trial, changed, prepared.path.name))
-                folder = root / "claims" / "trials" / digests[-1]
-                task = _run.remote(trial, changed, loaded, folder, whole[seed] if trial.kind == "fusion" else None)
+                folder = root / "claims" / "trials" / _digest(trial, changed, prepared.path.name)
+                made[folder] = name, world
                 if name == OURS:
-                    whole[seed] = task
-                rows.append((name, world, task))
-    waiting = [task for *_, task in rows]
-    with progress("measuring claims", len(waiting), "trials") as advance:
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            ray.get(done)  # raises what the trial raised
-            advance(len(done))
-    found: Found = {name: [[] for _ in range(config.claims.worlds)] for name in planned(config)}
-    for name, world, task in rows:  # in the order of seeds
-        found[name][world].append(ray.get(task)[0])
-    return found, digests
+                    whole[seed] = folder
+                if store.is_complete(folder):
+                    continue
+                if loaded is None:
+                    folders = encode(own, prepared, frozen_encoders(own), trials.labelled_parts(prepared))
+                    loaded = _load.remote(own, prepared, folders)
+                video = whole[seed] if trial.kind == "fusion" else None
+                tasks[folder] = _run.remote(trial, changed, loaded, folder, video, tasks.get(video))
+    waiting = list(tasks.values())
+    if waiting:
+        with progress("measuring claims", len(waiting), "trials") as advance:
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                ray.get(done)  # raises what the trial raised
+                advance(len(done))
+    return made
 
 
 @ray.remote(num_cpus=1)
-def _run(
-    trial: Trial, config: Config, world: trials.World, folder: Path, video: tuple | None
-) -> tuple[Scores, dict[str, np.ndarray] | None]:
-    """One trial, made or found; that of a whole EmoVCLIP comes with the features of all clips."""
-    torch.set_num_threads(1)  # one trial per core; and sums over several threads come in any order
-    features = folder / "features.safetensors"
-    if not store.is_complete(folder):
-        with threadpool_limits(1):
-            scores, made = _make(trial, config, world, video and video[1])
-        meta = {"kind": "trial", "trial": trial.kind, "changes": trial.changes, "option": trial.option}
-        with store.writing(folder, meta) as temporary:
-            store.write_text(temporary / SCORES, json.dumps(scores))
-            if made is not None:
-                save_file(made, temporary / features.name)
-    return json.loads((folder / SCORES).read_text("utf-8")), load_file(features) if features.exists() else None
+def _load(config: Config, prepared: Prepared, folders: dict[str, Path]) -> trials.World:
+    with _one_thread():
+        return trials.load_world(config, prepared, folders)
+
+
+@ray.remote(num_cpus=1)
+def _run(trial: Trial, config: Config, world: trials.World, folder: Path, video: Path | None, made_video: None) -> None:
+    """One trial into its folder. Fusion takes the features in the folder `video`, made when `made_video` is there."""
+    with _one_thread():
+        features = load_file(video / FEATURES) if video else None
+        scores, made = _make(trial, config, world, features)
+    meta = {"kind": "trial", "trial": trial.kind, "changes": trial.changes, "option": trial.option}
+    with store.writing(folder, meta) as temporary:
+        store.write_text(temporary / SCORES, json.dumps(scores))
+        if made is not None:
+            save_file(made, temporary / FEATURES)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A trial has one core; and sums over several threads come in any order."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
 
 
 def _make(trial: Trial, config: Config, world: trials.World, features: dict | None) -> tuple[Scores, dict | None]:
@@ -137,8 +164,6 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
 
 def _digest(trial: Trial, config: Config, corpus: str) -> str:
     """Of everything that decides a trial's result; what is in the code is in VERSION."""
-    parts = {"zero_shot": [], "probe": [], "video": ["seed", "emovclip", "train"]}
-    sections = parts.get(trial.kind, ["seed", "emovclip", "train", "fusion", "audio", "text"])
-    deciding = {key: value for key, value in flatten(config).items() if key.split(".")[0] in sections}
+    deciding = {key: value for key, value in flatten(config).items() if key.split(".")[0] in _DECIDING[trial.kind]}
     encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
     return store.digest(VERSION, trial.kind, trial.option, corpus, emovclip.frozen_digest(config), encoders, deciding)

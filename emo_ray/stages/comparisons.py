@@ -119,7 +119,7 @@ def claimed(config: Config, found: Found) -> dict[str, Any]:
         "chance": 1 / len(LABELS),
         "tables": tables,
         "differences": differences,
-        "empty": [{"claim": "5", "why": "self-training from few labels is not built yet"}],
+        "empty": [{"claim": 5, "why": "self-training from few labels is not built yet"}],
     }
 
 
@@ -133,16 +133,16 @@ def _against_untuned(config: Config, over_worlds: OverWorlds) -> Part:
         "EmoVCLIP as described: mean over frames": AS_DESCRIBED,
         "EmoVCLIP: attention over frames": OURS,
     }
-    table = _table("1", "EmoVCLIP against a frozen CLIP", names, over_worlds)
+    table = _table(1, "EmoVCLIP against a frozen CLIP", names, over_worlds)
     untuned = (ZERO_SHOT, next(iter(PROBES)))
     differences = [
-        *(_difference("1", f"EmoVCLIP − {name}", ours - over_worlds(name), "two SE") for name in untuned),
-        *(_difference("1", f"EmoVCLIP − {name}", ours - over_worlds(name), "none") for name in (aware, both)),
-        _difference("1", "EmoVCLIP − attention without prompts", ours - over_worlds(UNPROMPTED)),
+        *(_difference(1, f"EmoVCLIP − {name}", ours - over_worlds(name), "two SE") for name in untuned),
+        *(_difference(1, f"EmoVCLIP − {name}", ours - over_worlds(name), "none") for name in (aware, both)),
+        _difference(1, "EmoVCLIP − attention without prompts", ours - over_worlds(UNPROMPTED)),
     ]
     described = over_worlds(AS_DESCRIBED)
     differences += [
-        _difference("1", f"EmoVCLIP as described − {name}", described - over_worlds(name), "two SE") for name in untuned
+        _difference(1, f"EmoVCLIP as described − {name}", described - over_worlds(name), "two SE") for name in untuned
     ]
     return [table], differences
 
@@ -150,11 +150,11 @@ def _against_untuned(config: Config, over_worlds: OverWorlds) -> Part:
 def _prompts(config: Config, over_worlds: OverWorlds) -> Part:
     ladder = [name if changes != _WHOLE else OURS for name, changes in LADDER.items()]
     rungs = dict(zip(LADDER, ladder, strict=True))
-    table = _table("2", "Prompts, added one after the other", rungs, over_worlds)
+    table = _table(2, "Prompts, added one after the other", rungs, over_worlds)
     lengths = {"as above: 8 global prompts, 8 context tokens": OURS, **{name: name for name in LENGTHS}}
-    counted = _table("2", "Prompt lengths", lengths, partial(over_worlds, seeds=1), "seed 0 alone")
+    counted = _table(2, "Prompt lengths", lengths, partial(over_worlds, seeds=1), "seed 0 alone")
     steps = [
-        _difference("2", f"{name} over the row above", over_worlds(ladder[i + 1]) - over_worlds(ladder[i]))
+        _difference(2, f"{name} over the row above", over_worlds(ladder[i + 1]) - over_worlds(ladder[i]))
         for i, name in enumerate(list(LADDER)[1:])
     ]
     return [table, counted], steps
@@ -164,7 +164,7 @@ def _modalities(config: Config, over_worlds: OverWorlds) -> Part:
     chosen = _chosen(config, over_worlds)
     cells = [summarise(over_worlds(f"only {key}", f"test/{key}")) for key in SUBSETS]
     table = {
-        "claim": "3",
+        "claim": 3,
         "title": "Each modality alone, pairs, all three",
         "note": "on clips that have all three modalities",
         "columns": list(SUBSETS),
@@ -178,7 +178,7 @@ def _modalities(config: Config, over_worlds: OverWorlds) -> Part:
         (key for key in SUBSETS if len(key) == 1), key=lambda key: over_worlds(f"only {key}", f"test/{key}").mean()
     )
     gain = over_worlds(f"only {EVERYTHING}", f"test/{EVERYTHING}") - over_worlds(f"only {single}", f"test/{single}")
-    return [table], [_difference("3", f"all three − {single} alone (the best)", gain, "ten")]
+    return [table], [_difference(3, f"all three − {single} alone (the best)", gain, "ten")]
 
 
 def _dropout(config: Config, over_worlds: OverWorlds) -> Part:
@@ -191,7 +191,7 @@ def _dropout(config: Config, over_worlds: OverWorlds) -> Part:
         for rate in sorted({0.0, *config.claims.dropout_rates})
     ]
     table = {
-        "claim": "4",
+        "claim": 4,
         "title": "Modality dropout, by what is there at test",
         "note": f"rate {chosen:g} is the best on validation (mean of the seven subsets)",
         "columns": [*SUBSETS, "mean of incomplete"],
@@ -205,8 +205,8 @@ def _dropout(config: Config, over_worlds: OverWorlds) -> Part:
     incomplete, whole = gains["test/incomplete"], gains[f"test/{EVERYTHING}"]
     words, judged = f"dropout {chosen:g} − none", chosen > 0
     return [table], [
-        _difference("4", f"{words}, mean of the incomplete subsets", incomplete, "three"),
-        _difference("4", f"{words}, all three", whole, "minus one SE" if judged else None),
+        _difference(4, f"{words}, mean of the incomplete subsets", incomplete, "three"),
+        _difference(4, f"{words}, all three", whole, "minus one SE" if judged else None),
     ]
 
 
@@ -230,7 +230,7 @@ def _score(scores: Scores, key: str) -> float:
     return scores[key]
 
 
-def _table(claim: str, title: str, names: dict[str, str], over_worlds: OverWorlds, note: str = "") -> dict:
+def _table(claim: int, title: str, names: dict[str, str], over_worlds: OverWorlds, note: str = "") -> dict:
     """A table of video scores with a row for each name shown, from the trial it stands for."""
     rows = [{"name": shown, "cells": [summarise(over_worlds(trial))]} for shown, trial in names.items()]
     return {"claim": claim, "title": title, "note": note, "columns": ["video"], "first": "method", "rows": rows}
@@ -245,7 +245,7 @@ TARGETS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 }
 
 
-def _difference(claim: str, what: str, gain_W: np.ndarray, target: str | None = None) -> dict:
+def _difference(claim: int, what: str, gain_W: np.ndarray, target: str | None = None) -> dict:
     """A paired difference, judged against one of TARGETS; not judged where one world gives no standard error."""
     found = summarise(gain_W)
     words, reached = TARGETS.get(target, ("", None))

@@ -19,7 +19,7 @@ import ray.data
 import torch
 
 from emo_ray import cluster, store, tracking
-from emo_ray.config import MODALITIES, Config, Optimisation
+from emo_ray.config import MODALITIES, Config
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.labels import vocabulary
 from emo_ray.models import checkpoint, emovclip
@@ -28,7 +28,7 @@ from emo_ray.progress import say
 from emo_ray.stages import fit
 from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.training.loss import balanced_weights
+from emo_ray.training.loss import class_weights
 
 VERSION = 1
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
@@ -156,7 +156,7 @@ def _train_emovclip(
         optimisation=config.emovclip,
         train_rows=len(usable["train"]),
         precision=config.train.precision,
-        class_weight_K=_class_weights(config.emovclip, usable["train"], len(prepared.labels)),
+        class_weight_K=class_weights(config.emovclip, _indices(usable["train"]), len(prepared.labels)),
     )
     best = fit.run(job, config, datasets, on_epoch)
     _save(path, best, config, prepared, {"phase": "EmoVCLIP", "clips": len(usable["train"])})
@@ -180,7 +180,7 @@ def _train_fusion(
         optimisation=config.fusion,
         train_rows=len(tables["train"]),
         passes_per_epoch=config.fusion.passes_per_epoch,
-        class_weight_K=_class_weights(config.fusion, wanted["train"], len(prepared.labels)),
+        class_weight_K=class_weights(config.fusion, _indices(wanted["train"]), len(prepared.labels)),
     )
     best = fit.run(job, config, datasets, on_epoch)
     _save(path, best, config, prepared, {"phase": "fusion", "clips": len(tables["train"])}, video_path)
@@ -216,10 +216,8 @@ def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
     return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
 
 
-def _class_weights(own: Optimisation, label_of: LabelOf, classes: int) -> torch.Tensor | None:
-    if own.class_weights == "none":
-        return None
-    return balanced_weights(torch.tensor(list(label_of.values())), classes)
+def _indices(label_of: LabelOf) -> torch.Tensor:
+    return torch.tensor(list(label_of.values()))
 
 
 def _save(

@@ -7,6 +7,7 @@ validation split.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +24,11 @@ from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.state import load_trained
 from emo_ray.stages.evaluate import SUBSETS, shown_only
-from emo_ray.stages.features import encode, frozen_encoders, load
+from emo_ray.stages.features import load
 from emo_ray.stages.prepare import Prepared
 from emo_ray.stages.train import labels_of, parts_with
 from emo_ray.training import loop
-from emo_ray.training.loss import balanced_weights
+from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import metrics
 
 SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
@@ -48,11 +49,11 @@ class World:
     embedded: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def load_world(config: Config, prepared: Prepared) -> World:
-    """A small prepared corpus with the features of its frozen encoders, clips in the order of their ids."""
+def load_world(config: Config, prepared: Prepared, folders: Mapping[str, Path]) -> World:
+    """A small prepared corpus with the feature tables of its frozen encoders, clips in the order of their ids."""
     label_of = {split: labels_of(prepared, split) for split in SPLITS}
-    parts = parts_with(prepared, {clip_id: 0 for labels in label_of.values() for clip_id in labels})
-    features = load(prepared, encode(config, prepared, frozen_encoders(config), parts), parts).sort_by("clip_id")
+    parts = labelled_parts(prepared)
+    features = load(prepared, folders, parts).sort_by("clip_id")
     columns = ["clip_id", "frames", *(f"{name}_status" for name in MODALITIES)]
     rows = pa.concat_tables([pq.read_table(prepared.shards / name, columns=columns) for name in parts])
     rows = rows.sort_by("clip_id")
@@ -61,6 +62,11 @@ def load_world(config: Config, prepared: Prepared) -> World:
         mine = pc.is_in(rows["clip_id"], pa.array(list(labels)))
         splits[split] = _batch(rows.filter(mine), features.filter(mine), labels)
     return World(prepared.labels, splits, embedded(config, splits))
+
+
+def labelled_parts(prepared: Prepared) -> list[str]:
+    """The shard parts that hold the labelled clips."""
+    return parts_with(prepared, {clip_id: k for split in SPLITS for clip_id, k in labels_of(prepared, split).items()})
 
 
 def zero_shot(world: World, config: Config) -> dict[str, float]:
@@ -105,16 +111,11 @@ def embedded(config: Config, splits: Mapping[str, Batch]) -> dict[str, tuple[np.
     """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
     clip, result = emovclip.load_clip(config), {}
     mean, std = emovclip.pixel_statistics(clip)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same sums on any number of cores
-    try:
-        for split, batch in splits.items():
-            batch = _with(batch, "video")
-            parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
-            frames = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
-            result[split] = frames.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
-    finally:
-        torch.set_num_threads(threads)
+    for split, batch in splits.items():
+        batch = _with(batch, "video")
+        parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
+        frames = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
+        result[split] = frames.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
     return result
 
 
@@ -146,7 +147,7 @@ def fusion(
         features = {**batch.features, "video": torch.from_numpy(video_features[split])}
         present_BM = batch.present_BM & given_M
         whole = replace(batch, frames_BTCHW=None, features=features, present_BM=present_BM)
-        splits[split] = _rows(whole, present_BM.any(dim=1))
+        splits[split] = whole.rows(present_BM.any(dim=1))
         complete[split] = batch.present_BM.all(dim=1)[present_BM.any(dim=1)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -156,7 +157,7 @@ def fusion(
     head.eval()
     scores = {}
     for split in JUDGED:
-        batch = _rows(splits[split], complete[split])
+        batch = splits[split].rows(complete[split])
         for key, names in SUBSETS.items():
             if set(names) <= set(given):
                 scores[f"{split}/{key}"] = _waf(shown_only(head, batch, names), batch.label_B.numpy())
@@ -175,24 +176,12 @@ def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> B
     return replace(batch, present_BM=present_BM, frames_BTCHW=frames_BTCHW)
 
 
-def _rows(batch: Batch, index_B: torch.Tensor) -> Batch:
-    """The rows of an index or a mask, of everything that the batch holds."""
-    index_B = index_B.nonzero().flatten() if index_B.dtype == torch.bool else index_B
-    return Batch(
-        tuple(batch.clip_ids[i] for i in index_B.tolist()),
-        batch.present_BM[index_B],
-        frames_BTCHW=None if batch.frames_BTCHW is None else batch.frames_BTCHW[index_B],
-        features=batch.features and {name: value[index_B] for name, value in batch.features.items()},
-        label_B=batch.label_B[index_B],
-    )
-
-
 def _with(batch: Batch, modality: str) -> Batch:
-    return _rows(batch, batch.present_BM[:, MODALITIES.index(modality)])
+    return batch.rows(batch.present_BM[:, MODALITIES.index(modality)])
 
 
 def _chunks(batch: Batch) -> list[Batch]:
-    return [_rows(batch, index_B) for index_B in torch.arange(len(batch)).split(_CHUNK)]
+    return [batch.rows(index_B) for index_B in torch.arange(len(batch)).split(_CHUNK)]
 
 
 def _fit(
@@ -204,10 +193,10 @@ def _fit(
         generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % 2**63)
         for _ in range(passes):
             order = torch.randperm(len(train), generator=generator)
-            yield from (_rows(train, index_B) for index_B in order.split(own.batch_size))
+            yield from (train.rows(index_B) for index_B in order.split(own.batch_size))
 
     steps = -(-len(train) // own.batch_size) * passes
-    weight_K = balanced_weights(train.label_B, classes) if own.class_weights == "balanced" else None
+    weight_K = class_weights(own, train.label_B, classes)
     plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
     best = loop.fit(model, shuffled, lambda epoch: _chunks(validation), plan, loop.PlainReporter())
     load_trained(model, best["model"])

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from emo_ray.config import Optimisation
 from emo_ray.data.batch import Batch, Output
 
 
@@ -16,6 +17,11 @@ def loss(
             logits_BK, batch.label_B, weight=class_weight_K, label_smoothing=label_smoothing
         )
     }
+
+
+def class_weights(own: Optimisation, label_B: torch.Tensor, classes: int) -> torch.Tensor | None:
+    """The K weights that `class_weights` asks for, from the training labels; None for none."""
+    return None if own.class_weights == "none" else balanced_weights(label_B, classes)
 
 
 def balanced_weights(label_B: torch.Tensor, classes: int) -> torch.Tensor:

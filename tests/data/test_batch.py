@@ -169,6 +169,35 @@ def test_sound_is_scaled_and_padded_with_silence(arrays):
     assert audio_BS.numel() == 0 or -1 <= audio_BS.min() <= audio_BS.max() < 1
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+@given(data=st.data(), count=st.integers(1, 6))
+def test_rows_are_those_of_every_field(kind, data, count):
+    number_B = torch.arange(count)
+    whole = Batch(
+        clip_ids=tuple(f"c{i}" for i in range(count)),
+        present_BM=number_B[:, None] == torch.tensor([0, 1, 2]),
+        audio_lengths_B=10 * number_B,
+        texts=tuple(f"text {i}" for i in range(count)),
+        features={"video": number_B[:, None] + torch.tensor([0.25, 0.5])},
+        label_B=7 * number_B,
+    )
+    if kind == torch.bool:
+        mask = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+        index_B, rows = torch.tensor(mask), [i for i in range(count) if mask[i]]
+    else:
+        rows = data.draw(st.lists(st.integers(0, count - 1), max_size=8))
+        index_B = torch.tensor(rows, dtype=torch.int64)
+    made = whole.rows(index_B)
+    assert made.clip_ids == tuple(f"c{i}" for i in rows)
+    assert made.texts == tuple(f"text {i}" for i in rows)
+    assert made.label_B.tolist() == [7 * i for i in rows]
+    assert made.audio_lengths_B.tolist() == [10 * i for i in rows]
+    assert made.present_BM.tolist() == [[i == m for m in range(3)] for i in rows]
+    assert made.features["video"].tolist() == [[i + 0.25, i + 0.5] for i in rows]
+    assert made.frames_BTCHW is None
+    assert made.audio_BS is None
+
+
 def test_to_moves_every_tensor_and_keeps_the_rest():
     made = Batch(
         clip_ids=("a", "b"),

@@ -38,7 +38,7 @@ def trials_of(config):
 
 @pytest.mark.slow  # every trial of the claims, if small ones
 def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
-    assert {table["claim"] for table in claimed.content["tables"]} == {"1", "2", "3", "4"}
+    assert {table["claim"] for table in claimed.content["tables"]} == {1, 2, 3, 4}
     cells = [cell for table in claimed.content["tables"] for row in table["rows"] for cell in row["cells"]]
     assert all(0 <= cell["mean"] <= 1 for cell in cells)
     assert (claimed.path / claims_report.PAGE).stat().st_size > 10_000

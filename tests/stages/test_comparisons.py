@@ -57,11 +57,11 @@ def test_a_method_that_does_what_it_should_holds_every_target():
     judged = [d for d in content["differences"] if d["target"]]
     assert len(judged) == 9
     assert all(d["holds"] for d in judged), judged
-    found = by_what(content, "1")["EmoVCLIP − zero-shot CLIP"]
+    found = by_what(content, 1)["EmoVCLIP − zero-shot CLIP"]
     assert found["mean"] == pytest.approx(0.22 + 0.001)
     assert found["se"] == pytest.approx(stats.sem([0.22, 0.221, 0.222]))
-    assert {t["claim"] for t in content["tables"]} == {"1", "2", "3", "4"}
-    assert [e["claim"] for e in content["empty"]] == ["5"]
+    assert {t["claim"] for t in content["tables"]} == {1, 2, 3, 4}
+    assert [e["claim"] for e in content["empty"]] == [5]
 
 
 AWARE, BOTH = "linear probe, mean + slope", "linear probe, mean + deviation + slope"
@@ -92,7 +92,7 @@ def test_the_dropout_rate_is_chosen_on_validation_alone():
     for world in found["dropout 0.3"]:
         for scores in world:
             scores.update({key: 0.99 for key in scores if key.startswith("test/")})
-    table = next(t for t in claimed(CONFIG, found)["tables"] if t["claim"] == "4")
+    table = next(t for t in claimed(CONFIG, found)["tables"] if t["claim"] == 4)
     assert table["note"].startswith("rate 0.5 ")
 
 
