@@ -8,18 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emo_ray import config as cfg
-from emo_ray.config import (
-    CLIP_FIELDS,
-    MODALITIES,
-    RECIPES,
-    Config,
-    absolute_paths,
-    dump,
-    flatten,
-    leaves,
-    load,
-    override,
-)
+from emo_ray.config import RECIPES, Config, absolute_paths, dump, flatten, leaves, load, override
+from emo_ray.settings import CLIP_FIELDS, MODALITIES
 
 RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # What scripts and other people's recipes may rely on.

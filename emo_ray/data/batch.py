@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from emo_ray.config import MODALITIES
+from emo_ray.settings import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from PIL import Image
 from pyarrow import fs
 
 from emo_ray import store
-from emo_ray.config import MODALITIES, Media
 from emo_ray.data import media
 from emo_ray.data.manifest import Clip
+from emo_ray.settings import MODALITIES, Media
 
 SCHEMA = pa.schema(
     [

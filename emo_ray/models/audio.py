@@ -10,9 +10,9 @@ from torch import nn
 from torchaudio.transforms import MFCC
 
 from emo_ray import store
-from emo_ray.config import Audio
 from emo_ray.data.batch import Batch
 from emo_ray.models.pooling import masked_mean, mean_of_layers, source_digest
+from emo_ray.settings import Audio
 
 VERSION = 1
 RATE_HZ = 16_000

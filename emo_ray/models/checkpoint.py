@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emo_ray import store
-from emo_ray.config import MODALITIES, Config, Tracking, dump, load
+from emo_ray.config import Config, dump, load
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained
+from emo_ray.settings import MODALITIES, Tracking
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on

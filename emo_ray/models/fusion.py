@@ -9,8 +9,8 @@ from itertools import product
 import torch
 from torch import nn
 
-from emo_ray.config import MODALITIES, Fusion
 from emo_ray.data.batch import Batch, Output
+from emo_ray.settings import MODALITIES, Fusion
 
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
 

@@ -9,9 +9,9 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
 from emo_ray import store
-from emo_ray.config import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models.pooling import masked_mean, mean_of_layers, source_digest
+from emo_ray.settings import Text
 
 VERSION = 2
 # Runs of letters, single ones too ("I"; scripts written without spaces stay whole), and of signs ("?!").

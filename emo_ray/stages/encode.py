@@ -12,8 +12,8 @@ import ray
 import torch
 
 from emo_ray import cluster, store
-from emo_ray.config import MODALITIES
 from emo_ray.data.batch import Batch, from_shards
+from emo_ray.settings import MODALITIES
 
 _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["text"]}
 

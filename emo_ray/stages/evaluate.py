@@ -11,11 +11,12 @@ import pyarrow as pa
 import torch
 
 from emo_ray import cluster, report, store, tracking
-from emo_ray.config import MODALITIES, Config
+from emo_ray.config import Config
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import console, say
+from emo_ray.settings import MODALITIES
 from emo_ray.stages.encode import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
 from emo_ray.stages.prepare import Prepared, prepare

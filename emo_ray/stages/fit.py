@@ -25,9 +25,10 @@ import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
 from emo_ray import cluster, store
-from emo_ray.config import Config, Optimisation
+from emo_ray.config import Config
 from emo_ray.data.batch import Batch
 from emo_ray.progress import progress, say
+from emo_ray.settings import Optimisation
 from emo_ray.training import loop
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"

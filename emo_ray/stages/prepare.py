@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import ray.data
 
 from emo_ray import cluster, store
-from emo_ray.config import MODALITIES, Config, Media
+from emo_ray.config import Config
 from emo_ray.contact_sheet import STILLS, contact_sheet
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
 from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.models import emovclip
 from emo_ray.progress import progress, say
+from emo_ray.settings import MODALITIES, Media
 
 VERSION = 1
 MANIFEST, LEDGER, BAD_MEDIA, SHEET = "manifest.parquet", "ledger.parquet", "bad_media.csv", "contact_sheet.png"

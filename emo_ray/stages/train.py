@@ -19,12 +19,13 @@ import ray.data
 import torch
 
 from emo_ray import cluster, store, tracking
-from emo_ray.config import MODALITIES, Config
+from emo_ray.config import Config
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.labels import vocabulary
 from emo_ray.models import checkpoint, emovclip
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
+from emo_ray.settings import MODALITIES
 from emo_ray.stages import fit
 from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare

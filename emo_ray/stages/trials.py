@@ -18,11 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from emo_ray.config import MODALITIES, Config, Optimisation
+from emo_ray.config import Config
 from emo_ray.data.batch import Batch, from_features, from_shards
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.state import load_trained
+from emo_ray.settings import MODALITIES, Optimisation
 from emo_ray.stages.evaluate import SUBSETS, shown_only
 from emo_ray.stages.features import load
 from emo_ray.stages.prepare import Prepared

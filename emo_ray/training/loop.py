@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from emo_ray.config import Optimisation
 from emo_ray.data.batch import Batch
 from emo_ray.models.state import load_trained, trained_state
+from emo_ray.settings import Optimisation
 from emo_ray.training.loss import loss
 from emo_ray.training.metrics import metrics
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
-from emo_ray.config import Audio
 from emo_ray.data.batch import Batch
 from emo_ray.models import audio
+from emo_ray.settings import Audio
 
 RATE = 16_000
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.config import MODALITIES, Fusion
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead, drop_modalities, scaling, scalings
+from emo_ray.settings import MODALITIES, Fusion
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
 

@@ -8,9 +8,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from emo_ray.config import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import text
+from emo_ray.settings import Text
 
 WORDS = ["[UNK]", "[END]", "[PAD]", "i", "am", "so", "very", "happy", "sad", "today", "and", "you", "are", "not"]
 TEXTS = ("i am happy", "sad", "you are not so very sad and i am not happy today", "very unheard words")

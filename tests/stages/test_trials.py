@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from emo_ray.config import MODALITIES, load, override
+from emo_ray.config import load, override
 from emo_ray.data.batch import Batch
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic_face import face
 from emo_ray.models.emovclip import load_clip, tokenizer
+from emo_ray.settings import MODALITIES
 from emo_ray.stages import trials
 from emo_ray.stages.trials import World
 from emo_ray.training.mini_clip import FILES, normalised

@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from emo_ray.config import MODALITIES, Fusion
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import trained_state
+from emo_ray.settings import MODALITIES, Fusion
 from emo_ray.training.loop import PlainReporter, Plan, fit, learning_rate_factor, load_state, predict
 
 OWN = Fusion(hidden=16, lr=3e-3, batch_size=16)
