@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-from emo_ray.config import Optimisation
 from emo_ray.data.batch import Batch, Output
 from emo_ray.settings import Optimisation
 
