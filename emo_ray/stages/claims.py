@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from emo_ray import claims_report, cluster, store, tracking
 from emo_ray.config import Config, flatten, override
-from emo_ray.models import emovclip
+from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import console, progress, say
 from emo_ray.stages import comparisons, trials
 from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
@@ -166,4 +166,4 @@ def _digest(trial: Trial, config: Config, corpus: str) -> str:
     """Of everything that decides a trial's result; what is in the code is in VERSION."""
     deciding = {key: value for key, value in flatten(config).items() if key.split(".")[0] in _DECIDING[trial.kind]}
     encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
-    return store.digest(VERSION, trial.kind, trial.option, corpus, emovclip.frozen_digest(config), encoders, deciding)
+    return store.digest(VERSION, trial.kind, trial.option, corpus, frozen_digest(config), encoders, deciding)

@@ -18,6 +18,7 @@ import ray.data
 from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, override
 from emo_ray.models import audio, checkpoint, emovclip, text
+from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import progress
 from emo_ray.stages.encode import Encode, Encoder
 from emo_ray.stages.prepare import Prepared, prepare
@@ -54,7 +55,7 @@ def of_checkpoint(config: Config, path: Path) -> Config:
 def video_encoder(folder: Path) -> Encoder:
     """The trained EmoVCLIP in a checkpoint folder, as an encoder of video."""
     config, _ = checkpoint.read_config(folder)
-    digest = store.digest(emovclip.frozen_digest(config), store.digest_path(folder / checkpoint.WEIGHTS))
+    digest = store.digest(frozen_digest(config), store.digest_path(folder / checkpoint.WEIGHTS))
     return Encoder("video", digest, lambda: emovclip.VideoEncoder(checkpoint.load_emovclip(folder)), batch_size=8)
 
 

@@ -22,7 +22,7 @@ from emo_ray.contact_sheet import STILLS, contact_sheet
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
 from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip
-from emo_ray.models import emovclip
+from emo_ray.models.clip import image_size
 from emo_ray.progress import progress, say
 from emo_ray.settings import MODALITIES, Media
 
@@ -68,7 +68,7 @@ def prepare(config: Config) -> Prepared:
     clips = _clips(config, root)
     names, clips, notes = _labels_and_splits(config, clips)
     _check_files(clips)
-    size = emovclip.image_size(config)
+    size = image_size(config)
     settings = shards.settings(config.media, size)
     folder = root / "shards" / store.digest(settings)
     plan = {shards.part_name(part): part for part in shards.plan(clips, config.media.clips_per_part)}

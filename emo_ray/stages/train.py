@@ -23,6 +23,7 @@ from emo_ray.config import Config
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.labels import vocabulary
 from emo_ray.models import checkpoint, emovclip
+from emo_ray.models.clip import frozen_digest
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
 from emo_ray.settings import MODALITIES
@@ -110,7 +111,7 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf
         return None
     key = store.digest(
         VERSION,
-        emovclip.frozen_digest(config),
+        frozen_digest(config),
         config.emovclip.model_dump(exclude={"clip", "weights"}),
         _train_settings(config),
         prepared.shards.name,

@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from emo_ray.config import Config
 from emo_ray.data.batch import Batch, from_features, from_shards
 from emo_ray.models import emovclip
+from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.state import load_trained
 from emo_ray.settings import MODALITIES, Optimisation
@@ -72,7 +73,7 @@ def labelled_parts(prepared: Prepared) -> list[str]:
 
 def zero_shot(world: World, config: Config) -> dict[str, float]:
     """The frozen CLIP, by the cosine of a clip's mean embedding and a caption for each class."""
-    clip, tokenize, seen = emovclip.load_clip(config), emovclip.tokenizer(config), world.embedded
+    clip, tokenize, seen = load_clip(config), tokenizer(config), world.embedded
     scores = []
     for caption in CAPTIONS:
         tokens_KL = tokenize([caption.format(label.replace("_", " ")) for label in world.labels])
@@ -110,8 +111,8 @@ def over_time(frames_BTD: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
 @torch.inference_mode()
 def embedded(config: Config, splits: Mapping[str, Batch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
-    clip, result = emovclip.load_clip(config), {}
-    mean, std = emovclip.pixel_statistics(clip)
+    clip, result = load_clip(config), {}
+    mean, std = pixel_statistics(clip)
     for split, batch in splits.items():
         batch = _with(batch, "video")
         parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)

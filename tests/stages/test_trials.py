@@ -10,7 +10,7 @@ from emo_ray.config import load, override
 from emo_ray.data.batch import Batch
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic_face import face
-from emo_ray.models.emovclip import load_clip, tokenizer
+from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.settings import MODALITIES
 from emo_ray.stages import trials
 from emo_ray.stages.trials import World

@@ -1,0 +1,27 @@
+"""A tiny CLIP for the tests of models."""
+
+import json
+
+import pytest
+
+from emo_ray.config import Config, override
+
+LABELS = ("neutral", "very_happy", "sad")
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A config on a tiny ViT; keyword arguments are written into the open_clip model config."""
+
+    def make(changes=None, frames=4, name="tiny-vit", **architecture):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(TINY | architecture))
+        base = {"emovclip.clip": str(path), "media.frames": frames, "data.labels": LABELS, "emovclip.pooling": "mean"}
+        return override(Config(), base | (changes or {}))
+
+    return make
