@@ -16,11 +16,12 @@ TINY = {
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A config on a tiny ViT; keyword arguments are written into the open_clip model config."""
+    """A config on a tiny ViT; keyword arguments are written over the open_clip model config."""
 
     def make(changes=None, frames=4, name="tiny-vit", **architecture):
         path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(TINY | architecture))
+        vision = TINY["vision_cfg"] | architecture.pop("vision_cfg", {})
+        path.write_text(json.dumps(TINY | {"vision_cfg": vision} | architecture))
         base = {"emovclip.clip": str(path), "media.frames": frames, "data.labels": LABELS, "emovclip.pooling": "mean"}
         return override(Config(), base | (changes or {}))
 

@@ -107,8 +107,8 @@ def test_gradients_equal_the_plain_formulation(tiny):
 
 @pytest.mark.parametrize("architecture", [{"quick_gelu": True}, {"custom_text": True}])
 def test_other_open_clip_architectures(tiny, architecture):
-    vision = TINY["vision_cfg"] | {"ls_init_value": 0.5}
-    model, images = build(tiny(name="other-vit", vision_cfg=vision, **architecture)), frames_of(1, 4)
+    config = tiny(name="other-vit", vision_cfg={"ls_init_value": 0.5}, **architecture)
+    model, images = build(config), frames_of(1, 4)
     torch.testing.assert_close(model.encode_video(images), plain_video(model, images), atol=1e-5, rtol=0)
 
 
