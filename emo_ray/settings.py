@@ -81,6 +81,7 @@ class Optimisation(Section):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     batch_size: int = Field(32, ge=1)  # clips per step over all workers
+    micro_batch_size: int | None = Field(None, ge=1)  # clips in a worker's memory at once; None: its whole share
     warmup_fraction: float = Field(0.1, ge=0, lt=1)  # of all steps
     grad_clip_norm: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)

@@ -102,9 +102,9 @@ class EmoVCLIP(nn.Module):
         x = visual.ln_pre(x)
         *blocks, last = zip(visual.transformer.resblocks, self.prompts, strict=True)
         for block, prompts in blocks:
-            x = prompted_block(block, x, prompts(x[:, :, 0]))
+            x = prompted_block(block, x, prompts(_cls(x)))
         block, prompts = last  # of which only the CLS tokens are used
-        x = prompted_block(block, x, prompts(x[:, :, 0]), rows=1)
+        x = prompted_block(block, x, prompts(_cls(x)), rows=1)
         embedding_BTD = visual.ln_post(x[:, :, 0]) @ visual.proj
         return embedding_BTD.mean(dim=1) if self.pooling is None else self.pooling(embedding_BTD)
 
@@ -153,6 +153,11 @@ def prompted_block(
     mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, -1, D)
     x_BTND = x_BTND[:, :, :rows] + block.ls_1(attn.out_proj(mixed))
     return x_BTND + block.ls_2(block.mlp(block.ln_2(x_BTND)))
+
+
+def _cls(x_BTND: torch.Tensor) -> torch.Tensor:
+    """The CLS tokens (B, T, D), copied: torch multiplies a strided view by one matrix for every clip."""
+    return x_BTND[:, :, 0].contiguous()
 
 
 def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:

@@ -16,6 +16,15 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the matrices of the frozen part in the dtype of autocast, which would cast them anew at every use."""
+    prefix = getattr(model, "frozen_prefix", None)
+    for name, module in model.named_modules():
+        if prefix and name.startswith(prefix) and isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
 def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Put a `trained_state` back. Raises ValueError where names or shapes do not fit."""
     own = model.state_dict()

@@ -5,8 +5,9 @@ than the state before it, the seed and the epoch's number.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +18,9 @@ import torch
 from torch import nn
 
 from emo_ray.data.batch import Batch
-from emo_ray.models.state import load_trained, trained_state
+from emo_ray.models.state import cast_frozen, load_trained, trained_state
 from emo_ray.settings import Optimisation
-from emo_ray.training.loss import loss
+from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import metrics
 
 STATE = "state.pt"
@@ -91,6 +92,8 @@ def fit(model: nn.Module, train: Batches, validation: Batches, plan: Plan, repor
     device = next(model.parameters()).device
     bare = getattr(model, "module", model)
     optimizer = _optimizer(bare, plan.optimisation, device)
+    if plan.bf16:
+        cast_frozen(bare, torch.bfloat16)
     first, best = _restored(bare, optimizer, reporter.restore())
     for epoch in range(first, plan.epochs):
         with _seeded(plan.seed, epoch, reporter.rank, device):
@@ -150,26 +153,69 @@ def _train_epoch(
     own, device = plan.optimisation, next(model.parameters()).device
     weight_K = None if plan.class_weight_K is None else plan.class_weight_K.to(device)
     total, clips, steps = torch.zeros((), device=device), 0, 0
-    for batch in batches:
+    begun_s, waited = time.perf_counter(), Waited(batches)
+    for batch in waited:
         batch = batch.to(device)
         progress = (epoch + min(1.0, (steps + 1) / plan.steps_per_epoch)) / plan.epochs
         for group in optimizer.param_groups:
             group["lr"] = own.lr * learning_rate_factor(progress, own.warmup_fraction)
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-            output = model(batch)
-        parts = loss(output, batch, own.label_smoothing, weight_K)
-        value = sum(parts.values())
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value = _backward(model, batch, plan, weight_K)
         nn.utils.clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), own.grad_clip_norm)
         optimizer.step()
-        total += value.detach() * len(batch)  # stays on the device: no synchronisation per step
+        total += value * len(batch)  # stays on the device: no synchronisation per step
         clips, steps = clips + len(batch), steps + 1
         reporter.progress(epoch, steps, plan.steps_per_epoch)
     if not steps:
         raise ValueError(f"epoch {epoch}: found no training batches, expected at least one per worker")
     sums = reporter.gather((float(total), clips))
-    return {"train_loss": sum(t for t, _ in sums) / sum(n for _, n in sums), "train_clips": sum(n for _, n in sums)}
+    took_s, clips = time.perf_counter() - begun_s, sum(n for _, n in sums)
+    return {
+        "train_loss": sum(t for t, _ in sums) / clips,
+        "train_clips": clips,
+        "train_clips_per_s": clips / took_s,
+        "train_waited": waited.seconds / took_s,  # share of the time in which this rank had no batch to work on
+    }
+
+
+class Waited:
+    """An iterable that adds up the seconds in which its user waits for the next item."""
+
+    def __init__(self, items: Iterable):
+        self.items, self.seconds = items, 0.0
+
+    def __iter__(self) -> Iterator:
+        iterator, end = iter(self.items), object()
+        while True:
+            begun_s = time.perf_counter()
+            item = next(iterator, end)
+            self.seconds += time.perf_counter() - begun_s
+            if item is end:
+                return
+            yield item
+
+
+def _backward(model: nn.Module, batch: Batch, plan: Plan, class_weight_K: torch.Tensor | None) -> torch.Tensor:
+    """Gradients of the batch's loss, micro-batch by micro-batch; the loss.
+
+    A mean over the batch is the sum of the micro-batches' means, each with its share of the batch's mass.
+    """
+    own, device = plan.optimisation, batch.label_B.device
+    size = own.micro_batch_size or len(batch)
+    parts = [batch] if size >= len(batch) else [batch.rows(i) for i in torch.arange(len(batch)).split(size)]
+    total, whole = torch.zeros((), device=device), mass(batch, class_weight_K)
+    for i, part in enumerate(parts):
+        # DDP adds up the workers' gradients in the last pass only.
+        waits = i < len(parts) - 1 and isinstance(model, nn.parallel.DistributedDataParallel)
+        with model.no_sync() if waits else nullcontext():
+            with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
+                output = model(part)
+            value = sum(loss(output, part, own.label_smoothing, class_weight_K).values())
+            if len(parts) > 1:
+                value = value * (mass(part, class_weight_K) / whole)
+            value.backward()
+        total += value.detach()
+    return total
 
 
 def _validate(model: nn.Module, batches: Iterable[Batch], reporter: Reporter, bf16: bool) -> dict[str, float]:

@@ -19,6 +19,11 @@ def loss(
     }
 
 
+def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tensor:
+    """What the mean in `loss` divides by: the clips of the batch, each as heavy as its class."""
+    return torch.ones_like(batch.label_B).sum() if class_weight_K is None else class_weight_K[batch.label_B].sum()
+
+
 def class_weights(own: Optimisation, label_B: torch.Tensor, classes: int) -> torch.Tensor | None:
     """The K weights that `class_weights` asks for, from the training labels; None for none."""
     return None if own.class_weights == "none" else balanced_weights(label_B, classes)

@@ -1,10 +1,12 @@
 """EmoVCLIP against open_clip itself: no prompts is CLIP's mean over frames, prompts are a plain longer sequence."""
 
+from functools import partial
+
 import open_clip
 import pytest
 import torch
 
-from emo_ray.models import emovclip
+from emo_ray.models import emovclip, reference
 from emo_ray.models.clip import load_clip
 from emo_ray.models.emovclip import EmoVCLIP
 
@@ -37,30 +39,6 @@ def images_of(model, frames_BTCHW):
     return (frames_BTCHW.flatten(0, 1) / 255 - model.mean) / model.std
 
 
-def plain_video(model, frames_BTCHW):
-    """The plain formulation: prompt tokens are rows like any other of open_clip's own blocks, dropped afterwards."""
-    visual, (B, T) = model.clip.visual, frames_BTCHW.shape[:2]
-    x = visual.conv1(images_of(model, frames_BTCHW)).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(B * T, 1, -1), x], dim=1) + visual.positional_embedding
-    if model.time_TD is not None:
-        x = x + model.time_TD.repeat(B, 1)[:, None]
-    x, kept = visual.ln_pre(x), x.shape[1]
-    for block, prompts in zip(visual.transformer.resblocks, model.prompts, strict=True):
-        rows = [x]
-        cls_BTD = x[:, 0].view(B, T, -1)
-        if prompts.global_GD is not None:
-            rows.append(torch.stack([prompts.global_GD for _ in range(B * T)]))
-        if prompts.cls_proj is not None:
-            projected = prompts.cls_proj(cls_BTD)
-            if prompts.local_TD is not None:
-                rows.append(torch.stack([projected[b] + prompts.local_TD for b in range(B) for _ in range(T)]))
-            if prompts.attn is not None:
-                summary = projected + prompts.attn(*[prompts.ln(projected)] * 3)[0]
-                rows.append(torch.stack([summary[b, t][None] for b in range(B) for t in range(T)]))
-        x = block(torch.cat(rows, dim=1))[:, :kept]
-    return (visual.ln_post(x)[:, 0] @ visual.proj).view(B, T, -1).mean(dim=1)
-
-
 def test_without_prompts_it_is_open_clips_mean_over_frames(tiny):
     model, frames = build(tiny(OFF)), frames_of(3, 4)
     reference = model.clip.encode_image(images_of(model, frames)).view(3, 4, -1).mean(dim=1)
@@ -84,32 +62,55 @@ def test_context_replaces_the_embeddings_behind_the_start_token(tiny):
     torch.testing.assert_close(model.encode_classes(), reference, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("prompts", range(8), ids=lambda bits: f"{bits:03b}")
-@pytest.mark.parametrize("frames", [1, 4])
-def test_pruned_queries_equal_the_plain_formulation(tiny, prompts, frames):
-    changes = {
-        "emovclip.global_prompts": 3 if prompts & 1 else 0,
-        "emovclip.local_prompts": bool(prompts & 2),
-        "emovclip.summary_prompt": bool(prompts & 4),
-    }
-    model, images = build(tiny(changes, frames)), frames_of(2, frames)
-    torch.testing.assert_close(model.encode_video(images), plain_video(model, images), atol=1e-5, rtol=0)
+KINDS = ("emovclip.local_prompts", "emovclip.summary_prompt", "emovclip.time_embedding")
 
 
-def test_gradients_equal_the_plain_formulation(tiny):
+def trained_of(model):
+    """The parameters that video features depend on, and that training changes."""
+    return [p for n, p in model.named_parameters() if p.requires_grad and n.startswith(("prompts", "time", "pooling"))]
+
+
+@pytest.mark.parametrize("kinds", range(8), ids=lambda bits: f"{bits:03b}")
+@pytest.mark.parametrize("frames", [1, 4, 8, 16])
+@pytest.mark.parametrize("global_prompts", [0, 1, 8, 16])
+def test_it_equals_the_plain_formulation_and_so_do_its_gradients(tiny, kinds, frames, global_prompts):
+    on = {name: bool(kinds >> i & 1) for i, name in enumerate(KINDS)}
+    model = build(tiny({**on, "emovclip.global_prompts": global_prompts}, frames))
+    trained = trained_of(model)
+    for clips in (1, 3):
+        images, made = frames_of(clips, frames), []
+        for encode in (model.encode_video, partial(reference.encode_video, model)):
+            features_BD = encode(images)
+            weight_BD = torch.randn(features_BD.shape, generator=torch.Generator().manual_seed(0))
+            made.append((features_BD, torch.autograd.grad((features_BD * weight_BD).sum(), trained) if trained else ()))
+        (ours, our_gradients), (plain, plain_gradients) = made
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+        for mine, expected in zip(our_gradients, plain_gradients, strict=True):
+            assert (mine - expected).norm() <= 1e-4 * expected.norm() + 1e-7
+
+
+def test_the_plain_formulation_is_open_clips_own_blocks_over_more_rows(tiny):
     model, images = build(tiny()), frames_of(2, 4)
-    trained = [p for n, p in model.named_parameters() if p.requires_grad and n.startswith(("prompts", "time"))]
-    ours = torch.autograd.grad(model.encode_video(images).square().sum(), trained)
-    plain = torch.autograd.grad(plain_video(model, images).square().sum(), trained)
-    for mine, reference in zip(ours, plain, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-5)
+    block = model.clip.visual.transformer.resblocks[0]
+    rows = torch.randn(2, 9, 32)
+    torch.testing.assert_close(reference._attention(block.attn, rows), block.attn(rows, rows, rows)[0])
+    without = build(tiny(OFF))
+    expected = without.clip.encode_image(images_of(without, images)).view(2, 4, -1).mean(dim=1)
+    torch.testing.assert_close(reference.encode_video(without, images), expected, atol=1e-5, rtol=0)
+
+
+def test_only_what_is_trained_gets_a_gradient_and_only_what_leads_to_it_a_graph(tiny):
+    model = build(tiny(OFF | {"emovclip.context_tokens": 2}))
+    assert not model.encode_video(frames_of(1, 4)).requires_grad
+    assert model.encode_classes().requires_grad
+    assert not build(tiny({"emovclip.context_tokens": 0})).encode_classes().requires_grad
 
 
 @pytest.mark.parametrize("architecture", [{"quick_gelu": True}, {"custom_text": True}])
 def test_other_open_clip_architectures(tiny, architecture):
     config = tiny(name="other-vit", vision_cfg={"ls_init_value": 0.5}, **architecture)
     model, images = build(config), frames_of(1, 4)
-    torch.testing.assert_close(model.encode_video(images), plain_video(model, images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.encode_video(images), reference.encode_video(model, images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
