@@ -3,7 +3,6 @@
 Legend: B clip, T frame, C H W image, S sample, L token, D feature, K class, M modality (video, audio, text).
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from emo_ray.settings import MODALITIES
 
@@ -114,6 +113,7 @@ def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _frames(jpegs: Sequence[bytes]) -> torch.Tensor:
-    """uint8 frames_TCHW of T JPEGs."""
-    images = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    """uint8 frames_TCHW of T JPEGs. A third of Pillow's time, and other threads run meanwhile."""
+    return torch.stack(
+        [decode_jpeg(torch.frombuffer(bytearray(j), dtype=torch.uint8), ImageReadMode.RGB) for j in jpegs]
+    )

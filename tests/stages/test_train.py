@@ -126,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny
 
 
 def test_two_workers_train_one_model(tiny_config):
-    config = override(tiny_config, {"train.num_workers": 2, "train.epochs": 1})
+    config = override(tiny_config, {"train.num_workers": 2, "train.epochs": 1, "emovclip.micro_batch_size": 1})
     result = train(config)
     history = store.read_meta(result.path)["history"]
     assert len(history) == 1
