@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from emo_ray.settings import (
     Audio,
+    Bench,
     Claims,
     Cluster,
     Data,
@@ -47,6 +48,7 @@ class Config(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     claims: Claims = Claims()
+    bench: Bench = Bench()
     store: Store = Store()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()

@@ -72,7 +72,10 @@ class EmoVCLIP(nn.Module):
 
     def forward(self, batch: Batch | torch.Tensor) -> Output:
         """A batch, or its uint8 frames_BTCHW alone, to logits_BK and features_BD."""
-        features_BD = self.encode_video(batch.frames_BTCHW if isinstance(batch, Batch) else batch)
+        return self.classify(self.encode_video(batch.frames_BTCHW if isinstance(batch, Batch) else batch))
+
+    def classify(self, features_BD: torch.Tensor) -> Output:
+        """Video embeddings to logits: scaled cosines with the class embeddings."""
         classes_KD = self.encode_classes()
         with torch.autocast(features_BD.device.type, enabled=False):  # bf16 cosines at scale 100 would tie
             cosines_BK = F.normalize(features_BD.float(), dim=-1) @ F.normalize(classes_KD.float(), dim=-1).T

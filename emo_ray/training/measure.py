@@ -1,0 +1,111 @@
+"""How speed is measured: several ways side by side in one run, since a busy machine slows all of them alike."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from statistics import median
+from threading import Event, Thread
+
+import psutil
+
+
+@dataclass
+class Figure:
+    """What one way of doing one thing costs. None: not measured."""
+
+    part: str
+    what: str
+    clips_per_s: float
+    cpu_s_per_clip: float | None = None
+    bytes_per_clip: float | None = None
+    peak_bytes: float | None = None  # of memory
+    waited: float | None = None  # share of a training run spent waiting for data
+    utilisation: float | None = None  # model FLOP/s as a share of what a large matrix product reaches here
+
+
+@dataclass
+class Comparison:
+    """How many times faster one way is than another: the median over rounds, and the lowest and highest."""
+
+    part: str
+    what: str
+    ratio: float
+    low: float
+    high: float
+    at_least: float
+
+
+@dataclass
+class Usage:
+    """What a block of code took, with all processes under this one."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_bytes: float = 0.0  # of memory, shared pages counted once
+
+
+def rounds(ways: Mapping[str, Callable[[], float]], count: int, done: Callable[[], None] = lambda: None) -> dict:
+    """`{way: its seconds in each of count rounds}`, after a round that warms up; every round another way begins.
+
+    A way is a function that does its work and returns the seconds that count.
+    """
+    names = list(ways)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(count + 1):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            took_s = ways[name]()
+            if turn:
+                seconds[name].append(took_s)
+            done()
+    return seconds
+
+
+def compared(part: str, what: str, slow_s: Sequence[float], fast_s: Sequence[float], at_least: float) -> Comparison:
+    """How much faster the second way is, round by round."""
+    ratios = [slow / fast for slow, fast in zip(slow_s, fast_s, strict=True)]
+    return Comparison(part, what, median(ratios), min(ratios), max(ratios), at_least)
+
+
+@contextmanager
+def usage(interval_s: float = 0.5) -> Iterator[Usage]:
+    """Time, CPU time and memory of a block, sampled over this process and all that it has started."""
+    used, stop, root = Usage(), Event(), psutil.Process()
+
+    def sample() -> None:
+        while not stop.wait(interval_s):
+            used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
+
+    thread = Thread(target=sample, daemon=True)
+    begun_s, cpu_s = time.perf_counter(), _cpu_seconds(root)
+    thread.start()
+    try:
+        yield used
+    finally:
+        used.wall_s, used.cpu_s = time.perf_counter() - begun_s, _cpu_seconds(root) - cpu_s
+        stop.set()
+        thread.join()
+        used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
+
+
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    return [root, *root.children(recursive=True)]
+
+
+def _cpu_seconds(root: psutil.Process) -> float:
+    """Of the tree, with processes that have ended and been waited for."""
+    total_s = 0.0
+    for process in _tree(root):
+        with suppress(psutil.Error):
+            total_s += sum(process.cpu_times()[:4])  # user, system, and both of its children
+    return total_s
+
+
+def _memory_bytes(root: psutil.Process) -> float:
+    total = 0.0
+    for process in _tree(root):
+        with suppress(psutil.Error):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)  # where there is no PSS (macOS), what is not shared
+    return total
