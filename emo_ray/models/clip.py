@@ -1,5 +1,6 @@
 """The frozen CLIP under EmoVCLIP: which architecture, which weights, which tokenizer, which size of images."""
 
+import hashlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+from open_clip.transformer import QuickGELU
 from torch import nn
 
 from emo_ray import store
@@ -16,6 +18,7 @@ from emo_ray.config import RECIPES, Config
 from emo_ray.models.clip_formats import State, quick_gelu_beside, read_folder, read_json, read_state
 
 VERSION = 1  # part of the feature digests: raise it when the same weights and prompts give other values
+_POSITIONS = "visual.positional_embedding"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,23 @@ def frozen_digest(config: Config) -> str:
     beside = source.statistics if source.is_folder else merges and store.digest_path(merges)
     resized = () if size == _native_size(source) else ("image_size", size)
     return store.digest(source.architecture, weights, beside, VERSION, *resized)
+
+
+def tensor_digest(clip: nn.Module) -> torch.Tensor:
+    """16 bytes (uint8) over a CLIP's tensors (names, shapes, values in float32) and over where it has QuickGELU.
+
+    It knows the CLIP whatever the type its weights are stored in and whatever size its images have: interpolated
+    positions differ in their last bit between machines, so the table they were made from counts in their place.
+    """
+    state = clip.state_dict() | getattr(clip, "before_resizing", {})
+    seen = hashlib.blake2b(digest_size=16)
+    for name, module in clip.named_modules():
+        if isinstance(module, QuickGELU):
+            seen.update(f"{name};".encode())
+    for name, value in sorted(state.items()):
+        seen.update(f"{name}{tuple(value.shape)};".encode())
+        seen.update(value.detach().to("cpu", torch.float32).contiguous().view(-1).numpy())
+    return torch.frombuffer(bytearray(seen.digest()), dtype=torch.uint8)
 
 
 def description(config: Config) -> str:
@@ -233,8 +253,10 @@ def _resized(clip: nn.Module, architecture: dict[str, Any], statistics: dict[str
     with torch.random.fork_rng(devices=[]):  # what is drawn after it does not depend on the size
         other = _built(architecture | {"vision_cfg": vision}, statistics)
     state = clip.state_dict()
+    before = {_POSITIONS: state[_POSITIONS].clone()}
     resize_pos_embed(state, other)
     other.load_state_dict(state)
+    other.before_resizing = before
     return other
 
 

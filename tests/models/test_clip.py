@@ -146,3 +146,26 @@ def test_positions_are_interpolated_for_images_of_another_size(tiny, tagged, tmp
 def test_what_is_drawn_for_the_prompts_does_not_depend_on_the_image_size(tiny):
     small, large = (emovclip.build(tiny({"media.image_size": size}), LABELS) for size in (32, 64))
     assert torch.equal(small.time_TD, large.time_TD)
+
+
+def test_the_tensors_digest_sees_every_tensor_and_the_activation(tiny):
+    model = clip.load_clip(tiny())
+    digests = {bytes(clip.tensor_digest(model).tolist())}
+    assert clip.tensor_digest(model).dtype == torch.uint8
+    for value in model.state_dict().values():
+        value.view(-1)[-1] += 1e-3
+        digests.add(bytes(clip.tensor_digest(model).tolist()))
+    assert {len(digest) for digest in digests} == {16}
+    assert len(digests) == 1 + len(model.state_dict())
+    other = clip.load_clip(tiny(quick_gelu=True))
+    assert not torch.equal(clip.tensor_digest(other), clip.tensor_digest(clip.load_clip(tiny())))
+
+
+def test_the_tensors_digest_knows_the_weights_in_other_types_and_for_other_images(tiny, tmp_path):
+    state = {name: value.half() for name, value in clip.load_clip(tiny()).state_dict().items()}
+    digests = []
+    for name, dtype in [("half.pt", torch.float16), ("full.pt", torch.float32)]:
+        torch.save({key: value.to(dtype) for key, value in state.items()}, tmp_path / name)
+        changes = {"emovclip.weights": str(tmp_path / name)}
+        digests += [clip.tensor_digest(clip.load_clip(tiny(changes | {"media.image_size": s}))) for s in (32, 64)]
+    assert len({bytes(digest.tolist()) for digest in digests}) == 1
