@@ -32,7 +32,7 @@ from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.loss import class_weights
 
-VERSION = 1
+VERSION = 2  # 2: checkpoints carry the digest of the frozen CLIP
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 LabelOf = dict[str, int]  # clip_id -> class index
 
