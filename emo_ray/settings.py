@@ -69,7 +69,7 @@ class Media(Section):
     """How a clip is decoded into a shard row."""
 
     frames: int = Field(8, ge=1)  # T, spread over the clip
-    image_size: int | None = Field(None, ge=16)  # pixels; None: what emovclip.clip expects
+    image_size: int | None = Field(None, ge=16)  # pixels, a multiple of the CLIP's patch; None: what it was trained on
     jpeg_quality: int = Field(90, ge=1, le=100)
     max_audio_s: float = Field(120.0, gt=0)  # longer sound is a status: cut it into utterances
     clips_per_part: int = Field(64, ge=1)  # one shard file, the unit of work and of resumption
@@ -91,8 +91,8 @@ class Optimisation(Section):
 class EmoVCLIP(Optimisation):
     """Vision-language prompts on a frozen CLIP."""
 
-    clip: str = "ViT-B-16"  # open_clip architecture, or the path of an open_clip model config (JSON)
-    weights: str | None = None  # open_clip pretrained tag, or a local file; None: random from the seed
+    clip: str = "ViT-B-16"  # open_clip architecture, its JSON, or a Hugging Face folder, which brings its weights
+    weights: str | None = None  # open_clip pretrained tag, or a file (OpenAI's .pt too); None: random from the seed
     global_prompts: int = Field(8, ge=0)  # G, per block
     local_prompts: bool = True  # one per frame and block
     summary_prompt: bool = True  # attention over the frames' CLS tokens

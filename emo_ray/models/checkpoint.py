@@ -39,10 +39,13 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
 
 
 def load_emovclip(folder: Path) -> emovclip.EmoVCLIP:
-    """The EmoVCLIP of a checkpoint folder, on the frozen CLIP that its config names, in evaluation mode."""
+    """The EmoVCLIP of a checkpoint folder, on the frozen CLIP that its config names, in evaluation mode.
+
+    Raises ValueError where that is not the CLIP it was trained on.
+    """
     config, labels = read_config(folder)
     model = emovclip.build(config, labels)
-    load_trained(model, load_file(folder / WEIGHTS))
+    _put(model, load_file(folder / WEIGHTS), folder)
     return model.eval()
 
 
@@ -54,3 +57,10 @@ def load_fusion(folder: Path) -> FusionHead:
     head = FusionHead(config.fusion, scaling, len(labels))
     load_trained(head, state)
     return head.eval()
+
+
+def _put(model: emovclip.EmoVCLIP, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    try:
+        load_trained(model, state)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None

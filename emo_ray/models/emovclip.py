@@ -4,7 +4,7 @@ In every block the attention of each frame runs over `[CLS, patches | prompts]`.
 (deep prompting), so they need keys and values alone, and those of prompts that frames or clips share are computed once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import nn
 
 from emo_ray.config import Config
 from emo_ray.data.batch import Batch, Output
-from emo_ray.models.clip import image_size, load_clip, pixel_statistics, tokenizer
+from emo_ray.models.clip import image_size, load_clip, pixel_statistics, tensor_digest, tokenizer
 from emo_ray.models.prompts import ClassContext, FramePrompts
 from emo_ray.models.temporal import TemporalAttention
 
@@ -24,8 +24,9 @@ class EmoVCLIP(nn.Module):
     """Maps video frames to class logits and an embedding.
 
     `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower; it is frozen and shared,
-    not copied. `labels` (default: `config.data.labels`) name the K classes. Trained are the prompts, the summary
-    attention, `cls_proj`, the time embedding, the temporal pooling, the contexts and the logit scale.
+    not copied, and its digest is part of the state, which no other CLIP takes. `labels` (default:
+    `config.data.labels`) name the K classes. Trained are the prompts, the summary attention, `cls_proj`, the time
+    embedding, the temporal pooling, the contexts and the logit scale.
     Raises ValueError for towers it cannot prompt.
     """
 
@@ -43,6 +44,8 @@ class EmoVCLIP(nn.Module):
             raise ValueError("found no class names, expected labels=[...] or data.labels")
         _check_towers(clip)
         self.clip = clip.requires_grad_(False)
+        self.register_buffer("frozen_digest", tensor_digest(clip))
+        self.register_load_state_dict_pre_hook(_check_digest)
         own, visual = config.emovclip, clip.visual
         self.frames, width = config.media.frames, visual.conv1.out_channels
         heads = visual.transformer.resblocks[0].attn.num_heads
@@ -169,6 +172,16 @@ def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return EmoVCLIP(config, load_clip(config), labels)
+
+
+def _check_digest(model: EmoVCLIP, state: Mapping[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """Before a state is loaded: that it was trained on this very CLIP. Raises ValueError where it was not."""
+    found, own = state.get(prefix + "frozen_digest"), model.frozen_digest.tolist()
+    if found is not None and found.tolist() != own:
+        raise ValueError(
+            f"found weights trained on another CLIP (digest {bytes(found.tolist()).hex()}), expected "
+            f"{bytes(own).hex()}: name the CLIP they were trained on with emovclip.clip and emovclip.weights"
+        )
 
 
 def _text_tower(clip: nn.Module) -> nn.Module:

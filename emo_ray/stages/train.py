@@ -23,7 +23,7 @@ from emo_ray.config import Config
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.labels import vocabulary
 from emo_ray.models import checkpoint, emovclip
-from emo_ray.models.clip import frozen_digest
+from emo_ray.models.clip import description, frozen_digest
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
 from emo_ray.settings import MODALITIES
@@ -32,7 +32,7 @@ from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.loss import class_weights
 
-VERSION = 1
+VERSION = 2  # 2: checkpoints carry the digest of the frozen CLIP
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 LabelOf = dict[str, int]  # clip_id -> class index
 
@@ -261,7 +261,7 @@ def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, fl
         "",
         f"- trained on: {Path(config.data.manifest or 'the synthetic corpus').name}, {about['clips']} clips",
         f"- classes (training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
-        f"- frozen CLIP: {config.emovclip.clip}, weights {config.emovclip.weights or 'random (no pretraining)'}",
+        f"- frozen CLIP: {description(config)}",
         f"- sound encoder: {config.audio.encoder}; text encoder: {config.text.encoder}",
         f"- validation: {numbers or 'none'}",
         "",

@@ -176,7 +176,7 @@ def test_attention_over_frames_starts_as_the_mean_of_their_directions(tiny):
         ({"emovclip.clip": "nope.json"}, "nope.json"),
         ({"emovclip.weights": "laion-nope"}, "laion-nope"),
         ({"emovclip.context_tokens": 30}, "context_tokens"),
-        ({"media.image_size": 48}, "image_size"),
+        ({"media.image_size": 40}, "image_size"),
     ],
 )
 def test_unusable_settings_are_named(tiny, changes, message):
