@@ -18,10 +18,10 @@ class Artefact(Protocol):
         """Plain values."""
 
 
-def main(stage: str, usage: str) -> None:
+def main(stage: str, usage: str, choice: str | None = None) -> None:
     """Run the stage of this name on the command line's config.
 
-    The last line printed is the artefact's path (with --json, the only line is JSON). What the user can mend (a
+    With `choice`, a config key, the first word may be one of that key's values. The last line printed is the artefact's path (with --json, the only line is JSON). What the user can mend (a
     ValueError) is printed as one message, with exit status 2. Stages take seconds to import, so that comes last.
     """
     words = sys.argv[1:]
@@ -30,9 +30,10 @@ def main(stage: str, usage: str) -> None:
         return
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
+    chosen = [f"{choice}={words.pop(0)}"] if choice and words and words[0] in configuration.choices(choice) else []
     recipe = words.pop(0) if words and "=" not in words[0] else "mini"
     try:
-        config = configuration.absolute_paths(configuration.load(recipe, configuration.parse_overrides(words)))
+        config = configuration.absolute_paths(configuration.load(recipe, configuration.parse_overrides(chosen + words)))
         artefact: Artefact = getattr(importlib.import_module(f"emo_ray.stages.{stage}"), stage)(config)
     except Exception as error:
         message = _for_user(error)

@@ -6,7 +6,7 @@ and nothing reads the environment.
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -73,6 +73,15 @@ def leaves(section: type[Section] = Config, prefix: str = "") -> list[str]:
         nested = isinstance(kind, type) and issubclass(kind, Section)
         keys += leaves(kind, f"{prefix}{name}.") if nested else [prefix + name]
     return keys
+
+
+def choices(key: str) -> tuple[Any, ...]:
+    """The values that a dotted key with a closed set of them may have."""
+    *path, last = key.split(".")
+    section = Config
+    for name in path:
+        section = section.model_fields[name].annotation
+    return get_args(section.model_fields[last].annotation)
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from emo_ray import settings
 from emo_ray.data.manifest import Clip
-from emo_ray.data.synthetic_face import FLAWS, RATE_FPS, SIZE, face
+from emo_ray.data.synthetic_face import FLAWS, RATE_FPS, face
 from emo_ray.data.synthetic_text import sentence
 from emo_ray.data.synthetic_voice import RATE_HZ, voice
 
@@ -98,7 +98,7 @@ def render(script: Script, folder: Path) -> Clip:
             timbre = _generator(script.seed, script.speaker, "voice")
             act = _generator(script.seed, script.clip_id, "voice")
             samples_S = voice(script.shown["audio"], timbre, act, DURATION_S, noisy="audio" in script.flaws)
-        _write(path, frames_THWC, samples_S)
+        write(path, frames_THWC, samples_S)
     return Clip(
         clip_id=script.clip_id,
         video=str(path) if has_video else None,
@@ -169,7 +169,7 @@ def _generator(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(key, "little"))
 
 
-def _write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | None) -> None:
+def write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | None, rate_fps: int = RATE_FPS) -> None:
     """H.264 and AAC in an mp4 file that appears whole or not at all; one thread and no dates, so bytes repeat."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
@@ -177,7 +177,7 @@ def _write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | N
         with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             streams = []
             if frames_THWC is not None:
-                streams.append((_video_stream(container), _video_frames(frames_THWC)))
+                streams.append((_video_stream(container, frames_THWC, rate_fps), _video_frames(frames_THWC)))
             if samples_S is not None:
                 streams.append((_audio_stream(container), _audio_frames(samples_S)))
             for stream, frames in streams:
@@ -189,11 +189,12 @@ def _write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | N
         temporary.unlink(missing_ok=True)
 
 
-def _video_stream(container: Any) -> Any:
+def _video_stream(container: Any, frames_THWC: np.ndarray, rate_fps: int) -> Any:
     # With mbtree, x264 165 gives other bytes from call to call for frames this small on CPUs that have AVX-512.
     options = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0"}
-    stream = container.add_stream("libx264", rate=RATE_FPS, options=options)
-    stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
+    stream = container.add_stream("libx264", rate=rate_fps, options=options)
+    _, stream.height, stream.width, _ = frames_THWC.shape
+    stream.pix_fmt = "yuv420p"
     stream.codec_context.thread_count = 1
     return stream
 

@@ -182,13 +182,22 @@ def _bf16(precision: str, device: torch.device) -> bool:
 def _train_batches(job: Job, config: Config, batch_size: int, epoch: int) -> Iterator[Batch]:
     shard = ray.train.get_dataset_shard("train")
     for turn in range(job.passes_per_epoch):
-        yield from shard.iter_torch_batches(
-            batch_size=batch_size,
-            collate_fn=Collate(job.collate),
-            prefetch_batches=2,
-            local_shuffle_buffer_size=config.train.shuffle_buffer,
-            local_shuffle_seed=hash((config.seed, epoch, turn)) % 2**31,
-        )
+        seed = hash((config.seed, epoch, turn)) % 2**31
+        yield from in_batches(shard, job.collate, batch_size, config.train.shuffle_buffer, seed)
+
+
+def in_batches(
+    rows: ray.data.Dataset | ray.data.DataIterator, collate: Callable[[pa.Table], Batch], batch_size: int,
+    shuffle_buffer: int | None = None, seed: int | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """One pass over the rows in batches, made by threads while earlier ones are used; shuffled within a buffer."""
+    yield from rows.iter_torch_batches(
+        batch_size=batch_size,
+        collate_fn=Collate(collate),
+        prefetch_batches=2,
+        local_shuffle_buffer_size=shuffle_buffer,
+        local_shuffle_seed=seed,
+    )
 
 
 def _validation_batches(job: Job, reporter: Reporter, epoch: int) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -149,7 +149,11 @@ def _train_emovclip(
         say(f"EmoVCLIP {path.name} is trained already")
         return
     usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
-    datasets = {split: _video_dataset(prepared, label_of) for split, label_of in usable.items() if label_of}
+    datasets = {
+        split: video_dataset([prepared.shards / name for name in parts_with(prepared, label_of)], label_of)
+        for split, label_of in usable.items()
+        if label_of
+    }
     job = fit.Job(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
@@ -189,13 +193,12 @@ def _train_fusion(
     fit.clean_up(job, config)
 
 
-def _video_dataset(prepared: Prepared, label_of: LabelOf) -> ray.data.Dataset:
-    """Shard rows of these clips: whole parts are read and other rows dropped before any JPEG is decoded.
+def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
+    """Rows of these clips in shard parts: whole parts are read and other rows dropped before any JPEG is decoded.
 
     Rows that fit are kept in the object store, so that an epoch starts at once; more are streamed from disk each epoch.
     """
-    paths = [prepared.shards / name for name in parts_with(prepared, label_of)]
-    ids = pa.array(list(label_of))
+    ids = pa.array(list(clip_ids))
 
     def keep(table: pa.Table) -> pa.Table:
         return table.filter(pc.is_in(table["clip_id"], ids))

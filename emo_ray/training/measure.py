@@ -45,20 +45,25 @@ class Usage:
     peak_bytes: float = 0.0  # of memory, shared pages counted once
 
 
-def rounds(ways: Mapping[str, Callable[[], float]], count: int, done: Callable[[], None] = lambda: None) -> dict:
-    """`{way: its seconds in each of count rounds}`, after a round that warms up; every round another way begins.
+def rounds(
+    ways: Mapping[str, Callable[[], float]],
+    count: int,
+    done: Callable[[float], None] = lambda runs: None,
+    warm_up: bool = True,
+) -> dict:
+    """`{way: its seconds in each of count rounds}`, after one that does not count; every round another way begins.
 
     A way is a function that does its work and returns the seconds that count.
     """
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(count + 1):
+    for turn in range(0 if warm_up else 1, count + 1):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             took_s = ways[name]()
             if turn:
                 seconds[name].append(took_s)
-            done()
+            done(1)
     return seconds
 
 

@@ -31,6 +31,7 @@ PART = "step"
 LABELS = ("neutral", "happy", "sad", "angry", "worried", "surprised")
 PLAIN, OURS, BF16 = "plain fp32", "fp32", "bf16"
 PLAIN_FORWARD, OURS_FORWARD = "plain fp32, forward", "fp32, forward"
+WAYS = 5
 
 
 def model_config(config: Config) -> Config:
@@ -45,7 +46,7 @@ def model_config(config: Config) -> Config:
     )
 
 
-def step(config: Config, done: Callable[[], None] = lambda: None) -> tuple[list[Figure], list[Comparison]]:
+def step(config: Config, done: Callable[[float], None] = lambda steps: None) -> tuple[list[Figure], list[Comparison]]:
     """Figures and comparisons for every batch size of `bench.batch_sizes`; `done` is called after every step."""
     config, device = model_config(config), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = emovclip.build(config, LABELS).train().to(device)

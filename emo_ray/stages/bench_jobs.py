@@ -1,0 +1,171 @@
+"""The other half of the benchmark: whole jobs of ours against the same work in one plain Python process."""
+
+import math
+import shutil
+import time
+import uuid
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from emo_ray import cluster
+from emo_ray.config import Config, override
+from emo_ray.data.batch import Batch, from_shards
+from emo_ray.models import audio, checkpoint, emovclip, text
+from emo_ray.models.fusion import FusionHead
+from emo_ray.models.state import trained_state
+from emo_ray.progress import progress
+from emo_ray.stages import fit
+from emo_ray.stages.bench_data import Measured, corpus
+from emo_ray.stages.features import encode, encoders_of
+from emo_ray.stages.fit import in_batches
+from emo_ray.stages.predict import load_models, predict_part
+from emo_ray.stages.predict import predict as predict_job
+from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.stages.train import video_dataset
+from emo_ray.training import loop
+from emo_ray.training.measure import Figure, compared, rounds, usage
+from emo_ray.training.step_speed import LABELS
+
+
+def train(config: Config, scratch: Path) -> Measured:
+    """EmoVCLIP of this config trained by Ray Train from shards, and by the same loop on tensors in memory.
+
+    Compared is the rate from the end of the first epoch to the end of the last, with validation and state.
+    """
+    config = override(config, {"data.labels": LABELS, "train.num_workers": 1, "store.root": str(scratch / "store")})
+    own = config.emovclip
+    paths, label_of = corpus(config, scratch, max(config.bench.clips, 2 * own.batch_size))
+    collate = partial(from_shards, modalities=("video",), labels=label_of)
+    checked = dict(list(label_of.items())[: own.batch_size])
+    datasets = {"train": video_dataset(paths, label_of), "validation": video_dataset(paths, checked)}
+    job = fit.Job(
+        phase="bench",
+        digest="",
+        build=partial(emovclip.build, config, LABELS),
+        collate=collate,
+        optimisation=own,
+        train_rows=len(label_of),
+    )
+    in_memory = {name: list(in_batches(dataset, collate, own.batch_size)) for name, dataset in datasets.items()}
+    torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
+    first_s = _plain(job, config, in_memory, epochs=2)[1]
+    epochs = math.ceil(config.bench.train_s / first_s) + 1
+    waits: list[float] = []
+
+    def on_ray() -> float:
+        run = override(config, {"train.epochs": epochs})
+        mine = fit.Job(**{**vars(job), "digest": uuid.uuid4().hex})
+        ends_s: list[float] = []
+        best = fit.run(mine, run, datasets, lambda phase, metrics: ends_s.append(time.perf_counter()))
+        fit.clean_up(mine, run)
+        waits.extend(m["train_waited"] for m in best["history"][1:])
+        return (ends_s[-1] - ends_s[0]) / ((epochs - 1) * len(label_of))
+
+    def plain() -> float:
+        return _plain(job, config, in_memory, epochs)[1] / len(label_of)
+
+    with usage() as used:
+        seconds = rounds({"Ray Train": on_ray, "plain Python": plain}, config.bench.pairs, warm_up=False)
+    figures = [
+        Figure("train", name, 1 / median(seconds[name]), waited=median(waits) if name == "Ray Train" else None)
+        for name in seconds
+    ]
+    figures[0].peak_bytes = used.peak_bytes
+    what = f"Ray Train / plain Python, {epochs - 1} epochs of {len(label_of)} clips"
+    return figures, [compared("train", what, seconds["plain Python"], seconds["Ray Train"], 0.95)]
+
+
+def features(config: Config, scratch: Path) -> Measured:
+    """What it costs to prepare clips and to encode each of their modalities, with the start of the processes."""
+    config, figures = _small(config, scratch), []
+    with usage() as used:
+        prepared = prepare(config)
+    clips = len(prepared.clips)
+    size = sum((prepared.shards / name).stat().st_size for name in prepared.parts)
+    figures.append(_figure("features", "prepare (render and decode)", clips, used, size))
+    for encoder in encoders_of(config, model_folder(config, prepared, scratch)):
+        with usage() as used:
+            folder = encode(config, prepared, [encoder])[encoder.modality]
+        size = sum((folder / name).stat().st_size for name in prepared.parts)
+        figures.append(_figure("features", f"encode {encoder.modality}", clips, used, size))
+    return figures, []
+
+
+def predict(config: Config, scratch: Path) -> Measured:
+    """The parallel job on all cores, with its start, against one process that predicts part by part."""
+    config = _small(config, scratch)
+    prepared = prepare(config)
+    path = model_folder(config, prepared, scratch)
+    config = override(config, {"checkpoint": str(path)})
+    folders, clips = [scratch / "single"], len(prepared.clips)
+    torch.set_num_threads(1)
+
+    def parallel() -> float:
+        shutil.rmtree(cluster.store_root(config) / "predictions", ignore_errors=True)
+        begun_s = time.perf_counter()
+        folders[:] = [predict_job(config).path]
+        return (time.perf_counter() - begun_s) / clips
+
+    def single() -> float:
+        begun_s = time.perf_counter()
+        models = load_models(config, path)
+        with progress("predicting in one process", clips, "clips") as advance:
+            for name in prepared.parts:
+                advance(predict_part(models, prepared.shards / name, {}, scratch / "single" / name).sum())
+        return (time.perf_counter() - begun_s) / clips
+
+    with usage() as used:
+        seconds = rounds({"parallel": parallel, "one process": single}, config.bench.pairs)
+    figures = [Figure("predict", name, 1 / median(seconds[name])) for name in seconds]
+    figures[0].cpu_s_per_clip = used.cpu_s / (2 * (config.bench.pairs + 1) * clips)
+    figures[0].peak_bytes = used.peak_bytes
+    what = f"parallel on {cluster.cpus():g} cores / one process, {clips} clips"
+    return figures, [compared("predict", what, seconds["one process"], seconds["parallel"], 1.7)]
+
+
+def model_folder(config: Config, prepared: Prepared, scratch: Path) -> Path:
+    """An untrained model of this config: it costs what a trained one costs."""
+    path, labels = scratch / "model", prepared.labels
+    if not path.exists():
+        video = emovclip.build(config, labels)
+        sizes = {"video": video.clip.visual.output_dim}
+        sizes |= {"audio": audio.build(config.audio).dim, "text": text.build(config.text).dim}
+        scaling = {name: torch.stack([torch.zeros(size), torch.ones(size)]) for name, size in sizes.items()}
+        head = FusionHead(config.fusion, scaling, len(labels))
+        for folder, model in ((path, head), (path / checkpoint.EMOVCLIP, video)):
+            folder.mkdir(parents=True)
+            checkpoint.write(folder, trained_state(model), config, labels, "An untrained model of the benchmark.\n")
+    return path
+
+
+def _small(config: Config, scratch: Path) -> Config:
+    """A synthetic corpus of `bench.clips` clips, in a store of its own."""
+    clips = config.bench.clips
+    return override(
+        config,
+        {
+            **{"data.manifest": None, "data.corpus": "synthetic", "store.root": str(scratch / "store")},
+            **{"synthetic.train_clips": 6, "synthetic.validation_clips": 6, "synthetic.test_clips": 6},
+            "synthetic.unlabelled_clips": max(0, clips - 18),
+        },
+    )
+
+
+def _figure(part: str, what: str, clips: int, used, size: float) -> Figure:
+    return Figure(part, what, clips / used.wall_s, used.cpu_s / clips, size / clips, used.peak_bytes)
+
+
+def _plain(job: fit.Job, config: Config, data: dict[str, list[Batch]], epochs: int) -> tuple[dict, float]:
+    """The same loop in this process; its best epoch, and seconds per epoch after the first."""
+    ends_s: list[float] = []
+
+    class Timing(loop.PlainReporter):
+        def report(self, metrics, state):
+            ends_s.append(time.perf_counter())
+
+    plan = loop.Plan(job.optimisation, epochs, len(data["train"]), config.seed)
+    best = loop.fit(job.build(), lambda epoch: data["train"], lambda epoch: data["validation"], plan, Timing())
+    return best, (ends_s[-1] - ends_s[0]) / (epochs - 1)
