@@ -29,7 +29,10 @@ from emo_ray.settings import (
     Train,
 )
 
-_PATHS = ("checkpoint", "emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder")  # or names
+_PATHS = (  # or names
+    *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from"),
+    *("audio.encoder", "text.encoder"),
+)
 RECIPES = Path(__file__).parent / "recipes"
 
 

@@ -93,6 +93,7 @@ class EmoVCLIP(Optimisation):
 
     clip: str = "ViT-B-16"  # open_clip architecture, its JSON, or a Hugging Face folder, which brings its weights
     weights: str | None = None  # open_clip pretrained tag, or a file (OpenAI's .pt too); None: random from the seed
+    start_from: str | None = None  # a checkpoint folder, a model's or its emovclip/: training starts from its prompts
     global_prompts: int = Field(8, ge=0)  # G, per block
     local_prompts: bool = True  # one per frame and block
     summary_prompt: bool = True  # attention over the frames' CLS tokens

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from emo_ray import store
-from emo_ray.config import Config, dump, load
+from emo_ray.config import Config, dump, load, override
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained
 from emo_ray.settings import MODALITIES, Tracking
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
+TIME_TABLES = ("time_TD", "local_TD")  # how the names end of what EmoVCLIP learns for each frame
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 
 
@@ -38,15 +41,60 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
     return load(str(folder / CONFIG)), tuple(json.loads((folder / LABELS).read_text(encoding="utf-8")))
 
 
-def load_emovclip(folder: Path) -> emovclip.EmoVCLIP:
+def load_emovclip(folder: Path, frames: int | None = None) -> emovclip.EmoVCLIP:
     """The EmoVCLIP of a checkpoint folder, on the frozen CLIP that its config names, in evaluation mode.
 
-    Raises ValueError where that is not the CLIP it was trained on.
+    With `frames`, for clips of so many, which need not be those it was trained on. Raises ValueError where the CLIP is
+    not the one it was trained on.
     """
     config, labels = read_config(folder)
+    config = override(config, {"media.frames": frames or config.media.frames})
     model = emovclip.build(config, labels)
-    _put(model, load_file(folder / WEIGHTS), folder)
+    _put(model, folder, config.media.frames)
     return model.eval()
+
+
+def fresh_emovclip(config: Config, labels: Sequence[str]) -> emovclip.EmoVCLIP:
+    """The EmoVCLIP that training starts with: new prompts, or those of `emovclip.start_from`."""
+    folder, model = start_folder(config, labels), emovclip.build(config, labels)
+    if folder is not None:
+        _put(model, folder, config.media.frames)
+    return model
+
+
+def start_folder(config: Config, labels: Sequence[str]) -> Path | None:
+    """The folder of the EmoVCLIP that `emovclip.start_from` names, by itself or inside a model's; None: from nothing.
+
+    Raises ValueError where there is no EmoVCLIP, or one whose contexts belong to other classes.
+    """
+    own = config.emovclip
+    if own.start_from is None:
+        return None
+    folder = Path(own.start_from)
+    folder = folder / EMOVCLIP if (folder / EMOVCLIP).is_dir() else folder
+    _, theirs = read_config(folder)
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        names = set(weights.keys())
+    if "frozen_digest" not in names:
+        raise ValueError(f"emovclip.start_from: found no EmoVCLIP in {folder}, expected a checkpoint with one")
+    if own.context_tokens and own.class_specific_context and theirs != tuple(labels):
+        raise ValueError(
+            f"emovclip.start_from: found contexts of the classes {', '.join(theirs)} in {folder}, expected "
+            f"{', '.join(labels)} in this order: only contexts of a run with emovclip.class_specific_context=false "
+            "fit other classes"
+        )
+    return folder
+
+
+def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch.Tensor]:
+    """A trained state whose tables over time have `frames` rows.
+
+    Rows are read linearly at the middles of equal stretches, which is where media.spread takes frames.
+    """
+    return {
+        name: _over_time(value, frames) if name.endswith(TIME_TABLES) and len(value) != frames else value
+        for name, value in state.items()
+    }
 
 
 def load_fusion(folder: Path) -> FusionHead:
@@ -59,8 +107,13 @@ def load_fusion(folder: Path) -> FusionHead:
     return head.eval()
 
 
-def _put(model: emovclip.EmoVCLIP, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _over_time(table_TD: torch.Tensor, frames: int) -> torch.Tensor:
+    return F.interpolate(table_TD.T[None], size=frames, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _put(model: emovclip.EmoVCLIP, folder: Path, frames: int) -> None:
+    """Load a checkpoint's weights into a model for clips of `frames`."""
     try:
-        load_trained(model, state)
+        load_trained(model, resampled(load_file(folder / WEIGHTS), frames))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None

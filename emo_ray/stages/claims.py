@@ -64,6 +64,8 @@ def claims(config: Config) -> Claimed:
             f"found data.manifest={config.data.manifest} and data.corpus={config.data.corpus}, expected neither: "
             "claims are measured on synthetic worlds; jobs/evaluate.py measures on a corpus"
         )
+    if config.emovclip.start_from is not None:
+        raise ValueError(f"found emovclip.start_from={config.emovclip.start_from}, expected none: claims train anew")
     if config.train.use_gpu == "yes":
         raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
     cluster.connect(config)
@@ -164,6 +166,7 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
 
 def _digest(trial: Trial, config: Config, corpus: str) -> str:
     """Of everything that decides a trial's result; what is in the code is in VERSION."""
-    deciding = {key: value for key, value in flatten(config).items() if key.split(".")[0] in _DECIDING[trial.kind]}
+    flat = {key: value for key, value in flatten(config).items() if key != "emovclip.start_from"}  # which claims refuse
+    deciding = {key: value for key, value in flat.items() if key.split(".")[0] in _DECIDING[trial.kind]}
     encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
     return store.digest(VERSION, trial.kind, trial.option, corpus, frozen_digest(config), encoders, deciding)

@@ -22,7 +22,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.labels import vocabulary
-from emo_ray.models import checkpoint, emovclip
+from emo_ray.models import checkpoint
 from emo_ray.models.clip import description, frozen_digest
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
@@ -109,16 +109,18 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf
     if not usable["train"]:
         say("no training clip has video: the model will be one of sound and text")
         return None
+    start = checkpoint.start_folder(config, prepared.labels)
     key = store.digest(
         VERSION,
         frozen_digest(config),
-        config.emovclip.model_dump(exclude={"clip", "weights"}),
+        config.emovclip.model_dump(exclude={"clip", "weights", "start_from"}),
         _train_settings(config),
         prepared.shards.name,
         parts_with(prepared, usable["train"] | usable["validation"]),
         prepared.labels,
         sorted(usable["train"].items()),
         sorted(usable["validation"].items()),
+        *([store.digest_path(start / checkpoint.WEIGHTS)] if start else []),
     )
     return root / "checkpoints" / f"emovclip-{key}"
 
@@ -157,7 +159,7 @@ def _train_emovclip(
     job = fit.Job(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
-        build=partial(emovclip.build, config, prepared.labels),
+        build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
         collate=partial(from_shards, modalities=("video",), labels=usable["train"] | usable["validation"]),
         optimisation=config.emovclip,
         train_rows=len(usable["train"]),
@@ -265,6 +267,7 @@ def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, fl
         f"- trained on: {Path(config.data.manifest or 'the synthetic corpus').name}, {about['clips']} clips",
         f"- classes (training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
         f"- frozen CLIP: {description(config)}",
+        *([f"- started from: {Path(config.emovclip.start_from).name}"] if config.emovclip.start_from else []),
         f"- sound encoder: {config.audio.encoder}; text encoder: {config.text.encoder}",
         f"- validation: {numbers or 'none'}",
         "",

@@ -7,12 +7,14 @@ from safetensors.torch import load_file, save_file
 from emo_ray.config import Config, override
 from emo_ray.data.batch import Batch
 from emo_ray.models import checkpoint, emovclip
+from emo_ray.models.checkpoint import resampled
 from emo_ray.models.clip import load_clip, tensor_digest
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained, trained_state
 
 CONFIG = override(Config(), {"emovclip.clip": "mini_clip.json", "fusion.hidden": 8, "media.frames": 2})
 LABELS = ("a", "b", "c")
+SHIPPED = override(CONFIG, {"emovclip.weights": "mini_clip.safetensors"})  # the same CLIP for every seed
 
 
 def test_emovclip_comes_back_without_its_frozen_part(tmp_path):
@@ -64,6 +66,92 @@ def test_a_checkpoint_is_refused_on_another_clip(tmp_path):
     state = trained_state(emovclip.build(config, LABELS))
     with pytest.raises(ValueError, match="another CLIP"):
         load_trained(emovclip.build(override(CONFIG, {"seed": 1}), LABELS), state)
+
+
+def test_tables_over_time_are_read_at_the_middles_of_equal_stretches():
+    ramp_TD = torch.arange(8.0)[:, None] * torch.tensor([1.0, -2.0]) + 3
+    state = {"time_TD": ramp_TD, "prompts.1.local_TD": torch.full((8, 2), 5.0), "prompts.1.global_GD": ramp_TD}
+    for frames in (1, 2, 4, 8, 12, 16):
+        found = resampled(state, frames)
+        assert found["time_TD"].shape == found["prompts.1.local_TD"].shape == (frames, 2)
+        assert torch.equal(found["prompts.1.local_TD"], torch.full((frames, 2), 5.0))
+        assert found["prompts.1.global_GD"] is ramp_TD
+        middles_T = (torch.arange(frames) + 0.5) * 8 / frames - 0.5  # in rows of the old table
+        inside_T = (middles_T >= 0) & (middles_T <= 7)
+        expected_TD = middles_T[:, None] * torch.tensor([1.0, -2.0]) + 3
+        torch.testing.assert_close(found["time_TD"][inside_T], expected_TD[inside_T])
+        assert inside_T.sum() >= frames / 2
+    assert resampled(state, 8)["time_TD"] is ramp_TD
+
+
+def write_trained(folder, changes=None, labels=LABELS):
+    """A checkpoint whose every trained tensor is its own: (folder, its state)."""
+    config = override(SHIPPED, {"seed": 3, "media.frames": 4} | (changes or {}))
+    model = emovclip.build(config, labels)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    folder.mkdir(parents=True)
+    checkpoint.write(folder, trained_state(model), config, labels, "card")
+    return trained_state(model)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_training_starts_from_prompts_of_clips_with_other_frames(tmp_path, inside, pooling):
+    state = write_trained(tmp_path / "emovclip" if inside else tmp_path / "run", {"emovclip.pooling": pooling})
+    start = {"emovclip.start_from": str(tmp_path if inside else tmp_path / "run"), "emovclip.pooling": pooling}
+    for frames, size in ((4, 64), (8, 32)):
+        config = override(SHIPPED, start | {"media.frames": frames, "media.image_size": size})
+        model = checkpoint.fresh_emovclip(config, LABELS)
+        found = trained_state(model)
+        assert found.keys() == state.keys()
+        assert {name for name in state if found[name].shape != state[name].shape} == (
+            set() if frames == 4 else {name for name in state if name.endswith(("time_TD", "local_TD"))}
+        )
+        assert all(torch.equal(found[name], value) for name, value in resampled(state, frames).items())
+        images = torch.zeros(1, frames, 3, size, size, dtype=torch.uint8)
+        assert torch.isfinite(model(images).logits_BK).all()
+    longer = checkpoint.load_emovclip(tmp_path / ("emovclip" if inside else "run"), frames=6)
+    assert longer(torch.zeros(1, 6, 3, 64, 64, dtype=torch.uint8)).logits_BK.shape == (1, 3)
+
+
+def test_without_a_start_prompts_are_new():
+    fresh, built = checkpoint.fresh_emovclip(CONFIG, LABELS).state_dict(), emovclip.build(CONFIG, LABELS).state_dict()
+    assert all(torch.equal(fresh[name], value) for name, value in built.items())
+
+
+def test_a_start_with_contexts_of_other_classes_is_refused_unless_they_are_shared(tmp_path):
+    write_trained(tmp_path / "own")
+    write_trained(tmp_path / "shared", {"emovclip.class_specific_context": False})
+    write_trained(tmp_path / "none", {"emovclip.context_tokens": 0})
+    own = override(SHIPPED, {"emovclip.start_from": str(tmp_path / "own")})
+    for labels in (("b", "a", "c"), ("a", "b", "c", "d")):
+        with pytest.raises(
+            ValueError, match=r"found contexts of the classes a, b, c in .*own, expected .* in this order"
+        ):
+            checkpoint.fresh_emovclip(own, labels)
+        for name, changes in [("shared", {"class_specific_context": False}), ("none", {"context_tokens": 0})]:
+            changes = {f"emovclip.{key}": value for key, value in changes.items()}
+            checkpoint.fresh_emovclip(
+                override(SHIPPED, changes | {"emovclip.start_from": str(tmp_path / name)}), labels
+            )
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path):
+    write_trained(tmp_path / "own")
+    own = {"emovclip.start_from": str(tmp_path / "own")}
+    with pytest.raises(ValueError, match=r"own: found weights that do not fit .*global_GD"):
+        checkpoint.fresh_emovclip(override(SHIPPED, own | {"emovclip.global_prompts": 3}), LABELS)
+    with pytest.raises(ValueError, match="own: found weights trained on another CLIP"):
+        checkpoint.fresh_emovclip(override(SHIPPED, own | {"emovclip.weights": None, "seed": 1}), LABELS)
+    head = FusionHead(CONFIG.fusion, {"text": torch.ones(2, 3)}, len(LABELS))
+    (tmp_path / "head").mkdir()
+    checkpoint.write(tmp_path / "head", trained_state(head), CONFIG, LABELS, "card")
+    for name, message in [("head", "found no EmoVCLIP in"), ("nowhere", "found no checkpoint")]:
+        with pytest.raises(ValueError, match=message):
+            checkpoint.fresh_emovclip(override(SHIPPED, {"emovclip.start_from": str(tmp_path / name)}), LABELS)
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):

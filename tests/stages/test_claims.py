@@ -47,7 +47,13 @@ def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("data.manifest", "clips.csv"), ("data.corpus", "ravdess"), ("train.use_gpu", "yes")]
+    ("key", "value"),
+    [
+        ("data.manifest", "clips.csv"),
+        ("data.corpus", "ravdess"),
+        ("train.use_gpu", "yes"),
+        ("emovclip.start_from", "folder"),
+    ],
 )
 def test_what_claims_are_not_measured_on_is_refused(tiny_config, key, value):
     with pytest.raises(ValueError, match=f"found .*{value}.*expected"):

@@ -68,6 +68,18 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
     assert all(after[name] == before[name] for name in before)
 
 
+def test_what_training_starts_from_is_known_by_its_weights(trained, tiny_config, tmp_path):
+    wanted = {split: stage.labels_of(trained.prepared, split) for split in ("train", "validation")}
+
+    def path(start):
+        config = override(tiny_config, {"emovclip.start_from": start and str(start)})
+        return stage._emovclip_path(config, trained.prepared, wanted, Path(tiny_config.store.root))
+
+    copied = shutil.copytree(trained.path / checkpoint.EMOVCLIP, tmp_path / "copied")
+    assert store.is_complete(path(None))
+    assert path(trained.path) == path(copied) != path(None)
+
+
 def test_mlflow_has_one_run_with_parameters_epochs_and_artifacts(trained, evaluated, tiny_config):
     from mlflow import MlflowClient
 
