@@ -19,9 +19,9 @@ class Artefact(Protocol):
 
 
 def main(stage: str, usage: str, choice: str | None = None) -> None:
-    """Run the stage of this name on the command line's config.
+    """Run the stage of this name on the command line's config; with `choice`, a word in front is that key's value.
 
-    With `choice`, a config key, the first word may be one of that key's values. The last line printed is the artefact's path (with --json, the only line is JSON). What the user can mend (a
+    The last line printed is the artefact's path (with --json, the only line is JSON). What the user can mend (a
     ValueError) is printed as one message, with exit status 2. Stages take seconds to import, so that comes last.
     """
     words = sys.argv[1:]
