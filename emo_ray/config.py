@@ -30,7 +30,7 @@ from emo_ray.settings import (
 )
 
 _PATHS = (  # or names
-    *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from"),
+    *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "bench.clip"),
     *("audio.encoder", "text.encoder"),
 )
 RECIPES = Path(__file__).parent / "recipes"
