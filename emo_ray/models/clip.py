@@ -36,7 +36,8 @@ def load_clip(config: Config) -> nn.Module:
     """The open_clip model of `emovclip.clip` with `emovclip.weights`, for images of `media.image_size`.
 
     The weights are a pretrained tag, a local file, those of the folder that `emovclip.clip` is, or None: random ones
-    that only the architecture and `config.seed` decide. Raises ValueError for weights that do not fit.
+    that only the architecture and `config.seed` decide (and, in their last bits, whether the CPU is an x86 or an ARM).
+    Raises ValueError for weights that do not fit.
     """
     source, size = _source(config), image_size(config)
     state, quick_gelu = _read(source)

@@ -199,7 +199,7 @@ def _tower(config: Any) -> dict[str, Any]:
     return {
         "width": config.hidden_size,
         "layers": config.num_hidden_layers,
-        # open_clip rounds width times ratio down: half a unit more, or 8192 may become 8191.
+        # open_clip rounds width times ratio down: half a unit more, or 120 of 88 become 119.
         "mlp_ratio": (config.intermediate_size + 0.5) / config.hidden_size,
         "norm_kwargs": {"eps": config.layer_norm_eps},
     }

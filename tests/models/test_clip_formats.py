@@ -154,7 +154,7 @@ def test_open_clips_folder_brings_everything(open_clips_folder):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_transformers_folder_gives_transformers_embeddings(tmp_path, activation):
     torch.manual_seed(3)
-    text = {"hidden_size": 48, "intermediate_size": 100, "num_attention_heads": 3, "num_hidden_layers": 2}
+    text = {"hidden_size": 88, "intermediate_size": 120, "num_attention_heads": 4, "num_hidden_layers": 2}
     vision = {"hidden_size": 32, "intermediate_size": 70, "num_attention_heads": 2, "num_hidden_layers": 3}
     text |= {"hidden_act": activation, "max_position_embeddings": 24, "layer_norm_eps": 1e-3, "initializer_range": 0.5}
     vision |= {"hidden_act": activation, "image_size": 32, "patch_size": 8, "initializer_range": 0.5}
