@@ -111,6 +111,7 @@ def stream(config: Config, scratch: Path) -> Measured:
 
 def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Batch]) -> Measured:
     """Ray Data against two DataLoader workers on the same Parquet, alone and with a step that takes 40 ms."""
+    torch.set_num_threads(1)
     dataset = ray.data.read_parquet([str(p) for p in paths], columns=COLUMNS, num_cpus=cluster.task_cpus())
     # Workers stay between epochs, and start before the first that counts.
     loader = DataLoader(
