@@ -1,2 +1,2 @@
 """The verbs, and the only place where Ray is used. Reading order: prepare, encode, features, fit, train, evaluate,
-trials, comparisons, claims."""
+predict, trials, comparisons, claims."""
