@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,20 @@ def test_a_finished_job_ends_with_its_path_or_with_one_line_of_json(ray_session,
     assert len(as_json.stdout.splitlines()) == 1
     assert found["path"] == str(evaluated.path)
     assert found["subsets"] == evaluated.report["subsets"]
+
+
+def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, recipe, media_files, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name, source in {"a": "clip", "b": "silent", "c": "text"}.items():
+        shutil.copy(media_files[source], tmp_path / "raw" / f"{name}.mp4")
+    model = f"{tiny_config.store.root}/checkpoints/{evaluated.report['checkpoint']}"
+    words = [f"checkpoint={model}", f"data.manifest={tmp_path / 'raw'}", f"store.root={tmp_path / 'store'}", "--json"]
+    result = run("predict", recipe, *words, RAY_ADDRESS=ray_session.get_runtime_context().gcs_address)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["clips"], found["without any usable modality"]) == (3, 1)
+    assert found["path"].startswith(str(tmp_path / "store" / "predictions"))
+    assert "predicting: 3 clips in" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from typing import Any
 import av
 import numpy as np
 
-from emo_ray import settings
 from emo_ray.data.manifest import Clip
 from emo_ray.data.synthetic_face import FLAWS, RATE_FPS, face
 from emo_ray.data.synthetic_text import sentence
 from emo_ray.data.synthetic_voice import RATE_HZ, voice
+from emo_ray.settings import MODALITIES, Synthetic
 
 VERSION = 2  # raise it when the same config gives other clips
 SPLITS = ("train", "validation", "test", "unlabelled")
@@ -51,12 +51,12 @@ class Script:
     seed: int  # of the corpus; with clip_id and speaker it decides every pixel and sample
 
 
-def digest_parts(synthetic: settings.Synthetic) -> tuple[Any, ...]:
+def digest_parts(synthetic: Synthetic) -> tuple[Any, ...]:
     """What decides the corpus' content."""
     return synthetic.model_dump(), VERSION
 
 
-def plan(synthetic: settings.Synthetic) -> list[Script]:
+def plan(synthetic: Synthetic) -> list[Script]:
     """The scripts of all clips: labels balanced within a split, no speaker in two; cheap."""
     splits = {name: getattr(synthetic, f"{name}_clips") for name in SPLITS}
     return [script for name, clips in splits.items() if clips for script in _split(synthetic, name, clips)]
@@ -111,7 +111,7 @@ def render(script: Script, folder: Path) -> Clip:
     )
 
 
-def _split(synthetic: settings.Synthetic, split: str, clips: int) -> list[Script]:
+def _split(synthetic: Synthetic, split: str, clips: int) -> list[Script]:
     """At least two speakers, so that a split can be cut by speaker from any."""
     speakers = max(2, round(clips / CLIPS_PER_SPEAKER))
     speaker_of = np.arange(clips) * speakers // clips
@@ -125,10 +125,10 @@ def _split(synthetic: settings.Synthetic, split: str, clips: int) -> list[Script
     ]
 
 
-def _script(synthetic: settings.Synthetic, split: str, clip_id: str, speaker: str, label: str) -> Script:
+def _script(synthetic: Synthetic, split: str, clip_id: str, speaker: str, label: str) -> Script:
     draw = _generator(synthetic.seed, clip_id, "script")
-    shown = {modality: _shown(modality, label, synthetic.true_rate, draw) for modality in settings.MODALITIES}
-    lacking = _one_of(settings.MODALITIES, dict.fromkeys(settings.MODALITIES, synthetic.missing_rate), draw)
+    shown = {modality: _shown(modality, label, synthetic.true_rate, draw) for modality in MODALITIES}
+    lacking = _one_of(MODALITIES, dict.fromkeys(MODALITIES, synthetic.missing_rate), draw)
     shown.pop(lacking, None)
     flaws = {
         "video": _one_of(FLAWS, {"dark": synthetic.dark_rate, "occluded": synthetic.occluded_rate}, draw),

@@ -98,10 +98,12 @@ def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch
 
 
 def load_fusion(folder: Path) -> FusionHead:
-    """The fusion head of a checkpoint folder, in evaluation mode."""
+    """The fusion head of a checkpoint folder, in evaluation mode. Raises ValueError where the folder has none."""
     config, labels = read_config(folder)
     state = load_file(folder / WEIGHTS)
     scaling = {name: state[f"scaling_{name}"] for name in MODALITIES if f"scaling_{name}" in state}
+    if not scaling:
+        raise ValueError(f"{folder}: found no fusion head, expected a whole model: the folder that jobs/train.py names")
     head = FusionHead(config.fusion, scaling, len(labels))
     load_trained(head, state)
     return head.eval()

@@ -35,10 +35,7 @@ class Encode:
     """
 
     def __init__(self, encoders: Sequence[Encoder]):
-        self.encoders, self.loaded = encoders, -1
-        self.device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        if self.device == "cpu":
-            torch.set_num_threads(cluster.usable_threads(cluster.task_cpus()))
+        self.encoders, self.loaded, self.device = encoders, -1, actor_device()
 
     def __call__(self, row: dict) -> dict:
         """A row of `encoder` (its index), `shard` and `feature` (paths) to the number of clips done."""
@@ -46,25 +43,45 @@ class Encode:
         if self.loaded != row["encoder"]:
             self.module = None  # free the one before
             self.module, self.loaded = encoder.build().eval().to(self.device), row["encoder"]
-        return {"clips": self._part(encoder, Path(row["shard"]), Path(row["feature"]))}
+        shard = pq.read_table(row["shard"], columns=shard_columns([encoder.modality]))
+        table = encode_table(encoder, self.module, shard, self.device)
+        store.write_parquet(Path(row["feature"]), table, rows_per_group=2**12)
+        return {"clips": len(table)}
 
-    def _part(self, encoder: Encoder, shard: Path, feature: Path) -> int:
-        modality = encoder.modality
-        columns = ["clip_id", *_INPUTS[modality], *(f"{name}_status" for name in MODALITIES)]
-        table = pq.read_table(shard, columns=columns)
-        valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")
-        if modality == "audio":  # equal lengths together: less padding
-            lengths = table["audio_samples"].to_numpy(zero_copy_only=False)[valid]
-            valid = valid[np.argsort(lengths, kind="stable")]
-        size = encoder.batch_size
-        chunks = [valid[i : i + size] for i in range(0, len(valid), size)]
-        features: dict[int, np.ndarray] = {}
-        with torch.inference_mode():
-            for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, modality)), strict=True):
-                features_BD = self.module(batch.to(self.device)).float().cpu().numpy()
-                features |= dict(zip(chunk.tolist(), features_BD, strict=True))
-        _write(feature, table["clip_id"], features, self.module.dim)
-        return len(table)
+
+def actor_device() -> str:
+    """Where this actor computes: on the GPU it was given, else on as many threads as it was given CPUs."""
+    if torch.cuda.is_available() and ray.get_gpu_ids():
+        return "cuda"
+    torch.set_num_threads(cluster.usable_threads(cluster.task_cpus()))
+    return "cpu"
+
+
+def shard_columns(modalities: Sequence[str]) -> list[str]:
+    """The columns of a shard part that `encode_table` needs for these modalities, and every status."""
+    inputs = [column for modality in modalities for column in _INPUTS[modality]]
+    return ["clip_id", *inputs, *(f"{name}_status" for name in MODALITIES)]
+
+
+def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, device: str) -> pa.Table:
+    """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
+
+    `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros.
+    """
+    modality = encoder.modality
+    valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")
+    if modality == "audio":  # equal lengths together: less padding
+        lengths = table["audio_samples"].to_numpy(zero_copy_only=False)[valid]
+        valid = valid[np.argsort(lengths, kind="stable")]
+    chunks = [valid[i : i + encoder.batch_size] for i in range(0, len(valid), encoder.batch_size)]
+    values_BD = np.full((len(table), module.dim), np.nan, np.float32)
+    with torch.inference_mode():
+        for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, modality)), strict=True):
+            values_BD[chunk] = module(batch.to(device)).float().cpu().numpy()
+    feature = pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), module.dim)
+    present = np.zeros(len(table), bool)
+    present[valid] = True
+    return pa.table({"clip_id": table["clip_id"], "feature": feature, "present": pa.array(present)})
 
 
 def _batches(table: pa.Table, chunks: Sequence[np.ndarray], modality: str) -> Iterator[Batch]:
@@ -80,14 +97,3 @@ def _ahead(items: Iterable) -> Iterator:
         while (item := pending.result()) is not end:
             pending = pool.submit(next, iterator, end)
             yield item
-
-
-def _write(path: Path, clip_id: pa.ChunkedArray, features: dict[int, np.ndarray], size: int) -> None:
-    """Rows in shard order: `clip_id`, `feature`, `present`; a row without a feature holds NaN, never zeros."""
-    values = np.full((len(clip_id), size), np.nan, np.float32)
-    for i, feature_D in features.items():
-        values[i] = feature_D
-    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size)
-    present = pa.array([i in features for i in range(len(clip_id))])
-    table = pa.table({"clip_id": clip_id, "feature": column, "present": present})
-    store.write_parquet(path, table, rows_per_group=2**12)

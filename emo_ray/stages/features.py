@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -93,7 +94,8 @@ def encode(
     for i, encoder in enumerate(encoders):
         if "ok" not in ledger[f"{encoder.modality}_status"].unique().to_pylist():
             continue  # nobody has it: no need to load a model
-        folder = folders[encoder.modality] = _folder(config, prepared, encoder)
+        folder = folders[encoder.modality] = feature_folder(config, prepared.shards, encoder)
+        _note(folder, prepared.shards, encoder)
         todo = [name for name in parts if not (folder / name).exists()]
         rows += [
             {"encoder": i, "shard": str(prepared.shards / name), "feature": str(folder / name), "part": name}
@@ -104,24 +106,32 @@ def encode(
     return folders
 
 
-def _folder(config: Config, prepared: Prepared, encoder: Encoder) -> Path:
-    """The folder of this encoder's features of these shards, with a note of what it is."""
-    key = store.digest(VERSION, encoder.digest, prepared.shards.name)
-    folder = cluster.store_root(config) / "features" / f"{encoder.modality}-{key}"
+def feature_folder(config: Config, shards: Path, encoder: Encoder) -> Path:
+    """Where this encoder's features of these shards lie or will lie; its parts are named as theirs."""
+    key = store.digest(VERSION, encoder.digest, shards.name)
+    return cluster.store_root(config) / "features" / f"{encoder.modality}-{key}"
+
+
+def _note(folder: Path, shards: Path, encoder: Encoder) -> None:
+    """What the folder holds. Unlike elsewhere it does not say that the folder is complete: parts are asked for."""
     if not (folder / store.META).exists():
         about = {"kind": "features", "modality": encoder.modality, "encoder": encoder.digest}
-        store.write_text(folder / store.META, json.dumps({**about, "shards": prepared.shards.name}))
-    return folder
+        store.write_text(folder / store.META, json.dumps({**about, "shards": shards.name}))
+
+
+def actor_pool(config: Config, parts: int) -> dict[str, Any]:
+    """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
+    gpu = cluster.use_gpu(config, wanted=1)
+    return {
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=cluster.actor_count(parts, gpu)),
+        "num_cpus": cluster.task_cpus(),
+        "num_gpus": 1 if gpu else 0,
+    }
 
 
 def _encode(config: Config, prepared: Prepared, encoders: Sequence[Encoder], rows: list[dict]) -> None:
-    gpu = cluster.use_gpu(config, wanted=1)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Encode,
-        fn_constructor_args=(encoders,),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=cluster.actor_count(len(rows), gpu)),
-        num_cpus=cluster.task_cpus(),
-        num_gpus=1 if gpu else 0,
+        Encode, fn_constructor_args=(encoders,), **actor_pool(config, len(rows))
     )
     clips_of = Counter(prepared.ledger["part"].to_pylist())
     names = ", ".join(encoder.modality for i, encoder in enumerate(encoders) if any(r["encoder"] == i for r in rows))

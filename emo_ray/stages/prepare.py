@@ -58,6 +58,21 @@ class Prepared:
         }
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The shard parts of a corpus: their folder, the clips of each by file name, and how clips are decoded."""
+
+    folder: Path
+    clips_of: dict[str, list[Clip]]
+    media: Media
+    size: int  # of the frames, pixels
+
+    @property
+    def settings(self) -> dict:
+        """What decides a row beside its clip; the folder is named by its digest."""
+        return shards.settings(self.media, self.size)
+
+
 def prepare(config: Config) -> Prepared:
     """Read the corpus that `config.data` names, cut splits, decode what is not decoded yet.
 
@@ -67,34 +82,69 @@ def prepare(config: Config) -> Prepared:
     root = cluster.store_root(config)
     clips = _clips(config, root)
     names, clips, notes = _labels_and_splits(config, clips)
-    _check_files(clips)
-    size = image_size(config)
-    settings = shards.settings(config.media, size)
-    folder = root / "shards" / store.digest(settings)
-    plan = {shards.part_name(part): part for part in shards.plan(clips, config.media.clips_per_part)}
+    plan = _plan(config, root, clips)
     meta = {
         "kind": "prepared",
         "version": VERSION,
         "labels": names,
         "notes": notes,
-        "shards": folder.name,
-        "parts": list(plan),
-        "settings": settings,
+        "shards": plan.folder.name,
+        "parts": list(plan.clips_of),
+        "settings": plan.settings,
     }
     path = root / "prepared" / store.digest(meta, [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
-    if not store.is_complete(path) or not all((folder / name).exists() for name in plan):
+    if not store.is_complete(path) or not all((plan.folder / name).exists() for name in plan.clips_of):
         for note in notes:
             say(note)
-        _decode(plan, folder, config.media, size)
+        _decode(plan)
         with store.writing(path, meta) as temporary:
-            ledger = pa.concat_tables([shards.ledger(folder / name) for name in plan])
+            ledger = pa.concat_tables([shards.ledger(plan.folder / name) for name in plan.clips_of])
             manifest.write(temporary / MANIFEST, clips)
             store.write_parquet(temporary / LEDGER, ledger, rows_per_group=2**16)
             _write_bad_media(temporary / BAD_MEDIA, clips, ledger)
-            _write_sheet(temporary / SHEET, clips, names, folder, ledger)
-    prepared = Prepared(path, tuple(clips), names, tuple(notes), folder, tuple(plan))
+            _write_sheet(temporary / SHEET, clips, names, plan.folder, ledger)
+    prepared = Prepared(path, tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
     say(_sentence(prepared.summary()))
     return prepared
+
+
+def plan_parts(config: Config) -> Plan:
+    """The parts of the corpus that `config.data` names, which needs no labels and is not split: to use a model on it.
+
+    A folder that prepare made is taken as it lies, also where its media are gone.
+    """
+    given = Path(config.data.manifest or "")
+    if (given / LEDGER).is_file() and store.is_complete(given):
+        return _plan_of_prepared(config, given.absolute())
+    root = cluster.store_root(config)
+    return _plan(config, root, _clips(config, root))
+
+
+def _plan(config: Config, root: Path, clips: Sequence[Clip]) -> Plan:
+    _check_files(clips)
+    size = image_size(config)
+    folder = root / "shards" / store.digest(shards.settings(config.media, size))
+    parts = shards.plan(clips, config.media.clips_per_part)
+    return Plan(folder, {shards.part_name(part): part for part in parts}, config.media, size)
+
+
+def _plan_of_prepared(config: Config, path: Path) -> Plan:
+    """Raises ValueError where its shards are gone, or decoded with other settings than this config's."""
+    about = store.read_meta(path)
+    folder = path.parents[1] / "shards" / about["shards"]
+    plan = Plan(folder, {name: [] for name in about["parts"]}, config.media, image_size(config))
+    if store.digest(plan.settings) != folder.name:
+        raise ValueError(
+            f"{path}: found clips decoded with {about['settings']}, expected {plan.settings}: give the manifest that "
+            "it was made from as data.manifest, and its clips are decoded anew"
+        )
+    lost = [name for name in plan.clips_of if not (folder / name).exists()]
+    if lost:
+        raise ValueError(f"{folder}: found no {lost[0]} ({len(lost)} parts are gone): run jobs/prepare.py again")
+    clip_of = {clip.clip_id: clip for clip in manifest.read(path / MANIFEST)}
+    for row in pq.read_table(path / LEDGER, columns=["clip_id", "part"]).to_pylist():
+        plan.clips_of[row["part"]].append(clip_of[row["clip_id"]])
+    return plan
 
 
 def _clips(config: Config, root: Path) -> list[Clip]:
@@ -132,21 +182,27 @@ def _synthesise(config: Config, root: Path) -> list[Clip]:
     return manifest.read(folder / MANIFEST)
 
 
-def _decode(plan: dict[str, list[Clip]], folder: Path, media: Media, size: int) -> None:
-    """Decode the parts that are not there yet, in parallel."""
-    folder.mkdir(parents=True, exist_ok=True)
-    store.write_text(folder / "settings.txt", repr(shards.settings(media, size)))
-    todo = {name: part for name, part in plan.items() if not (folder / name).exists()}
+def decode_tasks(plan: Plan) -> dict[str, bytes]:
+    """The pickled arguments of `shards.write_part` for each part that is not there yet, by its name."""
+    todo = {name: plan.folder / name for name in plan.clips_of if not (plan.folder / name).exists()}
+    if todo:
+        store.write_text(plan.folder / "settings.txt", repr(plan.settings))
+    return {name: pickle.dumps((path, plan.clips_of[name], plan.media, plan.size)) for name, path in todo.items()}
 
-    def decode(task: bytes) -> bytes:
-        name, part = pickle.loads(task)
-        shards.write_part(folder / name, part, media, size)
+
+def _decode(plan: Plan) -> None:
+    """Decode the parts that are not there yet, in parallel."""
+    tasks = decode_tasks(plan)
+
+    def decode(task: bytes) -> bytes:  # nested functions travel by value: workers import only what they use
+        shards.write_part(*pickle.loads(task))
         return b""
 
-    done = sum(len(plan[name]) for name in plan if name not in todo)
-    if done and todo:
-        say(f"{done} of {sum(map(len, plan.values()))} clips are decoded already")
-    _parallel(decode, [pickle.dumps(item) for item in todo.items()], "decoding clips", list(map(len, todo.values())))
+    sizes = [len(plan.clips_of[name]) for name in tasks]
+    total = sum(map(len, plan.clips_of.values()))
+    if tasks and sum(sizes) < total:
+        say(f"{total - sum(sizes)} of {total} clips are decoded already")
+    _parallel(decode, list(tasks.values()), "decoding clips", sizes)
 
 
 def _parallel(work: Callable[[bytes], bytes], tasks: Sequence[bytes], title: str, sizes: Sequence[int]) -> list[bytes]:

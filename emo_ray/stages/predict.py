@@ -1,0 +1,227 @@
+"""predict: a checkpoint and clips of any kind to a table of predictions, in one pass and part by part.
+
+A part is decoded where its shard is missing, its modalities are encoded where their features are missing, and it is
+classified; only shards and predictions are kept. A predictions part has the name and the rows of its shard part, and
+parts that are there are kept, so the stage goes on after a kill.
+"""
+
+import json
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.data
+import torch
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.data import shards
+from emo_ray.data.batch import Batch, from_features
+from emo_ray.models import checkpoint
+from emo_ray.models.fusion import FusionHead
+from emo_ray.progress import progress
+from emo_ray.settings import MODALITIES
+from emo_ray.stages.encode import Encoder, actor_device, encode_table, shard_columns
+from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
+from emo_ray.stages.prepare import Plan, decode_tasks, plan_parts
+
+VERSION = 1
+UNUSABLE = "no usable modality"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What predicts: a checkpoint's fusion head, and by modality the encoders of those that it was trained on."""
+
+    path: Path
+    labels: tuple[str, ...]
+    head: FusionHead
+    encoders: dict[str, Encoder]
+    modules: dict[str, Callable[[], torch.nn.Module]]  # what an encoder builds; the first call loads it
+    device: str
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A predictions table: its folder, and how many clips were given each label, or none."""
+
+    path: Path
+    counts: dict[str, int]
+    unusable: int  # clips without any usable modality, which are given no label
+    clips_per_s: float | None  # of this run with its start; None where nothing was left to do
+
+    def summary(self) -> dict:
+        """What a user wants to know at a glance."""
+        return {
+            "clips": sum(self.counts.values()) + self.unusable,
+            "predicted": self.counts,
+            "without any usable modality": self.unusable,
+            "clips/s": self.clips_per_s and round(self.clips_per_s, 1),
+        }
+
+
+def predict(config: Config) -> Predicted:
+    """Predict every clip that `config.data` names (a table, a folder of media, or a folder that prepare made).
+
+    Raises ValueError where `checkpoint` is missing or no model. Clips without any usable modality get a row that says
+    so, and no probabilities.
+    """
+    if config.checkpoint is None:
+        raise ValueError(
+            "found no checkpoint, expected a model's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
+        )
+    path = Path(config.checkpoint).absolute()  # actors stand in other folders
+    config = of_checkpoint(config, path)
+    models = load_models(config, path)
+    cluster.connect(config)
+    plan = plan_parts(config)
+    meta = _meta(models, plan)
+    folder = cluster.store_root(config) / "predictions" / store.digest(meta)
+    todo = [name for name in plan.clips_of if not (folder / name).exists()]
+    clips_per_s = None
+    if todo or not store.is_complete(folder):
+        (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
+        tally = _tally_of_parts(folder, plan.clips_of.keys() - todo, models.labels)
+        if todo:
+            made, clips_per_s = _predict(config, models, plan, todo, folder)
+            tally += made
+        *counts, unusable = tally.tolist()
+        about = {"counts": dict(zip(models.labels, counts, strict=True)), "unusable": unusable}
+        store.write_text(folder / store.META, json.dumps(meta | about, ensure_ascii=False))
+    about = store.read_meta(folder)
+    return Predicted(folder, about["counts"], about["unusable"], clips_per_s)
+
+
+def _meta(models: Models, plan: Plan) -> dict:
+    """What decides the predictions."""
+    return {
+        "kind": "predictions",
+        "version": VERSION,
+        "weights": store.digest_path(models.path / checkpoint.WEIGHTS),
+        "encoders": {name: encoder.digest for name, encoder in models.encoders.items()},
+        "labels": models.labels,
+        "shards": plan.folder.name,
+        "parts": list(plan.clips_of),
+    }
+
+
+def load_models(config: Config, path: Path, device: str = "cpu") -> Models:
+    """The model in a checkpoint folder, to predict with in this process; encoders are loaded when clips need them."""
+    config = of_checkpoint(config, path)
+    head = checkpoint.load_fusion(path).to(device)
+    # Sound or text that no training clip had cannot be used, though there is an encoder.
+    encoders = {encoder.modality: encoder for encoder in encoders_of(config, path) if encoder.modality in head.project}
+    modules = {name: cache(partial(_built, encoder, device)) for name, encoder in encoders.items()}
+    return Models(path, checkpoint.read_config(path)[1], head, encoders, modules, device)
+
+
+def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:
+    """Predict the rows of one shard part into one predictions part; returns how many were given each label.
+
+    `feature_paths` names the feature part of each modality: those that exist are read, others are encoded and not kept.
+    The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
+    """
+    known = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
+    table = pq.read_table(shard, columns=shard_columns([name for name in models.encoders if name not in known]))
+    batch = _featured(models, table, known)
+    with torch.inference_mode():
+        probabilities_BK = models.head(batch.to(models.device)).logits_BK.softmax(dim=-1).cpu().numpy()
+    predictions = _table(table, batch.present_BM.numpy(), probabilities_BK, models.labels)
+    store.write_parquet(out, predictions, rows_per_group=2**12)
+    return _tally(predictions["prediction"], models.labels)
+
+
+class Predict:
+    """An actor: `__call__` predicts one shard part. It holds all encoders at once, so that a clip is one pass."""
+
+    def __init__(self, config: Config, path: Path, feature_folders: Mapping[str, Path], folder: Path):
+        self.models = load_models(config, path, actor_device())
+        self.feature_folders, self.folder = feature_folders, folder
+
+    def __call__(self, row: dict) -> dict:
+        """A row of `shard` (a path) to its `tally`: see predict_part."""
+        shard = Path(row["shard"])
+        feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
+        return {"tally": predict_part(self.models, shard, feature_paths, self.folder / shard.name)}
+
+
+def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], folder: Path) -> tuple[np.ndarray, float]:
+    """Predict these parts, in parallel and while missing shards are decoded; the tally of all, and clips per second."""
+    tasks, start_s = decode_tasks(plan), time.monotonic()
+    feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
+    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in todo]
+
+    def decoded(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
+        if row["task"]:
+            shards.write_part(*pickle.loads(row["task"]))
+        return {"shard": row["shard"]}
+
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait for
+    # decoding; apart, they also decode while the actors load their models.
+    dataset = dataset.map(decoded, num_cpus=0.9 * cluster.task_cpus())
+    actor = {"fn_constructor_args": (config, models.path, feature_folders, folder), **actor_pool(config, len(rows))}
+    tally = np.zeros(len(models.labels) + 1, np.int64)
+    with progress("predicting", sum(len(plan.clips_of[name]) for name in todo), "clips") as advance:
+        for row in dataset.map(Predict, **actor).iter_rows():
+            tally += row["tally"]
+            advance(int(row["tally"].sum()))
+    return tally, float(tally.sum()) / (time.monotonic() - start_s)
+
+
+def _built(encoder: Encoder, device: str) -> torch.nn.Module:
+    return encoder.build().eval().to(device)
+
+
+def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> Batch:
+    """Shard rows as a batch of features: those known, and the others as their encoders give them."""
+    columns = table.select(["clip_id"])
+    for name, encoder in models.encoders.items():
+        if not pc.any(pc.equal(table[f"{name}_status"], "ok")).as_py():
+            continue  # nobody has it: no need to load a model
+        features = known.get(name)
+        if features is None:
+            features = encode_table(encoder, models.modules[name](), table, models.device)
+        assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
+        columns = columns.append_column(name, features["feature"])
+        columns = columns.append_column(f"has_{name}", features["present"])
+    return from_features(columns)
+
+
+def _table(shard: pa.Table, present_BM: np.ndarray, probabilities_BK: np.ndarray, labels: Sequence[str]) -> pa.Table:
+    """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
+    usable_B = present_BM.any(axis=1)
+
+    def where_usable(values: Iterable, kind: pa.DataType) -> pa.Array:
+        return pa.array([value if ok else None for value, ok in zip(values, usable_B, strict=True)], kind)
+
+    columns = {
+        "clip_id": shard["clip_id"],
+        **{f"has_{name}": pa.array(present_BM[:, m]) for m, name in enumerate(MODALITIES)},
+        **{f"{name}_status": shard[f"{name}_status"] for name in MODALITIES},
+        "status": pa.array(["ok" if ok else UNUSABLE for ok in usable_B]),
+        "probabilities": where_usable(probabilities_BK.tolist(), pa.list_(pa.float32())),
+        "prediction": where_usable([labels[k] for k in probabilities_BK.argmax(axis=1)], pa.string()),
+        "confidence": where_usable(probabilities_BK.max(axis=1).tolist(), pa.float32()),
+    }
+    return pa.table(columns, metadata={"labels": json.dumps(list(labels), ensure_ascii=False)})
+
+
+def _tally(prediction: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:
+    counts = Counter(prediction.to_pylist())
+    return np.array([counts[label] for label in (*labels, None)], np.int64)
+
+
+def _tally_of_parts(folder: Path, names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
+    tally = np.zeros(len(labels) + 1, np.int64)
+    for name in names:
+        tally += _tally(pq.read_table(folder / name, columns=["prediction"])["prediction"], labels)
+    return tally

@@ -1,0 +1,236 @@
+"""predict: the numbers that evaluate reports, from shards, tables and folders of anything, each part made once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from emo_ray import store
+from emo_ray.config import override
+from emo_ray.models import checkpoint
+from emo_ray.models.fusion import FusionHead
+from emo_ray.models.state import trained_state
+from emo_ray.stages.evaluate import PREDICTIONS
+from emo_ray.stages.features import encode, encoders_of, feature_folder
+from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
+from emo_ray.stages.prepare import plan_parts, prepare
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config, evaluated):
+    """The tiny corpus and its trained model."""
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    return override(tiny_config, {"checkpoint": str(model)})
+
+
+@pytest.fixture(scope="module")
+def prepared(config):
+    return prepare(override(config, {"checkpoint": None}))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(config, prepared, tmp_path_factory):
+    """The same clips from their shards, in a store that has no features."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    return override(config, {"data.manifest": str(prepared.path), "store.root": str(root)})
+
+
+@pytest.fixture(scope="module")
+def predicted(elsewhere):
+    return predict(elsewhere)
+
+
+@pytest.fixture(scope="module")
+def models(config):
+    return load_models(config, Path(config.checkpoint))
+
+
+@pytest.fixture
+def raw(media_files, tmp_path):
+    """A folder of media as people have them: no labels, no table, broken files."""
+    folder = tmp_path / "raw"
+    (folder / "day one").mkdir(parents=True)
+    for name, source in {
+        "day one/with sound.mp4": "clip",
+        "silent.mp4": "silent",
+        "voice.wav": "wav",
+        "broken.mp4": "text",
+        "cut.mp4": "truncated",
+    }.items():
+        shutil.copy(media_files[source], folder / name)
+    (folder / "cut.txt").write_text("I am so happy for you!")
+    return folder
+
+
+def rows_of(folder):
+    return {row["clip_id"]: row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()}
+
+
+def files_of(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+def test_the_numbers_are_those_of_the_report(predicted, evaluated):
+    rows, report = rows_of(predicted.path), pq.read_table(evaluated.path / PREDICTIONS)
+    assert len(rows) == 72
+    for expected in report.to_pylist():
+        row = rows[expected["clip_id"]]
+        assert row["probabilities"] == pytest.approx(expected["p_VAT"], abs=1e-6)
+        assert all(row[f"has_{name}"] == expected[f"has_{name}"] for name in ("video", "audio", "text"))
+
+
+def test_parts_are_those_of_the_shards_and_agree_with_themselves(predicted, prepared):
+    assert {path.name for path in predicted.path.glob("*.parquet")} == set(prepared.parts)
+    counts = dict.fromkeys(prepared.labels, 0)
+    for part in prepared.parts:
+        table = pq.read_table(predicted.path / part)
+        assert table["clip_id"].equals(pq.read_table(prepared.shards / part)["clip_id"])
+        assert table.schema.field("probabilities").type == pa.list_(pa.float32())
+        labels = json.loads(table.schema.metadata[b"labels"])
+        assert tuple(labels) == prepared.labels
+        for row in table.to_pylist():
+            assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
+            assert row["confidence"] == max(row["probabilities"])
+            assert row["prediction"] == labels[int(np.argmax(row["probabilities"]))]
+            counts[row["prediction"]] += 1
+    assert predicted.summary() == {
+        "clips": 72,
+        "predicted": counts,
+        "without any usable modality": 0,
+        "clips/s": pytest.approx(predicted.clips_per_s, abs=0.1),
+    }
+
+
+def test_a_loop_in_one_process_writes_the_same_bytes(predicted, prepared, models, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as an actor has
+    try:
+        for part in prepared.parts:
+            predict_part(models, prepared.shards / part, {}, tmp_path / part)
+            assert (tmp_path / part).read_bytes() == (predicted.path / part).read_bytes()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_features_that_exist_stand_for_the_media(config, predicted, prepared, models, tmp_path):
+    folders = encode(config, prepared, encoders_of(config, Path(config.checkpoint)))
+    part = prepared.parts[0]
+    shard = pq.read_table(prepared.shards / part).drop_columns(["frames", "audio", "audio_samples", "text"])
+    pq.write_table(shard, tmp_path / part)
+    predict_part(models, tmp_path / part, {name: folder / part for name, folder in folders.items()}, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (predicted.path / part).read_bytes()
+
+
+def test_the_job_reads_the_features_of_its_store_and_writes_none(elsewhere, predicted, prepared, models, tmp_path):
+    """The features it finds are others than the encoder's, so that the predictions show where they came from."""
+    assert not (Path(elsewhere.store.root) / "features").exists()
+    config, part = override(elsewhere, {"store.root": str(tmp_path)}), prepared.parts[0]
+    folder = tmp_path / "predictions" / predicted.path.name
+    shutil.copytree(predicted.path, folder)
+    (folder / part).unlink()
+    rows = pq.read_table(prepared.shards / part, columns=["clip_id"])
+    ones = pa.FixedSizeListArray.from_arrays(np.ones(len(rows) * 64, np.float32), 64)
+    found = rows.append_column("feature", ones).append_column("present", pa.array(np.ones(len(rows), bool)))
+    store.write_parquet(feature_folder(config, prepared.shards, models.encoders["text"]) / part, found)
+    assert predict(config).path == folder
+    probabilities = [pq.read_table(path / part)["probabilities"].to_pylist() for path in (folder, predicted.path)]
+    assert all(found != own for found, own in zip(*probabilities, strict=True))
+    assert [path.name for path in (tmp_path / "features").rglob("*.parquet")] == [part]
+
+
+def test_a_killed_run_goes_on_where_it_stopped(elsewhere, predicted, prepared):
+    before, content = files_of(predicted.path), {p: (predicted.path / p).read_bytes() for p in prepared.parts}
+    lost = set(prepared.parts[1:3])
+    for name in (*lost, store.META):
+        (predicted.path / name).unlink()
+    (predicted.path / f".{prepared.parts[1]}.0123.tmp").write_bytes(b"half of a part")
+    again = predict(elsewhere)
+    after = files_of(again.path)
+    assert {name for name in after if after[name] != before[name]} == lost
+    assert {name: (again.path / name).read_bytes() for name in prepared.parts} == content
+    assert (again.counts, again.unusable) == (predicted.counts, predicted.unusable)
+
+
+def test_a_second_run_does_nothing_and_counts_the_same(elsewhere, predicted):
+    before = files_of(predicted.path)
+    again = predict(elsewhere)
+    assert (again.path, again.counts, again.clips_per_s) == (predicted.path, predicted.counts, None)
+    assert files_of(again.path) == before
+
+
+def test_a_folder_of_anything_gets_a_row_a_clip(config, raw, tmp_path):
+    given = override(config, {"data.manifest": str(raw), "store.root": str(tmp_path / "store")})
+    found = predict(given)
+    rows = rows_of(found.path)
+    assert {name: [row[f"has_{m}"] for m in ("video", "audio", "text")] for name, row in rows.items()} == {
+        "day one/with sound": [True, True, False],
+        "silent": [True, False, False],
+        "voice": [False, True, False],
+        "broken": [False, False, False],
+        "cut": [False, False, True],
+    }
+    broken = rows.pop("broken")
+    assert broken["video_status"].startswith("corrupt")
+    assert broken["status"] == UNUSABLE
+    assert broken["probabilities"] is broken["prediction"] is broken["confidence"] is None
+    assert all(row["status"] == "ok" and len(row["probabilities"]) == 6 for row in rows.values())
+    assert found.unusable == 1
+    assert sum(found.counts.values()) == 4
+
+
+def test_shards_are_enough_where_the_media_are_gone(config, raw, tmp_path):
+    given = override(config, {"checkpoint": None, "data.manifest": str(raw), "store.root": str(tmp_path / "store")})
+    prepared = prepare(given)
+    shutil.rmtree(raw)
+    plan = plan_parts(override(given, {"data.manifest": str(prepared.path)}))
+    assert (plan.folder, tuple(plan.clips_of)) == (prepared.shards, prepared.parts)
+    names = {clip.clip_id for clips in plan.clips_of.values() for clip in clips}
+    assert names == {"broken", "cut", "day one/with sound", "silent", "voice"}
+    with pytest.raises(ValueError, match=r"decoded with .*'frames': 2.*expected .*'frames': 3.*data\.manifest"):
+        plan_parts(override(given, {"data.manifest": str(prepared.path), "media.frames": 3}))
+    (prepared.shards / prepared.parts[0]).unlink()
+    with pytest.raises(ValueError, match=r"found no part-.*run jobs/prepare\.py again"):
+        plan_parts(override(given, {"data.manifest": str(prepared.path)}))
+
+
+def test_labels_and_splits_of_the_clips_do_not_matter(config, media_files, tmp_path):
+    """prepare must refuse this table: a label that the model does not know, and one speaker to cut splits from."""
+    lines = [f"c{i},{media_files['clip']},{label},me" for i, label in enumerate(("joy", "happy"))]
+    (tmp_path / "clips.csv").write_text("\n".join(["clip_id,video,label,speaker", *lines]))
+    given = override(config, {"data.manifest": str(tmp_path / "clips.csv"), "data.labels": ["happy", "sad"]})
+    with pytest.raises(ValueError, match="'joy'"):
+        prepare(override(given, {"checkpoint": None}))
+    assert [len(clips) for clips in plan_parts(given).clips_of.values()] == [2]
+
+
+def test_what_the_model_was_not_trained_on_is_no_modality(config, prepared, tmp_path):
+    """A head of sound alone makes no distribution out of a transcript, though there is an encoder of text."""
+    own, labels = checkpoint.read_config(Path(config.checkpoint))
+    head = FusionHead(own.fusion, {"audio": torch.ones(2, 93)}, len(labels))
+    checkpoint.write(tmp_path, trained_state(head), own, labels, "card")
+    models, part = load_models(config, tmp_path), prepared.parts[0]
+    tally = predict_part(models, prepared.shards / part, {}, tmp_path / part)
+    statuses = pq.read_table(prepared.shards / part)["audio_status"].to_pylist()
+    table = pq.read_table(tmp_path / part)
+    assert [p is not None for p in table["prediction"].to_pylist()] == [status == "ok" for status in statuses]
+    assert table["has_audio"].to_pylist() == [status == "ok" for status in statuses]
+    assert not any(table["has_text"].to_pylist() + table["has_video"].to_pylist())
+    assert tally[-1] == len([status for status in statuses if status != "ok"])
+
+
+def test_what_is_no_model_is_said(config, tmp_path):
+    with pytest.raises(ValueError, match=r"found no checkpoint, expected .*checkpoint=FOLDER"):
+        predict(override(config, {"checkpoint": None}))
+    with pytest.raises(ValueError, match=r"found no checkpoint, expected model\.safetensors"):
+        predict(override(config, {"checkpoint": str(tmp_path)}))
+    with pytest.raises(ValueError, match="found no fusion head, expected a whole model"):
+        predict(override(config, {"checkpoint": f"{config.checkpoint}/emovclip"}))
+    with pytest.raises(ValueError, match="/nowhere"):
+        predict(override(config, {"data.manifest": "/nowhere"}))
