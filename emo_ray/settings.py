@@ -111,7 +111,18 @@ class Audio(Section):
     encoder: str = "functionals"  # or a transformers speech model: hub name or folder
     revision: str | None = None
     layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)  # hidden layers averaged
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1)  # windows per pass through the model
+    window_s: float = Field(30.0, ge=1)  # longer sound is cut into windows; Whisper takes 30 s at most
+    overlap_s: float = Field(4.0, ge=0)  # of two windows, so that half of it is context at each side of a cut
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs that have it
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> "Audio":
+        if self.overlap_s >= self.window_s:
+            raise ValueError(
+                f"found audio.overlap_s={self.overlap_s:g} with audio.window_s={self.window_s:g}, expected less overlap"
+            )
+        return self
 
 
 class Text(Section):

@@ -10,7 +10,8 @@ from torch import nn
 
 from emo_ray import store
 from emo_ray.data.batch import Batch
-from emo_ray.models.pooling import masked_mean, mean_of_layers, source_digest
+from emo_ray.models.pooling import masked_mean, mean_of_layers
+from emo_ray.models.pretrained import source_digest
 from emo_ray.settings import Text
 
 VERSION = 2
