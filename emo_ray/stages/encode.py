@@ -20,7 +20,10 @@ _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["t
 
 @dataclass(frozen=True)
 class Encoder:
-    """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`."""
+    """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`.
+
+    A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame.
+    """
 
     modality: str
     digest: str
@@ -62,7 +65,8 @@ class Encode:
         with torch.inference_mode():
             for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, modality)), strict=True):
                 features_BD = self.module(batch.to(self.device)).float().cpu().numpy()
-                features |= dict(zip(chunk.tolist(), features_BD, strict=True))
+                rows = zip(chunk.tolist(), features_BD, strict=True)
+                features |= {i: feature_D for i, feature_D in rows if not np.isnan(feature_D).all()}  # NaN: has none
         _write(feature, table["clip_id"], features, self.module.dim)
         return len(table)
 
