@@ -1,8 +1,9 @@
 """The sections of the configuration: every setting with its default, its bounds and, where it is no plain word, why."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 MODALITIES = ("video", "audio", "text")  # the order of M everywhere
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
@@ -111,7 +112,18 @@ class Audio(Section):
     encoder: str = "functionals"  # or a transformers speech model: hub name or folder
     revision: str | None = None
     layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)  # hidden layers averaged
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1)  # windows per pass through the model
+    window_s: float = Field(30.0, ge=1)  # longer sound is cut into windows; Whisper takes 30 s at most
+    overlap_s: float = Field(4.0, ge=0)  # of two windows, so that half of it is context at each side of a cut
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs that have it
+
+    @model_validator(mode="after")
+    def _windows_advance(self) -> "Audio":
+        if self.overlap_s >= self.window_s:
+            raise ValueError(
+                f"found audio.overlap_s={self.overlap_s:g} with audio.window_s={self.window_s:g}, expected less overlap"
+            )
+        return self
 
 
 class Text(Section):
@@ -121,9 +133,30 @@ class Text(Section):
     revision: str | None = None
     layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)
     batch_size: int = Field(8, ge=1)
-    max_tokens: int = Field(512, ge=2)
+    max_tokens: int = Field(512, ge=2)  # or as many as the model takes; the reading is cut first, then the transcript
+    template: str = "{transcript}"  # what is encoded of a clip; in YAML it wants quotes
+    template_with_reading: str = "{transcript}\n{reading}"  # in its place where a stronger model's reading is there
+    dtype: Literal["auto", "fp32", "bf16", "int8"] = "auto"  # auto: bf16 on GPUs; int8 wants bitsandbytes, accelerate
+    device_map: str | None = None  # e.g. auto: a model spread over the GPUs of its process; wants accelerate
     trust_remote_code: bool = False  # run code from the model's repository: only with a pinned revision
     ngram_features: int = Field(1024, ge=16)  # hash buckets of the offline stand-in
+
+    @field_validator("template", "template_with_reading", mode="before")
+    @classmethod
+    def _no_mapping(cls, template: Any, info: ValidationInfo) -> Any:
+        if isinstance(template, dict):  # how YAML reads a bare {transcript}
+            quoted = f"'text.{info.field_name}=\"{{transcript}} ...\"'"
+            raise ValueError(f"found {template!r}, expected text in quotes that YAML sees: {quoted}")
+        return template
+
+    @field_validator("template", "template_with_reading")
+    @classmethod
+    def _places(cls, template: str, info: ValidationInfo) -> str:
+        expected = ["transcript"] if info.field_name == "template" else ["reading", "transcript"]
+        if sorted(re.findall(r"{(\w+)}", template)) != expected:
+            names = " and ".join(f"{{{name}}}" for name in reversed(expected))
+            raise ValueError(f"found {template!r}, expected {names}, each once and nothing else in such brackets")
+        return template
 
     @model_validator(mode="after")
     def _pinned_code(self) -> "Text":

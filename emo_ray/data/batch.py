@@ -25,6 +25,7 @@ class Batch:
     audio_BS: torch.Tensor | None = None  # float32 in [-1, 1) at 16 kHz, zero-padded
     audio_lengths_B: torch.Tensor | None = None  # int64, samples
     texts: tuple[str, ...] | None = None
+    readings: tuple[str | None, ...] | None = None  # a stronger model's words on each text; None where it has none
     features: Mapping[str, torch.Tensor] | None = None  # modality -> float32 (B, D of that modality)
     label_B: torch.Tensor | None = None  # int64
 

@@ -1,9 +1,18 @@
 """Sound encoders, all frozen: `(batch) -> features_BD`, with `dim` and, from `digest`, what decides their output.
 
-`functionals` needs no download; any other name is a transformers speech model (HuBERT family), pooled as the field's
-baseline does: mean over valid time of the mean of the last four hidden layers.
+A row of NaN says that the encoder has no feature for that clip: its sound is shorter than one frame. `functionals`
+needs no download; any other name is a transformers speech model (HuBERT, wav2vec2, WavLM or Whisper's encoder), pooled
+as the field's baseline does: mean over time of the mean of the last four hidden layers.
 """
 
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
 import torch
 import torchaudio.functional as AF
 from torch import nn
@@ -11,16 +20,19 @@ from torchaudio.transforms import MFCC
 
 from emo_ray import store
 from emo_ray.data.batch import Batch
-from emo_ray.models.pooling import masked_mean, mean_of_layers, source_digest
+from emo_ray.models import pretrained
+from emo_ray.models.pooling import masked_sum, mean_of_layers
 from emo_ray.settings import Audio
 
-VERSION = 1
+VERSION = 2
 RATE_HZ = 16_000
 HOP = 160  # samples: 10 ms
-_RECEPTIVE_SAMPLES = 400  # of the HuBERT family's convolutions; shorter sound is zero-padded to one frame
-_MIN_SAMPLES = RATE_HZ // 2  # shorter sound is zero-padded to this: the pitch smoother needs 30 frames
+_WINDOW = 400  # samples: 25 ms, of the functionals' and Whisper's short-time spectra
+_MIN_SAMPLES = RATE_HZ // 2  # the functionals pad shorter sound with zeros: the pitch smoother needs 30 frames
 _PITCH_HZ = (65.0, 500.0)
 _VOICED_DB = 30.0  # frames within this of the loudest count as voiced
+# Where a mask was shown to undo padding; elsewhere only sound of one length is put together.
+_MASKED = {"hubert", "wav2vec2", "wavlm"}
 
 
 class Functionals(nn.Module):
@@ -30,20 +42,22 @@ class Functionals(nn.Module):
 
     def __init__(self, config: Audio):
         super().__init__()
-        mel = {"n_fft": 400, "hop_length": HOP, "n_mels": 40, "center": True}
+        mel = {"n_fft": _WINDOW, "hop_length": HOP, "n_mels": 40, "center": True}
         self.mfcc = MFCC(RATE_HZ, n_mfcc=20, melkwargs=mel)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
-        """float32 features_BD; each clip is taken at its own length, so neighbours cannot matter."""
+        """float32 features_BD, NaN under 25 ms; each clip is taken at its own length, so neighbours cannot matter."""
         clips = zip(batch.audio_BS, batch.audio_lengths_B.tolist(), strict=True)
         return torch.stack([self._clip(audio_S[:length]) for audio_S, length in clips])
 
     def _clip(self, audio_S: torch.Tensor) -> torch.Tensor:
+        if len(audio_S) < _WINDOW:
+            return audio_S.new_full((self.dim,), torch.nan)
         audio_S = nn.functional.pad(audio_S, (0, max(0, _MIN_SAMPLES - len(audio_S))))
         mfcc_CF = self.mfcc(audio_S)
         delta_CF = AF.compute_deltas(mfcc_CF)
-        power_F = audio_S.unfold(0, 400, HOP).square().mean(dim=1)
+        power_F = audio_S.unfold(0, _WINDOW, HOP).square().mean(dim=1)
         energy_db_F = 10 * torch.log10(power_F + 1e-8)
         pitch_hz_F = AF.detect_pitch_frequency(
             audio_S, RATE_HZ, frame_time=HOP / RATE_HZ, freq_low=int(_PITCH_HZ[0]), freq_high=int(_PITCH_HZ[1])
@@ -73,6 +87,29 @@ def _shape(values_F: torch.Tensor) -> torch.Tensor:
     return torch.stack([values_F.mean(), values_F.std(correction=0), *quantiles, slope])
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Where a model's frames lie, in samples: frame f is there once `first + f * stride` samples are."""
+
+    first: int
+    stride: int
+    centre: int  # of frame 0
+    shortest: int  # sound with less than this has no frame
+
+    def count(self, samples: int) -> int:
+        """The frames of so much sound."""
+        return 1 + (samples - self.first) // self.stride if samples >= self.shortest else 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a clip's sound, and the frames in it that count."""
+
+    clip: int
+    wave_S: np.ndarray
+    kept: range
+
+
 class SpeechModel(nn.Module):
     """A transformers speech encoder by hub name or folder, in evaluation mode."""
 
@@ -80,33 +117,127 @@ class SpeechModel(nn.Module):
         from transformers import AutoFeatureExtractor, AutoModel  # seconds to import
 
         super().__init__()
-        self.layers = config.layers
-        self.extract = AutoFeatureExtractor.from_pretrained(config.encoder, revision=config.revision)
-        self.model = AutoModel.from_pretrained(config.encoder, revision=config.revision, dtype=torch.float32).eval()
-        self.dim = self.model.config.hidden_size
+        self.config = config
+        self.extract = pretrained.load(AutoFeatureExtractor, config.encoder, revision=config.revision)
         if self.extract.sampling_rate != RATE_HZ:
-            raise ValueError(f"{config.encoder}: found {self.extract.sampling_rate} Hz, expected {RATE_HZ} Hz")
-        # With group norm over time, padding changes a clip's values even under a mask: such models take clips singly.
-        self.singly = getattr(self.model.config, "feat_extract_norm", "layer") == "group"
+            raise ValueError(
+                f"{config.encoder}: found a model of {self.extract.sampling_rate} Hz sound, expected {RATE_HZ} Hz, "
+                "which is what shards hold: choose another model"
+            )
+        self.extract.padding_side = "right"  # frames are counted from a clip's beginning
+        # Loaded in full precision, and cast on the device it runs on.
+        self.model = pretrained.load_body(AutoModel, config.encoder, revision=config.revision, dtype=torch.float32)
+        self.dim = self.model.config.hidden_size
+        self.frames = _frames(config, self.model.config, self.extract)
+        self.whisper = self.model.config.model_type == "whisper"
+        self.masked = not self.whisper and self.extract.return_attention_mask and _mask_is_exact(self.model.config)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
-        """float32 features_BD: hidden layers averaged, then time, over valid frames alone."""
-        clips = zip(batch.audio_BS.cpu(), batch.audio_lengths_B.tolist(), strict=True)
-        short = [audio_S[:n] for audio_S, n in clips]
-        waves = [nn.functional.pad(s, (0, max(0, _RECEPTIVE_SAMPLES - len(s)))).numpy() for s in short]
-        groups = [[wave] for wave in waves] if self.singly else [waves]
-        return torch.cat([self._pooled(group) for group in groups])
+        """float32 features_BD: hidden layers averaged, then frames; NaN for a clip without a frame.
 
-    def _pooled(self, waves: list) -> torch.Tensor:
+        Every moment of a clip counts once, neighbours never matter. Raises ValueError for layers that are not there.
+        """
+        self.model.to(pretrained.dtype_on(self.model.device, self.config.dtype))
+        sums_BD = torch.zeros(len(batch), self.dim, device=self.model.device)
+        frames_B1 = torch.zeros(len(batch), 1, device=self.model.device)
+        for group in self._groups(self._windows(batch)):
+            for window, sum_D in zip(group, self._summed(group), strict=True):
+                sums_BD[window.clip] += sum_D
+                frames_B1[window.clip] += len(window.kept)
+        has_B = frames_B1.flatten() > 0
+        names = tuple(name for name, has in zip(batch.clip_ids, has_B.tolist(), strict=True) if has)
+        pretrained.check_finite(sums_BD[has_B], names, "audio")
+        return sums_BD / frames_B1  # without a frame 0 / 0, which is NaN
+
+    def _windows(self, batch: Batch) -> Iterator[Window]:
+        """What the model is given of each clip; nothing of one that is too short."""
+        size, overlap = round(self.config.window_s * RATE_HZ), round(self.config.overlap_s * RATE_HZ)
+        clips = zip(batch.audio_BS.cpu(), batch.audio_lengths_B.tolist(), strict=True)
+        for clip, (audio_S, length) in enumerate(clips):
+            for start, stop, first, last in windows(length, size, overlap):
+                centres = start + self.frames.centre + self.frames.stride * np.arange(self.frames.count(stop - start))
+                kept = range(*np.searchsorted(centres, [first, last]).tolist())
+                if len(kept):
+                    yield Window(clip, audio_S[start:stop].numpy(), kept)
+
+    def _groups(self, all_windows: Iterable[Window]) -> Iterator[list[Window]]:
+        """Windows that go through the model together, similar lengths side by side: less padding."""
+        ordered = sorted(all_windows, key=_samples)
+        padded = self.masked or self.whisper
+        parts = [ordered] if padded else [list(part) for _, part in groupby(ordered, key=_samples)]
+        size = self.config.batch_size
+        yield from (part[i : i + size] for part in parts for i in range(0, len(part), size))
+
+    def _summed(self, group: Sequence[Window]) -> torch.Tensor:
+        """The sum over the kept frames of the mean of layers, (windows, D)."""
+        padding = {} if self.whisper else {"padding": True}  # Whisper's own is to a fixed length
         inputs = self.extract(
-            waves, sampling_rate=RATE_HZ, padding=True, return_attention_mask=True, return_tensors="pt"
-        ).to(self.model.device)
-        mask_BS = inputs.pop("attention_mask")
-        kept = {} if self.singly else {"attention_mask": mask_BS}
-        states = self.model(**inputs, **kept, output_hidden_states=True).hidden_states
-        valid_BF = self.model._get_feature_vector_attention_mask(states[-1].shape[1], mask_BS)
-        return masked_mean(mean_of_layers(states, self.layers), valid_BF)
+            [window.wave_S for window in group],
+            sampling_rate=RATE_HZ,
+            return_attention_mask=self.masked,
+            return_tensors="pt",
+            **padding,
+        ).to(self.model.device, self.model.dtype)
+        with warnings.catch_warnings():  # WavLM hands torch a boolean mask beside its float position bias
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+            states = pretrained.hidden_states(self.model, **inputs)
+        values_BFD = mean_of_layers(states, self.config.layers)
+        if values_BFD.shape[1] < max(window.kept.stop for window in group):
+            raise ValueError(
+                f"{self.config.encoder}: found fewer frames than its convolutions make, expected a model that keeps "
+                "them all, as hubert, wav2vec2 and wavlm do"
+            )
+        frame_F = torch.arange(values_BFD.shape[1])
+        kept_BF = torch.stack([(frame_F >= w.kept.start) & (frame_F < w.kept.stop) for w in group])
+        return masked_sum(values_BFD, kept_BF)
+
+
+def _samples(window: Window) -> int:
+    return len(window.wave_S)
+
+
+def windows(samples: int, size: int, overlap: int) -> list[tuple[int, int, int, int]]:
+    """Overlapping stretches of a sound as (start, stop, first, last), in samples.
+
+    What counts of each is first..last, which lie side by side: half an overlap is cut off where two windows meet, as
+    there a model has least context. The last window is shorter than the others.
+    """
+    hop, half = size - overlap, overlap // 2
+    starts = [i * hop for i in range(1 + max(0, math.ceil((samples - size) / hop)))]
+    edges = [0, *(start + half for start in starts[1:]), samples]
+    return [(s, min(s + size, samples), edges[i], edges[i + 1]) for i, s in enumerate(starts)]
+
+
+def _frames(config: Audio, architecture: Any, extract: Any) -> Frames:
+    """Raises ValueError for a model that takes sound in another way than HuBERT or Whisper do."""
+    if architecture.model_type == "whisper":
+        longest_s = extract.n_samples / RATE_HZ
+        if config.window_s > longest_s:
+            raise ValueError(
+                f"found audio.window_s={config.window_s:g} for a model of {longest_s:g} s, expected at most that"
+            )
+        return Frames(first=1, stride=2 * extract.hop_length, centre=0, shortest=extract.n_fft)
+    if not hasattr(architecture, "conv_kernel"):
+        raise ValueError(
+            f"{config.encoder}: found a model of type {architecture.model_type}, expected one that takes waveforms as "
+            "hubert, wav2vec2 and wavlm do, or whisper"
+        )
+    receptive, stride = 1, 1
+    for kernel, step in zip(architecture.conv_kernel, architecture.conv_stride, strict=True):
+        receptive, stride = receptive + (kernel - 1) * stride, stride * step
+    return Frames(first=receptive, stride=stride, centre=receptive // 2, shortest=receptive)
+
+
+def _mask_is_exact(architecture: Any) -> bool:
+    """Whether a masked, padded clip gives the values of the clip alone.
+
+    Group norm takes its statistics over time, padding included; batch norm makes the zeros that stand for padding other
+    values than those that a convolution sees beyond a clip's end.
+    """
+    if architecture.model_type not in _MASKED:
+        return False
+    return architecture.feat_extract_norm == "layer" and not getattr(architecture, "conv_pos_batch_norm", False)
 
 
 ENCODERS = {"functionals": Functionals}
@@ -118,8 +249,8 @@ def build(config: Audio) -> nn.Module:
 
 
 def digest(config: Audio) -> str:
-    """What decides the encoder's output, without loading it."""
-    settings = config.model_dump(mode="json", exclude={"batch_size"})
+    """What decides the encoder's output, without loading it. `auto` stands for itself: it is decided where it runs."""
     if config.encoder in ENCODERS:
         return store.digest("audio", config.encoder, VERSION)
-    return store.digest("audio", settings, source_digest(config.encoder, config.revision), VERSION)
+    settings = config.model_dump(mode="json", include={"layers", "window_s", "overlap_s", "dtype"})
+    return store.digest("audio", settings, pretrained.source_digest(config.encoder, config.revision), VERSION)

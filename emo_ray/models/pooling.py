@@ -1,36 +1,28 @@
-"""What the frozen transformers encoders share: averaging layers and time, and knowing where weights came from."""
+"""Averages that the frozen transformers encoders share: over hidden layers, then over valid positions."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
-
-from emo_ray import store
 
 
 def mean_of_layers(states: Sequence[torch.Tensor], layers: Sequence[int]) -> torch.Tensor:
-    """The mean of the chosen hidden states (B, L, D). Raises ValueError where the model has no such layer."""
-    if not all(-len(states) <= layer < len(states) for layer in layers):
-        raise ValueError(f"found layers {list(layers)}, expected indices of {len(states)} hidden states")
-    return torch.stack([states[layer].float() for layer in layers]).mean(dim=0)
+    """The mean of the chosen hidden states (B, L, D), in float32. Raises ValueError for layers that are not there."""
+    count = len(states)
+    if not all(-count <= layer < count for layer in layers):
+        raise ValueError(
+            f"found layers {list(layers)}, expected numbers from {-count} to {count - 1}: this model has {count} "
+            "hidden states, of which 0 is what enters its first layer and -1 what leaves its last"
+        )
+    # Layers of one model may lie on several GPUs.
+    return torch.stack([states[layer].float().to(states[-1].device) for layer in layers]).mean(dim=0)
+
+
+def masked_sum(values_BLD: torch.Tensor, valid_BL: torch.Tensor) -> torch.Tensor:
+    """The sum over valid positions, (B, D); what stands at the others, even no number, does not matter."""
+    invalid_BL1 = ~valid_BL.to(values_BLD.device, torch.bool).unsqueeze(-1)
+    return values_BLD.masked_fill(invalid_BL1, 0).sum(dim=1)
 
 
 def masked_mean(values_BLD: torch.Tensor, valid_BL: torch.Tensor) -> torch.Tensor:
-    """The mean over valid positions, (B, D)."""
-    weights_BL1 = valid_BL.to(values_BLD.dtype).unsqueeze(-1)
-    return (values_BLD * weights_BL1).sum(dim=1) / weights_BL1.sum(dim=1).clamp(min=1)
-
-
-def source_digest(name: str, revision: str | None) -> str:
-    """A folder's content, or the commit that a hub name stands for. Raises ValueError where neither is to be had."""
-    if Path(name).is_dir():
-        return store.digest_path(Path(name))
-    try:
-        path = hf_hub_download(name, "config.json", revision=revision)  # in the cache: snapshots/<commit>/config.json
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"found no model {name!r}, expected a local folder, a name on the model hub that this machine can reach, "
-            f"or an offline encoder (audio.encoder=functionals, text.encoder=ngrams): {str(error).splitlines()[0]}"
-        ) from error
-    return store.digest(name, Path(path).parent.name)
+    """The mean over valid positions, (B, D); NaN where there are none."""
+    return masked_sum(values_BLD, valid_BL) / valid_BL.sum(dim=1, keepdim=True).to(values_BLD.device)

@@ -20,7 +20,10 @@ _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["t
 
 @dataclass(frozen=True)
 class Encoder:
-    """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`."""
+    """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`.
+
+    A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame.
+    """
 
     modality: str
     digest: str
@@ -66,7 +69,8 @@ def shard_columns(modalities: Sequence[str]) -> list[str]:
 def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, device: str) -> pa.Table:
     """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
 
-    `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros.
+    `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros, and so does one for which the module
+    gives NaN: sound too short, for one.
     """
     modality = encoder.modality
     valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")
@@ -79,8 +83,7 @@ def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, dev
         for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, modality)), strict=True):
             values_BD[chunk] = module(batch.to(device)).float().cpu().numpy()
     feature = pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), module.dim)
-    present = np.zeros(len(table), bool)
-    present[valid] = True
+    present = ~np.isnan(values_BD).all(axis=1)  # a module gives NaN where it finds nothing to encode
     return pa.table({"clip_id": table["clip_id"], "feature": feature, "present": pa.array(present)})
 
 

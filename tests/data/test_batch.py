@@ -178,6 +178,7 @@ def test_rows_are_those_of_every_field(kind, data, count):
         present_BM=number_B[:, None] == torch.tensor([0, 1, 2]),
         audio_lengths_B=10 * number_B,
         texts=tuple(f"text {i}" for i in range(count)),
+        readings=tuple(f"reading {i}" if i % 2 else None for i in range(count)),
         features={"video": number_B[:, None] + torch.tensor([0.25, 0.5])},
         label_B=7 * number_B,
     )
@@ -190,6 +191,7 @@ def test_rows_are_those_of_every_field(kind, data, count):
     made = whole.rows(index_B)
     assert made.clip_ids == tuple(f"c{i}" for i in rows)
     assert made.texts == tuple(f"text {i}" for i in rows)
+    assert made.readings == tuple(f"reading {i}" if i % 2 else None for i in rows)
     assert made.label_B.tolist() == [7 * i for i in rows]
     assert made.audio_lengths_B.tolist() == [10 * i for i in rows]
     assert made.present_BM.tolist() == [[i == m for m in range(3)] for i in rows]
@@ -206,6 +208,7 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
         audio_BS=torch.zeros(2, 5),
         audio_lengths_B=torch.tensor([5, 4]),
         texts=("x", "y"),
+        readings=("glad", None),
         features={"video": torch.zeros(2, 3), "text": torch.zeros(2, 1)},
         label_B=torch.tensor([0, 1]),
     )

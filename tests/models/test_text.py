@@ -1,42 +1,131 @@
-"""Transcript encoders: neighbours never matter, and pooling is what it says."""
+"""Transcript encoders: neighbours never matter, templates and cuts keep what they say, pooling is what it says."""
+
+import shutil
 
 import pytest
 import torch
 from sklearn.feature_extraction.text import HashingVectorizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, PreTrainedTokenizerFast
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen2Tokenizer,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
 from emo_ray.data.batch import Batch
 from emo_ray.models import text
 from emo_ray.settings import Text
 
-WORDS = ["[UNK]", "[END]", "[PAD]", "i", "am", "so", "very", "happy", "sad", "today", "and", "you", "are", "not"]
-TEXTS = ("i am happy", "sad", "you are not so very sad and i am not happy today", "very unheard words")
+WORDS = (
+    *("[UNK]", "[PAD]", "[BOS]", "[EOS]"),  # the pad token is number 1, as RoBERTa's
+    *("i", "am", "so", "very", "happy", "sad", "today", "and", "you", "are", "not", "says", ":", "feels"),
+)
+LETTERS = (*WORDS[:4], "\u0120", *"abcdefghijklmnopqrstuvwxyz")  # as Qwen2's tokenizer has them, its space too
+TEXTS = (
+    *("i am happy", "sad", "you are not so very sad and i am not happy today", "very unheard words", "i am"),
+    *("today today today", "so so", "you and i and you and i and you and i"),
+)
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 24}
+ROOM = {"vocab_size": len(WORDS), "max_position_embeddings": 32}
+GPT2 = GPT2Config(vocab_size=len(WORDS), n_positions=32, n_embd=16, n_layer=5, n_head=2, bos_token_id=3, eos_token_id=3)
+T5 = T5Config(
+    vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=24, num_layers=5, num_decoder_layers=1, num_heads=2, pad_token_id=1
+)
+FAMILIES = {  # model, architecture, what its tokenizer puts around a text, and the rest of its tokenizer
+    "bert": (BertModel, BertConfig(**SHAPE, **ROOM, pad_token_id=1), "[BOS] $A [EOS]", {"pad_token": "[PAD]"}),
+    "roberta": (RobertaModel, RobertaConfig(**SHAPE, **ROOM), "[BOS] $A [EOS]", {"pad_token": "[PAD]"}),
+    "t5": (T5Model, T5, "$A [EOS]", {"pad_token": "[PAD]"}),
+    "gpt2": (GPT2LMHeadModel, GPT2, "$A", {}),
+    "qwen2": (Qwen2Model, Qwen2Config(**SHAPE, num_key_value_heads=1, vocab_size=len(LETTERS)), "$A", {}),
+    "llama": (  # its pad token is none of the model's: an index without a row
+        LlamaForCausalLM,
+        LlamaConfig(**SHAPE, **ROOM, bos_token_id=2, eos_token_id=3, pad_token_id=-1),
+        "[BOS] $A",
+        {"pad_token": "[ADDED]"},
+    ),
+}
 
 
-def batch_of(*texts):
-    return Batch(texts, torch.ones(len(texts), 3, dtype=torch.bool), texts=texts)
+def batch_of(*texts, readings=None):
+    names = tuple(map(str, range(len(texts))))
+    return Batch(names, torch.ones(len(texts), 3, dtype=torch.bool), texts=texts, readings=readings)
 
 
-@pytest.fixture(scope="module", params=["bert", "gpt2"])
-def model_folder(request, tmp_path_factory):
-    """A tiny encoder with a pad token, and a tiny decoder-only model with none."""
-    folder = tmp_path_factory.mktemp(request.param)
+def words(around="$A", **settings):
+    """A tokenizer whose tokens are the words between spaces."""
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=[("[BOS]", 2), ("[EOS]", 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[EOS]", **settings)
+
+
+def letters():
+    """The tokenizer that transformers takes for Qwen2, whatever is saved beside it; a token is a letter."""
+    return Qwen2Tokenizer({letter: i for i, letter in enumerate(LETTERS)}, [], padding_side="left")
+
+
+def saved(folder, family, architecture, around, settings):
+    """A tiny model, its biases and norms away from their first values."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    pad = {"pad_token": "[PAD]"} if request.param == "bert" else {}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[END]", **pad)
-    fast.save_pretrained(folder)
-    if request.param == "bert":
-        shape = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 24}
-        BertModel(BertConfig(vocab_size=len(WORDS), **shape)).save_pretrained(folder)
-    else:
-        config = GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=5, n_head=2, bos_token_id=1, eos_token_id=1)
-        GPT2Model(config).save_pretrained(folder)
+    model = family(architecture)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5 if parameter.ndim == 1 else 0.3)
+    model.save_pretrained(folder)
+    tokenizer = letters() if family is Qwen2Model else words(around, padding_side="left", **settings)
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = str(saved(tmp_path_factory.mktemp(name), *FAMILIES[name]))
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture(params=FAMILIES)
+def model_folder(request, folder_of):
+    return folder_of(request.param)
+
+
+@pytest.fixture
+def bert(folder_of):
+    return folder_of("bert")
+
+
+def plainly(folder, sentence, layers):
+    """What transformers gives for one text without padding: the mean over its own tokens of the mean of layers."""
+    name = next(name for name in FAMILIES if f"{name}0" in folder)
+    own = [WORDS.index(word) if word in WORDS else 0 for word in sentence.split()]
+    if name == "qwen2":
+        own = [LETTERS.index(letter) for letter in sentence.replace(" ", "\u0120")]
+    before, after = ([WORDS.index(word) for word in part.split()] for part in FAMILIES[name][2].split("$A"))
+    model = AutoModel.from_pretrained(folder).eval()
+    model = model.encoder if isinstance(model, T5Model) else model
+    with torch.inference_mode():
+        states = model(input_ids=torch.tensor([[*before, *own, *after]]), output_hidden_states=True).hidden_states
+    mean_LD = torch.stack([states[layer][0] for layer in layers]).mean(dim=0)
+    return mean_LD[len(before) : len(before) + len(own)].mean(dim=0, keepdim=True)
 
 
 def test_ngrams_are_scikit_learns():
@@ -50,31 +139,142 @@ def test_ngrams_see_single_letters_and_other_scripts():
     assert (found.abs().sum(dim=1) > 0).all()
 
 
-def test_language_model_does_not_depend_on_neighbours(model_folder):
-    encode = text.build(Text(encoder=str(model_folder)))
+def test_ngrams_see_the_filled_template():
+    config = Text(template="says: {transcript}", template_with_reading="{transcript} ({reading})")
+    found = text.build(config)(batch_of("a b", "a b", readings=("c", None)))
+    assert torch.equal(found, text.build(Text())(batch_of("a b (c)", "says: a b")))
+
+
+def test_a_language_model_does_not_depend_on_neighbours(model_folder):
+    encode = text.build(Text(encoder=model_folder, layers=(0, 2, -1)))
     alone = torch.cat([encode(batch_of(t)) for t in TEXTS])
-    torch.testing.assert_close(encode(batch_of(*TEXTS)), alone, atol=1e-5, rtol=1e-4)
-    assert alone.shape == (len(TEXTS), encode.dim)
+    torch.testing.assert_close(encode(batch_of(*TEXTS)), alone, atol=1e-5, rtol=0)
+    assert alone.shape == (8, encode.dim)
 
 
-def test_language_model_is_the_mean_over_tokens_of_the_mean_of_layers(model_folder):
-    encode = text.build(Text(encoder=str(model_folder), layers=(-1, -3)))
-    ids = torch.tensor([[WORDS.index(w) for w in TEXTS[0].split()]])
-    states = encode.model(input_ids=ids, output_hidden_states=True).hidden_states
-    reference = ((states[-1] + states[-3]) / 2).mean(dim=1)
-    torch.testing.assert_close(encode(batch_of(TEXTS[0])), reference, atol=1e-5, rtol=1e-4)
+def test_a_language_model_is_the_mean_over_the_texts_tokens_of_the_mean_of_layers(model_folder):
+    encode = text.build(Text(encoder=model_folder, layers=(-1, -3, 0)))
+    expected = torch.cat([plainly(model_folder, t, (-1, -3, 0)) for t in TEXTS])
+    torch.testing.assert_close(encode(batch_of(*TEXTS)), expected, atol=1e-5, rtol=0)
 
 
-def test_long_texts_are_cut_at_max_tokens(model_folder):
-    encode = text.build(Text(encoder=str(model_folder), max_tokens=3))
-    assert torch.equal(encode(batch_of("i am so very sad")), encode(batch_of("i am so")))
+def test_a_text_without_tokens_has_no_feature(model_folder):
+    encode = text.build(Text(encoder=model_folder))
+    found = encode(batch_of("", *TEXTS[:2], ""))
+    assert found.isnan().all(dim=1).tolist() == [True, False, False, True]
+    torch.testing.assert_close(found[1:3], encode(batch_of(*TEXTS[:2])), atol=1e-5, rtol=0)
+    assert encode(batch_of("")).isnan().all()
 
 
-def test_digest_follows_settings_not_batch_size(model_folder):
-    own = Text(encoder=str(model_folder))
-    assert text.digest(own) == text.digest(own.model_copy(update={"batch_size": 2}))
-    assert text.digest(own) != text.digest(own.model_copy(update={"max_tokens": 9}))
-    assert text.digest(Text(ngram_features=64)) != text.digest(Text())
+def test_templates_are_filled_with_the_reading_where_there_is_one(bert):
+    config = Text(encoder=bert, template="you says : {transcript}", template_with_reading="{reading} and {transcript}")
+    encode, plain = text.build(config), text.build(Text(encoder=bert))
+    found = encode(batch_of("i am", "i am", "i am", readings=("so sad", None, "  ")))
+    torch.testing.assert_close(found, plain(batch_of("so sad and i am", *["you says : i am"] * 2)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(batch_of("i am")), plain(batch_of("you says : i am")), atol=1e-5, rtol=0)
+
+
+def test_what_is_in_a_transcript_is_never_a_place_of_the_template():
+    odd = r"{reading} {x} \1 \g<0> {transcript}"
+    assert text.filled(Text(), odd, "so") == f"{odd}\nso"
+    assert text.filled(Text(template='{"text": "{transcript}"}'), odd) == '{"text": "' + odd + '"}'
+
+
+@pytest.mark.parametrize(
+    ("setting", "template"),
+    [
+        *(("template", t) for t in ("", "text", "{transcipt}", "{transcript} {reading}", "{transcript}{transcript}")),
+        *(("template_with_reading", t) for t in ("{transcript}", "{reading}", "{reading} {transcript} {emotion}")),
+        ("template", {"transcript": None}),
+    ],
+)
+def test_a_wrong_template_is_one_clear_message(setting, template):
+    with pytest.raises(ValueError, match=f"{setting}\n.*found .*expected ") as error:
+        Text(**{setting: template})
+    assert str(template) in str(error.value)
+
+
+@pytest.mark.parametrize(("family", "around"), [("bert", 2), ("gpt2", 0), ("llama", 1)])
+def test_long_texts_lose_the_readings_end_first_and_then_the_transcripts(folder_of, family, around):
+    folder, transcript, reading = folder_of(family), "i am so very happy", "you are sad and not happy today"
+    plain = text.build(Text(encoder=folder))
+    for room, expected in (
+        (13, "i am so very happy says you are sad and not happy today"),
+        (9, "i am so very happy says you are sad"),
+        (7, "i am so very happy says you"),
+        (6, "i am so very happy"),  # a template that nothing of a reading fits in is not used
+        (5, "i am so very happy"),
+        (3, "i am so"),
+    ):
+        template = "{transcript} says {reading}"
+        encode = text.build(Text(encoder=folder, max_tokens=room + around, template_with_reading=template))
+        found = encode(batch_of(transcript, readings=(reading,)))
+        torch.testing.assert_close(found, plain(batch_of(expected)), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("family", "room"), [("bert", 30), ("roberta", 28), ("gpt2", 32), ("llama", 31)])
+def test_texts_are_cut_where_the_model_has_no_more_positions(folder_of, family, room):
+    """32 positions, of which special tokens take theirs; RoBERTa's begin after its pad token's number."""
+    encode, many = text.build(Text(encoder=folder_of(family))), ["i", "am", "so", "very", "sad"] * 20
+    cut = encode(batch_of(" ".join(many[:room])))
+    torch.testing.assert_close(encode(batch_of(" ".join(many))), cut, atol=1e-6, rtol=0)
+    assert not torch.allclose(encode(batch_of(" ".join(many[: room - 1]))), cut, atol=1e-6)
+
+
+def test_a_template_without_room_for_a_transcript_is_one_clear_message(bert):
+    encode = text.build(Text(encoder=bert, max_tokens=4, template="you says : {transcript}"))
+    with pytest.raises(ValueError, match=r"found text\.template='you says : {transcript}' filling 4 tokens"):
+        encode(batch_of("i am"))
+
+
+def test_digest_follows_what_decides_the_values_and_nothing_else(bert, tmp_path):
+    own = Text(encoder=bert)
+    digest, moved = text.digest(own), str(shutil.copytree(bert, tmp_path / "moved"))
+    for same in ({"batch_size": 2}, {"encoder": moved}, {"device_map": "auto"}, {"ngram_features": 99}):
+        assert text.digest(own.model_copy(update=same)) == digest
+    reading = {"template_with_reading": "{reading}: {transcript}"}
+    assert text.digest(own.model_copy(update=reading)) == digest  # of no use while there are no readings
+    others = ({"max_tokens": 9}, {"layers": (-1,)}, {"dtype": "bf16"}, {"template": "a {transcript}"})
+    digests = {
+        *(digest, text.digest(own, "readings"), text.digest(own, "other readings")),
+        text.digest(own.model_copy(update=reading), "readings"),
+        *(text.digest(own.model_copy(update=other)) for other in others),
+    }
+    assert len(digests) == 4 + len(others)
+    ngrams = (Text(), Text(ngram_features=64), Text(template="a {transcript}"))
+    assert len({*(text.digest(config) for config in ngrams), text.digest(Text(), "readings")}) == 4
+
+
+def test_layers_that_the_model_has_not_are_named_with_the_range(bert):
+    with pytest.raises(ValueError, match=r"found layers \[-7\], expected numbers from -6 to 5"):
+        text.build(Text(encoder=bert, layers=(-7,)))(batch_of("sad"))
+
+
+def test_bf16_is_near_fp32_and_auto_means_fp32_here(folder_of):
+    exact, rough, auto = (
+        text.build(Text(encoder=folder_of("llama"), dtype=dtype))(batch_of(*TEXTS))
+        for dtype in ("fp32", "bf16", "auto")
+    )
+    assert torch.equal(auto, exact)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("changes", "packages"), [({"dtype": "int8"}, "accelerate bitsandbytes"), ({"device_map": "auto"}, "accelerate")]
+)
+def test_missing_packages_are_named(bert, monkeypatch, changes, packages):
+    monkeypatch.setattr(text, "find_spec", lambda name: None)  # whether they are installed here or not
+    with pytest.raises(ValueError, match=f"without .*, expected it installed: pip install {packages}$"):
+        text.build(Text(encoder=bert, **changes))
+
+
+def test_weights_that_were_placed_stay_where_they_are(bert):
+    encode = text.build(Text(encoder=bert))
+    assert encode.to("meta").model.device.type == "meta"
+    encode = text.build(Text(encoder=bert))
+    encode.placed = True
+    assert encode.to("meta").model.device.type == "cpu"
 
 
 def test_code_from_a_repository_wants_a_pinned_revision():

@@ -1,5 +1,6 @@
 """features: rows of shards, made once, absent where the shard's row is."""
 
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,21 @@ def test_another_encoder_has_another_folder(tiny_config, prepared, folders):
     found = encode(tiny_config, prepared, other, prepared.parts[:1])
     assert found["text"] != folders["text"]
     assert found["audio"] == folders["audio"]
+
+
+def test_a_clip_that_an_encoder_has_no_feature_for_is_absent(tiny_config, tmp_path):
+    for name, samples in (("click", 200), ("long", 8000), ("short", 400)):
+        with wave.open(str(tmp_path / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(np.int16(9000 * np.sin(np.arange(samples) / 8)).tobytes())
+    config = override(tiny_config, {"data.manifest": str(tmp_path), "data.corpus": "folder"})
+    prepared = prepare(config)
+    assert prepared.ledger["audio_status"].unique().to_pylist() == ["ok"]
+    table = load(prepared, encode(config, prepared, frozen_encoders(config)[:1]))
+    has = dict(zip(table["clip_id"].to_pylist(), table["has_audio"].to_pylist(), strict=True))
+    assert has == {"click": False, "long": True, "short": True}
+    rows = np.stack(table["audio"].to_numpy(zero_copy_only=False))
+    assert (np.isnan(rows).all(axis=1) == ~np.array(table["has_audio"])).all()
 
 
 def test_tables_are_joined_in_the_ledgers_order(prepared, folders):
