@@ -69,8 +69,8 @@ def shard_columns(modalities: Sequence[str]) -> list[str]:
 def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, device: str) -> pa.Table:
     """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
 
-    `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros, and so does one for which the module
-    gives NaN: sound too short, for one.
+    `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros; so does one for
+    which the module gives NaN, because its sound is too short, for one.
     """
     modality = encoder.modality
     valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")

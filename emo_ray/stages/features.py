@@ -28,7 +28,7 @@ VERSION = 2  # of the tables' form
 # What a given checkpoint does not decide: places, data, and what may run on this machine.
 _CALLERS = {
     *("checkpoint", "data", "synthetic", "evaluate", "store", "tracking", "cluster"),
-    *("train.use_gpu", "text.trust_remote_code"),
+    *("train.use_gpu", "text.trust_remote_code", "text.device_map"),
 }
 
 
