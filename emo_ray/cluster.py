@@ -12,6 +12,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+_WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -35,6 +36,11 @@ def connect(config: Config) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # one shard part is one block
+
+
+def as_a_worker() -> None:
+    """Give this process the low priority that Ray gives its workers, so that neither starves the other."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(_WORKER_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _hide_token() -> None:

@@ -226,7 +226,7 @@ class Bench(Section):
     frames: int = Field(8, ge=1)
     global_prompts: int = Field(8, ge=0)
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((2,), min_length=1)  # clips of a step
-    clips: int = Field(512, ge=8)  # of the small corpus that is read, encoded and predicted
+    clips: int = Field(2000, ge=8)  # of the small corpus that is read, encoded and predicted
     train_s: float = Field(60.0, gt=0)  # of steps, in each run that is compared
     plan_clips: int | None = Field(None, ge=1)  # a corpus to plan for, of which
     plan_labelled: int = Field(5030, ge=1)  # are trained on (MER2024's labelled set)

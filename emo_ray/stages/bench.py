@@ -75,6 +75,7 @@ def bench(config: Config) -> Benchmarked:
             "a plan needs the figures of every stage"
         )
     cluster.connect(config)
+    cluster.as_a_worker()
     root = cluster.store_root(config)
     figures: list[Figure] = []
     comparisons: list[Comparison] = []

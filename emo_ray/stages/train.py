@@ -26,8 +26,8 @@ from emo_ray.models import checkpoint
 from emo_ray.models.clip import description, frozen_digest
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
-from emo_ray.settings import MODALITIES
 from emo_ray.stages import fit
+from emo_ray.stages.encode import shard_columns
 from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.loss import class_weights
@@ -205,14 +205,18 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
     def keep(table: pa.Table) -> pa.Table:
         return table.filter(pc.is_in(table["clip_id"], ids))
 
-    columns = ["clip_id", "frames", *(f"{name}_status" for name in MODALITIES)]
-    dataset = ray.data.read_parquet([str(p) for p in paths], columns=columns, num_cpus=cluster.task_cpus())
-    dataset = dataset.map_batches(
+    dataset = read_video(paths).map_batches(
         keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=cluster.task_cpus()
     )
     dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
     fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
     return dataset.materialize() if fits else dataset
+
+
+def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
+    """The rows of shard parts with what video needs, a block a part: Ray would cut a few parts into 200 blocks."""
+    names, columns = [str(p) for p in paths], shard_columns(["video"])
+    return ray.data.read_parquet(names, columns=columns, num_cpus=cluster.task_cpus(), override_num_blocks=len(names))
 
 
 def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
