@@ -57,9 +57,12 @@ class Benchmarked:
 
     def show(self) -> None:
         """The table, for people."""
-        console.print(_table(self.content))
+        width = None if console.is_terminal else 150  # rich takes a file for 80 columns wide
+        console.print(_costs(self.content), width=width)
+        if self.content["comparisons"]:
+            console.print(_ratios(self.content), width=width)
         if self.content["plan"]:
-            console.print(_plan_table(self.content["plan"]))
+            console.print(_plan_table(self.content["plan"]), width=width)
             say(self.content["plan"]["verdict"])
 
 
@@ -107,8 +110,8 @@ def _machine() -> dict:
             **libraries}  # fmt: skip
 
 
-def _table(content: dict) -> Table:
-    table = Table(title="bench", caption="ratio: median over rounds (lowest to highest), both ways in turns")
+def _costs(content: dict) -> Table:
+    table = Table(title="What it costs")
     for name in ("part", "what", "clips/s", "CPU s/clip", "kB/clip", "peak GB", "waited %", "utilised %"):
         table.add_column(name, justify="left" if name in ("part", "what") else "right")
     for row in content["figures"]:
@@ -122,12 +125,16 @@ def _table(content: dict) -> Table:
             _number(row["waited"], 100),
             _number(row["utilisation"], 100),
         )
-    if content["figures"] and content["comparisons"]:
-        table.add_section()
+    return table
+
+
+def _ratios(content: dict) -> Table:
+    table = Table(title="How many times faster", caption="medians over rounds in which the ways took turns")
+    for name in ("part", "what", "ratio", "lowest", "highest", "at least", ""):
+        table.add_column(name, justify="left" if name in ("part", "what", "") else "right")
     for row in content["comparisons"]:
-        ratio = f"{row['ratio']:.2f}x ({row['low']:.2f} to {row['high']:.2f})"
-        verdict = "holds" if row["holds"] else "[red]falls short[/red]"
-        table.add_row(row["part"], f"{row['what']}: {ratio}, at least {row['at_least']:g}x {verdict}")
+        ratios = (f"{row[name]:.2f}" for name in ("ratio", "low", "high", "at_least"))
+        table.add_row(row["part"], row["what"], *ratios, "holds" if row["holds"] else "[red]falls short[/red]")
     return table
 
 

@@ -122,8 +122,11 @@ def _note(folder: Path, shards: Path, encoder: Encoder) -> None:
 def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
     gpu = cluster.use_gpu(config, wanted=1)
+    most = cluster.actor_count(parts, gpu)
+    # A local cluster has what it has: all actors start at once. One that grows starts with one and asks for more.
+    least = 1 if cluster.has_dashboard() else most
     return {
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=cluster.actor_count(parts, gpu)),
+        "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         "num_cpus": cluster.task_cpus(),
         "num_gpus": 1 if gpu else 0,
     }
