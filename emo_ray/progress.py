@@ -1,12 +1,14 @@
 """What a user sees while a stage runs: rich bars and notes on standard error, so that standard output stays clean."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+# A file has no width, and 80 columns would break every table in a log.
+console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 150)
 
 
 def say(message: str) -> None:

@@ -57,12 +57,11 @@ class Benchmarked:
 
     def show(self) -> None:
         """The table, for people."""
-        width = None if console.is_terminal else 150  # rich takes a file for 80 columns wide
-        console.print(_costs(self.content), width=width)
+        console.print(_costs(self.content))
         if self.content["comparisons"]:
-            console.print(_ratios(self.content), width=width)
+            console.print(_ratios(self.content))
         if self.content["plan"]:
-            console.print(_plan_table(self.content["plan"]), width=width)
+            console.print(_plan_table(self.content["plan"]))
             say(self.content["plan"]["verdict"])
 
 
