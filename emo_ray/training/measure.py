@@ -74,37 +74,46 @@ def compared(part: str, what: str, slow_s: Sequence[float], fast_s: Sequence[flo
 
 
 @contextmanager
-def usage(interval_s: float = 0.5) -> Iterator[Usage]:
-    """Time, CPU time and memory of a block, sampled over this process and all that it has started."""
+def usage(interval_s: float = 0.25) -> Iterator[Usage]:
+    """Time, CPU time and memory of a block, sampled over this process and all that it has started.
+
+    A process that ends counts up to its last sample, since nobody tells of it afterwards.
+    """
     used, stop, root = Usage(), Event(), psutil.Process()
+    before, last = _cpu_seconds(root), {}
 
     def sample() -> None:
-        while not stop.wait(interval_s):
-            used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
+        last.update(_cpu_seconds(root))
+        used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
 
-    thread = Thread(target=sample, daemon=True)
-    begun_s, cpu_s = time.perf_counter(), _cpu_seconds(root)
+    def follow() -> None:
+        while not stop.wait(interval_s):
+            sample()
+
+    thread, begun_s = Thread(target=follow, daemon=True), time.perf_counter()
     thread.start()
     try:
         yield used
     finally:
-        used.wall_s, used.cpu_s = time.perf_counter() - begun_s, _cpu_seconds(root) - cpu_s
+        used.wall_s = time.perf_counter() - begun_s
         stop.set()
         thread.join()
-        used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
+        sample()
+        used.cpu_s = sum(cpu_s - before.get(process, 0.0) for process, cpu_s in last.items())
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-def _cpu_seconds(root: psutil.Process) -> float:
-    """Of the tree, with processes that have ended and been waited for."""
-    total_s = 0.0
+def _cpu_seconds(root: psutil.Process) -> dict[tuple[int, float], float]:
+    """Of each process in the tree; numbers are used again, so a process is its number and its start."""
+    seconds = {}
     for process in _tree(root):
         with suppress(psutil.Error):
-            total_s += sum(process.cpu_times()[:4])  # user, system, and both of its children
-    return total_s
+            times = process.cpu_times()
+            seconds[process.pid, process.create_time()] = times.user + times.system
+    return seconds
 
 
 def _memory_bytes(root: psutil.Process) -> float:
