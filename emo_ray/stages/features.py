@@ -123,8 +123,10 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
     gpu = cluster.use_gpu(config, wanted=1)
     most = cluster.actor_count(parts, gpu)
-    # A local cluster has what it has: all actors start at once. One that grows starts with one and asks for more.
-    least = 1 if cluster.has_dashboard() else most
+    # A local cluster has what it has: its actors start at once, but for a CPU, or tasks that feed them would wait for
+    # ever. One that grows starts with one actor and asks for more.
+    room = int((cluster.cpus() - 1) / cluster.task_cpus())
+    least = 1 if cluster.has_dashboard() else max(1, min(most, room))
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         "num_cpus": cluster.task_cpus(),
