@@ -24,6 +24,7 @@ from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import metrics
 
 STATE = "state.pt"
+TIMES = ("train_clips_per_s", "train_waited")  # the metrics that differ from run to run
 
 
 class Reporter(Protocol):
