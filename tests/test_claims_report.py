@@ -11,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 from emo_ray import claims_report as drawn
-from emo_ray import page
 
 SUBSETS = ["V", "A", "T", "VA", "VT", "AT", "VAT", "incomplete"]
 METHODS = [
@@ -271,18 +270,6 @@ def test_same_content_same_bytes_and_the_content_is_left_alone(tmp_path):
     assert (tmp_path / "a" / drawn.MARKDOWN).read_text(encoding="utf-8") == drawn.markdown(content)
 
 
-def test_numbers_are_coloured_in_their_order_and_words_apart():
-    def colours(*names):
-        return drawn._colours([{"name": name} for name in names])
-
-    brightness = [sum(colour[:3]) for colour in colours("0.1", "0.9", "0.5")]
-    assert brightness[0] < brightness[2] < brightness[1]
-    assert colours("dropout 0", "dropout 0.5") == colours("0%", "50%")
-    assert len(set(colours("a", "b", "c", "d", "e", "f", "g"))) == 7
-    assert colours("a 1", "b 2") == colours("a", "b")
-    assert len(colours("0.5")) == 1
-
-
 @pytest.mark.parametrize(
     ("share", "text"), [(0.1234, "+12.3"), (-0.05, "−5.0"), (-0.0001, "+0.0"), (0.0, "+0.0"), (None, "–")]
 )
@@ -294,19 +281,3 @@ def test_a_difference_by_hand():
     difference = {"claim": 1, "what": "a − b", "mean": 0.12, "se": 0.01, "low": -0.08, "high": 0.16}
     row = ["a − b", "+12.0", "1.0", "−8.0 to +16.0", "above 0", "holds"]
     assert drawn._compared([difference | {"target": "above 0", "holds": True}]) == [row]
-
-
-def test_axes_hold_every_value_and_the_chance_level():
-    content = example()
-    for table in content["tables"]:
-        low, high = drawn._span(table, content)
-        values = [drawn._in_percent(cell) for row in table["rows"] for cell in row["cells"]]
-        assert low <= 100 * content["chance"] <= high
-        assert all(max(low, 0) <= value <= high for value, _ in values)
-        assert max(value + error for value, error in values) < high
-
-
-def test_names_are_drawn_whole_where_they_fit():
-    figure = drawn._drawn(example()["tables"][3], example())
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == SUBSETS
-    assert page.png(figure).startswith(b"\x89PNG")

@@ -23,6 +23,7 @@ FLOORS = (
     ("models",),
     ("training",),
     ("tracking", "cluster", "page", "progress"),
+    ("claims_picture",),
     ("report", "claims_report", "contact_sheet"),
     ("stages",),
     ("cli",),

@@ -25,7 +25,7 @@ from emo_ray.stages.encode import shard_columns
 from emo_ray.stages.fit import in_batches
 from emo_ray.stages.train import read_video, video_dataset
 from emo_ray.training import loop
-from emo_ray.training.measure import Comparison, Figure, compared, rounds
+from emo_ray.training.measure import Comparison, Figure, compared, rounds, timed
 from emo_ray.training.step_speed import LABELS, model_config
 
 COLUMNS = shard_columns(["video"])
@@ -53,7 +53,7 @@ def decode(config: Config, scratch: Path) -> Measured:
     ways = {"720p mp4": from_files, "shards": from_part}
     cpu_s = dict.fromkeys(ways, 0.0)
     with progress("decoding", (config.bench.pairs + 1) * len(ways), "runs") as advance:
-        timed = {name: partial(_timed, way, cpu_s, name) for name, way in ways.items()}
+        timed = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
         seconds = rounds(timed, config.bench.pairs, advance)
     row_bytes = sum(len(j) for row in pq.read_table(part)["frames"].to_pylist() for j in row) / len(clips)
     size = {"720p mp4": sum(Path(clip.video).stat().st_size for clip in clips) / len(clips), "shards": row_bytes}
@@ -113,11 +113,7 @@ def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Bat
     torch.set_num_threads(1)
     streamed = read_video(paths)
     kept = streamed.materialize()
-    # Workers stay between epochs, and start before the first that counts.
-    loader = DataLoader(
-        ShardReader(paths, collate), batch_size=None, num_workers=READERS, prefetch_factor=2,
-        persistent_workers=True, multiprocessing_context="spawn",
-    )  # fmt: skip
+    workers = loader(paths, collate, READING_BATCH)
 
     def read(batches: Callable[[], Iterable[Batch]], step_s: float) -> float:
         begun_s, clips = time.perf_counter(), 0
@@ -130,7 +126,7 @@ def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Bat
         # What train does where a split's shards fit in its share of the object store, and where they do not.
         "Ray Data, kept": lambda: in_batches(kept, collate, READING_BATCH),
         "Ray Data, streamed": lambda: in_batches(streamed, collate, READING_BATCH),
-        "DataLoader": lambda: loader,
+        "DataLoader": lambda: workers,
     }
     ways = {(name, s): partial(read, source, s) for name, source in sources.items() for s in (READING_STEP_S, 0.0)}
     with progress("reading", (config.bench.pairs + 1) * len(ways), "runs") as advance:
@@ -148,16 +144,24 @@ def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Bat
 class ShardReader(IterableDataset):
     """What one writes without Ray: every DataLoader worker reads its turn of the shard parts, batch by batch."""
 
-    def __init__(self, paths: list[Path], collate: Callable[[pa.Table], Batch]):
-        self.paths, self.collate = paths, collate
+    def __init__(self, paths: list[Path], collate: Callable[[pa.Table], Batch], batch_size: int):
+        self.paths, self.collate, self.batch_size = paths, collate, batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         worker = get_worker_info()
         for path in self.paths[worker.id :: worker.num_workers]:
             table = pq.read_table(path, columns=COLUMNS)
-            for start in range(0, len(table), READING_BATCH):
-                yield self.collate(table.slice(start, READING_BATCH))
+            for start in range(0, len(table), self.batch_size):
+                yield self.collate(table.slice(start, self.batch_size))
+
+
+def loader(paths: list[Path], collate: Callable[[pa.Table], Batch], batch_size: int) -> DataLoader:
+    """Batches from `READERS` processes, which stay between epochs and start before the first that counts."""
+    return DataLoader(
+        ShardReader(paths, collate, batch_size), batch_size=None, num_workers=READERS, prefetch_factor=2,
+        persistent_workers=True, multiprocessing_context="spawn",
+    )  # fmt: skip
 
 
 def movies(scratch: Path) -> list[Clip]:
@@ -195,10 +199,3 @@ def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[
         paths.append(scratch / f"corpus-{side}" / f"part-{start}.parquet")
         store.write_parquet(paths[-1], table.slice(start, size), codec="none")
     return paths, {f"c{i}": i % len(LABELS) for i in range(clips)}
-
-
-def _timed(way: Callable[[], None], cpu_s: dict[str, float], name: str) -> float:
-    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
-    way()
-    cpu_s[name] += time.process_time() - begun_cpu_s
-    return time.perf_counter() - begun_s

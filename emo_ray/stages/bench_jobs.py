@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import trained_state
 from emo_ray.progress import progress
 from emo_ray.stages import fit
-from emo_ray.stages.bench_data import Measured, corpus
+from emo_ray.stages.bench_data import Measured, corpus, loader
 from emo_ray.stages.features import encode, encoders_of
 from emo_ray.stages.fit import in_batches
 from emo_ray.stages.predict import load_models, predict_part
@@ -28,13 +28,14 @@ from emo_ray.stages.predict import predict as predict_job
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import video_dataset
 from emo_ray.training import loop
-from emo_ray.training.measure import Figure, compared, rounds, usage
+from emo_ray.training.measure import Figure, Usage, compared, rounds, usage
 from emo_ray.training.step_speed import LABELS
 
 
 def train(config: Config, scratch: Path) -> Measured:
-    """EmoVCLIP of this config trained by Ray Train from shards, and by the same loop on tensors in memory.
+    """EmoVCLIP of this config trained by Ray Train from shards, and by the same loop in this process.
 
+    The latter is fed as one would without Ray, by a DataLoader from the same shards, and from tensors in memory.
     Compared is the rate from the end of the first epoch to the end of the last, with validation and state.
     """
     config = override(config, {"data.labels": LABELS, "train.num_workers": 1, "store.root": str(scratch / "store")})
@@ -51,9 +52,10 @@ def train(config: Config, scratch: Path) -> Measured:
         optimisation=own,
         train_rows=len(label_of),
     )
-    in_memory = {name: list(in_batches(dataset, collate, own.batch_size)) for name, dataset in datasets.items()}
+    train_batches, checked_batches = (list(in_batches(d, collate, own.batch_size)) for d in datasets.values())
+    workers = loader(paths, collate, own.batch_size)
     torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
-    first_s = _plain(job, config, in_memory, epochs=2)[1]
+    first_s = _plain(job, config, train_batches, checked_batches, epochs=2)
     epochs = math.ceil(config.bench.train_s / first_s) + 1
     waits: list[float] = []
 
@@ -66,18 +68,23 @@ def train(config: Config, scratch: Path) -> Measured:
         waits.extend(m["train_waited"] for m in best["history"][1:])
         return (ends_s[-1] - ends_s[0]) / ((epochs - 1) * len(label_of))
 
-    def plain() -> float:
-        return _plain(job, config, in_memory, epochs)[1] / len(label_of)
+    def plain(batches: Iterable[Batch]) -> float:
+        return _plain(job, config, batches, checked_batches, epochs) / len(label_of)
 
+    ways = {
+        "Ray Train": on_ray,
+        "plain, DataLoader": lambda: plain(workers),
+        "plain, memory": lambda: plain(train_batches),
+    }
     with usage() as used:
-        seconds = rounds({"Ray Train": on_ray, "plain Python": plain}, config.bench.pairs, warm_up=False)
-    figures = [
-        Figure("train", name, 1 / median(seconds[name]), waited=median(waits) if name == "Ray Train" else None)
-        for name in seconds
+        seconds = rounds(ways, config.bench.pairs, warm_up=False)
+    figures = [Figure("train", name, 1 / median(seconds[name])) for name in seconds]
+    figures[0].peak_bytes, figures[0].waited = used.peak_bytes, median(waits)
+    what = f"{epochs - 1} epochs of {len(label_of)} clips"
+    return figures, [
+        compared("train", f"Ray Train / {name}, {what}", seconds[name], seconds["Ray Train"], 0.95)
+        for name in ("plain, DataLoader", "plain, memory")
     ]
-    figures[0].peak_bytes = used.peak_bytes
-    what = f"Ray Train / plain Python, {epochs - 1} epochs of {len(label_of)} clips"
-    return figures, [compared("train", what, seconds["plain Python"], seconds["Ray Train"], 0.95)]
 
 
 def features(config: Config, scratch: Path) -> Measured:
@@ -170,18 +177,21 @@ def _small(config: Config, scratch: Path) -> Config:
     )
 
 
-def _figure(part: str, what: str, clips: int, used, size: float) -> Figure:
+def _figure(part: str, what: str, clips: int, used: Usage, size: float) -> Figure:
     return Figure(part, what, clips / used.wall_s, used.cpu_s / clips, size / clips, used.peak_bytes)
 
 
-def _plain(job: fit.Job, config: Config, data: dict[str, list[Batch]], epochs: int) -> tuple[dict, float]:
-    """The same loop in this process; its best epoch, and seconds per epoch after the first."""
+def _plain(
+    job: fit.Job, config: Config, train: Iterable[Batch], validation: Iterable[Batch], epochs: int
+) -> float:  # fmt: skip
+    """Seconds per epoch after the first of the same loop in this process."""
     ends_s: list[float] = []
 
     class Timing(loop.PlainReporter):
         def report(self, metrics, state):
             ends_s.append(time.perf_counter())
 
-    plan = loop.Plan(job.optimisation, epochs, len(data["train"]), config.seed)
-    best = loop.fit(job.build(), lambda epoch: data["train"], lambda epoch: data["validation"], plan, Timing())
-    return best, (ends_s[-1] - ends_s[0]) / (epochs - 1)
+    steps = -(-job.train_rows // job.optimisation.batch_size)
+    plan = loop.Plan(job.optimisation, epochs, steps, config.seed)
+    loop.fit(job.build(), lambda epoch: train, lambda epoch: validation, plan, Timing())
+    return (ends_s[-1] - ends_s[0]) / (epochs - 1)

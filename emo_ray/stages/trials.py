@@ -25,6 +25,7 @@ from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.state import load_trained
 from emo_ray.settings import MODALITIES, Optimisation
+from emo_ray.stages.encode import shard_columns
 from emo_ray.stages.evaluate import SUBSETS, shown_only
 from emo_ray.stages.features import load
 from emo_ray.stages.prepare import Prepared
@@ -56,7 +57,7 @@ def load_world(config: Config, prepared: Prepared, folders: Mapping[str, Path]) 
     label_of = {split: labels_of(prepared, split) for split in SPLITS}
     parts = labelled_parts(prepared)
     features = load(prepared, folders, parts).sort_by("clip_id")
-    columns = ["clip_id", "frames", *(f"{name}_status" for name in MODALITIES)]
+    columns = shard_columns(["video"])
     rows = pa.concat_tables([pq.read_table(prepared.shards / name, columns=columns) for name in parts])
     rows = rows.sort_by("clip_id")
     splits = {}

@@ -67,6 +67,21 @@ def rounds(
     return seconds
 
 
+def timed(
+    way: Callable[[], object], cpu_s: dict[str, float], name: str, wait: Callable[[], None] = lambda: None
+) -> float:
+    """Seconds of one call; this process's CPU seconds are added to `cpu_s[name]`.
+
+    `wait` returns when the device has done all it was asked to.
+    """
+    wait()
+    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+    way()
+    wait()
+    cpu_s[name] += time.process_time() - begun_cpu_s
+    return time.perf_counter() - begun_s
+
+
 def compared(part: str, what: str, slow_s: Sequence[float], fast_s: Sequence[float], at_least: float) -> Comparison:
     """How much faster the second way is, round by round."""
     ratios = [slow / fast for slow, fast in zip(slow_s, fast_s, strict=True)]

@@ -5,7 +5,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
@@ -25,7 +24,7 @@ from emo_ray.data.batch import Batch
 from emo_ray.models import emovclip, reference
 from emo_ray.models.emovclip import EmoVCLIP
 from emo_ray.models.state import cast_frozen
-from emo_ray.training.measure import Comparison, Figure, compared, rounds
+from emo_ray.training.measure import Comparison, Figure, compared, rounds, timed
 
 PART = "step"
 LABELS = ("neutral", "happy", "sad", "angry", "worried", "surprised")
@@ -65,7 +64,7 @@ def step(config: Config, done: Callable[[float], None] = lambda steps: None) -> 
             OURS_FORWARD: partial(_forward, model, batch),
         }
         cpu_s = dict.fromkeys(ways, 0.0)
-        seconds = rounds({name: partial(_timed, way, cpu_s, name, device) for name, way in ways.items()},
+        seconds = rounds({name: partial(timed, way, cpu_s, name, _wait(device)) for name, way in ways.items()},
                          config.bench.pairs, done)  # fmt: skip
         title = f"{config.emovclip.clip}, batch {size}"
         for name in ways:
@@ -103,7 +102,7 @@ def product_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product: what this device gives in practice, whatever its data sheet says."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 / min(_timed(lambda: a @ b, {"": 0.0}, "", device) for _ in range(6))
+    return 2 * n**3 / min(timed(lambda: a @ b, {"": 0.0}, "", _wait(device)) for _ in range(6))
 
 
 def _encode(model: EmoVCLIP, batch: Batch, plain: bool) -> torch.Tensor:
@@ -124,15 +123,8 @@ def _forward(model: EmoVCLIP, batch: Batch, plain: bool = False) -> None:
     _encode(model, batch, plain)
 
 
-def _timed(way: Callable[[], object], cpu_s: dict[str, float], name: str, device: torch.device) -> float:
-    """Seconds of one call; its CPU seconds are added to `cpu_s[name]`."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
-    way()
-    wait()
-    cpu_s[name] += time.process_time() - begun_cpu_s
-    return time.perf_counter() - begun_s
+def _wait(device: torch.device) -> Callable[[], None]:
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def _peak_bytes(way: Callable[[], object], device: torch.device) -> float:

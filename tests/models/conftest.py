@@ -1,4 +1,4 @@
-"""A tiny CLIP for the tests of models."""
+"""A tiny CLIP, and folders of tiny transformers models, for the tests of models."""
 
 import json
 
@@ -26,3 +26,16 @@ def tiny(tmp_path):
         return override(Config(), base | (changes or {}))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def folder_of(request, tmp_path_factory):
+    """From a name to the folder of a saved model: `saved(folder, *FAMILIES[name])` of the test's module, made once."""
+    made, module = {}, request.module
+
+    def folder(name):
+        if name not in made:
+            made[name] = str(module.saved(tmp_path_factory.mktemp(name), *module.FAMILIES[name]))
+        return made[name]
+
+    return folder

@@ -99,18 +99,6 @@ def saved(folder, family, architecture, extract):
     return folder
 
 
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory):
-    made = {}
-
-    def folder(name):
-        if name not in made:
-            made[name] = str(saved(tmp_path_factory.mktemp(name), *FAMILIES[name]))
-        return made[name]
-
-    return folder
-
-
 @pytest.fixture(params=FAMILIES)
 def speech(request, folder_of):
     return folder_of(request.param)

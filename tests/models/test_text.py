@@ -91,18 +91,6 @@ def saved(folder, family, architecture, around, settings):
     return folder
 
 
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory):
-    made = {}
-
-    def folder(name):
-        if name not in made:
-            made[name] = str(saved(tmp_path_factory.mktemp(name), *FAMILIES[name]))
-        return made[name]
-
-    return folder
-
-
 @pytest.fixture(params=FAMILIES)
 def model_folder(request, folder_of):
     return folder_of(request.param)
