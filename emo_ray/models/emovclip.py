@@ -106,12 +106,10 @@ class EmoVCLIP(nn.Module):
         if self.time_TD is not None:
             x = x + self.time_TD.to(x.dtype)[None, :, None]
         x = visual.ln_pre(x)
-        *blocks, last = zip(visual.transformer.resblocks, self.prompts, strict=True)
+        *blocks, (last, last_prompts) = zip(visual.transformer.resblocks, self.prompts, strict=True)
         for block, prompts in blocks:
             x = prompted_block(block, x, prompts(_cls(x)))
-        block, prompts = last  # of which only the CLS tokens are used
-        x = prompted_block(block, x, prompts(_cls(x)), rows=1)
-        embedding_BTD = visual.ln_post(x[:, :, 0]) @ visual.proj
+        embedding_BTD = visual.ln_post(cls_block(last, x, last_prompts(_cls(x)))) @ visual.proj
         return embedding_BTD.mean(dim=1) if self.pooling is None else self.pooling(embedding_BTD)
 
     def encode_classes(self) -> torch.Tensor:
@@ -141,24 +139,44 @@ class VideoEncoder(nn.Module):
 
 
 def prompted_block(
-    block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor], rows: int | None = None
-) -> torch.Tensor:
-    """One block of CLIP over frame rows, whose attention also sees prompt tokens (each broadcasts to (B, T, *, D)).
-
-    With `rows`, only so many of the N rows are made, the first ones.
-    """
-    B, T, _, D = x_BTND.shape
+    block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]
+) -> torch.Tensor:  # fmt: skip
+    """One block of CLIP over frame rows, whose attention also sees prompt tokens (each broadcasts to (B, T, *, D))."""
+    B, T, N, D = x_BTND.shape
     attn, weight, bias = block.attn, block.attn.in_proj_weight, block.attn.in_proj_bias
     query_bias, key_value_bias = (None, None) if bias is None else bias.split([D, 2 * D])
     tokens = [block.ln_1(x_BTND), *(block.ln_1(p) for p in prompts)]
-    query = F.linear(tokens[0][:, :, :rows], weight[:D], query_bias)
+    query = F.linear(tokens[0], weight[:D], query_bias)
     key_value = torch.cat([F.linear(t, weight[D:], key_value_bias).expand(B, T, -1, -1) for t in tokens], dim=2)
     heads = (attn.num_heads, D // attn.num_heads)
-    query = query.reshape(B * T, -1, *heads).transpose(1, 2)
+    query = query.reshape(B * T, N, *heads).transpose(1, 2)
     key, value = key_value.reshape(B * T, -1, 2, *heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, -1, D)
-    x_BTND = x_BTND[:, :, :rows] + block.ls_1(attn.out_proj(mixed))
-    return x_BTND + block.ls_2(block.mlp(block.ln_2(x_BTND)))
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, N, D)
+    return _residual(block, x_BTND, mixed)
+
+
+def cls_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]) -> torch.Tensor:
+    """The CLS tokens (B, T, D) that `prompted_block` makes, without keys and values of any row.
+
+    For the one query of a head, q . (K x) is (K^T q) . x, and the weighted mean of V x is V applied to that of x; a key
+    bias adds the same to every score.
+    """
+    D, heads = x_BTND.shape[-1], block.attn.num_heads
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    query_bias, _, value_bias = (None, None, None) if bias is None else bias.split(D)
+    tokens = torch.cat([block.ln_1(t).expand(*x_BTND.shape[:2], -1, -1) for t in (x_BTND, *prompts)], dim=2)
+    query = F.linear(_cls(tokens), weight[:D], query_bias).unflatten(-1, (heads, -1))
+    key_weight, value_weight = weight[D:].view(2, heads, -1, D)
+    query = torch.einsum("bthd,hdD->bthD", query, key_weight)
+    mixed = F.scaled_dot_product_attention(query, tokens, tokens, scale=(D // heads) ** -0.5)
+    mixed = torch.einsum("bthD,hdD->bthd", mixed, value_weight).flatten(-2)
+    return _residual(block, _cls(x_BTND), mixed if value_bias is None else mixed + value_bias)
+
+
+def _residual(block: ResidualAttentionBlock, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    """What follows the heads of a block's attention."""
+    x = x + block.ls_1(block.attn.out_proj(mixed))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _cls(x_BTND: torch.Tensor) -> torch.Tensor:
