@@ -4,6 +4,7 @@ Each of the two is trained once per digest of what decides it: changing only `fu
 """
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -34,6 +35,7 @@ from emo_ray.training.loss import class_weights
 
 VERSION = 2  # 2: checkpoints carry the digest of the frozen CLIP
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
+_BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
 LabelOf = dict[str, int]  # clip_id -> class index
 
 
@@ -214,9 +216,14 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
 
 
 def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
-    """The rows of shard parts with what video needs, a block a part: Ray would cut a few parts into 200 blocks."""
-    names, columns = [str(p) for p in paths], shard_columns(["video"])
-    return ray.data.read_parquet(names, columns=columns, num_cpus=cluster.task_cpus(), override_num_blocks=len(names))
+    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
+    blocks = math.ceil(sum(p.stat().st_size for p in paths) / _BLOCK_BYTES)
+    return ray.data.read_parquet(
+        [str(p) for p in paths],
+        columns=shard_columns(["video"]),
+        num_cpus=cluster.task_cpus(),
+        override_num_blocks=min(blocks, len(paths)),
+    )
 
 
 def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:

@@ -109,8 +109,9 @@ def _timeless(metrics):
 
 
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config, monkeypatch):
-    """SIGKILL after the first epoch, and shards streamed instead of kept: the very weights of the undisturbed run."""
+    """SIGKILL after the first epoch, shards streamed, a block a part: the very weights of the undisturbed run."""
     monkeypatch.setattr(stage, "_KEPT_SHARE", 0)
+    monkeypatch.setattr(stage, "_BLOCK_BYTES", 1)
     config = override(tiny_config, {"store.root": tiny_config.store.root + "-killed", "emovclip.context_tokens": 8})
     made = shutil.ignore_patterns("checkpoints", "train", "reports", "mlflow*", "claims")
     shutil.copytree(tiny_config.store.root, config.store.root, ignore=made)  # decoded and encoded already
