@@ -101,7 +101,7 @@ class Asking:
 
         Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key.
         """
-        waiting, running = iter(prompts.items()), set()
+        waiting, running, done = iter(prompts.items()), set(), set()
         try:
             while True:
                 while len(running) < self.config.concurrency and (item := next(waiting, None)):
@@ -114,6 +114,7 @@ class Asking:
         finally:
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, *done, return_exceptions=True)
             await self.client.close()
 
     async def one(self, digest: str, prompt: str) -> Answer:
@@ -145,7 +146,7 @@ class Asking:
             if attempt < self.config.max_attempts:
                 longest_s = min(self.config.max_wait_s, self.config.backoff_s * 2 ** (attempt - 1))
                 await asyncio.sleep(tried.wait_s + longest_s * dice.uniform(0.5, 1))
-        if not (self.heard or answer.status == UNASKED):
+        if not self.heard and answer.attempts == self.config.max_attempts:
             raise ValueError(
                 f"{self.config.url}: found nobody who answers ({answer.status}), expected an OpenAI-compatible server: "
                 "start it, or mend annotate.url"
@@ -192,7 +193,7 @@ class Asking:
                 f"{self.config.url}: found {why}, expected a key in OPENAI_API_KEY, and a model and a quota that are "
                 f"its: mend the key, annotate.url or annotate.model ({self.config.model})"
             )
-        return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=_retry_after_s(error.response.headers))
+        return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=retry_after_s(error.response.headers))
 
     def read(self, completion: ChatCompletion) -> Attempt:
         """What a completion says; the client does not check that it has the form of one."""
@@ -234,7 +235,7 @@ class Asker:
                 yield done
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
+def retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds that an answer's headers ask to wait; 0 where they do not."""
     try:
         if "retry-after-ms" in headers:
