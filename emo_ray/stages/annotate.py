@@ -112,7 +112,7 @@ def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[st
     # Beside this process: the key does not leave the machine, nor lie in anything that Ray keeps, as a call's argument.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = Asker.options(scheduling_strategy=here).remote()
-    found, used = {}, Used()
+    found, used = {digest: Answer(digest, UNASKED) for digest in prompts}, Used()
     try:
         with progress(f"asking {config.annotate.model}", len(prompts), "transcripts") as advance:
             for done in actor.ask.remote(config.annotate, config.seed, folder, prompts, cluster.api_key()):

@@ -8,8 +8,10 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from pathlib import Path
 
 import openai
@@ -53,38 +55,31 @@ class Budget:
         self.most_requests = most_requests or float("inf")
         self.most_tokens = most_tokens or float("inf")
         self.requests, self.tokens, self.held = 0, 0, 0
-        self.changed = asyncio.Condition()
+        self.over, self.changed = asyncio.Event(), asyncio.Event()  # over: nothing more is sent
 
     async def take(self, tokens: int) -> bool:
         """Count a request of at most so many tokens; false where there is no room for it, and none will come."""
-        async with self.changed:
-            while not self.closed:
-                if self.tokens + self.held + tokens <= self.most_tokens:
-                    self.requests, self.held = self.requests + 1, self.held + tokens
-                    return True
-                if not self.held:
-                    return False
+        while not self.over.is_set():
+            if self.tokens + self.held + tokens <= self.most_tokens:
+                self.requests, self.held = self.requests + 1, self.held + tokens
+                if self.requests == self.most_requests:
+                    self.over.set()
+                return True
+            if self.held:
+                self.changed.clear()
                 await self.changed.wait()  # for what others hold and do not use
-            return False
+            else:
+                self.over.set()
+        return False
 
-    @property
-    def closed(self) -> bool:
-        """Whether no request is left."""
-        return self.requests >= self.most_requests
-
-    def close(self) -> None:
-        """Let nothing more be sent: the endpoint wants to be left alone for longer than a run waits."""
-        self.most_requests = self.requests
-
-    async def settle(self, held: int, used: int) -> None:
+    def settle(self, held: int, used: int) -> None:
         """Give back what a request held, less what it used."""
-        async with self.changed:
-            self.held, self.tokens = self.held - held, self.tokens + used
-            self.changed.notify_all()
+        self.held, self.tokens = self.held - held, self.tokens + used
+        self.changed.set()
 
 
 class Asking:
-    """A run: its client, its budget, and until when the endpoint wants to be left alone."""
+    """A run: its client, its budget, until when the endpoint wants to be left alone, and what is wrong with it."""
 
     def __init__(self, config: Annotate, seed: int, key: SecretStr | None, write: Callable[[Answer], None]):
         self.config, self.seed, self.write = config, seed, write
@@ -95,27 +90,30 @@ class Asking:
         self.budget = Budget(config.max_requests, config.max_tokens)
         self.resume_s = 0.0  # a time of `time.monotonic`
         self.heard = False  # whether the endpoint has said anything at all
+        self.wrong: str | None = None
 
     async def all(self, prompts: Mapping[str, str]) -> AsyncIterator[Done]:
-        """Ask every prompt (by digest), `annotate.concurrency` at a time; answers come in any order.
+        """Ask prompts (by digest), `annotate.concurrency` at a time, in any order, until all are asked or none may be.
 
-        Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key.
+        Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key. What was
+        under way then has ended before.
         """
-        waiting, running, done = iter(prompts.items()), set(), set()
+        waiting, running = iter(prompts.items()), set()
         try:
             while True:
-                while len(running) < self.config.concurrency and (item := next(waiting, None)):
-                    running.add(asyncio.create_task(self.one(*item)))
+                free = 0 if self.budget.over.is_set() else self.config.concurrency - len(running)
+                running |= {asyncio.create_task(self.one(*item)) for item in islice(waiting, free)}
                 if not running:
-                    return
+                    break
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     yield Done(task.result(), self.budget.requests, self.budget.tokens)
         finally:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, *done, return_exceptions=True)
             await self.client.close()
+        if self.wrong:
+            raise ValueError(self.wrong)
 
     async def one(self, digest: str, prompt: str) -> Answer:
         """Ask until there is an answer; it is on disk when this returns."""
@@ -129,39 +127,43 @@ class Asking:
                 break
             tried = await self.attempt(prompt)
             prompt_tokens, answer_tokens = (most_tokens, 0) if tried.tokens is None else tried.tokens
-            await self.budget.settle(most_tokens, prompt_tokens + answer_tokens)
-            answer = replace(
-                answer,
-                status=tried.status,
-                reading=tried.reading,
-                prompt_tokens=answer.prompt_tokens + prompt_tokens,
-                answer_tokens=answer.answer_tokens + answer_tokens,
-                attempts=attempt,
+            self.budget.settle(most_tokens, prompt_tokens + answer_tokens)
+            answer = Answer(
+                digest,
+                tried.status,
+                tried.reading,
+                answer.prompt_tokens + prompt_tokens,
+                answer.answer_tokens + answer_tokens,
+                attempt,
             )
-            if tried.wait_s > self.config.max_wait_s:
-                self.budget.close()
-            if not tried.again or self.budget.closed:
+            if not tried.again or attempt == self.config.max_attempts:
                 break
             self.resume_s = max(self.resume_s, time.monotonic() + tried.wait_s)
-            if attempt < self.config.max_attempts:
-                longest_s = min(self.config.max_wait_s, self.config.backoff_s * 2 ** (attempt - 1))
-                await asyncio.sleep(tried.wait_s + longest_s * dice.uniform(0.5, 1))
-        if not self.heard and answer.attempts == self.config.max_attempts:
-            raise ValueError(
-                f"{self.config.url}: found nobody who answers ({answer.status}), expected an OpenAI-compatible server: "
-                "start it, or mend annotate.url"
-            )
-        if answer.status != UNASKED:
+            longest_s = min(self.config.max_wait_s, self.config.backoff_s * 2 ** (attempt - 1))
+            await self.sleep(tried.wait_s + longest_s * dice.uniform(0.5, 1))
+        if answer.attempts:
             self.write(answer)
+        if not self.heard and answer.attempts == self.config.max_attempts:
+            self.stop(f"found nobody who answers ({answer.status}), expected an OpenAI-compatible server: start it")
         return answer
+
+    def stop(self, wrong: str | None = None) -> None:
+        """Send nothing more in this run; `wrong` is what the user can mend."""
+        self.wrong = self.wrong or (wrong and f"{self.config.url}: {wrong}, or mend annotate.url")
+        self.budget.over.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not when nothing more will be sent."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.budget.over.wait(), seconds)
 
     async def until_wanted(self) -> None:
         """Wait as long as the endpoint asked anybody to: its limits are not those of one transcript."""
-        while (wait_s := self.resume_s - time.monotonic()) > 0:
-            await asyncio.sleep(wait_s)
+        while (wait_s := self.resume_s - time.monotonic()) > 0 and not self.budget.over.is_set():
+            await self.sleep(wait_s)
 
     async def attempt(self, prompt: str) -> Attempt:
-        """One request. Raises ValueError for what would be the same for every other."""
+        """One request."""
         try:
             async with asyncio.timeout(self.config.timeout_s):  # the client's own begins anew with every byte
                 completion = await self.client.chat.completions.create(
@@ -184,16 +186,20 @@ class Asking:
         return self.read(completion)
 
     def refused(self, error: openai.APIStatusError) -> Attempt:
-        """What a status of HTTP says of a request."""
+        """What a status of HTTP says of a request; of some, that every other would have the same."""
         status, why = error.status_code, f"error: {self.clean(error.message)}"
         if error.code == "content_filter":
             return Attempt("refused")
         if status in (401, 404) or error.code == "insufficient_quota":
-            raise ValueError(
-                f"{self.config.url}: found {why}, expected a key in OPENAI_API_KEY, and a model and a quota that are "
-                f"its: mend the key, annotate.url or annotate.model ({self.config.model})"
+            self.stop(
+                f"found {why}, expected the model {self.config.model} and a key for it in OPENAI_API_KEY: mend these"
             )
-        return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=retry_after_s(error.response.headers))
+            return Attempt(why)
+        wait_s = retry_after_s(error.response.headers)
+        if wait_s > self.config.max_wait_s:
+            self.stop()
+            return Attempt(why)
+        return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=wait_s)
 
     def read(self, completion: ChatCompletion) -> Attempt:
         """What a completion says; the client does not check that it has the form of one."""
@@ -225,7 +231,10 @@ class Asker:
     async def ask(
         self, config: Annotate, seed: int, folder: Path, prompts: dict[str, str], key: SecretStr | None
     ) -> AsyncIterator[Done]:
-        """Ask those of the prompts that have no final answer in the folder, and keep the answers there."""
+        """Ask those of the prompts that have no final answer in the folder, and keep the answers there.
+
+        Gives none for those that the budget has no room for. Raises ValueError as `Asking.all` and `answers.locked` do.
+        """
         with answers.locked(folder), answers.writing(folder) as write:
             known = answers.read(folder)  # since the caller looked, too
             asking = Asking(config, seed, key, write)
