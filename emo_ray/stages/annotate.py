@@ -75,7 +75,7 @@ def annotate(config: Config) -> Readings:
 
 
 def readings_of(config: Config, clips: Iterable[Clip]) -> Readings | None:
-    """The table of these clips, in their order, asking for what has no final answer; None without `annotate.url`."""
+    """The table of these clips, by clip_id, asking for what has no final answer; None without `annotate.url`."""
     if config.annotate.url is None:
         return None
     texts = {clip.clip_id: clip.text for clip in clips if clip.text and clip.text.strip()}
@@ -109,7 +109,8 @@ def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[st
     """The answers to these prompts, by digest, and what they took."""
     from emo_ray.stages.ask import Asker  # the client takes a second to import, and most runs have nothing to ask
 
-    # Beside this process: the key does not leave the machine, nor lie in anything that Ray keeps, as a call's argument.
+    # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
+    # Ray keeps how actors are made.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = Asker.options(scheduling_strategy=here).remote()
     found, used = {digest: Answer(digest, UNASKED) for digest in prompts}, Used()
@@ -125,7 +126,7 @@ def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[st
 
 
 def _table(digest_of: dict[str, str], found: dict[str, Answer]) -> pa.Table:
-    rows = [{"clip_id": clip_id, **asdict(found[digest])} for clip_id, digest in digest_of.items()]
+    rows = [{"clip_id": clip_id, **asdict(found[digest])} for clip_id, digest in sorted(digest_of.items())]
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
