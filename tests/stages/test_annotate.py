@@ -9,19 +9,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from emo_ray.config import dump, override
 from emo_ray.data.batch import Batch
+from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import trained_state
 from emo_ray.stages import answers
-from emo_ray.stages.annotate import annotate
+from emo_ray.stages.annotate import annotate, readings_of
 from emo_ray.stages.answers import FINAL
-from emo_ray.stages.features import features, of_checkpoint
+from emo_ray.stages.encode import encode_table
+from emo_ray.stages.features import features, frozen_encoders, of_checkpoint
 from emo_ray.stages.predict import predict
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -147,43 +150,49 @@ def test_without_an_endpoint_it_says_what_is_missing(tiny_config):
         annotate(tiny_config)
 
 
-def features_of(featured):
-    """The text feature of every clip."""
-    rows = [row for part in featured.folders["text"].glob("*.parquet") for row in pq.read_table(part).to_pylist()]
-    return {row["clip_id"]: np.array(row["feature"], np.float32) for row in rows}
-
-
 def encoded(config, words, reading=None):
     batch = Batch(("x",), torch.tensor([[False, False, True]]), texts=(words,), readings=(reading,))
     return text.build(config.text)(batch)[0].numpy()
 
 
+def rows_encoded(encoder, texts):
+    """The features of transcripts by clip_id, as an actor makes them."""
+    columns = {"clip_id": list(texts), "text": list(texts.values()), "text_status": ["ok"] * len(texts)}
+    table = pa.table(columns | {f"{name}_status": ["missing"] * len(texts) for name in ("video", "audio")})
+    found = encode_table(encoder, encoder.build(), table, "cpu")
+    return {row["clip_id"]: np.array(row["feature"], np.float32) for row in found.to_pylist()}
+
+
 def test_features_are_of_transcripts_with_their_readings(chat, config_of):
-    texts = {f"clip {i}": f"say {i}" for i in range(40)} | {"none": "refuse this"}
+    texts = {f"clip {i}": f"say {i}" for i in range(12)} | {"none": "refuse this"}
+    clips = [Clip(clip_id, text=words) for clip_id, words in texts.items()]
     server = chat()
-    config = override(config_of(server, texts), {"media.clips_per_part": 4})
-    alone = features(override(config, {"annotate.url": None}))
+    config = config_of(server, texts)
+    assert readings_of(override(config, {"annotate.url": None}), clips) is None
     assert not server.asked
-    part = features(override(config, {"annotate.max_requests": 10}))
-    whole = features(config)
-    assert len({found.folders["text"] for found in (alone, part, whole)}) == 3
-    for clip_id, values in features_of(whole).items():
+    short = readings_of(override(config, {"annotate.max_requests": 5}), clips)
+    whole = readings_of(config, clips)
+    alone, part, encoder = (frozen_encoders(config, readings)[1] for readings in (None, short, whole))
+    assert len({found.digest for found in (alone, part, encoder)}) == 3
+    for clip_id, values in rows_encoded(encoder, texts).items():
         reading = f"They mean: {texts[clip_id]}" if clip_id != "none" else None
         np.testing.assert_array_equal(values, encoded(config, texts[clip_id], reading))
-    for clip_id, values in features_of(alone).items():
-        np.testing.assert_array_equal(values, encoded(config, texts[clip_id]))
-    same = [np.array_equal(values, features_of(alone)[clip_id]) for clip_id, values in features_of(part).items()]
-    assert 31 <= sum(same) <= 32, "without a reading the transcript stands alone"
+    bare, partly = rows_encoded(alone, texts), rows_encoded(part, texts)
+    assert sum(np.array_equal(partly[clip_id], bare[clip_id]) for clip_id in texts) == 8, "no answer, no reading"
+    more = readings_of(config, [*clips, Clip("new", text="say something new")])
+    assert (more.used.requests, frozen_encoders(config, more)[1].digest) == (1, encoder.digest)
 
-    folder = whole.folders["text"]
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
-    config_of(server, texts | {"new": "say something new"})
-    more = features(config)
-    after = {path.name: path.stat().st_mtime_ns for path in more.folders["text"].glob("part-*")}
-    assert more.folders["text"] == folder
-    assert {name: after[name] for name in before} == before
-    assert len(after) == len(before) + 1, "the part of the new clip"
-    assert set(server.answered.values()) == {1}
+
+def test_the_features_job_makes_readings_and_uses_them(chat, config_of):
+    texts = {"a": "say a", "b": "say b", "none": ""}
+    server = chat()
+    config = config_of(server, texts)
+    table = pq.read_table(next(features(config).folders["text"].glob("part-*")))
+    found = dict(zip(table["clip_id"].to_pylist(), table["feature"].to_pylist(), strict=True))
+    for name in ("a", "b"):
+        expected = encoded(config, texts[name], f"They mean: {texts[name]}")
+        np.testing.assert_array_equal(np.array(found[name], np.float32), expected)
+    assert server.answered == {"say a": 1, "say b": 1}
 
 
 @pytest.fixture
@@ -208,12 +217,16 @@ def test_a_model_asks_its_questions_of_its_callers_endpoint(chat, config_of, mod
     found = of_checkpoint(caller, path).annotate
     assert found == config.annotate
     assert of_checkpoint(override(caller, {"annotate.url": None}), path).annotate.url is None
-    given = override(caller, {"checkpoint": str(path)})
-    with_readings, alone = predict(given), predict(override(given, {"annotate.url": None}))
+    predicted = predict(override(caller, {"checkpoint": str(path)}))
+    table = pq.read_table(next(predicted.path.glob("*.parquet")))
+    head = checkpoint.load_fusion(path)
+    for row in table.to_pylist():
+        words = f"say {row['clip_id']}"
+        feature_BD = torch.from_numpy(encoded(config, words, f"They mean: {words}"))[None]
+        batch = Batch(("x",), torch.tensor([[False, False, True]]), features={"text": feature_BD})
+        expected = head(batch).logits_BK.softmax(dim=-1)[0].tolist()
+        assert row["probabilities"] == pytest.approx(expected, abs=1e-6)
     assert server.answered == {"say a": 1, "say b": 1}
-    tables = [pq.read_table(next(found.path.glob("*.parquet"))) for found in (with_readings, alone)]
-    assert all(table["status"].to_pylist() == ["ok", "ok"] for table in tables)
-    assert tables[0]["probabilities"].to_pylist() != tables[1]["probabilities"].to_pylist()
 
 
 SERVER = """
