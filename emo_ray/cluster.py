@@ -18,6 +18,7 @@ for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray.data  # noqa: E402
+from pydantic import SecretStr  # noqa: E402
 
 from emo_ray.config import Config  # noqa: E402
 
@@ -64,6 +65,12 @@ def store_root(config: Config) -> Path:
     """`store.root` as an absolute path. In a submitted job a relative one starts at the home folder."""
     base = Path.home() if in_submitted_job() else Path.cwd()
     return (base / Path(config.store.root).expanduser()).absolute()
+
+
+def api_key() -> SecretStr | None:
+    """OPENAI_API_KEY, which shows as stars wherever it is printed; None without one, as local servers need none."""
+    key = os.environ.get("OPENAI_API_KEY")
+    return SecretStr(key) if key else None
 
 
 def cpus() -> float:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from emo_ray.settings import (
+    Annotate,
     Audio,
     Bench,
     Claims,
@@ -47,6 +48,7 @@ class Config(Section):
     emovclip: EmoVCLIP = EmoVCLIP()
     audio: Audio = Audio()
     text: Text = Text()
+    annotate: Annotate = Annotate()
     fusion: Fusion = Fusion()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -166,6 +167,55 @@ class Text(Section):
                 "code from a repository runs with your rights, so read it once and pin it"
             )
         return self
+
+
+class Annotate(Section):
+    """A stronger model's reading of each transcript, asked of an OpenAI-compatible chat endpoint.
+
+    The key is OPENAI_API_KEY of the environment and no setting, so that no file or run can hold it.
+    """
+
+    url: str | None = None  # e.g. http://127.0.0.1:8000/v1; None: no readings are made, and none are used
+    model: str = "gpt-4"  # as the endpoint calls it
+    prompt: str = (
+        'Somebody says: "{transcript}"\n'
+        "Describe the speaker's likely emotional state in one or two short sentences, and what in the words shows it. "
+        "Answer in {language}."
+    )
+    language: str = "English"  # of the readings
+    max_answer_tokens: int = Field(120, ge=1)
+    concurrency: int = Field(8, ge=1)  # requests under way at once, over the whole job
+    timeout_s: float = Field(60.0, gt=0)  # of one request
+    max_attempts: int = Field(6, ge=1)  # requests for one transcript in one run
+    backoff_s: float = Field(1.0, gt=0)  # before the second request for it; doubled before each one after
+    max_wait_s: float = Field(60.0, gt=0)  # the longest of these; an endpoint that wants longer ends the run
+    max_requests: int | None = Field(None, ge=1)  # of one run, failed ones included
+    max_tokens: int | None = Field(None, ge=1)  # of one run: prompts and answers, as the endpoint counts them
+
+    @field_validator("url")
+    @classmethod
+    def _endpoint(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://nowhere")
+        if parts.username or parts.password or parts.query:  # and a URL is written to files
+            raise ValueError("found credentials or a query in annotate.url, expected the key in OPENAI_API_KEY alone")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"found {url!r}, expected http://HOST:PORT/v1 or https://HOST/v1")
+        return url
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _no_mapping(cls, prompt: Any) -> Any:
+        if isinstance(prompt, dict):  # how YAML reads a bare {transcript}
+            raise ValueError(f"found {prompt!r}, expected text in quotes that YAML sees: 'annotate.prompt=\"...\"'")
+        return prompt
+
+    @field_validator("prompt")
+    @classmethod
+    def _places(cls, prompt: str) -> str:
+        places = re.findall(r"{(\w+)}", prompt)
+        if places.count("transcript") != 1 or set(places) - {"transcript", "language"}:
+            raise ValueError(f"found {prompt!r}, expected {{transcript}} once and of other such brackets {{language}}")
+        return prompt
 
 
 class Fusion(Optimisation):

@@ -34,6 +34,7 @@ LIBRARIES = {  # library: where alone it may be imported
     "ray": ("emo_ray/stages/", "emo_ray/cluster.py"),
     "mlflow": ("emo_ray/tracking.py",),
     "av": ("emo_ray/data/",),
+    "openai": ("emo_ray/stages/ask.py",),
 }
 READS_ENVIRONMENT = "emo_ray/cluster.py"
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}

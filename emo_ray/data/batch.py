@@ -81,6 +81,7 @@ def from_shards(table: pa.Table, modalities: Sequence[str], labels: Mapping[str,
         raw["audio_BS"], raw["audio_lengths_B"] = pad_audio(table["audio"].to_pylist())
     if "text" in modalities:
         raw["texts"] = tuple(table["text"].to_pylist())
+        raw["readings"] = tuple(table["reading"].to_pylist()) if "reading" in table.column_names else None
     if labels is not None:
         raw["label_B"] = torch.tensor([labels[name] for name in ids])
     return Batch(**raw)

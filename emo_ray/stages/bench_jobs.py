@@ -171,6 +171,7 @@ def _small(config: Config, scratch: Path) -> Config:
         config,
         {
             **{"data.manifest": None, "data.corpus": "synthetic", "store.root": str(scratch / "store")},
+            "annotate.url": None,  # encoders are measured, not somebody's endpoint
             **{"synthetic.train_clips": 6, "synthetic.validation_clips": 6, "synthetic.test_clips": 6},
             "synthetic.unlabelled_clips": max(0, clips - 18),
         },

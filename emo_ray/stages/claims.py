@@ -66,6 +66,8 @@ def claims(config: Config) -> Claimed:
         )
     if config.emovclip.start_from is not None:
         raise ValueError(f"found emovclip.start_from={config.emovclip.start_from}, expected none: claims train anew")
+    if config.annotate.url is not None:
+        raise ValueError(f"found annotate.url={config.annotate.url}, expected none: claims are made without readings")
     if config.train.use_gpu == "yes":
         raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
     cluster.connect(config)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class Encoder:
     digest: str
     build: Callable[[], torch.nn.Module]
     batch_size: int
+    readings: Path | None = None  # a table of `clip_id` and `reading`, which an encoder of text is given beside them
 
 
 class Encode:
@@ -73,6 +75,10 @@ def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, dev
     which the module gives NaN, because its sound is too short, for one.
     """
     modality = encoder.modality
+    if encoder.readings is not None:
+        reading_of = _readings(encoder.readings)
+        readings = [reading_of.get(clip_id) for clip_id in table["clip_id"].to_pylist()]
+        table = table.append_column("reading", pa.array(readings, pa.string()))
     valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")
     if modality == "audio":  # equal lengths together: less padding
         lengths = table["audio_samples"].to_numpy(zero_copy_only=False)[valid]
@@ -85,6 +91,13 @@ def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, dev
     feature = pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), module.dim)
     present = ~np.isnan(values_BD).all(axis=1)  # a module gives NaN where it finds nothing to encode
     return pa.table({"clip_id": table["clip_id"], "feature": feature, "present": pa.array(present)})
+
+
+@lru_cache(maxsize=1)
+def _readings(path: Path) -> dict[str, str | None]:
+    """By clip_id; the table's name tells its content, so a process reads it once."""
+    table = pq.read_table(path, columns=["clip_id", "reading"])
+    return dict(zip(table["clip_id"].to_pylist(), table["reading"].to_pylist(), strict=True))
 
 
 def _batches(table: pa.Table, chunks: Sequence[np.ndarray], modality: str) -> Iterator[Batch]:

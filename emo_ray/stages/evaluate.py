@@ -20,7 +20,7 @@ from emo_ray.settings import MODALITIES
 from emo_ray.stages.encode import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import labels_of, parts_with, train
+from emo_ray.stages.train import labelled_readings, labels_of, parts_with, train
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
 
 VERSION = 1
@@ -61,14 +61,15 @@ def evaluate(config: Config) -> Evaluated:
     """
     if config.checkpoint is None:
         trained = train(config)
-        path, prepared = trained.path, trained.prepared
+        path, prepared, readings = trained.path, trained.prepared, trained.readings
     else:
         path = Path(config.checkpoint)
         config = of_checkpoint(config, path)
         prepared = prepare(config)
+        readings = labelled_readings(config, prepared)
     root = cluster.store_root(config)
     split, label_of, notes = _split(config, prepared, path)
-    encoders = encoders_of(config, path)
+    encoders = encoders_of(config, path, readings)
     weights = store.digest_path(path / checkpoint.WEIGHTS)
     key = store.digest(VERSION, weights, [e.digest for e in encoders], prepared.path.name, split, sorted(label_of))
     folder = root / "reports" / key

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, override
 from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.models.clip import frozen_digest
-from emo_ray.progress import progress
+from emo_ray.progress import progress, say
+from emo_ray.settings import Annotate
+from emo_ray.stages import answers
+from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encode import Encode, Encoder
 from emo_ray.stages.prepare import Prepared, prepare
 
@@ -29,28 +33,39 @@ VERSION = 2  # of the tables' form
 _CALLERS = {
     *("checkpoint", "data", "synthetic", "evaluate", "store", "tracking", "cluster"),
     *("train.use_gpu", "text.trust_remote_code", "text.device_map"),
+    # Where and how to ask; what is asked, and of which model, is the checkpoint's. It must never name the URL that
+    # somebody's key is sent to.
+    *(f"annotate.{key}" for key in Annotate.model_fields if key not in answers.settings(Annotate())),
 }
 
 
-def frozen_encoders(config: Config) -> list[Encoder]:
-    """The encoders of sound and text, which no training changes."""
+def frozen_encoders(config: Config, readings: Readings | None = None) -> list[Encoder]:
+    """The encoders of sound and text, which no training changes; that of text uses readings where it is given some."""
+    digest, table = text.digest(config.text, readings and readings.digest), readings and readings.path
     return [
         Encoder("audio", audio.digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size),
-        Encoder("text", text.digest(config.text), lambda: text.build(config.text), config.text.batch_size),
+        Encoder("text", digest, lambda: text.build(config.text), config.text.batch_size, table),
     ]
 
 
-def encoders_of(config: Config, path: Path) -> list[Encoder]:
+def encoders_of(config: Config, path: Path, readings: Readings | None = None) -> list[Encoder]:
     """The encoders of a model in a checkpoint folder; one of sound and text alone has no EmoVCLIP."""
     video = path / checkpoint.EMOVCLIP
-    return [*frozen_encoders(config), *([video_encoder(video)] if video.is_dir() else [])]
+    return [*frozen_encoders(config, readings), *([video_encoder(video)] if video.is_dir() else [])]
 
 
 def of_checkpoint(config: Config, path: Path) -> Config:
     """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
     own, labels = checkpoint.read_config(path)
+    if own.annotate.url is not None and config.annotate.url is None:
+        _say_without(path.name, own.annotate.model)
     callers = {k: v for k, v in flatten(config).items() if k in _CALLERS or k.split(".")[0] in _CALLERS}
     return override(own, callers | {"data.labels": labels})
+
+
+@cache
+def _say_without(name: str, model: str) -> None:
+    say(f"{name} was trained with readings by {model}; annotate.url is not set, so transcripts stand alone")
 
 
 def video_encoder(folder: Path) -> Encoder:
@@ -74,12 +89,12 @@ class Featured:
 
 def features(config: Config) -> Featured:
     """Features of every clip of the corpus, sound and text, and video where `checkpoint` names a model."""
-    if config.checkpoint is None:
-        encoders = frozen_encoders(config)
-    else:
-        config = of_checkpoint(config, Path(config.checkpoint))
-        encoders = encoders_of(config, Path(config.checkpoint))
+    path = config.checkpoint and Path(config.checkpoint)
+    if path:
+        config = of_checkpoint(config, path)
     prepared = prepare(config)
+    readings = readings_of(config, prepared.clips)
+    encoders = encoders_of(config, path, readings) if path else frozen_encoders(config, readings)
     folders = encode(config, prepared, encoders)
     return Featured(cluster.store_root(config) / "features", folders)
 

@@ -29,6 +29,7 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.settings import MODALITIES
+from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encode import Encoder, actor_device, encode_table, shard_columns
 from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.prepare import Plan, decode_tasks, plan_parts
@@ -47,6 +48,7 @@ class Models:
     encoders: dict[str, Encoder]
     modules: dict[str, Callable[[], torch.nn.Module]]  # what an encoder builds; the first call loads it
     device: str
+    readings: Readings | None  # for the encoder of text
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def predict(config: Config) -> Predicted:
         )
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
-    models = load_models(config, path)
+    models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
     cluster.connect(config)
     plan = plan_parts(config)
+    readings = readings_of(config, [clip for clips in plan.clips_of.values() for clip in clips])
+    models = load_models(config, path, readings=readings) if readings else models
     meta = _meta(models, plan)
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     todo = [name for name in plan.clips_of if not (folder / name).exists()]
@@ -113,14 +117,15 @@ def _meta(models: Models, plan: Plan) -> dict:
     }
 
 
-def load_models(config: Config, path: Path, device: str = "cpu") -> Models:
+def load_models(config: Config, path: Path, device: str = "cpu", readings: Readings | None = None) -> Models:
     """The model in a checkpoint folder, to predict with in this process; encoders are loaded when clips need them."""
     config = of_checkpoint(config, path)
     head = checkpoint.load_fusion(path).to(device)
     # Sound or text that no training clip had cannot be used, though there is an encoder.
-    encoders = {encoder.modality: encoder for encoder in encoders_of(config, path) if encoder.modality in head.project}
+    everything = encoders_of(config, path, readings)
+    encoders = {encoder.modality: encoder for encoder in everything if encoder.modality in head.project}
     modules = {name: cache(partial(_built, encoder, device)) for name, encoder in encoders.items()}
-    return Models(path, checkpoint.read_config(path)[1], head, encoders, modules, device)
+    return Models(path, checkpoint.read_config(path)[1], head, encoders, modules, device, readings)
 
 
 def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:
@@ -142,8 +147,10 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
 class Predict:
     """An actor: `__call__` predicts one shard part. It holds all encoders at once, so that a clip is one pass."""
 
-    def __init__(self, config: Config, path: Path, feature_folders: Mapping[str, Path], folder: Path):
-        self.models = load_models(config, path, actor_device())
+    def __init__(
+        self, config: Config, path: Path, readings: Readings | None, feature_folders: Mapping[str, Path], folder: Path
+    ):
+        self.models = load_models(config, path, actor_device(), readings)
         self.feature_folders, self.folder = feature_folders, folder
 
     def __call__(self, row: dict) -> dict:
@@ -168,7 +175,8 @@ def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], fo
     # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait for
     # decoding; apart, they also decode while the actors load their models.
     dataset = dataset.map(decoded, num_cpus=0.9 * cluster.task_cpus())
-    actor = {"fn_constructor_args": (config, models.path, feature_folders, folder), **actor_pool(config, len(rows))}
+    given = config, models.path, models.readings, feature_folders, folder
+    actor = {"fn_constructor_args": given, **actor_pool(config, len(rows))}
     tally = np.zeros(len(models.labels) + 1, np.int64)
     with progress("predicting", sum(len(plan.clips_of[name]) for name in todo), "clips") as advance:
         for row in dataset.map(Predict, **actor).iter_rows():

@@ -28,7 +28,8 @@ from emo_ray.models.clip import description, frozen_digest
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import say
 from emo_ray.stages import fit
-from emo_ray.stages.encode import shard_columns
+from emo_ray.stages.annotate import Readings, readings_of
+from emo_ray.stages.encode import Encoder, shard_columns
 from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.loss import class_weights
@@ -45,6 +46,7 @@ class Trained:
 
     path: Path
     prepared: Prepared
+    readings: Readings | None  # that were used
 
     def summary(self) -> dict:
         """Validation metrics of both phases at their best epoch."""
@@ -64,16 +66,18 @@ def train(config: Config) -> Trained:
         raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
     parts = parts_with(prepared, wanted["train"] | wanted["validation"])
     video_path = _emovclip_path(config, prepared, wanted, root)
-    key = _fusion_digest(config, prepared, wanted, video_path)
+    readings = labelled_readings(config, prepared)
+    frozen = frozen_encoders(config, readings)
+    key = _fusion_digest(config, prepared, wanted, frozen, video_path)
     path = root / "checkpoints" / f"model-{key}"
     if store.is_complete(path):
         say(f"model {path.name} is trained already")
-        return Trained(path, prepared)
+        return Trained(path, prepared, readings)
     run = tracking.open_run(config, root, key, path.name)
     try:
         if video_path is not None:
             _train_emovclip(config, prepared, wanted, video_path, run.epoch)
-        encoders = [*frozen_encoders(config), *([video_encoder(video_path)] if video_path else [])]
+        encoders = [*frozen, *([video_encoder(video_path)] if video_path else [])]
         folders = encode(config, prepared, encoders, parts)
         table = load(prepared, folders, parts)
         _train_fusion(config, prepared, wanted, table, path, video_path, run.epoch)
@@ -83,7 +87,12 @@ def train(config: Config) -> Trained:
         run.finish("FAILED")
         raise
     run.finish()
-    return Trained(path, prepared)
+    return Trained(path, prepared, readings)
+
+
+def labelled_readings(config: Config, prepared: Prepared) -> Readings | None:
+    """Readings of every labelled clip, of all splits at once: a budget is for one asking. None without annotate.url."""
+    return readings_of(config, [clip for clip in prepared.clips if clip.label is not None])
 
 
 def labels_of(prepared: Prepared, split: str) -> LabelOf:
@@ -127,12 +136,14 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf
     return root / "checkpoints" / f"emovclip-{key}"
 
 
-def _fusion_digest(config: Config, prepared: Prepared, wanted: dict[str, LabelOf], video_path: Path | None) -> str:
+def _fusion_digest(
+    config: Config, prepared: Prepared, wanted: dict[str, LabelOf], frozen: Sequence[Encoder], video_path: Path | None
+) -> str:
     return store.digest(
         VERSION,
         config.fusion.model_dump(),
         _train_settings(config),
-        [encoder.digest for encoder in frozen_encoders(config)],
+        [encoder.digest for encoder in frozen],
         video_path and video_path.name,
         prepared.shards.name,
         parts_with(prepared, wanted["train"] | wanted["validation"]),

@@ -146,6 +146,13 @@ def test_only_what_is_asked_for_is_made():
         assert made.present_BM.all()  # what the rows have, asked for or not
 
 
+def test_readings_are_those_of_the_column_where_there_is_one():
+    table = shard_rows(3)
+    assert batch.from_shards(table, ["text"]).readings is None
+    given = table.append_column("reading", pa.array(["glad", None, "sad"]))
+    assert batch.from_shards(given.take([2, 1]), ["text"]).readings == ("sad", None)
+
+
 def test_rows_that_lack_what_is_asked_for_are_named():
     rows = shard_rows(3).to_pylist()
     rows[1] |= {"frames": None, "video_status": "corrupt: why"}

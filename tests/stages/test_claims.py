@@ -53,6 +53,7 @@ def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
         ("data.corpus", "ravdess"),
         ("train.use_gpu", "yes"),
         ("emovclip.start_from", "folder"),
+        ("annotate.url", "http://127.0.0.1:1/v1"),
     ],
 )
 def test_what_claims_are_not_measured_on_is_refused(tiny_config, key, value):

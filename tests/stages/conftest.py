@@ -1,0 +1,148 @@
+"""A chat endpoint on loopback that answers as its test wants, and misbehaves when it is told to."""
+
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from emo_ray.settings import Annotate
+
+KEY = "sk-never-to-be-written-anywhere"
+PROMPT = "In {language}: {transcript}"
+FAULTS = ("429", "500", "503", "silence", "reset", "malformed", "cut off", "formless")
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+class Chat(ThreadingHTTPServer):
+    """The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
+
+    With `fault_rate` so many requests go wrong first, drawn by transcript and attempt; `script` overrules both for the
+    next requests with (status, headers, body).
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, fault_rate=0.0, delay_s=0.0, script=()):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.fault_rate, self.delay_s, self.script = fault_rate, delay_s, list(script)
+        self.asked, self.answered, self.faults, self.keys = Counter(), Counter(), Counter(), set()
+        self.times_s, self.bodies, self.busy, self.busiest = [], [], 0, 0
+        self.guard = threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        pass  # the client is gone, as it may be
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        chat = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        transcript = body["messages"][0]["content"].partition(": ")[2]
+        with chat.guard:
+            chat.asked[transcript] += 1
+            chat.bodies.append(body)
+            chat.times_s.append(time.monotonic())
+            chat.keys.add(self.headers["Authorization"])
+            chat.busy += 1
+            chat.busiest = max(chat.busiest, chat.busy)
+            dice = random.Random(f"{transcript} {chat.asked[transcript]}")
+            scripted = chat.script.pop(0) if chat.script else None
+        time.sleep(chat.delay_s)
+        with chat.guard:
+            chat.busy -= 1  # before the client can know and send its next
+        if scripted:
+            self.reply(*scripted)
+        elif dice.random() < chat.fault_rate:
+            self.fault(dice.choice(FAULTS))
+        else:
+            with chat.guard:
+                chat.answered[transcript] += 1
+            self.reply(200, {}, completion(transcript, self.headers["Authorization"]))
+
+    def fault(self, kind):
+        self.server.faults[kind] += 1
+        echo = json.dumps({"error": {"message": f"not now, {self.headers['Authorization']}", "code": None}})
+        if kind == "429":
+            self.reply(429, {"Retry-After": "0.05"}, echo)
+        elif kind in ("500", "503"):
+            self.reply(int(kind), {}, echo)
+        elif kind == "silence":
+            self.connection.settimeout(20)
+            self.connection.recv(1)  # until the client has had enough
+            self.close_connection = True
+        elif kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+        elif kind == "cut off":
+            self.reply(200, {"Content-Length": "500"}, '{"choices": [')
+            self.close_connection = True
+        else:
+            self.reply(200, {}, {"malformed": '{"choices": [{"mess', "formless": '{"object": "list"}'}[kind])
+
+    def reply(self, status, headers, body):
+        data = body.encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+def completion(transcript, authorization):
+    """The JSON of an answer to a transcript."""
+    kind = transcript.partition(" ")[0]
+    message = {"role": "assistant", "content": f" They mean: {transcript}\n"}
+    if kind == "refuse":
+        message |= {"content": None, "refusal": "I would rather not."}
+    elif kind == "empty":
+        message["content"] = " \n"
+    elif kind == "echo":
+        message["content"] = f"You are {authorization}, \ud83d."
+    reason = {"filter": "content_filter", "long": "length"}.get(kind, "stop")
+    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+    answer["choices"] = [{"index": 0, "message": message, "finish_reason": reason}]
+    return json.dumps(answer if kind == "uncounted" else answer | {"usage": USAGE})
+
+
+@pytest.fixture
+def chat():
+    """A function that starts an endpoint; all of them end with the test."""
+    servers = []
+
+    def start(**behaviour):
+        servers.append(Chat(**behaviour))
+        threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def asking_of():
+    """A function that makes the settings to ask an endpoint with: quick, patient, and a prompt that it understands."""
+
+    def settings(server, **changes):
+        quick = {"backoff_s": 0.01, "timeout_s": 3.0, "max_attempts": 12, "concurrency": 16, "max_answer_tokens": 20}
+        return Annotate(**{"url": server.url, "model": "m", "prompt": PROMPT, **quick, **changes})
+
+    return settings
