@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 import torch
@@ -45,7 +45,7 @@ class Models:
     labels: tuple[str, ...]
     head: FusionHead
     encoders: dict[str, Encoder]
-    modules: dict[str, Callable[[], torch.nn.Module]]  # what an encoder builds; the first call loads it
+    modules: dict[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
 
 
@@ -119,7 +119,7 @@ def load_models(config: Config, path: Path, device: str = "cpu") -> Models:
     head = checkpoint.load_fusion(path).to(device)
     # Sound or text that no training clip had cannot be used, though there is an encoder.
     encoders = {encoder.modality: encoder for encoder in encoders_of(config, path) if encoder.modality in head.project}
-    modules = {name: cache(partial(_built, encoder, device)) for name, encoder in encoders.items()}
+    modules = {name: cache(partial(encoder.built, device)) for name, encoder in encoders.items()}
     return Models(path, checkpoint.read_config(path)[1], head, encoders, modules, device)
 
 
@@ -130,7 +130,8 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
     known = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
-    table = pq.read_table(shard, columns=shard_columns([name for name in models.encoders if name not in known]))
+    needed = {media for name, encoder in models.encoders.items() if name not in known for media in encoder.reads}
+    table = pq.read_table(shard, columns=shard_columns(sorted(needed)))
     batch = _featured(models, table, known)
     with torch.inference_mode():
         probabilities_BK = models.head(batch.to(models.device)).logits_BK.softmax(dim=-1).cpu().numpy()
@@ -177,15 +178,11 @@ def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], fo
     return tally, float(tally.sum()) / (time.monotonic() - start_s)
 
 
-def _built(encoder: Encoder, device: str) -> torch.nn.Module:
-    return encoder.build().eval().to(device)
-
-
 def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> Batch:
     """Shard rows as a batch of features: those known, and the others as their encoders give them."""
     columns = table.select(["clip_id"])
     for name, encoder in models.encoders.items():
-        if not pc.any(pc.equal(table[f"{name}_status"], "ok")).as_py():
+        if not encoder.wanted(table):
             continue  # nobody has it: no need to load a model
         features = known.get(name)
         if features is None:
