@@ -8,8 +8,8 @@ A `report` is a plain dict, as `report.json` holds it:
     confusion   K rows (truth) of K counts (prediction), in the order of `labels`
     chance      {"uniform_accuracy": 1/K, "majority_accuracy", "majority_waf"}
     split, labels, checkpoint (digest), n_clips, notes (sentences)
-    folds       of a cross-validation, instead of `checkpoint`: for each {"n_clips", "speakers", "subsets", "available"};
-                the scores above are then those of all folds' clips together
+    folds       instead of `checkpoint` in a cross-validation: for each {"n_clips", "speakers", "subsets", "available"}
+                (the scores above are then those of all folds' clips together)
 
 where scores are `{"waf", "accuracy", "uar", "macro_f1", "n"}`. All rates are in [0, 1] there and shown in percent.
 """

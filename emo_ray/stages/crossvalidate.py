@@ -57,12 +57,14 @@ def crossvalidate(config: Config) -> Evaluated:
             "found labelled clips of fewer than two classes, expected at least two: see data.columns.label"
         )
     encoders, root = frozen_encoders(config), cluster.store_root(config)
-    deciding = [config.fusion.model_dump(), config.crossvalidate.model_dump(), config.train.epochs, config.seed]
+    deciding = [config.data.folds, config.fusion.model_dump(), config.crossvalidate.model_dump(), config.train.epochs, config.seed]
     key = store.digest(VERSION, deciding, [e.digest for e in encoders], prepared.path.name)
     folder = root / "reports" / f"folds-{key}"
     if not store.is_complete(folder):
         parts = parts_with(prepared, label_of)
         table = labelled(load(prepared, encode(config, prepared, encoders, parts), parts), label_of)
+        if not len(table):
+            raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
         batch = from_features(table.sort_by("clip_id"))
         fold_B = _folds(config, prepared, batch)
         heads = _predicted(config, batch, fold_B, len(prepared.labels))
