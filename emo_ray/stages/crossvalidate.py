@@ -57,8 +57,9 @@ def crossvalidate(config: Config) -> Evaluated:
             "found labelled clips of fewer than two classes, expected at least two: see data.columns.label"
         )
     encoders, root = frozen_encoders(config), cluster.store_root(config)
-    deciding = [config.data.folds, config.fusion.model_dump(), config.crossvalidate.model_dump(), config.train.epochs, config.seed]
-    key = store.digest(VERSION, deciding, [e.digest for e in encoders], prepared.path.name)
+    deciding = [config.data.folds, config.crossvalidate.heads, config.train.epochs, config.seed]
+    digests = [encoder.digest for encoder in encoders]
+    key = store.digest(VERSION, config.fusion.model_dump(), deciding, digests, prepared.path.name)
     folder = root / "reports" / f"folds-{key}"
     if not store.is_complete(folder):
         parts = parts_with(prepared, label_of)

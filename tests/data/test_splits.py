@@ -180,11 +180,12 @@ def test_few_clips_of_many_labels_can_be_cut():
 @given(people=PEOPLE, seed=st.integers(0, 5), count=st.integers(2, 6))
 def test_folds_hold_every_clip_once_and_no_speaker_twice(people, seed, count):
     clips = [clip for clip in corpus(people) if clip.label is not None]
-    try:
-        fold_B = splits.folds(clips, count, seed)
-    except ValueError as error:
-        assert "lower data.folds" in str(error)
+    names = [clip.speaker or clip.clip_id for clip in clips]
+    if len(set(names)) < count:
+        with pytest.raises(ValueError, match="lower data.folds"):
+            splits.folds(clips, count, seed)
         return
+    fold_B = splits.folds(clips, count, seed)
     assert set(fold_B.tolist()) == set(range(count))
     assert fold_B.tolist() == splits.folds(clips, count, seed).tolist()
     folds_of = {}

@@ -191,7 +191,6 @@ def written(path, content):
 def test_what_is_no_source_is_one_clear_message(tmp_path, make, message):
     path = make(tmp_path)
     with pytest.raises(ValueError, match=message):
-        tables.clip_ids(path)
         Tables([str(path)])
 
 
