@@ -117,10 +117,10 @@ def _predicted(config: Config, batch: Batch, fold_B: np.ndarray, classes: int) -
 def _fold(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
     """Train on the clips that are not tested, and predict those that are, shown each subset of the modalities."""
     with one_thread():
-        return tested(batch, tested_B, config, classes)
+        return held_out(batch, tested_B, config, classes)
 
 
-def tested(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
+def held_out(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
     """What one head, trained on the other clips alone, gives for the tested ones."""
     mask_B = torch.from_numpy(tested_B)
     head = fit_head(batch.rows(~mask_B), None, config, classes)

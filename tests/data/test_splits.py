@@ -182,7 +182,7 @@ def test_folds_hold_every_clip_once_and_no_speaker_twice(people, seed, count):
     clips = [clip for clip in corpus(people) if clip.label is not None]
     names = [clip.speaker or clip.clip_id for clip in clips]
     if len(set(names)) < count:
-        with pytest.raises(ValueError, match="lower data.folds"):
+        with pytest.raises(ValueError, match=r"lower data\.folds"):
             splits.folds(clips, count, seed)
         return
     fold_B = splits.folds(clips, count, seed)

@@ -1,4 +1,4 @@
-"""crossvalidate: numbers that follow from the predictions, folds that learn nothing of each other, and a strong rival."""
+"""crossvalidate: numbers that follow from the predictions, folds that know nothing of each other, a strong rival."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from emo_ray.data import manifest, splits
 from emo_ray.data.batch import Batch
 from emo_ray.data.manifest import Clip
 from emo_ray.settings import MODALITIES
-from emo_ray.stages.crossvalidate import crossvalidate, tested
+from emo_ray.stages.crossvalidate import crossvalidate, held_out
 from emo_ray.stages.evaluate import EVERYTHING, PREDICTIONS, SUBSETS
 from emo_ray.stages.train import train
 from emo_ray.training.in_memory import fit_head, one_thread
@@ -72,7 +72,7 @@ def test_it_is_at_least_as_good_as_logistic_regression_on_small_tables():
         label_B, guess_B = batch.label_B.numpy(), np.empty(len(people), int)
         with one_thread():
             for fold in range(4):
-                found = tested(batch, fold_B == fold, config, len(CLASSES))[EVERYTHING]
+                found = held_out(batch, fold_B == fold, config, len(CLASSES))[EVERYTHING]
                 guess_B[fold_B == fold] = found.argmax(axis=1)
             rival_B = logistic_regression(features, present, label_B, fold_B)
         ours.append(f1_score(label_B, guess_B, average="weighted"))
@@ -91,7 +91,7 @@ def test_a_fold_knows_nothing_of_the_clips_it_is_tested_on():
     mask_B = torch.from_numpy(~tested_B)
     heads = [fit_head(batch.rows(mask_B), None, config, 4).state_dict() for batch in (whole, other)]
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
-    one, same = (tested(batch, tested_B, config, 4) for batch in (whole, replace(whole)))
+    one, same = (held_out(batch, tested_B, config, 4) for batch in (whole, replace(whole)))
     assert all(np.array_equal(one[name], same[name]) for name in SUBSETS)
 
 
