@@ -132,7 +132,7 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     known = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
     needed = {media for name, encoder in models.encoders.items() if name not in known for media in encoder.reads}
     table = pq.read_table(shard, columns=shard_columns(sorted(needed)))
-    batch = _featured(models, table, known)
+    batch, table = _featured(models, table, known)
     with torch.inference_mode():
         probabilities_BK = models.head(batch.to(models.device)).logits_BK.softmax(dim=-1).cpu().numpy()
     predictions = _table(table, batch.present_BM.numpy(), probabilities_BK, models.labels)
@@ -178,8 +178,11 @@ def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], fo
     return tally, float(tally.sum()) / (time.monotonic() - start_s)
 
 
-def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> Batch:
-    """Shard rows as a batch of features: those known, and the others as their encoders give them."""
+def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> tuple[Batch, pa.Table]:
+    """Shard rows as a batch of features: those known, and the others as their encoders give them.
+
+    With the rows, whose statuses are those of the feature tables where a modality comes from such.
+    """
     columns = table.select(["clip_id"])
     for name, encoder in models.encoders.items():
         if not encoder.wanted(table):
@@ -188,9 +191,12 @@ def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) ->
         if features is None:
             features = encode_table(encoder, models.modules[name](), table, models.device)
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
+        if encoder.sources:
+            status = f"{name}_status"
+            table = table.set_column(table.column_names.index(status), status, features["status"])
         columns = columns.append_column(name, features["feature"])
         columns = columns.append_column(f"has_{name}", features["present"])
-    return from_features(columns)
+    return from_features(columns), table
 
 
 def _table(shard: pa.Table, present_BM: np.ndarray, probabilities_BK: np.ndarray, labels: Sequence[str]) -> pa.Table:

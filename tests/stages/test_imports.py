@@ -99,7 +99,11 @@ def test_another_table_is_another_model(measured, corpus):
 def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, corpus, tmp_path):
     model = Path(corpus.store.root) / "checkpoints" / measured.report["checkpoint"]
     given = override(corpus, {"checkpoint": str(model)})
-    assert sum(predict(given).counts.values()) == 59  # of c3 nothing is known
+    predicted = predict(given)
+    assert (sum(predicted.counts.values()), predicted.unusable) == (59, 1)  # of c3 nothing is known
+    rows = {row["clip_id"]: row for part in predicted.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()}
+    assert [rows[name]["audio_status"] for name in ("c0", "c3", "c7")] == ["ok", "missing", "corrupt: infinite values"]
+    assert not rows["c3"]["has_audio"]
     clips = [replace(clip, split="test") for clip in manifest.read(Path(corpus.data.manifest))]
     manifest.write(tmp_path / "all.parquet", clips)
     with pytest.raises(ValueError, match=r"expected some of the same kind: tables\.audio=PATH or tables\.text=PATH"):
