@@ -122,7 +122,7 @@ def _fold(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> P
 
 def held_out(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
     """What one head, trained on the other clips alone, gives for the tested ones."""
-    mask_B = torch.from_numpy(tested_B)
+    mask_B = torch.tensor(tested_B)
     head = fit_head(batch.rows(~mask_B), None, config, classes)
     return {name: shown_only(head, batch.rows(mask_B), names) for name, names in SUBSETS.items()}
 

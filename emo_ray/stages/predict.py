@@ -29,6 +29,7 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.settings import MODALITIES
+from emo_ray.stages import imports
 from emo_ray.stages.encode import Encoder, actor_device, encode_table, shard_columns
 from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.prepare import Plan, decode_tasks, plan_parts
@@ -83,6 +84,9 @@ def predict(config: Config) -> Predicted:
     models = load_models(config, path)
     cluster.connect(config)
     plan = plan_parts(config)
+    clip_ids = {clip.clip_id for clips in plan.clips_of.values() for clip in clips}
+    for encoder in models.encoders.values():
+        imports.check(encoder, clip_ids)
     meta = _meta(models, plan)
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     todo = [name for name in plan.clips_of if not (folder / name).exists()]

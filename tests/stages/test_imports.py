@@ -96,7 +96,7 @@ def test_another_table_is_another_model(measured, corpus):
     assert set(checkpoint.load_fusion(fewer.path).project) == {"audio"}
 
 
-def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, corpus, tmp_path):
+def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, corpus):
     model = Path(corpus.store.root) / "checkpoints" / measured.report["checkpoint"]
     given = override(corpus, {"checkpoint": str(model)})
     predicted = predict(given)
@@ -104,8 +104,6 @@ def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, cor
     rows = {row["clip_id"]: row for part in predicted.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()}
     assert [rows[name]["audio_status"] for name in ("c0", "c3", "c7")] == ["ok", "missing", "corrupt: infinite values"]
     assert not rows["c3"]["has_audio"]
-    clips = [replace(clip, split="test") for clip in manifest.read(Path(corpus.data.manifest))]
-    manifest.write(tmp_path / "all.parquet", clips)
     with pytest.raises(ValueError, match=r"expected some of the same kind: tables\.audio=PATH or tables\.text=PATH"):
         evaluate(override(given, {"tables.audio": [], "tables.text": []}))
     with pytest.raises(ValueError, match="found 4 audio features of a clip, expected 6"):
