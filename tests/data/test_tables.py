@@ -124,7 +124,7 @@ def test_what_cannot_be_used_is_a_status(found, status):
 
 
 def test_damaged_files_are_rows_with_a_status_and_the_others_are_read(tmp_path):
-    folder = npy(tmp_path / "f")
+    folder = npy(tmp_path / "f", (*IDS, "x", "y"), [*VALUES, *VALUES[:2]])
     (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes()[:100])
     np.save(folder / "007.npy", np.zeros(4))
     np.save(folder / "b c.npy", np.array([{"a": 1}], dtype=object))
