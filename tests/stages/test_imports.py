@@ -132,7 +132,7 @@ def test_media_that_are_not_there_are_not_missed(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.parquet"])
-def test_what_is_exported_is_read_back_identically(tiny_config, evaluated, tmp_path, form):
+def test_what_is_exported_is_read_back_identically(tiny_config, tmp_path, form):
     config = override(tiny_config, {"tables.export": str(tmp_path / "out")})
     made = features(config)
     assert {p.name for p in made.exported} == {"audio", "audio.parquet", "text", "text.parquet"}
@@ -146,7 +146,7 @@ def test_what_is_exported_is_read_back_identically(tiny_config, evaluated, tmp_p
         np.testing.assert_array_equal(as_rows(theirs, name), as_rows(ours, name))
 
 
-def test_an_export_keeps_what_others_left(tiny_config, evaluated, tmp_path):
+def test_an_export_keeps_what_others_left(tiny_config, tmp_path):
     config = override(tiny_config, {"tables.export": str(tmp_path), "tables.export_as": ["npy"]})
     features(config)
     assert store.is_complete(tmp_path / "audio")
