@@ -93,8 +93,11 @@ def _export_parquet(target: Path, folder: Path, parts: Sequence[str]) -> None:
         writer = None
         for table in _parts(folder, parts):
             absent = ~table["present"].to_numpy()
-            lists = table["feature"].combine_chunks()
-            rows = pa.FixedSizeListArray.from_arrays(lists.flatten(), lists.type.list_size, mask=pa.array(absent))
+            values_BD = _values(table)
+            ends_B = np.cumsum(np.where(absent, 0, values_BD.shape[1]))
+            starts = pa.array(np.append(0, ends_B), pa.int32(), mask=np.append(absent, False))
+            # Lists of no fixed size: pyarrow writes null among those that have one, and cannot read it.
+            rows = pa.ListArray.from_arrays(starts, pa.array(values_BD[~absent].ravel()))
             made = pa.table({"clip_id": table["clip_id"], "feature": rows})
             writer = writer or pq.ParquetWriter(temporary, made.schema, compression="zstd")
             writer.write_table(made)
