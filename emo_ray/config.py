@@ -12,11 +12,13 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from emo_ray.settings import (
+    MODALITIES,
     Annotate,
     Audio,
     Bench,
     Claims,
     Cluster,
+    Crossvalidate,
     Data,
     EmoVCLIP,
     Evaluate,
@@ -25,6 +27,7 @@ from emo_ray.settings import (
     Section,
     Store,
     Synthetic,
+    Tables,
     Text,
     Tracking,
     Train,
@@ -34,6 +37,7 @@ _PATHS = (  # or names
     *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "bench.clip"),
     *("audio.encoder", "text.encoder"),
 )
+_PATH_LISTS = tuple(f"tables.{name}" for name in MODALITIES)
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -45,6 +49,7 @@ class Config(Section):
     data: Data = Data()
     synthetic: Synthetic = Synthetic()
     media: Media = Media()
+    tables: Tables = Tables()
     emovclip: EmoVCLIP = EmoVCLIP()
     audio: Audio = Audio()
     text: Text = Text()
@@ -52,6 +57,7 @@ class Config(Section):
     fusion: Fusion = Fusion()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    crossvalidate: Crossvalidate = Crossvalidate()
     claims: Claims = Claims()
     bench: Bench = Bench()
     store: Store = Store()
@@ -132,8 +138,14 @@ def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Confi
 
 def absolute_paths(config: Config) -> Config:
     """The config with relative paths that exist made absolute: workers stand in other folders than this process."""
-    values = {key: value for key, value in flatten(config).items() if key in _PATHS and value}
-    return override(config, {k: str(Path(v).absolute()) for k, v in values.items() if Path(v).exists()})
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if Path(path).exists() else path
+
+    values = {key: value for key, value in flatten(config).items() if value}
+    changes = {key: absolute(value) for key, value in values.items() if key in _PATHS}
+    lists = {key: [absolute(path) for path in value] for key, value in values.items() if key in _PATH_LISTS}
+    return override(config, changes | lists)
 
 
 def dump(config: Config) -> str:

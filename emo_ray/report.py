@@ -8,6 +8,8 @@ A `report` is a plain dict, as `report.json` holds it:
     confusion   K rows (truth) of K counts (prediction), in the order of `labels`
     chance      {"uniform_accuracy": 1/K, "majority_accuracy", "majority_waf"}
     split, labels, checkpoint (digest), n_clips, notes (sentences)
+    folds       instead of `checkpoint` in a cross-validation: for each {"n_clips", "speakers", "subsets", "available"}
+                (the scores above are then those of all folds' clips together)
 
 where scores are `{"waf", "accuracy", "uar", "macro_f1", "n"}`. All rates are in [0, 1] there and shown in percent.
 """
@@ -37,15 +39,28 @@ SUBSETS = {
 }
 AVAILABLE = "whatever each clip has"
 SCORES = {"waf": "WAF", "accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro F1", "n": "clips"}
+FOLD_SCORES = ("waf", "accuracy", "uar")  # shown fold by fold
 _NOTHING = "no clips"
 _BLUES = ("#A3D0EC", "#56A5D8", "#0072B2")  # one, two, three modalities: told apart by lightness alone
 _LONGEST_LABEL = 20  # characters on an axis; the page has the whole
 
 
+def tables(report: dict[str, Any]) -> list[Table]:
+    """All of it for the terminal: `table`, and of a cross-validation a table over its folds for each rate."""
+    drawn = [table(report)]
+    for key in FOLD_SCORES if "folds" in report else ():
+        drawn.append(Table(title=f"{SCORES[key]} fold by fold", box=box.SIMPLE_HEAD))
+        for name in _fold_header(report):
+            drawn[-1].add_column(name, justify="left" if name == "modalities" else "right")
+        for row in _fold_rows(report, key):
+            drawn[-1].add_row(*row)
+    return drawn
+
+
 def table(report: dict[str, Any]) -> Table:
     """The seven subsets and what each clip has, for the terminal."""
     drawn = Table(
-        title=Text(f"{report['n_clips']} clips of the {report['split']} split"),  # no markup
+        title=Text(f"{report['n_clips']} clips of {_where(report)}"),  # no markup
         caption=_chance_sentence(report),
         box=box.SIMPLE_HEAD,
     )
@@ -70,7 +85,7 @@ def write_pictures(report: dict[str, Any], folder: Path) -> list[Path]:
 def write_html(report: dict[str, Any], folder: Path) -> Path:
     """Write `report.html`, and the pictures that it holds a copy of."""
     confusion, subsets = (path.read_bytes() for path in write_pictures(report, folder))
-    title = f"Emotion recognition on the {report['split']} split"
+    title = f"Emotion recognition on {_where(report)}"
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class='summary'>{escape(_summary(report))}</p>",
@@ -84,13 +99,55 @@ def write_html(report: dict[str, Any], folder: Path) -> Path:
         "<details><summary>The same counts as a table</summary>",
         page.html_table(["truth \\ prediction", *report["labels"]], _confusion_rows(report)),
         "</details>",
+        *_fold_tables(report),
         *_notes(report),
-        f"<footer>checkpoint <code>{escape(str(report['checkpoint']))}</code> · rates in percent · "
+        f"<footer>{_model(report)} · rates in percent · "
         "WAF: F1 weighted by class size · UAR: mean recall of the classes</footer>",
     ]
     path = folder / "report.html"
     path.write_text(page.document(title, body), encoding="utf-8")
     return path
+
+
+def _where(report: dict[str, Any]) -> str:
+    return f"{len(report['folds'])} folds" if "folds" in report else f"the {report['split']} split"
+
+
+def _model(report: dict[str, Any]) -> str:
+    """In HTML."""
+    if "folds" in report:
+        return "cross-validation: each clip by heads that were trained on the other folds"
+    return f"checkpoint <code>{escape(str(report['checkpoint']))}</code>"
+
+
+def _fold_header(report: dict[str, Any]) -> list[str]:
+    folds = [f"{i} ({fold['n_clips']} clips)" for i, fold in enumerate(report["folds"], start=1)]
+    return ["modalities", *folds, "mean ± deviation", "all clips"]
+
+
+def _fold_rows(report: dict[str, Any], key: str) -> list[list[str]]:
+    """One rate of every subset that any clip has: in each fold, over folds, and on all their clips together."""
+    names, rows = {**SUBSETS, "available": AVAILABLE}, []
+    pooled = {**report["subsets"], "available": report["available"]}
+    for subset, name in names.items():
+        if pooled.get(subset) is None:
+            continue
+        each = [{**fold["subsets"], "available": fold["available"]}[subset] for fold in report["folds"]]
+        rates = [scores[key] for scores in each if scores is not None]
+        spread = f"{page.percent(np.mean(rates))} ± {page.percent(np.std(rates))}"
+        cells = [page.percent(scores and scores[key]) for scores in each]
+        rows.append([name, *cells, spread, page.percent(pooled[subset][key])])
+    return rows
+
+
+def _fold_tables(report: dict[str, Any]) -> list[str]:
+    """In HTML; nothing without folds."""
+    if "folds" not in report:
+        return []
+    body = ["<h2>Fold by fold</h2>"]
+    for key in FOLD_SCORES:
+        body += [f"<h3>{SCORES[key]}</h3>", page.html_table(_fold_header(report), _fold_rows(report, key))]
+    return body
 
 
 def _score_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any] | None]]:
@@ -115,7 +172,7 @@ def _confusion_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    where = f"{report['n_clips']} clips of the {report['split']} split, {len(report['labels'])} classes"
+    where = f"{report['n_clips']} clips of {_where(report)}, {len(report['labels'])} classes"
     scores = report["available"]
     if scores is not None and scores["n"] != report["n_clips"]:
         where = f"{scores['n']} of the {where}"

@@ -26,6 +26,7 @@ class Data(Section):
     labels: tuple[str, ...] | None = None  # None: the labels found, in alphabetical order
     validation_fraction: float = Field(0.15, gt=0, le=0.5)  # of the clips cut from, when there is no such split
     test_fraction: float = Field(0.2, gt=0, le=0.5)  # likewise; cut only when the manifest has no splits at all
+    folds: int | None = Field(None, ge=2)  # of jobs/crossvalidate.py, in place of all splits; None there: 5
 
     @field_validator("columns")
     @classmethod
@@ -75,6 +76,41 @@ class Media(Section):
     jpeg_quality: int = Field(90, ge=1, le=100)
     max_audio_s: float = Field(120.0, gt=0)  # longer sound is a status: cut it into utterances
     clips_per_part: int = Field(64, ge=1)  # one shard file, the unit of work and of resumption
+
+
+class Tables(Section):
+    """Features from elsewhere and to elsewhere.
+
+    A source is a folder of CLIP_ID.npy, or a .npz, .csv, .tsv or .parquet file. A modality that has any takes its
+    features from them and needs no media and no encoder; several sources are put side by side.
+    """
+
+    video: tuple[str, ...] = ()
+    audio: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    export: str | None = None  # the folder where jobs/features.py leaves its features for others
+    export_as: tuple[Literal["npy", "parquet"], ...] = Field(("npy", "parquet"), min_length=1)
+
+    @field_validator(*MODALITIES, mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator(*MODALITIES)
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"found {list(value)}, expected each source once")
+        return value
+
+    def of(self, modality: str) -> tuple[str, ...]:
+        """The sources of a modality; none: it has an encoder."""
+        return getattr(self, modality)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The modalities that have sources."""
+        return tuple(name for name in MODALITIES if self.of(name))
 
 
 class Optimisation(Section):
@@ -257,6 +293,12 @@ class Evaluate(Section):
     """What a report is made on."""
 
     split: Literal["auto", "train", "validation", "test"] = "auto"  # auto: test where it has labels, else validation
+
+
+class Crossvalidate(Section):
+    """How each fold is trained; how many folds there are is data.folds."""
+
+    heads: int = Field(3, ge=1)  # of different seeds in each fold, whose probabilities are averaged
 
 
 class Claims(Section):

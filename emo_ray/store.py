@@ -86,18 +86,19 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that readers see the old or the new content, never a part."""
-    with _renamed(path) as temporary:
+    with renamed(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 32, codec: str = "zstd") -> None:
     """Write a Parquet file atomically; small row groups so that readers can stream."""
-    with _renamed(path) as temporary:
+    with renamed(path) as temporary:
         pq.write_table(table, temporary, row_group_size=rows_per_group, compression=codec)
 
 
 @contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
+def renamed(path: Path) -> Iterator[Path]:
+    """A path to write a file to, which becomes `path` at once if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids repeat across nodes
     try:

@@ -122,6 +122,31 @@ def test_nothing_measured_at_all(tmp_path):
     assert "Notes" not in visible(html)
 
 
+def with_folds(report, count=3):
+    each = [example(seed=seed) for seed in range(1, count + 1)]
+    folds = [{"speakers": [], **{k: one[k] for k in ("n_clips", "subsets", "available")}} for one in each]
+    return {k: v for k, v in report.items() if k != "checkpoint"} | {"folds": folds}
+
+
+def test_every_fold_is_shown_for_every_subset_that_exists(tmp_path):
+    report = with_folds(example())
+    report["subsets"]["V"] = report["folds"][1]["subsets"]["A"] = None
+    report["folds"] = [{**fold, "subsets": {**fold["subsets"], "V": None}} for fold in report["folds"]]
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(*drawn.tables(report))
+    for words in (console.file.getvalue(), visible(page(report, tmp_path))):
+        assert "clips of 3 folds" in words
+        for fold in report["folds"]:
+            for scores in [*fold["subsets"].values(), fold["available"]]:
+                assert all(f"{100 * scores[key]:.1f}" in words for key in drawn.FOLD_SCORES if scores)
+    rows = {row[0]: row[1:] for row in drawn._fold_rows(report, "waf")}
+    assert "video" not in rows
+    first, third = (report["folds"][i]["subsets"]["A"]["waf"] for i in (0, 2))
+    mean, deviation = 100 * np.mean([first, third]), 100 * np.std([first, third])
+    assert rows["audio"][1:4] == ["–", f"{100 * third:.1f}", f"{mean:.1f} ± {deviation:.1f}"]
+    assert len(drawn.tables(example())) == 1
+
+
 def test_text_is_escaped(tmp_path):
     evil = "<script>alert('a')</script>&amp;"
     report = example([evil, "$x_1$", "no\\r[m]al"])

@@ -29,8 +29,10 @@ _MELD_TABLE = "_sent_emo.csv"
 _MELD_COLUMNS = ("Utterance", "Emotion", "Speaker", "Dialogue_ID", "Utterance_ID")
 
 
-def read_corpus(data: Data) -> list[Clip]:
+def read_corpus(data: Data, bare: bool = False) -> list[Clip]:
     """The clips of `data.manifest`, a table or a folder, by the importer that `data.corpus` names or that fits.
+
+    Where `bare`, a table's clips may be but a clip_id.
 
     `auto` takes a file for a table; a folder for MELD if any `*_sent_emo.csv` lies below it, for MER2024 if a CSV
     directly in it has the columns name and discrete, for RAVDESS if any media file is named that way, else for plain
@@ -49,7 +51,7 @@ def read_corpus(data: Data) -> list[Clip]:
     if name != "table" and (data.root or data.columns):
         found = f"data.root={data.root}, data.columns={data.columns}"
         raise ValueError(f"{path}: found {found} with a {name} folder, expected neither: they describe tables only")
-    table = {"root": Path(data.root) if data.root else None, "columns": data.columns}
+    table = {"root": Path(data.root) if data.root else None, "columns": data.columns, "bare": bare}
     clips = IMPORTERS[name](path, **(table if name == "table" else {}))
     if not clips:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES | AUDIO_SUFFIXES))

@@ -24,7 +24,7 @@ _SPLIT_NAMES = {
     "unlabelled": "unlabelled", "unlabeled": "unlabelled",
 }  # fmt: skip
 # Headers taken for a field when data.columns does not say otherwise, first match wins.
-_ALIASES = {
+ALIASES = {
     "clip_id": ("clip_id", "id", "name"),
     "video": ("video", "video_path"),
     "audio": ("audio", "audio_path", "wav"),
@@ -56,16 +56,19 @@ assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=name != "clip_id") for name in CLIP_FIELDS])
 
 
-def read_table(path: Path, root: Path | None = None, columns: dict[str, str] | None = None) -> list[Clip]:
+def read_table(
+    path: Path, root: Path | None = None, columns: dict[str, str] | None = None, bare: bool = False
+) -> list[Clip]:
     """The clips of a CSV, JSONL or Parquet table.
 
-    `root` is where relative media paths start (default: the table's folder); `columns` maps fields to headers.
+    `root` is where relative media paths start (default: the table's folder); `columns` maps fields to headers; where
+    `bare`, clips may be but a clip_id, for their features lie elsewhere.
     Raises ValueError naming file, row (the first data row is row 1) and column of what is wrong.
     """
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path}: found no rows, expected a header and at least one clip")
-    mapping, file_header = _mapping(path, list(rows[0]), columns or {})
+    mapping, file_header = _mapping(path, list(rows[0]), columns or {}, bare)
     root, problems = root or path.parent, []
     clips = [_clip(row, i, mapping, file_header, root, problems) for i, row in enumerate(rows, start=1)]
     clips = _with_ids(clips, root)
@@ -155,7 +158,7 @@ def _parquet_rows(path: Path) -> list[dict]:
     return pq.read_table(path).to_pylist()
 
 
-def _mapping(path: Path, headers: list[str], columns: dict[str, str]) -> tuple[dict[str, str], str | None]:
+def _mapping(path: Path, headers: list[str], columns: dict[str, str], bare: bool) -> tuple[dict[str, str], str | None]:
     for field, column in columns.items():
         if column not in headers:
             raise ValueError(
@@ -163,17 +166,18 @@ def _mapping(path: Path, headers: list[str], columns: dict[str, str]) -> tuple[d
             )
     mapping = dict(columns)
     taken = set(columns.values())
-    for field, names in _ALIASES.items():
+    for field, names in ALIASES.items():
         header = next((h for h in names if h in headers and h not in taken), None)
         if field not in mapping and header is not None:
             mapping[field] = header
     file_header = None
     if "video" not in mapping and "audio" not in mapping:
         file_header = next((h for h in _FILE_HEADERS if h in headers), None)
-    if file_header is None and not {"video", "audio", "text"} & set(mapping):
+    named = bare and "clip_id" in mapping
+    if file_header is None and not named and not {"video", "audio", "text"} & set(mapping):
         raise ValueError(
             f"{path}: found columns {', '.join(headers)}, expected at least one of video, audio, text, file: "
-            "name them with data.columns.video=COLUMN (or audio, text)"
+            "name them with data.columns.video=COLUMN (or audio, text" + (", clip_id)" if bare else ")")
         )
     return mapping, file_header
 

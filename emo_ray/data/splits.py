@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from emo_ray.data.manifest import Clip
 from emo_ray.settings import Data
@@ -17,8 +17,11 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
 
     A manifest without splits is cut into train, validation and test; one without a validation split has it cut from
     train; labels stay balanced and, where speakers are known, no speaker crosses a cut. Clips without a label that are
-    not in a validation or test split are `unlabelled`. Raises ValueError where a cut is impossible.
+    not in a validation or test split are `unlabelled`. With `data.folds` all labelled clips are `train`, to be cut by
+    `folds`. Raises ValueError where a cut is impossible.
     """
+    if data.folds is not None:
+        return _uncut(clips, data.folds)
     clips = [_unlabelled(clip) for clip in clips]
     open_rows = [i for i, clip in enumerate(clips) if clip.split is None]
     given = {clip.split for clip in clips} - {None, "unlabelled"}
@@ -39,6 +42,30 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
     return clips, notes
 
 
+def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
+    """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no speaker in two folds.
+
+    Without any speaker labels alone are balanced; a clip without one among others that have is a speaker of its own.
+    Raises ValueError where there are too few speakers or clips.
+    """
+    by_speaker = any(clip.speaker is not None for clip in clips)
+    groups = [clip.speaker or f"clip:{clip.clip_id}" for clip in clips]
+    splitter = StratifiedGroupKFold if by_speaker else StratifiedKFold
+    labels, fold_B = np.array([clip.label for clip in clips]), np.full(len(clips), -1)
+    if max(Counter(labels.tolist()).values(), default=0) < count:  # too few clips to balance labels: sizes alone
+        labels = np.zeros(len(clips))
+    if len(set(groups)) >= count:
+        with warnings.catch_warnings():  # classes rarer than the folds; groups, where there are none
+            warnings.simplefilter("ignore", UserWarning)
+            cuts = splitter(count, shuffle=True, random_state=seed).split(labels, labels, groups)
+            for fold, (_, rows) in enumerate(cuts):
+                fold_B[rows] = fold
+    if set(fold_B.tolist()) != set(range(count)):
+        found = f"{len(set(groups))} {'speakers' if by_speaker else 'labelled clips'}"
+        raise ValueError(f"found {found} for data.folds={count}, expected enough to fill each fold: lower data.folds")
+    return fold_B
+
+
 def crossing_speakers(clips: Sequence[Clip]) -> dict[str, set[str]]:
     """Speakers that occur in more than one of train, validation and test, with those splits."""
     splits_of: dict[str, set[str]] = {}
@@ -46,6 +73,15 @@ def crossing_speakers(clips: Sequence[Clip]) -> dict[str, set[str]]:
         if clip.speaker is not None and clip.split in ("train", "validation", "test"):
             splits_of.setdefault(clip.speaker, set()).add(clip.split)
     return {speaker: splits for speaker, splits in splits_of.items() if len(splits) > 1}
+
+
+def _uncut(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[str]]:
+    def split(clip: Clip) -> str:
+        return "unlabelled" if clip.label is None or clip.split == "unlabelled" else "train"
+
+    has_splits = any(clip.split not in (None, "unlabelled") for clip in clips)
+    notes = [f"{count} folds take the place of the manifest's own splits"] if has_splits else []
+    return [replace(clip, split=split(clip)) for clip in clips], notes
 
 
 def _unlabelled(clip: Clip) -> Clip:

@@ -19,7 +19,8 @@ class FusionHead(nn.Module):
     """Projects each present modality, puts a learned token in the place of each absent one, and classifies.
 
     `scaling` holds, for every modality that has features, their mean and deviation (2, D) over the training clips.
-    What stands in an absent modality's features can never reach the output.
+    What stands in an absent modality's features can never reach the output; a NaN in a present one's is a value that is
+    not known, and is taken for the training clips' mean.
     """
 
     def __init__(self, config: Fusion, scaling: Mapping[str, torch.Tensor], classes: int):
@@ -60,7 +61,14 @@ class FusionHead(nn.Module):
 
     def _projected(self, batch: Batch, name: str, present_BM: torch.Tensor) -> torch.Tensor:
         mean_D, deviation_D = getattr(self, f"scaling_{name}")
-        scaled_BD = ((batch.features[name] - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER)
+        found = batch.features[name].shape[1]
+        if found != len(mean_D):
+            raise ValueError(
+                f"found {found} {name} features of a clip, expected {len(mean_D)}: the head was trained on others, so "
+                f"give its {name} encoder, or tables.{name} of the same kind"
+            )
+        # The mean is 0 here.
+        scaled_BD = ((batch.features[name] - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
         absent_B = ~present_BM[:, MODALITIES.index(name)]
         # Zeroed before the projection as well: a NaN there would pass through the gradient of torch.where.
         return self.project[name](scaled_BD.masked_fill(absent_B[:, None], 0.0))
@@ -73,9 +81,16 @@ def scalings(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def scaling(features_BD: torch.Tensor) -> torch.Tensor:
-    """Mean and deviation (2, D) of present training features; constant ones get a deviation of 1."""
-    deviation_D = features_BD.std(dim=0, correction=0)
-    return torch.stack([features_BD.mean(dim=0), torch.where(deviation_D > 1e-6, deviation_D, 1.0)])
+    """Mean and deviation (2, D) of the known values of present training features.
+
+    Constant ones get a deviation of 1; those that no clip knows an infinite one, so that they never count.
+    """
+    mean_D, count_D = features_BD.nanmean(dim=0), features_BD.isfinite().sum(dim=0)
+    filled_BD = torch.where(features_BD.isnan(), mean_D, features_BD)
+    deviation_D = filled_BD.std(dim=0, correction=0) * (len(features_BD) / count_D).sqrt()
+    unknown_D = count_D == 0
+    deviation_D = torch.where(deviation_D > 1e-6, deviation_D, 1.0).masked_fill(unknown_D, torch.inf)
+    return torch.stack([mean_D.masked_fill(unknown_D, 0.0), deviation_D])
 
 
 def drop_modalities(

@@ -6,15 +6,11 @@ seeds of one world share its clips, so they are averaged first.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-import torch
 from safetensors.numpy import load_file, save_file
-from threadpoolctl import threadpool_limits
 
 from emo_ray import claims_report, cluster, store, tracking
 from emo_ray.config import Config, flatten, override
@@ -24,6 +20,7 @@ from emo_ray.stages import comparisons, trials
 from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
 from emo_ray.stages.features import encode, frozen_encoders
 from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.training.in_memory import one_thread
 
 VERSION = 1  # raise it when the same trial gives other scores
 CONTENT, SCORES, FEATURES = "claims.json", "scores.json", "features.safetensors"
@@ -131,14 +128,14 @@ def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
 
 @ray.remote(num_cpus=1)
 def _load(config: Config, prepared: Prepared, folders: dict[str, Path]) -> trials.World:
-    with _one_thread():
+    with one_thread():
         return trials.load_world(config, prepared, folders)
 
 
 @ray.remote(num_cpus=1)
 def _run(trial: Trial, config: Config, world: trials.World, folder: Path, video: Path | None, made_video: None) -> None:
     """One trial into its folder. Fusion takes the features in the folder `video`, made when `made_video` is there."""
-    with _one_thread():
+    with one_thread():
         features = load_file(video / FEATURES) if video else None
         scores, made = _make(trial, config, world, features)
     meta = {"kind": "trial", "trial": trial.kind, "changes": trial.changes, "option": trial.option}
@@ -146,14 +143,6 @@ def _run(trial: Trial, config: Config, world: trials.World, folder: Path, video:
         store.write_text(temporary / SCORES, json.dumps(scores))
         if made is not None:
             save_file(made, temporary / FEATURES)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A trial has one core; and sums over several threads come in any order."""
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
 
 
 def _make(trial: Trial, config: Config, world: trials.World, features: dict | None) -> tuple[Scores, dict | None]:

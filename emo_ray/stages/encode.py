@@ -3,16 +3,20 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import torch
 
 from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.data import tables
 from emo_ray.data.batch import Batch, from_shards
 from emo_ray.settings import MODALITIES
 
@@ -23,14 +27,35 @@ _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["t
 class Encoder:
     """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`.
 
-    A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame.
+    A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame. One that reads
+    no media (`sources`) looks features up instead: `build()` gives `data.tables.Tables`.
     """
 
     modality: str
     digest: str
-    build: Callable[[], torch.nn.Module]
+    build: Callable[[], Any]
     batch_size: int
     readings: Path | None = None  # a table of `clip_id` and `reading`, which an encoder of text is given beside them
+    sources: tuple[str, ...] = ()  # feature tables from elsewhere
+
+    @property
+    def reads(self) -> list[str]:
+        """The modalities whose media it needs."""
+        return [] if self.sources else [self.modality]
+
+    def wanted(self, table: pa.Table) -> bool:
+        """Whether any of these rows (of a ledger or of shards) has what this encoder reads."""
+        return bool(self.sources) or pc.any(pc.equal(table[f"{self.modality}_status"], "ok")).as_py() is True
+
+    def built(self, device: str) -> Any:
+        """What encodes, on a device and in evaluation mode."""
+        return self.build() if self.sources else self.build().eval().to(device)
+
+
+def table_encoder(config: Config, modality: str) -> Encoder:
+    """The feature tables that `tables.*` names for a modality, in the place of an encoder."""
+    sources = config.tables.of(modality)
+    return Encoder(modality, tables.digest(sources), partial(tables.Tables, sources), batch_size=1, sources=sources)
 
 
 class Encode:
@@ -47,8 +72,8 @@ class Encode:
         encoder = self.encoders[row["encoder"]]
         if self.loaded != row["encoder"]:
             self.module = None  # free the one before
-            self.module, self.loaded = encoder.build().eval().to(self.device), row["encoder"]
-        shard = pq.read_table(row["shard"], columns=shard_columns([encoder.modality]))
+            self.module, self.loaded = encoder.built(self.device), row["encoder"]
+        shard = pq.read_table(row["shard"], columns=shard_columns(encoder.reads))
         table = encode_table(encoder, self.module, shard, self.device)
         store.write_parquet(Path(row["feature"]), table, rows_per_group=2**12)
         return {"clips": len(table)}
@@ -62,18 +87,20 @@ def actor_device() -> str:
     return "cpu"
 
 
-def shard_columns(modalities: Sequence[str]) -> list[str]:
+def shard_columns(modalities: Iterable[str]) -> list[str]:
     """The columns of a shard part that `encode_table` needs for these modalities, and every status."""
     inputs = [column for modality in modalities for column in _INPUTS[modality]]
     return ["clip_id", *inputs, *(f"{name}_status" for name in MODALITIES)]
 
 
-def encode_table(encoder: Encoder, module: torch.nn.Module, table: pa.Table, device: str) -> pa.Table:
+def encode_table(encoder: Encoder, module: Any, table: pa.Table, device: str) -> pa.Table:
     """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
 
     `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros; so does one for
-    which the module gives NaN, because its sound is too short, for one.
+    which the module gives NaN, because its sound is too short, for one. Rows looked up have a `status` as well.
     """
+    if encoder.sources:
+        return module(table["clip_id"].to_pylist())
     modality = encoder.modality
     if encoder.readings is not None:
         reading_of = _readings(encoder.readings)

@@ -1,7 +1,7 @@
 """evaluate: a checkpoint on a labelled split, over all seven subsets of the modalities, to a report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +20,7 @@ from emo_ray.settings import MODALITIES
 from emo_ray.stages.encode import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import labelled_readings, labels_of, parts_with, train
+from emo_ray.stages.train import labelled_readings, labels_of, no_folds, parts_with, train
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
 
 VERSION = 1
@@ -30,6 +30,7 @@ SUBSETS = {
     for size in range(1, len(MODALITIES) + 1)
     for names in combinations(MODALITIES, size)
 }
+EVERYTHING = "".join(name[0].upper() for name in MODALITIES)
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"
 
 
@@ -47,7 +48,8 @@ class Evaluated:
 
     def show(self) -> None:
         """The table, for people."""
-        console.print(report.table(self.report))
+        for table in report.tables(self.report):
+            console.print(table)
         for note in self.report["notes"]:
             say(note)
         say(f"pictures and details: {self.path / 'report.html'}")
@@ -59,6 +61,7 @@ def evaluate(config: Config) -> Evaluated:
 
     Raises ValueError where the split has no labelled clips.
     """
+    no_folds(config)
     if config.checkpoint is None:
         trained = train(config)
         path, prepared, readings = trained.path, trained.prepared, trained.readings
@@ -77,11 +80,11 @@ def evaluate(config: Config) -> Evaluated:
         batch = _batch(config, prepared, encoders, label_of)
         head = checkpoint.load_fusion(path)
         probabilities = {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
-        content = _report(batch, probabilities, prepared, split) | {"checkpoint": path.name}
+        content = measured(batch, probabilities, prepared, split) | {"checkpoint": path.name}
         content["notes"] += notes
         with store.writing(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}) as temporary:
             store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
-            _write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels)
+            write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels)
             report.write_html(content, temporary)
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     _track(config, root, path, folder, content)
@@ -125,15 +128,22 @@ def shown_only(head: FusionHead, batch: Batch, names: Sequence[str]) -> np.ndarr
     return head(masked).logits_BK.softmax(dim=-1).numpy()
 
 
-def _report(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepared, split: str) -> dict:
+def scores(batch: Batch, probabilities: dict[str, np.ndarray]) -> dict:
     """A subset is measured on the clips that have all of it; "available" on every clip with whatever it has."""
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     subsets = {}
     for name, modalities in SUBSETS.items():
         has_all_B = present_BM[:, [MODALITIES.index(m) for m in modalities]].all(axis=1)
         subsets[name] = metrics(probabilities[name][has_all_B], label_B[has_all_B]) if has_all_B.any() else None
-    everything = probabilities["".join(name[0].upper() for name in MODALITIES)]
     any_B = present_BM.any(axis=1)
+    available = metrics(probabilities[EVERYTHING][any_B], label_B[any_B]) if any_B.any() else None
+    return {"subsets": subsets, "available": available}
+
+
+def measured(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepared, split: str) -> dict:
+    """The report of these clips but for its `checkpoint`. Raises ValueError where none has any modality."""
+    present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
+    everything, any_B = probabilities[EVERYTHING], present_BM.any(axis=1)
     if not any_B.any():
         raise ValueError(f"found no usable modality in any {split} clip: see bad_media.csv in {prepared.path}")
     f1_K, count_K = (
@@ -144,8 +154,7 @@ def _report(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepar
     if not any_B.all():
         notes.append(f"{int((~any_B).sum())} clips of the split have no usable modality and are not measured")
     return {
-        "subsets": subsets,
-        "available": metrics(everything[any_B], label_B[any_B]),
+        **scores(batch, probabilities),
         "per_class_f1": dict(zip(prepared.labels, f1_K.tolist(), strict=True)),
         "per_class_n": dict(zip(prepared.labels, count_K.tolist(), strict=True)),
         "confusion": confusion(everything[any_B], label_B[any_B]).tolist(),
@@ -157,12 +166,15 @@ def _report(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepar
     }
 
 
-def _write_predictions(path: Path, batch: Batch, probabilities: dict[str, np.ndarray], labels: Sequence[str]) -> None:
+def write_predictions(
+    path: Path, batch: Batch, probabilities: dict[str, np.ndarray], labels: Sequence[str],
+    further: Mapping[str, pa.Array] | None = None,
+) -> None:  # fmt: skip
     """One row a clip: what is present, the label, and the probabilities per subset (in the order of the labels)."""
     columns = {f"p_{name}": pa.array(values.tolist(), pa.list_(pa.float32())) for name, values in probabilities.items()}
     present = {f"has_{name}": pa.array(batch.present_BM[:, m].numpy()) for m, name in enumerate(MODALITIES)}
     truth = pa.array([labels[i] for i in batch.label_B.tolist()])
-    table = pa.table({"clip_id": pa.array(batch.clip_ids), "label": truth, **present, **columns})
+    table = pa.table({"clip_id": pa.array(batch.clip_ids), "label": truth, **(further or {}), **present, **columns})
     store.write_parquet(path, table.replace_schema_metadata({"labels": json.dumps(list(labels))}), rows_per_group=2**12)
 
 

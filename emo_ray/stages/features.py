@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,15 @@ from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import progress, say
 from emo_ray.settings import Annotate
-from emo_ray.stages import answers
+from emo_ray.stages import answers, imports
 from emo_ray.stages.annotate import Readings, readings_of
-from emo_ray.stages.encode import Encode, Encoder
+from emo_ray.stages.encode import Encode, Encoder, table_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 
 VERSION = 2  # of the tables' form
 # What a given checkpoint does not decide: places, data, and what may run on this machine.
 _CALLERS = {
-    *("checkpoint", "data", "synthetic", "evaluate", "store", "tracking", "cluster"),
+    *("checkpoint", "data", "synthetic", "tables", "evaluate", "store", "tracking", "cluster"),
     *("train.use_gpu", "text.trust_remote_code", "text.device_map"),
     # Where and how to ask; what is asked, and of which model, is the checkpoint's. It must never name the URL that
     # somebody's key is sent to.
@@ -39,19 +39,38 @@ _CALLERS = {
 }
 
 
-def frozen_encoders(config: Config, readings: Readings | None = None) -> list[Encoder]:
-    """The encoders of sound and text, which no training changes; that of text uses readings where it is given some."""
+def frozen_encoders(config: Config, readings: Readings | None = None, without: Sequence[str] = ()) -> list[Encoder]:
+    """What no training changes: the encoders of sound and text, or the tables of `tables.*` in the place of any.
+
+    That of text uses readings where it is given some.
+    """
     digest, table = text.digest(config.text, readings and readings.digest), readings and readings.path
-    return [
-        Encoder("audio", audio.digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size),
-        Encoder("text", digest, lambda: text.build(config.text), config.text.batch_size, table),
-    ]
+    made = {
+        "audio": lambda: Encoder(
+            "audio", audio.digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size
+        ),
+        "text": lambda: Encoder("text", digest, lambda: text.build(config.text), config.text.batch_size, table),
+    }
+    made |= {name: partial(table_encoder, config, name) for name in config.tables.given}
+    return [make() for name, make in made.items() if name not in without]
 
 
 def encoders_of(config: Config, path: Path, readings: Readings | None = None) -> list[Encoder]:
-    """The encoders of a model in a checkpoint folder; one of sound and text alone has no EmoVCLIP."""
-    video = path / checkpoint.EMOVCLIP
-    return [*frozen_encoders(config, readings), *([video_encoder(video)] if video.is_dir() else [])]
+    """The encoders of a model in a checkpoint folder; one of sound and text alone has no EmoVCLIP.
+
+    What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises
+    ValueError where nothing is left.
+    """
+    own, _ = checkpoint.read_config(path)
+    video, tables = path / checkpoint.EMOVCLIP, config.tables.given
+    without = [name for name in own.tables.given if name not in tables]
+    encoders = frozen_encoders(config, readings, without)
+    if video.is_dir() and "video" not in (*tables, *without):
+        encoders.append(video_encoder(video))
+    if not encoders:
+        wanted = " or ".join(f"tables.{name}=PATH" for name in own.tables.given)
+        raise ValueError(f"{path}: found a model of feature tables, expected some of the same kind: {wanted}")
+    return encoders
 
 
 def of_checkpoint(config: Config, path: Path) -> Config:
@@ -81,14 +100,19 @@ class Featured:
 
     path: Path
     folders: dict[str, Path]
+    exported: tuple[Path, ...] = ()
 
     def summary(self) -> dict:
-        """The folder of each modality's table."""
-        return {name: str(folder) for name, folder in self.folders.items()}
+        """The folder of each modality's table, and what was exported."""
+        exported = {"exported": [str(path) for path in self.exported]} if self.exported else {}
+        return {name: str(folder) for name, folder in self.folders.items()} | exported
 
 
 def features(config: Config) -> Featured:
-    """Features of every clip of the corpus, sound and text, and video where `checkpoint` names a model."""
+    """Features of every clip of the corpus, sound and text, and video where `checkpoint` names a model.
+
+    With `tables.export` a copy of them for others is left there.
+    """
     path = config.checkpoint and Path(config.checkpoint)
     if path:
         config = of_checkpoint(config, path)
@@ -96,7 +120,8 @@ def features(config: Config) -> Featured:
     readings = readings_of(config, prepared.clips)
     encoders = encoders_of(config, path, readings) if path else frozen_encoders(config, readings)
     folders = encode(config, prepared, encoders)
-    return Featured(cluster.store_root(config) / "features", folders)
+    exported = imports.export(config.tables, folders, prepared.parts) if config.tables.export else ()
+    return Featured(cluster.store_root(config) / "features", folders, tuple(exported))
 
 
 def encode(
@@ -105,19 +130,24 @@ def encode(
     """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
     parts = prepared.parts if parts is None else parts
     folders, rows, ledger = {}, [], prepared.ledger
+    clip_ids = set(ledger["clip_id"].to_pylist())
     ledger = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts))))
     for i, encoder in enumerate(encoders):
-        if "ok" not in ledger[f"{encoder.modality}_status"].unique().to_pylist():
+        if not encoder.wanted(ledger):
             continue  # nobody has it: no need to load a model
         folder = folders[encoder.modality] = feature_folder(config, prepared.shards, encoder)
         _note(folder, prepared.shards, encoder)
         todo = [name for name in parts if not (folder / name).exists()]
+        if todo and encoder.sources:
+            imports.check(encoder, clip_ids)
         rows += [
             {"encoder": i, "shard": str(prepared.shards / name), "feature": str(folder / name), "part": name}
             for name in todo
         ]
     if rows:
         _encode(config, prepared, encoders, rows)
+    for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
+        imports.tell(encoders[i], folders[encoders[i].modality], parts)
     return folders
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 import torch
@@ -29,6 +29,7 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.settings import MODALITIES
+from emo_ray.stages import imports
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encode import Encoder, actor_device, encode_table, shard_columns
 from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
@@ -46,7 +47,7 @@ class Models:
     labels: tuple[str, ...]
     head: FusionHead
     encoders: dict[str, Encoder]
-    modules: dict[str, Callable[[], torch.nn.Module]]  # what an encoder builds; the first call loads it
+    modules: dict[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
     readings: Readings | None  # for the encoder of text
 
@@ -85,8 +86,11 @@ def predict(config: Config) -> Predicted:
     models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
     cluster.connect(config)
     plan = plan_parts(config)
-    readings = readings_of(config, [clip for clips in plan.clips_of.values() for clip in clips])
+    clips = [clip for part in plan.clips_of.values() for clip in part]
+    readings = readings_of(config, clips)
     models = load_models(config, path, readings=readings) if readings else models
+    for encoder in models.encoders.values():
+        imports.check(encoder, {clip.clip_id for clip in clips})
     meta = _meta(models, plan)
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     todo = [name for name in plan.clips_of if not (folder / name).exists()]
@@ -124,7 +128,7 @@ def load_models(config: Config, path: Path, device: str = "cpu", readings: Readi
     # Sound or text that no training clip had cannot be used, though there is an encoder.
     everything = encoders_of(config, path, readings)
     encoders = {encoder.modality: encoder for encoder in everything if encoder.modality in head.project}
-    modules = {name: cache(partial(_built, encoder, device)) for name, encoder in encoders.items()}
+    modules = {name: cache(partial(encoder.built, device)) for name, encoder in encoders.items()}
     return Models(path, checkpoint.read_config(path)[1], head, encoders, modules, device, readings)
 
 
@@ -135,8 +139,9 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
     known = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
-    table = pq.read_table(shard, columns=shard_columns([name for name in models.encoders if name not in known]))
-    batch = _featured(models, table, known)
+    needed = {media for name, encoder in models.encoders.items() if name not in known for media in encoder.reads}
+    table = pq.read_table(shard, columns=shard_columns(sorted(needed)))
+    batch, table = _featured(models, table, known)
     with torch.inference_mode():
         probabilities_BK = models.head(batch.to(models.device)).logits_BK.softmax(dim=-1).cpu().numpy()
     predictions = _table(table, batch.present_BM.numpy(), probabilities_BK, models.labels)
@@ -185,23 +190,25 @@ def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], fo
     return tally, float(tally.sum()) / (time.monotonic() - start_s)
 
 
-def _built(encoder: Encoder, device: str) -> torch.nn.Module:
-    return encoder.build().eval().to(device)
+def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> tuple[Batch, pa.Table]:
+    """Shard rows as a batch of features: those known, and the others as their encoders give them.
 
-
-def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> Batch:
-    """Shard rows as a batch of features: those known, and the others as their encoders give them."""
+    With the rows, whose statuses are those of the feature tables where a modality comes from such.
+    """
     columns = table.select(["clip_id"])
     for name, encoder in models.encoders.items():
-        if not pc.any(pc.equal(table[f"{name}_status"], "ok")).as_py():
+        if not encoder.wanted(table):
             continue  # nobody has it: no need to load a model
         features = known.get(name)
         if features is None:
             features = encode_table(encoder, models.modules[name](), table, models.device)
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
+        if encoder.sources:
+            status = f"{name}_status"
+            table = table.set_column(table.column_names.index(status), status, features["status"])
         columns = columns.append_column(name, features["feature"])
         columns = columns.append_column(f"has_{name}", features["present"])
-    return from_features(columns)
+    return from_features(columns), table
 
 
 def _table(shard: pa.Table, present_BM: np.ndarray, probabilities_BK: np.ndarray, labels: Sequence[str]) -> pa.Table:

@@ -24,7 +24,7 @@ from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.models.clip import image_size
 from emo_ray.progress import progress, say
-from emo_ray.settings import MODALITIES, Media
+from emo_ray.settings import MODALITIES, Media, Tables
 
 VERSION = 1
 MANIFEST, LEDGER, BAD_MEDIA, SHEET = "manifest.parquet", "ledger.parquet", "bad_media.csv", "contact_sheet.png"
@@ -104,7 +104,7 @@ def prepare(config: Config) -> Prepared:
             _write_bad_media(temporary / BAD_MEDIA, clips, ledger)
             _write_sheet(temporary / SHEET, clips, names, plan.folder, ledger)
     prepared = Prepared(path, tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
-    say(_sentence(prepared.summary()))
+    say(_sentence(prepared.summary(), config.tables))
     return prepared
 
 
@@ -151,7 +151,20 @@ def _clips(config: Config, root: Path) -> list[Clip]:
     data = config.data
     if data.corpus == "synthetic" or (data.manifest is None and data.corpus == "auto"):
         return _synthesise(config, root)
-    return corpora.read_corpus(data)
+    return _without_needless_media(corpora.read_corpus(data, bare=bool(config.tables.given)), config.tables)
+
+
+def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
+    """The clips without media that feature tables replace, for decoding is what costs; all media where none is there.
+
+    A video is kept as long as its sight or its sound may be wanted.
+    """
+    local = _local_files(clips) if tables.given else []
+    gone = bool(local) and not any(Path(path).exists() for path in local)
+    if gone:
+        say(f"found none of the {len(local)} media files of the manifest (first: {local[0]}): tables alone are used")
+    needless = gone or {"video", "audio"} <= set(tables.given)
+    return [replace(clip, video=None, audio=None) for clip in clips] if needless else clips
 
 
 def _labels_and_splits(config: Config, clips: list[Clip]) -> tuple[tuple[str, ...], list[Clip], list[str]]:
@@ -229,12 +242,16 @@ def _chunks(items: Sequence, size: int) -> list:
 
 def _check_files(clips: Iterable[Clip]) -> None:
     """Raises ValueError where not one local media file exists: that is a wrong root, not bad media."""
-    local = [path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path]
+    local = _local_files(clips)
     if local and not any(Path(path).exists() for path in local):
         raise ValueError(
             f"found none of the {len(local)} media files of the manifest (first: {local[0]}), expected them there: "
             "set data.root to the folder that relative paths start from"
         )
+
+
+def _local_files(clips: Iterable[Clip]) -> list[str]:
+    return [path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path]
 
 
 def _write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
@@ -276,10 +293,12 @@ def _kind(status: str) -> str:
     return status.partition(":")[0]
 
 
-def _sentence(summary: dict) -> str:
+def _sentence(summary: dict, tables: Tables) -> str:
     parts = [f"{count} {split}" for split, count in summary["splits"].items()]
     media = [
         f"{name} {', '.join(f'{n} {kind}' for kind, n in sorted(summary[name].items(), key=lambda i: i[0] != 'ok'))}"
+        if name not in tables.given
+        else f"{name} from tables"
         for name in MODALITIES
     ]
     return f"{summary['clips']} clips ({', '.join(parts)}); {'; '.join(media)}"

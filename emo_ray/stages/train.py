@@ -57,6 +57,7 @@ def train(config: Config) -> Trained:
     """The checkpoint of this config: made now, or found. Raises ValueError where there is nothing to train on."""
     if config.checkpoint is not None:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
+    no_folds(config)
     prepared = prepare(config)
     root = cluster.store_root(config)
     if len(prepared.labels) < 2:
@@ -95,6 +96,13 @@ def labelled_readings(config: Config, prepared: Prepared) -> Readings | None:
     return readings_of(config, [clip for clip in prepared.clips if clip.label is not None])
 
 
+def no_folds(config: Config) -> None:
+    """Raises ValueError where folds are asked for, of which only cross-validation knows."""
+    if config.data.folds is not None:
+        found = f"found data.folds={config.data.folds}, expected none"
+        raise ValueError(f"{found}: one model has one split; jobs/crossvalidate.py trains and tests in folds")
+
+
 def labels_of(prepared: Prepared, split: str) -> LabelOf:
     """The class index of every labelled clip of a split."""
     index = {label: i for i, label in enumerate(prepared.labels)}
@@ -115,10 +123,12 @@ def _with_video(prepared: Prepared, label_of: LabelOf) -> LabelOf:
 
 
 def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf], root: Path) -> Path | None:
-    """Where the EmoVCLIP of this config and corpus lies or will lie; None where no training clip has video."""
+    """Where the EmoVCLIP of this config and corpus lies or will lie; None where none is to be trained."""
+    if config.tables.video:
+        return None
     usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
     if not usable["train"]:
-        say("no training clip has video: the model will be one of sound and text")
+        say("no training clip has video: the model will have none")
         return None
     start = checkpoint.start_folder(config, prepared.labels)
     key = store.digest(
@@ -188,10 +198,13 @@ def _train_fusion(
     config: Config, prepared: Prepared, wanted: dict[str, LabelOf], table: pa.Table, path: Path,
     video_path: Path | None, on_epoch: Callable,
 ) -> None:  # fmt: skip
-    tables = {split: _labelled(table, label_of) for split, label_of in wanted.items()}
+    tables = {split: labelled(table, label_of) for split, label_of in wanted.items()}
     datasets = {name: ray.data.from_arrow(t).materialize() for name, t in tables.items() if len(t)}
     if "train" not in datasets:
-        raise ValueError("found no training clip with any usable modality: see bad_media.csv in " + str(prepared.path))
+        raise ValueError(
+            f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
+            "name feature tables with tables.video, tables.audio, tables.text"
+        )
     statistics = scalings(from_features(tables["train"]))
     job = fit.Job(
         phase="fusion",
@@ -237,11 +250,13 @@ def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
     )
 
 
-def _labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
+def labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
     """The rows of these clips that have any modality, with their `label`."""
     table = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
-    usable = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
-    table = table.filter(pa.array(usable))
+    usable_B = np.zeros(len(table), bool)
+    for name in table.column_names:
+        usable_B |= table[name].to_numpy() if name.startswith("has_") else False
+    table = table.filter(pa.array(usable_B))
     return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
 
 
@@ -267,6 +282,21 @@ def _save(
             _link_tree(video_path, folder / checkpoint.EMOVCLIP)
 
 
+def _card_of_features(config: Config) -> list[str]:
+    """Where the features of each modality come from."""
+    own = {
+        "video": f"frozen CLIP: {description(config)}",
+        "audio": f"sound encoder: {config.audio.encoder}",
+        "text": f"text encoder: {config.text.encoder}",
+    }
+    own |= {
+        name: f"{name}: tables {', '.join(Path(p).name for p in config.tables.of(name))}"
+        for name in config.tables.given
+    }
+    started = config.emovclip.start_from
+    return [f"- {line}" for line in own.values()] + ([f"- started from: {Path(started).name}"] if started else [])
+
+
 def _link_tree(source: Path, target: Path) -> None:
     """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
 
@@ -288,9 +318,7 @@ def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, fl
         "",
         f"- trained on: {Path(config.data.manifest or 'the synthetic corpus').name}, {about['clips']} clips",
         f"- classes (training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
-        f"- frozen CLIP: {description(config)}",
-        *([f"- started from: {Path(config.emovclip.start_from).name}"] if config.emovclip.start_from else []),
-        f"- sound encoder: {config.audio.encoder}; text encoder: {config.text.encoder}",
+        *_card_of_features(config),
         f"- validation: {numbers or 'none'}",
         "",
         "Emotion labels are what annotators of one corpus perceived. The model has not been tested on languages,",

@@ -22,16 +22,13 @@ from emo_ray.config import Config
 from emo_ray.data.batch import Batch, from_features, from_shards
 from emo_ray.models import emovclip
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
-from emo_ray.models.fusion import FusionHead, scalings
-from emo_ray.models.state import load_trained
-from emo_ray.settings import MODALITIES, Optimisation
+from emo_ray.settings import MODALITIES
 from emo_ray.stages.encode import shard_columns
 from emo_ray.stages.evaluate import SUBSETS, shown_only
 from emo_ray.stages.features import load
 from emo_ray.stages.prepare import Prepared
 from emo_ray.stages.train import labels_of, parts_with
-from emo_ray.training import loop
-from emo_ray.training.loss import class_weights
+from emo_ray.training import in_memory, loop
 from emo_ray.training.metrics import metrics
 
 SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
@@ -126,8 +123,8 @@ def video(world: World, config: Config) -> tuple[dict[str, float], dict[str, np.
     """EmoVCLIP trained as `config.emovclip` says: its scores, and the features of every split's clips."""
     model = emovclip.build(config, world.labels)
     train, validation, test = (_with(world.splits[split], "video") for split in SPLITS)
-    best = _fit(model, train, validation, config.emovclip, config, len(world.labels))
-    guess, label = loop.predict(model, _chunks(test))
+    best = in_memory.fit(model, train, validation, config.emovclip, config, len(world.labels))
+    guess, label = loop.predict(model, in_memory.chunks(test))
     model.eval()
     with torch.inference_mode():
         features = {
@@ -152,12 +149,7 @@ def fusion(
         whole = replace(batch, frames_BTCHW=None, features=features, present_BM=present_BM)
         splits[split] = whole.rows(present_BM.any(dim=1))
         complete[split] = batch.present_BM.all(dim=1)[present_BM.any(dim=1)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        head = FusionHead(config.fusion, scalings(splits["train"]), len(world.labels))
-    passes = config.fusion.passes_per_epoch
-    _fit(head, splits["train"], splits["validation"], config.fusion, config, len(world.labels), passes)
-    head.eval()
+    head = in_memory.fit_head(splits["train"], splits["validation"], config, len(world.labels))
     scores = {}
     for split in JUDGED:
         batch = splits[split].rows(complete[split])
@@ -181,29 +173,6 @@ def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> B
 
 def _with(batch: Batch, modality: str) -> Batch:
     return batch.rows(batch.present_BM[:, MODALITIES.index(modality)])
-
-
-def _chunks(batch: Batch) -> list[Batch]:
-    return [batch.rows(index_B) for index_B in torch.arange(len(batch)).split(_CHUNK)]
-
-
-def _fit(
-    model: torch.nn.Module, train: Batch, validation: Batch, own: Optimisation, config: Config, classes: int, passes=1
-) -> dict:
-    """Train with the loop and the settings of the train stage, in fp32, and leave the model at its best epoch."""
-
-    def shuffled(epoch: int):
-        generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % 2**63)
-        for _ in range(passes):
-            order = torch.randperm(len(train), generator=generator)
-            yield from (train.rows(index_B) for index_B in order.split(own.batch_size))
-
-    steps = -(-len(train) // own.batch_size) * passes
-    weight_K = class_weights(own, train.label_B, classes)
-    plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
-    best = loop.fit(model, shuffled, lambda epoch: _chunks(validation), plan, loop.PlainReporter())
-    load_trained(model, best["model"])
-    return best
 
 
 def _by_key(scores: Sequence[float]) -> dict[str, float]:

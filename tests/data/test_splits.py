@@ -174,3 +174,42 @@ def test_few_clips_of_many_labels_can_be_cut():
         sizes = Counter(clip.split for clip in cut)
         assert set(sizes) == set(CUTS)
         assert sizes["test"] == pytest.approx(0.2 * clips, abs=1)
+
+
+@settings(max_examples=150)
+@given(people=PEOPLE, seed=st.integers(0, 5), count=st.integers(2, 6))
+def test_folds_hold_every_clip_once_and_no_speaker_twice(people, seed, count):
+    clips = [clip for clip in corpus(people) if clip.label is not None]
+    names = [clip.speaker or clip.clip_id for clip in clips]
+    if len(set(names)) < count:
+        with pytest.raises(ValueError, match=r"lower data\.folds"):
+            splits.folds(clips, count, seed)
+        return
+    fold_B = splits.folds(clips, count, seed)
+    assert set(fold_B.tolist()) == set(range(count))
+    assert fold_B.tolist() == splits.folds(clips, count, seed).tolist()
+    folds_of = {}
+    for clip, fold in zip(clips, fold_B, strict=True):
+        folds_of.setdefault(clip.speaker, set()).add(fold)
+    assert all(len(found) == 1 for speaker, found in folds_of.items() if speaker is not None)
+
+
+@pytest.mark.parametrize("clips", [balanced(30, 10), corpus([(None, LABELS[i % 3]) for i in range(300)])])
+def test_folds_are_balanced_in_size_and_labels(clips):
+    fold_B = splits.folds(clips, 6, 0)
+    for fold in range(6):
+        own = [clip for clip, at in zip(clips, fold_B, strict=True) if at == fold]
+        assert 40 <= len(own) <= 60
+        assert np.abs(shares(own) - shares(clips)).max() < 0.12
+
+
+def test_too_few_speakers_for_the_folds_is_said():
+    with pytest.raises(ValueError, match=r"found 3 speakers for data\.folds=4.*lower data\.folds"):
+        splits.folds(balanced(3, 10), 4, 0)
+
+
+def test_folds_take_the_place_of_splits():
+    clips = [*corpus([("A", "sad"), ("B", "happy")], "test"), *corpus([("C", None)], "train")]
+    found, notes = splits.assign(clips, Data(folds=2), 0)
+    assert [clip.split for clip in found] == ["train", "train", "unlabelled"]
+    assert notes == ["2 folds take the place of the manifest's own splits"]

@@ -126,3 +126,35 @@ def test_a_modality_that_no_training_clip_has_gets_no_place():
     assert set(found) == {"video", "text"}
     head = FusionHead(Fusion(hidden=8), found, classes=2).eval()
     assert head(batch_of(present=torch.ones(64, 3, dtype=torch.bool))).logits_BK.isfinite().all()
+
+
+def test_a_value_that_is_not_known_is_the_training_clips_mean():
+    features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    features[:10, 1] = torch.nan
+    statistics = scaling(features)
+    torch.testing.assert_close(statistics[0, 1], features[10:, 1].mean())
+    torch.testing.assert_close(statistics[1, 1], features[10:, 1].std(correction=0))
+    head = FusionHead(Fusion(hidden=8), {"audio": statistics}, classes=2).eval()
+    present = torch.tensor([[False, True, False]] * 40)
+    filled = torch.where(features.isnan(), statistics[0], features)
+    found, expected = (head(Batch(("a",) * 40, present, features={"audio": x})) for x in (features, filled))
+    torch.testing.assert_close(found.logits_BK, expected.logits_BK)
+    found.logits_BK.sum().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+
+
+def test_a_value_that_no_training_clip_knows_never_counts():
+    features = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    head = FusionHead(Fusion(hidden=8), {"audio": scaling(features.index_fill(1, torch.tensor([2]), torch.nan))}, 2)
+    present = torch.tensor([[False, True, False]] * 40)
+    other = features.clone()
+    other[:, 2] = 1e6
+    found, same = (head.eval()(Batch(("a",) * 40, present, features={"audio": x})) for x in (features, other))
+    assert torch.equal(found.logits_BK, same.logits_BK)
+
+
+def test_features_of_another_width_are_refused():
+    batch = batch_of()
+    wider = replace(batch, features={**batch.features, "audio": torch.zeros(64, 7)})
+    with pytest.raises(ValueError, match=r"found 7 audio features of a clip, expected 3.*tables\.audio"):
+        head_of()(wider)

@@ -1,0 +1,66 @@
+"""The training loop on clips that are all in memory, as one batch: in one process, without Ray."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from emo_ray.config import Config
+from emo_ray.data.batch import Batch
+from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.state import load_trained
+from emo_ray.settings import Optimisation
+from emo_ray.training import loop
+from emo_ray.training.loss import class_weights
+
+_CHUNK = 64  # clips
+
+
+def fit(
+    model: torch.nn.Module, train: Batch, validation: Batch | None, own: Optimisation, config: Config, classes: int,
+    passes: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Train with the loop and the settings of the train stage, in fp32, and leave the model at its best epoch.
+
+    Without validation clips that is the last one.
+    """
+
+    def shuffled(epoch: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % 2**63)
+        for _ in range(passes):
+            order = torch.randperm(len(train), generator=generator)
+            yield from (train.rows(index_B) for index_B in order.split(own.batch_size))
+
+    steps = -(-len(train) // own.batch_size) * passes
+    weight_K = class_weights(own, train.label_B, classes)
+    plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
+    best = loop.fit(model, shuffled, lambda epoch: chunks(validation), plan, loop.PlainReporter())
+    load_trained(model, best["model"])
+    return best
+
+
+def fit_head(train: Batch, validation: Batch | None, config: Config, classes: int) -> FusionHead:
+    """A fusion head for these clips (all with any modality and a label), in evaluation mode.
+
+    Everything it knows of the features' scale and of unknown values comes from the training clips.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = FusionHead(config.fusion, scalings(train), classes)
+    fit(head, train, validation, config.fusion, config, classes, config.fusion.passes_per_epoch)
+    return head.eval()
+
+
+def chunks(batch: Batch | None) -> list[Batch]:
+    """A batch in smaller ones, in order; none of no batch."""
+    return [] if batch is None else [batch.rows(index_B) for index_B in torch.arange(len(batch)).split(_CHUNK)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For a process that has one core; and sums over several threads come in any order."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield

@@ -1,0 +1,6 @@
+"""Train and test the fusion head in folds grouped by speaker: `data.folds=6 tables.audio=[hubert/,whisper.npz] ...`."""
+
+from emo_ray.cli import main
+
+if __name__ == "__main__":
+    main("crossvalidate", __doc__)

@@ -1,0 +1,204 @@
+"""Feature tables: every form of a source gives the same rows, and what is not there is never a number."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from emo_ray.data import tables
+from emo_ray.data.tables import Tables, vector
+
+IDS = ("a", "007", "b c", "中文")
+VALUES = np.random.default_rng(0).normal(size=(len(IDS), 5)).astype(np.float32)
+
+
+def npy(folder, ids=IDS, values=VALUES):
+    folder.mkdir(exist_ok=True)
+    for clip_id, row in zip(ids, values, strict=True):
+        (folder / f"{clip_id}.npy").parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{clip_id}.npy", row)
+    return folder
+
+
+def text(path, delimiter, ids=IDS, values=VALUES):
+    lines = [delimiter.join(["clip_id", *(f"f{d}" for d in range(values.shape[1]))])]
+    lines += [delimiter.join([i, *map(repr, map(float, row))]) for i, row in zip(ids, values, strict=True)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    return path
+
+
+def lists(ids=IDS, values=VALUES, **further):
+    return pa.table({"clip_id": list(ids), "feature": pa.array(list(values)), **further})
+
+
+def parquet(path, table):
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+FORMS = {
+    "npy": lambda p: npy(p / "hubert"),
+    "npz, a key for each clip": lambda p: saved(p / "a.npz", **dict(zip(IDS, VALUES, strict=True))),
+    "npz, two arrays": lambda p: saved(p / "b.npz", clip_id=np.array(IDS), feature=VALUES),
+    "npz, frames": lambda p: saved(p / "c.npz", clip_id=np.array(IDS), x=np.stack([VALUES - 1, VALUES + 1], axis=1)),
+    "csv": lambda p: text(p / "a.csv", ","),
+    "tsv": lambda p: text(p / "a.tsv", "\t"),
+    "parquet, a list": lambda p: parquet(p / "a.parquet", lists()),
+    "parquet, columns": lambda p: parquet(
+        p / "b.parquet", pa.table({"name": list(IDS), **{f"f{d}": VALUES[:, d] for d in range(5)}})
+    ),
+    "our own parts": lambda p: (
+        parquet(
+            p / "parts" / "part-0.parquet",
+            pa.table(
+                {
+                    "clip_id": list(IDS),
+                    "feature": pa.FixedSizeListArray.from_arrays(pa.array(VALUES.ravel()), 5),
+                    "present": [True] * len(IDS),
+                }
+            ),
+        ).parent
+    ),
+}
+
+
+def saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def rows(table):
+    return np.stack(table["feature"].to_numpy(zero_copy_only=False))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_rows_in_the_order_asked_for(tmp_path, form):
+    path = FORMS[form](tmp_path)
+    assert sorted(tables.clip_ids(path)) == sorted(IDS)
+    source = Tables([str(path)])
+    found = source(["中文", "nobody", "a", "007"])
+    assert source.dim == 5
+    assert found["clip_id"].to_pylist() == ["中文", "nobody", "a", "007"]
+    assert found["status"].to_pylist() == ["ok", "missing", "ok", "ok"]
+    assert found["present"].to_pylist() == [True, False, True, True]
+    np.testing.assert_allclose(rows(found)[[0, 2, 3]], VALUES[[3, 0, 1]], atol=1e-6)
+    assert np.isnan(rows(found)[1]).all()
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.floats(-1e6, 1e6)))
+def test_frames_are_averaged_over_time(frames_TD):
+    values_D, status = vector(frames_TD, frames_TD.shape[1])
+    assert status == "ok"
+    np.testing.assert_allclose(values_D, frames_TD.mean(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_frames_that_are_not_known_do_not_count():
+    frames_TD = np.array([[1.0, np.nan, np.nan], [3.0, np.nan, 5.0]])
+    values_D, status = vector(frames_TD, 3)
+    assert status == "ok"
+    np.testing.assert_array_equal(values_D, np.array([2.0, np.nan, 5.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (None, "missing"),
+        (np.zeros((0, 3)), "missing: empty"),
+        (np.full(3, np.nan), "missing: all values are NaN"),
+        (np.array([1.0, np.inf, 0.0]), "corrupt: infinite values"),
+        (np.array([1.0, 1e300, 0.0]), "corrupt: infinite values"),
+        (np.zeros(4), "corrupt: 4 values, expected 3 as most clips have"),
+        (np.zeros((1, 2, 3)), "corrupt: an array of shape (1, 2, 3), expected (D,) or (T, D)"),
+        (np.array(["x", "y", "z"]), "corrupt: values of type <U1, expected numbers"),
+        ("not readable", "corrupt: not readable"),
+    ],
+)
+def test_what_cannot_be_used_is_a_status(found, status):
+    assert vector(found, 3) == (None, status)
+
+
+def test_damaged_files_are_rows_with_a_status_and_the_others_are_read(tmp_path):
+    folder = npy(tmp_path / "f", (*IDS, "x", "y"), [*VALUES, *VALUES[:2]])
+    (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes()[:100])
+    np.save(folder / "007.npy", np.zeros(4))
+    np.save(folder / "b c.npy", np.array([{"a": 1}], dtype=object))
+    found = Tables([str(folder)])(list(IDS))
+    assert [s.split(":")[0] for s in found["status"].to_pylist()] == ["corrupt", "corrupt", "corrupt", "ok"]
+    assert found["present"].to_pylist() == [False, False, False, True]
+
+
+def test_sources_stand_side_by_side_and_one_may_lack_a_clip(tmp_path):
+    one, two = npy(tmp_path / "one"), saved(tmp_path / "two.npz", a=np.arange(3.0), x=np.ones(3))
+    found = Tables([str(one), str(two)])(["a", "007", "x", "nobody"])
+    np.testing.assert_allclose(rows(found)[0], [*VALUES[0], 0, 1, 2])
+    np.testing.assert_array_equal(np.isnan(rows(found)).sum(axis=1), [0, 3, 5, 8])
+    assert found["present"].to_pylist() == [True, True, True, False]
+    assert found["status"].to_pylist() == ["ok", "one: ok; two: missing", "one: missing; two: ok", "missing"]
+
+
+def test_empty_cells_and_nulls_are_not_known(tmp_path):
+    (tmp_path / "a.csv").write_text("clip_id,x,y\na,1,\nb,nan,\nc,2,3\n")
+    found = Tables([str(tmp_path / "a.csv")])(["a", "b", "c"])
+    np.testing.assert_array_equal(rows(found), [[1, np.nan], [np.nan, np.nan], [2, 3]])
+    assert found["present"].to_pylist() == [True, False, True]
+    table = pa.table({"clip_id": ["a", "b", "c"], "feature": pa.array([[1.0, 2.0], None, [3.0, None]])})
+    found = Tables([str(parquet(tmp_path / "a.parquet", table))])(["a", "b", "c"])
+    np.testing.assert_array_equal(rows(found), [[1, 2], [np.nan, np.nan], [3, np.nan]])
+    assert found["present"].to_pylist() == [True, False, True]
+
+
+def test_clips_in_folders_keep_their_path(tmp_path):
+    folder = npy(tmp_path / "f", ("angry/a", "sad/a"), VALUES[:2])
+    assert tables.clip_ids(folder) == ["angry/a", "sad/a"]
+    assert Tables([str(folder)])(["sad/a", "a"])["present"].to_pylist() == [True, False]
+
+
+def written(path, content):
+    path.write_text(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "nowhere", "found no such file or folder"),
+        (lambda p: p, "neither .npy nor .parquet"),
+        (lambda p: written(p / "a.txt", "x"), "found suffix '.txt'"),
+        (lambda p: written(p / "a.npz", "x"), "not readable as .npz"),
+        (lambda p: written(p / "a.parquet", "x"), "not readable as clip ids and numbers"),
+        (lambda p: written(p / "a.csv", "x,y\n1,2\n"), "found columns x, y, ..., expected clip_id or id or name"),
+        (lambda p: written(p / "a.csv", "id,x,x\n1,2,3\n"), "found column 'x' twice"),
+        (lambda p: written(p / "a.csv", "clip_id,x,label\na,2,3\n"), "found column 'label'.* take it out"),
+        (lambda p: written(p / "a.csv", "clip_id,x\na,sad\n"), "not readable as clip ids and numbers.*sad"),
+        (lambda p: written(p / "a.csv", "clip_id,x\na,1\na,2\n"), "found clip_id 'a' in several rows"),
+        (lambda p: written(p / "a.csv", "clip_id,x\n,1\n"), "row 1: found no clip_id"),
+        (lambda p: written(p / "a.csv", "clip_id\na\n"), "a column of ids alone"),
+        (lambda p: saved(p / "a.npz", clip_id=np.array(IDS), feature=VALUES[:2]), r"expected clip_id \(N,\)"),
+        (lambda p: saved(p / "a.npz", clip_id=np.array(["a", "a"]), feature=VALUES[:2]), "several rows"),
+        (lambda p: saved(p / "a.npz", clip_id=np.array(["a", None]), feature=VALUES[:2]), "plain numbers and strings"),
+        (lambda p: saved(p / "a.npz", a=np.array(["x"])), "found no array of numbers"),
+        (lambda p: parquet(p / "a.parquet", lists(x=VALUES[:, 0])), "one column of lists, or numbers"),
+        (lambda p: parquet(p / "a.parquet", pa.table({"id": ["a"], "x": [["y"]]})), "lists of numbers"),
+        (lambda p: parquet(p / "a.parquet", pa.table({"id": ["a"], "x": ["y"]})), "found string in column 'x'"),
+    ],
+)
+def test_what_is_no_source_is_one_clear_message(tmp_path, make, message):
+    path = make(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        Tables([str(path)])
+
+
+def test_the_digest_is_of_content_and_order_and_not_of_the_place(tmp_path):
+    one, same = npy(tmp_path / "one"), npy(tmp_path / "same")
+    other = npy(tmp_path / "other", values=VALUES + 1)
+    digest = {path.name: tables.digest([str(path)]) for path in (one, same, other)}
+    assert digest["one"] == digest["same"] != digest["other"]
+    assert tables.digest([str(one), str(other)]) != tables.digest([str(other), str(one)])
+    (one / "meta.json").write_text(json.dumps({}))
+    assert tables.digest([str(one)]) == digest["one"]

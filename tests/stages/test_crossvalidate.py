@@ -1,0 +1,167 @@
+"""crossvalidate: numbers that follow from the predictions, folds that know nothing of each other, a strong rival."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from emo_ray.config import load, override
+from emo_ray.data import manifest, splits
+from emo_ray.data.batch import Batch
+from emo_ray.data.manifest import Clip
+from emo_ray.settings import MODALITIES
+from emo_ray.stages.crossvalidate import crossvalidate, held_out
+from emo_ray.stages.evaluate import EVERYTHING, PREDICTIONS, SUBSETS
+from emo_ray.stages.train import train
+from emo_ray.training.in_memory import fit_head, one_thread
+
+WIDTHS = {"video": 60, "audio": 80, "text": 50}
+CLASSES = ("angry", "happy", "neutral", "sad")
+
+
+def small(seed, clips=240, speakers=12, classes=4):
+    """A small corpus as users have them: correlated features with a few useful directions, speakers, missing rows."""
+    rng = np.random.default_rng(seed)
+    label, speaker = rng.integers(0, classes, clips), np.arange(clips) % speakers
+    features, present = {}, rng.random((clips, 3)) > 0.1
+    for name, width in WIDTHS.items():
+        signal = rng.normal(size=(classes, 5))[label] + 1.6 * rng.normal(size=(clips, 5))
+        nuisance = rng.normal(size=(speakers, 15))[speaker] + rng.normal(size=(clips, 15))
+        mixed = np.hstack([signal, nuisance]) @ rng.normal(size=(20, width)) + rng.normal(size=(clips, width))
+        features[name] = mixed.astype(np.float32)
+    present[~present.any(axis=1), 0] = True
+    people = [
+        Clip(f"c{i:03d}", label=CLASSES[k], speaker=f"s{s}")
+        for i, (k, s) in enumerate(zip(label, speaker, strict=True))
+    ]
+    return people, features, present
+
+
+def batch_of(people, features, present):
+    label = torch.tensor([CLASSES.index(clip.label) for clip in people])
+    known = {name: torch.from_numpy(np.where(present[:, [m]], features[name], 0)) for m, name in enumerate(MODALITIES)}
+    ids = tuple(clip.clip_id for clip in people)
+    return Batch(ids, torch.from_numpy(present), features=known, label_B=label)
+
+
+def logistic_regression(features, present, label_B, fold_B):
+    """Standardised on the training folds, what is missing imputed there, default strength."""
+    columns = np.hstack([np.where(present[:, [m]], features[name], np.nan) for m, name in enumerate(MODALITIES)])
+    guess_B = np.empty_like(label_B)
+    for fold in np.unique(fold_B):
+        own_B = fold_B == fold
+        rival = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=2000))
+        guess_B[own_B] = rival.fit(columns[~own_B], label_B[~own_B]).predict(columns[own_B])
+    return guess_B
+
+
+def test_it_is_at_least_as_good_as_logistic_regression_on_small_tables():
+    """The same folds, several corpora; one head for each fold."""
+    config, ours, theirs = load("mini"), [], []
+    for seed in range(3):
+        people, features, present = small(seed)
+        batch, fold_B = batch_of(people, features, present), splits.folds(people, 4, seed)
+        label_B, guess_B = batch.label_B.numpy(), np.empty(len(people), int)
+        with one_thread():
+            for fold in range(4):
+                found = held_out(batch, fold_B == fold, config, len(CLASSES))[EVERYTHING]
+                guess_B[fold_B == fold] = found.argmax(axis=1)
+            rival_B = logistic_regression(features, present, label_B, fold_B)
+        ours.append(f1_score(label_B, guess_B, average="weighted"))
+        theirs.append(f1_score(label_B, rival_B, average="weighted"))
+    assert np.mean(ours) >= np.mean(theirs)
+    assert np.mean(theirs) > 0.4  # a rival that has learnt something
+
+
+def test_a_fold_knows_nothing_of_the_clips_it_is_tested_on():
+    people, features, present = small(0, clips=60)
+    config = load("mini", {"train.epochs": 1, "fusion.passes_per_epoch": 1, "fusion.hidden": 8})
+    tested_B = splits.folds(people, 3, 0) == 1
+    whole = batch_of(people, features, present)
+    spoilt = {name: torch.where(torch.from_numpy(tested_B)[:, None], 1e6 * v, v) for name, v in whole.features.items()}
+    other = replace(whole, features=spoilt, label_B=whole.label_B.masked_fill(torch.from_numpy(tested_B), 0))
+    mask_B = torch.from_numpy(~tested_B)
+    heads = [fit_head(batch.rows(mask_B), None, config, 4).state_dict() for batch in (whole, other)]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    one, same = (held_out(batch, tested_B, config, 4) for batch in (whole, replace(whole)))
+    assert all(np.array_equal(one[name], same[name]) for name in SUBSETS)
+
+
+@pytest.fixture(scope="module")
+def corpus(ray_session, tiny_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folds")
+    people, features, present = small(1, clips=90, speakers=9)
+    for m, name in enumerate(MODALITIES):
+        if name != "video":
+            rows = {
+                clip.clip_id: row for clip, row, has in zip(people, features[name], present[:, m], strict=True) if has
+            }
+            np.savez(folder / f"{name}.npz", **rows)
+    manifest.write(folder / "clips.parquet", people)
+    keys = {f"tables.{name}": str(folder / f"{name}.npz") for name in ("audio", "text")}
+    own = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store"), "data.folds": 3}
+    return override(tiny_config, keys | own | {"crossvalidate.heads": 2, "fusion.passes_per_epoch": 5})
+
+
+@pytest.fixture(scope="module")
+def crossvalidated(corpus):
+    return crossvalidate(corpus)
+
+
+def test_every_number_follows_from_the_predictions(crossvalidated):
+    report, table = crossvalidated.report, pq.read_table(crossvalidated.path / PREDICTIONS)
+    labels = json.loads(table.schema.metadata[b"labels"])
+    truth = np.array([labels.index(name) for name in table["label"].to_pylist()])
+    fold_B = table["fold"].to_numpy()
+    assert len(table) == report["n_clips"] >= 85
+    assert [len(report["folds"]), report["folds"][0]["n_clips"]] == [3, (fold_B == 1).sum()]
+    for name, modalities in SUBSETS.items():
+        rows = np.all([table[f"has_{m}"].to_numpy() for m in modalities], axis=0)
+        guess_B = np.array(table[f"p_{name}"].to_pylist()).argmax(axis=1)
+        for own_B, scores in [
+            (rows, report["subsets"][name]),
+            *((rows & (fold_B == i), fold["subsets"][name]) for i, fold in enumerate(report["folds"], start=1)),
+        ]:
+            if "video" in modalities:
+                assert scores is None
+                continue
+            assert scores["n"] == own_B.sum()
+            assert scores["accuracy"] == pytest.approx((guess_B == truth)[own_B].mean())
+            assert scores["waf"] == pytest.approx(f1_score(truth[own_B], guess_B[own_B], average="weighted"))
+
+
+def test_speakers_stay_apart(crossvalidated):
+    people = [speaker for fold in crossvalidated.report["folds"] for speaker in fold["speakers"]]
+    assert sorted(people) == sorted({f"s{i}" for i in range(9)})
+
+
+def test_the_page_and_the_terminal_show_the_folds(crossvalidated, capsys):
+    html = (crossvalidated.path / "report.html").read_text()
+    assert "Fold by fold" in html
+    assert "trained on the other folds" in html
+    crossvalidated.show()
+    shown = capsys.readouterr().err
+    assert all(f"{score} fold by fold" in shown for score in ("WAF", "accuracy", "UAR"))
+    assert any("2 heads" in note for note in crossvalidated.report["notes"])
+
+
+def test_a_second_run_trains_nothing(crossvalidated, corpus):
+    assert crossvalidate(corpus).path == crossvalidated.path
+    assert crossvalidate(corpus).report == crossvalidated.report
+
+
+def test_what_cannot_be_had_is_one_clear_message(corpus):
+    with pytest.raises(ValueError, match=r"found 9 speakers for data\.folds=10.*lower data\.folds"):
+        crossvalidate(override(corpus, {"data.folds": 10}))
+    with pytest.raises(ValueError, match=r"jobs/crossvalidate\.py"):
+        train(corpus)
+    with pytest.raises(ValueError, match="expected none"):
+        crossvalidate(override(corpus, {"checkpoint": "somewhere"}))
