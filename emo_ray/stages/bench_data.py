@@ -53,8 +53,8 @@ def decode(config: Config, scratch: Path) -> Measured:
     ways = {"720p mp4": from_files, "shards": from_part}
     cpu_s = dict.fromkeys(ways, 0.0)
     with progress("decoding", (config.bench.pairs + 1) * len(ways), "runs") as advance:
-        timed = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
-        seconds = rounds(timed, config.bench.pairs, advance)
+        each = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
+        seconds = rounds(each, config.bench.pairs, advance)
     row_bytes = sum(len(j) for row in pq.read_table(part)["frames"].to_pylist() for j in row) / len(clips)
     size = {"720p mp4": sum(Path(clip.video).stat().st_size for clip in clips) / len(clips), "shards": row_bytes}
     calls = config.bench.pairs + 1
