@@ -220,6 +220,7 @@ class Annotate(Section):
     )
     language: str = "English"  # of the readings
     max_answer_tokens: int = Field(120, ge=1)
+    request: dict[str, Any] = {}  # other fields of each request; null takes one of ours out: max_tokens, temperature
     concurrency: int = Field(8, ge=1)  # requests under way at once, over the whole job
     timeout_s: float = Field(60.0, gt=0)  # of one request
     max_attempts: int = Field(6, ge=1)  # requests for one transcript in one run
@@ -237,6 +238,13 @@ class Annotate(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"found {url!r}, expected http://HOST:PORT/v1 or https://HOST/v1")
         return url
+
+    @field_validator("request")
+    @classmethod
+    def _other_fields(cls, request: dict[str, Any]) -> dict[str, Any]:
+        if taken := {"model", "messages", "stream", "n"} & set(request):
+            raise ValueError(f"found {', '.join(sorted(taken))} in annotate.request, expected other fields")
+        return request
 
     @field_validator("prompt", mode="before")
     @classmethod

@@ -48,7 +48,7 @@ class Answer:
 
 def settings(config: Annotate) -> dict:
     """What decides an answer beside the transcript. Not the URL: a model may move."""
-    deciding = config.model_dump(include={"model", "prompt", "language", "max_answer_tokens"})
+    deciding = config.model_dump(include={"model", "prompt", "language", "max_answer_tokens", "request"})
     return {**deciding, "temperature": TEMPERATURE, "version": VERSION}
 
 

@@ -164,13 +164,17 @@ class Asking:
 
     async def attempt(self, prompt: str) -> Attempt:
         """One request."""
+        fields = {
+            "temperature": answers.TEMPERATURE,
+            "max_tokens": self.config.max_answer_tokens,
+            **self.config.request,
+        }
         try:
             async with asyncio.timeout(self.config.timeout_s):  # the client's own begins anew with every byte
                 completion = await self.client.chat.completions.create(
                     model=self.config.model,
                     messages=[{"role": "user", "content": prompt}],
-                    temperature=answers.TEMPERATURE,
-                    max_tokens=self.config.max_answer_tokens,
+                    extra_body={name: value for name, value in fields.items() if value is not None},
                 )
         except (TimeoutError, openai.APITimeoutError):
             return Attempt(f"error: no answer in {self.config.timeout_s:g} s", again=True)

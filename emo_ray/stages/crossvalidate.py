@@ -32,7 +32,7 @@ from emo_ray.stages.evaluate import (
 )
 from emo_ray.stages.features import encode, frozen_encoders, load
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import labelled, labels_of, parts_with
+from emo_ray.stages.train import labelled, labelled_readings, labels_of, parts_with
 from emo_ray.training.in_memory import fit_head, one_thread
 from emo_ray.training.metrics import metrics
 
@@ -56,7 +56,7 @@ def crossvalidate(config: Config) -> Evaluated:
         raise ValueError(
             "found labelled clips of fewer than two classes, expected at least two: see data.columns.label"
         )
-    encoders, root = frozen_encoders(config), cluster.store_root(config)
+    encoders, root = frozen_encoders(config, labelled_readings(config, prepared)), cluster.store_root(config)
     deciding = [config.data.folds, config.crossvalidate.heads, config.train.epochs, config.seed]
     digests = [encoder.digest for encoder in encoders]
     key = store.digest(VERSION, config.fusion.model_dump(), deciding, digests, prepared.path.name)

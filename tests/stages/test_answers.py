@@ -51,10 +51,10 @@ def test_a_folder_is_for_what_decides_an_answer_and_has_a_name_of_its_own(tmp_pa
         assert answers.open_folder(tmp_path, Annotate(**same)) == base
     others = (
         *({"model": "other"}, {"language": "Chinese"}, {"max_answer_tokens": 7}),
-        {"prompt": "{transcript}?"},
+        *({"prompt": "{transcript}?"}, {"request": {"top_p": 0.5}}),
     )
     folders = {answers.open_folder(tmp_path, Annotate(**other))[0] for other in others}
-    assert len(folders | {base[0]}) == 5
+    assert len(folders | {base[0]}) == 6
     assert answers.open_folder(tmp_path / "anew", Annotate())[1] != base[1]
     assert json.loads((base[0] / "meta.json").read_text())["settings"]["model"] == Annotate().model
 

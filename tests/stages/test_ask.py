@@ -49,6 +49,13 @@ def test_what_an_answer_says_is_its_status(chat, asking_of):
     assert server.keys == {f"Bearer {KEY}"}
 
 
+def test_a_request_has_other_fields_where_an_endpoint_wants_them(chat, asking_of):
+    server = chat()
+    request = {"max_tokens": None, "max_completion_tokens": 9, "temperature": None}
+    assert asked(asking_of(server, request=request), ["say"])[0]["say"].status == "ok"
+    assert set(server.bodies[0]) == {"model", "messages", "max_completion_tokens"}
+
+
 def test_a_local_server_needs_no_key_and_the_environments_is_not_looked_for(chat, asking_of, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = chat()
