@@ -7,7 +7,7 @@ not in it, so another label set, split or pseudo-label never decodes anything ag
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,11 @@ from emo_ray.data import media
 from emo_ray.data.manifest import Clip
 from emo_ray.settings import MODALITIES, Media
 
+VERSION = 1  # of a row's columns
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),  # digest of what decided the row, beside the settings
         pa.field("frames", pa.list_(pa.binary())),  # T JPEGs, null when there is no usable video
         pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
         pa.field("audio_samples", pa.int64()),
@@ -67,14 +69,14 @@ def part_name(clips: Sequence[Clip]) -> str:
     return f"part-{store.digest([identity(clip) for clip in clips])}.parquet"
 
 
-def identity(clip: Clip) -> tuple:
-    """What decides a row's content: names, sizes and modification times of the media, and the transcript."""
-    return clip.clip_id, clip.text, _stamp(clip.video), _stamp(clip.audio)
+def identity(clip: Clip) -> str:
+    """Digest of what decides a row's content: names, sizes and times of the media, and the transcript."""
+    return store.digest(clip.clip_id, clip.text, _stamp(clip.video), _stamp(clip.audio))
 
 
 def settings(config: Media, image_size: int) -> dict:
     """What else decides it: how clips are decoded."""
-    return {**config.model_dump(exclude={"image_size"}), "size": image_size, "version": media.VERSION}
+    return {**config.model_dump(exclude={"image_size"}), "size": image_size, "version": [VERSION, media.VERSION]}
 
 
 def row(clip: Clip, config: Media, image_size: int) -> dict:
@@ -85,6 +87,7 @@ def row(clip: Clip, config: Media, image_size: int) -> dict:
     text_status = media.OK if has_text else media.MISSING + (": empty" if clip.text is not None else "")
     return {
         "clip_id": clip.clip_id,
+        "identity": identity(clip),
         "frames": None if frames_THWC is None else [_jpeg(f, config.jpeg_quality) for f in frames_THWC],
         "audio": None if samples_S is None else samples_S.astype("<i2").tobytes(),
         "audio_samples": None if samples_S is None else len(samples_S),
@@ -95,12 +98,40 @@ def row(clip: Clip, config: Media, image_size: int) -> dict:
     }
 
 
-def write_part(path: Path, clips: Sequence[Clip], config: Media, image_size: int) -> None:
-    """Decode clips into one Parquet part; a part that is there already is left alone."""
+def write_part(
+    path: Path, clips: Sequence[Clip], config: Media, image_size: int, known: Mapping[str, str] | None = None
+) -> None:  # fmt: skip
+    """Decode clips into one Parquet part; a part that is there already is left alone.
+
+    `known` (see `find`) names the parts beside it from which rows are copied in place of decoding.
+    """
     if not path.exists():
-        rows = [row(clip, config, image_size) for clip in clips]
+        old = {row["identity"]: row for row in copied(path.parent, known or {}).to_pylist()}
+        rows = [old.get(identity(clip)) or row(clip, config, image_size) for clip in clips]
         # JPEG and speech hardly shrink further: no codec.
         store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
+
+
+def find(folder: Path, names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
+    """Which of these parts of the folder holds a row: from identities among those wanted to names."""
+    found = {}
+    for name in sorted(names):
+        found |= {one: name for one in identities(folder / name) if one in wanted}
+    return found
+
+
+def identities(path: Path) -> list[str]:
+    """Of a part's rows."""
+    return pq.read_table(path, columns=["identity"])["identity"].to_pylist()
+
+
+def copied(folder: Path, known: Mapping[str, str]) -> pa.Table:
+    """The rows that `find` has found, in any order."""
+    tables, wanted = [SCHEMA.empty_table()], pa.array(list(known), pa.string())
+    for name in sorted(set(known.values())):
+        table = pq.read_table(folder / name)
+        tables.append(table.filter(pc.is_in(table["identity"], wanted)))
+    return pa.concat_tables(tables)
 
 
 def ledger(path: Path) -> pa.Table:

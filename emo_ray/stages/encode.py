@@ -1,6 +1,7 @@
 """The actor that encodes: one shard part in, one feature part out. Kept light: each of its processes imports it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,7 +17,7 @@ import torch
 
 from emo_ray import cluster, store
 from emo_ray.config import Config
-from emo_ray.data import tables
+from emo_ray.data import shards, tables
 from emo_ray.data.batch import Batch, from_shards
 from emo_ray.settings import MODALITIES
 
@@ -68,15 +69,34 @@ class Encode:
         self.encoders, self.loaded, self.device = encoders, -1, actor_device()
 
     def __call__(self, row: dict) -> dict:
-        """A row of `encoder` (its index), `shard` and `feature` (paths) to the number of clips done."""
-        encoder = self.encoders[row["encoder"]]
-        if self.loaded != row["encoder"]:
-            self.module = None  # free the one before
-            self.module, self.loaded = encoder.built(self.device), row["encoder"]
-        shard = pq.read_table(row["shard"], columns=shard_columns(encoder.reads))
-        table = encode_table(encoder, self.module, shard, self.device)
+        """A row of `encoder` (its index), `shard` and `feature` (paths) and `known` to the number of its clips.
+
+        `known` is the pickled answer of shards.find on parts that have features already: those rows are copied.
+        """
+        encoder, known = self.encoders[row["encoder"]], pickle.loads(row["known"])
+        shard = pq.read_table(row["shard"], columns=["identity", *shard_columns(encoder.reads)])
+        fresh = shard.filter(pa.array([one not in known for one in shard["identity"].to_pylist()]))
+        tables = [_rows_of(name, row, known) for name in sorted(set(known.values()))]
+        if len(fresh):
+            tables.append(encode_table(encoder, self._module(row["encoder"]), fresh, self.device))
+        table = pa.concat_tables(tables)
+        place = {clip_id: i for i, clip_id in enumerate(table["clip_id"].to_pylist())}
+        table = table.take([place[clip_id] for clip_id in shard["clip_id"].to_pylist()])
         store.write_parquet(Path(row["feature"]), table, rows_per_group=2**12)
         return {"clips": len(table)}
+
+    def _module(self, index: int) -> Any:
+        if self.loaded != index:
+            self.module = None  # free the one before
+            self.module, self.loaded = self.encoders[index].built(self.device), index
+        return self.module
+
+
+def _rows_of(name: str, row: dict, known: Mapping[str, str]) -> pa.Table:
+    """The features of the rows that part `name` is known for, from beside the part that `row` is to make."""
+    identities = shards.identities(Path(row["shard"]).with_name(name))
+    features = pq.read_table(Path(row["feature"]).with_name(name))
+    return features.filter(pa.array([known.get(one) == name for one in identities]))
 
 
 def actor_device() -> str:

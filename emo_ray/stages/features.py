@@ -5,6 +5,7 @@ the stage costs nothing the second time and goes on after a kill.
 """
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import ray.data
 
 from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, override
+from emo_ray.data import shards
 from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import progress, say
@@ -140,8 +142,15 @@ def encode(
         todo = [name for name in parts if not (folder / name).exists()]
         if todo and encoder.sources:
             imports.check(encoder, clip_ids)
+        known = {} if encoder.sources else _known(folder, prepared, todo)
         rows += [
-            {"encoder": i, "shard": str(prepared.shards / name), "feature": str(folder / name), "part": name}
+            {
+                "encoder": i,
+                "shard": str(prepared.shards / name),
+                "feature": str(folder / name),
+                "part": name,
+                "known": pickle.dumps(known.get(name, {})),
+            }
             for name in todo
         ]
     if rows:
@@ -149,6 +158,20 @@ def encode(
     for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
         imports.tell(encoders[i], folders[encoders[i].modality], parts)
     return folders
+
+
+def _known(folder: Path, prepared: Prepared, todo: Sequence[str]) -> dict[str, dict[str, str]]:
+    """For each part to do, which rows other corpora have features of, such as this one before it grew.
+
+    From identities to the parts that hold them: see shards.find.
+    """
+    others = {path.name for path in folder.glob("part-*.parquet")} - set(prepared.parts)
+    others = [name for name in others if (prepared.shards / name).exists()]
+    if not others:
+        return {}
+    identities = {name: shards.identities(prepared.shards / name) for name in todo}
+    found = shards.find(prepared.shards, others, {one for ones in identities.values() for one in ones})
+    return {name: {one: found[one] for one in ones if one in found} for name, ones in identities.items()}
 
 
 def feature_folder(config: Config, shards: Path, encoder: Encoder) -> Path:

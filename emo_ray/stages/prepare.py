@@ -196,11 +196,22 @@ def _synthesise(config: Config, root: Path) -> list[Clip]:
 
 
 def decode_tasks(plan: Plan) -> dict[str, bytes]:
-    """The pickled arguments of `shards.write_part` for each part that is not there yet, by its name."""
-    todo = {name: plan.folder / name for name in plan.clips_of if not (plan.folder / name).exists()}
-    if todo:
-        store.write_text(plan.folder / "settings.txt", repr(plan.settings))
-    return {name: pickle.dumps((path, plan.clips_of[name], plan.media, plan.size)) for name, path in todo.items()}
+    """The pickled arguments of `shards.write_part` for each part that is not there yet, by its name.
+
+    Clips that lie in parts of other corpora, such as this one before it grew, are copied from there.
+    """
+    todo = {name: clips for name, clips in plan.clips_of.items() if not (plan.folder / name).exists()}
+    if not todo:
+        return {}
+    store.write_text(plan.folder / "settings.txt", repr(plan.settings))
+    others = {path.name for path in plan.folder.glob("part-*.parquet")} - plan.clips_of.keys()
+    identities = {name: [shards.identity(clip) for clip in clips] for name, clips in todo.items()} if others else {}
+    found = shards.find(plan.folder, others, {one for ones in identities.values() for one in ones})
+    tasks = {}
+    for name, clips in todo.items():
+        known = {one: found[one] for one in identities.get(name, ()) if one in found}
+        tasks[name] = pickle.dumps((plan.folder / name, clips, plan.media, plan.size, known))
+    return tasks
 
 
 def _decode(plan: Plan) -> None:

@@ -124,7 +124,7 @@ def test_a_uri_is_looked_at_as_its_file_is(tmp_path):
 )
 def test_media_that_are_not_there_have_an_identity_and_a_row(source):
     clip = Clip("a", video=source)
-    assert shards.identity(clip)[2] == (source, None, None)
+    assert shards.identity(clip) != shards.identity(Clip("a", video="elsewhere"))
     row = shards.row(clip, CONFIG, 32)
     assert (row["frames"], row["audio"], row["audio_samples"]) == (None, None, None)
     assert row["video_status"] == row["audio_status"] != "ok"
@@ -221,3 +221,18 @@ def test_a_part_that_is_there_is_left_alone(media_files, tmp_path):
     shards.write_part(tmp_path / "again.parquet", clips, CONFIG, 32)
     assert (tmp_path / "again.parquet").read_bytes() == content  # same input, same bytes
     assert sorted(os.listdir(tmp_path)) == ["again.parquet", "part-x.parquet"]
+
+
+def test_rows_that_another_part_has_are_copied_and_others_decoded(media_files, tmp_path):
+    old, new = (Clip(name, text=f"the words of {name}") for name in ("old", "new"))
+    shards.write_part(tmp_path / "before.parquet", [old], CONFIG, 32)
+    table = pq.read_table(tmp_path / "before.parquet")
+    marked = table.set_column(table.column_names.index("text"), "text", pa.array(["never said"]))
+    pq.write_table(marked, tmp_path / "before.parquet")
+    known = shards.find(tmp_path, ["before.parquet"], [shards.identity(clip) for clip in (new, old)])
+    assert known == {shards.identity(old): "before.parquet"}
+    shards.write_part(tmp_path / "after.parquet", [new, old], CONFIG, 32, known)
+    after = pq.read_table(tmp_path / "after.parquet")
+    assert after["clip_id"].to_pylist() == ["new", "old"]
+    assert after["text"].to_pylist() == ["the words of new", "never said"]
+    assert after.schema == shards.SCHEMA

@@ -4,6 +4,7 @@ import wave
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -108,3 +109,39 @@ def test_the_job_covers_video_where_a_checkpoint_is_given(tiny_config, evaluated
     model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
     assert set(features(tiny_config).folders) == {"audio", "text"}
     assert set(features(override(tiny_config, {"checkpoint": str(model)})).folders) == {"audio", "text", "video"}
+
+
+def test_clips_that_join_a_corpus_are_the_only_ones_encoded(tiny_config, tmp_path):
+    """Another corpus with some of the clips and new ones: rows of the old ones are copied, bit for bit."""
+    manifest = tmp_path / "clips.csv"
+
+    def corpus(clips):
+        lines = [
+            "a,one,happy,train",
+            "b,two,sad,validation",
+            "c,three,sad,test",
+            "d,four,sad,train",
+            "e,five,happy,train",
+        ]
+        manifest.write_text("\n".join(["clip_id,text,label,split", *lines[:clips]]))
+        base = {"data.manifest": str(manifest), "data.corpus": "table", "store.root": str(tmp_path / "store")}
+        config = override(tiny_config, base)
+        prepared = prepare(config)
+        return prepared, encode(config, prepared, [text_encoder(config)])["text"]
+
+    def text_encoder(config):
+        return next(encoder for encoder in frozen_encoders(config) if encoder.modality == "text")
+
+    def rows(prepared, folder):
+        return {r["clip_id"]: r for name in prepared.parts for r in pq.read_table(folder / name).to_pylist()}
+
+    before, folder = corpus(3)
+    marked = pq.read_table(folder / before.parts[0])  # a value that no encoder gives shows what is copied
+    width = marked["feature"].type.list_size
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.full(3 * width, 7, np.float32)), width)
+    pq.write_table(marked.set_column(1, "feature", values), folder / before.parts[0])
+    after, folder_after = corpus(5)
+    assert folder_after == folder and after.parts != before.parts
+    found = rows(after, folder)
+    assert {clip_id for clip_id, row in found.items() if set(row["feature"]) == {7.0}} == {"a", "b", "c"}
+    assert set(found) == set("abcde") and all(row["present"] for row in found.values())
