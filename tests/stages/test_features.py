@@ -141,7 +141,9 @@ def test_clips_that_join_a_corpus_are_the_only_ones_encoded(tiny_config, tmp_pat
     values = pa.FixedSizeListArray.from_arrays(pa.array(np.full(3 * width, 7, np.float32)), width)
     pq.write_table(marked.set_column(1, "feature", values), folder / before.parts[0])
     after, folder_after = corpus(5)
-    assert folder_after == folder and after.parts != before.parts
+    assert folder_after == folder
+    assert after.parts != before.parts
     found = rows(after, folder)
     assert {clip_id for clip_id, row in found.items() if set(row["feature"]) == {7.0}} == {"a", "b", "c"}
-    assert set(found) == set("abcde") and all(row["present"] for row in found.values())
+    assert set(found) == set("abcde")
+    assert all(row["present"] for row in found.values())
