@@ -224,7 +224,7 @@ def test_a_part_that_is_there_is_left_alone(media_files, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["again.parquet", "part-x.parquet"]
 
 
-def test_rows_that_another_part_has_are_copied_and_others_decoded(media_files, tmp_path):
+def test_rows_that_another_part_has_are_copied_and_others_decoded(tmp_path):
     old, new = (Clip(name, text=f"the words of {name}") for name in ("old", "new"))
     shards.write_part(tmp_path / "before.parquet", [old], CONFIG, 32)
     table = pq.read_table(tmp_path / "before.parquet")
