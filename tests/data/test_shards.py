@@ -142,7 +142,7 @@ def test_settings_change_with_whatever_changes_the_rows():
     ]
     assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
     assert shards.settings(Media(image_size=32), 224) == shards.settings(Media(), 224)  # the size that is used counts
-    assert settings[0]["version"] == media.VERSION
+    assert settings[0]["version"] == [shards.VERSION, media.VERSION]
 
 
 def test_a_row_holds_what_the_media_held(media_files, tmp_path):
