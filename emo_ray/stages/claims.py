@@ -24,6 +24,7 @@ from emo_ray.training.in_memory import one_thread
 
 VERSION = 1  # raise it when the same trial gives other scores
 CONTENT, SCORES, FEATURES = "claims.json", "scores.json", "features.safetensors"
+_REFUSED = ("emovclip.start_from", "fusion.start_from", "train.pseudo_labels")
 # The parts of the config that decide each kind of trial, beside the corpus and the frozen CLIP.
 _DECIDING = {
     "zero_shot": (),
@@ -61,8 +62,9 @@ def claims(config: Config) -> Claimed:
             f"found data.manifest={config.data.manifest} and data.corpus={config.data.corpus}, expected neither: "
             "claims are measured on synthetic worlds; jobs/evaluate.py measures on a corpus"
         )
-    if config.emovclip.start_from is not None:
-        raise ValueError(f"found emovclip.start_from={config.emovclip.start_from}, expected none: claims train anew")
+    for key in _REFUSED:
+        if (given := flatten(config)[key]) is not None:
+            raise ValueError(f"found {key}={given}, expected none: claims train anew, on clips of their own")
     if config.annotate.url is not None:
         raise ValueError(f"found annotate.url={config.annotate.url}, expected none: claims are made without readings")
     if config.train.use_gpu == "yes":
@@ -157,7 +159,9 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
 
 def _digest(trial: Trial, config: Config, corpus: str) -> str:
     """Of everything that decides a trial's result; what is in the code is in VERSION."""
-    flat = {key: value for key, value in flatten(config).items() if key != "emovclip.start_from"}  # which claims refuse
+    flat = {key: value for key, value in flatten(config).items() if key not in _REFUSED}
     deciding = {key: value for key, value in flat.items() if key.split(".")[0] in _DECIDING[trial.kind]}
+    if trial.kind != "self_training":
+        deciding = {key: value for key, value in deciding.items() if not key.startswith("train.pseudo_")}
     encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
     return store.digest(VERSION, trial.kind, trial.option, corpus, frozen_digest(config), encoders, deciding)

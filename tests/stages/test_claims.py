@@ -53,6 +53,8 @@ def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
         ("data.corpus", "ravdess"),
         ("train.use_gpu", "yes"),
         ("emovclip.start_from", "folder"),
+        ("fusion.start_from", "folder"),
+        ("train.pseudo_labels", "folder"),
         ("annotate.url", "http://127.0.0.1:1/v1"),
     ],
 )
