@@ -94,7 +94,7 @@ def train(config: Config) -> Trained:
         say(f"model {path.name} is trained already")
         return Trained(path, prepared, readings)
     run = tracking.open_run(config, root, key, path.name)
-    try:
+    with run.running():
         if video_path is not None:
             _train_emovclip(config, prepared, wanted, video_path, run.epoch)
         encoders = [*frozen, *([video_encoder(video_path)] if video_path else [])]
@@ -103,10 +103,6 @@ def train(config: Config) -> Trained:
         _train_fusion(config, prepared, wanted, table, path, video_path, run.epoch)
         run.artifacts(path, "checkpoint")
         run.metrics({f"validation/{k}": v for k, v in store.read_meta(path)["best"]["fusion"].items()})
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish()
     return Trained(path, prepared, readings)
 
 
