@@ -24,6 +24,7 @@ from emo_ray.settings import (
     Evaluate,
     Fusion,
     Media,
+    Pseudo,
     Section,
     Store,
     Synthetic,
@@ -37,7 +38,7 @@ _PATHS = (  # or names
     *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "bench.clip"),
     *("audio.encoder", "text.encoder"),
 )
-_PATH_LISTS = tuple(f"tables.{name}" for name in MODALITIES)
+_PATH_LISTS = (*(f"tables.{name}" for name in MODALITIES), "pseudo.teachers")
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -56,6 +57,7 @@ class Config(Section):
     annotate: Annotate = Annotate()
     fusion: Fusion = Fusion()
     train: Train = Train()
+    pseudo: Pseudo = Pseudo()
     evaluate: Evaluate = Evaluate()
     crossvalidate: Crossvalidate = Crossvalidate()
     claims: Claims = Claims()

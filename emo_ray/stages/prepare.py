@@ -26,7 +26,7 @@ from emo_ray.models.clip import image_size
 from emo_ray.progress import progress, say
 from emo_ray.settings import MODALITIES, Media, Tables
 
-VERSION = 1
+VERSION = 2  # 2: the ledger holds the digests of the content
 MANIFEST, LEDGER, BAD_MEDIA, SHEET = "manifest.parquet", "ledger.parquet", "bad_media.csv", "contact_sheet.png"
 
 
@@ -43,7 +43,7 @@ class Prepared:
 
     @property
     def ledger(self) -> pa.Table:
-        """One row per clip, in the order of the parts: `clip_id, part, audio_s` and the three statuses."""
+        """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
         return pq.read_table(self.path / LEDGER)
 
     def summary(self) -> dict:

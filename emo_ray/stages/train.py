@@ -5,7 +5,6 @@ Each of the two is trained once per digest of what decides it: changing only `fu
 
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -299,15 +298,7 @@ def _card_of_features(config: Config) -> list[str]:
 
 def _link_tree(source: Path, target: Path) -> None:
     """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
-
-    def link_or_copy(a: str, b: str) -> str:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copy2(a, b)
-        return b
-
-    shutil.copytree(source, target, copy_function=link_or_copy)
+    shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
 
 
 def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
