@@ -10,7 +10,33 @@ import numpy as np
 
 from emo_ray.settings import Pseudo
 
+DISAGREE, MODALITIES_DISAGREE = "teachers disagree", "modalities disagree"
+BELOW, OVER_QUOTA, OVER_CAP = "below threshold", "over the quota", "over the cap"
 STARVED, FLOODS = 1 / 3, 3.0  # times its share among labelled clips: below the one, above the other a class drifts
+
+
+def select(
+    own: Pseudo, confidence_N: np.ndarray, prediction_N: np.ndarray, against_N: np.ndarray, labels: Sequence[str],
+    most: int | None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """What speaks against each clip (N, None: it is kept), and the K thresholds.
+
+    `against_N` holds what speaks against a clip however sure the teacher is, else None: those take no part in any
+    threshold, quota or cap. `most` caps the kept clips.
+    """
+    reason_N, open_N = against_N.copy(), np.equal(against_N, None).astype(bool)
+    threshold_K = thresholds(own, confidence_N[open_N], prediction_N[open_N], labels)
+    passed_N = open_N.copy()
+    passed_N[open_N] = confidence_N[open_N] >= threshold_K[prediction_N[open_N]]
+    reason_N[open_N & ~passed_N] = BELOW
+    if own.policy == "quota":
+        full_N = most_confident(confidence_N, prediction_N, passed_N, np.full(len(labels), own.quota))
+        reason_N[passed_N & ~full_N] = OVER_QUOTA
+        passed_N = full_N
+    if most is not None:
+        kept_N = capped(confidence_N, prediction_N, passed_N, most)
+        reason_N[passed_N & ~kept_N] = OVER_CAP
+    return reason_N, threshold_K
 
 
 def thresholds(own: Pseudo, confidence_N: np.ndarray, prediction_N: np.ndarray, labels: Sequence[str]) -> np.ndarray:
