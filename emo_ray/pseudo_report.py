@@ -9,14 +9,15 @@ A `report` is a plain dict, as `report.json` of pseudo-labels holds it:
     classes       {"labelled", "predicted", "accepted": {label: clips}}; labelled ones are those trained on
     drift         {label: "starved", "floods" or None}
     calibration   for each teacher, and where there are several for their mean: {"checkpoint", "temperature" (not of the
-                  mean), "n", "ece" and "nll": {"before", "after"}, "reliability": {"before", "after": {"edges", "count",
-                  "confidence", "accuracy"}}}; the last is that of the probabilities that were used
+                  mean), "n", "ece", "nll", "reliability"}, these three {"before", "after"}, and reliability of each
+                  {"edges", "count", "confidence", "accuracy"}; the last of the list is drawn
     confidence    {"edges", "accepted", "refused"}: clips by calibrated confidence
 
 Rates are in [0, 1] there and shown in percent; None is what could not be measured.
 """
 
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def _classes(report: dict[str, Any]) -> Figure:
 def _confidence(report: dict[str, Any]) -> Figure:
     own = report["confidence"]
     edges = [100 * edge for edge in own["edges"]]
-    middles = [(left + right) / 2 for left, right in zip(edges, edges[1:], strict=False)]
+    middles = [(left + right) / 2 for left, right in pairwise(edges)]
     width = 0.94 * (edges[1] - edges[0])
     figure = page.figure(8, 3.9)
     axes = figure.add_subplot()
