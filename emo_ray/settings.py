@@ -304,6 +304,29 @@ class Train(Section):
         return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # a bare yes is true in YAML
 
 
+class Pseudo(Section):
+    """Which pseudo-labels are kept, and whose: `checkpoint` is the teacher."""
+
+    policy: Literal["quantile", "fixed", "per_class", "quota", "adaptive"] = "quantile"
+    threshold: float = Field(0.9, ge=0, le=1)  # of fixed and adaptive; in per_class, of classes that thresholds lacks
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # label -> its own, in per_class
+    quota: int = Field(100, ge=1)  # clips of each class
+    quantile: float = Field(0.5, ge=0, lt=1)  # share of the clips of each class that stays below
+    floor: float = Field(0.5, ge=0, le=1)  # no threshold of quantile and adaptive is lower
+    max_ratio: float = Field(3.0, gt=0)  # kept clips for each labelled training clip, at most
+    teachers: tuple[str, ...] = ()  # further checkpoints; calibrated probabilities of all are averaged
+    agreement: float = Field(1.0, ge=0, le=1)  # share of the teachers that must give the same class
+    agreeing_modalities: int = Field(0, ge=0, le=len(MODALITIES))  # so many, each shown alone, must give it as well
+    max_bad_fraction: float = Field(0.2, ge=0, le=1)  # of unlabelled clips with broken media; beyond it the job fails
+    round: int = Field(0, ge=0)  # a number for the folder and its rows
+
+    @model_validator(mode="after")
+    def _used(self) -> "Pseudo":
+        if self.thresholds and self.policy != "per_class":
+            raise ValueError(f"found pseudo.thresholds with pseudo.policy={self.policy}, expected policy=per_class")
+        return self
+
+
 class Rounds(Section):
     """Self-training: a teacher labels, a student learns from it, and the better one teaches next."""
 

@@ -1,7 +1,6 @@
 """How a trained model becomes a checkpoint folder: its weights, what it has seen, and its model card."""
 
 import json
-import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -82,15 +81,7 @@ def _card_of_pseudo_labels(config: Config, phase: Phase) -> list[str]:
 
 def _link_tree(source: Path, target: Path) -> None:
     """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
-
-    def link_or_copy(a: str, b: str) -> str:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copy2(a, b)
-        return b
-
-    shutil.copytree(source, target, copy_function=link_or_copy)
+    shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
 
 
 def _card(phase: Phase, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
