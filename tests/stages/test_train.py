@@ -227,7 +227,8 @@ def test_a_student_is_known_by_what_its_pseudo_labels_say(student, few_labels, r
         return stage._fusion_digest(config, student.prepared, wanted, stage.frozen_encoders(config), None)
 
     labels = student.prepared.labels
-    unsure = pseudo_round(tmp_path / "unsure", dict.fromkeys(UNLABELLED[:30], [0.5, 0.3, 0.2]), labels, UNLABELLED)
+    less = {clip_id: [0.5, 0.3, 0.2] for clip_id in UNLABELLED[:30]}
+    unsure = pseudo_round(tmp_path / "unsure", less, labels, UNLABELLED)
     digests = {
         key(round_folder),
         key(unsure),
@@ -276,13 +277,9 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     keys = {"data.manifest": str(tmp_path / "clips.parquet"), "train.epochs": 1, "emovclip.class_weights": "balanced"}
     keys |= {"train.pseudo_labels": str(folder), "train.pseudo_phases": "both", "emovclip.micro_batch_size": 3}
     made = train(override(tiny_config, keys))
-    with_video = {
-        clip_id
-        for clip_id, status in zip(
-            *(made.prepared.ledger[n].to_pylist() for n in ("clip_id", "video_status")), strict=True
-        )
-        if status == "ok"
-    }
+    ledger = made.prepared.ledger
+    statuses = zip(ledger["clip_id"].to_pylist(), ledger["video_status"].to_pylist(), strict=True)
+    with_video = {clip_id for clip_id, status in statuses if status == "ok"}
     trained_on = {c.clip_id for c in trained.prepared.clips if c.split == "train"} & with_video
     history = store.read_meta(made.path / checkpoint.EMOVCLIP)["history"]
     assert [row["train_clips"] for row in history] == [len(trained_on)]
