@@ -353,6 +353,7 @@ class Claims(Section):
 
     worlds: int = Field(3, ge=1)
     seeds: int = Field(3, ge=1)  # of training, in each world
+    self_training_seeds: int = Field(5, ge=1)  # likewise, of which labels are known as well
     dropout_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.15, 0.3, 0.5, 0.7)
 
 

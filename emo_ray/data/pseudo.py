@@ -72,11 +72,15 @@ def read(folder: Path, labels: Sequence[str], own: Train) -> PseudoLabels:
         if values is None or len(values) != len(labels) or not abs(sum(values) - 1) < 1e-3:
             raise ValueError(f"{folder}: found {values} for clip {clip_id!r}, expected {len(labels)} probabilities")
         k = label_of[clip_id] = labels.index(row["prediction"])
-        target_K = values if own.pseudo_targets == "soft" else np.eye(len(labels))[k]
-        target_of[clip_id] = np.asarray(target_K, np.float32)
+        target_of[clip_id] = towards(values, k, own)
         about.append((row["round"], row["teacher"]))
     number, teacher = max(about, default=(0, ""))
     return PseudoLabels(tuple(labels), target_of, label_of, own.pseudo_weight, number, teacher)
+
+
+def towards(calibrated_K: Sequence[float], k: int, own: Train) -> np.ndarray:
+    """What a clip of these probabilities, whose class is predicted to be k, is trained towards: float32 (K,)."""
+    return np.asarray(calibrated_K if own.pseudo_targets == "soft" else np.eye(len(calibrated_K))[k], np.float32)
 
 
 def with_targets(batch: Batch, pseudo: PseudoLabels | None) -> Batch:

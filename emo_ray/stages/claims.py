@@ -16,8 +16,8 @@ from emo_ray import claims_report, cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import console, progress, say
-from emo_ray.stages import comparisons, trials
-from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
+from emo_ray.stages import comparisons, teaching, trials
+from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned, seeds_of
 from emo_ray.stages.features import encode, frozen_encoders
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.in_memory import one_thread
@@ -31,6 +31,7 @@ _DECIDING = {
     "probe": (),
     "video": ("seed", "emovclip", "train"),
     "fusion": ("seed", "emovclip", "train", "fusion", "audio", "text"),
+    "self_training": ("seed", "emovclip", "train", "fusion", "audio", "text", "pseudo"),
 }
 
 
@@ -105,7 +106,7 @@ def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
         loaded = None
         whole: dict[int, Path] = {}  # seed -> EmoVCLIP
         for name, trial in planned(config).items():
-            for seed in range(config.claims.seeds if trial.seeded else 1):
+            for seed in range(seeds_of(trial, config)):
                 changed = override(own, {**trial.changes, "seed": config.seed + seed})
                 folder = root / "claims" / "trials" / _digest(trial, changed, prepared.path.name)
                 made[folder] = name, world
@@ -154,6 +155,8 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
         return trials.probe(world, trial.option), None
     if trial.kind == "video":
         return trials.video(world, config)
+    if trial.kind == "self_training":
+        return teaching.self_training(world, config, int(trial.option[0])), None
     return trials.fusion(world, features, config, trial.option), None
 
 
@@ -163,5 +166,5 @@ def _digest(trial: Trial, config: Config, corpus: str) -> str:
     deciding = {key: value for key, value in flat.items() if key.split(".")[0] in _DECIDING[trial.kind]}
     if trial.kind != "self_training":
         deciding = {key: value for key, value in deciding.items() if not key.startswith("train.pseudo_")}
-    encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
+    encoders = [encoder.digest for encoder in frozen_encoders(config)] if "audio" in _DECIDING[trial.kind] else []
     return store.digest(VERSION, trial.kind, trial.option, corpus, frozen_digest(config), encoders, deciding)
