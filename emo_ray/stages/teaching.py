@@ -3,7 +3,6 @@
 It is what jobs/self_train.py does, with labels that are known all along and hidden, in seconds and in one process.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,24 +37,45 @@ class Clips:
 def self_training(world: World, config: Config, labelled: int) -> dict[str, float]:
     """A teacher that knows the labels of so many training clips, and students that learn from the others' as well.
 
-    Which labels are known is drawn by the seed, evenly over classes. EmoVCLIP, heads and temperature see no other label
-    of a training clip. Weighted F1 on "validation" and "test", with whatever each clip has ("test/student"), of
-
-        teacher   the head of the labelled clips
-        longer    the same for as many steps as the student takes, which could be all that helps it
-        student   after one round
-        kept      the best on validation after ROUNDS of them; the best so far teaches
-
-    and "accepted/share" and "accepted/right" of the first round's pseudo-labels, which a job could not know.
+    What `teach` measures, and "accepted/share" and "accepted/right" of the first pseudo-labels, which a job could not
+    know.
     """
-    clips = _clips(world, config, labelled)
+    clips = hidden(world, config, labelled)
+    scores, lesson = teach(clips, config)
+    return scores | _accepted(world, clips, lesson)
+
+
+def hidden(world: World, config: Config, labelled: int) -> Clips:
+    """The world with all but so many training labels hidden, also from the EmoVCLIP that gives features of video.
+
+    Which are known is drawn by the seed, evenly over classes.
+    """
+    pool, known_B = world.splits["train"], torch.zeros(len(world.splits["train"]), dtype=torch.bool)
+    drawn = {"test_size": labelled, "stratify": pool.label_B.numpy(), "random_state": config.seed}
+    known_B[torch.from_numpy(train_test_split(np.arange(len(pool)), **drawn)[1])] = True
+    pool = replace(pool, label_B=torch.where(known_B, pool.label_B, -1))
+    splits = world.splits | {"train": pool.rows(known_B), "pool": pool}
+    _, features = video(replace(world, splits=splits), config)
+    batches = (fused(splits[name], features[name]) for name in ("pool", *JUDGED))
+    pool, validation, test = (batch.rows(batch.present_BM.any(dim=1)) for batch in batches)
+    return Clips(world.labels, pool, pool.label_B >= 0, validation, test)
+
+
+def teach(clips: Clips, config: Config) -> tuple[dict[str, float], Batch]:
+    """Weighted F1 on "validation" and "test", with whatever each clip has ("test/student"), and the student's clips.
+
+    teacher   the head of the labelled clips
+    longer    the same for as many steps as the student takes, which could be all that helps it
+    student   after one round
+    kept      the best on validation after ROUNDS of them; the best so far teaches
+    """
     teacher = _fit(clips.pool.rows(clips.known_B), clips, config)
     lesson = taught(teacher, clips, config)
     student = _fit(lesson, clips, config)
     heads = {"teacher": teacher, "longer": _longer(clips, config, len(lesson)), "student": student}
     heads["kept"] = _best(teacher, student, clips, config)
-    scores = {f"{split}/{name}": _waf(heads[name], getattr(clips, split)) for name in HEADS for split in JUDGED}
-    return scores | _accepted(world, clips, lesson)
+    batches = {"validation": clips.validation, "test": clips.test}
+    return {f"{split}/{name}": _waf(heads[name], batches[split]) for name in HEADS for split in JUDGED}, lesson
 
 
 def taught(teacher: FusionHead, clips: Clips, config: Config) -> Batch:
@@ -76,19 +96,6 @@ def taught(teacher: FusionHead, clips: Clips, config: Config) -> Batch:
     lesson = replace(clips.pool, label_B=label_B).rows(clips.known_B | taken_B)
     pseudo = PseudoLabels(clips.labels, target_of, label_of, config.train.pseudo_weight, round=1, teacher="")
     return with_targets(lesson, pseudo if taken else None)
-
-
-def _clips(world: World, config: Config, labelled: int) -> Clips:
-    """The world with all but so many training labels hidden, also from the EmoVCLIP that gives features of video."""
-    pool, known_B = world.splits["train"], torch.zeros(len(world.splits["train"]), dtype=torch.bool)
-    drawn = {"test_size": labelled, "stratify": pool.label_B.numpy(), "random_state": config.seed}
-    known_B[torch.from_numpy(train_test_split(np.arange(len(pool)), **drawn)[1])] = True
-    hidden = replace(pool, label_B=torch.where(known_B, pool.label_B, -1))
-    splits = world.splits | {"train": hidden.rows(known_B), "pool": hidden}
-    _, features = video(replace(world, splits=splits), config)
-    batches = (fused(splits[name], features[name]) for name in ("pool", *JUDGED))
-    pool, validation, test = (batch.rows(batch.present_BM.any(dim=1)) for batch in batches)
-    return Clips(world.labels, pool, pool.label_B >= 0, validation, test)
 
 
 def _best(teacher: FusionHead, student: FusionHead, clips: Clips, config: Config) -> FusionHead:
@@ -123,5 +130,5 @@ def _accepted(world: World, clips: Clips, lesson: Batch) -> dict[str, float]:
     return {"accepted/share": len(right) / hidden, "accepted/right": float(np.mean(right)) if right else 0.0}
 
 
-def _waf(head: FusionHead, batch: Batch, names: Sequence[str] = MODALITIES) -> float:
-    return metrics(shown_only(head, batch, names), batch.label_B.numpy())["waf"]
+def _waf(head: FusionHead, batch: Batch) -> float:
+    return metrics(shown_only(head, batch, MODALITIES), batch.label_B.numpy())["waf"]
