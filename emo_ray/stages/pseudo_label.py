@@ -88,7 +88,7 @@ def pseudo_label(config: Config) -> PseudoLabelled:
         raise ValueError(f"{config.data.manifest}: found no unlabelled clips, expected some to label")
     teachers = answering.gather(config, paths, prepared, pool)
     folder = _folder(config, teachers, prepared)
-    parts = parts_with(prepared, dict.fromkeys(pool, 0))
+    parts = parts_with(prepared, pool)
     if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
         _make(config, teachers, prepared, pool, folder)
     result = PseudoLabelled(folder, json.loads((folder / REPORT).read_text(encoding="utf-8")))
@@ -109,7 +109,7 @@ def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool:
     (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
     teachers, about = answering.calibrate(teachers, prepared)
     leaks = leaking(prepared, pool)
-    clips = weighed(config, teachers, parts_with(prepared, dict.fromkeys(pool, 0)), pool, leaks)
+    clips = weighed(config, teachers, parts_with(prepared, pool), pool, leaks)
     labelled_K = _labelled(prepared)
     most = int(config.pseudo.max_ratio * labelled_K.sum()) if labelled_K.sum() else None
     given = config.pseudo, clips.confidence_N, clips.prediction_N, clips.against_N, prepared.labels, most
