@@ -88,7 +88,7 @@ def pseudo_label(config: Config) -> PseudoLabelled:
         raise ValueError(f"{config.data.manifest}: found no unlabelled clips, expected some to label")
     teachers = answering.gather(config, paths, prepared, pool)
     folder = _folder(config, teachers, prepared)
-    parts = parts_with(prepared, dict.fromkeys(pool, 0))
+    parts = parts_with(prepared, pool)
     if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
         _make(config, teachers, prepared, pool, folder)
     result = PseudoLabelled(folder, json.loads((folder / REPORT).read_text(encoding="utf-8")))
@@ -109,7 +109,7 @@ def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool:
     (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
     teachers, about = answering.calibrate(teachers, prepared)
     leaks = leaking(prepared, pool)
-    clips = weighed(config, teachers, parts_with(prepared, dict.fromkeys(pool, 0)), pool, leaks)
+    clips = weighed(config, teachers, parts_with(prepared, pool), pool, leaks)
     labelled_K = _labelled(prepared)
     most = int(config.pseudo.max_ratio * labelled_K.sum()) if labelled_K.sum() else None
     given = config.pseudo, clips.confidence_N, clips.prediction_N, clips.against_N, prepared.labels, most
@@ -162,23 +162,30 @@ def weighed(
 ) -> Pool:
     """What all teachers together say of the clips in `pool`, and what speaks against a clip from the start."""
     found, slices, broken, start = [], {}, [], 0
-    for part in parts:
-        own = answering.answers(teachers, part, pool)
-        ids = own.table["clip_id"].to_pylist()
-        agree_B = selection.teachers_agree(own.votes_TB, own.prediction_B, config.pseudo.agreement)
-        same_B = selection.modalities_agree(own.votes_MB, own.prediction_B, config.pseudo.agreeing_modalities)
-        against_B = np.full(len(ids), None, object)
-        against_B[~same_B] = selection.MODALITIES_DISAGREE  # of several reasons the last of these lines counts
-        against_B[~agree_B] = selection.DISAGREE
-        against_B[own.prediction_B < 0] = UNUSABLE
-        for row, clip_id in enumerate(ids):
-            against_B[row] = leaks.get(clip_id, against_B[row])
-        found.append((own.confidence_B, own.prediction_B.astype(np.int16), against_B))
-        for name in MODALITIES:
-            statuses = zip(ids, own.table[f"{name}_status"].to_pylist(), strict=True)
-            broken += [(clip_id, name, status) for clip_id, status in statuses if _is_broken(status)]
-        slices[part] = slice(start, start := start + len(ids))
+    with progress("weighing answers", len(pool), "clips") as advance:
+        for part in parts:
+            own = answering.answers(teachers, part, pool)
+            ids = own.table["clip_id"].to_pylist()
+            found.append((own.confidence_B, own.prediction_B.astype(np.int16), _against(config, own, ids, leaks)))
+            for name in MODALITIES:
+                statuses = zip(ids, own.table[f"{name}_status"].to_pylist(), strict=True)
+                broken += [(clip_id, name, status) for clip_id, status in statuses if _is_broken(status)]
+            slices[part] = slice(start, start := start + len(ids))
+            advance(len(ids))
     return Pool(slices, *(np.concatenate(columns) for columns in zip(*found, strict=True)), broken)
+
+
+def _against(config: Config, own: Answers, ids: Sequence[str], leaks: Mapping[str, str]) -> np.ndarray:
+    """What speaks against each of these clips, or None; of several reasons the last found here."""
+    agree_B = selection.teachers_agree(own.votes_TB, own.prediction_B, config.pseudo.agreement)
+    same_B = selection.modalities_agree(own.votes_MB, own.prediction_B, config.pseudo.agreeing_modalities)
+    against_B = np.full(len(ids), None, object)
+    against_B[~same_B] = selection.MODALITIES_DISAGREE
+    against_B[~agree_B] = selection.DISAGREE
+    against_B[own.prediction_B < 0] = UNUSABLE
+    for row, clip_id in enumerate(ids):
+        against_B[row] = leaks.get(clip_id, against_B[row])
+    return against_B
 
 
 def _is_broken(status: str) -> bool:

@@ -72,7 +72,7 @@ def gather(config: Config, paths: Sequence[Path], prepared: Prepared, pool: Coll
     for path in paths:
         own = _config_of(config, path, prepared.labels)
         unseen = _unseen(prepared, path)
-        parts = parts_with(prepared, dict.fromkeys([*pool, *unseen], 0))
+        parts = parts_with(prepared, {*pool, *unseen})
         teachers.append(Teacher(path, make_parts(own, path, plan_of(own, prepared, parts), corpus), unseen))
     return teachers
 

@@ -4,7 +4,7 @@ Each of the two is trained once per digest of what decides it: changing only `fu
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,10 +127,10 @@ def labels_of(prepared: Prepared, split: str) -> LabelOf:
     return {c.clip_id: index[c.label] for c in prepared.clips if c.split == split and c.label is not None}
 
 
-def parts_with(prepared: Prepared, wanted: Mapping[str, int]) -> list[str]:
+def parts_with(prepared: Prepared, wanted: Iterable[str]) -> list[str]:
     """The parts that hold any of these clips, in their order."""
     ledger = prepared.ledger
-    hit = set(ledger.filter(pc.is_in(ledger["clip_id"], pa.array(list(wanted))))["part"].to_pylist())
+    hit = set(ledger.filter(pc.is_in(ledger["clip_id"], pa.array(list(wanted), pa.string())))["part"].to_pylist())
     return [part for part in prepared.parts if part in hit]
 
 
