@@ -101,10 +101,11 @@ def taught(teacher: FusionHead, clips: Clips, config: Config) -> Batch:
 def _best(teacher: FusionHead, student: FusionHead, clips: Clips, config: Config) -> FusionHead:
     """After ROUNDS of them. A student that is not better ends them: the same teacher would teach the same again."""
     best = teacher
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        student = _fit(taught(best, clips, config), clips, config) if number else student
         if _waf(student, clips.validation) <= _waf(best, clips.validation):
             break
-        best, student = student, _fit(taught(student, clips, config), clips, config)
+        best = student
     return best
 
 
