@@ -217,7 +217,7 @@ def test_what_cannot_be_judged_is_refused(config, few_teacher, tmp_path):
         self_train(override(config, {"train.pseudo_labels": "somewhere"}))
     turned = {"train": "test", "test": "train"}
     moved = [replace(c, split=turned.get(c.split, c.split)) for c in clips]
-    with pytest.raises(ValueError, match=r"trained or selected on 24 clips of validation or test \\(first: 'train-"):
+    with pytest.raises(ValueError, match=r"trained or selected on 24 clips of validation or test \(first: 'train-"):
         self_train(given(moved, checkpoint=str(few_teacher.path)))
     other = shutil.copytree(few_teacher.path, tmp_path / "other")
     (other / checkpoint.LABELS).write_text('["glad", "calm", "upset"]')
