@@ -188,13 +188,13 @@ def pseudo_round():
 
     from emo_ray import store
 
-    def write(folder, probabilities, labels, accepted, per_part=2, **changes):
+    def write(folder, probabilities, labels, taken, per_part=2, **changes):
         rows = [
             {
                 "clip_id": clip_id,
                 "calibrated": values,
                 "prediction": labels[int(np.argmax(values))],
-                "accepted": clip_id in accepted,
+                "accepted": clip_id in taken,
                 "round": 2,
                 "teacher": "model-a",
                 **changes,
