@@ -24,6 +24,8 @@ from emo_ray.settings import (
     Evaluate,
     Fusion,
     Media,
+    Pseudo,
+    Rounds,
     Section,
     Store,
     Synthetic,
@@ -34,10 +36,10 @@ from emo_ray.settings import (
 )
 
 _PATHS = (  # or names
-    *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "bench.clip"),
-    *("audio.encoder", "text.encoder"),
+    *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "fusion.start_from", "bench.clip"),
+    *("audio.encoder", "text.encoder", "train.pseudo_labels"),
 )
-_PATH_LISTS = tuple(f"tables.{name}" for name in MODALITIES)
+_PATH_LISTS = (*(f"tables.{name}" for name in MODALITIES), "pseudo.teachers")
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -56,6 +58,8 @@ class Config(Section):
     annotate: Annotate = Annotate()
     fusion: Fusion = Fusion()
     train: Train = Train()
+    pseudo: Pseudo = Pseudo()
+    rounds: Rounds = Rounds()
     evaluate: Evaluate = Evaluate()
     crossvalidate: Crossvalidate = Crossvalidate()
     claims: Claims = Claims()

@@ -270,6 +270,7 @@ class Fusion(Optimisation):
     modality_dropout: float | dict[str, float] = 0.5  # one rate for incomplete patterns, or one per modality
     # The head is tiny and a report to Ray is not: an epoch of the head is this many passes over its features.
     passes_per_epoch: int = Field(4, ge=1)
+    start_from: str | None = None  # a checkpoint folder of the same classes: training starts from its head
 
     @field_validator("modality_dropout")
     @classmethod
@@ -290,11 +291,49 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of EmoVCLIP's training; auto: bf16 on GPUs that have it
     max_failures: int = Field(3, ge=0)  # worker-group restarts before the run is given up
     shuffle_buffer: int = Field(512, ge=1)  # clips
+    pseudo_labels: str | None = None  # a round's folder of jobs/pseudo_label.py: its accepted clips are trained on too
+    pseudo_targets: Literal["soft", "hard"] = "soft"  # the calibrated probabilities, or the class they name
+    pseudo_weight: float = Field(0.5, gt=0, le=1)  # of an accepted clip, where a labelled one has 1
+    # A pseudo-label is what all modalities say together, and often not what a clip's face shows; and with EmoVCLIP as
+    # it was, no clip is encoded again: a round then costs seconds.
+    pseudo_phases: Literal["fusion", "both"] = "fusion"
 
     @field_validator("use_gpu", mode="before")
     @classmethod
     def _yaml_words(cls, value: Any) -> Any:
         return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # a bare yes is true in YAML
+
+
+class Pseudo(Section):
+    """Which pseudo-labels are kept, and whose: `checkpoint` is the teacher."""
+
+    policy: Literal["quantile", "fixed", "per_class", "quota", "adaptive"] = "quantile"
+    threshold: float = Field(0.9, ge=0, le=1)  # of fixed and adaptive; in per_class, of classes that thresholds lacks
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # label -> its own, in per_class
+    quota: int = Field(100, ge=1)  # clips of each class
+    quantile: float = Field(0.5, ge=0, lt=1)  # share of the clips of each class that stays below
+    floor: float = Field(0.5, ge=0, le=1)  # no threshold of quantile and adaptive is lower
+    max_ratio: float = Field(3.0, gt=0)  # kept clips for each labelled training clip, at most
+    teachers: tuple[str, ...] = ()  # further checkpoints; calibrated probabilities of all are averaged
+    agreement: float = Field(1.0, ge=0, le=1)  # share of the teachers that must give the same class
+    agreeing_modalities: int = Field(0, ge=0, le=len(MODALITIES))  # so many, each shown alone, must give it as well
+    max_bad_fraction: float = Field(0.2, ge=0, le=1)  # of unlabelled clips with broken media; beyond it the job fails
+    round: int = Field(0, ge=0)  # a number for the folder and its rows
+
+    @model_validator(mode="after")
+    def _used(self) -> "Pseudo":
+        if self.thresholds and self.policy != "per_class":
+            raise ValueError(f"found pseudo.thresholds with pseudo.policy={self.policy}, expected policy=per_class")
+        return self
+
+
+class Rounds(Section):
+    """Self-training: a teacher labels, a student learns from it, and the better one teaches next."""
+
+    most: int = Field(5, ge=1)  # a smaller number gives the state after that round, from what is there
+    patience: int = Field(2, ge=1)  # rounds in a row without a rise of min_gain that end the job
+    min_gain: float = Field(0.002, ge=0, lt=1)  # of validation WAF; a smaller rise is kept, but is no rise
+    start: Literal["scratch", "warm"] = "scratch"  # a student's weights: new ones, or its teacher's
 
 
 class Evaluate(Section):
@@ -314,6 +353,7 @@ class Claims(Section):
 
     worlds: int = Field(3, ge=1)
     seeds: int = Field(3, ge=1)  # of training, in each world
+    self_training_seeds: int = Field(5, ge=1)  # likewise, of which labels are known as well
     dropout_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.15, 0.3, 0.5, 0.7)
 
 

@@ -96,6 +96,14 @@ def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 32, codec: 
         pq.write_table(table, temporary, row_group_size=rows_per_group, compression=codec)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name; its bytes are shared where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
     """A path to write a file to, which becomes `path` at once if the block ends without an error."""

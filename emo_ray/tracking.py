@@ -5,22 +5,23 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from emo_ray.config import Config, flatten
 
 _LONGEST_VALUE = 500  # MLflow refuses longer parameter values
-_KEY_TAG = "emo_ray.key"
+_KEY_TAG, _PARENT_TAG = "emo_ray.key", "mlflow.parentRunId"
 _PRIVATE = {"tracking.uri"}  # may hold credentials
 
 
 class Run:
     """One MLflow run that is being written to."""
 
-    def __init__(self, client: Any, run_id: str):
-        self.client, self.run_id = client, run_id
+    def __init__(self, client: Any, run_id: str, key: str):
+        self.client, self.run_id, self.key = client, run_id, key
         self._logged: dict[str, int] = {}
 
     def params(self, config: Config) -> None:
@@ -56,6 +57,16 @@ class Run:
         if not self.client.list_artifacts(self.run_id, name):
             self.client.log_artifacts(self.run_id, str(folder), name)
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the block runs, so does the run; then it is finished, or has failed."""
+        try:
+            yield
+        except BaseException:
+            self.finish("FAILED")
+            raise
+        self.finish()
+
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
@@ -80,8 +91,11 @@ def uri(config: Config, root: Path) -> str:
     return config.tracking.uri
 
 
-def open_run(config: Config, root: Path, key: str, name: str) -> Run:
-    """The run with this key, running again, or a new one. `key` is the digest of what the run makes."""
+def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None = None) -> Run:
+    """The run with this key, running again, or a new one. `key` is the digest of what the run makes.
+
+    With a parent it is shown inside of it.
+    """
     from mlflow import MlflowClient  # 1.4 s to import
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -95,10 +109,11 @@ def open_run(config: Config, root: Path, key: str, name: str) -> Run:
         experiment_id = experiment.experiment_id
     found = client.search_runs([experiment_id], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
     if found:
-        run = Run(client, found[0].info.run_id)
+        run = Run(client, found[0].info.run_id, key)
         client.update_run(run.run_id, status="RUNNING")
     else:
-        run = Run(client, client.create_run(experiment_id, tags={_KEY_TAG: key}, run_name=name).info.run_id)
+        tags = {_KEY_TAG: key} | ({_PARENT_TAG: parent.run_id} if parent else {})
+        run = Run(client, client.create_run(experiment_id, tags=tags, run_name=name).info.run_id, key)
     run.params(config)
     return run
 

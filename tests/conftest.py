@@ -178,6 +178,41 @@ def evaluated(ray_session, tiny_config):
     return evaluate(tiny_config)
 
 
+@pytest.fixture(scope="session")
+def pseudo_round():
+    """A function that writes a round's folder as jobs/pseudo_label.py leaves it, with the columns that are read.
+
+    Of clips with these probabilities (clip_id -> K of them); keyword arguments replace whole columns.
+    """
+    import pyarrow as pa
+
+    from emo_ray import store
+
+    def write(folder, probabilities, labels, taken, per_part=2, **changes):
+        rows = [
+            {
+                "clip_id": clip_id,
+                "calibrated": values,
+                "prediction": labels[int(np.argmax(values))],
+                "accepted": clip_id in taken,
+                "round": 2,
+                "teacher": "model-a",
+                **changes,
+            }
+            for clip_id, values in probabilities.items()
+        ]
+        kinds = {"calibrated": pa.list_(pa.float32()), "accepted": pa.bool_(), "round": pa.int64()}
+        fields = [(name, kinds.get(name, pa.string())) for name in rows[0]]
+        schema = pa.schema(fields, {"labels": json.dumps(list(labels))})
+        with store.writing(folder, {"kind": "pseudo_labels"}) as temporary:
+            for i in range(0, len(rows), per_part):
+                part = pa.Table.from_pylist(rows[i : i + per_part], schema)
+                store.write_parquet(temporary / f"part-{i:03d}.parquet", part)
+        return folder
+
+    return write
+
+
 def numbered(count: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     """uint8 frames_THWC; bars from the top are the bits of the frame's number, the left edge is a little darker."""
     frames_THWC = np.empty((count, height, width, 3), np.uint8)

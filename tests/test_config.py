@@ -54,9 +54,10 @@ def test_relative_paths_become_absolute_where_they_exist_and_names_stay(tmp_path
     (tmp_path / "clip.pt").touch()
     (tmp_path / "trained").mkdir()
     changes = {"emovclip.weights": "clip.pt", "emovclip.clip": "ViT-B-16", "audio.encoder": "facebook/hubert"}
-    found = absolute_paths(override(Config(), changes | {"emovclip.start_from": "trained"}))
+    starts = dict.fromkeys(("emovclip.start_from", "fusion.start_from", "train.pseudo_labels"), "trained")
+    found = absolute_paths(override(Config(), changes | starts))
     assert found.emovclip.weights == str(tmp_path / "clip.pt")
-    assert found.emovclip.start_from == str(tmp_path / "trained")
+    assert {flatten(found)[key] for key in starts} == {str(tmp_path / "trained")}
     assert absolute_paths(override(Config(), {"emovclip.clip": "trained"})).emovclip.clip == str(tmp_path / "trained")
     assert (found.emovclip.clip, found.audio.encoder) == ("ViT-B-16", "facebook/hubert")
 

@@ -59,6 +59,27 @@ def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, rec
     assert "predicting: 3 clips in" in result.stderr
 
 
+def test_too_much_broken_media_is_said_when_the_rest_is_labelled(
+    ray_session, evaluated, tiny_config, recipe, media_files, tmp_path
+):
+    (tmp_path / "raw").mkdir()
+    for name, source in {"a": "clip", "b": "silent", "c": "text"}.items():
+        shutil.copy(media_files[source], tmp_path / "raw" / f"{name}.mp4")
+    model = f"{tiny_config.store.root}/checkpoints/{evaluated.report['checkpoint']}"
+    words = [f"checkpoint={model}", f"data.manifest={tmp_path / 'raw'}", f"store.root={tmp_path / 'store'}"]
+    address = {"RAY_ADDRESS": ray_session.get_runtime_context().gcs_address}
+    refused = run("pseudo_label", recipe, *words, **address)
+    assert refused.returncode == 2
+    assert "error: found 1 of 3 unlabelled clips have broken media" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    (listed,) = (tmp_path / "store" / "pseudo_labels").rglob("bad_media.csv")
+    assert "the file holds text, not media" in listed.read_text()
+    allowed = run("pseudo_label", recipe, *words, "pseudo.max_bad_fraction=0.5", **address)
+    assert allowed.returncode == 0, allowed.stderr
+    assert allowed.stdout.splitlines()[-1] == str(listed.parent)
+    assert "1 of 3 unlabelled clips have broken media" in allowed.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -24,7 +24,7 @@ FLOORS = (
     ("training",),
     ("tracking", "cluster", "page", "progress"),
     ("claims_picture",),
-    ("report", "claims_report", "contact_sheet"),
+    ("report", "claims_report", "pseudo_report", "rounds_report", "contact_sheet"),
     ("stages",),
     ("cli",),
     ("jobs",),

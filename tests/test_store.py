@@ -186,3 +186,13 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     assert pq.read_table(path)["a"].to_pylist() == [1, 2, 3]
     assert pq.ParquetFile(path).num_row_groups == 2
     assert os.listdir(tmp_path) == ["table.parquet"]
+
+
+def test_a_link_shares_its_bytes_and_elsewhere_they_are_copied(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("content")
+    store.link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").stat().st_ino == (tmp_path / "b").stat().st_ino
+    monkeypatch.setattr(os, "link", lambda source, target: (_ for _ in ()).throw(OSError("not on this file system")))
+    store.link_or_copy(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "content"
+    assert (tmp_path / "a").stat().st_mtime_ns == (tmp_path / "c").stat().st_mtime_ns

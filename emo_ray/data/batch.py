@@ -28,6 +28,9 @@ class Batch:
     readings: tuple[str | None, ...] | None = None  # a stronger model's words on each text; None where it has none
     features: Mapping[str, torch.Tensor] | None = None  # modality -> float32 (B, D of that modality)
     label_B: torch.Tensor | None = None  # int64
+    # Both or none, for training clips of which some are pseudo-labelled.
+    target_BK: torch.Tensor | None = None  # float32, probabilities to train towards
+    weight_B: torch.Tensor | None = None  # float32, how much each clip counts
 
     def __len__(self) -> int:
         return len(self.clip_ids)

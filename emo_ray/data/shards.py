@@ -22,7 +22,11 @@ from emo_ray.data import media
 from emo_ray.data.manifest import Clip
 from emo_ray.settings import MODALITIES, Media
 
-VERSION = 1  # of a row's columns
+_SILENCE = 1  # int16 steps: what dithering leaves of nothing
+VERSION = 2  # of SCHEMA; 2: identities, and the digests of the content
+# By what a clip is known again, whatever it is called: its decoded frames and sound. Null where there are none, and
+# where they say nothing: pictures of a single colour, silence.
+CONTENT = ("video_digest", "audio_digest")
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -32,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("audio_samples", pa.int64()),
         pa.field("text", pa.string()),
         *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
+        *(pa.field(name, pa.string()) for name in CONTENT),
     ]
 )
 LEDGER_SCHEMA = pa.schema(
@@ -40,6 +45,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("part", pa.string(), nullable=False),
         pa.field("audio_s", pa.float32()),
         *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
+        *(pa.field(name, pa.string()) for name in CONTENT),
     ]
 )
 
@@ -83,18 +89,22 @@ def row(clip: Clip, config: Media, image_size: int) -> dict:
     """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
     frames_THWC, video_status = media.read_video(clip.video, config.frames, image_size)
     samples_S, audio_status = media.read_audio(clip.audio or clip.video, config.max_audio_s)
+    jpegs = None if frames_THWC is None else [_jpeg(frame, config.jpeg_quality) for frame in frames_THWC]
+    sound = None if samples_S is None else samples_S.astype("<i2").tobytes()
     has_text = bool(clip.text and clip.text.strip())
     text_status = media.OK if has_text else media.MISSING + (": empty" if clip.text is not None else "")
     return {
         "clip_id": clip.clip_id,
         "identity": identity(clip),
-        "frames": None if frames_THWC is None else [_jpeg(f, config.jpeg_quality) for f in frames_THWC],
-        "audio": None if samples_S is None else samples_S.astype("<i2").tobytes(),
+        "frames": jpegs,
+        "audio": sound,
         "audio_samples": None if samples_S is None else len(samples_S),
         "text": clip.text if has_text else None,
         "video_status": video_status,
         "audio_status": audio_status,
         "text_status": text_status,
+        "video_digest": _digest(jpegs) if jpegs and np.ptp(frames_THWC) else None,
+        "audio_digest": _digest([sound]) if sound and np.abs(samples_S.astype(np.int32)).max() > _SILENCE else None,
     }
 
 
@@ -135,16 +145,22 @@ def copied(folder: Path, known: Mapping[str, str]) -> pa.Table:
 
 
 def ledger(path: Path) -> pa.Table:
-    """The statuses of one part's rows (LEDGER_SCHEMA), read without its media."""
-    table = pq.read_table(path, columns=["clip_id", "audio_samples", *(f"{name}_status" for name in MODALITIES)])
+    """The statuses and digests of one part's rows (LEDGER_SCHEMA), read without its media."""
+    taken = ["clip_id", *(f"{name}_status" for name in MODALITIES), *CONTENT]
+    table = pq.read_table(path, columns=["audio_samples", *taken])
     seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
-    columns = {
-        "clip_id": table["clip_id"],
+    columns = {name: table[name] for name in taken} | {
         "part": pa.array([path.name] * len(table), pa.string()),
         "audio_s": pc.cast(seconds, pa.float32()),
-        **{f"{name}_status": table[f"{name}_status"] for name in MODALITIES},
     }
     return pa.table(columns, schema=LEDGER_SCHEMA)
+
+
+def _digest(contents: Sequence[bytes]) -> str:
+    seen = hashlib.blake2b(digest_size=16)
+    for content in contents:
+        seen.update(len(content).to_bytes(8) + content)
+    return seen.hexdigest()
 
 
 def _stamp(source: str | None) -> tuple | None:

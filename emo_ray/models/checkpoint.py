@@ -18,7 +18,7 @@ from emo_ray.config import Config, dump, load, override
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained
-from emo_ray.settings import MODALITIES, Tracking
+from emo_ray.settings import MODALITIES, Fusion, Tracking
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 TIME_TABLES = ("time_TD", "local_TD")  # how the names end of what EmoVCLIP learns for each frame
@@ -100,13 +100,43 @@ def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch
 def load_fusion(folder: Path) -> FusionHead:
     """The fusion head of a checkpoint folder, in evaluation mode. Raises ValueError where the folder has none."""
     config, labels = read_config(folder)
+    return _fusion(folder, config.fusion, labels).eval()
+
+
+def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str]) -> FusionHead:
+    """The fusion head that training starts with: a new one for this scaling, or that of `fusion.start_from` with its.
+
+    Raises ValueError where that one is for other classes or shapes, or lacks a modality that there is now.
+    """
+    if config.fusion.start_from is None:
+        return FusionHead(config.fusion, scaling, len(labels))
+    folder = Path(config.fusion.start_from)
+    _, theirs = read_config(folder)
+    if theirs != tuple(labels):
+        raise ValueError(
+            f"fusion.start_from: found a head for the classes {', '.join(theirs)} in {folder}, expected "
+            f"{', '.join(labels)} in this order: start from nothing"
+        )
+    head = _fusion(folder, config.fusion, labels)
+    if lacking := sorted(set(scaling) - set(head.project)):
+        raise ValueError(
+            f"fusion.start_from: found no {' and '.join(lacking)} in the head in {folder}, expected every modality "
+            "that training clips have: start from nothing"
+        )
+    return head
+
+
+def _fusion(folder: Path, own: Fusion, labels: Sequence[str]) -> FusionHead:
     state = load_file(folder / WEIGHTS)
     scaling = {name: state[f"scaling_{name}"] for name in MODALITIES if f"scaling_{name}" in state}
     if not scaling:
         raise ValueError(f"{folder}: found no fusion head, expected a whole model: the folder that jobs/train.py names")
-    head = FusionHead(config.fusion, scaling, len(labels))
-    load_trained(head, state)
-    return head.eval()
+    head = FusionHead(own, scaling, len(labels))
+    try:
+        load_trained(head, state)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return head
 
 
 def _over_time(table_TD: torch.Tensor, frames: int) -> torch.Tensor:

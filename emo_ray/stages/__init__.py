@@ -1,3 +1,3 @@
 """The verbs, and the only place where Ray is used. Reading order: prepare, answers, ask, annotate, encode, imports,
-features, fit, train, evaluate, predict, trials, crossvalidate, comparisons, claims, bench_data, bench_jobs, bench_plan,
-bench."""
+features, fit, save, train, evaluate, predict, teachers, pseudo_label, self_train, trials, teaching, crossvalidate,
+comparisons, claims, bench_data, bench_jobs, bench_plan, bench."""

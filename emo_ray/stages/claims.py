@@ -16,20 +16,22 @@ from emo_ray import claims_report, cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import console, progress, say
-from emo_ray.stages import comparisons, trials
-from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned
+from emo_ray.stages import comparisons, teaching, trials
+from emo_ray.stages.comparisons import OURS, Found, Scores, Trial, claimed, planned, seeds_of
 from emo_ray.stages.features import encode, frozen_encoders
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.in_memory import one_thread
 
 VERSION = 1  # raise it when the same trial gives other scores
 CONTENT, SCORES, FEATURES = "claims.json", "scores.json", "features.safetensors"
+_REFUSED = ("emovclip.start_from", "fusion.start_from", "train.pseudo_labels")
 # The parts of the config that decide each kind of trial, beside the corpus and the frozen CLIP.
 _DECIDING = {
     "zero_shot": (),
     "probe": (),
     "video": ("seed", "emovclip", "train"),
     "fusion": ("seed", "emovclip", "train", "fusion", "audio", "text"),
+    "self_training": ("seed", "emovclip", "train", "fusion", "audio", "text", "pseudo"),
 }
 
 
@@ -61,8 +63,9 @@ def claims(config: Config) -> Claimed:
             f"found data.manifest={config.data.manifest} and data.corpus={config.data.corpus}, expected neither: "
             "claims are measured on synthetic worlds; jobs/evaluate.py measures on a corpus"
         )
-    if config.emovclip.start_from is not None:
-        raise ValueError(f"found emovclip.start_from={config.emovclip.start_from}, expected none: claims train anew")
+    for key in _REFUSED:
+        if (given := flatten(config)[key]) is not None:
+            raise ValueError(f"found {key}={given}, expected none: claims train anew, on clips of their own")
     if config.annotate.url is not None:
         raise ValueError(f"found annotate.url={config.annotate.url}, expected none: claims are made without readings")
     if config.train.use_gpu == "yes":
@@ -103,7 +106,7 @@ def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
         loaded = None
         whole: dict[int, Path] = {}  # seed -> EmoVCLIP
         for name, trial in planned(config).items():
-            for seed in range(config.claims.seeds if trial.seeded else 1):
+            for seed in range(seeds_of(trial, config)):
                 changed = override(own, {**trial.changes, "seed": config.seed + seed})
                 folder = root / "claims" / "trials" / _digest(trial, changed, prepared.path.name)
                 made[folder] = name, world
@@ -152,12 +155,16 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
         return trials.probe(world, trial.option), None
     if trial.kind == "video":
         return trials.video(world, config)
+    if trial.kind == "self_training":
+        return teaching.self_training(world, config, int(trial.option[0])), None
     return trials.fusion(world, features, config, trial.option), None
 
 
 def _digest(trial: Trial, config: Config, corpus: str) -> str:
     """Of everything that decides a trial's result; what is in the code is in VERSION."""
-    flat = {key: value for key, value in flatten(config).items() if key != "emovclip.start_from"}  # which claims refuse
+    flat = {key: value for key, value in flatten(config).items() if key not in _REFUSED}
     deciding = {key: value for key, value in flat.items() if key.split(".")[0] in _DECIDING[trial.kind]}
-    encoders = [encoder.digest for encoder in frozen_encoders(config)] if trial.kind == "fusion" else []
+    if trial.kind != "self_training":
+        deciding = {key: value for key, value in deciding.items() if not key.startswith("train.pseudo_")}
+    encoders = [encoder.digest for encoder in frozen_encoders(config)] if "audio" in _DECIDING[trial.kind] else []
     return store.digest(VERSION, trial.kind, trial.option, corpus, frozen_digest(config), encoders, deciding)

@@ -12,6 +12,7 @@ from emo_ray.config import Config
 from emo_ray.data.synthetic import LABELS
 from emo_ray.settings import MODALITIES
 from emo_ray.stages.evaluate import SUBSETS
+from emo_ray.stages.teaching import HEADS, ROUNDS
 
 VERSION = 2  # raise it when the same scores make other tables or verdicts
 PROBES = {
@@ -52,6 +53,12 @@ LENGTHS = {
     for key, words in ((_GLOBAL, "global prompts:"), (_CONTEXT, "context tokens:"))
     for count in (2, 16)
 }
+_HEADS = {
+    "teacher": "teacher",
+    "longer": "teacher with the student's steps",
+    "student": "student",
+    "kept": f"best on validation of {ROUNDS} rounds",
+}
 INCOMPLETE = tuple(key for key in SUBSETS if len(key) < len(MODALITIES))
 EVERYTHING = next(key for key in SUBSETS if len(key) == len(MODALITIES))
 
@@ -60,9 +67,9 @@ EVERYTHING = next(key for key in SUBSETS if len(key) == len(MODALITIES))
 class Trial:
     """One training or measurement: what is done, and with which changes to the config."""
 
-    kind: str  # zero_shot, probe, video or fusion
+    kind: str  # zero_shot, probe, video, fusion or self_training
     changes: dict[str, Any] = field(default_factory=dict)
-    option: tuple[str, ...] = ()  # a probe's statistics, or the modalities that fusion is given
+    option: tuple[str, ...] = ()  # a probe's statistics, fusion's modalities, or how many labels a teacher knows
     seeded: bool = True  # else seed 0 alone
 
 
@@ -89,7 +96,19 @@ def planned(config: Config) -> dict[str, Trial]:
             for rate in config.claims.dropout_rates
             if rate > 0
         },
+        **{_taught(count): Trial("self_training", _WHOLE, (str(count),)) for count in labels_known(config)},
     }
+
+
+def seeds_of(trial: Trial, config: Config) -> int:
+    """How often a trial is made in each world."""
+    several = config.claims.self_training_seeds if trial.kind == "self_training" else config.claims.seeds
+    return several if trial.seeded else 1
+
+
+def labels_known(config: Config) -> tuple[int, int]:
+    """Of how many training clips a teacher knows the labels: few of them, and plenty."""
+    return tuple(max(len(LABELS), config.synthetic.train_clips // share) for share in (10, 2))
 
 
 def claimed(config: Config, found: Found) -> dict[str, Any]:
@@ -99,7 +118,7 @@ def claimed(config: Config, found: Found) -> dict[str, Any]:
         return np.array([np.mean([_score(scores, key) for scores in world[:seeds]]) for world in found[name]])
 
     tables, differences = [], []
-    for part in (_against_untuned, _prompts, _modalities, _dropout):
+    for part in (_against_untuned, _prompts, _modalities, _dropout, _self_training):
         new_tables, new_differences = part(config, over_worlds)
         tables += new_tables
         differences += new_differences
@@ -120,7 +139,7 @@ def claimed(config: Config, found: Found) -> dict[str, Any]:
         "chance": 1 / len(LABELS),
         "tables": tables,
         "differences": differences,
-        "empty": [{"claim": 5, "why": "self-training from few labels is not built yet"}],
+        "empty": [],
     }
 
 
@@ -209,6 +228,39 @@ def _dropout(config: Config, over_worlds: OverWorlds) -> Part:
         _difference(4, f"{words}, mean of the incomplete subsets", incomplete, "three"),
         _difference(4, f"{words}, all three", whole, "minus one SE" if judged else None),
     ]
+
+
+def _self_training(config: Config, over_worlds: OverWorlds) -> Part:
+    tables, differences = [], []
+    for count, target in zip(labels_known(config), ("two SE", "minus one SE"), strict=True):
+        test = {name: over_worlds(_taught(count), f"test/{name}") for name in HEADS}
+        accepted, right = (100 * over_worlds(_taught(count), f"accepted/{name}").mean() for name in ("share", "right"))
+        table = {
+            "claim": 5,
+            "title": f"Self-training, {count} labelled clips",
+            "note": (
+                f"{count} of {config.synthetic.train_clips} training clips keep their labels, drawn by each of "
+                f"{config.claims.self_training_seeds} seeds; {accepted:.0f} % of the others are accepted, and "
+                f"{right:.0f} % of their labels are right; all {config.synthetic.validation_clips} validation clips "
+                "have labels"
+            ),
+            "columns": ["whatever each clip has"],
+            "first": "head",
+            "rows": [{"name": _HEADS[name], "cells": [summarise(test[name])]} for name in HEADS],
+        }
+        tables.append(table)
+        for name, other, judged in [
+            ("student", "teacher", target),
+            ("student", "longer", target),
+            ("kept", "teacher", None),
+        ]:
+            what = f"{count} labelled: {_HEADS[name]} − {_HEADS[other]}"
+            differences.append(_difference(5, what, test[name] - test[other], judged))
+    return tables, differences
+
+
+def _taught(count: int) -> str:
+    return f"self-training, {count} labelled"
 
 
 def _chosen(config: Config, over_worlds: OverWorlds) -> float:

@@ -14,7 +14,7 @@ import ray
 import torch
 
 from emo_ray import cluster, report, store, tracking
-from emo_ray.config import Config, override
+from emo_ray.config import Config, flatten, override
 from emo_ray.data import splits
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.progress import progress
@@ -49,6 +49,9 @@ def crossvalidate(config: Config) -> Evaluated:
     """
     if config.checkpoint is not None:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: cross-validation trains in every fold")
+    for key in ("fusion.start_from", "train.pseudo_labels"):
+        if (given := flatten(config)[key]) is not None:
+            raise ValueError(f"found {key}={given}, expected none: it may know the clips that a fold is tested on")
     config = override(config, {"data.folds": config.data.folds or FOLDS})
     prepared = prepare(config)
     label_of = labels_of(prepared, "train")
@@ -59,7 +62,7 @@ def crossvalidate(config: Config) -> Evaluated:
     encoders, root = frozen_encoders(config, labelled_readings(config, prepared)), cluster.store_root(config)
     deciding = [config.data.folds, config.crossvalidate.heads, config.train.epochs, config.seed]
     digests = [encoder.digest for encoder in encoders]
-    key = store.digest(VERSION, config.fusion.model_dump(), deciding, digests, prepared.path.name)
+    key = store.digest(VERSION, config.fusion.model_dump(exclude={"start_from"}), deciding, digests, prepared.path.name)
     folder = root / "reports" / f"folds-{key}"
     if not store.is_complete(folder):
         parts = parts_with(prepared, label_of)

@@ -33,7 +33,7 @@ from emo_ray.stages.prepare import Prepared, prepare
 VERSION = 2  # of the tables' form
 # What a given checkpoint does not decide: places, data, and what may run on this machine.
 _CALLERS = {
-    *("checkpoint", "data", "synthetic", "tables", "evaluate", "store", "tracking", "cluster"),
+    *("checkpoint", "data", "synthetic", "tables", "evaluate", "pseudo", "store", "tracking", "cluster"),
     *("train.use_gpu", "text.trust_remote_code", "text.device_map"),
     # Where and how to ask; what is asked, and of which model, is the checkpoint's. It must never name the URL that
     # somebody's key is sent to.

@@ -9,8 +9,8 @@ import json
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ from emo_ray.stages.encode import Encoder, actor_device, encode_table, shard_col
 from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.prepare import Plan, decode_tasks, plan_parts
 
-VERSION = 1
+VERSION = 2  # 2: what each modality gives alone
 UNUSABLE = "no usable modality"
+TOGETHER = "probabilities"
+ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class Models:
     modules: dict[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
     readings: Readings | None  # for the encoder of text
+
+
+@dataclass(frozen=True)
+class Made:
+    """One model's predictions of shard parts: their folder, and all that decides a row beside its clip."""
+
+    folder: Path
+    decides: dict[str, Any]
+    clips_per_s: float | None  # of this run with its start; None where nothing was left to do
 
 
 @dataclass(frozen=True)
@@ -83,42 +94,44 @@ def predict(config: Config) -> Predicted:
         )
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
-    models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
+    labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
     cluster.connect(config)
     plan = plan_parts(config)
-    clips = [clip for part in plan.clips_of.values() for clip in part]
-    readings = readings_of(config, clips)
+    made = make_parts(config, path, plan, {clip.clip_id for clips in plan.clips_of.values() for clip in clips})
+    meta = {"kind": "predictions", **made.decides, "parts": list(plan.clips_of)}
+    folder = cluster.store_root(config) / "predictions" / store.digest(meta)
+    if not store.is_complete(folder) or not all((folder / name).exists() for name in plan.clips_of):
+        (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
+        *counts, unusable = _tally_of_parts(made.folder, plan.clips_of, labels).tolist()
+        about = {"counts": dict(zip(labels, counts, strict=True)), "unusable": unusable}
+        with store.writing(folder, meta | about) as temporary:
+            for name in plan.clips_of:
+                store.link_or_copy(made.folder / name, temporary / name)
+    about = store.read_meta(folder)
+    return Predicted(folder, about["counts"], about["unusable"], made.clips_per_s)
+
+
+def make_parts(config: Config, path: Path, plan: Plan, corpus: Collection[str]) -> Made:
+    """Predict the parts of a plan that this model has not predicted yet, each into a file of the same name.
+
+    They lie in one folder for all corpora and runs of a model. `corpus` are the clip_ids that feature tables from
+    elsewhere should know.
+    """
+    models = load_models(config, path)
+    readings = readings_of(config, [clip for clips in plan.clips_of.values() for clip in clips])
     models = load_models(config, path, readings=readings) if readings else models
     for encoder in models.encoders.values():
-        imports.check(encoder, {clip.clip_id for clip in clips})
-    meta = _meta(models, plan)
-    folder = cluster.store_root(config) / "predictions" / store.digest(meta)
-    todo = [name for name in plan.clips_of if not (folder / name).exists()]
-    clips_per_s = None
-    if todo or not store.is_complete(folder):
-        (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
-        tally = _tally_of_parts(folder, plan.clips_of.keys() - todo, models.labels)
-        if todo:
-            made, clips_per_s = _predict(config, models, plan, todo, folder)
-            tally += made
-        *counts, unusable = tally.tolist()
-        about = {"counts": dict(zip(models.labels, counts, strict=True)), "unusable": unusable}
-        store.write_text(folder / store.META, json.dumps(meta | about, ensure_ascii=False))
-    about = store.read_meta(folder)
-    return Predicted(folder, about["counts"], about["unusable"], clips_per_s)
-
-
-def _meta(models: Models, plan: Plan) -> dict:
-    """What decides the predictions."""
-    return {
-        "kind": "predictions",
+        imports.check(encoder, corpus)
+    decides = {
         "version": VERSION,
-        "weights": store.digest_path(models.path / checkpoint.WEIGHTS),
+        "weights": store.digest_path(path / checkpoint.WEIGHTS),
         "encoders": {name: encoder.digest for name, encoder in models.encoders.items()},
         "labels": models.labels,
         "shards": plan.folder.name,
-        "parts": list(plan.clips_of),
     }
+    folder = cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}"
+    todo = [name for name in plan.clips_of if not (folder / name).exists()]
+    return Made(folder, decides, _predict(config, models, plan, todo, folder) if todo else None)
 
 
 def load_models(config: Config, path: Path, device: str = "cpu", readings: Readings | None = None) -> Models:
@@ -142,9 +155,7 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     needed = {media for name, encoder in models.encoders.items() if name not in known for media in encoder.reads}
     table = pq.read_table(shard, columns=shard_columns(sorted(needed)))
     batch, table = _featured(models, table, known)
-    with torch.inference_mode():
-        probabilities_BK = models.head(batch.to(models.device)).logits_BK.softmax(dim=-1).cpu().numpy()
-    predictions = _table(table, batch.present_BM.numpy(), probabilities_BK, models.labels)
+    predictions = _table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
     store.write_parquet(out, predictions, rows_per_group=2**12)
     return _tally(predictions["prediction"], models.labels)
 
@@ -159,14 +170,17 @@ class Predict:
         self.feature_folders, self.folder = feature_folders, folder
 
     def __call__(self, row: dict) -> dict:
-        """A row of `shard` (a path) to its `tally`: see predict_part."""
+        """A row of `shard` (a path) to the number of its clips; a part that is there already is left alone."""
         shard = Path(row["shard"])
-        feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
-        return {"tally": predict_part(self.models, shard, feature_paths, self.folder / shard.name)}
+        out = self.folder / shard.name
+        if not out.exists():  # else Ray asks again because the answer was on a node that is gone
+            feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
+            predict_part(self.models, shard, feature_paths, out)
+        return {"clips": pq.read_metadata(out).num_rows}
 
 
-def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], folder: Path) -> tuple[np.ndarray, float]:
-    """Predict these parts, in parallel and while missing shards are decoded; the tally of all, and clips per second."""
+def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], folder: Path) -> float:
+    """Predict these parts, in parallel and while missing shards are decoded; the clips per second."""
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in todo]
@@ -177,17 +191,18 @@ def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], fo
         return {"shard": row["shard"]}
 
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait for
-    # decoding; apart, they also decode while the actors load their models.
-    dataset = dataset.map(decoded, num_cpus=0.9 * cluster.task_cpus())
+    if tasks:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
+        # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait
+        # for decoding; apart, they also decode while the actors load their models.
+        dataset = dataset.map(decoded, num_cpus=0.9 * cluster.task_cpus())
     given = config, models.path, models.readings, feature_folders, folder
     actor = {"fn_constructor_args": given, **actor_pool(config, len(rows))}
-    tally = np.zeros(len(models.labels) + 1, np.int64)
+    clips = 0
     with progress("predicting", sum(len(plan.clips_of[name]) for name in todo), "clips") as advance:
         for row in dataset.map(Predict, **actor).iter_rows():
-            tally += row["tally"]
-            advance(int(row["tally"].sum()))
-    return tally, float(tally.sum()) / (time.monotonic() - start_s)
+            clips += row["clips"]
+            advance(row["clips"])
+    return clips / (time.monotonic() - start_s)
 
 
 def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> tuple[Batch, pa.Table]:
@@ -211,21 +226,38 @@ def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) ->
     return from_features(columns), table
 
 
-def _table(shard: pa.Table, present_BM: np.ndarray, probabilities_BK: np.ndarray, labels: Sequence[str]) -> pa.Table:
-    """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
-    usable_B = present_BM.any(axis=1)
+@torch.inference_mode()
+def _shown(models: Models, batch: Batch) -> dict[str, np.ndarray]:
+    """Probabilities (B, K) by column: when the head is shown what each clip has, and a single modality of that."""
+    batch = batch.to(models.device)
+    alone_M = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)
+    masks = {TOGETHER: batch.present_BM}
+    masks |= {column: batch.present_BM & alone_M[m] for m, column in enumerate(ALONE.values())}
+    shown = {column: replace(batch, present_BM=mask_BM) for column, mask_BM in masks.items()}
+    return {column: models.head(one).logits_BK.softmax(dim=-1).cpu().numpy() for column, one in shown.items()}
 
-    def where_usable(values: Iterable, kind: pa.DataType) -> pa.Array:
-        return pa.array([value if ok else None for value, ok in zip(values, usable_B, strict=True)], kind)
+
+def _table(
+    shard: pa.Table, present_BM: np.ndarray, probabilities: Mapping[str, np.ndarray], labels: Sequence[str]
+) -> pa.Table:
+    """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
+    usable_B, together_BK = present_BM.any(axis=1), probabilities[TOGETHER]
+
+    def where(known_B: np.ndarray, values: Iterable, kind: pa.DataType) -> pa.Array:
+        return pa.array([value if known else None for value, known in zip(values, known_B, strict=True)], kind)
+
+    def listed(column: str, known_B: np.ndarray) -> pa.Array:
+        return where(known_B, probabilities[column].tolist(), pa.list_(pa.float32()))
 
     columns = {
         "clip_id": shard["clip_id"],
         **{f"has_{name}": pa.array(present_BM[:, m]) for m, name in enumerate(MODALITIES)},
         **{f"{name}_status": shard[f"{name}_status"] for name in MODALITIES},
         "status": pa.array(["ok" if ok else UNUSABLE for ok in usable_B]),
-        "probabilities": where_usable(probabilities_BK.tolist(), pa.list_(pa.float32())),
-        "prediction": where_usable([labels[k] for k in probabilities_BK.argmax(axis=1)], pa.string()),
-        "confidence": where_usable(probabilities_BK.max(axis=1).tolist(), pa.float32()),
+        TOGETHER: listed(TOGETHER, usable_B),
+        "prediction": where(usable_B, [labels[k] for k in together_BK.argmax(axis=1)], pa.string()),
+        "confidence": where(usable_B, together_BK.max(axis=1).tolist(), pa.float32()),
+        **{column: listed(column, present_BM[:, m]) for m, column in enumerate(ALONE.values())},
     }
     return pa.table(columns, metadata={"labels": json.dumps(list(labels), ensure_ascii=False)})
 

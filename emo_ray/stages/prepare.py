@@ -7,7 +7,7 @@ decodes nothing, and corpora that share clips in equal parts share files.
 import csv
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from emo_ray.models.clip import image_size
 from emo_ray.progress import progress, say
 from emo_ray.settings import MODALITIES, Media, Tables
 
-VERSION = 1
+VERSION = 2  # 2: the ledger holds the digests of the content
 MANIFEST, LEDGER, BAD_MEDIA, SHEET = "manifest.parquet", "ledger.parquet", "bad_media.csv", "contact_sheet.png"
 
 
@@ -43,7 +43,7 @@ class Prepared:
 
     @property
     def ledger(self) -> pa.Table:
-        """One row per clip, in the order of the parts: `clip_id, part, audio_s` and the three statuses."""
+        """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
         return pq.read_table(self.path / LEDGER)
 
     def summary(self) -> dict:
@@ -141,10 +141,26 @@ def _plan_of_prepared(config: Config, path: Path) -> Plan:
     lost = [name for name in plan.clips_of if not (folder / name).exists()]
     if lost:
         raise ValueError(f"{folder}: found no {lost[0]} ({len(lost)} parts are gone): run jobs/prepare.py again")
-    clip_of = {clip.clip_id: clip for clip in manifest.read(path / MANIFEST)}
-    for row in pq.read_table(path / LEDGER, columns=["clip_id", "part"]).to_pylist():
-        plan.clips_of[row["part"]].append(clip_of[row["clip_id"]])
+    _fill(plan.clips_of, manifest.read(path / MANIFEST), path / LEDGER)
     return plan
+
+
+def plan_of(config: Config, prepared: Prepared, parts: Collection[str]) -> Plan:
+    """Some parts of a prepared corpus, for a config that may want them decoded otherwise: then into another folder."""
+    size = image_size(config)
+    folder = prepared.shards.parent / store.digest(shards.settings(config.media, size))
+    clips_of: dict[str, list[Clip]] = {name: [] for name in prepared.parts if name in parts}
+    _fill(clips_of, prepared.clips, prepared.path / LEDGER)
+    return Plan(folder, clips_of, config.media, size)
+
+
+def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) -> None:
+    """Put the clips of these parts in, in the order of their rows."""
+    clip_of = {clip.clip_id: clip for clip in clips}
+    rows = pq.read_table(ledger, columns=["clip_id", "part"])
+    for clip_id, part in zip(rows["clip_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
+        if part in clips_of:
+            clips_of[part].append(clip_of[clip_id])
 
 
 def _clips(config: Config, root: Path) -> list[Clip]:

@@ -3,12 +3,8 @@
 Each of the two is trained once per digest of what decides it: changing only `fusion.*` trains only the head again.
 """
 
-import json
 import math
-import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,23 +17,50 @@ import torch
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
-from emo_ray.data.batch import from_features, from_shards
+from emo_ray.data import pseudo
+from emo_ray.data.batch import Batch, from_features, from_shards
 from emo_ray.data.labels import vocabulary
+from emo_ray.data.pseudo import PseudoLabels, with_targets
 from emo_ray.models import checkpoint
-from emo_ray.models.clip import description, frozen_digest
-from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.clip import frozen_digest
+from emo_ray.models.fusion import scalings
 from emo_ray.progress import say
+from emo_ray.settings import Optimisation, Train
 from emo_ray.stages import fit
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encode import Encoder, shard_columns
 from emo_ray.stages.features import encode, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.stages.save import VERSION, Phase, save
 from emo_ray.training.loss import class_weights
 
-VERSION = 2  # 2: checkpoints carry the digest of the frozen CLIP
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
 LabelOf = dict[str, int]  # clip_id -> class index
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The clips that a phase is trained on, pseudo-labelled ones among them, and those that it is judged on."""
+
+    labelled: LabelOf
+    validation: LabelOf
+    pseudo: PseudoLabels | None = None
+
+    @property
+    def train(self) -> LabelOf:
+        """The class of every training clip; that of a pseudo-labelled one is the one predicted."""
+        return {**self.labelled, **self.pseudo.label_of} if self.pseudo else self.labelled
+
+    @property
+    def everything(self) -> LabelOf:
+        """Training and validation clips."""
+        return self.train | self.validation
+
+    @property
+    def deciding(self) -> list:
+        """What decides the result beside the classes of the clips, for digests; nothing without pseudo-labels."""
+        return [{"pseudo_labels": self.pseudo.digest}] if self.pseudo else []
 
 
 @dataclass(frozen=True)
@@ -60,14 +83,10 @@ def train(config: Config) -> Trained:
     no_folds(config)
     prepared = prepare(config)
     root = cluster.store_root(config)
-    if len(prepared.labels) < 2:
-        vocabulary(prepared.labels, None)  # says what is wrong
-    wanted = {split: labels_of(prepared, split) for split in ("train", "validation")}
-    if not wanted["train"]:
-        raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
-    parts = parts_with(prepared, wanted["train"] | wanted["validation"])
+    wanted = _wanted(config, prepared)
+    parts = parts_with(prepared, wanted.everything)
     video_path = _emovclip_path(config, prepared, wanted, root)
-    readings = labelled_readings(config, prepared)
+    readings = labelled_readings(config, prepared, wanted.train)
     frozen = frozen_encoders(config, readings)
     key = _fusion_digest(config, prepared, wanted, frozen, video_path)
     path = root / "checkpoints" / f"model-{key}"
@@ -75,7 +94,7 @@ def train(config: Config) -> Trained:
         say(f"model {path.name} is trained already")
         return Trained(path, prepared, readings)
     run = tracking.open_run(config, root, key, path.name)
-    try:
+    with run.running():
         if video_path is not None:
             _train_emovclip(config, prepared, wanted, video_path, run.epoch)
         encoders = [*frozen, *([video_encoder(video_path)] if video_path else [])]
@@ -84,16 +103,15 @@ def train(config: Config) -> Trained:
         _train_fusion(config, prepared, wanted, table, path, video_path, run.epoch)
         run.artifacts(path, "checkpoint")
         run.metrics({f"validation/{k}": v for k, v in store.read_meta(path)["best"]["fusion"].items()})
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish()
     return Trained(path, prepared, readings)
 
 
-def labelled_readings(config: Config, prepared: Prepared) -> Readings | None:
-    """Readings of every labelled clip, of all splits at once: a budget is for one asking. None without annotate.url."""
-    return readings_of(config, [clip for clip in prepared.clips if clip.label is not None])
+def labelled_readings(config: Config, prepared: Prepared, also: Collection[str] = ()) -> Readings | None:
+    """Readings of every labelled clip, of all splits at once: a budget is for one asking. None without annotate.url.
+
+    `also`: the ids of other clips that are trained on.
+    """
+    return readings_of(config, [c for c in prepared.clips if c.label is not None or c.clip_id in also])
 
 
 def no_folds(config: Config) -> None:
@@ -109,25 +127,55 @@ def labels_of(prepared: Prepared, split: str) -> LabelOf:
     return {c.clip_id: index[c.label] for c in prepared.clips if c.split == split and c.label is not None}
 
 
-def parts_with(prepared: Prepared, wanted: Mapping[str, int]) -> list[str]:
+def parts_with(prepared: Prepared, wanted: Iterable[str]) -> list[str]:
     """The parts that hold any of these clips, in their order."""
     ledger = prepared.ledger
-    hit = set(ledger.filter(pc.is_in(ledger["clip_id"], pa.array(list(wanted))))["part"].to_pylist())
+    hit = set(ledger.filter(pc.is_in(ledger["clip_id"], pa.array(list(wanted), pa.string())))["part"].to_pylist())
     return [part for part in prepared.parts if part in hit]
 
 
-def _with_video(prepared: Prepared, label_of: LabelOf) -> LabelOf:
+def _wanted(config: Config, prepared: Prepared) -> Wanted:
+    """Raises ValueError where there is nothing to train on, or pseudo-labels that must not be trained on."""
+    if len(prepared.labels) < 2:
+        vocabulary(prepared.labels, None)  # says what is wrong
+    labelled, validation = (labels_of(prepared, split) for split in ("train", "validation"))
+    if not labelled:
+        raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
+    if config.train.pseudo_labels is None:
+        return Wanted(labelled, validation)
+    accepted = pseudo.read(Path(config.train.pseudo_labels), prepared.labels, config.train)
+    split_of = {clip.clip_id: clip.split for clip in prepared.clips}
+    wrong = [(name, split_of.get(name)) for name in accepted.label_of if split_of.get(name) != "unlabelled"]
+    if wrong:
+        shown = ", ".join(f"{name!r} ({split or 'not in the manifest'})" for name, split in sorted(wrong)[:5])
+        raise ValueError(
+            f"train.pseudo_labels: found {len(wrong)} accepted clips that are not unlabelled ones of this corpus "
+            f"({shown}), expected none: nothing is trained on that it is judged on, so run jobs/pseudo_label.py with "
+            "this manifest and these splits"
+        )
+    if not accepted.label_of:
+        say(f"{config.train.pseudo_labels}: no clip was accepted, so labelled clips alone are trained on")
+    return Wanted(labelled, validation, accepted if accepted.label_of else None)
+
+
+def _with_video(config: Config, prepared: Prepared, wanted: Wanted) -> Wanted:
+    """The clips of EmoVCLIP's phase."""
     ledger = prepared.ledger
     usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))["clip_id"].to_pylist()
-    return {clip_id: label_of[clip_id] for clip_id in usable if clip_id in label_of}
+    labelled, validation = (
+        {clip_id: label_of[clip_id] for clip_id in usable if clip_id in label_of}
+        for label_of in (wanted.labelled, wanted.validation)
+    )
+    both = wanted.pseudo if config.train.pseudo_phases == "both" else None
+    return Wanted(labelled, validation, both and both.only(usable))
 
 
-def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf], root: Path) -> Path | None:
+def _emovclip_path(config: Config, prepared: Prepared, wanted: Wanted, root: Path) -> Path | None:
     """Where the EmoVCLIP of this config and corpus lies or will lie; None where none is to be trained."""
     if config.tables.video:
         return None
-    usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
-    if not usable["train"]:
+    usable = _with_video(config, prepared, wanted)
+    if not usable.train:
         say("no training clip has video: the model will have none")
         return None
     start = checkpoint.start_folder(config, prepared.labels)
@@ -137,88 +185,106 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: dict[str, LabelOf
         config.emovclip.model_dump(exclude={"clip", "weights", "start_from"}),
         _train_settings(config),
         prepared.shards.name,
-        parts_with(prepared, usable["train"] | usable["validation"]),
+        parts_with(prepared, usable.everything),
         prepared.labels,
-        sorted(usable["train"].items()),
-        sorted(usable["validation"].items()),
+        sorted(usable.train.items()),
+        sorted(usable.validation.items()),
         *([store.digest_path(start / checkpoint.WEIGHTS)] if start else []),
+        *usable.deciding,
     )
     return root / "checkpoints" / f"emovclip-{key}"
 
 
 def _fusion_digest(
-    config: Config, prepared: Prepared, wanted: dict[str, LabelOf], frozen: Sequence[Encoder], video_path: Path | None
+    config: Config, prepared: Prepared, wanted: Wanted, frozen: Sequence[Encoder], video_path: Path | None
 ) -> str:
+    start = config.fusion.start_from
     return store.digest(
         VERSION,
-        config.fusion.model_dump(),
+        config.fusion.model_dump(exclude={"start_from"}),
         _train_settings(config),
         [encoder.digest for encoder in frozen],
         video_path and video_path.name,
         prepared.shards.name,
-        parts_with(prepared, wanted["train"] | wanted["validation"]),
+        parts_with(prepared, wanted.everything),
         prepared.labels,
-        sorted(wanted["train"].items()),
-        sorted(wanted["validation"].items()),
+        sorted(wanted.train.items()),
+        sorted(wanted.validation.items()),
+        *([store.digest_path(Path(start) / checkpoint.WEIGHTS)] if start else []),
+        *wanted.deciding,
     )
 
 
 def _train_settings(config: Config) -> dict:
-    return {**config.train.model_dump(exclude={"use_gpu", "max_failures"}), "seed": config.seed}
+    """Of both phases. What is trained towards pseudo-labels is in their digest, and changes nothing without any."""
+    elsewhere = {"use_gpu", "max_failures", *(name for name in Train.model_fields if name.startswith("pseudo_"))}
+    return {**config.train.model_dump(exclude=elsewhere), "seed": config.seed}
 
 
-def _train_emovclip(
-    config: Config, prepared: Prepared, wanted: dict[str, LabelOf], path: Path, on_epoch: Callable
-) -> None:
+def _train_emovclip(config: Config, prepared: Prepared, wanted: Wanted, path: Path, on_epoch: Callable) -> None:
     if store.is_complete(path):
         say(f"EmoVCLIP {path.name} is trained already")
         return
-    usable = {split: _with_video(prepared, label_of) for split, label_of in wanted.items()}
+    usable = _with_video(config, prepared, wanted)
     datasets = {
         split: video_dataset([prepared.shards / name for name in parts_with(prepared, label_of)], label_of)
-        for split, label_of in usable.items()
+        for split, label_of in (("train", usable.train), ("validation", usable.validation))
         if label_of
     }
+    read = partial(from_shards, modalities=("video",), labels=usable.everything)
     job = fit.Job(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
         build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
-        collate=partial(from_shards, modalities=("video",), labels=usable["train"] | usable["validation"]),
+        collate=partial(_collate, read, usable.pseudo),
         optimisation=config.emovclip,
-        train_rows=len(usable["train"]),
+        train_rows=len(usable.train),
         precision=config.train.precision,
-        class_weight_K=class_weights(config.emovclip, _indices(usable["train"]), len(prepared.labels)),
+        class_weight_K=_class_weights(config.emovclip, usable, len(prepared.labels)),
     )
     best = fit.run(job, config, datasets, on_epoch)
-    _save(path, best, config, prepared, {"phase": "EmoVCLIP", "clips": len(usable["train"])})
+    save(path, best, config, prepared, Phase("EmoVCLIP", len(usable.train), usable.pseudo))
     fit.clean_up(job, config)
 
 
 def _train_fusion(
-    config: Config, prepared: Prepared, wanted: dict[str, LabelOf], table: pa.Table, path: Path,
-    video_path: Path | None, on_epoch: Callable,
+    config: Config, prepared: Prepared, wanted: Wanted, table: pa.Table, path: Path, video_path: Path | None,
+    on_epoch: Callable,
 ) -> None:  # fmt: skip
-    tables = {split: labelled(table, label_of) for split, label_of in wanted.items()}
+    tables = {"train": labelled(table, wanted.train), "validation": labelled(table, wanted.validation)}
     datasets = {name: ray.data.from_arrow(t).materialize() for name, t in tables.items() if len(t)}
     if "train" not in datasets:
         raise ValueError(
             f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
             "name feature tables with tables.video, tables.audio, tables.text"
         )
+    # Of pseudo-labelled clips too, which are training clips: how features are scaled tells nothing of labels.
     statistics = scalings(from_features(tables["train"]))
     job = fit.Job(
         phase="fusion",
         digest=path.name.removeprefix("model-"),
-        build=partial(FusionHead, config.fusion, statistics, len(prepared.labels)),
-        collate=from_features,
+        build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
+        collate=partial(_collate, from_features, wanted.pseudo),
         optimisation=config.fusion,
         train_rows=len(tables["train"]),
         passes_per_epoch=config.fusion.passes_per_epoch,
-        class_weight_K=class_weights(config.fusion, _indices(wanted["train"]), len(prepared.labels)),
+        class_weight_K=_class_weights(config.fusion, wanted, len(prepared.labels)),
     )
     best = fit.run(job, config, datasets, on_epoch)
-    _save(path, best, config, prepared, {"phase": "fusion", "clips": len(tables["train"])}, video_path)
+    used = wanted.pseudo and wanted.pseudo.only(tables["train"]["clip_id"].to_pylist())
+    save(path, best, config, prepared, Phase("fusion", len(tables["train"]), used), video_path)
     fit.clean_up(job, config)
+
+
+def _collate(read: Callable[[pa.Table], Batch], accepted: PseudoLabels | None, table: pa.Table) -> Batch:
+    return with_targets(read(table), accepted)
+
+
+def _class_weights(own: Optimisation, wanted: Wanted, classes: int) -> torch.Tensor | None:
+    """From the classes of training clips, of which a pseudo-labelled one counts for as much as it weighs."""
+    label_of = wanted.train
+    weight_B = wanted.pseudo and wanted.pseudo.weights(list(label_of))
+    return class_weights(own, torch.tensor(list(label_of.values())), classes, weight_B)
 
 
 def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
@@ -258,71 +324,3 @@ def labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
         usable_B |= table[name].to_numpy() if name.startswith("has_") else False
     table = table.filter(pa.array(usable_B))
     return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
-
-
-def _indices(label_of: LabelOf) -> torch.Tensor:
-    return torch.tensor(list(label_of.values()))
-
-
-def _save(
-    path: Path, best: dict, config: Config, prepared: Prepared, about: dict, video_path: Path | None = None
-) -> None:
-    """The best epoch as a checkpoint folder; a model's holds its EmoVCLIP as well."""
-    metrics = {k.removeprefix("val_"): v for k, v in best["metrics"].items() if k.startswith("val_")}
-    numbers = {about["phase"].lower(): {**metrics, "epoch": best["epoch"]}}
-    if video_path is not None:
-        numbers |= store.read_meta(video_path)["best"]
-    meta = {"kind": "checkpoint", "version": VERSION, "best": numbers, "history": best["history"]}
-    with store.writing(path, meta) as folder:
-        card = _card(about, config, prepared, metrics)
-        checkpoint.write(folder, best["model"], config, prepared.labels, card)
-        seen = [clip for clip in prepared.clips if clip.split in ("train", "validation") and clip.label is not None]
-        store.write_text(folder / checkpoint.SEEN, json.dumps({clip.clip_id: clip.split for clip in seen}))
-        if video_path is not None:
-            _link_tree(video_path, folder / checkpoint.EMOVCLIP)
-
-
-def _card_of_features(config: Config) -> list[str]:
-    """Where the features of each modality come from."""
-    own = {
-        "video": f"frozen CLIP: {description(config)}",
-        "audio": f"sound encoder: {config.audio.encoder}",
-        "text": f"text encoder: {config.text.encoder}",
-    }
-    own |= {
-        name: f"{name}: tables {', '.join(Path(p).name for p in config.tables.of(name))}"
-        for name in config.tables.given
-    }
-    started = config.emovclip.start_from
-    return [f"- {line}" for line in own.values()] + ([f"- started from: {Path(started).name}"] if started else [])
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
-
-    def link_or_copy(a: str, b: str) -> str:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copy2(a, b)
-        return b
-
-    shutil.copytree(source, target, copy_function=link_or_copy)
-
-
-def _card(about: dict, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
-    counts = Counter(clip.label for clip in prepared.clips if clip.split == "train")
-    numbers = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-    lines = [
-        f"# {about['phase']} checkpoint of emo_ray",
-        "",
-        f"- trained on: {Path(config.data.manifest or 'the synthetic corpus').name}, {about['clips']} clips",
-        f"- classes (training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
-        *_card_of_features(config),
-        f"- validation: {numbers or 'none'}",
-        "",
-        "Emotion labels are what annotators of one corpus perceived. The model has not been tested on languages,",
-        "recording conditions or groups of people beyond its corpus, and must not be used to judge individuals.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -144,11 +144,10 @@ def fusion(
     given_M = torch.tensor([name in given for name in MODALITIES])
     splits, complete = {}, {}
     for split, batch in world.splits.items():
-        features = {**batch.features, "video": torch.from_numpy(video_features[split])}
-        present_BM = batch.present_BM & given_M
-        whole = replace(batch, frames_BTCHW=None, features=features, present_BM=present_BM)
-        splits[split] = whole.rows(present_BM.any(dim=1))
-        complete[split] = batch.present_BM.all(dim=1)[present_BM.any(dim=1)]
+        whole = fused(replace(batch, present_BM=batch.present_BM & given_M), video_features[split])
+        usable_B = whole.present_BM.any(dim=1)
+        splits[split] = whole.rows(usable_B)
+        complete[split] = batch.present_BM.all(dim=1)[usable_B]
     head = in_memory.fit_head(splits["train"], splits["validation"], config, len(world.labels))
     scores = {}
     for split in JUDGED:
@@ -157,6 +156,12 @@ def fusion(
             if set(names) <= set(given):
                 scores[f"{split}/{key}"] = _waf(shown_only(head, batch, names), batch.label_B.numpy())
     return scores
+
+
+def fused(batch: Batch, video_features: np.ndarray) -> Batch:
+    """The clips as a fusion head takes them: with features of video in the place of frames."""
+    features = {**batch.features, "video": torch.from_numpy(video_features)}
+    return replace(batch, frames_BTCHW=None, features=features)
 
 
 def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> Batch:

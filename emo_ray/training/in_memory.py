@@ -34,7 +34,7 @@ def fit(
             yield from (train.rows(index_B) for index_B in order.split(own.batch_size))
 
     steps = -(-len(train) // own.batch_size) * passes
-    weight_K = class_weights(own, train.label_B, classes)
+    weight_K = class_weights(own, train.label_B, classes, train.weight_B)
     plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
     best = loop.fit(model, shuffled, lambda epoch: chunks(validation), plan, loop.PlainReporter())
     load_trained(model, best["model"])

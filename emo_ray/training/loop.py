@@ -199,20 +199,26 @@ class Waited:
 def _backward(model: nn.Module, batch: Batch, plan: Plan, class_weight_K: torch.Tensor | None) -> torch.Tensor:
     """Gradients of the batch's loss, micro-batch by micro-batch; the loss.
 
-    A mean over the batch is the sum of the micro-batches' means, each with its share of the batch's mass.
+    A mean over the batch is the sum of the micro-batches' means, each with its share of the batch's mass. That is so
+    for the batches of several workers too, of which DDP takes the plain mean.
     """
     own, device = plan.optimisation, batch.label_B.device
     size = own.micro_batch_size or len(batch)
     parts = [batch] if size >= len(batch) else [batch.rows(i) for i in torch.arange(len(batch)).split(size)]
     total, whole = torch.zeros((), device=device), mass(batch, class_weight_K)
+    several = isinstance(model, nn.parallel.DistributedDataParallel)
+    uneven = several and (class_weight_K is not None or batch.target_BK is not None)
+    if uneven:  # else the workers' equal shares are equally heavy
+        torch.distributed.all_reduce(whole, group=model.process_group)
+        whole = whole / torch.distributed.get_world_size(model.process_group)
     for i, part in enumerate(parts):
         # DDP adds up the workers' gradients in the last pass only.
-        waits = i < len(parts) - 1 and isinstance(model, nn.parallel.DistributedDataParallel)
+        waits = several and i < len(parts) - 1
         with model.no_sync() if waits else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
                 output = model(part)
             value = sum(loss(output, part, own.label_smoothing, class_weight_K).values())
-            if len(parts) > 1:
+            if len(parts) > 1 or uneven:
                 value = value * (mass(part, class_weight_K) / whole)
             value.backward()
         total += value.detach()

@@ -10,27 +10,40 @@ from emo_ray.settings import Optimisation
 def loss(
     output: Output, batch: Batch, label_smoothing: float = 0.0, class_weight_K: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """Cross entropy of logits_BK against label_B, with label smoothing and optional class weights."""
+    """Cross entropy of logits_BK against label_B, or against target_BK with weight_B where the batch has them.
+
+    Label smoothing and class weights are torch's own. The mean is over `mass`, so that a one-hot target with weight 1
+    is the same as its label.
+    """
     logits_BK = output.logits_BK.float()
-    return {
-        "cross_entropy": F.cross_entropy(
-            logits_BK, batch.label_B, weight=class_weight_K, label_smoothing=label_smoothing
-        )
-    }
+    options = {"weight": class_weight_K, "label_smoothing": label_smoothing}
+    if batch.target_BK is None:
+        return {"cross_entropy": F.cross_entropy(logits_BK, batch.label_B, **options)}
+    each_B = F.cross_entropy(logits_BK, batch.target_BK, reduction="none", **options)
+    return {"cross_entropy": (batch.weight_B * each_B).sum() / mass(batch, class_weight_K)}
 
 
 def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tensor:
-    """What the mean in `loss` divides by: the clips of the batch, each as heavy as its class."""
+    """What the mean in `loss` divides by: the clips of the batch by their weights, each as heavy as its classes."""
+    if batch.target_BK is not None:
+        heavy_B = 1.0 if class_weight_K is None else batch.target_BK @ class_weight_K
+        return (batch.weight_B * heavy_B).sum()
     return torch.ones_like(batch.label_B).sum() if class_weight_K is None else class_weight_K[batch.label_B].sum()
 
 
-def class_weights(own: Optimisation, label_B: torch.Tensor, classes: int) -> torch.Tensor | None:
+def class_weights(
+    own: Optimisation, label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None
+) -> torch.Tensor | None:
     """The K weights that `class_weights` asks for, from the training labels; None for none."""
-    return None if own.class_weights == "none" else balanced_weights(label_B, classes)
+    return None if own.class_weights == "none" else balanced_weights(label_B, classes, weight_B)
 
 
-def balanced_weights(label_B: torch.Tensor, classes: int) -> torch.Tensor:
-    """Class weights inversely proportional to frequency, mean 1 over the labels given; absent classes weigh 0."""
-    count_K = torch.bincount(label_B, minlength=classes).float()
+def balanced_weights(label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None) -> torch.Tensor:
+    """Class weights inversely proportional to frequency, mean 1 over the labels given; absent classes weigh 0.
+
+    With weight_B a clip counts for so much. A pseudo-labelled one counts for the class it was given and not for others
+    that its probabilities name too: a class that they hardly name would get a huge weight.
+    """
+    count_K = torch.bincount(label_B, weight_B, minlength=classes).float()
     found = count_K > 0
-    return torch.where(found, len(label_B) / (found.sum() * count_K.clamp(min=1)), 0.0)
+    return torch.where(found, count_K.sum() / (found.sum() * torch.where(found, count_K, 1.0)), 0.0)

@@ -3,6 +3,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -209,7 +210,58 @@ def test_the_ledger_tells_every_clip_s_statuses(media_files, tmp_path):
     assert rows["clip"]["audio_s"] == pytest.approx(2.0, abs=0.03)
     assert rows["broken"]["audio_s"] == 2.0
     assert rows["silent"]["audio_s"] is None
+    held = {name: [row[column] is not None for column in shards.CONTENT] for name, row in rows.items()}
+    assert held == {
+        "clip": [True, True],
+        "silent": [True, False],
+        "broken": [False, True],
+        "words": [False, False],
+        "gone": [False, False],
+    }
     assert {row["part"] for row in rows.values()} == {"part-x.parquet"}
+
+
+def test_content_is_known_again_under_another_name_and_in_another_container(media_files, tmp_path):
+    (tmp_path / "copy.mp4").write_bytes(media_files["clip"].read_bytes())
+    remuxed = tmp_path / "clip.mov"
+    with av.open(str(media_files["clip"])) as source, av.open(str(remuxed), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    assert remuxed.read_bytes() != media_files["clip"].read_bytes()
+    rows = {
+        name: shards.row(Clip(name, str(path)), CONFIG, 32)
+        for name, path in {**media_files, "copy": tmp_path / "copy.mp4", "remuxed": remuxed}.items()
+    }
+    for name in ("copy", "remuxed"):
+        assert rows[name]["video_digest"] == rows["clip"]["video_digest"] is not None
+        assert rows[name]["audio_digest"] == rows["clip"]["audio_digest"] is not None
+    good = [name for name in ("clip", "short_gop", "portrait", "wide", "rotated") if rows[name]["video_status"] == "ok"]
+    assert len({rows[name]["video_digest"] for name in good}) == len(good)
+    assert rows["silent"]["audio_digest"] is rows["wav"]["video_digest"] is rows["text"]["video_digest"] is None
+
+
+def test_what_says_nothing_is_no_content(tmp_path):
+    for name, level, sound in (("grey", 128, 0), ("hiss", 128, 1), ("tone", 128, 900)):
+        frames_THWC = np.full((10, 32, 32, 3), level, np.uint8)
+        samples_SC = (sound * np.sign(np.sin(np.arange(16_000)))).astype(np.int16)[:, None]
+        with av.open(str(tmp_path / f"{name}.mkv"), "w") as out:
+            video, audio = out.add_stream("ffv1", rate=25), out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+            video.width = video.height = 32
+            for frame_HWC in frames_THWC:
+                out.mux(video.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+            out.mux(video.encode(None))
+            frame = av.AudioFrame.from_ndarray(samples_SC.reshape(1, -1), format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            for part in (frame, None):
+                out.mux(audio.encode(part))
+    rows = {n: shards.row(Clip(n, str(tmp_path / f"{n}.mkv")), CONFIG, 32) for n in ("grey", "hiss", "tone")}
+    assert {row["video_status"] for row in rows.values()} == {row["audio_status"] for row in rows.values()} == {"ok"}
+    assert {row["video_digest"] for row in rows.values()} == {None}
+    assert rows["grey"]["audio_digest"] is rows["hiss"]["audio_digest"] is None
+    assert rows["tone"]["audio_digest"] is not None
 
 
 def test_a_part_that_is_there_is_left_alone(media_files, tmp_path):

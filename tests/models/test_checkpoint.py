@@ -154,6 +154,49 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path):
             checkpoint.fresh_emovclip(override(SHIPPED, {"emovclip.start_from": str(tmp_path / name)}), LABELS)
 
 
+def write_head(folder, modalities=("audio", "text"), labels=LABELS, hidden=8):
+    """A checkpoint of a head with scaling of its own: (folder, its state)."""
+    config = override(CONFIG, {"fusion.hidden": hidden})
+    head = FusionHead(config.fusion, {name: torch.randn(2, 5).abs() + 1 for name in modalities}, len(labels))
+    folder.mkdir()
+    checkpoint.write(folder, trained_state(head), config, labels, "card")
+    return trained_state(head)
+
+
+def test_training_starts_from_a_head_with_its_scaling_and_new_dropout(tmp_path):
+    state, other = write_head(tmp_path / "a"), {"text": torch.ones(2, 5)}
+    start = override(CONFIG, {"fusion.start_from": str(tmp_path / "a"), "fusion.dropout": 0.7})
+    head = checkpoint.fresh_fusion(start, other, LABELS)
+    assert head.training
+    assert {module.p for module in head.modules() if isinstance(module, torch.nn.Dropout)} == {0.7}
+    assert all(torch.equal(value, state[name]) for name, value in trained_state(head).items())
+    new = checkpoint.fresh_fusion(CONFIG, other, LABELS)
+    assert set(new.project) == {"text"}
+    assert torch.equal(new.scaling_text, other["text"])
+
+
+def test_a_head_that_does_not_fit_is_no_start(tmp_path):
+    write_head(tmp_path / "a")
+    write_trained(tmp_path / "prompts")
+    scaling = {"audio": torch.ones(2, 5)}
+
+    def start(name, labels=LABELS, scaling=scaling, **changes):
+        changes = {"fusion.start_from": str(tmp_path / name), **changes}
+        return checkpoint.fresh_fusion(override(CONFIG, changes), scaling, labels)
+
+    with pytest.raises(
+        ValueError, match=r"found a head for the classes a, b, c in .*a, expected b, a, c in this order"
+    ):
+        start("a", ("b", "a", "c"))
+    with pytest.raises(ValueError, match="a: found weights that do not fit"):
+        start("a", **{"fusion.hidden": 16})
+    with pytest.raises(ValueError, match="found no video in the head in"):
+        start("a", scaling=scaling | {"video": torch.ones(2, 5)})
+    for name, message in [("prompts", "found no fusion head"), ("nowhere", "found no checkpoint")]:
+        with pytest.raises(ValueError, match=message):
+            start(name)
+
+
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint"):
         checkpoint.read_config(tmp_path)

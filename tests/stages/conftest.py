@@ -9,8 +9,12 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
+from emo_ray.config import override
+from emo_ray.data import manifest
+from emo_ray.data.manifest import Clip
 from emo_ray.settings import Annotate
 
 KEY = "sk-never-to-be-written-anywhere"
@@ -146,3 +150,36 @@ def asking_of():
         return Annotate(**{"url": server.url, "model": "m", "prompt": PROMPT, **quick, **changes})
 
     return settings
+
+
+CLASSES = ("calm", "glad", "upset")
+SPLITS = {"train": 24, "validation": 30, "test": 12, "unlabelled": 60}
+
+
+@pytest.fixture(scope="session")
+def few_labels(ray_session, tiny_config, tmp_path_factory):
+    """A corpus of two feature tables with few labelled clips and more unlabelled ones; its config."""
+    folder, rng = tmp_path_factory.mktemp("few"), np.random.default_rng(0)
+    people, features = [], {"audio": {}, "text": {}}
+    centres = {name: rng.normal(size=(3, 12)) for name in features}
+    for split, count in SPLITS.items():
+        for i in range(count):
+            k, clip_id = i % 3, f"{split}-{i:03d}"
+            label = None if split == "unlabelled" else CLASSES[k]
+            people.append(Clip(clip_id, label=label, split=split, speaker=f"{split}-{i // 6}"))
+            for name, rows in features.items():
+                rows[clip_id] = (centres[name][k] + 1.5 * rng.normal(size=12)).astype(np.float32)
+    for name, rows in features.items():
+        np.savez(folder / f"{name}.npz", **rows)
+    manifest.write(folder / "clips.parquet", people)
+    keys = {f"tables.{name}": str(folder / f"{name}.npz") for name in features}
+    keys |= {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
+    return override(tiny_config, keys | {"train.epochs": 3, "fusion.passes_per_epoch": 4})
+
+
+@pytest.fixture(scope="session")
+def few_teacher(few_labels):
+    """The model of its labelled clips alone."""
+    from emo_ray.stages.train import train
+
+    return train(few_labels)

@@ -163,5 +163,6 @@ def test_what_cannot_be_had_is_one_clear_message(corpus):
         crossvalidate(override(corpus, {"data.folds": 10}))
     with pytest.raises(ValueError, match=r"jobs/crossvalidate\.py"):
         train(corpus)
-    with pytest.raises(ValueError, match="expected none"):
-        crossvalidate(override(corpus, {"checkpoint": "somewhere"}))
+    for key in ("checkpoint", "fusion.start_from", "train.pseudo_labels"):
+        with pytest.raises(ValueError, match=f"found {key}=somewhere, expected none"):
+            crossvalidate(override(corpus, {key: "somewhere"}))

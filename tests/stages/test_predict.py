@@ -12,6 +12,8 @@ import torch
 
 from emo_ray import store
 from emo_ray.config import override
+from emo_ray.data import manifest
+from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import trained_state
@@ -73,6 +75,12 @@ def rows_of(folder):
     return {row["clip_id"]: row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()}
 
 
+def shared(root):
+    """The folder of parts that runs of one model share; there is one model in these stores."""
+    (folder,) = (Path(root) / "predictions").glob("parts-*")
+    return folder
+
+
 def files_of(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
 
@@ -83,6 +91,8 @@ def test_the_numbers_are_those_of_the_report(predicted, evaluated):
     for expected in report.to_pylist():
         row = rows[expected["clip_id"]]
         assert row["probabilities"] == pytest.approx(expected["p_VAT"], abs=1e-6)
+        for column, name in (("p_V", "video"), ("p_A", "audio"), ("p_T", "text")):
+            assert row[column] == (pytest.approx(expected[column], abs=1e-6) if row[f"has_{name}"] else None)
         assert all(row[f"has_{name}"] == expected[f"has_{name}"] for name in ("video", "audio", "text"))
 
 
@@ -132,30 +142,56 @@ def test_the_job_reads_the_features_of_its_store_and_writes_none(elsewhere, pred
     """The features it finds are others than the encoder's, so that the predictions show where they came from."""
     assert not (Path(elsewhere.store.root) / "features").exists()
     config, part = override(elsewhere, {"store.root": str(tmp_path)}), prepared.parts[0]
-    folder = tmp_path / "predictions" / predicted.path.name
-    shutil.copytree(predicted.path, folder)
-    (folder / part).unlink()
+    made = shared(elsewhere.store.root)
+    shutil.copytree(made, tmp_path / "predictions" / made.name)
+    (tmp_path / "predictions" / made.name / part).unlink()
     rows = pq.read_table(prepared.shards / part, columns=["clip_id"])
     ones = pa.FixedSizeListArray.from_arrays(np.ones(len(rows) * 64, np.float32), 64)
     found = rows.append_column("feature", ones).append_column("present", pa.array(np.ones(len(rows), bool)))
     store.write_parquet(feature_folder(config, prepared.shards, models.encoders["text"]) / part, found)
-    assert predict(config).path == folder
+    folder = predict(config).path
+    assert folder.name == predicted.path.name
     probabilities = [pq.read_table(path / part)["probabilities"].to_pylist() for path in (folder, predicted.path)]
     assert all(found != own for found, own in zip(*probabilities, strict=True))
     assert [path.name for path in (tmp_path / "features").rglob("*.parquet")] == [part]
 
 
 def test_a_killed_run_goes_on_where_it_stopped(elsewhere, predicted, prepared):
-    before, content = files_of(predicted.path), {p: (predicted.path / p).read_bytes() for p in prepared.parts}
+    made = shared(elsewhere.store.root)
+    before, content = files_of(made), {part: (made / part).read_bytes() for part in prepared.parts}
     lost = set(prepared.parts[1:3])
-    for name in (*lost, store.META):
-        (predicted.path / name).unlink()
-    (predicted.path / f".{prepared.parts[1]}.0123.tmp").write_bytes(b"half of a part")
+    for name in lost:
+        (made / name).unlink()
+    (made / f".{prepared.parts[1]}.0123.tmp").write_bytes(b"half of a part")
+    shutil.rmtree(predicted.path)
     again = predict(elsewhere)
-    after = files_of(again.path)
+    after = files_of(made)
     assert {name for name in after if after[name] != before[name]} == lost
-    assert {name: (again.path / name).read_bytes() for name in prepared.parts} == content
-    assert (again.counts, again.unusable) == (predicted.counts, predicted.unusable)
+    for folder in (made, again.path):
+        assert {name: (folder / name).read_bytes() for name in prepared.parts} == content
+    assert (again.path, again.counts, again.unusable) == (predicted.path, predicted.counts, predicted.unusable)
+
+
+def test_a_table_that_lost_parts_is_whole_again(elsewhere, predicted, prepared):
+    content = {part: (predicted.path / part).read_bytes() for part in prepared.parts}
+    (predicted.path / prepared.parts[0]).unlink()
+    again = predict(elsewhere)
+    assert (again.path, again.clips_per_s) == (predicted.path, None)
+    assert {part: (again.path / part).read_bytes() for part in prepared.parts} == content
+
+
+def test_other_corpora_share_the_parts_they_have_in_common(elsewhere, predicted, prepared, tmp_path):
+    """A corpus of one part more, and its labelled clips as they were."""
+    clips = [*prepared.clips, Clip("new", text="I am so happy for you!", split="unlabelled")]
+    manifest.write(tmp_path / "more.parquet", clips)
+    config = override(elsewhere, {"data.manifest": str(tmp_path / "more.parquet")})
+    before = files_of(shared(elsewhere.store.root))
+    more = predict(config)
+    after = files_of(shared(elsewhere.store.root))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 1
+    assert set(rows_of(more.path)) == {*rows_of(predicted.path), "new"}
+    assert set(rows_of(predicted.path)) == {clip.clip_id for clip in prepared.clips}  # and the first has its own alone
 
 
 def test_a_second_run_does_nothing_and_counts_the_same(elsewhere, predicted):

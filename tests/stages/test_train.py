@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from emo_ray import store, tracking
 from emo_ray.config import flatten, override
+from emo_ray.data import manifest
 from emo_ray.models import checkpoint
 from emo_ray.stages import fit
 from emo_ray.stages import train as stage
@@ -70,7 +72,7 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
 
 
 def test_what_training_starts_from_is_known_by_its_weights(trained, tiny_config, tmp_path):
-    wanted = {split: stage.labels_of(trained.prepared, split) for split in ("train", "validation")}
+    wanted = stage.Wanted(*(stage.labels_of(trained.prepared, split) for split in ("train", "validation")))
 
     def path(start):
         config = override(tiny_config, {"emovclip.start_from": start and str(start)})
@@ -171,6 +173,118 @@ def test_what_cannot_be_had_is_one_clear_message(tiny_config, changes, message):
         pytest.skip("this machine has GPUs")
     with pytest.raises(ValueError, match=message):
         train(override(tiny_config, {"fusion.hidden": 8, **changes}))
+
+
+def test_how_pseudo_labels_are_used_changes_nothing_without_any(trained, tiny_config):
+    before = checkpoints(tiny_config)
+    other = {"train.pseudo_targets": "hard", "train.pseudo_weight": 0.9, "train.pseudo_phases": "both"}
+    assert train(override(tiny_config, other)).path == trained.path
+    assert checkpoints(tiny_config) == before
+
+
+def sure(clip_ids, k=0):
+    """Probabilities of three classes, of which the k-th is the likeliest."""
+    return {clip_id: [0.8 if i == k else 0.1 for i in range(3)] for clip_id in clip_ids}
+
+
+UNLABELLED = [f"unlabelled-{i:03d}" for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def round_folder(pseudo_round, few_teacher, tmp_path_factory):
+    """A round that accepts 30 of 40 clips, as two classes."""
+    made = sure(UNLABELLED[:20], 0) | sure(UNLABELLED[20:], 2)
+    folder = tmp_path_factory.mktemp("pseudo") / "round-2"
+    return pseudo_round(folder, made, few_teacher.prepared.labels, UNLABELLED[:30], per_part=16)
+
+
+@pytest.fixture(scope="module")
+def student(few_labels, round_folder):
+    return train(override(few_labels, {"train.pseudo_labels": str(round_folder)}))
+
+
+def test_accepted_clips_are_trained_on_beside_labelled_ones_and_nothing_is_judged_on_them(student, few_teacher):
+    for model, clips in ((few_teacher, 24), (student, 54)):
+        history = store.read_meta(model.path)["history"]
+        assert {row["train_clips"] for row in history} == {4 * clips}
+        assert {row["val_n"] for row in history} == {30}
+    seen = [json.loads((model.path / checkpoint.SEEN).read_text()) for model in (few_teacher, student)]
+    assert seen[1] == seen[0] | dict.fromkeys(UNLABELLED[:30], "train")
+
+
+def test_the_card_says_how_many_clips_no_person_labelled_and_who_did(student, few_teacher):
+    cards = [(model.path / checkpoint.CARD).read_text() for model in (few_teacher, student)]
+    assert "pseudo" not in cards[0]
+    assert "trained on: clips.parquet, 54 clips" in cards[1]
+    assert "pseudo-labelled: 30 by model-a (round 2; soft targets, weight 0.5): calm (20), upset (10)" in cards[1]
+    assert "calm (8), glad (8), upset (8)" in cards[1]
+
+
+def test_a_student_is_known_by_what_its_pseudo_labels_say(student, few_labels, round_folder, pseudo_round, tmp_path):
+    def key(folder, **changes):
+        config = override(few_labels, {"train.pseudo_labels": str(folder), **changes})
+        wanted = stage._wanted(config, student.prepared)
+        return stage._fusion_digest(config, student.prepared, wanted, stage.frozen_encoders(config), None)
+
+    labels = student.prepared.labels
+    less = {clip_id: [0.5, 0.3, 0.2] for clip_id in UNLABELLED[:30]}
+    unsure = pseudo_round(tmp_path / "unsure", less, labels, UNLABELLED)
+    digests = {
+        key(round_folder),
+        key(unsure),
+        key(round_folder, **{"train.pseudo_weight": 0.2}),
+        key(round_folder, **{"train.pseudo_targets": "hard"}),
+        key(round_folder, **{"fusion.start_from": str(student.path)}),
+    }
+    assert len(digests) == 5
+    assert student.path.name == f"model-{key(shutil.copytree(round_folder, tmp_path / 'moved'))}"
+
+
+def test_a_round_that_accepted_nothing_trains_the_model_of_labelled_clips(
+    few_labels, few_teacher, pseudo_round, tmp_path
+):
+    none = pseudo_round(tmp_path / "none", sure(UNLABELLED), few_teacher.prepared.labels, [])
+    assert train(override(few_labels, {"train.pseudo_labels": str(none)})).path == few_teacher.path
+
+
+@pytest.mark.parametrize("clip_id", ["validation-003", "test-000", "train-001", "stranger"])
+def test_what_a_model_is_judged_on_is_never_trained_on(few_labels, few_teacher, pseudo_round, tmp_path, clip_id):
+    made = sure([*UNLABELLED[:3], clip_id])
+    folder = pseudo_round(tmp_path / "leaking", made, few_teacher.prepared.labels, list(made))
+    where = clip_id.split("-")[0].replace("stranger", "not in the manifest")
+    with pytest.raises(ValueError, match=rf"found 1 accepted clips .*'{clip_id}' \({where}\)"):
+        train(override(few_labels, {"train.pseudo_labels": str(folder)}))
+
+
+def test_a_head_goes_on_from_another(few_labels, few_teacher):
+    start = {"fusion.start_from": str(few_teacher.path), "train.epochs": 1, "fusion.lr": 1e-9}
+    went_on = train(override(few_labels, start))
+    weights = [load_file(model.path / checkpoint.WEIGHTS) for model in (went_on, few_teacher)]
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, atol=1e-5, rtol=0)
+    assert went_on.path != few_teacher.path
+    assert f"head started from: {few_teacher.path.name}" in (went_on.path / checkpoint.CARD).read_text()
+
+
+def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, tiny_config, pseudo_round, tmp_path):
+    """The tiny corpus, of which half of the training clips have lost their labels."""
+    lost = [c.clip_id for c in trained.prepared.clips if c.split == "train"][::2]
+    clips = [replace(c, label=None, split="unlabelled") if c.clip_id in lost else c for c in trained.prepared.clips]
+    manifest.write(tmp_path / "clips.parquet", clips)
+    labels = trained.prepared.labels
+    sixth = {clip_id: [0.5 if k == i % 6 else 0.1 for k in range(6)] for i, clip_id in enumerate(lost)}
+    folder = pseudo_round(tmp_path / "round", sixth, labels, lost)
+    keys = {"data.manifest": str(tmp_path / "clips.parquet"), "train.epochs": 1, "emovclip.class_weights": "balanced"}
+    keys |= {"train.pseudo_labels": str(folder), "train.pseudo_phases": "both", "emovclip.micro_batch_size": 3}
+    made = train(override(tiny_config, keys))
+    ledger = made.prepared.ledger
+    statuses = zip(ledger["clip_id"].to_pylist(), ledger["video_status"].to_pylist(), strict=True)
+    with_video = {clip_id for clip_id, status in statuses if status == "ok"}
+    trained_on = {c.clip_id for c in trained.prepared.clips if c.split == "train"} & with_video
+    history = store.read_meta(made.path / checkpoint.EMOVCLIP)["history"]
+    assert [row["train_clips"] for row in history] == [len(trained_on)]
+    card = (made.path / checkpoint.EMOVCLIP / checkpoint.CARD).read_text()
+    assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card
 
 
 def _our_train_workers() -> list[int]:

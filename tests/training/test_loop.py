@@ -1,6 +1,9 @@
 """The training loop: it learns, it resumes exactly, it keeps the best epoch."""
 
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +12,17 @@ from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import trained_state
 from emo_ray.settings import MODALITIES, Fusion
-from emo_ray.training.loop import TIMES, PlainReporter, Plan, Waited, fit, learning_rate_factor, load_state, predict
+from emo_ray.training.loop import (
+    TIMES,
+    PlainReporter,
+    Plan,
+    Waited,
+    _backward,
+    fit,
+    learning_rate_factor,
+    load_state,
+    predict,
+)
 
 OWN = Fusion(hidden=16, lr=3e-3, batch_size=16)
 CENTRES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
@@ -76,22 +89,74 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     assert not torch.equal(weights[0], weights[2])
 
 
+def soft(batch):
+    """The same clips, every third of them pseudo-labelled, each with a weight of its own."""
+    generator = torch.Generator().manual_seed(len(batch))
+    target_BK = torch.eye(3)[batch.label_B]
+    target_BK[::3] = torch.rand(len(batch), 3, generator=generator).softmax(dim=1)[::3]
+    return replace(batch, target_BK=target_BK, weight_B=0.1 + torch.rand(len(batch), generator=generator))
+
+
 @pytest.mark.parametrize("class_weight_K", [None, torch.tensor([0.2, 1.0, 3.0])])
 @pytest.mark.parametrize("size", [1, 5, 15])
-def test_micro_batches_train_the_same_model(size, class_weight_K):
+@pytest.mark.parametrize("told", [lambda batch: batch, soft], ids=["labels", "targets"])
+def test_micro_batches_train_the_same_model(size, class_weight_K, told):
     states, losses = [], []
     for micro_batch_size in (None, size):
         own = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": micro_batch_size})
         torch.manual_seed(0)
         head = FusionHead(own, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
         reporter = PlainReporter()
-        states.append(
-            fit(head, train, validation, Plan(own, 2, 6, 3, class_weight_K=class_weight_K), reporter)["model"]
-        )
+        batches = [[told(batch) for batch in train(epoch)] for epoch in range(2)]
+        plan = Plan(own, 2, 6, 3, class_weight_K=class_weight_K)
+        states.append(fit(head, lambda epoch, b=batches: b[epoch], validation, plan, reporter)["model"])
         losses.append([m["train_loss"] for m in reporter.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], atol=1e-4, rtol=1e-4)
+
+
+# One of two workers: the gradient of its half of a batch that is the same for both, after DDP's mean.
+WORKER = """
+import sys, torch
+from emo_ray.training import loop
+torch.set_num_threads(1)
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+for name, (head, batch, plan) in torch.load(f"{folder}/work.pt", weights_only=False).items():
+    model = torch.nn.parallel.DistributedDataParallel(head)
+    half = torch.arange(len(batch)).chunk(2)[rank]
+    value = loop._backward(model, batch.rows(half), plan, plan.class_weight_K)
+    result = {key: p.grad for key, p in head.named_parameters()} | {"loss": value}
+    torch.save(result, f"{folder}/{name}-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
+    """Their halves weigh differently, by clip and by class; with micro-batches and without."""
+    heavy, work = torch.tensor([0.2, 1.0, 3.0]), {}
+    for name, batch, class_weight_K in [
+        ("labels", make_batch(16, 1), None),
+        ("classes", make_batch(16, 1), heavy),
+        ("targets", soft(make_batch(16, 1)), None),
+        ("both", soft(make_batch(16, 1)), heavy),
+    ]:
+        for size in (None, 3):
+            own = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
+            torch.manual_seed(0)
+            head = FusionHead(own, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
+            work[f"{name}-{size}"] = head, batch, Plan(own, 1, 1, 0, class_weight_K=class_weight_K)
+    torch.save(work, tmp_path / "work.pt")
+    started = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    for name, (head, batch, plan) in work.items():
+        expected = _backward(head, batch, plan, plan.class_weight_K)
+        found = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
+        torch.testing.assert_close((found[0].pop("loss") + found[1].pop("loss")) / 2, expected)
+        for key, parameter in head.named_parameters():
+            torch.testing.assert_close(found[0][key], parameter.grad, atol=1e-6, rtol=1e-4)
+            assert torch.equal(found[0][key], found[1][key])
 
 
 def test_waiting_is_counted_where_it_is_spent():

@@ -1,0 +1,103 @@
+"""How a trained model becomes a checkpoint folder: its weights, what it has seen, and its model card."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from emo_ray import store
+from emo_ray.config import Config
+from emo_ray.data.pseudo import PseudoLabels
+from emo_ray.models import checkpoint
+from emo_ray.models.clip import description
+from emo_ray.stages.prepare import Prepared
+
+VERSION = 2  # of trained models; 2: checkpoints carry the digest of the frozen CLIP
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What was trained, and on how many clips, pseudo-labelled ones among them."""
+
+    name: str
+    clips: int
+    pseudo: PseudoLabels | None = None
+
+
+def save(
+    path: Path, best: dict, config: Config, prepared: Prepared, phase: Phase, video_path: Path | None = None
+) -> None:
+    """The best epoch as a checkpoint folder; a model's holds its EmoVCLIP as well."""
+    metrics = {k.removeprefix("val_"): v for k, v in best["metrics"].items() if k.startswith("val_")}
+    numbers = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
+    if video_path is not None:
+        numbers |= store.read_meta(video_path)["best"]
+    meta = {"kind": "checkpoint", "version": VERSION, "best": numbers, "history": best["history"]}
+    with store.writing(path, meta) as folder:
+        card = _card(phase, config, prepared, metrics)
+        checkpoint.write(folder, best["model"], config, prepared.labels, card)
+        store.write_text(folder / checkpoint.SEEN, json.dumps(_seen(config, prepared, phase)))
+        if video_path is not None:
+            _link_tree(video_path, folder / checkpoint.EMOVCLIP)
+
+
+def _seen(config: Config, prepared: Prepared, phase: Phase) -> dict[str, str]:
+    """The split of every clip that decided the weights, also of those that the weights it started from had seen."""
+    seen = {}
+    for start in (config.emovclip.start_from, config.fusion.start_from):
+        if start is not None and (Path(start) / checkpoint.SEEN).is_file():
+            seen |= json.loads((Path(start) / checkpoint.SEEN).read_text(encoding="utf-8"))
+    seen |= dict.fromkeys(phase.pseudo.target_of if phase.pseudo else (), "train")
+    judged = [clip for clip in prepared.clips if clip.split in ("train", "validation") and clip.label is not None]
+    return seen | {clip.clip_id: clip.split for clip in judged}
+
+
+def _card_of_features(config: Config) -> list[str]:
+    """Where the features of each modality come from."""
+    own = {
+        "video": f"frozen CLIP: {description(config)}",
+        "audio": f"sound encoder: {config.audio.encoder}",
+        "text": f"text encoder: {config.text.encoder}",
+    }
+    own |= {
+        name: f"{name}: tables {', '.join(Path(p).name for p in config.tables.of(name))}"
+        for name in config.tables.given
+    }
+    starts = {"EmoVCLIP": config.emovclip.start_from, "head": config.fusion.start_from}
+    own |= {name: f"{name} started from: {Path(path).name}" for name, path in starts.items() if path}
+    return [f"- {line}" for line in own.values()]
+
+
+def _card_of_pseudo_labels(config: Config, phase: Phase) -> list[str]:
+    """How many clips no person labelled, and whose labels they have."""
+    pseudo = phase.pseudo
+    if pseudo is None:
+        return []
+    classes = ", ".join(f"{label} ({count})" for label, count in pseudo.counts().items() if count)
+    how = f"round {pseudo.round}; {config.train.pseudo_targets} targets, weight {pseudo.weight:g}"
+    return [f"- of these pseudo-labelled: {len(pseudo.target_of)} by {pseudo.teacher} ({how}): {classes}"]
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
+    shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
+
+
+def _card(phase: Phase, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
+    counts = Counter(clip.label for clip in prepared.clips if clip.split == "train")
+    numbers = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+    lines = [
+        f"# {phase.name} checkpoint of emo_ray",
+        "",
+        f"- trained on: {Path(config.data.manifest or 'the synthetic corpus').name}, {phase.clips} clips",
+        *_card_of_pseudo_labels(config, phase),
+        f"- classes (labelled training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
+        *_card_of_features(config),
+        f"- validation: {numbers or 'none'}",
+        "",
+        "Emotion labels are what annotators of one corpus perceived. The model has not been tested on languages,",
+        "recording conditions or groups of people beyond its corpus, and must not be used to judge individuals.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""How sure a model may be: temperature scaling and the expected calibration error (Guo et al. 2017, sections 2 and 4).
+
+A row of NaN is a clip without probabilities: it stays one, and is not measured.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+BINS = 15  # of the confidence, equally wide
+LEAST, MOST = 0.1, 10.0  # temperatures that are tried: a handful of clips, all of them right, would want none at all
+_TINY = 1e-12  # what a probability of zero is taken for
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often the clips of each bin of confidence are right; NaN where a bin has none."""
+
+    edges: np.ndarray  # (bins + 1,); a bin holds its upper edge
+    count: np.ndarray  # (bins,) int64
+    confidence: np.ndarray  # (bins,) mean
+    accuracy: np.ndarray  # (bins,)
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error in [0, 1]; NaN without clips."""
+        filled = self.count > 0
+        gaps = np.abs(self.accuracy - self.confidence)[filled]
+        return float(self.count[filled] @ gaps / self.count.sum()) if filled.any() else float("nan")
+
+
+def fit_temperature(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
+    """The temperature in [LEAST, MOST] that makes the labels likeliest; 1.0 without clips.
+
+    `probability_BK` are softmax outputs: their logarithms are the logits but for a constant, which softmax ignores.
+    """
+    probability_BK, label_B = _measurable(probability_BK, label_B)
+    if not len(label_B):
+        return 1.0
+    logits_BK, rows = _logits(probability_BK), np.arange(len(label_B))
+
+    def nll(log_temperature: float) -> float:  # convex in 1 / temperature, so there is one minimum
+        return float(-log_softmax(logits_BK / np.exp(log_temperature), axis=1)[rows, label_B].mean())
+
+    found = minimize_scalar(nll, bounds=(np.log(LEAST), np.log(MOST)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def calibrated(probability_BK: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(log p / T), float32 (B, K); the most likely class stays the most likely."""
+    if temperature == 1.0:
+        return np.asarray(probability_BK, np.float32)
+    return softmax(_logits(probability_BK) / temperature, axis=1).astype(np.float32)
+
+
+def negative_log_likelihood(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
+    """The mean over clips, in nats; NaN without clips."""
+    probability_BK, label_B = _measurable(probability_BK, label_B)
+    if not len(label_B):
+        return float("nan")
+    return float(-_logits(probability_BK)[np.arange(len(label_B)), label_B].mean())
+
+
+def reliability(probability_BK: np.ndarray, label_B: np.ndarray, bins: int = BINS) -> Reliability:
+    """The values of a reliability diagram over the highest probability of each clip."""
+    probability_BK, label_B = _measurable(probability_BK, label_B)
+    edges, confidence_B = np.linspace(0, 1, bins + 1), probability_BK.max(axis=1)
+    right_B = probability_BK.argmax(axis=1) == label_B
+    bin_B = np.searchsorted(edges[1:-1], confidence_B)
+    count = np.bincount(bin_B, minlength=bins)
+    means = [
+        np.divide(np.bincount(bin_B, values_B, bins), count, out=np.full(bins, np.nan), where=count > 0)
+        for values_B in (confidence_B, right_B)
+    ]
+    return Reliability(edges, count, *means)
+
+
+def _measurable(probability_BK: np.ndarray, label_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known_B = ~np.isnan(probability_BK).any(axis=1)
+    return np.asarray(probability_BK, np.float64)[known_B], np.asarray(label_B)[known_B]
+
+
+def _logits(probability_BK: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(np.asarray(probability_BK, np.float64), _TINY, None))

@@ -1,0 +1,6 @@
+"""Pseudo-label the unlabelled clips of a corpus with a teacher: calibrate, select, and write a row for every clip."""
+
+from emo_ray.cli import main
+
+if __name__ == "__main__":
+    main("pseudo_label", __doc__)

@@ -1,0 +1,384 @@
+"""pseudo_label: a row a clip that explains itself, the same rows whatever happened on the way, no leaks."""
+
+import csv
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from emo_ray import store
+from emo_ray.config import override
+from emo_ray.data import manifest
+from emo_ray.data.manifest import Clip
+from emo_ray.models import checkpoint
+from emo_ray.models.state import trained_state
+from emo_ray.settings import MODALITIES
+from emo_ray.stages.predict import UNUSABLE, predict
+from emo_ray.stages.prepare import prepare
+from emo_ray.stages.pseudo_label import REFUSED, REPORT, pseudo_label
+from emo_ray.training import calibration, selection
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_config, evaluated):
+    return Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tiny_config):
+    """The 72 labelled clips of the tiny corpus."""
+    return prepare(tiny_config).clips
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pseudo")
+
+
+@pytest.fixture(scope="module")
+def clips(labelled, media_files, folder):
+    """With unlabelled clips: what train clips show, and some that validation and test know."""
+    train, test = ([clip for clip in labelled if clip.split == split] for split in ("train", "test"))
+    nobody = {"label": None, "split": "unlabelled", "speaker": None}
+    pool = [replace(clip, clip_id=f"u-{clip.clip_id}", **nobody) for clip in train]
+    seen = next(clip for clip in test if clip.video and clip.text)
+    copy, remuxed = folder / "copy.mp4", folder / "remuxed.mov"
+    shutil.copy(seen.video, copy)
+    _remux(seen.video, remuxed)
+    pool += [
+        replace(seen, clip_id="copy", video=str(copy), audio=None, **nobody),
+        replace(seen, clip_id="remuxed", video=str(remuxed), audio=None, text="other words", **nobody),
+        replace(pool[0], clip_id="same speaker", speaker=seen.speaker),
+        Clip("same sound", audio=str(shutil.copy(media_files["wav"], folder / "renamed.wav")), split="unlabelled"),
+        Clip("silent too", audio=str(_silence(folder / "silent too.wav")), text="hm", split="unlabelled"),
+        Clip("words", text="I am so happy for you!", split="unlabelled"),
+        Clip("nothing", video="/nowhere.mp4", split="unlabelled"),
+    ]
+    judged = [
+        Clip("heard", audio=str(media_files["wav"]), label=train[0].label, split="validation"),
+        Clip("silent", audio=str(_silence(folder / "silent.wav")), text="oh", label=train[0].label, split="test"),
+    ]
+    return [*labelled, *judged, *pool]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config, teacher, clips, folder):
+    manifest.write(folder / "clips.parquet", clips)
+    changes = {"checkpoint": str(teacher), "data.manifest": str(folder / "clips.parquet")}
+    # The tiny teacher is sure of nothing.
+    return override(tiny_config, {**changes, "store.root": str(folder / "store"), "pseudo.floor": 0.0})
+
+
+@pytest.fixture(scope="module")
+def labelled_by(config):
+    return pseudo_label(config)
+
+
+@pytest.fixture(scope="module")
+def other_teacher(teacher, folder):
+    """The same encoders with another head."""
+    target = shutil.copytree(teacher, folder / "other teacher")
+    head = checkpoint.load_fusion(target)
+    with torch.no_grad():
+        head.classify.bias += torch.linspace(0, 3, len(head.classify.bias))
+    own, labels = checkpoint.read_config(target)
+    checkpoint.write(target, trained_state(head), own, labels, "card")
+    return target
+
+
+def rows_of(folder):
+    return {row["clip_id"]: row for part in sorted(folder.glob("*.parquet")) for row in pq.read_table(part).to_pylist()}
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def times_of(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+def listed(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_unlabelled_clip_has_one_row_that_explains_itself(labelled_by, clips, teacher):
+    names = [row["clip_id"] for part in labelled_by.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()]
+    assert sorted(names) == sorted(clip.clip_id for clip in clips if clip.split == "unlabelled")
+    report, rows = labelled_by.report, rows_of(labelled_by.path)
+    digest = store.digest_path(teacher / checkpoint.WEIGHTS)
+    for row in rows.values():
+        assert row["accepted"] == (row["reason"] is None)
+        assert (row["teacher"], row["round"]) == (digest, 0)
+        if row["status"] == UNUSABLE:
+            assert row["reason"] == UNUSABLE
+            assert row["calibrated"] is row["confidence"] is row["prediction"] is row["threshold"] is None
+            continue
+        assert sum(row["calibrated"]) == pytest.approx(1, abs=1e-5)
+        assert row["confidence"] == max(row["calibrated"])
+        assert row["prediction"] == report["labels"][int(np.argmax(row["calibrated"]))]
+        assert row["threshold"] == np.float32(report["thresholds"][row["prediction"]])
+        assert not row["accepted"] or row["confidence"] >= row["threshold"]
+        assert row["reason"] != selection.BELOW or row["confidence"] < row["threshold"]
+    accepted = [row["prediction"] for row in rows.values() if row["accepted"]]
+    assert accepted
+    assert len(accepted) == report["accepted"] == sum(report["reasons"].values(), -report["clips"]) * -1
+    for label in report["labels"]:
+        assert report["classes"]["accepted"][label] == accepted.count(label)
+
+
+def test_the_columns_are_those_of_predictions_and_their_own(labelled_by, config):
+    predicted = predict(config)
+    theirs = rows_of(predicted.path)
+    schemas = [pq.read_schema(next(path.glob("*.parquet"))) for path in (labelled_by.path, predicted.path)]
+    assert schemas[0].names[: len(schemas[1].names)] == schemas[1].names
+    assert schemas[0].names[len(schemas[1].names) :] == [
+        *("calibrated", "accepted", "reason", "threshold", "round", "teacher")
+    ]
+    assert schemas[0].field("calibrated").type == schemas[1].field("probabilities").type
+    assert json.loads(schemas[0].metadata[b"labels"]) == labelled_by.report["labels"]
+    temperature = labelled_by.report["calibration"][0]["temperature"]
+    for name, row in rows_of(labelled_by.path).items():
+        assert {key: row[key] for key in theirs[name] if key != "confidence"} == {
+            key: value for key, value in theirs[name].items() if key != "confidence"
+        }
+        if row["probabilities"]:
+            own = calibration.calibrated(np.array([row["probabilities"]], np.float32), temperature)[0]
+            assert row["calibrated"] == pytest.approx(own.tolist(), abs=1e-6)
+
+
+def test_calibration_is_measured_on_the_validation_clips(labelled_by, config, clips):
+    rows, labels = rows_of(predict(config).path), labelled_by.report["labels"]
+    own = {c.clip_id: labels.index(c.label) for c in clips if c.split == "validation" and rows[c.clip_id]["prediction"]}
+    probability_BK = np.array([rows[clip_id]["probabilities"] for clip_id in own], np.float32)
+    label_B = np.array(list(own.values()))
+    found = labelled_by.report["calibration"][0]
+    assert found["n"] == len(own) == 13
+    assert found["temperature"] == pytest.approx(calibration.fit_temperature(probability_BK, label_B), rel=1e-4)
+    after_BK = calibration.calibrated(probability_BK, found["temperature"])
+    for when, values_BK in (("before", probability_BK), ("after", after_BK)):
+        bins = calibration.reliability(values_BK, label_B)
+        assert found["ece"][when] == pytest.approx(bins.error, abs=1e-6)
+        assert found["reliability"][when]["count"] == bins.count.tolist()
+    assert found["nll"]["after"] <= found["nll"]["before"] + 1e-6
+
+
+def test_what_validation_and_test_know_is_refused_with_a_list(labelled_by, clips):
+    rows = rows_of(labelled_by.path)
+    seen = next(clip for clip in clips if clip.split == "test" and clip.video and clip.text)
+    expected = {
+        "copy": f"same content as clip {seen.clip_id} of test",
+        "remuxed": f"same content as clip {seen.clip_id} of test",
+        "same sound": "same content as clip heard of validation",
+        "same speaker": "speaker in test",
+    }
+    assert {row["clip_id"]: row["reason"] for row in listed(labelled_by.path / REFUSED)} == expected
+    assert {name: rows[name]["reason"] for name in expected} == expected
+    assert not any(rows[name]["accepted"] for name in expected)
+    kinds = labelled_by.report["reasons"]
+    assert (kinds["same content as a clip of test"], kinds["same content as a clip of validation"]) == (2, 1)
+    assert "same content" not in (rows["silent too"]["reason"] or "")
+    assert "3 clips have neither pictures nor sound" in " ".join(labelled_by.report["notes"])
+    assert rows["nothing"]["reason"] == UNUSABLE
+
+
+def test_a_second_run_does_nothing(labelled_by, config):
+    before = {path: path.stat().st_mtime_ns for path in labelled_by.path.parents[2].rglob("*") if path.is_file()}
+    again = pseudo_label(config)
+    assert (again.path, again.report) == (labelled_by.path, labelled_by.report)
+    after = {path: path.stat().st_mtime_ns for path in labelled_by.path.parents[2].rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_rows(labelled_by, config, tmp_path):
+    """As it stands after a kill in prediction, and after one in writing, in a store of its own."""
+    expected, report = bytes_of(labelled_by.path), (labelled_by.path / REPORT).read_bytes()
+    root = Path(config.store.root)
+    copied = override(config, {"store.root": str(tmp_path / "store")})
+    shutil.copytree(root, copied.store.root)
+    half = Path(copied.store.root) / labelled_by.path.relative_to(root)
+    first, *others = sorted(expected)
+    for name in (store.META, REPORT, first):
+        (half / name).unlink()
+    (half / f".{first}.0123.tmp").write_bytes(b"half of a part")
+    kept = times_of(half)
+    (predictions,) = (Path(copied.store.root) / "predictions").glob("parts-*")
+    (predictions / others[0]).unlink()
+    again = pseudo_label(copied)
+    assert again.path == half
+    assert bytes_of(half) == expected
+    assert (half / REPORT).read_bytes() == report
+    assert {name: when for name, when in times_of(half).items() if name != first} == kept
+    shutil.rmtree(half.parents[1])
+    shutil.rmtree(predictions)
+    assert bytes_of(pseudo_label(copied).path) == expected
+
+
+def test_another_teacher_starts_afresh_and_another_policy_predicts_nothing(labelled_by, config, other_teacher):
+    before, predictions = bytes_of(labelled_by.path), Path(config.store.root) / "predictions"
+    own = {path.name: times_of(path) for path in predictions.iterdir()}
+    fixed = pseudo_label(override(config, {"pseudo.policy": "fixed", "pseudo.threshold": 0.2}))
+    assert fixed.path.parent != labelled_by.path.parent
+    assert {path.name: times_of(path) for path in predictions.iterdir()} == own
+    other = pseudo_label(override(config, {"checkpoint": str(other_teacher)}))
+    assert other.path.parent not in (labelled_by.path.parent, fixed.path.parent)
+    assert len(list(predictions.glob("parts-*"))) == 2
+    teachers = {row["teacher"] for row in rows_of(other.path).values()}
+    assert teachers == {store.digest_path(other_teacher / checkpoint.WEIGHTS)}
+    assert bytes_of(labelled_by.path) == before
+    later = pseudo_label(override(config, {"pseudo.round": 3}))
+    assert later.path == labelled_by.path.with_name("round-3")
+    assert {row["round"] for row in rows_of(later.path).values()} == {3}
+    assert {(n, r["reason"]) for n, r in rows_of(later.path).items()} == {
+        (n, r["reason"]) for n, r in rows_of(labelled_by.path).items()
+    }
+
+
+def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config, other_teacher):
+    alone = [
+        rows_of(labelled_by.path),
+        rows_of(pseudo_label(override(config, {"checkpoint": str(other_teacher)})).path),
+    ]
+    both = pseudo_label(override(config, {"pseudo.teachers": [str(other_teacher)]}))
+    rows, digests = rows_of(both.path), ",".join(next(iter(own.values()))["teacher"] for own in alone)
+    disagree = 0
+    for name, row in rows.items():
+        assert row["teacher"] == digests
+        if row["status"] == UNUSABLE:
+            continue
+        for column in ("probabilities", "calibrated"):
+            np.testing.assert_allclose(row[column], np.mean([own[name][column] for own in alone], axis=0), atol=1e-6)
+        votes = {own[name]["prediction"] for own in alone}
+        known = "same content" in str(row["reason"]) or "speaker" in str(row["reason"])
+        if not known:
+            assert (row["reason"] == selection.DISAGREE) == (votes != {row["prediction"]})
+        disagree += len(votes) > 1
+    assert disagree
+    assert [own["checkpoint"] for own in both.report["calibration"]] == [
+        *(Path(config.checkpoint).name, "other teacher", "the mean of all")
+    ]
+    lenient = pseudo_label(override(config, {"pseudo.teachers": [str(other_teacher)], "pseudo.agreement": 0.5}))
+    assert selection.DISAGREE not in lenient.report["reasons"]
+
+
+def test_modalities_that_disagree_keep_a_clip_out(config):
+    found = pseudo_label(override(config, {"pseudo.agreeing_modalities": 3}))
+    labels, seen = found.report["labels"], set()
+    for row in rows_of(found.path).values():
+        votes = [labels[int(np.argmax(row[f"p_{m[0].upper()}"]))] for m in MODALITIES if row[f"has_{m}"]]
+        differ = len(votes) > 1 and set(votes) != {row["prediction"]}
+        if row["reason"] in (None, selection.BELOW, selection.MODALITIES_DISAGREE):
+            assert (row["reason"] == selection.MODALITIES_DISAGREE) == differ
+            seen.add(differ)
+    assert seen == {True, False}
+
+
+def test_the_cap_counts_labelled_training_clips(config):
+    found = pseudo_label(override(config, {"pseudo.max_ratio": 0.25, "pseudo.quantile": 0.0}))
+    assert found.report["accepted"] == 9  # of 36
+    assert found.report["reasons"][selection.OVER_CAP] > 0
+
+
+def test_drift_is_told_class_by_class(labelled_by):
+    report = labelled_by.report
+    counts = [np.array(list(report["classes"][name].values())) for name in ("labelled", "accepted")]
+    assert counts[0].sum() == 36
+    expected = dict(zip(report["labels"], selection.drift(*counts), strict=True))
+    assert report["drift"] == expected
+    warned = [note for note in report["notes"] if "starved" in note or "floods" in note]
+    assert len(warned) == len([what for what in expected.values() if what])
+
+
+def test_without_labelled_clips_nothing_is_calibrated_capped_or_compared(config, tmp_path):
+    lines = [json.dumps({"clip_id": f"c{i}", "text": f"I am number {i}"}) for i in range(5)]
+    (tmp_path / "words.jsonl").write_text("\n".join(lines))
+    changes = {"data.manifest": str(tmp_path / "words.jsonl"), "store.root": str(tmp_path / "store")}
+    report = pseudo_label(override(config, changes)).report
+    assert report["calibration"][0]["temperature"] == 1
+    assert report["calibration"][0]["ece"] == {"before": None, "after": None}
+    notes = " ".join(report["notes"])
+    assert "no labelled validation clip" in notes
+    assert "no labelled training clips" in notes
+    assert "5 clips have neither" in notes
+
+
+def broken_media(media_files, folder):
+    """Ten ways in which a file can be broken, by name."""
+    good = media_files["faststart"].read_bytes()
+    folder.mkdir()
+    (folder / "folder.mp4").mkdir()
+    (folder / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (folder / "gzip.mp4").write_bytes(gzip.compress(good))
+    (folder / "half header.mp4").write_bytes(b"\0" * 200 + good[200:])
+    names = ("empty", "text", "subtitles", "truncated", "truncated_faststart", "truncated_header")
+    paths = {name: media_files[name] for name in names} | {"gone": folder / "gone.mp4"}
+    return paths | {name: folder / f"{name}.mp4" for name in ("folder", "noise", "gzip", "half header")}
+
+
+def test_bad_media_of_many_kinds_cost_nobody_else_anything(config, clips, media_files, tmp_path):
+    bad = broken_media(media_files, tmp_path / "bad")
+    assert len(bad) >= 10
+    pool = [clip for clip in clips if clip.clip_id.startswith("u-")]
+    broken = [Clip(name, video=str(path), split="unlabelled") for name, path in bad.items()]
+    broken.append(Clip("text is left", video=str(bad["empty"]), text="I am so happy for you!", split="unlabelled"))
+    manifest.write(tmp_path / "clips.parquet", [*(c for c in clips if c.split != "unlabelled"), *pool, *broken])
+    changes = {"data.manifest": str(tmp_path / "clips.parquet"), "store.root": str(tmp_path / "store")}
+    given = override(config, changes)
+    message = rf"found {len(broken)} of {len(pool) + len(broken)} unlabelled clips have broken media .*bad_media\.csv"
+    with pytest.raises(ValueError, match=rf"{message}.*expected at most 20 %"):
+        pseudo_label(given)
+    found = pseudo_label(override(given, {"pseudo.max_bad_fraction": 0.5}))
+    assert found.report["broken_media"] == len(broken)
+    rows = rows_of(found.path)
+    assert set(rows) == {clip.clip_id for clip in (*pool, *broken)}
+    for name in bad:
+        assert rows[name]["video_status"].startswith(("corrupt: ", "missing: no such file"))
+        assert rows[name]["reason"] == UNUSABLE
+    assert rows["text is left"]["prediction"] is not None
+    assert all(rows[clip.clip_id]["prediction"] is not None for clip in pool)
+    lines = listed(found.path / "bad_media.csv")
+    assert {line["clip_id"] for line in lines} == {clip.clip_id for clip in broken}
+    assert all(line["file"] and line["status"] for line in lines)
+
+
+def test_what_the_user_can_mend_is_said(config, tiny_config, other_teacher, folder):
+    with pytest.raises(ValueError, match=r"found no checkpoint, expected the teacher's folder"):
+        pseudo_label(override(config, {"checkpoint": None}))
+    with pytest.raises(ValueError, match="found joy, expected classes of"):
+        pseudo_label(override(config, {"pseudo.policy": "per_class", "pseudo.thresholds": {"joy": 0.5}}))
+    with pytest.raises(ValueError, match="found no unlabelled clips"):
+        pseudo_label(override(tiny_config, {"checkpoint": config.checkpoint}))
+    stranger = shutil.copytree(other_teacher, folder / "stranger")
+    (stranger / checkpoint.LABELS).write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
+    with pytest.raises(ValueError, match=r"pseudo\.teachers: found the classes a, b, c, d, e, f in .*stranger"):
+        pseudo_label(override(config, {"pseudo.teachers": [str(stranger)]}))
+
+
+def _remux(source, target):
+    """The same packets in another container."""
+    with av.open(str(source)) as media, av.open(str(target), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in media.streams}
+        for packet in media.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+
+
+def _silence(path):
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        for part in (frame, None):
+            out.mux(stream.encode(part))
+    return path
