@@ -148,7 +148,8 @@ def _reliability(report: dict[str, Any]) -> Figure:
                 axes.bar(100 * (left + width / 2), 100 * accuracy, 94 * width, color=_COLOURS["accepted"])
                 axes.annotate(
                     str(count), (100 * (left + width / 2), 100 * accuracy), xytext=(0, 3),
-                    textcoords="offset points", ha="center", size=8, color=FAINT,
+                    textcoords="offset points", ha="center", size=8, color=FAINT, zorder=5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the diagonal
                 )  # fmt: skip
         axes.plot([0, 100], [0, 100], color=CHANCE, linestyle="--", linewidth=1.6)
         axes.set_title(f"{when}: ECE {page.percent(error)} %" if error is not None else f"{when}: no clips", loc="left")

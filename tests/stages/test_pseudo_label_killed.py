@@ -252,7 +252,7 @@ def test_twenty_kills_at_random_moments(config, undisturbed, nodes, tmp_path, ca
     try:
         for moment in moments:
             job.until(lambda moment=moment: sum(map(job.made, kinds)) >= moment)
-            threading.Event().wait(dice.random() / 2)
+            assert job.driver.poll() is None
             at_work = workers(cluster)
             if at_work and dice.random() < 0.5:
                 dice.choice(at_work).kill()
