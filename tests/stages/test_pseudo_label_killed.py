@@ -128,7 +128,7 @@ class Job:
 
     def kill(self):
         self.driver.send_signal(signal.SIGKILL)
-        self.driver.wait()
+        self.driver.communicate()
 
     def made(self, kind):
         """How many parts of this kind are there."""
@@ -157,8 +157,6 @@ def nodes(monkeypatch, folder, tmp_path):
     (tmp_path / "hook" / "sitecustomize.py").write_text(COUNTING)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}{os.pathsep}{ROOT}")
     monkeypatch.setenv("BEGUN", str(tmp_path / "begun.txt"))
-    for name, value in {"period_ms": 500, "failure_threshold": 4, "initial_delay_ms": 1000}.items():
-        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))
     started = []
 
     def start(*cpus):
