@@ -218,6 +218,8 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
         readings=("glad", None),
         features={"video": torch.zeros(2, 3), "text": torch.zeros(2, 1)},
         label_B=torch.tensor([0, 1]),
+        target_BK=torch.full((2, 4), 0.25),
+        weight_B=torch.ones(2),
     )
     assert all(getattr(made, field.name) is not None for field in fields(Batch))
     moved = made.to("meta")
