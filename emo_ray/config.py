@@ -1,7 +1,7 @@
 """One frozen configuration tree, its recipes, and the one way to change it: `override`.
 
-A recipe is a YAML file that holds only its differences from the defaults in settings.py. Nothing here acts at import,
-and nothing reads the environment.
+A recipe is a YAML file that holds only its differences from the defaults in settings.py and job_settings.py. Nothing
+here acts at import, and nothing reads the environment.
 """
 
 import difflib
@@ -11,29 +11,19 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError, model_validator
 
-from emo_ray.settings import (
-    MODALITIES,
+from emo_ray.job_settings import (
     Annotate,
-    Audio,
     Bench,
     Claims,
     Cluster,
     Crossvalidate,
-    Data,
-    EmoVCLIP,
     Evaluate,
-    Fusion,
-    Media,
     Pseudo,
     Rounds,
-    Section,
     Store,
-    Synthetic,
-    Tables,
-    Text,
     Tracking,
-    Train,
 )
+from emo_ray.settings import MODALITIES, Audio, Data, EmoVCLIP, Fusion, Media, Section, Synthetic, Tables, Text, Train
 
 _PATHS = (  # or names
     *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "fusion.start_from", "bench.clip"),

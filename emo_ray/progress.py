@@ -1,11 +1,13 @@
 """What a user sees while a stage runs: rich bars and notes on standard error, so that standard output stays clean."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 # A file has no width, and 80 columns would break every table in a log.
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 150)
@@ -14,6 +16,15 @@ console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty(
 def say(message: str) -> None:
     """One line for the user."""
     console.print(message, markup=False, soft_wrap=True)
+
+
+def show(tables: Iterable[Table], notes: Iterable[str], page: Path) -> None:
+    """A report for people: its tables, its notes, and where the rest of it lies."""
+    for table in tables:
+        console.print(table)
+    for note in notes:
+        say(note)
+    say(f"pictures and details: {page}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Bottom to top; a module imports only from lower floors. Within the first, modules may import those before them; the
 # others on one floor know nothing of each other. Folders have an order of their own: see `reading_order`.
 FLOORS = (
-    ("settings", "config", "store"),
+    ("settings", "job_settings", "config", "store"),
     ("data",),
     ("models",),
     ("training",),
@@ -29,7 +29,7 @@ FLOORS = (
     ("cli",),
     ("jobs",),
 )
-IN_ORDER = ("settings", "config", "store")
+IN_ORDER = ("settings", "job_settings", "config", "store")
 LIBRARIES = {  # library: where alone it may be imported
     "ray": ("emo_ray/stages/", "emo_ray/cluster.py"),
     "mlflow": ("emo_ray/tracking.py",),

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from emo_ray import store
 from emo_ray.config import Config, dump, load, override
+from emo_ray.job_settings import Tracking
 from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained
-from emo_ray.settings import MODALITIES, Fusion, Tracking
+from emo_ray.settings import MODALITIES, Fusion
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 TIME_TABLES = ("time_TD", "local_TD")  # how the names end of what EmoVCLIP learns for each frame

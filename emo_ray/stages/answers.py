@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emo_ray import store
-from emo_ray.settings import Annotate
+from emo_ray.job_settings import Annotate
 
 VERSION = 1
 TEMPERATURE = 0.0  # the same words, the same answer, as far as the endpoint can

@@ -19,7 +19,7 @@ import ray
 from openai.types.chat import ChatCompletion
 from pydantic import SecretStr
 
-from emo_ray.settings import Annotate
+from emo_ray.job_settings import Annotate
 from emo_ray.stages import answers
 from emo_ray.stages.answers import UNASKED, Answer
 

@@ -15,7 +15,7 @@ from emo_ray.config import Config
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
-from emo_ray.progress import console, say
+from emo_ray.progress import say, show
 from emo_ray.settings import MODALITIES
 from emo_ray.stages.encode import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
@@ -48,11 +48,7 @@ class Evaluated:
 
     def show(self) -> None:
         """The table, for people."""
-        for table in report.tables(self.report):
-            console.print(table)
-        for note in self.report["notes"]:
-            say(note)
-        say(f"pictures and details: {self.path / 'report.html'}")
+        show(report.tables(self.report), self.report["notes"], self.path / "report.html")
         say(f"all runs: {self.mlflow}")
 
 

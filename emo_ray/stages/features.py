@@ -21,10 +21,10 @@ import ray.data
 from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, override
 from emo_ray.data import shards
+from emo_ray.job_settings import Annotate
 from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import progress, say
-from emo_ray.settings import Annotate
 from emo_ray.stages import answers, imports
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encode import Encode, Encoder, table_encoder

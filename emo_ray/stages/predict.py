@@ -117,9 +117,8 @@ def make_parts(config: Config, path: Path, plan: Plan, corpus: Collection[str]) 
     They lie in one folder for all corpora and runs of a model. `corpus` are the clip_ids that feature tables from
     elsewhere should know.
     """
-    models = load_models(config, path)
     readings = readings_of(config, [clip for clips in plan.clips_of.values() for clip in clips])
-    models = load_models(config, path, readings=readings) if readings else models
+    models = load_models(config, path, readings=readings)
     for encoder in models.encoders.values():
         imports.check(encoder, corpus)
     decides = {

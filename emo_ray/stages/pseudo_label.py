@@ -17,7 +17,7 @@ import pyarrow as pa
 from emo_ray import cluster, pseudo_report, store
 from emo_ray.config import Config
 from emo_ray.data.shards import CONTENT
-from emo_ray.progress import console, progress, say
+from emo_ray.progress import progress, say, show
 from emo_ray.settings import MODALITIES
 from emo_ray.stages import teachers as answering
 from emo_ray.stages.features import of_checkpoint
@@ -49,11 +49,7 @@ class PseudoLabelled:
 
     def show(self) -> None:
         """The tables, for people."""
-        for table in pseudo_report.tables(self.report):
-            console.print(table)
-        for note in self.report["notes"]:
-            say(note)
-        say(f"pictures and details: {self.path / 'report.html'}")
+        show(pseudo_report.tables(self.report), self.report["notes"], self.path / "report.html")
 
 
 @dataclass(frozen=True)

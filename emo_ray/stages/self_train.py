@@ -16,9 +16,9 @@ import numpy as np
 from emo_ray import cluster, rounds_report, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.data import pseudo
+from emo_ray.job_settings import Rounds
 from emo_ray.models import checkpoint
 from emo_ray.progress import console, say
-from emo_ray.settings import Rounds
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.prepare import MANIFEST, Prepared, prepare
 from emo_ray.stages.pseudo_label import pseudo_label

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from emo_ray.settings import Pseudo
+from emo_ray.job_settings import Pseudo
 
 DISAGREE, MODALITIES_DISAGREE = "teachers disagree", "modalities disagree"
 BELOW, OVER_QUOTA, OVER_CAP = "below threshold", "over the quota", "over the cap"

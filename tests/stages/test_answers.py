@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from emo_ray.settings import Annotate
+from emo_ray.job_settings import Annotate
 from emo_ray.stages import answers
 from emo_ray.stages.answers import Answer
 

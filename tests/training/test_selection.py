@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.settings import Pseudo
+from emo_ray.job_settings import Pseudo
 from emo_ray.training import selection
 from emo_ray.training.selection import BELOW, OVER_CAP, OVER_QUOTA
 
