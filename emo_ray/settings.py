@@ -1,11 +1,18 @@
 """The sections of the configuration that make a model: clips, encoders, training; with default, bounds and reason."""
 
 import re
+from itertools import combinations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 MODALITIES = ("video", "audio", "text")  # the order of M everywhere
+# V, A, T, VA, VT, AT, VAT: the letters of the modalities in their order.
+SUBSETS = {
+    "".join(name[0].upper() for name in names): names
+    for size in range(1, len(MODALITIES) + 1)
+    for names in combinations(MODALITIES, size)
+}
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
 
 

@@ -1,18 +1,25 @@
 """The fusion head over video, audio and text features, and modality dropout (DESIGN section 6).
 
 The abstract states the idea (a head trained with modality dropout); the architecture below is our choice.
+
+The head's mathematics are functions of its tensors, which may have a leading axis of T heads: `training.bulk` trains
+many at once, each with its own rates. All chance of a training step is one draw of uniform noise, so that each of them
+gets the noise that it would have drawn alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from emo_ray.data.batch import Batch, Output
 from emo_ray.settings import MODALITIES, Fusion
 
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
+_CHANCES = len(MODALITIES) + 1  # noise that modality dropout takes for a clip
+Tensors = Mapping[str, torch.Tensor]
 
 
 class FusionHead(nn.Module):
@@ -23,43 +30,38 @@ class FusionHead(nn.Module):
     not known, and is taken for the training clips' mean.
     """
 
-    def __init__(self, config: Fusion, scaling: Mapping[str, torch.Tensor], classes: int):
+    def __init__(self, config: Fusion, scaling: Tensors, classes: int):
         super().__init__()
-        self.modality_dropout = config.modality_dropout
+        self.hidden = config.hidden
+        self.dropout, self.modality_dropout = config.dropout, rates(config.modality_dropout)
         self.project = nn.ModuleDict()
         for name, statistics in scaling.items():
             self.register_buffer(f"scaling_{name}", statistics.clone())
-            self.project[name] = nn.Sequential(
-                nn.Linear(statistics.shape[1], config.hidden),
-                nn.GELU(),
-                nn.LayerNorm(config.hidden),
-                nn.Dropout(config.dropout),
-            )
+            self.project[name] = _block(statistics.shape[1], config.hidden)
         self.absent_MH = nn.Parameter(torch.empty(len(MODALITIES), config.hidden).normal_(std=0.02))
-        self.mix = nn.Sequential(
-            nn.Linear(len(MODALITIES) * config.hidden, config.hidden),
-            nn.GELU(),
-            nn.LayerNorm(config.hidden),
-            nn.Dropout(config.dropout),
-        )
+        self.mix = _block(len(MODALITIES) * config.hidden, config.hidden)
         self.classify = nn.Linear(config.hidden, classes)
 
     def forward(self, batch: Batch) -> Output:
         """A batch with features to logits_BK and the fused features_BD; in training mode modalities are dropped."""
-        present_BM = batch.present_BM
+        present_BM, tensors = batch.present_BM, dict(self.named_parameters())
+        keeps = [None] * (len(MODALITIES) + 1)
         if self.training:
-            present_BM = drop_modalities(present_BM, self.modality_dropout)
+            noise_BN = torch.rand(len(batch), noise_columns(self.hidden), device=present_BM.device)
+            chances_BC, keeps = kept(noise_BN, self.dropout)
+            present_BM = drop_modalities(present_BM, self.modality_dropout.to(present_BM.device), chances_BC)
         rows = []
         for m, name in enumerate(MODALITIES):
-            absent_BH = self.absent_MH[m].expand(len(batch), -1)
-            if name in self.project and name in batch.features:  # else nobody here has it
-                rows.append(torch.where(present_BM[:, m, None], self._projected(batch, name, present_BM), absent_BH))
-            else:
-                rows.append(absent_BH)
-        fused_BH = self.mix(torch.cat(rows, dim=1))
-        return Output(self.classify(fused_BH), fused_BH)
+            known = name in self.project and name in batch.features  # else nobody here has it
+            scaled_BD = self.scaled(batch, name, present_BM[:, m]) if known else None
+            rows.append(None if scaled_BD is None else project(tensors, name, scaled_BD, keeps[m]))
+        return mix(tensors, rows, present_BM, keeps[-1])
 
-    def _projected(self, batch: Batch, name: str, present_BM: torch.Tensor) -> torch.Tensor:
+    def scaled(self, batch: Batch, name: str, present_B: torch.Tensor) -> torch.Tensor:
+        """A modality's features (B, D), standardised; zeros, which are the training clips' mean, where there are none.
+
+        Raises ValueError where they are not as many as those that the head was trained on.
+        """
         mean_D, deviation_D = getattr(self, f"scaling_{name}")
         found = batch.features[name].shape[1]
         if found != len(mean_D):
@@ -67,11 +69,65 @@ class FusionHead(nn.Module):
                 f"found {found} {name} features of a clip, expected {len(mean_D)}: the head was trained on others, so "
                 f"give its {name} encoder, or tables.{name} of the same kind"
             )
-        # The mean is 0 here.
         scaled_BD = ((batch.features[name] - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
-        absent_B = ~present_BM[:, MODALITIES.index(name)]
         # Zeroed before the projection as well: a NaN there would pass through the gradient of torch.where.
-        return self.project[name](scaled_BD.masked_fill(absent_B[:, None], 0.0))
+        return scaled_BD.masked_fill(~present_B[:, None], 0.0)
+
+
+def project(tensors: Tensors, name: str, scaled_BD: torch.Tensor, keep_BH: torch.Tensor | None) -> torch.Tensor:
+    """A modality's standardised features to (B, H), or (T, B, H) by tensors of T heads; multiplied by `keep_BH`."""
+    return _through(tensors, f"project.{name}", scaled_BD, keep_BH)
+
+
+def mix(
+    tensors: Tensors, rows: Sequence[torch.Tensor | None], present_BM: torch.Tensor, keep_BH: torch.Tensor | None
+) -> Output:
+    """The projected modalities, None where nobody has one, to logits and fused features; axis T as in `project`."""
+    placed = []
+    for m, row_BH in enumerate(rows):
+        absent_BH = tensors["absent_MH"][..., m, None, :].expand(
+            *tensors["absent_MH"].shape[:-2], present_BM.shape[-2], -1
+        )
+        placed.append(absent_BH if row_BH is None else torch.where(present_BM[..., m, None], row_BH, absent_BH))
+    fused_BH = _through(tensors, "mix", torch.cat(placed, dim=-1), keep_BH)
+    return Output(_linear(tensors, "classify", fused_BH), fused_BH)
+
+
+def noise_columns(hidden: int) -> int:
+    """N, the random numbers that a clip takes in a training step."""
+    return _CHANCES + (len(MODALITIES) + 1) * hidden
+
+
+def kept(noise_BN: torch.Tensor, rate: float | torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Uniform noise in [0, 1) to the chances_BC of `drop_modalities`, and dropout's factors for each block (B, H).
+
+    `rate` may be (T, 1, 1), with or without noise of T heads.
+    """
+    widths = (noise_BN.shape[-1] - _CHANCES) // (len(MODALITIES) + 1)
+    keep_BN = (noise_BN[..., _CHANCES:] >= rate) / (1 - rate)
+    return noise_BN[..., :_CHANCES], list(keep_BN.split(widths, dim=-1))
+
+
+def _block(wide: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(wide, hidden), nn.GELU(), nn.LayerNorm(hidden))
+
+
+def _through(tensors: Tensors, name: str, rows: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    """What `_block` does, then dropout."""
+    rows = F.gelu(_linear(tensors, f"{name}.0", rows))
+    scale, shift = tensors[f"{name}.2.weight"], tensors[f"{name}.2.bias"]
+    if scale.ndim == 1:
+        rows = F.layer_norm(rows, scale.shape, scale, shift)
+    else:
+        rows = torch.addcmul(shift[:, None], F.layer_norm(rows, scale.shape[1:]), scale[:, None])
+    return rows if keep is None else rows * keep
+
+
+def _linear(tensors: Tensors, name: str, rows: torch.Tensor) -> torch.Tensor:
+    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+    if weight.ndim == 2:
+        return F.linear(rows, weight, bias)
+    return torch.baddbmm(bias[:, None], rows.expand(len(weight), *rows.shape[-2:]), weight.mT)
 
 
 def scalings(batch: Batch) -> dict[str, torch.Tensor]:
@@ -93,33 +149,33 @@ def scaling(features_BD: torch.Tensor) -> torch.Tensor:
     return torch.stack([mean_D.masked_fill(unknown_D, 0.0), deviation_D])
 
 
-def drop_modalities(
-    present_BM: torch.Tensor, rate: float | Mapping[str, float], generator: torch.Generator | None = None
-) -> torch.Tensor:
+def rates(rate: float | Mapping[str, float]) -> torch.Tensor:
+    """A rate of modality dropout as `drop_modalities` takes it: a single one (1,), or one per modality (M,)."""
+    return torch.tensor([rate.get(name, 0.0) for name in MODALITIES] if isinstance(rate, Mapping) else [float(rate)])
+
+
+def drop_modalities(present_BM: torch.Tensor, rate_R: torch.Tensor, chances_BC: torch.Tensor) -> torch.Tensor:
     """Modality dropout: the mask with modalities taken away at random, never the last one.
 
-    A single rate is the probability with which one of the incomplete, non-empty patterns of a clip's present
-    modalities is drawn uniformly. A rate per modality drops each by itself; where all would go, one of them, drawn
-    uniformly, stays.
+    A single rate (1,) is the probability with which one of the incomplete, non-empty patterns of a clip's present
+    modalities is drawn uniformly. A rate per modality (M,) drops each by itself; where all would go, one of them, drawn
+    uniformly, stays. `chances_BC` are uniform in [0, 1), with C = M + 1. Rates and chances may have a leading axis T.
     """
-    if isinstance(rate, Mapping):
-        return _drop_each(present_BM, rate, generator)
-    device = present_BM.device
-    patterns_PM = torch.tensor([p for p in product((False, True), repeat=len(MODALITIES)) if any(p)], device=device)
-    # Pattern p is allowed for clip b where it is a proper subset of what b has.
-    within_BP = (~patterns_PM[None] | present_BM[:, None]).all(dim=2)
-    allowed_BP = within_BP & (patterns_PM.sum(dim=1) < present_BM.sum(dim=1, keepdim=True))
-    drop_B = torch.rand(len(present_BM), generator=generator, device=device) < rate
-    drop_B &= allowed_BP.any(dim=1)
-    weights_BP = torch.where(drop_B[:, None], allowed_BP, torch.ones_like(allowed_BP)).float()
-    drawn_B = torch.multinomial(weights_BP, 1, generator=generator).squeeze(1)
-    return torch.where(drop_B[:, None], patterns_PM[drawn_B], present_BM)
+    if rate_R.shape[-1] == 1:
+        patterns = [p for p in product((False, True), repeat=len(MODALITIES)) if any(p)]
+        patterns_PM = torch.tensor(patterns, device=present_BM.device)
+        # Pattern p is allowed for clip b where it is a proper subset of what b has.
+        within_BP = (~patterns_PM | present_BM[:, None]).all(dim=-1)
+        allowed_BP = within_BP & (patterns_PM.sum(dim=1) < present_BM.sum(dim=1, keepdim=True))
+        drawn_BM = (_one_of(allowed_BP, chances_BC[..., -1])[..., None] & patterns_PM).any(dim=-2)
+        drop_B = (chances_BC[..., 0] < rate_R) & allowed_BP.any(dim=-1)
+        return torch.where(drop_B[..., None], drawn_BM, present_BM)
+    kept_BM = present_BM & (chances_BC[..., :-1] >= rate_R[..., None, :])
+    return torch.where(kept_BM.any(dim=-1, keepdim=True), kept_BM, _one_of(present_BM, chances_BC[..., -1]))
 
 
-def _drop_each(present_BM: torch.Tensor, rates: Mapping[str, float], generator: torch.Generator | None) -> torch.Tensor:
-    device = present_BM.device
-    rate_M = torch.tensor([rates.get(name, 0.0) for name in MODALITIES], device=device)
-    kept_BM = present_BM & (torch.rand(present_BM.shape, generator=generator, device=device) >= rate_M)
-    saved_B = torch.multinomial(present_BM.float() + 1e-9, 1, generator=generator)
-    one_BM = torch.zeros_like(present_BM).scatter(1, saved_B, True) & present_BM
-    return torch.where(kept_BM.any(dim=1, keepdim=True), kept_BM, one_BM)
+def _one_of(allowed_BP: torch.Tensor, chance_B: torch.Tensor) -> torch.Tensor:
+    """One of the allowed in each row, all of them equally likely; none where none is allowed."""
+    count_B1 = allowed_BP.sum(dim=-1, keepdim=True)
+    place_B1 = (chance_B[..., None] * count_B1).long().clamp(max=count_B1 - 1)  # 0.99... times 6 may round to 6
+    return allowed_BP & (allowed_BP.cumsum(dim=-1) - 1 == place_B1)

@@ -10,8 +10,7 @@ from scipy import stats
 
 from emo_ray.config import Config
 from emo_ray.data.synthetic import LABELS
-from emo_ray.settings import MODALITIES
-from emo_ray.stages.evaluate import SUBSETS
+from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.teaching import HEADS, ROUNDS
 
 VERSION = 2  # raise it when the same scores make other tables or verdicts

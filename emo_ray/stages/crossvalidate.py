@@ -18,12 +18,11 @@ from emo_ray.config import Config, flatten, override
 from emo_ray.data import splits
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.progress import progress
-from emo_ray.settings import MODALITIES
+from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.evaluate import (
     EVERYTHING,
     PREDICTIONS,
     REPORT,
-    SUBSETS,
     Evaluated,
     measured,
     scores,

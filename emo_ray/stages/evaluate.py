@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from emo_ray.data.batch import Batch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import say, show
-from emo_ray.settings import MODALITIES
+from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.encode import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
 from emo_ray.stages.prepare import Prepared, prepare
@@ -24,12 +23,6 @@ from emo_ray.stages.train import labelled_readings, labels_of, no_folds, parts_w
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
 
 VERSION = 1
-# V, A, T, VA, VT, AT, VAT: the letters of the modalities in their order.
-SUBSETS = {
-    "".join(name[0].upper() for name in names): names
-    for size in range(1, len(MODALITIES) + 1)
-    for names in combinations(MODALITIES, size)
-}
 EVERYTHING = "".join(name[0].upper() for name in MODALITIES)
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"
 

@@ -1,6 +1,6 @@
-"""How a model is trained on Ray: datasets stream to Train workers, which run the one training loop.
+"""How a model is trained on Ray: datasets stream to Train workers, or to this process, which run the one training loop.
 
-`run` is resumable: its state lies under a name that is the digest of everything that decides the result, so a worker
+Both are resumable: their state lies under a name that is the digest of everything that decides the result, so a worker
 that dies is replaced, and a driver that dies goes on with the next epoch when it is started again.
 """
 
@@ -8,8 +8,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from emo_ray.data.batch import Batch
 from emo_ray.progress import progress, say
 from emo_ray.settings import Optimisation
 from emo_ray.training import loop
+from emo_ray.training.in_memory import one_thread, shuffled
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 _POLL_S = 0.5
@@ -45,14 +46,18 @@ class Job:
     collate: Callable[[pa.Table], Batch]
     optimisation: Optimisation
     train_rows: int
+    # Rows are features: each worker keeps its share, passes over it several times an epoch, validates all subsets.
+    fusion: bool = False
     passes_per_epoch: int = 1
     precision: str = "fp32"
     class_weight_K: torch.Tensor | None = None
 
 
-def run(
-    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: Callable[[str, dict], None]
-) -> dict[str, Any]:
+OnEpoch = Callable[[str, dict[str, float]], None]  # (phase, metrics of an epoch)
+Rows = ray.data.Dataset | ray.data.DataIterator
+
+
+def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: OnEpoch) -> dict[str, Any]:
     """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
 
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
@@ -63,8 +68,7 @@ def run(
             f"found {job.train_rows} {job.phase} training clips for {config.train.num_workers} workers, expected at "
             "least one each: lower train.num_workers"
         )
-    folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(job, config)
     gpu = cluster.use_gpu(config, config.train.num_workers)
     cpus = cluster.train_worker_cpus(config.train.num_workers)
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
@@ -90,6 +94,27 @@ def run(
     with result.checkpoint.as_directory() as state:
         best = loop.load_state(Path(state))["best"]
     return {**best, "history": _history(folder)}
+
+
+def run_here(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: OnEpoch) -> dict[str, Any]:
+    """The same in this process alone, on its GPU or its core: what `run` gives with one worker.
+
+    `on_epoch` is called for epochs of earlier runs too, which are not repeated.
+    """
+    folder = _folder(job, config)
+    for metrics in _history(folder):
+        on_epoch(job.phase, metrics)
+    reporter = HereReporter(folder, partial(on_epoch, job.phase))
+    device = torch.device("cuda" if torch.cuda.is_available() and cluster.use_gpu(config, 1) else "cpu")
+    with one_thread() if device.type == "cpu" else nullcontext():
+        best = _fit(job, config, datasets, reporter, device)
+    return {**best, "history": _history(folder)}
+
+
+def _folder(job: Job, config: Config) -> Path:
+    folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def clean_up(job: Job, config: Config) -> None:
@@ -128,8 +153,7 @@ class Reporter:
         checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
         ray.train.report(metrics, checkpoint=checkpoint)
         if self.rank == 0:
-            with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(metrics) + "\n")
+            _append(self.folder, metrics)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Leaves a note for the driver, at most twice a second."""
@@ -146,6 +170,30 @@ class Reporter:
         return values
 
 
+class HereReporter(loop.PlainReporter):
+    """For one process: state and metrics are kept in a folder."""
+
+    def __init__(self, folder: Path, on_epoch: Callable[[dict[str, float]], None]):
+        super().__init__()
+        self.folder, self.on_epoch = folder, on_epoch
+
+    def restore(self) -> Path | None:
+        """The folder, if it holds the state of an epoch."""
+        return self.folder if (self.folder / loop.STATE).exists() else None
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """The metrics first: an epoch that is listed but not kept is run again, and counts once."""
+        _append(self.folder, metrics)
+        with store.renamed(self.folder / loop.STATE) as temporary:
+            shutil.copyfile(state / loop.STATE, temporary)
+        self.on_epoch(metrics)
+
+
+def _append(folder: Path, metrics: dict[str, float]) -> None:
+    with (folder / METRICS).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(metrics) + "\n")
+
+
 class Collate(ArrowBatchCollateFn):
     """Ray's wrapper around a function from an Arrow table to a batch: decoding happens in the consumer."""
 
@@ -158,37 +206,52 @@ class Collate(ArrowBatchCollateFn):
 
 
 def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
-    """One Ray Train worker: its share of every batch, the one training loop."""
-    reporter = Reporter(folder)
-    device = ray.train.torch.get_device()
+    """One Ray Train worker."""
+    device, rows = ray.train.torch.get_device(), {"train": ray.train.get_dataset_shard("train")}
     if device.type == "cpu":
         torch.set_num_threads(threads)
+    with suppress(KeyError):
+        rows["validation"] = ray.train.get_dataset_shard("validation")
+    options = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}
+    _fit(job, config, rows, Reporter(folder), device, partial(ray.train.torch.prepare_model, **options))
+
+
+def _fit(
+    job: Job, config: Config, rows: Mapping[str, Rows], reporter: loop.Reporter, device: torch.device,
+    prepared: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A worker's share of every batch, the one training loop."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # the same initial weights on every worker
         model = job.build()
-    model = ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
+    model = prepared(model) if prepared else model.to(device)
     share = job.optimisation.batch_size // reporter.world_size
     steps = -(-(job.train_rows // reporter.world_size) // share) * job.passes_per_epoch
     bf16 = _bf16(job.precision, device)
-    plan = loop.Plan(job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K)
-    batches = partial(_train_batches, job, config, share)
-    loop.fit(model, batches, partial(_validation_batches, job, reporter), plan, reporter)
+    plan = loop.Plan(job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K, job.fusion)
+    if job.fusion:
+        train = partial(shuffled, _held(job, rows["train"]), share, config.seed, passes=job.passes_per_epoch)
+    else:
+        train = partial(_train_batches, job, config, rows["train"], share)
+    return loop.fit(model, train, partial(_validation_batches, job, rows.get("validation"), reporter), plan, reporter)
+
+
+def _held(job: Job, rows: Rows) -> Batch:
+    return job.collate(pa.concat_tables(rows.iter_batches(batch_size=None, batch_format="pyarrow")))
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
-def _train_batches(job: Job, config: Config, batch_size: int, epoch: int) -> Iterator[Batch]:
-    shard = ray.train.get_dataset_shard("train")
-    for turn in range(job.passes_per_epoch):
-        seed = hash((config.seed, epoch, turn)) % 2**31
-        yield from in_batches(shard, job.collate, batch_size, config.train.shuffle_buffer, seed)
+def _train_batches(job: Job, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
+    seed = hash((config.seed, epoch, 0)) % 2**31
+    return in_batches(rows, job.collate, batch_size, config.train.shuffle_buffer, seed)
 
 
 def in_batches(
-    rows: ray.data.Dataset | ray.data.DataIterator, collate: Callable[[pa.Table], Batch], batch_size: int,
-    shuffle_buffer: int | None = None, seed: int | None = None,
+    rows: Rows, collate: Callable[[pa.Table], Batch], batch_size: int, shuffle_buffer: int | None = None,
+    seed: int | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """One pass over the rows in batches, made by threads while earlier ones are used; shuffled within a buffer."""
     yield from rows.iter_torch_batches(
@@ -200,20 +263,18 @@ def in_batches(
     )
 
 
-def _validation_batches(job: Job, reporter: Reporter, epoch: int) -> Iterator[Batch]:
+def _validation_batches(job: Job, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:
     """Every worker reads the whole split and decodes its turn of the batches: splitting would drop rows."""
-    try:
-        shard = ray.train.get_dataset_shard("validation")
-    except KeyError:
+    if rows is None:
         return
-    tables: Iterable[pa.Table] = shard.iter_batches(batch_size=job.optimisation.batch_size, batch_format="pyarrow")
+    tables: Iterable[pa.Table] = rows.iter_batches(batch_size=job.optimisation.batch_size, batch_format="pyarrow")
     for i, table in enumerate(tables):
         if i % reporter.world_size == reporter.rank:
             yield job.collate(table)
 
 
 @contextmanager
-def _watched(folder: Path, phase: str, epochs: int, on_epoch: Callable[[str, dict], None]) -> Iterator[None]:
+def _watched(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[None]:
     """While the block runs, follow what the workers write: a progress bar, and `on_epoch` for every epoch."""
     stop, seen = Event(), 0
     with progress(f"training {phase}", epochs, "epochs") as advance:

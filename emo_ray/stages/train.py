@@ -267,6 +267,7 @@ def _train_fusion(
         collate=partial(_collate, from_features, wanted.pseudo),
         optimisation=config.fusion,
         train_rows=len(tables["train"]),
+        fusion=True,
         passes_per_epoch=config.fusion.passes_per_epoch,
         class_weight_K=_class_weights(config.fusion, wanted, len(prepared.labels)),
     )

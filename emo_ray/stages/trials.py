@@ -22,9 +22,9 @@ from emo_ray.config import Config
 from emo_ray.data.batch import Batch, from_features, from_shards
 from emo_ray.models import emovclip
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
-from emo_ray.settings import MODALITIES
+from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.encode import shard_columns
-from emo_ray.stages.evaluate import SUBSETS, shown_only
+from emo_ray.stages.evaluate import shown_only
 from emo_ray.stages.features import load
 from emo_ray.stages.prepare import Prepared
 from emo_ray.stages.train import labels_of, parts_with

@@ -27,16 +27,13 @@ def fit(
     Without validation clips that is the last one.
     """
 
-    def shuffled(epoch: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % 2**63)
-        for _ in range(passes):
-            order = torch.randperm(len(train), generator=generator)
-            yield from (train.rows(index_B) for index_B in order.split(own.batch_size))
+    def shuffled_again(epoch: int) -> Iterator[Batch]:
+        return shuffled(train, own.batch_size, config.seed, epoch, passes)
 
     steps = -(-len(train) // own.batch_size) * passes
     weight_K = class_weights(own, train.label_B, classes, train.weight_B)
     plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
-    best = loop.fit(model, shuffled, lambda epoch: chunks(validation), plan, loop.PlainReporter())
+    best = loop.fit(model, shuffled_again, lambda epoch: chunks(validation), plan, loop.PlainReporter())
     load_trained(model, best["model"])
     return best
 
@@ -51,6 +48,19 @@ def fit_head(train: Batch, validation: Batch | None, config: Config, classes: in
         head = FusionHead(config.fusion, scalings(train), classes)
     fit(head, train, validation, config.fusion, config, classes, config.fusion.passes_per_epoch)
     return head.eval()
+
+
+def shuffled(batch: Batch, batch_size: int, seed: int, epoch: int, passes: int = 1) -> Iterator[Batch]:
+    """An epoch of batches: all clips `passes` times, each time in another order."""
+    for index_B in orders(len(batch), seed, epoch, passes):
+        yield from (batch.rows(chosen_B) for chosen_B in index_B.split(batch_size))
+
+
+def orders(clips: int, seed: int, epoch: int, passes: int) -> Iterator[torch.Tensor]:
+    """The order of the clips in each pass of an epoch, which nothing else decides."""
+    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    for _ in range(passes):
+        yield torch.randperm(clips, generator=generator)
 
 
 def chunks(batch: Batch | None) -> list[Batch]:

@@ -6,9 +6,9 @@ than the state before it, the seed and the epoch's number.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -19,9 +19,9 @@ from torch import nn
 
 from emo_ray.data.batch import Batch
 from emo_ray.models.state import cast_frozen, load_trained, trained_state
-from emo_ray.settings import Optimisation
+from emo_ray.settings import MODALITIES, SUBSETS, Optimisation
 from emo_ray.training.loss import loss, mass
-from emo_ray.training.metrics import metrics
+from emo_ray.training.metrics import counts, of_counts
 
 STATE = "state.pt"
 TIMES = ("train_clips_per_s", "train_waited")  # the metrics that differ from run to run
@@ -79,6 +79,7 @@ class Plan:
     seed: int
     bf16: bool = False
     class_weight_K: torch.Tensor | None = None
+    subsets: bool = False  # validate with every subset of the modalities, too
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
@@ -99,7 +100,7 @@ def fit(model: nn.Module, train: Batches, validation: Batches, plan: Plan, repor
     for epoch in range(first, plan.epochs):
         with _seeded(plan.seed, epoch, reporter.rank, device):
             measured = _train_epoch(model, optimizer, train(epoch), plan, epoch, reporter)
-        measured |= _validate(bare, validation(epoch), reporter, plan.bf16)
+        measured |= _validate(bare, validation(epoch), reporter, plan)
         score = measured.get("val_waf", float(epoch))
         if best is None or score > best["score"]:
             best = {"score": score, "epoch": epoch, "metrics": dict(measured), "model": trained_state(bare)}
@@ -225,12 +226,51 @@ def _backward(model: nn.Module, batch: Batch, plan: Plan, class_weight_K: torch.
     return total
 
 
-def _validate(model: nn.Module, batches: Iterable[Batch], reporter: Reporter, bf16: bool) -> dict[str, float]:
-    shares = [share for share in reporter.gather(predict(model, batches, bf16)) if len(share[1])]
-    if not shares:
-        return {}
-    probability_BK, label_B = (np.concatenate(parts) for parts in zip(*shares, strict=True))
-    return {f"val_{name}": value for name, value in metrics(probability_BK, label_B).items()}
+def _validate(model: nn.Module, batches: Iterable[Batch], reporter: Reporter, plan: Plan) -> dict[str, float]:
+    shown = SUBSETS if plan.subsets else {}
+    shares = [share for share in reporter.gather(_counted(model, batches, plan.bf16, shown.values())) if len(share)]
+    return validation_metrics(sum(shares), tuple(shown)) if shares else {}
+
+
+@torch.inference_mode()
+def _counted(model: nn.Module, batches: Iterable[Batch], bf16: bool, subsets: Collection[Sequence[str]]) -> np.ndarray:
+    """How often which class was taken for which (1 + S, K, K): of every clip, and of those that have all of a subset
+    when no more than that is shown. Empty without batches."""
+    device, was_training, total = next(model.parameters()).device, model.training, np.zeros(0)
+    model.eval()
+    for batch in batches:
+        batch, each = batch.to(device), []
+        for names in (None, *subsets):
+            part = batch if names is None else shown_all_of(batch, names)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits_BK = model(part).logits_BK
+            guess_B, label_B = logits_BK.argmax(dim=1).cpu().numpy(), part.label_B.cpu().numpy()
+            each.append(counts(guess_B, label_B, logits_BK.shape[1]))
+        total = np.stack(each) + (total if len(total) else 0)
+    model.train(was_training)
+    return total
+
+
+def shown_all_of(batch: Batch, names: Sequence[str]) -> Batch:
+    """The clips that have all of these modalities, and nothing else of them."""
+    shown_M = torch.tensor([name in names for name in MODALITIES], device=batch.present_BM.device)
+    has_all_B = batch.present_BM[:, shown_M].all(dim=1)
+    return replace(batch, present_BM=batch.present_BM & shown_M).rows(has_all_B)
+
+
+def validation_metrics(counts_SKK: np.ndarray, subsets: Sequence[str]) -> dict[str, float]:
+    """An epoch's metrics of counts of every clip and of each subset (1 + S, K, K).
+
+    `val_waf` is over what each clip has, `val_V/waf` over a subset, `val_mean/waf` their mean: subsets that no clip has
+    all of are left out.
+    """
+    measured = {f"val_{name}": float(value) for name, value in of_counts(counts_SKK[0]).items()}
+    measured["val_n"] = int(counts_SKK[0].sum())
+    found = [i for i in range(len(subsets)) if counts_SKK[1 + i].any()]
+    for name, value_S in of_counts(counts_SKK[1:][found]).items() if found else ():
+        measured |= {f"val_{subsets[i]}/{name}": float(value) for i, value in zip(found, value_S, strict=True)}
+        measured[f"val_mean/{name}"] = float(value_S.mean())
+    return measured
 
 
 def _optimizer(model: nn.Module, own: Optimisation, device: torch.device) -> torch.optim.Optimizer:

@@ -1,7 +1,9 @@
-"""Metrics of the field from probabilities and labels, by scikit-learn."""
+"""Metrics of the field. All come from counts of truth and guess, so those of many models are measured at once."""
+
+from math import prod
 
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+from sklearn.metrics import confusion_matrix, f1_score
 
 
 def metrics(probability_BK: np.ndarray, label_B: np.ndarray) -> dict[str, float]:
@@ -11,14 +13,29 @@ def metrics(probability_BK: np.ndarray, label_B: np.ndarray) -> dict[str, float]
     """
     if not len(label_B):
         raise ValueError("found no labelled clips, expected at least one to measure on")
-    found, guess_B = np.unique(label_B), probability_BK.argmax(axis=1)
-    options = {"labels": found, "zero_division": 0}
+    measured = of_counts(counts(probability_BK.argmax(axis=1), label_B, probability_BK.shape[1]))
+    return {name: float(value) for name, value in measured.items()} | {"n": len(label_B)}
+
+
+def counts(guess_XB: np.ndarray, label_B: np.ndarray, classes: int) -> np.ndarray:
+    """How often which class was taken for which: (X, K, K), rows are the truth. X is any number of axes."""
+    guess_NB = guess_XB.reshape(prod(guess_XB.shape[:-1]), len(label_B))
+    cell_NB = label_B * classes + guess_NB + np.arange(len(guess_NB))[:, None] * classes**2
+    counted = np.bincount(cell_NB.ravel(), minlength=len(guess_NB) * classes**2)
+    return counted.reshape(*guess_XB.shape[:-1], classes, classes)
+
+
+def of_counts(counts_XKK: np.ndarray) -> dict[str, np.ndarray]:
+    """`metrics` of each of X tables of counts, none of them empty."""
+    truth_XK, guess_XK = counts_XKK.sum(axis=-1), counts_XKK.sum(axis=-2)
+    hit_XK, n_X = np.diagonal(counts_XKK, axis1=-2, axis2=-1), counts_XKK.sum(axis=(-2, -1))
+    f1_XK = 2 * hit_XK / np.maximum(truth_XK + guess_XK, 1)
+    found_X = (truth_XK > 0).sum(axis=-1)
     return {
-        "waf": float(f1_score(label_B, guess_B, average="weighted", **options)),
-        "accuracy": float(accuracy_score(label_B, guess_B)),
-        "uar": float(recall_score(label_B, guess_B, average="macro", **options)),
-        "macro_f1": float(f1_score(label_B, guess_B, average="macro", **options)),
-        "n": len(label_B),
+        "waf": (f1_XK * truth_XK).sum(axis=-1) / n_X,
+        "accuracy": hit_XK.sum(axis=-1) / n_X,
+        "uar": (hit_XK / np.maximum(truth_XK, 1)).sum(axis=-1) / found_X,
+        "macro_f1": np.where(truth_XK > 0, f1_XK, 0.0).sum(axis=-1) / found_X,
     }
 
 

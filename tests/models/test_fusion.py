@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray.data.batch import Batch
-from emo_ray.models.fusion import FusionHead, drop_modalities, scaling, scalings
+from emo_ray.models.fusion import (
+    FusionHead,
+    drop_modalities,
+    kept,
+    mix,
+    noise_columns,
+    project,
+    rates,
+    scaling,
+    scalings,
+)
 from emo_ray.settings import MODALITIES, Fusion
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
@@ -21,6 +31,11 @@ def batch_of(rows=64, seed=0, present=None):
     if present is None:
         present = torch.rand(rows, 3, generator=generator) < 0.6
     return Batch(tuple(map(str, range(rows))), present, features=features)
+
+
+def drop(present, rate, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return drop_modalities(present, rates(rate), torch.rand(len(present), len(MODALITIES) + 1, generator=generator))
 
 
 def head_of(**changes):
@@ -74,7 +89,7 @@ def test_nothing_is_dropped_in_evaluation():
 )
 def test_dropout_takes_away_but_never_everything(rows, rate, seed):
     present = torch.tensor(rows)
-    dropped = drop_modalities(present, rate, torch.Generator().manual_seed(seed))
+    dropped = drop(present, rate, seed)
     assert not (dropped & ~present).any()
     assert dropped.any(dim=1).all()
 
@@ -82,14 +97,13 @@ def test_dropout_takes_away_but_never_everything(rows, rate, seed):
 def test_a_clip_without_any_modality_stays_so():
     present = torch.zeros(4, 3, dtype=torch.bool)
     for rate in (1.0, dict.fromkeys(MODALITIES, 1.0)):
-        assert not drop_modalities(present, rate).any()
+        assert not drop(present, rate).any()
 
 
 def test_the_incomplete_patterns_are_drawn_uniformly_at_the_rate():
     rows, rate = 60_000, 0.4
-    generator = torch.Generator().manual_seed(0)
     for full, patterns in [((True, True, True), 6), ((True, False, True), 2), ((False, True, False), 0)]:
-        drawn = drop_modalities(torch.tensor([full] * rows), rate, generator)
+        drawn = drop(torch.tensor([full] * rows), rate)
         counts = Counter(tuple(row) for row in drawn.tolist())
         kept = counts.pop(full)
         assert len(counts) == patterns
@@ -98,8 +112,8 @@ def test_the_incomplete_patterns_are_drawn_uniformly_at_the_rate():
 
 
 def test_rates_per_modality_are_independent_and_hold():
-    rows, rates = 60_000, {"video": 0.5, "audio": 0.1, "text": 0.0}
-    kept = drop_modalities(torch.ones(rows, 3, dtype=torch.bool), rates, torch.Generator().manual_seed(0)).float()
+    rows, each = 60_000, {"video": 0.5, "audio": 0.1, "text": 0.0}
+    kept = drop(torch.ones(rows, 3, dtype=torch.bool), each).float()
     torch.testing.assert_close(kept.mean(dim=0), torch.tensor([0.5, 0.9, 1.0]), atol=0.01, rtol=0)
     assert abs(torch.corrcoef(kept[:, :2].T)[0, 1]) < 0.02
 
@@ -107,7 +121,61 @@ def test_rates_per_modality_are_independent_and_hold():
 def test_rates_of_zero_change_nothing():
     present = batch_of().present_BM
     for rate in (0.0, dict.fromkeys(MODALITIES, 0.0)):
-        assert torch.equal(drop_modalities(present, rate), present)
+        assert torch.equal(drop(present, rate), present)
+
+
+def test_where_all_would_go_each_is_saved_as_often():
+    kept = drop(torch.ones(60_000, 3, dtype=torch.bool), dict.fromkeys(MODALITIES, 1.0)).float()
+    assert (kept.sum(dim=1) == 1).all()
+    torch.testing.assert_close(kept.mean(dim=0), torch.full((3,), 1 / 3), atol=0.01, rtol=0)
+
+
+def test_the_highest_noise_is_a_choice_as_well():
+    highest = torch.full((1, 4), 1 - 2**-24)
+    for present in ((True, True, True), (True, False, True)):
+        dropped = drop_modalities(
+            torch.tensor([present]), rates(1.0), highest.clone().index_fill(1, torch.tensor([0]), 0)
+        )
+        assert dropped.any()
+        assert not dropped.all()
+        each = drop_modalities(torch.tensor([present]), rates(dict.fromkeys(MODALITIES, 1.0)), highest)
+        assert each.any()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
+def test_dropped_features_are_zeros_and_the_others_keep_the_mean(rate):
+    head = head_of(dropout=rate, modality_dropout=0.0).train()
+    batch = batch_of(rows=4000, present=torch.ones(4000, 3, dtype=torch.bool))
+    fused, kept = head(batch).features_BD, head.eval()(batch).features_BD
+    assert abs((fused == 0).float().mean() - rate) < 0.01
+    if rate == 0:
+        torch.testing.assert_close(fused, kept)
+
+
+@pytest.mark.parametrize("rate", [0.4, {"video": 0.5, "audio": 0.1, "text": 0.0}])
+def test_many_heads_at_once_are_each_of_them(rate):
+    """By their tensors put together, each with its own noise and rates."""
+    batch, dropouts = batch_of(), torch.tensor([0.0, 0.3])
+    heads = [head_of(dropout=float(p), modality_dropout=rate).train() for p in dropouts]
+    with torch.no_grad():
+        heads[1].mix[0].weight.mul_(2)
+    expected = []
+    for seed, head in enumerate(heads):
+        torch.manual_seed(seed)
+        expected.append(head(batch))
+    tensors = {
+        name: torch.stack([dict(h.named_parameters())[name] for h in heads]) for name, _ in heads[0].named_parameters()
+    }
+    noise = torch.stack([torch.rand(64, noise_columns(16), generator=torch.Generator().manual_seed(i)) for i in (0, 1)])
+    chances, keeps = kept(noise, dropouts[:, None, None])
+    present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
+    rows = [
+        project(tensors, name, heads[0].scaled(batch, name, batch.present_BM[:, m]), keeps[m])
+        for m, name in enumerate(MODALITIES)
+    ]
+    found = mix(tensors, rows, present, keeps[-1])
+    torch.testing.assert_close(found.logits_BK, torch.stack([one.logits_BK for one in expected]))
+    torch.testing.assert_close(found.features_BD, torch.stack([one.features_BD for one in expected]))
 
 
 def test_scaling_standardises_and_survives_constants():

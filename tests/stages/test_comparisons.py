@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from emo_ray.config import Config, override
+from emo_ray.settings import SUBSETS
 from emo_ray.stages import comparisons
-from emo_ray.stages.comparisons import AS_DESCRIBED, HEADS, OURS, SUBSETS, claimed, planned, seeds_of, summarise
+from emo_ray.stages.comparisons import AS_DESCRIBED, HEADS, OURS, claimed, planned, seeds_of, summarise
 
 CONFIG = override(Config(), {"claims.worlds": 3, "claims.seeds": 2, "claims.dropout_rates": [0.0, 0.3, 0.5]})
 SEEN = {"accepted/share": 0.4, "accepted/right": 0.9}

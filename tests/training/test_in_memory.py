@@ -52,3 +52,13 @@ def test_chunks_are_the_batch_in_order():
     assert [i for part in parts for i in part.clip_ids] == list(whole.clip_ids)
     assert in_memory.chunks(None) == []
     assert len(in_memory.chunks(replace(whole).rows(torch.arange(3)))) == 1
+
+
+def test_an_epoch_is_every_clip_as_often_as_it_has_passes_each_time_in_another_order():
+    whole = batch(50)
+    epochs = [list(in_memory.shuffled(whole, 16, seed=1, epoch=epoch, passes=2)) for epoch in (0, 0, 1)]
+    ids = [[i for part in parts for i in part.clip_ids] for parts in epochs]
+    assert [len(part) for part in epochs[0]] == [16, 16, 16, 2] * 2
+    assert sorted(ids[0][:50]) == sorted(ids[0][50:]) == sorted(whole.clip_ids)
+    assert ids[0] == ids[1]
+    assert len({tuple(order) for order in (ids[0][:50], ids[0][50:], ids[2][:50], ids[2][50:])}) == 4

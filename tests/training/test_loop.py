@@ -11,7 +11,7 @@ import torch
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import trained_state
-from emo_ray.settings import MODALITIES, Fusion
+from emo_ray.settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.training.loop import (
     TIMES,
     PlainReporter,
@@ -23,6 +23,7 @@ from emo_ray.training.loop import (
     load_state,
     predict,
 )
+from emo_ray.training.metrics import metrics
 
 OWN = Fusion(hidden=16, lr=3e-3, batch_size=16)
 CENTRES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
@@ -87,6 +88,39 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
         weights.append(trained["classify.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_subsets_are_validated_on_the_clips_that_have_all_of_them_shown_nothing_else():
+    head, whole = model(), make_batch(60, 7)
+    whole = replace(whole, present_BM=torch.rand(60, 3, generator=torch.Generator().manual_seed(0)) < 0.6)
+    reporter = PlainReporter()
+    fit(
+        head,
+        train,
+        lambda epoch: [whole.rows(i) for i in torch.arange(60).split(25)],
+        replace(plan(1), subsets=True),
+        reporter,
+    )
+    found, wafs = reporter.history[0], []
+    assert found["val_waf"] == pytest.approx(metrics(*predict(head, [whole]))["waf"])
+    for name, names in SUBSETS.items():
+        shown = torch.tensor([one in names for one in MODALITIES])
+        rows = whole.rows(torch.tensor([all(row[shown]) for row in whole.present_BM]))
+        expected = metrics(*predict(head, [replace(rows, present_BM=rows.present_BM & shown)]))
+        assert {k: found[f"val_{name}/{k}"] for k in ("waf", "uar")} == pytest.approx(
+            {k: expected[k] for k in ("waf", "uar")}
+        )
+        wafs.append(expected["waf"])
+    assert found["val_mean/waf"] == pytest.approx(sum(wafs) / 7)
+
+
+def test_a_subset_that_no_clip_has_all_of_is_not_measured():
+    whole = make_batch(30, 7)
+    whole = replace(whole, present_BM=whole.present_BM & torch.tensor([True, True, False]))
+    reporter = PlainReporter()
+    fit(model(), train, lambda epoch: [whole], replace(plan(1), subsets=True), reporter)
+    found = {name for name in SUBSETS if f"val_{name}/waf" in reporter.history[0]}
+    assert found == {"V", "A", "VA"}
 
 
 def soft(batch):

@@ -1,9 +1,12 @@
-"""Metrics against sums done by hand."""
+"""Metrics against sums done by hand, and against scikit-learn."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
-from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
+from emo_ray.training.metrics import chance, confusion, counts, metrics, of_counts, per_class_f1
 
 #  truth 0: 4 clips, 3 right, one taken for 1; truth 1: 2 clips, both right; truth 2: 1 clip, taken for 0.
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -19,6 +22,26 @@ def test_against_sums_done_by_hand():
     assert found["uar"] == pytest.approx((3 / 4 + 1 + 0) / 3)
     assert found["macro_f1"] == pytest.approx(sum(F1) / 3)
     assert found["waf"] == pytest.approx((4 * F1[0] + 2 * F1[1]) / 7)
+
+
+@given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 2**31))
+def test_many_models_at_once_against_scikit_learn(clips, classes, seed):
+    rng = np.random.default_rng(seed)
+    label_B, guess_XB = rng.integers(classes, size=clips), rng.integers(classes, size=(2, 3, clips))
+    counted = counts(guess_XB, label_B, classes)
+    found = of_counts(counted)
+    options = {"labels": np.unique(label_B), "zero_division": 0}
+    for x in np.ndindex(2, 3):
+        guess_B = guess_XB[x]
+        assert np.array_equal(counted[x], confusion_matrix(label_B, guess_B, labels=range(classes)))
+        expected = {
+            "waf": f1_score(label_B, guess_B, average="weighted", **options),
+            "accuracy": accuracy_score(label_B, guess_B),
+            "uar": recall_score(label_B, guess_B, average="macro", **options),
+            "macro_f1": f1_score(label_B, guess_B, average="macro", **options),
+        }
+        assert {name: value[x] for name, value in found.items()} == pytest.approx(expected)
+        assert metrics(np.eye(classes)[guess_B], label_B) == pytest.approx(expected | {"n": clips})
 
 
 def test_per_class_and_confusion_cover_all_classes():
