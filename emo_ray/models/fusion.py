@@ -159,14 +159,14 @@ def drop_modalities(present_BM: torch.Tensor, rate_R: torch.Tensor, chances_BC: 
 
     A single rate (1,) is the probability with which one of the incomplete, non-empty patterns of a clip's present
     modalities is drawn uniformly. A rate per modality (M,) drops each by itself; where all would go, one of them, drawn
-    uniformly, stays. `chances_BC` are uniform in [0, 1), with C = M + 1. Rates and chances may have a leading axis T.
+    uniformly, stays. `chances_BC` are uniform in [0, 1), with C = M + 1. All may have a leading axis T.
     """
     if rate_R.shape[-1] == 1:
         patterns = [p for p in product((False, True), repeat=len(MODALITIES)) if any(p)]
         patterns_PM = torch.tensor(patterns, device=present_BM.device)
         # Pattern p is allowed for clip b where it is a proper subset of what b has.
-        within_BP = (~patterns_PM | present_BM[:, None]).all(dim=-1)
-        allowed_BP = within_BP & (patterns_PM.sum(dim=1) < present_BM.sum(dim=1, keepdim=True))
+        within_BP = (~patterns_PM | present_BM[..., None, :]).all(dim=-1)
+        allowed_BP = within_BP & (patterns_PM.sum(dim=1) < present_BM.sum(dim=-1, keepdim=True))
         drawn_BM = (_one_of(allowed_BP, chances_BC[..., -1])[..., None] & patterns_PM).any(dim=-2)
         drop_B = (chances_BC[..., 0] < rate_R) & allowed_BP.any(dim=-1)
         return torch.where(drop_B[..., None], drawn_BM, present_BM)

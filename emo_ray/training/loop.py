@@ -118,6 +118,11 @@ def fit(model: nn.Module, train: Batches, validation: Batches, plan: Plan, repor
     return best
 
 
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """What torch's generators start an epoch with."""
+    return hash((seed, epoch, rank)) % 2**63
+
+
 def load_state(folder: Path) -> dict[str, Any]:
     """The state that `fit` reported, on the CPU."""
     return torch.load(folder / STATE, map_location="cpu", weights_only=True)
@@ -296,5 +301,5 @@ def _restored(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path |
 def _seeded(seed: int, epoch: int, rank: int, device: torch.device):
     """Torch's generators at a place that only seed, epoch and rank decide; put back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(hash((seed, epoch, rank)) % 2**63)
+        torch.manual_seed(epoch_seed(seed, epoch, rank))
         yield
