@@ -12,7 +12,6 @@ Rates are shares in [0, 1] and shown in percent. `se`, `low` and `high` are None
 others; `holds` is None where no target was set or none could be judged.
 """
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -126,7 +125,7 @@ def _heading(claim: int, title: str = "") -> str:
 
 
 def _named(difference: dict[str, Any]) -> str:
-    return f"claim {difference['claim']}, {difference['what']} ({_points(difference['mean'])} points)"
+    return f"claim {difference['claim']}, {difference['what']} ({page.points(difference['mean'])} points)"
 
 
 def _measured_sentence(content: dict[str, Any]) -> str:
@@ -168,9 +167,9 @@ def _compared(differences: Sequence[dict[str, Any]]) -> list[Row]:
     return [
         [
             d["what"],
-            _points(d["mean"]),
+            page.points(d["mean"]),
             page.percent(d["se"]),
-            _DASH if d["low"] is None or d["high"] is None else f"{_points(d['low'])} to {_points(d['high'])}",
+            _DASH if d["low"] is None or d["high"] is None else f"{page.points(d['low'])} to {page.points(d['high'])}",
             d["target"] or _DASH,
             _verdict(d),
         ]
@@ -183,11 +182,6 @@ def _with_error(cell: dict[str, float | None] | None, sign: str) -> str:
         return _DASH
     error = page.percent(cell["se"])
     return page.percent(cell["mean"]) + ("" if error == _DASH else f"{sign}{error}")
-
-
-def _points(share: float | None) -> str:
-    """A difference of shares in percentage points, always with its sign."""
-    return _DASH if share is None or math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "−")
 
 
 def _terminal(title: str, header: Row, rows: list[Row], note: str) -> Table:

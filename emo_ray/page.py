@@ -27,6 +27,11 @@ def percent(rate: float | None) -> str:
     return "–" if rate is None or math.isnan(rate) else f"{100 * rate:.1f}"
 
 
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points, always with its sign."""
+    return "–" if share is None or math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "−")
+
+
 def figure(width_in: float, height_in: float) -> Figure:
     """An empty figure, whose layout leaves nothing cut off and nothing overlapping."""
     drawn = Figure(figsize=(width_in, height_in), layout="constrained")
@@ -78,6 +83,13 @@ def picture(png: bytes, alt: str) -> str:
     width_px = int.from_bytes(png[16:20], "big") * 96 // _DPI  # as large as its letters are meant to be
     data = base64.b64encode(png).decode()
     return f"<img src='data:image/png;base64,{data}' width='{width_px}' alt='{escape(alt)}'>"
+
+
+def notes(sentences: Sequence[str]) -> list[str]:
+    """A section of its own; nothing where there are none."""
+    if not sentences:
+        return []
+    return ["<h2>Notes</h2>", "<ul>", *(f"<li>{escape(str(sentence))}</li>" for sentence in sentences), "</ul>"]
 
 
 def document(title: str, body: Sequence[str], css: str = "") -> str:

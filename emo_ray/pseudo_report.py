@@ -74,7 +74,7 @@ def write_html(report: dict[str, Any], folder: Path) -> Path:
         "<h2>Calibration</h2>",
         page.html_table(_FIT_HEADER, _fit_rows(report)),
         page.picture(reliability, "Reliability diagrams before and after temperature scaling."),
-        *_notes(report),
+        *page.notes(report["notes"]),
         "<footer>rates in percent · ECE: expected calibration error over 15 bins of confidence · NLL: mean negative "
         "log-likelihood in nats · share: of the clips in the column before</footer>",
     ]
@@ -127,12 +127,6 @@ def _summary(report: dict[str, Any]) -> str:
         f"{report['accepted']} of {report['clips']} unlabelled clips ({share} %) have a label that may be trained on, "
         f"by the policy “{report['policy']}”. {sure}{broken}"
     )
-
-
-def _notes(report: dict[str, Any]) -> list[str]:
-    if not report["notes"]:
-        return []
-    return ["<h2>Notes</h2>", "<ul>", *(f"<li>{escape(str(note))}</li>" for note in report["notes"]), "</ul>"]
 
 
 def _reliability(report: dict[str, Any]) -> Figure:

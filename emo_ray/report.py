@@ -100,7 +100,7 @@ def write_html(report: dict[str, Any], folder: Path) -> Path:
         page.html_table(["truth \\ prediction", *report["labels"]], _confusion_rows(report)),
         "</details>",
         *_fold_tables(report),
-        *_notes(report),
+        *page.notes(report["notes"]),
         f"<footer>{_model(report)} · rates in percent · "
         "WAF: F1 weighted by class size · UAR: mean recall of the classes</footer>",
     ]
@@ -270,9 +270,3 @@ def _with_clips(key: str, report: dict[str, Any]) -> str:
 
 def _short(label: str) -> str:
     return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
-
-
-def _notes(report: dict[str, Any]) -> list[str]:
-    if not report["notes"]:
-        return []
-    return ["<h2>Notes</h2>", "<ul>", *(f"<li>{escape(str(note))}</li>" for note in report["notes"]), "</ul>"]

@@ -108,7 +108,7 @@ def _rows(content: dict[str, Any]) -> list[list[str]]:
                 _DASH if first else f"round {r['taught_by']}",
                 _DASH if first else str(sum(r["accepted"].values())),
                 *(page.percent(r["scores"].get(key)) for key in _SCORES),
-                _DASH if r["gain"] is None else f"{100 * r['gain']:+z.1f}".replace("-", "−"),
+                page.points(r["gain"]),
                 "yes" if r["kept"] else "no",
                 ", ".join(classes) or _DASH,
                 "; ".join(r["drift"]) or _DASH,

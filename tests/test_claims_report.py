@@ -270,13 +270,6 @@ def test_same_content_same_bytes_and_the_content_is_left_alone(tmp_path):
     assert (tmp_path / "a" / drawn.MARKDOWN).read_text(encoding="utf-8") == drawn.markdown(content)
 
 
-@pytest.mark.parametrize(
-    ("share", "text"), [(0.1234, "+12.3"), (-0.05, "−5.0"), (-0.0001, "+0.0"), (0.0, "+0.0"), (None, "–")]
-)
-def test_points_by_hand(share, text):
-    assert drawn._points(share) == text
-
-
 def test_a_difference_by_hand():
     difference = {"claim": 1, "what": "a − b", "mean": 0.12, "se": 0.01, "low": -0.08, "high": 0.16}
     row = ["a − b", "+12.0", "1.0", "−8.0 to +16.0", "above 0", "holds"]

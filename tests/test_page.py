@@ -12,6 +12,18 @@ def test_percent_by_hand(rate, text):
     assert page.percent(rate) == text
 
 
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0123, "+1.2"), (-0.004, "−0.4"), (-0.0001, "+0.0"), (None, "–"), (math.nan, "–")]
+)
+def test_points_always_have_a_sign(share, text):
+    assert page.points(share) == text
+
+
+def test_notes_are_escaped_and_may_be_none():
+    assert "<li>a &lt;b&gt;</li>" in page.notes(["a <b>", "c"])
+    assert page.notes([]) == []
+
+
 def test_table_cells_are_escaped_and_may_have_a_class():
     html = page.html_table(["a<", "b"], [("x&y", "good"), ("good", "<b>")], {"good": "green"})
     assert "<th scope='col'>a&lt;</th>" in html
