@@ -11,6 +11,7 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages show their own
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a sweep that is killed would repeat what it had
 }
 _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
@@ -23,14 +24,17 @@ from pydantic import SecretStr  # noqa: E402
 from emo_ray.config import Config  # noqa: E402
 
 
-def connect(config: Config) -> None:
-    """Join the cluster of this job or of `cluster.address`, else start a local one; nothing if connected already."""
+def connect(config: Config, dashboard: bool = False) -> None:
+    """Join the cluster of this job or of `cluster.address`, else start a local one; nothing if connected already.
+
+    Only a local one may lack a dashboard, which takes a quarter of a gigabyte.
+    """
     if not ray.is_initialized():
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         if config.cluster.address or os.environ.get("RAY_ADDRESS"):
             ray.init(config.cluster.address, **quiet)
         else:
-            ray.init("local", num_cpus=config.cluster.num_cpus or os.cpu_count(), include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=config.cluster.num_cpus or os.cpu_count(), include_dashboard=dashboard, **quiet)
             _hide_token()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()

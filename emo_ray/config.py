@@ -5,6 +5,7 @@ here acts at import, and nothing reads the environment.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from emo_ray.job_settings import (
     Rounds,
     Store,
     Tracking,
+    Tune,
 )
 from emo_ray.settings import MODALITIES, Audio, Data, EmoVCLIP, Fusion, Media, Section, Synthetic, Tables, Text, Train
 
@@ -50,6 +52,7 @@ class Config(Section):
     train: Train = Train()
     pseudo: Pseudo = Pseudo()
     rounds: Rounds = Rounds()
+    tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
     crossvalidate: Crossvalidate = Crossvalidate()
     claims: Claims = Claims()
@@ -67,6 +70,14 @@ class Config(Section):
                     f"found {name}.batch_size={size} with train.num_workers={self.train.num_workers}, "
                     "expected a multiple: each worker takes an equal share of every step"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _searched(self) -> "Config":
+        known = leaves()
+        for key in self.tune.space:
+            if leaf_of(key, known) is None or key.startswith("tune."):
+                raise ValueError(f"tune.space: {_unknown(key, known)}")
         return self
 
 
@@ -99,7 +110,7 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
     """A new config with dotted keys changed. Raises ValueError for unknown keys (naming the nearest) and bad values."""
     tree, known = config.model_dump(mode="json"), leaves()
     for key, value in changes.items():
-        leaf = next((k for k in known if key == k or key.startswith(k + ".")), None)
+        leaf = leaf_of(key, known)
         if leaf is None:
             raise ValueError(_unknown(key, known))
         *path, last = leaf.split(".")
@@ -111,6 +122,11 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
         else:
             raise ValueError(f"found {key}, expected {leaf}=VALUE: {leaf} holds {branch[last]!r}, not a table")
     return _validated(tree)
+
+
+def leaf_of(key: str, known: Sequence[str]) -> str | None:
+    """The leaf that a dotted key names, or a part of which it names; None where there is none."""
+    return next((leaf for leaf in known if key == leaf or key.startswith(leaf + ".")), None)
 
 
 def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Config:
@@ -145,6 +161,16 @@ def absolute_paths(config: Config) -> Config:
 def dump(config: Config) -> str:
     """The resolved config as YAML; itself a recipe."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipe(config: Config) -> str:
+    """The config as a recipe: its differences from the defaults, but for where it ran and what searched for it."""
+    defaults, tree = flatten(Config()), {}
+    for key, value in flatten(config).items():
+        section, _, name = key.partition(".")
+        if value != defaults[key] and section not in ("checkpoint", "tune", "cluster", "tracking"):
+            (tree.setdefault(section, {}) if name else tree)[name or section] = value
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from emo_ray.settings import MODALITIES, Section
+from emo_ray.settings import METRICS, MODALITIES, SUBSETS, Section
 
 
 class Annotate(Section):
@@ -98,6 +98,67 @@ class Rounds(Section):
     patience: int = Field(2, ge=1)  # rounds in a row without a rise of min_gain that end the job
     min_gain: float = Field(0.002, ge=0, lt=1)  # of validation WAF; a smaller rise is kept, but is no rise
     start: Literal["scratch", "warm"] = "scratch"  # a student's weights: new ones, or its teacher's
+
+
+class Tune(Section):
+    """A sweep: trials of the train stage with some keys changed, judged on validation clips."""
+
+    # Dotted key -> {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]} or {choice: [a, b, ...]},
+    # ends included; null takes a key out.
+    space: dict[str, dict[str, list[Any]]] = Field(
+        {
+            "fusion.modality_dropout": {"uniform": [0.0, 0.8]},
+            "fusion.dropout": {"uniform": [0.0, 0.6]},
+            "fusion.label_smoothing": {"uniform": [0.0, 0.3]},
+            "fusion.lr": {"loguniform": [1e-4, 1e-2]},
+            "emovclip.global_prompts": {"choice": [0, 4, 8, 16]},
+            "emovclip.context_tokens": {"choice": [0, 4, 8, 16]},
+        }
+    )
+    trials: int = Field(20, ge=1)  # the first is the recipe as it is, where the space holds it
+    search: Literal["tpe", "random", "pbt"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"  # pbt is one by itself
+    grace_epochs: int = Field(2, ge=1)  # of each trial before it may be stopped, or perturbed
+    reduction_factor: int = Field(3, ge=2)  # one of so many goes on at each of ASHA's rungs
+    objective: str = "mean/waf"  # SUBSET/METRIC of validation; a subset, the mean of all seven, or available
+    folds: int | None = Field(None, ge=2)  # of training and validation clips together, in place of their split
+    bulk: Literal["auto", "no"] = "auto"  # auto: trials that change the head alone are trained many at a time
+    max_concurrent: int | None = Field(None, ge=1)  # trials at once; None: as many as the cluster has room for
+    max_failures: int = Field(1, ge=0)  # restarts of a trial before it has failed
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _without_null(cls, space: Any) -> Any:
+        return {k: v for k, v in space.items() if v is not None} if isinstance(space, dict) else space
+
+    @field_validator("space")
+    @classmethod
+    def _forms(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+        for key, given in space.items():
+            (form, values), *others = given.items() or [(None, [])]
+            numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+            ends = numbers and len(values) == 2 and values[0] < values[1]
+            if form == "choice":
+                right = len(values) > 0 and len({repr(v) for v in values}) == len(values)
+            elif form == "randint":
+                right = ends and all(isinstance(v, int) for v in values)
+            else:
+                right = ends and (form == "uniform" or (form == "loguniform" and values[0] > 0))
+            if others or not right:
+                raise ValueError(
+                    f"found {key}: {given}, expected {{uniform: [low, high]}}, {{loguniform: [low, high]}} above 0, "
+                    "{randint: [low, high]} of whole numbers or {choice: [different values]}"
+                )
+        return space
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, objective: str) -> str:
+        where, _, metric = objective.partition("/")
+        if where not in (*SUBSETS, "mean", "available") or metric not in METRICS:
+            places, metrics = ", ".join((*SUBSETS, "mean", "available")), ", ".join(METRICS)
+            raise ValueError(f"found {objective!r}, expected one of {places}, a slash, and one of {metrics}")
+        return objective
 
 
 class Evaluate(Section):

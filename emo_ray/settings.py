@@ -13,6 +13,7 @@ SUBSETS = {
     for size in range(1, len(MODALITIES) + 1)
     for names in combinations(MODALITIES, size)
 }
+METRICS = ("waf", "accuracy", "uar", "macro_f1")
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
 
 

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from emo_ray.config import Config, flatten
 
 _LONGEST_VALUE = 500  # MLflow refuses longer parameter values
+_MOST_PARAMS, _MOST_METRICS = 100, 1000  # that a server takes at once
 _KEY_TAG, _PARENT_TAG = "emo_ray.key", "mlflow.parentRunId"
 _PRIVATE = {"tracking.uri"}  # may hold credentials
 
@@ -30,19 +31,31 @@ class Run:
 
         there = self.client.get_run(self.run_id).data.params
         new = {k: _short(v) for k, v in flatten(config).items() if k not in there and k not in _PRIVATE}
-        self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in new.items()])
+        params = [Param(k, v) for k, v in new.items()]
+        for i in range(0, len(params), _MOST_PARAMS):
+            self.client.log_batch(self.run_id, params=params[i : i + _MOST_PARAMS])
 
     def epoch(self, phase: str, metrics: Mapping[str, float]) -> None:
         """An epoch's metrics as `<phase>/<name>`; an epoch that is logged already is not logged again."""
+        self.epochs([(phase, metrics)])
+
+    def epochs(self, several: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+        """The same of several, in order, at once."""
         from mlflow.entities import Metric
 
-        epoch = int(metrics["epoch"])
-        if epoch <= self._last_epoch(phase):
-            return
-        self._logged[phase] = epoch
-        now_ms = _now_ms()
-        values = [Metric(f"{phase}/{k}", float(v), now_ms, epoch) for k, v in metrics.items() if k != "epoch"]
-        self.client.log_batch(self.run_id, metrics=[m for m in values if math.isfinite(m.value)])
+        values, now_ms = [], _now_ms()
+        for phase, metrics in several:
+            epoch = int(metrics["epoch"])
+            if epoch > self._last_epoch(phase):
+                self._logged[phase] = epoch
+                named = ((f"{phase}/{k}", float(v)) for k, v in metrics.items() if k != "epoch")
+                values += [Metric(name, value, now_ms, epoch) for name, value in named if math.isfinite(value)]
+        for i in range(0, len(values), _MOST_METRICS):
+            self.client.log_batch(self.run_id, metrics=values[i : i + _MOST_METRICS])
+
+    def tag(self, name: str, value: str) -> None:
+        """A word on the run."""
+        self.client.set_tag(self.run_id, name, value)
 
     def metrics(self, metrics: Mapping[str, float]) -> None:
         """Metrics without an epoch, such as a report's; logged once, or when they have changed."""

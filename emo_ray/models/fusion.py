@@ -2,8 +2,8 @@
 
 The abstract states the idea (a head trained with modality dropout); the architecture below is our choice.
 
-The head's mathematics are functions of its tensors, which may have a leading axis of T heads: `training.bulk` trains
-many at once, each with its own rates. All chance of a training step is one draw of uniform noise, so that each of them
+The head's mathematics are functions of its tensors, which may be `stacked` ones of T heads: `training.bulk` trains many
+at once, each with its own rates. All chance of a training step is one draw of uniform noise, so that each of them
 gets the noise that it would have drawn alone.
 """
 
@@ -74,8 +74,22 @@ class FusionHead(nn.Module):
         return scaled_BD.masked_fill(~present_B[:, None], 0.0)
 
 
+def stacked(heads: Sequence[FusionHead]) -> dict[str, torch.Tensor]:
+    """The tensors of T heads with a leading axis T; matrices of linear layers are (T, in, out).
+
+    So their gradients come out of batched matrix products in one piece.
+    """
+    found = [dict(head.named_parameters()) for head in heads]
+    return {name: torch.stack([oriented(name, one[name].detach()) for one in found]) for name in found[0]}
+
+
+def oriented(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A head's tensor as `stacked` holds it, and one of those as a head does."""
+    return tensor.mT if tensor.ndim == 2 and name.endswith("weight") else tensor
+
+
 def project(tensors: Tensors, name: str, scaled_BD: torch.Tensor, keep_BH: torch.Tensor | None) -> torch.Tensor:
-    """A modality's standardised features to (B, H), or (T, B, H) by tensors of T heads; multiplied by `keep_BH`."""
+    """A modality's standardised features to (B, H), or (T, B, H) by stacked tensors; multiplied by `keep_BH`."""
     return _through(tensors, f"project.{name}", scaled_BD, keep_BH)
 
 
@@ -127,7 +141,7 @@ def _linear(tensors: Tensors, name: str, rows: torch.Tensor) -> torch.Tensor:
     weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
     if weight.ndim == 2:
         return F.linear(rows, weight, bias)
-    return torch.baddbmm(bias[:, None], rows.expand(len(weight), *rows.shape[-2:]), weight.mT)
+    return torch.baddbmm(bias[:, None], rows.expand(len(weight), *rows.shape[-2:]), weight)
 
 
 def scalings(batch: Batch) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ the stage costs nothing the second time and goes on after a kill.
 import json
 import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -127,9 +127,13 @@ def features(config: Config) -> Featured:
 
 
 def encode(
-    config: Config, prepared: Prepared, encoders: Sequence[Encoder], parts: Sequence[str] | None = None
-) -> dict[str, Path]:
-    """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
+    config: Config, prepared: Prepared, encoders: Sequence[Encoder], parts: Sequence[str] | None = None,
+    here: bool = False,
+) -> dict[str, Path]:  # fmt: skip
+    """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has.
+
+    `here`: in this process, which is a worker itself.
+    """
     parts = prepared.parts if parts is None else parts
     folders, rows, ledger = {}, [], prepared.ledger
     clip_ids = set(ledger["clip_id"].to_pylist())
@@ -153,7 +157,11 @@ def encode(
             }
             for name in todo
         ]
-    if rows:
+    if rows and here:
+        encoded = Encode(encoders)
+        for row in rows:
+            encoded(row)
+    elif rows:
         _encode(config, prepared, encoders, rows)
     for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
         imports.tell(encoders[i], folders[encoders[i].modality], parts)
@@ -213,16 +221,22 @@ def _encode(config: Config, prepared: Prepared, encoders: Sequence[Encoder], row
             advance(row["clips"])
 
 
-def load(prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | None = None) -> pa.Table:
+def load(
+    prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | None = None,
+    clip_ids: Collection[str] | None = None,
+) -> pa.Table:  # fmt: skip
     """The rows of `parts` as `clip_id` and, per modality, `<modality>` (fixed-size list) and `has_<modality>`.
 
-    Modalities that none of these clips has are left out.
+    With `clip_ids` the rows of these clips, and no others are ever in memory. Modalities that none of the clips has are
+    left out.
     """
     parts = prepared.parts if parts is None else parts
     ledger = prepared.ledger
     table = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts)))).select(["clip_id"])
+    wanted = None if clip_ids is None else pc.field("clip_id").isin(list(clip_ids))
+    table = table if wanted is None else table.filter(wanted)
     for modality, folder in folders.items():
-        column = pa.concat_tables([pq.read_table(folder / name) for name in parts])
+        column = pa.concat_tables([pq.read_table(folder / name, filters=wanted) for name in parts])
         assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"
         if pc.any(column["present"]).as_py():
             table = table.append_column(modality, column["feature"])

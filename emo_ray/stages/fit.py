@@ -104,11 +104,17 @@ def run_here(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on
     folder = _folder(job, config)
     for metrics in _history(folder):
         on_epoch(job.phase, metrics)
-    reporter = HereReporter(folder, partial(on_epoch, job.phase))
+    best = fit_here(job, config, datasets, HereReporter(folder, partial(on_epoch, job.phase)))
+    return {**best, "history": _history(folder)}
+
+
+def fit_here(
+    job: Job, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
+) -> dict[str, Any]:
+    """The training loop in this process, with any reporter."""
     device = torch.device("cuda" if torch.cuda.is_available() and cluster.use_gpu(config, 1) else "cpu")
     with one_thread() if device.type == "cpu" else nullcontext():
-        best = _fit(job, config, datasets, reporter, device)
-    return {**best, "history": _history(folder)}
+        return _fit(job, config, datasets, reporter, device)
 
 
 def _folder(job: Job, config: Config) -> Path:

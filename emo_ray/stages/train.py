@@ -76,34 +76,71 @@ class Trained:
         return {"notes": list(self.prepared.notes), **store.read_meta(self.path)["best"]}
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a config trains: on which clips and features, and where its checkpoints lie or will lie."""
+
+    prepared: Prepared
+    wanted: Wanted
+    readings: Readings | None
+    frozen: tuple[Encoder, ...]
+    key: str
+    path: Path
+    video_path: Path | None  # of EmoVCLIP; None where none is trained
+
+
 def train(config: Config) -> Trained:
     """The checkpoint of this config: made now, or found. Raises ValueError where there is nothing to train on."""
     if config.checkpoint is not None:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     no_folds(config)
-    prepared = prepare(config)
+    plan = planned(config, prepare(config))
+    if store.is_complete(plan.path):
+        say(f"model {plan.path.name} is trained already")
+    else:
+        run = tracking.open_run(config, cluster.store_root(config), plan.key, plan.path.name)
+        with run.running():
+            make(config, plan, run.epoch)
+            run.artifacts(plan.path, "checkpoint")
+            run.metrics({f"validation/{k}": v for k, v in store.read_meta(plan.path)["best"]["fusion"].items()})
+    return Trained(plan.path, plan.prepared, plan.readings)
+
+
+def planned(config: Config, prepared: Prepared) -> Planned:
+    """What `make` will make. Raises ValueError where there is nothing to train on."""
     root = cluster.store_root(config)
     wanted = _wanted(config, prepared)
-    parts = parts_with(prepared, wanted.everything)
     video_path = _emovclip_path(config, prepared, wanted, root)
     readings = labelled_readings(config, prepared, wanted.train)
-    frozen = frozen_encoders(config, readings)
+    frozen = tuple(frozen_encoders(config, readings))
     key = _fusion_digest(config, prepared, wanted, frozen, video_path)
-    path = root / "checkpoints" / f"model-{key}"
-    if store.is_complete(path):
-        say(f"model {path.name} is trained already")
-        return Trained(path, prepared, readings)
-    run = tracking.open_run(config, root, key, path.name)
-    with run.running():
-        if video_path is not None:
-            _train_emovclip(config, prepared, wanted, video_path, run.epoch)
-        encoders = [*frozen, *([video_encoder(video_path)] if video_path else [])]
-        folders = encode(config, prepared, encoders, parts)
-        table = load(prepared, folders, parts)
-        _train_fusion(config, prepared, wanted, table, path, video_path, run.epoch)
-        run.artifacts(path, "checkpoint")
-        run.metrics({f"validation/{k}": v for k, v in store.read_meta(path)["best"]["fusion"].items()})
-    return Trained(path, prepared, readings)
+    return Planned(prepared, wanted, readings, frozen, key, root / "checkpoints" / f"model-{key}", video_path)
+
+
+def make(config: Config, plan: Planned, on_epoch: fit.OnEpoch, here: bool = False) -> None:
+    """Train what is planned, and store it; of what is there already, `on_epoch` gets the epochs all the same.
+
+    `here`: in this process, which is a worker itself, and not in workers of its own.
+    """
+    if plan.video_path is not None:
+        make_emovclip(config, plan, on_epoch, here)
+    if store.is_complete(plan.path):
+        _retell(plan.path, "fusion", on_epoch)
+        return
+    table = feature_rows(config, plan, plan.wanted.everything, here)
+    _train_fusion(config, plan, table, on_epoch, here)
+
+
+def feature_rows(config: Config, plan: Planned, clip_ids: Collection[str], here: bool = False) -> pa.Table:
+    """The features of these clips, as `features.load` gives them; EmoVCLIP's where it is trained."""
+    parts = parts_with(plan.prepared, clip_ids)
+    encoders = [*plan.frozen, *([video_encoder(plan.video_path)] if plan.video_path else [])]
+    return load(plan.prepared, encode(config, plan.prepared, encoders, parts, here), parts, clip_ids)
+
+
+def _retell(path: Path, phase: str, on_epoch: fit.OnEpoch) -> None:
+    for metrics in store.read_meta(path)["history"]:
+        on_epoch(phase, metrics)
 
 
 def labelled_readings(config: Config, prepared: Prepared, also: Collection[str] = ()) -> Readings | None:
@@ -221,11 +258,19 @@ def _train_settings(config: Config) -> dict:
     return {**config.train.model_dump(exclude=elsewhere), "seed": config.seed}
 
 
-def _train_emovclip(config: Config, prepared: Prepared, wanted: Wanted, path: Path, on_epoch: Callable) -> None:
+def make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch, here: bool = False) -> None:
+    """The same of EmoVCLIP alone. Of several processes that want one, one makes it and the others wait."""
+    with store.alone(plan.video_path):
+        _make_emovclip(config, plan, on_epoch, here)
+
+
+def _make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch, here: bool) -> None:
+    prepared, path = plan.prepared, plan.video_path
     if store.is_complete(path):
         say(f"EmoVCLIP {path.name} is trained already")
+        _retell(path, "emovclip", on_epoch)
         return
-    usable = _with_video(config, prepared, wanted)
+    usable = _with_video(config, prepared, plan.wanted)
     datasets = {
         split: video_dataset([prepared.shards / name for name in parts_with(prepared, label_of)], label_of)
         for split, label_of in (("train", usable.train), ("validation", usable.validation))
@@ -242,15 +287,22 @@ def _train_emovclip(config: Config, prepared: Prepared, wanted: Wanted, path: Pa
         precision=config.train.precision,
         class_weight_K=_class_weights(config.emovclip, usable, len(prepared.labels)),
     )
-    best = fit.run(job, config, datasets, on_epoch)
+    best = (fit.run_here if here else fit.run)(job, config, datasets, on_epoch)
     save(path, best, config, prepared, Phase("EmoVCLIP", len(usable.train), usable.pseudo))
     fit.clean_up(job, config)
 
 
-def _train_fusion(
-    config: Config, prepared: Prepared, wanted: Wanted, table: pa.Table, path: Path, video_path: Path | None,
-    on_epoch: Callable,
-) -> None:  # fmt: skip
+def _train_fusion(config: Config, plan: Planned, table: pa.Table, on_epoch: fit.OnEpoch, here: bool) -> None:
+    job, datasets = fusion_job(config, plan, table)
+    best = (fit.run_here if here else fit.run)(job, config, datasets, on_epoch)
+    used = plan.wanted.pseudo and plan.wanted.pseudo.only(labelled(table, plan.wanted.train)["clip_id"].to_pylist())
+    save(plan.path, best, config, plan.prepared, Phase("fusion", job.train_rows, used), plan.video_path)
+    fit.clean_up(job, config)
+
+
+def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[fit.Job, dict[str, ray.data.Dataset]]:
+    """How the head is trained on these features. Raises ValueError where no training clip has any."""
+    prepared, wanted = plan.prepared, plan.wanted
     tables = {"train": labelled(table, wanted.train), "validation": labelled(table, wanted.validation)}
     datasets = {name: ray.data.from_arrow(t).materialize() for name, t in tables.items() if len(t)}
     if "train" not in datasets:
@@ -262,7 +314,7 @@ def _train_fusion(
     statistics = scalings(from_features(tables["train"]))
     job = fit.Job(
         phase="fusion",
-        digest=path.name.removeprefix("model-"),
+        digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
         collate=partial(_collate, from_features, wanted.pseudo),
         optimisation=config.fusion,
@@ -271,10 +323,7 @@ def _train_fusion(
         passes_per_epoch=config.fusion.passes_per_epoch,
         class_weight_K=_class_weights(config.fusion, wanted, len(prepared.labels)),
     )
-    best = fit.run(job, config, datasets, on_epoch)
-    used = wanted.pseudo and wanted.pseudo.only(tables["train"]["clip_id"].to_pylist())
-    save(path, best, config, prepared, Phase("fusion", len(tables["train"]), used), video_path)
-    fit.clean_up(job, config)
+    return job, datasets
 
 
 def _collate(read: Callable[[pa.Table], Batch], accepted: PseudoLabels | None, table: pa.Table) -> Batch:

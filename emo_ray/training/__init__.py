@@ -1,2 +1,2 @@
 """The only training loop, its loss and its metrics; no Ray, no MLflow. Reading order: loss, metrics, calibration,
-selection, loop, in_memory, mini_clip, measure, step_speed."""
+selection, loop, in_memory, bulk, search, mini_clip, measure, step_speed."""

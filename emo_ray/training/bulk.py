@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
 from emo_ray.data.batch import Batch
-from emo_ray.models.fusion import FusionHead, drop_modalities, kept, mix, noise_columns, project, rates
+from emo_ray.models.fusion import (
+    FusionHead,
+    drop_modalities,
+    kept,
+    mix,
+    noise_columns,
+    oriented,
+    project,
+    rates,
+    stacked,
+)
 from emo_ray.settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.training.in_memory import orders
 from emo_ray.training.loop import epoch_seed, learning_rate_factor
@@ -64,13 +74,13 @@ class Bulk:
         self.classes = heads[0].classify.out_features
         self.scaled = _scaled(heads[0], train)
         self.validation, self.checked = validation, _scaled(heads[0], validation) if validation is not None else {}
-        states = [dict(head.named_parameters()) for head in heads]
-        self.shapes = {name: value.shape for name, value in states[0].items()}
+        whole = stacked(heads)
+        self.shapes = {name: value.shape[1:] for name, value in whole.items()}
         # AdamW decays matrices alone.
         self.groups = [
             [name for name, s in self.shapes.items() if (len(s) > 1) is decayed] for decayed in (True, False)
         ]
-        self.flat = [torch.stack([_flat(state, names) for state in states]) for names in self.groups]
+        self.flat = [torch.cat([whole[name].flatten(1) for name in names], dim=1) for names in self.groups]
         self.moments = [[torch.zeros_like(flat) for flat in self.flat] for _ in range(2)]
         self.target_BK, self.weight_B = train.target_BK, train.weight_B
         if self.target_BK is None:
@@ -88,7 +98,7 @@ class Bulk:
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
         """A lane's parameters as they are now."""
-        return {name: value[place].detach().clone() for name, value in self.tensors.items()}
+        return {name: oriented(name, value[place].detach()).clone() for name, value in self.tensors.items()}
 
     def epoch(self) -> list[Epoch]:
         """Train every lane for its next epoch, and validate it."""
@@ -203,7 +213,3 @@ def _scaled(head: FusionHead, batch: Batch) -> dict[str, torch.Tensor]:
     """Standardised once and not in every step."""
     known = [name for name in MODALITIES if name in head.project and name in batch.features]
     return {name: head.scaled(batch, name, batch.present_BM[:, MODALITIES.index(name)]) for name in known}
-
-
-def _flat(state: dict[str, torch.Tensor], names: Sequence[str]) -> torch.Tensor:
-    return torch.cat([state[name].detach().flatten() for name in names])

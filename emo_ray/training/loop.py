@@ -293,7 +293,10 @@ def _restored(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path |
         return 0, None
     state = load_state(folder)
     load_trained(model, state["model"])
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay  # the state may be another's, with settings of its own
     return state["epoch"] + 1, state["best"]
 
 

@@ -19,6 +19,7 @@ from emo_ray.models.fusion import (
     rates,
     scaling,
     scalings,
+    stacked,
 )
 from emo_ray.settings import MODALITIES, Fusion
 
@@ -163,9 +164,7 @@ def test_many_heads_at_once_are_each_of_them(rate):
     for seed, head in enumerate(heads):
         torch.manual_seed(seed)
         expected.append(head(batch))
-    tensors = {
-        name: torch.stack([dict(h.named_parameters())[name] for h in heads]) for name, _ in heads[0].named_parameters()
-    }
+    tensors = stacked(heads)
     noise = torch.stack([torch.rand(64, noise_columns(16), generator=torch.Generator().manual_seed(i)) for i in (0, 1)])
     chances, keeps = kept(noise, dropouts[:, None, None])
     present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)

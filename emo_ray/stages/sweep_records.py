@@ -1,0 +1,94 @@
+"""What is known of a sweep's trials while it runs: a file for each in the store, and a run for each in MLflow.
+
+Files are what a sweep that was killed goes on from, and what its report is made of.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from emo_ray import store, tracking
+from emo_ray.config import Config
+from emo_ray.training.search import Params, applied
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}  # in MLflow's words
+Told = tuple[str, Mapping[str, float]]  # (phase, metrics of an epoch)
+
+
+class Records:
+    """The trials of one sweep, by name, each a dict as `sweep_report` takes it; `folder` may hold earlier ones."""
+
+    def __init__(self, config: Config, root: Path, folder: Path, parent: tracking.Run):
+        self.config, self.root, self.folder, self.parent = config, root, folder, parent
+        folder.mkdir(parents=True, exist_ok=True)
+        self.trials = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+        self._runs: dict[str, tracking.Run] = {}
+        self._begun_s: dict[str, float] = {}
+
+    def begin(self, name: str, params: Params) -> None:
+        """A trial that starts, or goes on."""
+        now_s = time.monotonic()
+        fresh = {
+            "number": len(self.trials),
+            "params": params,
+            "state": None,
+            "value": None,
+            "epochs": 0,
+            "seconds": 0.0,
+        }
+        record = self.trials.setdefault(name, fresh | {"history": [], "error": None})
+        self._begun_s[name] = now_s - record["seconds"]
+        key = store.digest(self.parent.key, name)
+        config = applied(self.config, params)
+        run = tracking.open_run(config, self.root, key, f"trial-{record['number']}", parent=self.parent)
+        self._runs[name] = run
+
+    def epoch(self, name: str, epoch: int, value: float) -> None:
+        """A trial's epoch: its number from 1, and the objective. One heard of before counts once."""
+        record = self.trials[name]
+        if epoch > record["epochs"]:
+            record |= {"epochs": epoch, "value": value, "history": [*record["history"], [epoch, value]]}
+            record["seconds"] = time.monotonic() - self._begun_s[name]
+            self._write(name)
+
+    def tell(self, name: str, told: Iterable[Told]) -> None:
+        """Metrics of a trial's epochs, for MLflow."""
+        self._runs[name].epochs(told)
+
+    def end(self, name: str, state: str, error: str | None = None, seconds: float | None = None) -> None:
+        """A trial that is complete, was stopped early, or has failed."""
+        record = self.trials[name]
+        record |= {"state": state, "error": error}
+        if seconds is not None:
+            record["seconds"] = seconds
+        self._write(name)
+        run = self._runs.pop(name)
+        run.tag("state", state)
+        if record["value"] is not None:
+            run.metrics({"objective": record["value"]})
+        run.finish(_STATUS[state])
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Trials that a killed sweep had begun and that are begun anew under another name."""
+        for name in names:
+            record = self.trials.pop(name)
+            (self.folder / f"{name}.json").unlink()
+            run = tracking.open_run(
+                applied(self.config, record["params"]),
+                self.root,
+                store.digest(self.parent.key, name),
+                name,
+                self.parent,
+            )
+            run.tag("state", "given up")
+            run.finish("KILLED")
+
+    def table(self) -> list[dict]:
+        """All trials, in the order in which they began."""
+        ordered = sorted(self.trials.values(), key=lambda record: record["number"])
+        return [record | {"number": number} for number, record in enumerate(ordered)]
+
+    def _write(self, name: str) -> None:
+        store.write_text(self.folder / f"{name}.json", json.dumps(self.trials[name], ensure_ascii=False))
