@@ -11,6 +11,7 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages show their own
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with it Tune prints a box of its own in spite of verbose=0
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a sweep that is killed would repeat what it had
 }
 _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`

@@ -126,6 +126,11 @@ class Tune(Section):
     max_concurrent: int | None = Field(None, ge=1)  # trials at once; None: as many as the cluster has room for
     max_failures: int = Field(1, ge=0)  # restarts of a trial before it has failed
 
+    @field_validator("bulk", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: Any) -> Any:
+        return {True: "auto", False: "no"}[value] if isinstance(value, bool) else value  # a bare no is false in YAML
+
     @field_validator("space", mode="before")
     @classmethod
     def _without_null(cls, space: Any) -> Any:

@@ -45,9 +45,13 @@ class Records:
         run = tracking.open_run(config, self.root, key, f"trial-{record['number']}", parent=self.parent)
         self._runs[name] = run
 
-    def epoch(self, name: str, epoch: int, value: float) -> None:
-        """A trial's epoch: its number from 1, and the objective. One heard of before counts once."""
+    def epoch(self, name: str, epoch: int, value: float, params: Params | None = None) -> None:
+        """A trial's epoch: its number from 1, and the objective. One heard of before counts once.
+
+        `params`: its settings now, where they may change on the way.
+        """
         record = self.trials[name]
+        record |= {"params": params} if params else {}
         if epoch > record["epochs"]:
             record |= {"epochs": epoch, "value": value, "history": [*record["history"], [epoch, value]]}
             record["seconds"] = time.monotonic() - self._begun_s[name]

@@ -127,8 +127,10 @@ class Watch(ray.tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """An epoch."""
-        self.now.records.epoch(trial.trial_id, result["epoch"], result["value"])
-        self.now.records.tell(trial.trial_id, [(result["phase"], result["told"])])
+        records = self.now.records
+        params = search.decoded(records.config.tune.space, _suggested(records.config, trial))
+        records.epoch(trial.trial_id, result["epoch"], result["value"], params)
+        records.tell(trial.trial_id, [(result["phase"], result["told"])])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial at its end, or stopped."""

@@ -31,6 +31,7 @@ def distributions(space: Mapping[str, Mapping[str, Sequence]]) -> dict[str, optu
 
 def sampler(own: Tune, seed: int) -> optuna.samplers.BaseSampler:
     """What suggests: TPE, or chance."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for every study and trial
     if own.search == "random":
         return optuna.samplers.RandomSampler(seed)
     return optuna.samplers.TPESampler(seed=seed)

@@ -1,0 +1,176 @@
+"""Sweeps that are killed, that have workers, that are a population, and that are tracked by a server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from emo_ray import store
+from emo_ray.config import dump, load, override
+from emo_ray.stages.prepare import prepare
+from emo_ray.stages.train import train
+from emo_ray.stages.tune import BEST, SWEEP, tune
+from emo_ray.training import search
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SPACE = {"fusion.lr": {"loguniform": [1e-6, 3e-2]}, "fusion.dropout": {"uniform": [0.0, 0.7]}}
+TRIALS, EPOCHS = 18, 4
+
+
+@pytest.fixture(scope="module")
+def config(few_labels):
+    own = {"tune.space": SPACE, "tune.trials": TRIALS, "train.epochs": EPOCHS, "tune.grace_epochs": 1}
+    config = override(few_labels, own | {"cluster.num_cpus": 4})
+    prepare(config)
+    return config
+
+
+def job(config, folder):
+    """jobs/tune.py on this config, as a user starts it, with a Ray of its own."""
+    recipe = folder / "sweep_recipe.yaml"
+    recipe.write_text(dump(config))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ADDRESS")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "jobs" / "tune.py"), str(recipe), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        cwd=folder,
+    )
+
+
+def answer(process):
+    """What the job printed; its errors where it failed."""
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out)
+
+
+def finished(config):
+    """The files of trials that are over, while the sweep is under way."""
+    files = Path(config.store.root).glob("tune/*/trials/*.json")
+    return {path: path.read_bytes() for path in files if json.loads(path.read_text())["state"]}
+
+
+def kill_after(process, config, trials):
+    """SIGKILL to the driver once so many trials are over."""
+    while len(finished(config)) < trials:
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"the sweep ended before it was killed: {process.communicate()}")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    return finished(config)
+
+
+@pytest.mark.parametrize("bulk", ["auto", "no"])
+def test_a_sweep_whose_driver_is_killed_goes_on(config, bulk, tmp_path):
+    """At a third, or at the first wave's end; what was over is not repeated, and the table holds every trial once."""
+    here = override(config, {"store.root": str(tmp_path / "store"), "tune.bulk": bulk, "tune.max_concurrent": 1})
+    over = kill_after(job(here, tmp_path), here, TRIALS // 3)
+    assert TRIALS // 3 <= len(over) < TRIALS
+    before = [json.loads(content) for content in over.values()]
+    content = answer(job(here, tmp_path))
+    trials = content["trials"]
+    assert [trial["number"] for trial in trials] == list(range(TRIALS))
+    assert len({json.dumps(trial["params"]) for trial in trials}) == TRIALS
+    assert {trial["state"] for trial in trials} == {"complete", "pruned"}
+    for trial in before:
+        assert trial in trials, "finished before the kill, and changed"
+    if bulk == "auto":  # no process is faster than another there
+        undisturbed = answer(job(override(here, {"store.root": str(tmp_path / "other")}), tmp_path))["trials"]
+        assert [{**trial, "seconds": 0} for trial in trials] == [{**trial, "seconds": 0} for trial in undisturbed]
+
+
+def test_trials_with_workers_of_their_own_are_stopped_early_and_give_them_back(config, tmp_path):
+    """A cluster with room for one trial: the next one starts only when the one before has given its workers back."""
+    own = {"train.num_workers": 2, "tune.trials": 5, "store.root": str(tmp_path / "store"), "fusion.batch_size": 8}
+    content = answer(job(override(config, own), tmp_path))
+    trials = content["trials"]
+    assert [trial["number"] for trial in trials] == list(range(5))
+    stopped = [trial for trial in trials if trial["state"] == "pruned"]
+    assert stopped
+    for trial in trials:
+        assert [epoch for epoch, _ in trial["history"]] == list(range(1, trial["epochs"] + 1))
+        # A worker may be an epoch ahead of the decision to stop it.
+        assert trial["epochs"] == EPOCHS if trial["state"] == "complete" else trial["epochs"] in (1, 2, 3, 4)
+    waited_s = content["seconds"] - sum(trial["seconds"] for trial in trials)
+    assert waited_s < 20 * len(trials), "workers are free again within seconds"
+
+
+def test_a_population_takes_over_what_is_better(config, ray_session):
+    own = {"tune.search": "pbt", "tune.trials": 4, "train.epochs": 6, "tune.grace_epochs": 2}
+    population = override(config, own)
+    swept = tune(population)
+    trials = swept.content["trials"]
+    assert [trial["number"] for trial in trials] == list(range(4))
+    for trial in trials:
+        assert trial["state"] == "complete"
+        assert [epoch for epoch, _ in trial["history"]] == list(range(1, 7))
+    best = trials[swept.content["best"]]
+    assert best["value"] == max(trial["value"] for trial in trials)
+    found = store.read_meta(train(load(str(swept.path / BEST))).path)["best"]["fusion"]
+    value = search.objective({f"val_{name}": one for name, one in found.items()}, "mean/waf")
+    assert value == swept.content["retrained"]
+    assert any("settings that the best ended with" in note for note in swept.content["notes"])
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A real MLflow server on loopback; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mlflow = Path(sys.executable).with_name("mlflow")
+    command = [str(mlflow), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "art"),
+    ]
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    while True:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=1):
+                break
+        except (urllib.error.URLError, OSError):
+            try:
+                process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            raise AssertionError((tmp_path / "server.log").read_text()) from None
+    yield uri
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+
+
+def test_a_server_keeps_the_same_tree_over_http(config, server, ray_session):
+    from mlflow import MlflowClient
+
+    swept = tune(override(config, {"tracking.uri": server, "tune.trials": 6, "tune.objective": "mean/uar"}))
+    client = MlflowClient(tracking_uri=server)
+    experiment = client.get_experiment_by_name("emo_ray").experiment_id
+    (parent,) = client.search_runs([experiment], f"attributes.run_name = 'sweep-{swept.path.name}'")
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert sorted(run.data.tags["state"] for run in children) == sorted(t["state"] for t in swept.content["trials"])
+    assert {file.path.split("/")[-1] for file in client.list_artifacts(parent.info.run_id, "sweep")} >= {SWEEP, BEST}
+    for run in children:
+        history = client.get_metric_history(run.info.run_id, "fusion/val_mean/uar")
+        trial = swept.content["trials"][int(run.info.run_name.removeprefix("trial-"))]
+        assert len(history) == trial["epochs"]
+        assert run.data.params["fusion.dropout"] == str(trial["params"]["fusion.dropout"])

@@ -1,0 +1,135 @@
+"""The space of a sweep: what is suggested lies in it, and becomes a config."""
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emo_ray.config import load
+from emo_ray.settings import MODALITIES
+from emo_ray.training import search
+
+SPACE = {
+    "fusion.lr": {"loguniform": [1e-4, 1e-2]},
+    "fusion.dropout": {"uniform": [0.0, 0.6]},
+    "fusion.hidden": {"randint": [8, 256]},
+    "emovclip.summary_prompt": {"choice": [True, False]},
+    "audio.layers": {"choice": [[-1], [-4, -3, -2, -1]]},
+    "fusion.modality_dropout": {"choice": [0.0, 0.5, {"video": 0.5, "audio": 0.1}]},
+}
+
+
+def config_of(space=SPACE, **own):
+    return load("mini", {"tune.space": space} | {f"tune.{key}": value for key, value in own.items()})
+
+
+def ask(config, trials, seed=0):
+    study = optuna.create_study(sampler=search.sampler(config.tune, seed))
+    space = search.distributions(config.tune.space)
+    return [search.decoded(config.tune.space, study.ask(space).params) for _ in range(trials)]
+
+
+@pytest.mark.parametrize("how", ["tpe", "random"])
+def test_suggestions_lie_in_the_space_and_the_seed_decides_them(how):
+    config = config_of(search=how)
+    params = ask(config, 30)
+    assert params == ask(config, 30)
+    assert params != ask(config, 30, seed=1)
+    for one in params:
+        assert 1e-4 <= one["fusion.lr"] <= 1e-2
+        assert 0 <= one["fusion.dropout"] <= 0.6
+        for key in ("emovclip.summary_prompt", "audio.layers", "fusion.modality_dropout"):
+            assert one[key] in SPACE[key]["choice"]
+        applied = search.applied(config, one)
+        assert applied.fusion.lr == one["fusion.lr"]
+        assert applied.audio.layers == tuple(one["audio.layers"])
+        assert applied.fusion.modality_dropout == one["fusion.modality_dropout"]
+    assert {one["fusion.hidden"] for one in ask(config_of({"fusion.hidden": {"randint": [8, 9]}}), 30)} == {8, 9}
+
+
+def test_the_recipe_is_a_point_of_a_space_that_holds_it():
+    config = config_of()
+    point = search.recipe_point(config)
+    assert search.applied(config, search.decoded(SPACE, point)) == config
+    for key, given_ in {"fusion.lr": {"uniform": [0.5, 0.7]}, "fusion.hidden": {"choice": [7]}}.items():
+        assert search.recipe_point(config_of({**SPACE, key: given_})) is None
+
+
+def test_a_rate_of_one_modality_leaves_the_others():
+    config = config_of({"fusion.modality_dropout.video": {"uniform": [0.0, 1.0]}})
+    rate = config.fusion.modality_dropout
+    found = search.applied(config, {"fusion.modality_dropout.video": 0.9}).fusion.modality_dropout
+    assert found == dict.fromkeys(MODALITIES, rate) | {"video": 0.9}
+    assert search.recipe_point(config) == {"fusion.modality_dropout.video": rate}
+
+
+def test_what_is_seen_of_a_trial_is_what_it_was():
+    own = config_of().tune
+    params = ask(config_of(), 1)[0]
+    record = {"params": params, "history": [[1, 0.2], [2, 0.3]], "value": 0.3, "state": "complete"}
+    complete = search.seen(own, record)
+    assert (complete.value, complete.intermediate_values) == (0.3, {1: 0.2, 2: 0.3})
+    assert search.decoded(own.space, complete.params) == params
+    assert search.seen(own, record | {"state": "pruned"}).state == optuna.trial.TrialState.PRUNED
+    assert search.seen(own, record | {"state": "failed", "value": None, "history": []}).value is None
+
+
+@given(st.integers(1, 5), st.integers(2, 4), st.integers(1, 60))
+def test_rungs_lie_a_factor_apart_and_before_the_end(grace, factor, epochs):
+    found = search.rungs(config_of(grace_epochs=grace, reduction_factor=factor).tune, epochs)
+    assert found == [grace * factor**i for i in range(len(found))]
+    assert all(rung < epochs for rung in found)
+    assert grace * factor ** len(found) >= epochs
+    assert search.rungs(config_of(scheduler="none").tune, epochs) == []
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(2, 4))
+def test_the_best_goes_on_and_at_least_one_in_factor(reached, factor):
+    going = [value for value in reached if search.goes_on(value, reached, factor)]
+    assert max(reached) in going
+    assert len(going) >= len(reached) / factor
+    assert min(going) >= max((value for value in reached if value not in going), default=-2)
+    if len(set(reached)) == len(reached):
+        assert len(going) <= int(np.ceil(len(reached) / factor)) + 1
+
+
+def test_an_objective_is_a_metric_of_the_report():
+    metrics = {"val_waf": 0.5, "val_uar": 0.4, "val_V/waf": 0.3, "val_mean/waf": 0.2}
+    assert search.objective(metrics, "available/uar") == 0.4
+    assert search.objective(metrics, "V/waf") == 0.3
+    assert search.objective(metrics, "mean/waf") == 0.2
+    with pytest.raises(ValueError, match=r"no validation clip for tune\.objective=VA/waf"):
+        search.objective(metrics, "VA/waf")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "empty tune.space"),
+        ({"fusion.dropout": {"uniform": [0.0, 2.0]}}, r"tune\.space: fusion\.dropout: .*found 2\.0"),
+        ({"fusion.hidden": {"choice": [8, "many"]}}, r"fusion\.hidden.*found 'many'"),
+        ({"fusion.modality_dropout.smell": {"uniform": [0.0, 0.5]}}, r"smell"),
+    ],
+)
+def test_values_that_a_key_cannot_have_are_told_before_any_trial(space, message):
+    with pytest.raises(ValueError, match=message):
+        search.check(config_of(space))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"fusion.drpout": {"uniform": [0.0, 0.5]}}, r"fusion\.drpout.*did you mean 'fusion\.dropout'"),
+        ({"tune.trials": {"randint": [1, 5]}}, r"tune\.space"),
+        ({"fusion.lr": {"uniform": [1, 0]}}, "expected {uniform"),
+        ({"fusion.lr": {"loguniform": [0, 1]}}, "expected {uniform"),
+        ({"fusion.hidden": {"randint": [8, 16.5]}}, "expected {uniform"),
+        ({"fusion.hidden": {"choice": []}}, "expected {uniform"),
+        ({"fusion.hidden": {"normal": [0, 1]}}, "expected {uniform"),
+        ({"fusion.hidden": {"choice": [1], "uniform": [0, 1]}}, "expected {uniform"),
+    ],
+)
+def test_a_space_of_another_form_is_told_when_it_is_read(space, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(space)
