@@ -11,7 +11,7 @@
     trials      [{"number", "params" {key: value}, "state" ("complete", "pruned": stopped early, "failed"), "value",
                 "epochs", "seconds", "history" [[epoch, objective]], "error" (a line or None)}]; "value" is the last
                 objective or None; of EmoVCLIP's phase objectives are negative, which is no share: "not yet"
-    best        number of the best complete trial, or None;   default: that of the recipe as it is
+    best        number of the best complete trial, or None;   default: that of the recipe as it is, or None
     retrained   objective of the best settings when trained again in the ordinary way, or None
     seconds     of the whole sweep;   notes: sentences
 
@@ -127,9 +127,9 @@ def summary(content: dict[str, Any]) -> str:
     said = f"Trial {best['number']} is the best {where}"
     if best is recipe:
         said = f"{RECIPE.capitalize()} (trial {best['number']}) is the best {where}"
-    elif recipe not in finished(content):
+    elif recipe is not None and recipe not in finished(content):
         said += f"; {RECIPE} (trial {recipe['number']}) did not get to the end"
-    else:
+    elif recipe is not None:
         gain = page.points(best["value"] - recipe["value"])
         said += f", {gain} points against {RECIPE} (trial {recipe['number']}, {page.percent(recipe['value'])} %)"
     if content["retrained"] is None:
@@ -161,12 +161,12 @@ def _compared(content: dict[str, Any]) -> tuple[Row, list[Row]]:
     best, recipe = (_numbered(content, content[which]) for which in ("best", "default"))
     header = [
         "setting",
-        f"{RECIPE} (trial {recipe['number']})",
+        RECIPE + (f" (trial {recipe['number']})" if recipe else ""),
         "the best" + (f" (trial {best['number']})" if best else ""),
     ]
-    known = best is not None and recipe in finished(content)
+    known = None not in (best, recipe) and recipe in finished(content)
     gain = page.points(best["value"] - recipe["value"]) if known else _DASH
-    at_end = "" if recipe["state"] == COMPLETE else f" ({_state(recipe)})"
+    at_end = "" if recipe is None or recipe["state"] == COMPLETE else f" ({_state(recipe)})"
     rows = [["objective, percent", _objective_cell(recipe) + at_end, _objective_cell(best), gain]]
     if content["retrained"] is not None:
         rows.append(["… trained again in the ordinary way", "", page.percent(content["retrained"]), ""])

@@ -112,6 +112,16 @@ def test_the_summary_says_what_there_is(changes, sentence):
     assert sentence in report.summary(example(**changes))
 
 
+def test_a_space_without_the_recipe_is_compared_with_nothing(tmp_path):
+    content = example(default=None)
+    best = content["trials"][content["best"]]
+    _, rows = report._compared(content)
+    assert rows[0] == ["objective, percent", "–", f"{100 * best['value']:.1f}", "–"]
+    assert [row[2] for row in rows[2:]] == [report.shown(best["params"][key]) for key in SPACE]
+    assert "recipe" not in report.summary(content)
+    assert report.write(content, tmp_path).exists()
+
+
 @pytest.mark.parametrize("state", ["pruned", "failed"])
 def test_a_recipe_that_did_not_get_to_the_end_is_compared_with_nothing(state):
     content = example()

@@ -140,8 +140,9 @@ def _content(config: Config, trials: list[dict], notes: list[str]) -> dict:
             *notes,
             f"{BEST} has the settings that the best ended with, and its value is that of training with them",
         ]
-    names = ("objective", "search", "scheduler", "folds", "space")
+    names = ("objective", "search", "folds", "space")
     return {name: own.model_dump(mode="json")[name] for name in names} | {
+        "scheduler": "none" if own.search == "pbt" else own.scheduler,
         "bulk": in_bulk(config),
         "trials": trials,
         "best": best and best["number"],
