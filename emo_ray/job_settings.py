@@ -190,7 +190,7 @@ class Claims(Section):
 class Bench(Section):
     """What jobs/bench.py measures, and on how much."""
 
-    part: Literal["all", "step", "decode", "stream", "train", "features", "predict"] = "all"
+    part: Literal["all", "step", "decode", "stream", "train", "features", "predict", "sweep"] = "all"
     pairs: int = Field(5, ge=1)  # rounds in which every way of a comparison runs once
     clip: str = "ViT-B-16"  # of the step and the stream: an open_clip architecture with random weights
     frames: int = Field(8, ge=1)
@@ -198,6 +198,7 @@ class Bench(Section):
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((2,), min_length=1)  # clips of a step
     clips: int = Field(2000, ge=8)  # of the small corpus that is read, encoded and predicted
     train_s: float = Field(60.0, gt=0)  # of steps, in each run that is compared
+    trials: int = Field(50, ge=1)  # of the sweep
     plan_clips: int | None = Field(None, ge=1)  # a corpus to plan for, of which
     plan_labelled: int = Field(5030, ge=1)  # are trained on (MER2024's labelled set)
     plan_cpus: int = Field(16, ge=1)

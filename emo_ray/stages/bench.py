@@ -19,7 +19,7 @@ from rich.table import Table
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.progress import console, progress, say
-from emo_ray.stages import bench_data, bench_jobs
+from emo_ray.stages import bench_data, bench_jobs, bench_sweep
 from emo_ray.stages.bench_plan import planned
 from emo_ray.training import step_speed
 from emo_ray.training.measure import Comparison, Figure
@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[Config, Path], bench_data.Measured]] = {
     "train": bench_jobs.train,
     "features": bench_jobs.features,
     "predict": bench_jobs.predict,
+    "sweep": bench_sweep.sweep,
 }
 
 

@@ -27,7 +27,7 @@ from emo_ray.training import search
 from emo_ray.training.bulk import SAME, Bulk, Lane
 from emo_ray.training.loop import validation_metrics
 
-_WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
+WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
 Metrics = dict[str, float]
 
 
@@ -65,12 +65,12 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
     if not study.trials and (point := search.recipe_point(config)) is not None:
         study.enqueue_trial(point)
     space, processes = search.distributions(own.space), _processes(config)
-    workers = [_Worker.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
+    workers = [Worker.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
     with progress("searching", own.trials, "trials") as advance:
         advance(len(study.trials))
         while (begun := len(records.trials)) < own.trials:
             study.sampler = search.sampler(own, config.seed + begun)  # a resumed sweep goes on as it would have
-            wave = [study.ask(space) for _ in range(min(own.trials - begun, processes * _WIDTH))]
+            wave = [study.ask(space) for _ in range(min(own.trials - begun, processes * WIDTH))]
             begun_s = time.monotonic()
             played = _play(config, wave, workers, records)
             _record(played, records, time.monotonic() - begun_s)
@@ -85,7 +85,7 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
 def _processes(config: Config) -> int:
     """One a core, but no more than can be filled."""
     most = config.tune.max_concurrent or int(cluster.cpus())
-    return max(1, min(most, int(cluster.cpus()), -(-config.tune.trials // _WIDTH)))
+    return max(1, min(most, int(cluster.cpus()), -(-config.tune.trials // WIDTH)))
 
 
 def _play(config: Config, wave: Sequence[optuna.Trial], workers: Sequence, records: Records) -> list[_Playing]:
@@ -130,7 +130,7 @@ def _record(played: Sequence[_Playing], records: Records, seconds: float) -> Non
 
 
 @ray.remote(num_cpus=1)
-class _Worker:
+class Worker:
     """Trains the trials that it is given, those of one shape together, each on every fold."""
 
     def __init__(self, config: Config, labels: tuple[str, ...], folds: list[ray.ObjectRef]):

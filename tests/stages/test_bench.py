@@ -25,6 +25,7 @@ def test_all_of_it(ray_session, tiny_config, tmp_path):
         "bench.pairs": 1,
         "bench.clips": 36,
         "bench.train_s": 0.5,
+        "bench.trials": 2,
         "bench.plan_clips": 1000,
         "bench.plan_labelled": 100,
     }
@@ -34,7 +35,7 @@ def test_all_of_it(ray_session, tiny_config, tmp_path):
     assert {row["part"] for row in content["figures"]} == set(PARTS)
     assert all(row["clips_per_s"] > 0 for row in content["figures"])
     compared = [row["at_least"] for row in content["comparisons"]]
-    assert compared == [20, 0.95, 1.0, 1.0, 0.7, 0.7, 1.25, 2.0, 1.1, 0.95, 1.7]
+    assert compared == [20, 0.95, 1.0, 1.0, 0.7, 0.7, 1.25, 2.0, 1.1, 0.95, 1.7, 5.0, 1.5]
     assert all(row["holds"] == (row["ratio"] >= row["at_least"]) for row in content["comparisons"])
     assert all(stage["hours"] > 0 for stage in content["plan"]["stages"])
     assert "limits" in content["plan"]["verdict"]
