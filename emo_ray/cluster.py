@@ -35,13 +35,20 @@ def connect(config: Config, dashboard: bool = False) -> None:
         if config.cluster.address or os.environ.get("RAY_ADDRESS"):
             ray.init(config.cluster.address, **quiet)
         else:
-            ray.init("local", num_cpus=config.cluster.num_cpus or os.cpu_count(), include_dashboard=dashboard, **quiet)
+            hook = {"runtime_env": {"worker_process_setup_hook": _tell_address}} if dashboard else {}
+            own = {"num_cpus": config.cluster.num_cpus or os.cpu_count(), "include_dashboard": dashboard}
+            ray.init("local", **own, **hook, **quiet)
             _hide_token()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # one shard part is one block
+
+
+def _tell_address() -> None:
+    """Let a worker process know its own Ray: its state API looks for any, and gives up where a machine has several."""
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
 def as_a_worker() -> None:

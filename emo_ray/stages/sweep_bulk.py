@@ -4,6 +4,7 @@ They come in waves of as many as the processes hold. All of a wave end an epoch 
 little are stopped (ASHA); so nothing depends on which process is faster. A sweep that is killed repeats its last wave.
 """
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +16,7 @@ import ray
 import torch
 from threadpoolctl import threadpool_limits
 
-from emo_ray import cluster
+from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Batch
 from emo_ray.models import checkpoint
@@ -28,6 +29,7 @@ from emo_ray.training.bulk import SAME, Bulk, Lane
 from emo_ray.training.loop import validation_metrics
 
 WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
+WAVES = "whole.txt"  # how many trials the waves have that are told of to the end
 Metrics = dict[str, float]
 
 
@@ -60,6 +62,9 @@ def in_bulk(config: Config) -> bool:
 def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold], records: Records) -> None:
     """All trials of the sweep; those that `records` hold already are not repeated."""
     own, study = config.tune, optuna.create_study(direction="maximize")
+    whole = records.folder / WAVES
+    told = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else 0
+    records.forget([name for name, record in records.trials.items() if record["number"] >= told])
     for record in records.table():
         study.add_trial(search.seen(own, record))
     if not study.trials and (point := search.recipe_point(config)) is not None:
@@ -74,6 +79,7 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
             begun_s = time.monotonic()
             played = _play(config, wave, workers, records)
             _record(played, records, time.monotonic() - begun_s)
+            store.write_text(whole, json.dumps(len(records.trials)))
             for one in played:
                 pruned = {"state": optuna.trial.TrialState.PRUNED} if one.state == PRUNED else {}
                 study.tell(one.trial, None if pruned else one.history[-1][1], **pruned)
