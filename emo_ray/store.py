@@ -7,12 +7,14 @@ complete exactly when its `meta.json` is there, because that is written last and
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +108,24 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process at a time makes this folder; others wait. A process that dies holds nothing up."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as stream:
-        with suppress(OSError):  # where files cannot be locked, it is made twice: waste, and no harm
-            fcntl.flock(stream, fcntl.LOCK_EX)
+def alone(lock: Path, most_s: float = math.inf) -> Iterator[None]:
+    """One process at a time holds this lock file; others wait. It goes with its process, however that ends.
+
+    Raises TimeoutError after `most_s`. Where files cannot be locked, nobody waits: work is done twice, and no harm.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    until_s = time.monotonic() + most_s
+    with lock.open("w") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until_s:
+                    raise TimeoutError(f"{lock}: found another holder for {most_s:g} s") from None
+            except OSError:
+                break
+            time.sleep(0.1)
         yield
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emo_ray import config as cfg
-from emo_ray.config import RECIPES, Config, absolute_paths, dump, flatten, leaves, load, override
+from emo_ray.config import RECIPES, Config, absolute_paths, dump, flatten, leaves, load, override, recipe
 from emo_ray.settings import CLIP_FIELDS, MODALITIES
 
 RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -68,6 +68,18 @@ def test_a_dump_is_a_recipe_for_the_same_config(changes, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "resolved.yaml"
     path.write_text(dump(config), encoding="utf-8")
     assert load(str(path)) == config
+
+
+@given(changes=CHANGES)
+def test_a_recipe_holds_what_differs_and_not_where_it_ran(changes, tmp_path_factory):
+    config = override(Config(), changes)
+    path = tmp_path_factory.mktemp("recipe") / "short.yaml"
+    path.write_text(recipe(config), encoding="utf-8")
+    found, left_out = flatten(load(str(path))), ("checkpoint", "tune", "cluster", "tracking")
+    same = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in left_out}
+    assert {key: found[key] for key in same} == same
+    assert recipe(Config()) == "{}\n"
+    assert "token" not in recipe(override(config, {"tracking.uri": "http://me:token@127.0.0.1"}))
 
 
 @given(changes=CHANGES)

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -196,3 +197,20 @@ def test_a_link_shares_its_bytes_and_elsewhere_they_are_copied(tmp_path, monkeyp
     store.link_or_copy(tmp_path / "a", tmp_path / "c")
     assert (tmp_path / "c").read_text() == "content"
     assert (tmp_path / "a").stat().st_mtime_ns == (tmp_path / "c").stat().st_mtime_ns
+
+
+def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
+    held = threading.Event()
+
+    def second():
+        with store.alone(tmp_path / "a" / "lock"):
+            held.set()
+
+    waiting = threading.Thread(target=second)
+    with store.alone(tmp_path / "a" / "lock"):
+        waiting.start()
+        with pytest.raises(TimeoutError, match="another holder"), store.alone(tmp_path / "a" / "lock", 0.0):
+            pass
+        assert not held.is_set()
+    waiting.join(30)
+    assert held.is_set()

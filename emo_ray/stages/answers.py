@@ -4,7 +4,6 @@ Every run appends to a file of its own, one line an answer, each safe on disk be
 last line, which is left out when the files are read. A final answer is never asked for again, and never changes.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -116,17 +115,10 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises ValueError where another run holds it for longer than a killed one could.
     """
-    with (folder / "lock").open("w") as lock:
-        until_s = time.monotonic() + _LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until_s:
-                    raise ValueError(
-                        f"{folder}: found another run that asks for these readings, expected one at a time: wait for "
-                        "it, or stop it"
-                    ) from None
-            time.sleep(0.1)
-        yield
+    try:
+        with store.alone(folder / "lock", _LOCK_WAIT_S):
+            yield
+    except TimeoutError:
+        raise ValueError(
+            f"{folder}: found another run that asks for these readings, expected one at a time: wait for it, or stop it"
+        ) from None

@@ -260,7 +260,7 @@ def _train_settings(config: Config) -> dict:
 
 def make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch, here: bool = False) -> None:
     """The same of EmoVCLIP alone. Of several processes that want one, one makes it and the others wait."""
-    with store.alone(plan.video_path):
+    with store.alone(plan.video_path.with_name(f".{plan.video_path.name}.lock")):
         _make_emovclip(config, plan, on_epoch, here)
 
 

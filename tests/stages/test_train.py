@@ -19,6 +19,7 @@ from emo_ray.data import manifest
 from emo_ray.models import checkpoint
 from emo_ray.stages import fit
 from emo_ray.stages import train as stage
+from emo_ray.stages.prepare import prepare
 from emo_ray.stages.train import train
 from emo_ray.training import loop
 
@@ -69,6 +70,19 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
     assert other.path != trained.path
     assert set(after) - set(before) == {other.path.name}
     assert all(after[name] == before[name] for name in before)
+
+
+def test_one_process_trains_what_a_worker_trains(trained, tiny_config):
+    """As trials of a sweep do: to the same weights, bit for bit, with every epoch told."""
+    config = override(tiny_config, {"store.root": tiny_config.store.root + "-here"})
+    plan, told = stage.planned(config, prepare(config)), []
+    stage.make(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])), here=True)
+    assert told == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
+    assert plan.path.name == trained.path.name
+    for folder in ("", checkpoint.EMOVCLIP):
+        own, reference = (load_file(path / folder / checkpoint.WEIGHTS) for path in (plan.path, trained.path))
+        for name, value in reference.items():
+            torch.testing.assert_close(own[name], value, rtol=0, atol=0, msg=name)
 
 
 def test_what_training_starts_from_is_known_by_its_weights(trained, tiny_config, tmp_path):
