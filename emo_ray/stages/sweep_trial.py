@@ -6,13 +6,14 @@ from pathlib import Path
 
 import ray.tune
 
-from emo_ray import cluster
+from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.stages import fit
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import feature_rows, fusion_job, make, planned
 from emo_ray.training import loop, search
 
+PHASES = ("emovclip", "fusion")
 _TRAINING = ("emovclip.", "fusion.", "train.")  # keys that need no other clips, media or features of sound and text
 
 
@@ -39,8 +40,8 @@ def trial(suggested: search.Params, task: Task) -> None:
     config = _config(suggested, task)
     shared = all(key.startswith(_TRAINING) for key in task.config.tune.space)
     plan = planned(config, task.prepared if shared else without_test(prepare(config)))
-    two = task.two_phases and plan.video_path is not None
-    make(config, plan, Reports(config, two), here=config.train.num_workers == 1)
+    first = plan.video_path if task.two_phases else None
+    make(config, plan, Reports(config, first), here=config.train.num_workers == 1)
 
 
 def member(suggested: search.Params, task: Task) -> None:
@@ -48,7 +49,7 @@ def member(suggested: search.Params, task: Task) -> None:
     config = _config(suggested, task)
     plan = planned(config, task.prepared)
     job, datasets = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.everything, here=True))
-    fit.fit_here(job, config, datasets, MemberReporter(Reports(config, two_phases=False)))
+    fit.fit_here(job, config, datasets, MemberReporter(Reports(config)))
 
 
 def _config(suggested: search.Params, task: Task) -> Config:
@@ -60,32 +61,29 @@ def _config(suggested: search.Params, task: Task) -> Config:
 class Reports:
     """Tells Ray Tune of every epoch: its number from 1 over both phases, and the objective of the model so far.
 
-    A trial in EmoVCLIP's phase has no head yet, and so no objective: it gets the WAF of video alone minus 1, which
-    compares it with others there and ranks it below all that have a head.
+    A trial in EmoVCLIP's phase, which counts where its folder is given, has no head yet, and so no objective: it gets
+    the WAF of video alone minus 1, which compares it with others there and ranks it below all that have a head. Epochs
+    of an EmoVCLIP that another trial has trained are `free`.
     """
 
-    def __init__(self, config: Config, two_phases: bool):
-        self.name, self.epochs, self.two_phases, self.best = (
-            config.tune.objective,
-            config.train.epochs,
-            two_phases,
-            None,
-        )
+    def __init__(self, config: Config, video_path: Path | None = None):
+        self.name, self.epochs, self.video_path = config.tune.objective, config.train.epochs, video_path
+        self.best: float | None = None
 
     def __call__(self, phase: str, metrics: Mapping[str, float], checkpoint: ray.tune.Checkpoint | None = None) -> None:
         """An epoch's metrics, as `on_epoch` gets them."""
-        if phase == "emovclip" and not self.two_phases:
+        if phase == "emovclip" and self.video_path is None:
             return
-        epoch = int(metrics["epoch"]) + 1
+        phase_epoch = int(metrics["epoch"]) + 1
+        report = {"phase": phase, "phase_epoch": phase_epoch, "told": dict(metrics)}
         if phase == "emovclip":
-            value = metrics["val_waf"] - 1
+            free = store.is_complete(self.video_path)
+            report |= {"epoch": phase_epoch, "value": metrics["val_waf"] - 1, "free": free, "last": False}
         else:
-            epoch += self.epochs if self.two_phases else 0
             if self.best is None or metrics["best_epoch"] == metrics["epoch"]:
                 self.best = search.objective(metrics, self.name)
-            value = self.best
-        last = epoch == self.epochs * (2 if self.two_phases else 1)
-        report = {"epoch": epoch, "value": value, "last": last, "phase": phase, "told": dict(metrics)}
+            epoch = phase_epoch + (self.epochs if self.video_path else 0)
+            report |= {"epoch": epoch, "value": self.best, "free": False, "last": phase_epoch == self.epochs}
         ray.tune.report(report, checkpoint=checkpoint)
 
 

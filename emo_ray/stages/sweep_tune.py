@@ -15,7 +15,7 @@ from emo_ray import cluster
 from emo_ray.config import Config
 from emo_ray.progress import progress
 from emo_ray.stages.sweep_records import COMPLETE, FAILED, PRUNED, Records
-from emo_ray.stages.sweep_trial import Task, member, trial
+from emo_ray.stages.sweep_trial import PHASES, Task, member, trial
 from emo_ray.training import search
 from emo_ray.training.bulk import SAME
 
@@ -89,17 +89,46 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
     return at_once, {"CPU": cluster.train_worker_cpus(at_once), **({"GPU": 1} if gpu else {})}
 
 
-class Asha(AsyncHyperBandScheduler):
-    """Ray's, but for the recipe as it is, which all others are compared with: it runs to its end."""
+class Asha(FIFOScheduler):
+    """Ray's ASHA for each phase of trials by itself, for their values do not compare.
+
+    What costs nothing is no reason to stop: epochs of an EmoVCLIP that is there already. And the recipe as it is, which
+    all others are compared with, runs to its end.
+    """
 
     def __init__(self, spared: search.Params | None, **options: Any):
-        super().__init__(**options)
+        super().__init__()
         self.spared = spared
+        self.phases = {name: AsyncHyperBandScheduler(time_attr="phase_epoch", **options) for name in PHASES}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Ray's, of both."""
+        return all(one.set_search_properties(metric, mode, **spec) for one in self.phases.values())
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        """Ray's, of both."""
+        for one in self.phases.values():
+            one.on_trial_add(controller, trial)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict) -> str:
-        """Ray's decision."""
-        decision = super().on_trial_result(controller, trial, result)
+        """Ray's decision, in the phase that the trial is in."""
+        if result["free"]:
+            return TrialScheduler.CONTINUE
+        decision = self.phases[result["phase"]].on_trial_result(controller, trial, result)
         return TrialScheduler.CONTINUE if trial.config == self.spared else decision
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: dict) -> None:
+        """Ray's, in the phase that the trial was in."""
+        for name, one in self.phases.items():
+            if name == result.get("phase"):
+                one.on_trial_complete(controller, trial, result)
+            else:
+                one.on_trial_remove(controller, trial)
+
+    def on_trial_remove(self, controller: Any, trial: Any) -> None:
+        """Ray's, of both."""
+        for one in self.phases.values():
+            one.on_trial_remove(controller, trial)
 
 
 @dataclass
@@ -175,7 +204,6 @@ def _scheduler(config: Config) -> TrialScheduler:
         return FIFOScheduler()
     return Asha(
         search.recipe_point(config),
-        time_attr="epoch",
         max_t=_EVER,
         grace_period=own.grace_epochs,
         reduction_factor=own.reduction_factor,
