@@ -159,6 +159,7 @@ def nameless(content, root):
     return json.loads(json.dumps(content).replace(str(root), "ROOT"))
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_ends_as_it_should(done, config, ray_session, tmp_path):
     """SIGKILL in the first round, when its pseudo-labels are there; then what is there is there once."""
     killed = override(config, {"store.root": str(tmp_path / "store")})

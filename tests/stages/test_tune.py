@@ -182,6 +182,7 @@ def test_what_cannot_be_searched_is_told(config, changes, message):
         tune(override(config, changes))
 
 
+@pytest.mark.slow
 def test_trials_of_ray_tune_see_every_epoch_of_both_phases(prompts):
     config, swept = prompts
     trials, last = swept.content["trials"], 2 * config.train.epochs
@@ -194,6 +195,7 @@ def test_trials_of_ray_tune_see_every_epoch_of_both_phases(prompts):
     assert trials[swept.content["default"]]["state"] == "complete"
 
 
+@pytest.mark.slow
 def test_a_trial_of_ray_tune_is_the_train_stage_with_an_override(prompts):
     """Its checkpoint is the one that train finds."""
     config, swept = prompts
@@ -203,6 +205,7 @@ def test_a_trial_of_ray_tune_is_the_train_stage_with_an_override(prompts):
             assert reached(own) == trial["value"]
 
 
+@pytest.mark.slow
 def test_prompts_that_two_trials_share_are_trained_once(prompts):
     config, swept = prompts
     lengths = {trial["params"]["emovclip.global_prompts"] for trial in swept.content["trials"]}
