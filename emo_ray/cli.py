@@ -43,7 +43,8 @@ def main(stage: str, usage: str, choice: str | None = None) -> None:
         console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     if as_json:
-        print(json.dumps({"path": str(artefact.path), **artefact.summary()}, ensure_ascii=False), file=answer, flush=True)
+        content = {"path": str(artefact.path), **artefact.summary()}
+        print(json.dumps(content, ensure_ascii=False), file=answer, flush=True)
         return
     if hasattr(artefact, "show"):
         artefact.show()
