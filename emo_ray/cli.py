@@ -21,13 +21,14 @@ class Artefact(Protocol):
 def main(stage: str, usage: str, choice: str | None = None) -> None:
     """Run the stage of this name on the command line's config; with `choice`, a word in front is that key's value.
 
-    The last line printed is the artefact's path (with --json, the only line is JSON). What the user can mend (a
-    ValueError) is printed as one message, with exit status 2. Stages take seconds to import, so that comes last.
+    All of stdout is one line: the artefact's path, with --json JSON. What the user can mend (a ValueError) is printed
+    as one message, with exit status 2. Stages take seconds to import, so that comes last.
     """
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
         print(f"{usage.strip()}\n\n{__doc__}\n\nKeys and defaults:\n{configuration.dump(configuration.Config())}")
         return
+    answer, sys.stdout = sys.stdout, sys.stderr  # where Ray tells of killed workers, at any moment and to the very end
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
     chosen = [f"{choice}={words.pop(0)}"] if choice and words and words[0] in configuration.choices(choice) else []
@@ -42,13 +43,14 @@ def main(stage: str, usage: str, choice: str | None = None) -> None:
         console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     if as_json:
-        print(json.dumps({"path": str(artefact.path), **artefact.summary()}, ensure_ascii=False))
+        content = {"path": str(artefact.path), **artefact.summary()}
+        print(json.dumps(content, ensure_ascii=False), file=answer, flush=True)
         return
     if hasattr(artefact, "show"):
         artefact.show()
     else:
         say(json.dumps(artefact.summary(), indent=1, ensure_ascii=False))
-    print(artefact.path)
+    print(artefact.path, file=answer, flush=True)
 
 
 def _for_user(error: BaseException | None) -> str | None:

@@ -127,7 +127,7 @@ h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0; }
 th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th[scope=row], th:first-child { text-align: left; padding-left: 0; font-weight: 500; }
-thead th { color: var(--faint); font-weight: 600; font-size: .88rem; }
+thead th { color: var(--faint); font-weight: 600; font-size: .88rem; white-space: normal; vertical-align: bottom; }
 img { display: block; max-width: 100%; height: auto; margin: 1.2rem 0; background: #ffffff; border-radius: 8px; }
 details { margin: 1rem 0; }
 summary { cursor: pointer; color: var(--faint); }

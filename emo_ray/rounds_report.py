@@ -9,6 +9,7 @@
     labelled  {label: clips} that are trained on beside the accepted ones
     best      the number of the best round;   checkpoint: its folder;   ended: why no further round was played
 
+Folders in the store are given by their path in it, others by their whole path.
 Rates are shares in [0, 1] and shown in percent.
 """
 

@@ -45,6 +45,20 @@ def test_a_finished_job_ends_with_its_path_or_with_one_line_of_json(ray_session,
     assert found["subsets"] == evaluated.report["subsets"]
 
 
+def test_stdout_holds_the_answer_alone(ray_session, evaluated, recipe):
+    """Whoever prints: Ray does when a worker was killed, even when all is done."""
+    code = "import atexit; from emo_ray.cli import main; atexit.register(print, 'A worker died'); main('evaluate', '')"
+    result = subprocess.run(
+        [sys.executable, "-c", code, recipe],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": ray_session.get_runtime_context().gcs_address},
+        timeout=300,
+    )
+    assert result.stdout == f"{evaluated.path}\n", result.stderr
+    assert result.stderr.endswith("A worker died\n")
+
+
 def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, recipe, media_files, tmp_path):
     (tmp_path / "raw").mkdir()
     for name, source in {"a": "clip", "b": "silent", "c": "text"}.items():

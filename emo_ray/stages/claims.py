@@ -22,7 +22,7 @@ from emo_ray.stages.features import encode, frozen_encoders
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.in_memory import one_thread
 
-VERSION = 1  # raise it when the same trial gives other scores
+VERSION = 2  # raise it when the same trial gives other scores; 2: a head draws all its noise at once
 CONTENT, SCORES, FEATURES = "claims.json", "scores.json", "features.safetensors"
 _REFUSED = ("emovclip.start_from", "fusion.start_from", "train.pseudo_labels")
 # The parts of the config that decide each kind of trial, beside the corpus and the frozen CLIP.

@@ -35,7 +35,7 @@ from emo_ray.stages.train import labelled, labelled_readings, labels_of, parts_w
 from emo_ray.training.in_memory import fit_head, one_thread
 from emo_ray.training.metrics import metrics
 
-VERSION = 1
+VERSION = 2  # 2: a head draws all its noise at once
 FOLDS = 5
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset -> (clips, K)

@@ -25,7 +25,7 @@ from emo_ray.stages.pseudo_label import pseudo_label
 from emo_ray.stages.train import labels_of, no_folds, train
 from emo_ray.training.selection import drift
 
-VERSION = 1
+VERSION = 2  # 2: paths are those in the store
 ROUNDS = "rounds.json"
 _SCORES = ("waf", "accuracy", "uar", "n")
 _DECIDING = ("seed", "media", "tables", "emovclip", "audio", "text", "fusion", "train", "pseudo", "rounds")
@@ -56,11 +56,11 @@ class SelfTrained:
     @property
     def best(self) -> Path:
         """The checkpoint folder to go on with."""
-        return Path(self.content["checkpoint"])
+        return self.path.parents[1] / self.content["checkpoint"]
 
     def summary(self) -> dict:
-        """The content of rounds.json."""
-        return self.content
+        """The content of rounds.json, with the best checkpoint's path as other jobs take it."""
+        return self.content | {"checkpoint": str(self.best)}
 
     def show(self) -> None:
         """The table, for people."""
@@ -90,17 +90,16 @@ def self_train(config: Config) -> SelfTrained:
         job.metrics({f"teacher/{name}": value for name, value in first.scores.items()})
         job.metrics({f"validation/{name}": value for name, value in best.scores.items()} | {"best_round": best.number})
     content = {
-        "rounds": [asdict(played_) for played_ in played],
+        "rounds": [_placed(root, found) for found in played],
         "labelled": _counts(labels_of(prepared, "train"), prepared.labels),
         "best": best.number,
-        "checkpoint": best.checkpoint,
+        "checkpoint": _placed(root, best)["checkpoint"],
         "ended": ended,
     }
     folder = root / "self_train" / store.digest(VERSION, key, content)
     if not store.is_complete(folder):
-        with store.writing(
-            folder, {"kind": "self_train", "version": VERSION, "checkpoint": best.checkpoint}
-        ) as temporary:
+        meta = {"kind": "self_train", "version": VERSION, "checkpoint": content["checkpoint"]}
+        with store.writing(folder, meta) as temporary:
             store.write_text(temporary / ROUNDS, json.dumps(content, indent=1, ensure_ascii=False))
             rounds_report.write(content, temporary)
     return SelfTrained(folder, content)
@@ -136,6 +135,15 @@ def over(played: Sequence[Round], own: Rounds) -> str | None:
     if last.number >= own.most:
         return f"{own.most} rounds are played (rounds.most)"
     return None
+
+
+def _placed(root: Path, found: Round) -> dict:
+    """A round as rounds.json holds it: folders of the store by their path in it, so that the store may be moved."""
+    placed = asdict(found)
+    for name in ("checkpoint", "pseudo_labels"):
+        if placed[name] is not None and Path(placed[name]).is_relative_to(root):
+            placed[name] = Path(placed[name]).relative_to(root).as_posix()
+    return placed
 
 
 def _played(config: Config, prepared: Prepared, first: Round, job: tracking.Run) -> tuple[list[Round], str]:

@@ -175,8 +175,13 @@ def nodes(monkeypatch, folder, tmp_path):
         cluster.shutdown()
 
 
-def workers(cluster):
-    """The processes of a cluster that are at work for somebody."""
+def workers(cluster, doing=""):
+    """The processes of a cluster that are at work, with `doing` in their names.
+
+    Not a node's own agents: without one of them the node ends as well.
+    """
+    from ray._private.ray_constants import AGENT_PROCESS_LIST
+
     found = []
     for node in cluster.list_all_nodes():
         for raylet in node.all_processes["raylet"]:
@@ -185,7 +190,8 @@ def workers(cluster):
                     name = " ".join(process.cmdline())
                 except psutil.Error:
                     continue
-                if name.startswith("ray::") and "IDLE" not in name:
+                idle = "IDLE" in name or name.startswith(tuple(AGENT_PROCESS_LIST))
+                if name.startswith("ray::") and doing in name and not idle:
                     found.append(process)
     return found
 
@@ -221,7 +227,7 @@ def test_a_node_a_worker_and_the_driver_are_killed(config, undisturbed, nodes, t
         first = job.made("predictions")
         job.start()
         job.until(lambda: job.made("predictions") >= first + 20)
-        killed = workers(cluster)
+        killed = workers(cluster, "MapWorker(Map(Predict))")
         killed[0].kill()
         job.until(lambda: job.made("predictions") >= first + 50)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
