@@ -19,8 +19,6 @@ from emo_ray.stages.sweep_trial import PHASES, Task, member, trial
 from emo_ray.training import search
 from emo_ray.training.bulk import SAME
 
-_EVER = 10_000  # epochs: more than any trial has, for trials know their end
-
 
 def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     """All trials of the sweep, from where a killed one stopped; Ray Tune's own state lies in `folder`.
@@ -204,7 +202,8 @@ def _scheduler(config: Config) -> TrialScheduler:
         return FIFOScheduler()
     return Asha(
         search.recipe_point(config),
-        max_t=_EVER,
+        max_t=max(own.grace_epochs, config.train.epochs - 1),  # the last epoch is paid for: none is stopped there
+        stop_last_trials=False,
         grace_period=own.grace_epochs,
         reduction_factor=own.reduction_factor,
     )
