@@ -71,9 +71,8 @@ def test_the_picture_holds_every_round(count):
 def test_the_page_escapes_labels_and_holds_the_picture(tmp_path):
     report.write(CONTENT, tmp_path)
     html = (tmp_path / report.PAGE).read_text()
-    rows = [
-        [re.sub("<.*?>", "", cell) for cell in re.findall("<t[hd].*?</t[hd]>", line)] for line in html.split("<tr>")
-    ]
+    lines = [re.findall("<t[hd].*?</t[hd]>", line) for line in html.split("<tr>")]
+    rows = [[re.sub("<.*?>", "", cell) for cell in line] for line in lines]
     assert ["round", "angry", "sad &lt;b&gt;", "drift"] in rows
     assert ["labelled", "12", "11", "–"] in rows
     assert ["1", "30", "10", "sad &lt;b&gt; starved"] in rows
