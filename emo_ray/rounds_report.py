@@ -53,8 +53,10 @@ def write(content: dict[str, Any], folder: Path) -> None:
     body = [
         f"<h1>{title}</h1>",
         f"<p class='summary'>{escape(_ending(content))}</p>",
-        page.html_table(_HEADER, _rows(content)),
+        page.html_table(_NUMBERS, [row[: len(_NUMBERS)] for row in _rows(content)]),
         page.picture(png, "Weighted F1 on validation and accepted clips of each round."),
+        "<h2>Accepted clips by class</h2>",
+        page.html_table(["round", *content["labelled"], "drift"], _class_rows(content)),
         "<footer>rates in percent, on the validation split, on which the best round was chosen: it looks a little "
         "better there than it is · the test split is for jobs/evaluate.py</footer>",
     ]
@@ -115,4 +117,13 @@ def _rows(content: dict[str, Any]) -> list[list[str]]:
                 "; ".join(r["drift"]) or _DASH,
             ]
         )
+    return rows
+
+
+def _class_rows(content: dict[str, Any]) -> list[list[str]]:
+    """The labelled clips of each class, then those that each round accepted."""
+    rows = [["labelled", *map(str, content["labelled"].values()), _DASH]]
+    for r in content["rounds"][1:]:
+        counts = [str(r["accepted"].get(label, 0)) for label in content["labelled"]]
+        rows.append([str(r["number"]), *counts, "; ".join(r["drift"]) or _DASH])
     return rows

@@ -1,6 +1,7 @@
 """What a table, a picture and a page of rounds show, from rounds that are made up."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -70,7 +71,12 @@ def test_the_picture_holds_every_round(count):
 def test_the_page_escapes_labels_and_holds_the_picture(tmp_path):
     report.write(CONTENT, tmp_path)
     html = (tmp_path / report.PAGE).read_text()
-    assert "sad &lt;b&gt; 10" in html
+    lines = [re.findall("<t[hd].*?</t[hd]>", line) for line in html.split("<tr>")]
+    rows = [[re.sub("<.*?>", "", cell) for cell in line] for line in lines]
+    assert ["round", "angry", "sad &lt;b&gt;", "drift"] in rows
+    assert ["labelled", "12", "11", "–"] in rows
+    assert ["1", "30", "10", "sad &lt;b&gt; starved"] in rows
+    assert ["3", "0", "0", "–"] in rows
     assert "<b>" not in html
     assert "data:image/png" in html
     assert (tmp_path / report.PICTURE).read_bytes().startswith(b"\x89PNG")
