@@ -25,7 +25,7 @@ from emo_ray.progress import progress
 from emo_ray.settings import MODALITIES
 from emo_ray.stages import fit
 from emo_ray.stages.bench_data import Measured
-from emo_ray.stages.sweep_bulk import WIDTH, Fold, Worker
+from emo_ray.stages.sweep_bulk import Fold, Worker, wave_of
 from emo_ray.training.measure import Figure, compared, rounds
 from emo_ray.training.search import Params, applied
 from emo_ray.training.step_speed import product_flops
@@ -91,8 +91,10 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
     workers = [Worker.remote(config, _labels(), folds) for _ in range(int(cluster.cpus()))]
     ray.get([worker.start.remote({}) for worker in workers])
     begun_s = time.perf_counter()
-    for wave in range(0, len(trials), WIDTH * len(workers)):
-        numbers = range(wave, min(len(trials), wave + WIDTH * len(workers)))
+    begun = 0
+    while begun < len(trials):
+        numbers = range(begun, begun + wave_of(len(trials) - begun, len(workers)))
+        begun = numbers.stop
         mine = [[n for n in numbers if n % len(workers) == i] for i in range(len(workers))]
         ray.get([w.start.remote({n: trials[n] for n in own}) for w, own in zip(workers, mine, strict=True)])
         for _ in range(config.train.epochs):

@@ -75,7 +75,7 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
         advance(len(study.trials))
         while (begun := len(records.trials)) < own.trials:
             study.sampler = search.sampler(own, config.seed + begun)  # a resumed sweep goes on as it would have
-            wave = [study.ask(space) for _ in range(min(own.trials - begun, processes * WIDTH))]
+            wave = [study.ask(space) for _ in range(wave_of(own.trials - begun, processes))]
             begun_s = time.monotonic()
             played = _play(config, wave, workers, records)
             _record(played, records, time.monotonic() - begun_s)
@@ -86,6 +86,12 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
             advance(len(wave), f"best {max(r['value'] for r in records.trials.values()):.3f}")
     for worker in workers:
         ray.kill(worker)
+
+
+def wave_of(trials: int, processes: int) -> int:
+    """How many of the trials that are left come next: waves are of one size, for a small one is all overhead."""
+    waves = -(-trials // (processes * WIDTH))
+    return -(-trials // waves)
 
 
 def _processes(config: Config) -> int:
