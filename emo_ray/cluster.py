@@ -126,8 +126,12 @@ def task_cpus() -> float:
 
 
 def actor_count(parts: int, use_gpu: bool) -> int:
-    """How many encoder actors there may be for so many shard parts: a joined cluster may grow, a local one not."""
-    most = _MOST_ACTORS if has_dashboard() else int(gpus() if use_gpu else cpus())
+    """How many encoder actors there may be for so many shard parts: a joined cluster may grow, a local one not.
+
+    CPUs of a local one are what it was told; more processes than cores only take each other's.
+    """
+    local = gpus() if use_gpu else min(cpus(), os.cpu_count())
+    most = _MOST_ACTORS if has_dashboard() else int(local)
     return max(1, min(parts, most))
 
 

@@ -115,7 +115,7 @@ def alone(lock: Path, most_s: float = math.inf) -> Iterator[None]:
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     until_s = time.monotonic() + most_s
-    with lock.open("w") as stream:
+    with lock.open("a") as stream:  # nothing is written: its time stays
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

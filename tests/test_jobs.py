@@ -59,6 +59,7 @@ def test_stdout_holds_the_answer_alone(ray_session, evaluated, recipe):
     assert result.stderr.endswith("A worker died\n")
 
 
+@pytest.mark.slow
 def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, recipe, media_files, tmp_path):
     (tmp_path / "raw").mkdir()
     for name, source in {"a": "clip", "b": "silent", "c": "text"}.items():
@@ -73,6 +74,7 @@ def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, rec
     assert "predicting: 3 clips in" in result.stderr
 
 
+@pytest.mark.slow
 def test_too_much_broken_media_is_said_when_the_rest_is_labelled(
     ray_session, evaluated, tiny_config, recipe, media_files, tmp_path
 ):

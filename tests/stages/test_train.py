@@ -124,6 +124,7 @@ def _timeless(metrics):
     return {k: v for k, v in metrics.items() if k not in loop.TIMES}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config, monkeypatch):
     """SIGKILL after the first epoch, shards streamed, a block a part: the very weights of the undisturbed run."""
     monkeypatch.setattr(stage, "_KEPT_SHARE", 0)
@@ -159,6 +160,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[1])
 
 
+@pytest.mark.slow
 def test_two_workers_train_one_model(tiny_config):
     config = override(tiny_config, {"train.num_workers": 2, "train.epochs": 1, "emovclip.micro_batch_size": 1})
     result = train(config)
@@ -270,6 +272,7 @@ def test_what_a_model_is_judged_on_is_never_trained_on(few_labels, few_teacher, 
         train(override(few_labels, {"train.pseudo_labels": str(folder)}))
 
 
+@pytest.mark.slow
 def test_a_head_goes_on_from_another(few_labels, few_teacher):
     start = {"fusion.start_from": str(few_teacher.path), "train.epochs": 1, "fusion.lr": 1e-9}
     went_on = train(override(few_labels, start))
@@ -280,6 +283,7 @@ def test_a_head_goes_on_from_another(few_labels, few_teacher):
     assert f"head started from: {few_teacher.path.name}" in (went_on.path / checkpoint.CARD).read_text()
 
 
+@pytest.mark.slow
 def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, tiny_config, pseudo_round, tmp_path):
     """The tiny corpus, of which half of the training clips have lost their labels."""
     lost = [c.clip_id for c in trained.prepared.clips if c.split == "train"][::2]

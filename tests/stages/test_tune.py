@@ -216,6 +216,7 @@ def test_prompts_that_two_trials_share_are_trained_once(prompts):
     assert {trial["params"]["emovclip.global_prompts"] for trial in trials} <= set(counts) <= lengths
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_trials(swept, config):
     """And Ray Tune's stop as early: after as many reports as their rung has epochs."""
     alone = tune(override(config, {"tune.bulk": "no"}))
