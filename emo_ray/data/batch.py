@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from emo_ray.settings import MODALITIES
 
@@ -119,6 +118,8 @@ def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _frames(rows: Sequence[Sequence[bytes]]) -> torch.Tensor:
     """uint8 frames_BTCHW of B rows of T JPEGs. A third of Pillow's time, and other threads run meanwhile."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, which not every process has to spend
+
     frames_BTCHW = None
     for i, jpegs in enumerate(rows):
         buffers = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]

@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,11 @@ def with_targets(batch: Batch, pseudo: PseudoLabels | None) -> Batch:
         if clip_id in pseudo.target_of:
             target_BK[row] = torch.from_numpy(pseudo.target_of[clip_id])
     return replace(batch, target_BK=target_BK, weight_B=pseudo.weights(batch.clip_ids))
+
+
+def read_with_targets(read: Callable[[pa.Table], Batch], pseudo: PseudoLabels | None, table: pa.Table) -> Batch:
+    """`with_targets` of what `read` makes of a table. It lives here, where workers that need it import little else."""
+    return with_targets(read(table), pseudo)
 
 
 def _accepted(parts: Sequence[Path], labels: Sequence[str]) -> Iterator[dict]:

@@ -7,6 +7,7 @@ same form, so that the folder can be copied, shared and loaded without the store
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from emo_ray import store
 from emo_ray.config import Config, dump, load, override
 from emo_ray.job_settings import Tracking
-from emo_ray.models import emovclip
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.state import load_trained
 from emo_ray.settings import MODALITIES, Fusion
+
+if TYPE_CHECKING:
+    from emo_ray.models.emovclip import EmoVCLIP
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 TIME_TABLES = ("time_TD", "local_TD")  # how the names end of what EmoVCLIP learns for each frame
@@ -42,7 +45,7 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
     return load(str(folder / CONFIG)), tuple(json.loads((folder / LABELS).read_text(encoding="utf-8")))
 
 
-def load_emovclip(folder: Path, frames: int | None = None) -> emovclip.EmoVCLIP:
+def load_emovclip(folder: Path, frames: int | None = None) -> "EmoVCLIP":
     """The EmoVCLIP of a checkpoint folder, on the frozen CLIP that its config names, in evaluation mode.
 
     With `frames`, for clips of so many, which need not be those it was trained on. Raises ValueError where the CLIP is
@@ -50,14 +53,14 @@ def load_emovclip(folder: Path, frames: int | None = None) -> emovclip.EmoVCLIP:
     """
     config, labels = read_config(folder)
     config = override(config, {"media.frames": frames or config.media.frames})
-    model = emovclip.build(config, labels)
+    model = _built(config, labels)
     _put(model, folder, config.media.frames)
     return model.eval()
 
 
-def fresh_emovclip(config: Config, labels: Sequence[str]) -> emovclip.EmoVCLIP:
+def fresh_emovclip(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
     """The EmoVCLIP that training starts with: new prompts, or those of `emovclip.start_from`."""
-    folder, model = start_folder(config, labels), emovclip.build(config, labels)
+    folder, model = start_folder(config, labels), _built(config, labels)
     if folder is not None:
         _put(model, folder, config.media.frames)
     return model
@@ -144,7 +147,13 @@ def _over_time(table_TD: torch.Tensor, frames: int) -> torch.Tensor:
     return F.interpolate(table_TD.T[None], size=frames, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-def _put(model: emovclip.EmoVCLIP, folder: Path, frames: int) -> None:
+def _built(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
+    from emo_ray.models import emovclip  # open_clip takes seconds to import, and a head needs none of it
+
+    return emovclip.build(config, labels)
+
+
+def _put(model: "EmoVCLIP", folder: Path, frames: int) -> None:
     """Load a checkpoint's weights into a model for clips of `frames`."""
     try:
         load_trained(model, resampled(load_file(folder / WEIGHTS), frames))

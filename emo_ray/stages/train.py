@@ -4,7 +4,7 @@ Each of the two is trained once per digest of what decides it: changing only `fu
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ import torch
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.data import pseudo
-from emo_ray.data.batch import Batch, from_features, from_shards
+from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.labels import vocabulary
-from emo_ray.data.pseudo import PseudoLabels, with_targets
+from emo_ray.data.pseudo import PseudoLabels, read_with_targets
 from emo_ray.models import checkpoint
 from emo_ray.models.clip import frozen_digest
 from emo_ray.models.fusion import scalings
@@ -281,7 +281,7 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch, here: b
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
         build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
-        collate=partial(_collate, read, usable.pseudo),
+        collate=partial(read_with_targets, read, usable.pseudo),
         optimisation=config.emovclip,
         train_rows=len(usable.train),
         precision=config.train.precision,
@@ -316,7 +316,7 @@ def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[fit.Job,
         phase="fusion",
         digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
-        collate=partial(_collate, from_features, wanted.pseudo),
+        collate=partial(read_with_targets, from_features, wanted.pseudo),
         optimisation=config.fusion,
         train_rows=len(tables["train"]),
         fusion=True,
@@ -324,10 +324,6 @@ def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[fit.Job,
         class_weight_K=_class_weights(config.fusion, wanted, len(prepared.labels)),
     )
     return job, datasets
-
-
-def _collate(read: Callable[[pa.Table], Batch], accepted: PseudoLabels | None, table: pa.Table) -> Batch:
-    return with_targets(read(table), accepted)
 
 
 def _class_weights(own: Optimisation, wanted: Wanted, classes: int) -> torch.Tensor | None:

@@ -1,9 +1,11 @@
-"""Metrics of the field. All come from counts of truth and guess, so those of many models are measured at once."""
+"""Metrics of the field. All come from counts of truth and guess, so those of many models are measured at once.
+
+scikit-learn, which gives the same (tests/training/test_metrics.py), takes a second to import in every worker process.
+"""
 
 from math import prod
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score
 
 
 def metrics(probability_BK: np.ndarray, label_B: np.ndarray) -> dict[str, float]:
@@ -27,9 +29,9 @@ def counts(guess_XB: np.ndarray, label_B: np.ndarray, classes: int) -> np.ndarra
 
 def of_counts(counts_XKK: np.ndarray) -> dict[str, np.ndarray]:
     """`metrics` of each of X tables of counts, none of them empty."""
-    truth_XK, guess_XK = counts_XKK.sum(axis=-1), counts_XKK.sum(axis=-2)
-    hit_XK, n_X = np.diagonal(counts_XKK, axis1=-2, axis2=-1), counts_XKK.sum(axis=(-2, -1))
-    f1_XK = 2 * hit_XK / np.maximum(truth_XK + guess_XK, 1)
+    truth_XK, n_X = counts_XKK.sum(axis=-1), counts_XKK.sum(axis=(-2, -1))
+    hit_XK = np.diagonal(counts_XKK, axis1=-2, axis2=-1)
+    f1_XK = _f1(counts_XKK)
     found_X = (truth_XK > 0).sum(axis=-1)
     return {
         "waf": (f1_XK * truth_XK).sum(axis=-1) / n_X,
@@ -41,13 +43,12 @@ def of_counts(counts_XKK: np.ndarray) -> dict[str, np.ndarray]:
 
 def per_class_f1(probability_BK: np.ndarray, label_B: np.ndarray) -> np.ndarray:
     """F1 of each of the K classes; 0 where a class occurs neither in truth nor in guesses."""
-    classes = range(probability_BK.shape[1])
-    return f1_score(label_B, probability_BK.argmax(axis=1), labels=classes, average=None, zero_division=0)
+    return _f1(confusion(probability_BK, label_B))
 
 
 def confusion(probability_BK: np.ndarray, label_B: np.ndarray) -> np.ndarray:
     """K x K counts: rows are the truth, columns the guesses."""
-    return confusion_matrix(label_B, probability_BK.argmax(axis=1), labels=range(probability_BK.shape[1]))
+    return counts(probability_BK.argmax(axis=1), label_B, probability_BK.shape[1])
 
 
 def chance(label_B: np.ndarray, classes: int) -> dict[str, float]:
@@ -60,3 +61,9 @@ def chance(label_B: np.ndarray, classes: int) -> dict[str, float]:
         "majority_accuracy": measured["accuracy"],
         "majority_waf": measured["waf"],
     }
+
+
+def _f1(counts_XKK: np.ndarray) -> np.ndarray:
+    """Of each class (X, K): 2 hits / (truth + guesses), 0 of a class that occurs in neither."""
+    both_XK = counts_XKK.sum(axis=-1) + counts_XKK.sum(axis=-2)
+    return 2 * np.diagonal(counts_XKK, axis1=-2, axis2=-1) / np.maximum(both_XK, 1)
