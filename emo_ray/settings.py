@@ -235,7 +235,7 @@ class Fusion(Optimisation):
 class Train(Section):
     """How Ray Train runs both phases."""
 
-    num_workers: int = Field(1, ge=1)
+    num_workers: int = Field(1, ge=0)  # 0: train and encode in the job's own process, on its GPU or one core
     epochs: int = Field(10, ge=1)  # of each phase
     use_gpu: Literal["auto", "yes", "no"] = "auto"  # auto: when the cluster has enough of them
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of EmoVCLIP's training; auto: bf16 on GPUs that have it

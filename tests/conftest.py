@@ -162,6 +162,7 @@ def tiny_config(tmp_path_factory):
             "media.frames": 2,
             "media.clips_per_part": 16,
             "train.epochs": 2,
+            "train.num_workers": 0,  # Ray's take ten seconds to start: where they matter tests ask for them
             "emovclip.batch_size": 8,
             "fusion.hidden": 16,
             "fusion.passes_per_epoch": 1,

@@ -143,7 +143,7 @@ class _Alone:
                 fusion=True,
             )
             with tempfile.TemporaryDirectory() as folder:
-                fit.fit_here(job, config, datasets, fit.HereReporter(Path(folder), lambda metrics: None))
+                fit.fit_here(job, config, datasets, fit.HereReporter(Path(folder), lambda: None))
 
 
 def _labels() -> tuple[str, ...]:

@@ -30,8 +30,9 @@ from emo_ray.stages.evaluate import (
     write_predictions,
 )
 from emo_ray.stages.features import encode, frozen_encoders, load
+from emo_ray.stages.plan import labelled_readings, labels_of, parts_with
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import labelled, labelled_readings, labels_of, parts_with
+from emo_ray.stages.train import labelled
 from emo_ray.training.in_memory import fit_head, one_thread
 from emo_ray.training.metrics import metrics
 

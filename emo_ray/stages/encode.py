@@ -60,13 +60,13 @@ def table_encoder(config: Config, modality: str) -> Encoder:
 
 
 class Encode:
-    """An actor: `__call__` encodes one shard part with one of the encoders, of which it holds the last used.
+    """An actor, or without Ray an object: `__call__` encodes a shard part with an encoder, and holds the last used.
 
     Tasks come encoder by encoder, so each is loaded once, and two large models are never in memory together.
     """
 
-    def __init__(self, encoders: Sequence[Encoder]):
-        self.encoders, self.loaded, self.device = encoders, -1, actor_device()
+    def __init__(self, encoders: Sequence[Encoder], device: str | None = None):
+        self.encoders, self.loaded, self.device = encoders, -1, device or actor_device()
 
     def __call__(self, row: dict) -> dict:
         """A row of `encoder` (its index), `shard` and `feature` (paths) and `known` to the number of its clips.

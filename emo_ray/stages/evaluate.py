@@ -18,8 +18,9 @@ from emo_ray.progress import say, show
 from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.encode import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
+from emo_ray.stages.plan import labelled_readings, labels_of, no_folds, parts_with
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import labelled_readings, labels_of, no_folds, parts_with, train
+from emo_ray.stages.train import train
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
 
 VERSION = 1

@@ -7,7 +7,7 @@ the stage costs nothing the second time and goes on after a kill.
 import json
 import pickle
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from emo_ray.stages import answers, imports
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encode import Encode, Encoder, table_encoder
 from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # of the tables' form
 # What a given checkpoint does not decide: places, data, and what may run on this machine.
@@ -128,12 +129,8 @@ def features(config: Config) -> Featured:
 
 def encode(
     config: Config, prepared: Prepared, encoders: Sequence[Encoder], parts: Sequence[str] | None = None,
-    here: bool = False,
 ) -> dict[str, Path]:  # fmt: skip
-    """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has.
-
-    `here`: in this process, which is a worker itself.
-    """
+    """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
     parts = prepared.parts if parts is None else parts
     folders, rows, ledger = {}, [], prepared.ledger
     clip_ids = set(ledger["clip_id"].to_pylist())
@@ -157,11 +154,7 @@ def encode(
             }
             for name in todo
         ]
-    if rows and here:
-        encoded = Encode(encoders)
-        for row in rows:
-            encoded(row)
-    elif rows:
+    if rows:
         _encode(config, prepared, encoders, rows)
     for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
         imports.tell(encoders[i], folders[encoders[i].modality], parts)
@@ -211,14 +204,22 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
 
 
 def _encode(config: Config, prepared: Prepared, encoders: Sequence[Encoder], rows: list[dict]) -> None:
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Encode, fn_constructor_args=(encoders,), **actor_pool(config, len(rows))
-    )
     clips_of = Counter(prepared.ledger["part"].to_pylist())
     names = ", ".join(encoder.modality for i, encoder in enumerate(encoders) if any(r["encoder"] == i for r in rows))
     with progress(f"encoding {names}", sum(clips_of[row["part"]] for row in rows), "clips") as advance:
-        for row in dataset.iter_rows():
+        for row in _encoded(config, encoders, rows):
             advance(row["clips"])
+
+
+def _encoded(config: Config, encoders: Sequence[Encoder], rows: list[dict]) -> Iterator[dict]:
+    """What `Encode` makes of these rows, by actors or in this process."""
+    if config.train.num_workers == 0:
+        with own_device(config) as device:
+            yield from map(Encode(encoders, device.type), rows)
+        return
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    pool = actor_pool(config, len(rows))
+    yield from dataset.map(Encode, fn_constructor_args=(encoders,), **pool).iter_rows()
 
 
 def load(

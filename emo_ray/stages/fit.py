@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,10 +27,10 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Batch
-from emo_ray.progress import progress, say
+from emo_ray.progress import progress
 from emo_ray.settings import Optimisation
 from emo_ray.training import loop
-from emo_ray.training.in_memory import one_thread, shuffled
+from emo_ray.training.in_memory import own_device, shuffled
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 _POLL_S = 0.5
@@ -61,14 +61,22 @@ def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoc
     """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
 
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
-    this process as epochs end. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
+    this process as epochs end, and for those of earlier runs, which are not repeated. With `train.num_workers=0` this
+    process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
     """
+    folder = _folder(job, config)
+    best = (_run if config.train.num_workers else _run_here)(job, config, datasets, folder, on_epoch)
+    return {**best, "history": _history(folder)}
+
+
+def _run(
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: OnEpoch
+) -> dict[str, Any]:
     if job.train_rows < config.train.num_workers:
         raise ValueError(
             f"found {job.train_rows} {job.phase} training clips for {config.train.num_workers} workers, expected at "
             "least one each: lower train.num_workers"
         )
-    folder = _folder(job, config)
     gpu = cluster.use_gpu(config, config.train.num_workers)
     cpus = cluster.train_worker_cpus(config.train.num_workers)
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
@@ -89,31 +97,24 @@ def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoc
         datasets=datasets,
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
-    with _watched(folder, job.phase, config.train.epochs, on_epoch):
+    with _told(folder, job.phase, config.train.epochs, on_epoch) as tell, _often(tell):
         result = trainer.fit()
     with result.checkpoint.as_directory() as state:
-        best = loop.load_state(Path(state))["best"]
-    return {**best, "history": _history(folder)}
+        return loop.load_state(Path(state))["best"]
 
 
-def run_here(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: OnEpoch) -> dict[str, Any]:
-    """The same in this process alone, on its GPU or its core: what `run` gives with one worker.
-
-    `on_epoch` is called for epochs of earlier runs too, which are not repeated.
-    """
-    folder = _folder(job, config)
-    for metrics in _history(folder):
-        on_epoch(job.phase, metrics)
-    best = fit_here(job, config, datasets, HereReporter(folder, partial(on_epoch, job.phase)))
-    return {**best, "history": _history(folder)}
+def _run_here(
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: OnEpoch
+) -> dict[str, Any]:
+    with _told(folder, job.phase, config.train.epochs, on_epoch) as tell:
+        return fit_here(job, config, datasets, HereReporter(folder, tell))
 
 
 def fit_here(
     job: Job, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
 ) -> dict[str, Any]:
     """The training loop in this process, with any reporter."""
-    device = torch.device("cuda" if torch.cuda.is_available() and cluster.use_gpu(config, 1) else "cpu")
-    with one_thread() if device.type == "cpu" else nullcontext():
+    with own_device(config) as device:
         return _fit(job, config, datasets, reporter, device)
 
 
@@ -146,8 +147,7 @@ class Reporter:
     def __init__(self, folder: Path):
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.folder, self._restored = folder, None
-        self._reported_s = 0.0
+        self.folder, self.note = folder, _Note(folder)
 
     def restore(self) -> Path | None:
         """The last committed state."""
@@ -162,11 +162,9 @@ class Reporter:
             _append(self.folder, metrics)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
-        """Leaves a note for the driver, at most twice a second."""
-        now_s = time.monotonic()
-        if self.rank == 0 and now_s - self._reported_s > _POLL_S:
-            self._reported_s = now_s
-            store.write_text(self.folder / PROGRESS, json.dumps([epoch, step, steps]))
+        """Leaves a note for the driver."""
+        if self.rank == 0:
+            self.note(epoch, step, steps)
 
     def gather(self, value: Any) -> list[Any]:
         """All ranks' values on every rank."""
@@ -179,9 +177,9 @@ class Reporter:
 class HereReporter(loop.PlainReporter):
     """For one process: state and metrics are kept in a folder."""
 
-    def __init__(self, folder: Path, on_epoch: Callable[[dict[str, float]], None]):
+    def __init__(self, folder: Path, tell: Callable[[], None]):
         super().__init__()
-        self.folder, self.on_epoch = folder, on_epoch
+        self.folder, self.tell, self.note = folder, tell, _Note(folder)
 
     def restore(self) -> Path | None:
         """The folder, if it holds the state of an epoch."""
@@ -192,7 +190,27 @@ class HereReporter(loop.PlainReporter):
         _append(self.folder, metrics)
         with store.renamed(self.folder / loop.STATE) as temporary:
             shutil.copyfile(state / loop.STATE, temporary)
-        self.on_epoch(metrics)
+        self.tell()
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Tells of it now and then."""
+        if self.note(epoch, step, steps):
+            self.tell()
+
+
+class _Note:
+    """The step under way, written down for who looks, at most twice a second."""
+
+    def __init__(self, folder: Path):
+        self.path, self.written_s = folder / PROGRESS, 0.0
+
+    def __call__(self, epoch: int, step: int, steps: int) -> bool:
+        """Whether it was written."""
+        now_s = time.monotonic()
+        if due := now_s - self.written_s > _POLL_S:
+            self.written_s = now_s
+            store.write_text(self.path, json.dumps([epoch, step, steps]))
+        return due
 
 
 def _append(folder: Path, metrics: dict[str, float]) -> None:
@@ -280,39 +298,44 @@ def _validation_batches(job: Job, rows: Rows | None, reporter: loop.Reporter, ep
 
 
 @contextmanager
-def _watched(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[None]:
-    """While the block runs, follow what the workers write: a progress bar, and `on_epoch` for every epoch."""
-    stop, seen = Event(), 0
+def _told(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[Callable[[], None]]:
+    """A progress bar, and a function that tells it and `on_epoch` what the folder says that they have not heard."""
+    seen = 0
     with progress(f"training {phase}", epochs, "epochs") as advance:
 
-        def look() -> None:
+        def tell() -> None:
             nonlocal seen
-            history = _history(folder)
-            for metrics in history[seen:]:
+            for metrics in _history(folder)[seen:]:
                 seen += 1
-                try:
-                    on_epoch(phase, metrics)
-                except Exception as error:  # a tracking server that is away must not cost a training run
-                    say(f"epoch {seen} could not be tracked: {error}")
                 score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
                 advance(1, f"loss {metrics['train_loss']:.3f} {score}")
+                on_epoch(phase, metrics)
             with suppress(OSError, ValueError):
                 epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
                 if epoch >= seen:
                     advance(0, f"epoch {epoch + 1}, step {step} of {steps}")
 
-        def follow() -> None:
-            while not stop.wait(_POLL_S):
-                look()
+        tell()
+        yield tell
 
-        thread = Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+
+@contextmanager
+def _often(look: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, and at its end, look at what others write."""
+    stop = Event()
+
+    def follow() -> None:
+        while not stop.wait(_POLL_S):
             look()
+
+    thread = Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()
 
 
 def _history(folder: Path) -> list[dict[str, float]]:

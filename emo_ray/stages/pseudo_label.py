@@ -21,10 +21,10 @@ from emo_ray.progress import progress, say, show
 from emo_ray.settings import MODALITIES
 from emo_ray.stages import teachers as answering
 from emo_ray.stages.features import of_checkpoint
+from emo_ray.stages.plan import no_folds, parts_with
 from emo_ray.stages.predict import TOGETHER, UNUSABLE, load_models
 from emo_ray.stages.prepare import BAD_MEDIA, Prepared, prepare
 from emo_ray.stages.teachers import Answers, Teacher
-from emo_ray.stages.train import no_folds, parts_with
 from emo_ray.training import selection
 from emo_ray.training.calibration import LEAST, MOST
 

@@ -20,9 +20,10 @@ from emo_ray.job_settings import Rounds
 from emo_ray.models import checkpoint
 from emo_ray.progress import console, say
 from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.plan import labels_of, no_folds
 from emo_ray.stages.prepare import MANIFEST, Prepared, prepare
 from emo_ray.stages.pseudo_label import pseudo_label
-from emo_ray.stages.train import labels_of, no_folds, train
+from emo_ray.stages.train import train
 from emo_ray.training.selection import drift
 
 VERSION = 2  # 2: paths are those in the store

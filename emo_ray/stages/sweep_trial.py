@@ -7,10 +7,11 @@ from pathlib import Path
 import ray.tune
 
 from emo_ray import cluster, store
-from emo_ray.config import Config
+from emo_ray.config import Config, override
 from emo_ray.stages import fit
+from emo_ray.stages.plan import planned
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import feature_rows, fusion_job, make, planned
+from emo_ray.stages.train import feature_rows, fusion_job, make
 from emo_ray.training import loop, search
 
 PHASES = ("emovclip", "fusion")
@@ -41,19 +42,21 @@ def trial(suggested: search.Params, task: Task) -> None:
     shared = all(key.startswith(_TRAINING) for key in task.config.tune.space)
     plan = planned(config, task.prepared if shared else without_test(prepare(config)))
     first = plan.video_path if task.two_phases else None
-    make(config, plan, Reports(config, first), here=config.train.num_workers == 1)
+    make(config, plan, Reports(config, first))
 
 
 def member(suggested: search.Params, task: Task) -> None:
     """One of a population: a head that may be given the state of a better one, and settings near those, at a report."""
     config = _config(suggested, task)
     plan = planned(config, task.prepared)
-    job, datasets = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.everything, here=True))
+    job, datasets = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.everything))
     fit.fit_here(job, config, datasets, MemberReporter(Reports(config)))
 
 
 def _config(suggested: search.Params, task: Task) -> Config:
     config = search.applied(task.config, search.decoded(task.config.tune.space, suggested))
+    if config.train.num_workers == 1:  # this process is a worker itself, and a nested trainer takes 10 s to start
+        config = override(config, {"train.num_workers": 0})
     cluster.connect(config)
     return config
 

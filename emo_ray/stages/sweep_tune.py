@@ -47,7 +47,7 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
                 max_concurrent_trials=at_once,
                 search_alg=None if population else _searcher(config),
                 scheduler=_scheduler(config),
-                reuse_actors=config.train.num_workers == 1 and not population,
+                reuse_actors=config.train.num_workers <= 1 and not population,
             ),
             run_config=ray.tune.RunConfig(
                 name=folder.name,
@@ -69,7 +69,7 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
 
     A trial in one process shares the machine with the data tasks of all; one with workers reserves nothing itself.
     """
-    own, workers = config.tune, config.train.num_workers
+    own, workers = config.tune, max(1, config.train.num_workers)
     gpu = cluster.use_gpu(config, workers)
     if workers == 1:
         most = int(cluster.gpus() if gpu else cluster.cpus())

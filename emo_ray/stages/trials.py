@@ -26,8 +26,8 @@ from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.encode import shard_columns
 from emo_ray.stages.evaluate import shown_only
 from emo_ray.stages.features import load
+from emo_ray.stages.plan import labels_of, parts_with
 from emo_ray.stages.prepare import Prepared
-from emo_ray.stages.train import labels_of, parts_with
 from emo_ray.training import in_memory, loop
 from emo_ray.training.metrics import metrics
 

@@ -18,12 +18,13 @@ from emo_ray.data import splits
 from emo_ray.data.batch import from_features
 from emo_ray.data.pseudo import with_targets
 from emo_ray.progress import say, show
+from emo_ray.stages.plan import Planned, no_folds, planned
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.sweep_bulk import Fold, in_bulk, search_in_bulk
 from emo_ray.stages.sweep_records import COMPLETE, Records
 from emo_ray.stages.sweep_trial import Task, without_test
 from emo_ray.stages.sweep_tune import search_by_trials
-from emo_ray.stages.train import Planned, feature_rows, labelled, make_emovclip, no_folds, planned, train
+from emo_ray.stages.train import feature_rows, labelled, make_emovclip, train
 from emo_ray.training import search
 
 VERSION = 1

@@ -69,8 +69,31 @@ def chunks(batch: Batch | None) -> list[Batch]:
 
 
 @contextmanager
+def own_device(config: Config) -> Iterator[torch.device]:
+    """Where a process computes that is nobody's worker: on its GPU, else on one core, as a worker does.
+
+    Raises ValueError where a GPU is demanded and there is none.
+    """
+    there, choice = torch.cuda.is_available(), config.train.use_gpu
+    if choice == "yes" and not there:
+        raise ValueError(
+            "train.use_gpu=yes: found no GPU in the process that is to train, expected one: set train.num_workers=1, "
+            "so that Ray finds a machine that has one, or train.use_gpu=auto"
+        )
+    if there and choice != "no":
+        yield torch.device("cuda")
+    else:
+        with one_thread():
+            yield torch.device("cpu")
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """For a process that has one core; and sums over several threads come in any order."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)

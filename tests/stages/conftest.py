@@ -183,3 +183,12 @@ def few_teacher(few_labels):
     from emo_ray.stages.train import train
 
     return train(few_labels)
+
+
+@pytest.fixture(scope="session")
+def accepted_round(pseudo_round, few_teacher, tmp_path_factory):
+    """A round for `few_labels` that accepts 30 of 40 clips, as two classes."""
+    ids = [f"unlabelled-{i:03d}" for i in range(40)]
+    made = {clip_id: [0.8, 0.1, 0.1] if i < 20 else [0.1, 0.1, 0.8] for i, clip_id in enumerate(ids)}
+    folder = tmp_path_factory.mktemp("pseudo") / "round-2"
+    return pseudo_round(folder, made, few_teacher.prepared.labels, ids[:30], per_part=16)

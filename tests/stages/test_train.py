@@ -7,6 +7,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import ray
@@ -18,9 +19,9 @@ from emo_ray.config import flatten, override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint
 from emo_ray.stages import fit
-from emo_ray.stages import train as stage
+from emo_ray.stages.plan import planned
 from emo_ray.stages.prepare import prepare
-from emo_ray.stages.train import train
+from emo_ray.stages.train import make, train
 from emo_ray.training import loop
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -29,6 +30,14 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 @pytest.fixture(scope="module")
 def trained(evaluated, tiny_config):
     return train(tiny_config)
+
+
+def with_workers(config, count):
+    """The same with workers of Ray Train, in a store where clips are decoded already and nothing else is."""
+    root = f"{config.store.root}-{uuid4().hex[:8]}"
+    made = shutil.ignore_patterns("checkpoints", "train", "features", "reports", "mlflow*", "claims")
+    shutil.copytree(config.store.root, root, ignore=made)
+    return override(config, {"store.root": root, "train.num_workers": count})
 
 
 def checkpoints(config):
@@ -72,29 +81,17 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
     assert all(after[name] == before[name] for name in before)
 
 
-def test_one_process_trains_what_a_worker_trains(trained, tiny_config):
-    """As trials of a sweep do: to the same weights, bit for bit, with every epoch told."""
-    config = override(tiny_config, {"store.root": tiny_config.store.root + "-here"})
-    plan, told = stage.planned(config, prepare(config)), []
-    stage.make(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])), here=True)
+def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
+    """To the same weights, bit for bit, with features from actors, and with every epoch told."""
+    config = with_workers(tiny_config, 1)
+    plan, told = planned(config, prepare(config)), []
+    make(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])))
     assert told == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
     assert plan.path.name == trained.path.name
     for folder in ("", checkpoint.EMOVCLIP):
         own, reference = (load_file(path / folder / checkpoint.WEIGHTS) for path in (plan.path, trained.path))
         for name, value in reference.items():
             torch.testing.assert_close(own[name], value, rtol=0, atol=0, msg=name)
-
-
-def test_what_training_starts_from_is_known_by_its_weights(trained, tiny_config, tmp_path):
-    wanted = stage.Wanted(*(stage.labels_of(trained.prepared, split) for split in ("train", "validation")))
-
-    def path(start):
-        config = override(tiny_config, {"emovclip.start_from": start and str(start)})
-        return stage._emovclip_path(config, trained.prepared, wanted, Path(tiny_config.store.root))
-
-    copied = shutil.copytree(trained.path / checkpoint.EMOVCLIP, tmp_path / "copied")
-    assert store.is_complete(path(None))
-    assert path(trained.path) == path(copied) != path(None)
 
 
 def test_mlflow_has_one_run_with_parameters_epochs_and_artifacts(trained, evaluated, tiny_config):
@@ -127,11 +124,9 @@ def _timeless(metrics):
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config, monkeypatch):
     """SIGKILL after the first epoch, shards streamed, a block a part: the very weights of the undisturbed run."""
-    monkeypatch.setattr(stage, "_KEPT_SHARE", 0)
-    monkeypatch.setattr(stage, "_BLOCK_BYTES", 1)
-    config = override(tiny_config, {"store.root": tiny_config.store.root + "-killed", "emovclip.context_tokens": 8})
-    made = shutil.ignore_patterns("checkpoints", "train", "reports", "mlflow*", "claims")
-    shutil.copytree(tiny_config.store.root, config.store.root, ignore=made)  # decoded and encoded already
+    monkeypatch.setattr("emo_ray.stages.train._KEPT_SHARE", 0)
+    monkeypatch.setattr("emo_ray.stages.train._BLOCK_BYTES", 1)
+    config = override(with_workers(tiny_config, 1), {"emovclip.context_tokens": 8})
     train_folder, killed = Path(config.store.root) / "train", []
     done = threading.Event()
 
@@ -191,32 +186,9 @@ def test_what_cannot_be_had_is_one_clear_message(tiny_config, changes, message):
         train(override(tiny_config, {"fusion.hidden": 8, **changes}))
 
 
-def test_how_pseudo_labels_are_used_changes_nothing_without_any(trained, tiny_config):
-    before = checkpoints(tiny_config)
-    other = {"train.pseudo_targets": "hard", "train.pseudo_weight": 0.9, "train.pseudo_phases": "both"}
-    assert train(override(tiny_config, other)).path == trained.path
-    assert checkpoints(tiny_config) == before
-
-
-def sure(clip_ids, k=0):
-    """Probabilities of three classes, of which the k-th is the likeliest."""
-    return {clip_id: [0.8 if i == k else 0.1 for i in range(3)] for clip_id in clip_ids}
-
-
-UNLABELLED = [f"unlabelled-{i:03d}" for i in range(40)]
-
-
 @pytest.fixture(scope="module")
-def round_folder(pseudo_round, few_teacher, tmp_path_factory):
-    """A round that accepts 30 of 40 clips, as two classes."""
-    made = sure(UNLABELLED[:20], 0) | sure(UNLABELLED[20:], 2)
-    folder = tmp_path_factory.mktemp("pseudo") / "round-2"
-    return pseudo_round(folder, made, few_teacher.prepared.labels, UNLABELLED[:30], per_part=16)
-
-
-@pytest.fixture(scope="module")
-def student(few_labels, round_folder):
-    return train(override(few_labels, {"train.pseudo_labels": str(round_folder)}))
+def student(few_labels, accepted_round):
+    return train(override(few_labels, {"train.pseudo_labels": str(accepted_round)}))
 
 
 def test_accepted_clips_are_trained_on_beside_labelled_ones_and_nothing_is_judged_on_them(student, few_teacher):
@@ -225,7 +197,8 @@ def test_accepted_clips_are_trained_on_beside_labelled_ones_and_nothing_is_judge
         assert {row["train_clips"] for row in history} == {4 * clips}
         assert {row["val_n"] for row in history} == {30}
     seen = [json.loads((model.path / checkpoint.SEEN).read_text()) for model in (few_teacher, student)]
-    assert seen[1] == seen[0] | dict.fromkeys(UNLABELLED[:30], "train")
+    accepted = {f"unlabelled-{i:03d}": "train" for i in range(30)}
+    assert seen[1] == seen[0] | accepted
 
 
 def test_the_card_says_how_many_clips_no_person_labelled_and_who_did(student, few_teacher):
@@ -234,42 +207,6 @@ def test_the_card_says_how_many_clips_no_person_labelled_and_who_did(student, fe
     assert "trained on: clips.parquet, 54 clips" in cards[1]
     assert "pseudo-labelled: 30 by model-a (round 2; soft targets, weight 0.5): calm (20), upset (10)" in cards[1]
     assert "calm (8), glad (8), upset (8)" in cards[1]
-
-
-def test_a_student_is_known_by_what_its_pseudo_labels_say(student, few_labels, round_folder, pseudo_round, tmp_path):
-    def key(folder, **changes):
-        config = override(few_labels, {"train.pseudo_labels": str(folder), **changes})
-        wanted = stage._wanted(config, student.prepared)
-        return stage._fusion_digest(config, student.prepared, wanted, stage.frozen_encoders(config), None)
-
-    labels = student.prepared.labels
-    less = {clip_id: [0.5, 0.3, 0.2] for clip_id in UNLABELLED[:30]}
-    unsure = pseudo_round(tmp_path / "unsure", less, labels, UNLABELLED)
-    digests = {
-        key(round_folder),
-        key(unsure),
-        key(round_folder, **{"train.pseudo_weight": 0.2}),
-        key(round_folder, **{"train.pseudo_targets": "hard"}),
-        key(round_folder, **{"fusion.start_from": str(student.path)}),
-    }
-    assert len(digests) == 5
-    assert student.path.name == f"model-{key(shutil.copytree(round_folder, tmp_path / 'moved'))}"
-
-
-def test_a_round_that_accepted_nothing_trains_the_model_of_labelled_clips(
-    few_labels, few_teacher, pseudo_round, tmp_path
-):
-    none = pseudo_round(tmp_path / "none", sure(UNLABELLED), few_teacher.prepared.labels, [])
-    assert train(override(few_labels, {"train.pseudo_labels": str(none)})).path == few_teacher.path
-
-
-@pytest.mark.parametrize("clip_id", ["validation-003", "test-000", "train-001", "stranger"])
-def test_what_a_model_is_judged_on_is_never_trained_on(few_labels, few_teacher, pseudo_round, tmp_path, clip_id):
-    made = sure([*UNLABELLED[:3], clip_id])
-    folder = pseudo_round(tmp_path / "leaking", made, few_teacher.prepared.labels, list(made))
-    where = clip_id.split("-")[0].replace("stranger", "not in the manifest")
-    with pytest.raises(ValueError, match=rf"found 1 accepted clips .*'{clip_id}' \({where}\)"):
-        train(override(few_labels, {"train.pseudo_labels": str(folder)}))
 
 
 @pytest.mark.slow
