@@ -65,7 +65,6 @@ def test_a_checkpoint_is_measured_with_its_own_settings(evaluated, tiny_config):
     assert other["n_clips"] == 12
 
 
-@pytest.mark.slow
 def test_clips_that_a_checkpoint_has_seen_are_not_tested_on(evaluated, tiny_config, tmp_path):
     """The same corpus without its splits: our cut would put training clips into test."""
     prepared = prepare(tiny_config)
@@ -78,7 +77,6 @@ def test_clips_that_a_checkpoint_has_seen_are_not_tested_on(evaluated, tiny_conf
     assert any("trained or selected on" in note for note in found.report["notes"])
 
 
-@pytest.mark.slow
 def test_sound_without_video_goes_through_the_same_stages(tiny_config, media_files, tmp_path):
     rows = [
         {"audio": str(media_files["wav"]), "clip_id": f"c{i}", "label": ("a", "b")[i % 2], "speaker": f"s{i // 4}"}

@@ -90,14 +90,12 @@ def test_a_second_run_makes_nothing(measured, corpus):
     assert {p: p.stat().st_mtime_ns for p in Path(corpus.store.root).rglob("*.parquet")} == before
 
 
-@pytest.mark.slow
 def test_another_table_is_another_model(measured, corpus):
     fewer = train(override(corpus, {"tables.text": [], "train.epochs": 1}))
     assert fewer.path.name != measured.report["checkpoint"]
     assert set(checkpoint.load_fusion(fewer.path).project) == {"audio"}
 
 
-@pytest.mark.slow
 def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, corpus):
     model = Path(corpus.store.root) / "checkpoints" / measured.report["checkpoint"]
     given = override(corpus, {"checkpoint": str(model)})
@@ -148,7 +146,6 @@ def test_what_is_exported_is_read_back_identically(tiny_config, tmp_path, form):
         np.testing.assert_array_equal(as_rows(theirs, name), as_rows(ours, name))
 
 
-@pytest.mark.slow
 def test_an_export_keeps_what_others_left(tiny_config, tmp_path):
     config = override(tiny_config, {"tables.export": str(tmp_path), "tables.export_as": ["npy"]})
     features(config)

@@ -180,7 +180,6 @@ def test_a_table_that_lost_parts_is_whole_again(elsewhere, predicted, prepared):
     assert {part: (again.path / part).read_bytes() for part in prepared.parts} == content
 
 
-@pytest.mark.slow
 def test_other_corpora_share_the_parts_they_have_in_common(elsewhere, predicted, prepared, tmp_path):
     """A corpus of one part more, and its labelled clips as they were."""
     clips = [*prepared.clips, Clip("new", text="I am so happy for you!", split="unlabelled")]

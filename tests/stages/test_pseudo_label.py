@@ -200,7 +200,6 @@ def test_a_second_run_does_nothing(labelled_by, config):
     assert after == before
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows(labelled_by, config, tmp_path):
     """As it stands after a kill in prediction, and after one in writing, in a store of its own."""
     expected, report = bytes_of(labelled_by.path), (labelled_by.path / REPORT).read_bytes()
@@ -225,7 +224,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows(labelled_by, config, t
     assert bytes_of(pseudo_label(copied).path) == expected
 
 
-@pytest.mark.slow
 def test_another_teacher_starts_afresh_and_another_policy_predicts_nothing(labelled_by, config, other_teacher):
     before, predictions = bytes_of(labelled_by.path), Path(config.store.root) / "predictions"
     own = {path.name: times_of(path) for path in predictions.iterdir()}

@@ -109,7 +109,6 @@ def runs_of(config, name):
     return client.search_runs([experiment.experiment_id], f"attributes.run_name LIKE '{name}%'")
 
 
-@pytest.mark.slow
 def test_a_round_has_a_teacher_pseudo_labels_and_a_student(done, config, few_teacher):
     first, second = done.content["rounds"][:2]
     root = Path(config.store.root)
@@ -130,7 +129,6 @@ def test_a_round_has_a_teacher_pseudo_labels_and_a_student(done, config, few_tea
     assert str(root) not in written
 
 
-@pytest.mark.slow
 def test_a_second_run_makes_nothing(done, config):
     before = everything(config)
     again = self_train(config)
@@ -138,7 +136,6 @@ def test_a_second_run_makes_nothing(done, config):
     assert everything(config) == before
 
 
-@pytest.mark.slow
 def test_a_smaller_most_gives_the_state_after_that_round_back(done, config):
     before = everything(config)
     undone = self_train(override(config, {"rounds.most": 1}))
@@ -147,7 +144,6 @@ def test_a_smaller_most_gives_the_state_after_that_round_back(done, config):
     assert {p: t for p, t in everything(config).items() if p in before} == before
 
 
-@pytest.mark.slow
 def test_mlflow_has_one_run_for_the_job_and_one_in_it_for_each_round(done, config):
     """However often the job was run, and with whatever number of rounds."""
     self_train(config)
@@ -195,7 +191,6 @@ def test_a_killed_job_goes_on_and_ends_as_it_should(done, config, ray_session, t
     assert len(runs_of(killed, "round-1")) == len(runs_of(killed, "self-training-")) == 1
 
 
-@pytest.mark.slow
 def test_a_model_from_elsewhere_teaches_first_and_warm_students_go_on_from_it(config, few_teacher, done):
     given = {"checkpoint": str(few_teacher.path), "rounds.start": "warm", "rounds.most": 1}
     found = self_train(override(config, given)).content["rounds"]

@@ -209,7 +209,6 @@ def test_the_card_says_how_many_clips_no_person_labelled_and_who_did(student, fe
     assert "calm (8), glad (8), upset (8)" in cards[1]
 
 
-@pytest.mark.slow
 def test_a_head_goes_on_from_another(few_labels, few_teacher):
     start = {"fusion.start_from": str(few_teacher.path), "train.epochs": 1, "fusion.lr": 1e-9}
     went_on = train(override(few_labels, start))
@@ -220,7 +219,6 @@ def test_a_head_goes_on_from_another(few_labels, few_teacher):
     assert f"head started from: {few_teacher.path.name}" in (went_on.path / checkpoint.CARD).read_text()
 
 
-@pytest.mark.slow
 def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, tiny_config, pseudo_round, tmp_path):
     """The tiny corpus, of which half of the training clips have lost their labels."""
     lost = [c.clip_id for c in trained.prepared.clips if c.split == "train"][::2]
