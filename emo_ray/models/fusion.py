@@ -107,6 +107,26 @@ def mix(
     return Output(_linear(tensors, "classify", fused_BH), fused_BH)
 
 
+def mix_subsets(
+    tensors: Tensors, rows: Sequence[torch.Tensor | None], present_BM: torch.Tensor, subsets: Sequence[Sequence[str]]
+) -> list[torch.Tensor]:
+    """The logits (T, B, K) of stacked tensors for each of several subsets of the modalities, where no more is shown.
+
+    What `mix` gives of each, for less: its first layer is linear, so what a modality adds to it is the same in all.
+    """
+    unknown_TMH = tensors["absent_MH"]
+    weights = tensors["mix.0.weight"].split(unknown_TMH.shape[-1], dim=-2)
+    nothing_T1H, gain_of = tensors["mix.0.bias"][:, None], {}
+    for m, (name, row_TBH) in enumerate(zip(MODALITIES, rows, strict=True)):
+        nothing_T1H = nothing_T1H + unknown_TMH[:, m : m + 1] @ weights[m]
+        if row_TBH is not None:
+            gained_TBH = (row_TBH - unknown_TMH[:, m : m + 1]) @ weights[m]
+            gain_of[name] = gained_TBH * present_BM[:, m, None]
+    mixed = (sum((gain_of[name] for name in names if name in gain_of), nothing_T1H) for names in subsets)
+    everyone = (*nothing_T1H.shape[:1], len(present_BM), nothing_T1H.shape[-1])
+    return [_linear(tensors, "classify", _activated(tensors, "mix", one.expand(everyone))) for one in mixed]
+
+
 def noise_columns(hidden: int) -> int:
     """N, the random numbers that a clip takes in a training step."""
     return _CHANCES + (len(MODALITIES) + 1) * hidden
@@ -128,13 +148,17 @@ def _block(wide: int, hidden: int) -> nn.Sequential:
 
 def _through(tensors: Tensors, name: str, rows: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
     """What `_block` does, then dropout."""
-    rows = F.gelu(_linear(tensors, f"{name}.0", rows))
+    rows = _activated(tensors, name, _linear(tensors, f"{name}.0", rows))
+    return rows if keep is None else rows * keep
+
+
+def _activated(tensors: Tensors, name: str, rows: torch.Tensor) -> torch.Tensor:
+    """What comes after `_block`'s linear layer."""
+    rows = F.gelu(rows)
     scale, shift = tensors[f"{name}.2.weight"], tensors[f"{name}.2.bias"]
     if scale.ndim == 1:
-        rows = F.layer_norm(rows, scale.shape, scale, shift)
-    else:
-        rows = torch.addcmul(shift[:, None], F.layer_norm(rows, scale.shape[1:]), scale[:, None])
-    return rows if keep is None else rows * keep
+        return F.layer_norm(rows, scale.shape, scale, shift)
+    return torch.addcmul(shift[:, None], F.layer_norm(rows, scale.shape[1:]), scale[:, None])
 
 
 def _linear(tensors: Tensors, name: str, rows: torch.Tensor) -> torch.Tensor:

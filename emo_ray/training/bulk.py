@@ -20,6 +20,7 @@ from emo_ray.models.fusion import (
     drop_modalities,
     kept,
     mix,
+    mix_subsets,
     noise_columns,
     oriented,
     project,
@@ -195,11 +196,14 @@ class Bulk:
                 project(self.tensors, name, self.checked[name][index_B], None) if name in self.checked else None
                 for name in MODALITIES
             ]
+            every, subsets = torch.ones(len(index_B), dtype=torch.bool), list(SUBSETS.values())
+            logits = mix_subsets(self.tensors, rows, present_BM, subsets)
+            shown = [present_BM[:, [MODALITIES.index(name) for name in names]].all(dim=1) for names in subsets]
+            # Shown all three, a clip is shown what it has: that counts for all clips as well.
+            everything = subsets.index(MODALITIES)
             each = []
-            for names in (None, *SUBSETS.values()):
-                shown_M = torch.tensor([name in (names or MODALITIES) for name in MODALITIES])
-                measured_B = present_BM[:, shown_M].all(dim=1) if names else torch.ones(len(index_B), dtype=torch.bool)
-                guess_TB = mix(self.tensors, rows, present_BM & shown_M, None).logits_BK.argmax(dim=-1)
+            for logits_TBK, measured_B in zip([logits[everything], *logits], [every, *shown], strict=True):
+                guess_TB = logits_TBK.argmax(dim=-1)
                 each.append(counts(guess_TB[:, measured_B].numpy(), label_B[measured_B], self.classes))
             total = np.stack(each, axis=1) + (total if len(total) else 0)
         return total

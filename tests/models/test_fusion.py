@@ -14,6 +14,7 @@ from emo_ray.models.fusion import (
     drop_modalities,
     kept,
     mix,
+    mix_subsets,
     noise_columns,
     project,
     rates,
@@ -21,7 +22,7 @@ from emo_ray.models.fusion import (
     scalings,
     stacked,
 )
-from emo_ray.settings import MODALITIES, Fusion
+from emo_ray.settings import MODALITIES, SUBSETS, Fusion
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
 
@@ -175,6 +176,25 @@ def test_many_heads_at_once_are_each_of_them(rate):
     found = mix(tensors, rows, present, keeps[-1])
     torch.testing.assert_close(found.logits_BK, torch.stack([one.logits_BK for one in expected]))
     torch.testing.assert_close(found.features_BD, torch.stack([one.features_BD for one in expected]))
+
+
+@pytest.mark.parametrize("lacking", [None, "audio"])
+def test_subsets_at_once_are_what_each_head_says_of_each_alone(lacking):
+    """Of clips that lack modalities, and of heads that know no more than two."""
+    statistics = {n: torch.stack([torch.zeros(s), torch.ones(s)]) for n, s in SIZES.items() if n != lacking}
+    torch.manual_seed(0)
+    heads = [FusionHead(Fusion(hidden=16), statistics, classes=4).eval() for _ in range(2)]
+    for head in heads:
+        torch.nn.init.normal_(head.absent_MH)
+    batch, tensors = batch_of(), stacked(heads)
+    rows = [
+        project(tensors, name, heads[0].scaled(batch, name, batch.present_BM[:, m]), None) if name != lacking else None
+        for m, name in enumerate(MODALITIES)
+    ]
+    at_once = mix_subsets(tensors, rows, batch.present_BM, list(SUBSETS.values()))
+    for names, found in zip(SUBSETS.values(), at_once, strict=True):
+        shown = replace(batch, present_BM=batch.present_BM & torch.tensor([name in names for name in MODALITIES]))
+        torch.testing.assert_close(found, torch.stack([head(shown).logits_BK for head in heads]))
 
 
 def test_scaling_standardises_and_survives_constants():
