@@ -104,6 +104,7 @@ def _key(config: Config, plan: Planned) -> str:
     own = {k: v for k, v in flatten(config).items() if k.split(".")[0] not in elsewhere}
     for name in ("tune.max_concurrent", "tune.max_failures", "train.use_gpu", "train.max_failures"):
         own.pop(name)
+    own["train.num_workers"] = max(1, config.train.num_workers)
     return store.digest(VERSION, own, plan.key)
 
 

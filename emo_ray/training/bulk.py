@@ -35,8 +35,9 @@ from emo_ray.training.metrics import counts
 
 # What heads that are trained together must agree on; all other keys of `fusion` may differ.
 SAME = ("hidden", "batch_size", "passes_per_epoch", "start_from")
-_CHUNK = 256  # validation clips
-_ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False}  # torch's defaults
+_CHUNK = 64  # validation clips
+# torch's defaults, and no decay: that is taken from matrices before, of all heads at once.
+_ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "maximize": False}
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,11 @@ class Bulk:
         self.scaled = _scaled(heads[0], train)
         self.validation, self.checked = validation, _scaled(heads[0], validation) if validation is not None else {}
         whole = stacked(heads)
-        self.shapes = {name: value.shape[1:] for name, value in whole.items()}
-        # AdamW decays matrices alone.
-        self.groups = [
-            [name for name, s in self.shapes.items() if (len(s) > 1) is decayed] for decayed in (True, False)
-        ]
-        self.flat = [torch.cat([whole[name].flatten(1) for name in names], dim=1) for names in self.groups]
-        self.moments = [[torch.zeros_like(flat) for flat in self.flat] for _ in range(2)]
+        matrices_first = sorted(whole, key=lambda name: whole[name].ndim, reverse=True)  # they alone decay
+        self.shapes = {name: whole[name].shape[1:] for name in matrices_first}
+        self.decaying = sum(s.numel() for s in self.shapes.values() if len(s) > 1)
+        self.flat_TP = torch.cat([whole[name].flatten(1) for name in self.shapes], dim=1)
+        self.moments = [torch.zeros_like(self.flat_TP) for _ in range(2)]
         self.target_BK, self.weight_B = train.target_BK, train.weight_B
         if self.target_BK is None:
             self.target_BK = F.one_hot(train.label_B, self.classes).float()
@@ -93,8 +92,8 @@ class Bulk:
         """Go on with some of the lanes alone: their places, in order."""
         index = torch.tensor(places)
         self.lanes = [self.lanes[i] for i in places]
-        self.flat = [flat[index] for flat in self.flat]
-        self.moments = [[moment[index] for moment in moments] for moments in self.moments]
+        self.flat_TP = self.flat_TP[index]
+        self.moments = [moment_TP[index] for moment_TP in self.moments]
         self._settle()
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
@@ -123,15 +122,13 @@ class Bulk:
 
     def _settle(self) -> None:
         """What follows from lanes and memory: views of it by name, and the lanes' settings as tensors."""
-        self.tensors, self.grad = {}, [torch.zeros_like(flat) for flat in self.flat]
-        for names, flat in zip(self.groups, self.flat, strict=True):
-            sizes = [self.shapes[name].numel() for name in names]
-            for name, part in zip(names, flat.split(sizes, dim=1), strict=True):
-                self.tensors[name] = part.view(len(flat), *self.shapes[name]).detach().requires_grad_()
-        self.rows = [
-            list(zip(*tensors, strict=True)) for tensors in zip(self.flat, self.grad, *self.moments, strict=True)
-        ]
+        self.tensors, self.grad_TP = {}, torch.zeros_like(self.flat_TP)
+        parts = self.flat_TP.split([shape.numel() for shape in self.shapes.values()], dim=1)
+        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
+            self.tensors[name] = part.view(-1, *shape).detach().requires_grad_()
+        self.rows = list(zip(self.flat_TP, self.grad_TP, *self.moments, strict=True))
         owns = [lane.own for lane in self.lanes]
+        self.decay_T = torch.tensor([own.weight_decay for own in owns])
         self.dropout_T11 = torch.tensor([own.dropout for own in owns])[:, None, None]
         self.rate_TR = torch.stack([_rates(lane) for lane in self.lanes])
         self.smoothing_T11 = torch.tensor([own.label_smoothing for own in owns])[:, None, None]
@@ -149,33 +146,21 @@ class Bulk:
         ]
         logits_TBK = mix(self.tensors, rows, present, keeps[-1]).logits_BK
         loss_T = self._loss(logits_TBK, self.target_BK[index], self.weight_B[index])
-        grads = dict(zip(self.tensors, torch.autograd.grad(loss_T.sum(), list(self.tensors.values())), strict=True))
-        for names, grad in zip(self.groups, self.grad, strict=True):
-            torch.cat([grads[name].flatten(1) for name in names], dim=1, out=grad)
+        grads = torch.autograd.grad(loss_T.sum(), list(self.tensors.values()))
+        torch.cat([grad.flatten(1) for grad in grads], dim=1, out=self.grad_TP)
         return loss_T.detach()
 
     def _update(self, taken: int) -> None:
         """What follows the gradients in the loop's step, after `taken` steps."""
-        norm_T = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in self.grad]).norm(dim=0)
-        shrink_T = (self.clip_T / (norm_T + 1e-6)).clamp(max=1.0)
-        for grad in self.grad:
-            grad.mul_(shrink_T[:, None])
+        norm_T = torch.linalg.vector_norm(self.grad_TP, dim=1)
+        self.grad_TP.mul_((self.clip_T / (norm_T + 1e-6)).clamp(max=1.0)[:, None])
         progress = (taken + 1) / (self.steps * self.epochs)
-        for t, lane in enumerate(self.lanes):
-            lr = lane.own.lr * learning_rate_factor(progress, lane.own.warmup_fraction)
-            for rows, decay in zip(self.rows, (lane.own.weight_decay, 0.0), strict=True):
-                value, grad, *moments = ([one] for one in rows[t])
-                adamw(
-                    value,
-                    grad,
-                    *moments,
-                    [],
-                    [torch.tensor(float(taken))],
-                    fused=True,
-                    lr=lr,
-                    weight_decay=decay,
-                    **_ADAM,
-                )
+        owns = [lane.own for lane in self.lanes]
+        lrs = [own.lr * learning_rate_factor(progress, own.warmup_fraction) for own in owns]
+        self.flat_TP[:, : self.decaying].mul_((1 - torch.tensor(lrs) * self.decay_T)[:, None])
+        for row, lr in zip(self.rows, lrs, strict=True):  # a call has one learning rate
+            value, grad, *moments = ([one] for one in row)
+            adamw(value, grad, *moments, [], [torch.tensor(float(taken))], fused=True, lr=lr, **_ADAM)
 
     def _loss(self, logits_TBK: torch.Tensor, target_BK: torch.Tensor, weight_B: torch.Tensor) -> torch.Tensor:
         """`loss.loss` of each lane, with its smoothing and class weights."""
