@@ -1,14 +1,12 @@
 import base64
 import copy
-import io
 import itertools
 import re
-from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
+from reading import terminal, visible
 
 from emo_ray import claims_report as drawn
 
@@ -81,15 +79,7 @@ def numbers(tree):
 
 
 def printed(content, width=120):
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    for table in drawn.tables(content):
-        console.print(table)
-    return console.file.getvalue()
-
-
-def visible(html):
-    """The words that a reader sees."""
-    return unescape(re.sub("<[^>]*>", " ", html.split("</head>")[1]))
+    return terminal(drawn.tables(content), width)
 
 
 def written(content, folder):

@@ -1,12 +1,10 @@
 import copy
-import io
 import re
-from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
+from reading import terminal, visible
 
 from emo_ray import pseudo_report as drawn
 
@@ -52,15 +50,8 @@ def example(labels=LABELS, seed=0, teachers=1):
     }
 
 
-def visible(html):
-    return unescape(re.sub("<[^>]*>", " ", html.split("</head>")[1]))
-
-
 def printed(report):
-    console = Console(width=150, file=io.StringIO(), color_system=None)
-    for table in drawn.tables(report):
-        console.print(table)
-    return console.file.getvalue()
+    return terminal(drawn.tables(report), 150)
 
 
 @pytest.mark.parametrize("teachers", [1, 3])

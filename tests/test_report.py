@@ -3,11 +3,11 @@ import copy
 import io
 import itertools
 import re
-from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
+from reading import terminal, visible
 from rich.console import Console
 
 from emo_ray import report as drawn
@@ -56,19 +56,12 @@ def numbers(tree):
     return [str(tree)] if isinstance(tree, int) else []
 
 
-def visible(html):
-    """The words that a reader sees."""
-    return unescape(re.sub("<[^>]*>", " ", html.split("</head>")[1]))
-
-
 def page(report, folder):
     return drawn.write_html(report, folder).read_text(encoding="utf-8")
 
 
 def printed(report):
-    console = Console(width=120, file=io.StringIO(), color_system=None)
-    console.print(drawn.table(report))
-    return console.file.getvalue()
+    return terminal([drawn.table(report)], 120)
 
 
 def test_every_number_is_on_the_page(tmp_path):

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import io
 import json
 import re
 from html import unescape
@@ -10,7 +9,7 @@ from html import unescape
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
+from reading import terminal, visible
 
 from emo_ray import sweep_report as report
 
@@ -65,14 +64,7 @@ def example(complete=8, pruned=30, failed=2, **changes):
 
 
 def printed(content, width=200):
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    for table in report.tables(content):
-        console.print(table)
-    return console.file.getvalue()
-
-
-def visible(html):
-    return unescape(re.sub("<[^>]*>", " ", html.split("</head>")[1]))
+    return terminal(report.tables(content), width)
 
 
 def page_of(content, folder):
