@@ -36,8 +36,7 @@ from emo_ray.training.metrics import counts
 # What heads that are trained together must agree on; all other keys of `fusion` may differ.
 SAME = ("hidden", "batch_size", "passes_per_epoch", "start_from")
 _CHUNK = 64  # validation clips
-# torch's defaults, and no decay: that is taken from matrices before, of all heads at once.
-_ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "maximize": False}
+_ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False}  # torch's defaults
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,12 @@ class Bulk:
         progress = (taken + 1) / (self.steps * self.epochs)
         owns = [lane.own for lane in self.lanes]
         lrs = [own.lr * learning_rate_factor(progress, own.warmup_fraction) for own in owns]
-        self.flat_TP[:, : self.decaying].mul_((1 - torch.tensor(lrs) * self.decay_T)[:, None])
-        for row, lr in zip(self.rows, lrs, strict=True):  # a call has one learning rate
+        # Everything decays in AdamW; what should not is raised by as much before, which is far less to pass over.
+        self.flat_TP[:, self.decaying :].div_((1 - torch.tensor(lrs) * self.decay_T)[:, None])
+        for row, lr, own in zip(self.rows, lrs, owns, strict=True):  # a call has one learning rate
             value, grad, *moments = ([one] for one in row)
-            adamw(value, grad, *moments, [], [torch.tensor(float(taken))], fused=True, lr=lr, **_ADAM)
+            step, decay = [torch.tensor(float(taken))], own.weight_decay
+            adamw(value, grad, *moments, [], step, fused=True, lr=lr, weight_decay=decay, **_ADAM)
 
     def _loss(self, logits_TBK: torch.Tensor, target_BK: torch.Tensor, weight_B: torch.Tensor) -> torch.Tensor:
         """`loss.loss` of each lane, with its smoothing and class weights."""
