@@ -89,9 +89,13 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
 
 
 def wave_of(trials: int, processes: int) -> int:
-    """How many of the trials that are left come next: waves are of one size, for a small one is all overhead."""
-    waves = -(-trials // (processes * WIDTH))
-    return -(-trials // waves)
+    """How many of the trials that are left come next.
+
+    Waves are about as large as each other, for a small one is all overhead, and all processes have as many.
+    """
+    each = -(-trials // processes)
+    waves = -(-each // WIDTH)
+    return min(trials, processes * -(-each // waves))
 
 
 def _processes(config: Config) -> int:

@@ -7,12 +7,14 @@ from emo_ray.stages.sweep_bulk import WIDTH, wave_of
 
 
 @given(st.integers(1, 300), st.integers(1, 8))
-def test_waves_are_even_and_hold_every_trial(trials, processes):
+def test_waves_are_few_and_even_and_keep_every_process_busy(trials, processes):
     left, waves = trials, []
     while left:
         waves.append(wave_of(left, processes))
         left -= waves[-1]
     assert sum(waves) == trials
+    each = [-(-wave // processes) for wave in waves]  # of the busiest process
     assert len(waves) == -(-trials // (processes * WIDTH))
-    assert max(waves) <= processes * WIDTH
-    assert max(waves) - min(waves) <= 1
+    assert sum(each) == -(-trials // processes)
+    assert max(each) <= WIDTH
+    assert max(each) - min(each) <= 1
