@@ -42,6 +42,7 @@ _ALONE = 0.16  # of these trials are trained one by one: rates are compared
 def sweep(config: Config, scratch: Path) -> Measured:
     """Heads a second in bulk against one by one, on random features of two sizes."""
     figures, comparisons = [], []
+    peak = product_flops(torch.device("cpu"), torch.float32)  # on all cores, while nothing else runs
     for name, (clips, dims, epochs, share, at_least) in _TABLES.items():
         own = override(config, {"train.epochs": epochs, "fusion.passes_per_epoch": 1, "store.root": str(scratch)})
         trials = _trials(max(1, round(share * config.bench.trials)))
@@ -50,7 +51,6 @@ def sweep(config: Config, scratch: Path) -> Measured:
         ways = {"in bulk": partial(_in_bulk, own, table, trials), "one by one": partial(_one_by_one, own, table, some)}
         with progress(f"sweeping {name}", 2 * (config.bench.pairs + 1), "runs") as advance:
             seconds = rounds(ways, config.bench.pairs, advance)
-        peak = product_flops(torch.device("cpu"), torch.float32)  # on all cores
         for way, each_s in seconds.items():
             rate = 1 / median(each_s)  # heads
             reached = rate * _flops(own, clips, dims) / peak
