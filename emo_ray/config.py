@@ -65,7 +65,7 @@ class Config(Section):
     def _whole_batches(self) -> "Config":
         for name in ("emovclip", "fusion"):
             size = getattr(self, name).batch_size
-            if size % max(1, self.train.num_workers):
+            if size % self.train.shares:
                 raise ValueError(
                     f"found {name}.batch_size={size} with train.num_workers={self.train.num_workers}, "
                     "expected a multiple: each worker takes an equal share of every step"

@@ -248,6 +248,11 @@ class Train(Section):
     # it was, no clip is encoded again: a round then costs seconds.
     pseudo_phases: Literal["fusion", "both"] = "fusion"
 
+    @property
+    def shares(self) -> int:
+        """How many processes share the clips of a step. Training in the job's own gives what one worker gives."""
+        return max(1, self.num_workers)
+
     @field_validator("use_gpu", mode="before")
     @classmethod
     def _yaml_words(cls, value: Any) -> Any:

@@ -163,6 +163,7 @@ def _make(trial: Trial, config: Config, world: trials.World, features: dict | No
 def _digest(trial: Trial, config: Config, corpus: str) -> str:
     """Of everything that decides a trial's result; what is in the code is in VERSION."""
     flat = {key: value for key, value in flatten(config).items() if key not in _REFUSED}
+    flat["train.num_workers"] = config.train.shares
     deciding = {key: value for key, value in flat.items() if key.split(".")[0] in _DECIDING[trial.kind]}
     if trial.kind != "self_training":
         deciding = {key: value for key, value in deciding.items() if not key.startswith("train.pseudo_")}

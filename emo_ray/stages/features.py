@@ -35,7 +35,7 @@ VERSION = 2  # of the tables' form
 # What a given checkpoint does not decide: places, data, and what may run on this machine.
 _CALLERS = {
     *("checkpoint", "data", "synthetic", "tables", "evaluate", "pseudo", "store", "tracking", "cluster"),
-    *("train.use_gpu", "train.num_workers", "text.trust_remote_code", "text.device_map"),
+    *("train.use_gpu", "text.trust_remote_code", "text.device_map"),
     # Where and how to ask; what is asked, and of which model, is the checkpoint's. It must never name the URL that
     # somebody's key is sent to.
     *(f"annotate.{key}" for key in Annotate.model_fields if key not in answers.settings(Annotate())),
@@ -82,7 +82,8 @@ def of_checkpoint(config: Config, path: Path) -> Config:
     if own.annotate.url is not None and config.annotate.url is None:
         _say_without(path.name, own.annotate.model)
     callers = {k: v for k, v in flatten(config).items() if k in _CALLERS or k.split(".")[0] in _CALLERS}
-    return override(own, callers | {"data.labels": labels})
+    here = {"train.num_workers": min(1, config.train.num_workers)}  # all that it says of a model that is trained
+    return override(own, callers | here | {"data.labels": labels})
 
 
 @cache

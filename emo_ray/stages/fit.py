@@ -236,7 +236,9 @@ def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
         torch.set_num_threads(threads)
     with suppress(KeyError):
         rows["validation"] = ray.train.get_dataset_shard("validation")
-    options = {"parallel_strategy_kwargs": {"broadcast_buffers": False}}
+    # A head that another began may know modalities that no clip here has.
+    unused = job.fusion and job.optimisation.start_from is not None
+    options = {"parallel_strategy_kwargs": {"broadcast_buffers": False, "find_unused_parameters": unused}}
     _fit(job, config, rows, Reporter(folder), device, partial(ray.train.torch.prepare_model, **options))
 
 
@@ -300,19 +302,20 @@ def _validation_batches(job: Job, rows: Rows | None, reporter: loop.Reporter, ep
 @contextmanager
 def _told(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[Callable[[], None]]:
     """A progress bar, and a function that tells it and `on_epoch` what the folder says that they have not heard."""
-    seen = 0
+    told: set[int] = set()
     with progress(f"training {phase}", epochs, "epochs") as advance:
 
         def tell() -> None:
-            nonlocal seen
-            for metrics in _history(folder)[seen:]:
-                seen += 1
+            for metrics in _history(folder):
+                if metrics["epoch"] in told:
+                    continue
+                told.add(metrics["epoch"])
                 score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
                 advance(1, f"loss {metrics['train_loss']:.3f} {score}")
                 on_epoch(phase, metrics)
             with suppress(OSError, ValueError):
                 epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-                if epoch >= seen:
+                if epoch not in told:
                     advance(0, f"epoch {epoch + 1}, step {step} of {steps}")
 
         tell()

@@ -190,4 +190,4 @@ def _train_settings(config: Config) -> dict:
     """Of both phases. What is trained towards pseudo-labels is in their digest, and changes nothing without any."""
     elsewhere = {"use_gpu", "max_failures", *(name for name in Train.model_fields if name.startswith("pseudo_"))}
     decided = config.train.model_dump(exclude=elsewhere)
-    return decided | {"num_workers": max(1, config.train.num_workers), "seed": config.seed}
+    return decided | {"num_workers": config.train.shares, "seed": config.seed}

@@ -262,5 +262,6 @@ def _key(config: Config, prepared: Prepared, first: Round) -> str:
     """Of what decides the rounds, but not how many there are: more of them go on with the same runs in MLflow."""
     flat = {name: value for name, value in flatten(config).items() if name.split(".")[0] in _DECIDING}
     flat.pop("rounds.most")
+    flat["train.num_workers"] = config.train.shares
     weights = store.digest_path(Path(first.checkpoint) / checkpoint.WEIGHTS)
     return store.digest(VERSION, flat, prepared.path.name, weights)

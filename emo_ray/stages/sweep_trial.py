@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ray
 import ray.tune
 
 from emo_ray import cluster, store
@@ -55,8 +56,9 @@ def member(suggested: search.Params, task: Task) -> None:
 
 def _config(suggested: search.Params, task: Task) -> Config:
     config = search.applied(task.config, search.decoded(task.config.tune.space, suggested))
-    if config.train.num_workers == 1:  # this process is a worker itself, and a nested trainer takes 10 s to start
-        config = override(config, {"train.num_workers": 0})
+    if config.train.shares == 1:  # this process is a worker itself, and a nested trainer takes 10 s to start
+        gpu = "yes" if ray.get_gpu_ids() else "no"  # there may be one that Ray gave to nobody
+        config = override(config, {"train.num_workers": 0, "train.use_gpu": gpu})
     cluster.connect(config)
     return config
 

@@ -69,7 +69,7 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
 
     A trial in one process shares the machine with the data tasks of all; one with workers reserves nothing itself.
     """
-    own, workers = config.tune, max(1, config.train.num_workers)
+    own, workers = config.tune, config.train.shares
     gpu = cluster.use_gpu(config, workers)
     if workers == 1:
         most = int(cluster.gpus() if gpu else cluster.cpus())

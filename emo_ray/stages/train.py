@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,28 +58,33 @@ def train(config: Config) -> Trained:
     else:
         run = tracking.open_run(config, cluster.store_root(config), plan.key, plan.path.name)
         with run.running():
-            make(config, plan, partial(_track, run))
+            make(config, plan, tracked(run))
             run.artifacts(plan.path, "checkpoint")
             run.metrics({f"validation/{k}": v for k, v in store.read_meta(plan.path)["best"]["fusion"].items()})
     return Trained(plan.path, plan.prepared, plan.readings)
 
 
-def _track(run: tracking.Run, phase: str, metrics: dict[str, float]) -> None:
-    try:
-        run.epoch(phase, metrics)
-    except Exception as error:  # a tracking server that is away must not cost a training run
-        say(f"epoch {metrics['epoch'] + 1:g} of {phase} could not be tracked: {error}")
+def tracked(run: tracking.Run) -> fit.OnEpoch:
+    """`run.epoch`, but a tracking server that is away costs no training run."""
+
+    def on_epoch(phase: str, metrics: dict[str, float]) -> None:
+        try:
+            run.epoch(phase, metrics)
+        except Exception as error:
+            say(f"epoch {metrics['epoch'] + 1:g} of {phase} could not be tracked: {error}")
+
+    return on_epoch
 
 
 def make(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None:
     """Train what is planned, and store it; of what is there already, `on_epoch` gets the epochs all the same."""
     if plan.video_path is not None:
         make_emovclip(config, plan, on_epoch)
-    if store.is_complete(plan.path):
-        _retell(plan.path, "fusion", on_epoch)
-        return
-    table = feature_rows(config, plan, plan.wanted.everything)
-    _train_fusion(config, plan, table, on_epoch)
+    with _alone(plan.path):
+        if store.is_complete(plan.path):
+            _retell(plan.path, "fusion", on_epoch)
+        else:
+            _train_fusion(config, plan, feature_rows(config, plan, plan.wanted.everything), on_epoch)
 
 
 def feature_rows(config: Config, plan: Planned, clip_ids: Collection[str]) -> pa.Table:
@@ -94,9 +100,14 @@ def _retell(path: Path, phase: str, on_epoch: fit.OnEpoch) -> None:
 
 
 def make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None:
-    """The same of EmoVCLIP alone. Of several processes that want one, one makes it and the others wait."""
-    with store.alone(plan.video_path.with_name(f".{plan.video_path.name}.lock")):
+    """The same of EmoVCLIP alone."""
+    with _alone(plan.video_path):
         _make_emovclip(config, plan, on_epoch)
+
+
+def _alone(path: Path) -> AbstractContextManager[None]:
+    """Of several processes that want a checkpoint, such as trials, one makes it and the others wait."""
+    return store.alone(path.with_name(f".{path.name}.lock"))
 
 
 def _make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None:
@@ -120,7 +131,7 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None
         optimisation=config.emovclip,
         train_rows=len(usable.train),
         precision=config.train.precision,
-        class_weight_K=_class_weights(config.emovclip, usable, len(prepared.labels)),
+        class_weight_K=_class_weights(config.emovclip, usable, list(usable.train), len(prepared.labels)),
     )
     best = fit.run(job, config, datasets, on_epoch)
     save(path, best, config, prepared, Phase("EmoVCLIP", len(usable.train), usable.pseudo))
@@ -146,26 +157,25 @@ def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[fit.Job,
             "name feature tables with tables.video, tables.audio, tables.text"
         )
     # Of pseudo-labelled clips too, which are training clips: how features are scaled tells nothing of labels.
-    statistics = scalings(from_features(tables["train"]))
+    statistics, usable = scalings(from_features(tables["train"])), tables["train"]["clip_id"].to_pylist()
     job = fit.Job(
         phase="fusion",
         digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
         collate=partial(read_with_targets, from_features, wanted.pseudo),
         optimisation=config.fusion,
-        train_rows=len(tables["train"]),
+        train_rows=len(usable),
         fusion=True,
         passes_per_epoch=config.fusion.passes_per_epoch,
-        class_weight_K=_class_weights(config.fusion, wanted, len(prepared.labels)),
+        class_weight_K=_class_weights(config.fusion, wanted, usable, len(prepared.labels)),
     )
     return job, datasets
 
 
-def _class_weights(own: Optimisation, wanted: Wanted, classes: int) -> torch.Tensor | None:
-    """From the classes of training clips, of which a pseudo-labelled one counts for as much as it weighs."""
-    label_of = wanted.train
-    weight_B = wanted.pseudo and wanted.pseudo.weights(list(label_of))
-    return class_weights(own, torch.tensor(list(label_of.values())), classes, weight_B)
+def _class_weights(own: Optimisation, wanted: Wanted, clip_ids: Sequence[str], classes: int) -> torch.Tensor | None:
+    """From the classes of the clips trained on, of which a pseudo-labelled one counts for as much as it weighs."""
+    weight_B = wanted.pseudo and wanted.pseudo.weights(clip_ids)
+    return class_weights(own, torch.tensor([wanted.train[name] for name in clip_ids]), classes, weight_B)
 
 
 def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:

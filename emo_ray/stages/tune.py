@@ -18,13 +18,13 @@ from emo_ray.data import splits
 from emo_ray.data.batch import from_features
 from emo_ray.data.pseudo import with_targets
 from emo_ray.progress import say, show
-from emo_ray.stages.plan import Planned, no_folds, planned
+from emo_ray.stages.plan import Planned, no_folds, planned, with_video
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.sweep_bulk import Fold, in_bulk, search_in_bulk
 from emo_ray.stages.sweep_records import COMPLETE, Records
 from emo_ray.stages.sweep_trial import Task, without_test
 from emo_ray.stages.sweep_tune import search_by_trials
-from emo_ray.stages.train import feature_rows, labelled, make_emovclip, train
+from emo_ray.stages.train import feature_rows, labelled, make_emovclip, tracked, train
 from emo_ray.training import search
 
 VERSION = 1
@@ -66,8 +66,7 @@ def tune(config: Config) -> Tuned:
     config = override(config, {"store.root": str(root)})  # trials stand in other folders
     prepared = without_test(prepare(config))
     plan = planned(config, prepared)
-    if not config.tune.folds and not plan.wanted.validation:
-        raise ValueError("found no labelled validation clips, expected some to judge trials on: see data.*")
+    _check_validation(config, plan)
     key = _key(config, plan)
     folder = root / "sweeps" / key
     run = tracking.open_run(config, root, key, f"sweep-{key}")
@@ -98,13 +97,23 @@ def _check_folds(config: Config) -> None:
             raise ValueError(f"found {key}={given} with tune.folds, expected none: it may know the clips of a fold")
 
 
+def _check_validation(config: Config, plan: Planned) -> None:
+    if config.tune.folds:
+        return
+    if not plan.wanted.validation:
+        raise ValueError("found no labelled validation clips, expected some to judge trials on: see data.*")
+    searched = any(key.startswith("emovclip.") for key in config.tune.space)
+    if searched and plan.video_path is not None and not with_video(config, plan.prepared, plan.wanted).validation:
+        raise ValueError("found no labelled validation clip with video, expected some to judge EmoVCLIPs on")
+
+
 def _key(config: Config, plan: Planned) -> str:
     """Of everything that decides the trials: their number is part of it, for it shapes the search."""
     elsewhere = {"cluster", "store", "tracking", "evaluate", "crossvalidate", "claims", "bench", "pseudo", "rounds"}
     own = {k: v for k, v in flatten(config).items() if k.split(".")[0] not in elsewhere}
     for name in ("tune.max_concurrent", "tune.max_failures", "train.use_gpu", "train.max_failures"):
         own.pop(name)
-    own["train.num_workers"] = max(1, config.train.num_workers)
+    own["train.num_workers"] = config.train.shares
     return store.digest(VERSION, own, plan.key)
 
 
@@ -172,9 +181,12 @@ def _write(folder: Path, config: Config, content: dict) -> None:
 def _split(config: Config, plan: Planned, run: tracking.Run) -> list[Fold]:
     """The features of training and of validation clips; EmoVCLIP's are those of the one that all trials share."""
     if plan.video_path is not None:
-        make_emovclip(config, plan, run.epoch)
+        make_emovclip(config, plan, tracked(run))
     table = feature_rows(config, plan, plan.wanted.everything)
     train_rows, validation_rows = (labelled(table, of) for of in (plan.wanted.train, plan.wanted.validation))
+    if not len(train_rows) or not len(validation_rows):
+        found = f"found {len(train_rows)} training and {len(validation_rows)} validation clips with any usable modality"
+        raise ValueError(f"{found}, expected some of both: see bad_media.csv in {plan.prepared.path}")
     return [Fold(with_targets(from_features(train_rows), plan.wanted.pseudo), from_features(validation_rows))]
 
 

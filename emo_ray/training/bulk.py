@@ -76,6 +76,9 @@ class Bulk:
         self.scaled = _scaled(heads[0], train)
         self.validation, self.checked = validation, _scaled(heads[0], validation) if validation is not None else {}
         whole = stacked(heads)
+        # A head that another began may know modalities that no clip here has: those stay as they are.
+        idle = tuple(f"project.{name}." for name in MODALITIES if name not in self.scaled)
+        self.idle = {name: whole.pop(name) for name in list(whole) if name.startswith(idle)}
         matrices_first = sorted(whole, key=lambda name: whole[name].ndim, reverse=True)  # they alone decay
         self.shapes = {name: whole[name].shape[1:] for name in matrices_first}
         self.decaying = sum(s.numel() for s in self.shapes.values() if len(s) > 1)
@@ -93,6 +96,7 @@ class Bulk:
         self.lanes = [self.lanes[i] for i in places]
         self.flat_TP = self.flat_TP[index]
         self.moments = [moment_TP[index] for moment_TP in self.moments]
+        self.idle = {name: value[index] for name, value in self.idle.items()}
         self._settle()
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
@@ -121,7 +125,7 @@ class Bulk:
 
     def _settle(self) -> None:
         """What follows from lanes and memory: views of it by name, and the lanes' settings as tensors."""
-        self.tensors, self.grad_TP = {}, torch.zeros_like(self.flat_TP)
+        self.tensors, self.grad_TP = dict(self.idle), torch.zeros_like(self.flat_TP)
         parts = self.flat_TP.split([shape.numel() for shape in self.shapes.values()], dim=1)
         for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
             self.tensors[name] = part.view(-1, *shape).detach().requires_grad_()
@@ -145,7 +149,7 @@ class Bulk:
         ]
         logits_TBK = mix(self.tensors, rows, present, keeps[-1]).logits_BK
         loss_T = self._loss(logits_TBK, self.target_BK[index], self.weight_B[index])
-        grads = torch.autograd.grad(loss_T.sum(), list(self.tensors.values()))
+        grads = torch.autograd.grad(loss_T.sum(), [self.tensors[name] for name in self.shapes])
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=self.grad_TP)
         return loss_T.detach()
 

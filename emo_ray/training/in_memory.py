@@ -70,18 +70,21 @@ def chunks(batch: Batch | None) -> list[Batch]:
 
 @contextmanager
 def own_device(config: Config) -> Iterator[torch.device]:
-    """Where a process computes that is nobody's worker: on its GPU, else on one core, as a worker does.
+    """Where a process trains or encodes by itself: on its GPU, else on one core, as a worker does.
 
     Raises ValueError where a GPU is demanded and there is none.
     """
     there, choice = torch.cuda.is_available(), config.train.use_gpu
     if choice == "yes" and not there:
         raise ValueError(
-            "train.use_gpu=yes: found no GPU in the process that is to train, expected one: set train.num_workers=1, "
+            "train.use_gpu=yes: found no GPU in the job's own process, expected one: set train.num_workers=1, "
             "so that Ray finds a machine that has one, or train.use_gpu=auto"
         )
     if there and choice != "no":
-        yield torch.device("cuda")
+        try:
+            yield torch.device("cuda")
+        finally:
+            torch.cuda.empty_cache()  # for the actors that come next
     else:
         with one_thread():
             yield torch.device("cpu")

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from sklearn.utils.class_weight import compute_class_weight
 
 from emo_ray import store, tracking
 from emo_ray.config import flatten, override
@@ -21,7 +23,7 @@ from emo_ray.models import checkpoint
 from emo_ray.stages import fit
 from emo_ray.stages.plan import planned
 from emo_ray.stages.prepare import prepare
-from emo_ray.stages.train import make, train
+from emo_ray.stages.train import feature_rows, fusion_job, make, train
 from emo_ray.training import loop
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -41,7 +43,8 @@ def with_workers(config, count):
 
 
 def checkpoints(config):
-    return {p.name: p.stat().st_mtime_ns for p in (Path(config.store.root) / "checkpoints").iterdir()}
+    folder = Path(config.store.root) / "checkpoints"
+    return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if not p.name.startswith(".")}  # locks do
 
 
 def test_a_checkpoint_can_be_used_on_its_own(trained):
@@ -70,6 +73,39 @@ def test_a_second_run_trains_nothing(trained, tiny_config):
     before = checkpoints(tiny_config)
     assert train(tiny_config).path == trained.path
     assert checkpoints(tiny_config) == before
+
+
+def test_of_two_that_want_a_model_one_makes_it_and_both_hear_of_every_epoch(few_labels):
+    """As trials of a sweep do that were suggested the same."""
+    config = override(few_labels, {"fusion.dropout": 0.123})
+    plan, told, start = planned(config, prepare(config)), ([], []), threading.Barrier(2)
+
+    def want(mine):
+        start.wait()
+        make(config, plan, lambda phase, metrics: mine.append(metrics["epoch"]))
+
+    both = [threading.Thread(target=want, args=(mine,)) for mine in told]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert told == (list(range(config.train.epochs)),) * 2
+    assert not any((Path(config.store.root) / "train").iterdir())
+
+
+def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path):
+    """And not of those that have nothing to be seen or heard."""
+    lacking = [f"train-{i:03d}" for i in range(0, 18, 3)]  # of the first class
+    for name in ("audio", "text"):
+        rows = dict(np.load(few_labels.tables.of(name)[0]))
+        np.savez(tmp_path / f"{name}.npz", **{clip_id: row for clip_id, row in rows.items() if clip_id not in lacking})
+    keys = {f"tables.{name}": str(tmp_path / f"{name}.npz") for name in ("audio", "text")}
+    config = override(few_labels, keys | {"fusion.class_weights": "balanced"})
+    plan = planned(config, prepare(config))
+    job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.everything))
+    counts = np.array([2, 8, 8])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
+    np.testing.assert_allclose(job.class_weight_K.numpy(), expected, rtol=1e-6)
 
 
 def test_another_head_keeps_the_prompts(trained, tiny_config):

@@ -119,6 +119,21 @@ def test_a_modality_that_no_training_clip_has_is_absent_for_all():
         assert [e.train_loss for e in epochs] == pytest.approx([h["train_loss"] for h in history], abs=1e-4)
 
 
+def test_a_modality_that_only_the_start_knows_is_left_as_it_was():
+    everything, validation = clips(70, 0), clips(90, 1)
+    features = {name: rows for name, rows in everything.features.items() if name != "text"}
+    train = replace(everything, features=features, present_BM=everything.present_BM & torch.tensor([True, True, False]))
+    train = train.rows(train.present_BM.any(dim=1))
+    lanes = lanes_of((0, {}), (1, {}))
+    heads = [fresh(lane, everything) for lane in lanes]
+    bulk = Bulk(heads, lanes, train, validation, EPOCHS)
+    bulk.epoch()
+    bulk.keep([1])
+    state = bulk.state(0)
+    for name, value in heads[1].named_parameters():
+        assert torch.equal(state[name], value) is name.startswith("project.text"), name
+
+
 def test_without_validation_clips_nothing_is_counted():
     lanes = lanes_of((0, {}))
     assert together(lanes, clips(40, 0), None)[0][0][-1].counts_SKK is None
