@@ -55,7 +55,7 @@ _SEARCHES = {"tpe": "TPE", "random": "random", "pbt": "population-based training
 _SCHEDULERS = {"asha": "bad trials stopped early by ASHA", "none": "no early stopping"}
 _NOT_YET, _FIRST_PHASE = "not yet", "stopped in EmoVCLIP's phase"
 _TRIAL = ["trial", "state", "objective", "epochs", "seconds"]
-_PROMPTS = ["setting", "trials", "complete", "mean", "best", "seconds"]
+_PROMPTS = ["setting", "trials", "complete", "mean", "best", "most seconds"]
 _WORDS = ("setting", "state", "error")  # columns that hold no numbers
 _DASH = "–"
 
@@ -216,7 +216,10 @@ def _objective_cell(trial: Trial | None) -> str:
 
 
 def _prompt_rows(content: dict[str, Any]) -> list[Row]:
-    """For each value of those of EmoVCLIP's settings that have few; means and times are of complete trials."""
+    """For each value of those of EmoVCLIP's settings that have few; means and times are of complete trials.
+
+    The longest time, for trials that find an EmoVCLIP that another has trained take next to none.
+    """
     rows, complete = [], {trial["number"] for trial in finished(content)}
     for axis in axes_of(content):
         if not axis.key.startswith("emovclip.") or not (axis.choices or axis.whole):
@@ -226,7 +229,7 @@ def _prompt_rows(content: dict[str, Any]) -> list[Row]:
             numbers = [_DASH] * 3
             if done:
                 values, seconds = [value(trial) for trial in done], [trial["seconds"] for trial in done]
-                numbers = [page.percent(np.mean(values)), page.percent(max(values)), f"{np.mean(seconds):.1f}"]
+                numbers = [page.percent(np.mean(values)), page.percent(max(values)), f"{max(seconds):.1f}"]
             rows.append([f"{axis.key} = {shown(setting)}", str(len(own)), str(len(done)), *numbers])
     return rows
 
@@ -235,7 +238,10 @@ def _prompt_section(content: dict[str, Any]) -> list[str]:
     """In HTML; nothing where none of EmoVCLIP's settings was searched."""
     if not (rows := _prompt_rows(content)):
         return []
-    said = "Objectives in percent and seconds are those of complete trials; the other settings differed, too."
+    said = (
+        "Objectives in percent and seconds are those of complete trials; the other settings differed, too. Seconds are "
+        "those of the trial that took longest: one that finds its EmoVCLIP trained already takes next to none."
+    )
     return [f"<h2>{escape(_PROMPTS_TITLE)}</h2>", page.html_table(_PROMPTS, rows), f"<p class='note'>{said}</p>"]
 
 

@@ -158,9 +158,9 @@ def test_prompts_by_hand():
     space = {key: SPACE[key] for key in ("emovclip.global_prompts", "fusion.lr", "emovclip.context_length")}
     table = report.tables(example(0, 0, 0, trials=trials, best=1, space=space))[2]
     assert [[str(cell) for cell in row] for row in rows(table)] == [
-        ["emovclip.global_prompts = 0", "3", "2", "60.0", "70.0", "2.5"],
+        ["emovclip.global_prompts = 0", "3", "2", "60.0", "70.0", "3.0"],
         ["emovclip.global_prompts = 8", "1", "0", "–", "–", "–"],
-        ["emovclip.context_length = 2", "4", "2", "60.0", "70.0", "2.5"],
+        ["emovclip.context_length = 2", "4", "2", "60.0", "70.0", "3.0"],
     ]
 
 
