@@ -160,8 +160,13 @@ class Watch(ray.tune.Callback):
         records.tell(trial.trial_id, [(result["phase"], result["told"])])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial at its end, or stopped."""
-        self._end(trial, COMPLETE if trial.last_result.get("last") else PRUNED)
+        """A trial at its end, or stopped.
+
+        A member of a population that takes over one at its end has nothing left to train, and that one's last result.
+        """
+        result, record = trial.last_result, self.now.records.trials.get(trial.trial_id, {})
+        own = result.get("epoch") == record.get("epochs")
+        self._end(trial, COMPLETE if own and result.get("last") else PRUNED)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial that failed once too often."""

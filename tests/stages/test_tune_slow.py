@@ -123,9 +123,10 @@ def test_a_population_takes_over_what_is_better(config, ray_session):
     swept = tune(population)
     trials = swept.content["trials"]
     assert [trial["number"] for trial in trials] == list(range(4))
-    for trial in trials:
-        assert trial["state"] == "complete"
-        assert [epoch for epoch, _ in trial["history"]] == list(range(1, 7))
+    for trial in trials:  # one may take over another's state, which is ahead, or at its end
+        epochs = [epoch for epoch, _ in trial["history"]]
+        assert epochs == sorted(set(epochs))
+        assert trial["state"] == ("complete" if epochs[-1] == 6 else "pruned")
     best = trials[swept.content["best"]]
     assert best["value"] == max(trial["value"] for trial in trials)
     found = store.read_meta(train(load(str(swept.path / BEST))).path)["best"]["fusion"]
