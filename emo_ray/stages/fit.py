@@ -4,16 +4,13 @@ Both are resumable: their state lies under a name that is the digest of everythi
 that dies is replaced, and a driver that dies goes on with the next epoch when it is started again.
 """
 
-import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -27,13 +24,10 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Batch
-from emo_ray.progress import progress
 from emo_ray.settings import Optimisation
+from emo_ray.stages import epochs
 from emo_ray.training import loop
 from emo_ray.training.in_memory import own_device, shuffled
-
-METRICS, PROGRESS = "metrics.jsonl", "progress.json"
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,11 +47,10 @@ class Job:
     class_weight_K: torch.Tensor | None = None
 
 
-OnEpoch = Callable[[str, dict[str, float]], None]  # (phase, metrics of an epoch)
 Rows = ray.data.Dataset | ray.data.DataIterator
 
 
-def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: OnEpoch) -> dict[str, Any]:
+def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: epochs.OnEpoch) -> dict[str, Any]:
     """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
 
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
@@ -66,11 +59,11 @@ def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoc
     """
     folder = _folder(job, config)
     best = (_run if config.train.num_workers else _run_here)(job, config, datasets, folder, on_epoch)
-    return {**best, "history": _history(folder)}
+    return {**best, "history": epochs.history(folder)}
 
 
 def _run(
-    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: OnEpoch
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epochs.OnEpoch
 ) -> dict[str, Any]:
     if job.train_rows < config.train.num_workers:
         raise ValueError(
@@ -97,16 +90,16 @@ def _run(
         datasets=datasets,
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
-    with _told(folder, job.phase, config.train.epochs, on_epoch) as tell, _often(tell):
+    with epochs.told_of(folder, job.phase, config.train.epochs, on_epoch) as tell, epochs.often(tell):
         result = trainer.fit()
     with result.checkpoint.as_directory() as state:
         return loop.load_state(Path(state))["best"]
 
 
 def _run_here(
-    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: OnEpoch
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epochs.OnEpoch
 ) -> dict[str, Any]:
-    with _told(folder, job.phase, config.train.epochs, on_epoch) as tell:
+    with epochs.told_of(folder, job.phase, config.train.epochs, on_epoch) as tell:
         return fit_here(job, config, datasets, HereReporter(folder, tell))
 
 
@@ -147,7 +140,7 @@ class Reporter:
     def __init__(self, folder: Path):
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.folder, self.note = folder, _Note(folder)
+        self.folder, self.note = folder, epochs.Note(folder)
 
     def restore(self) -> Path | None:
         """The last committed state."""
@@ -159,7 +152,7 @@ class Reporter:
         checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
         ray.train.report(metrics, checkpoint=checkpoint)
         if self.rank == 0:
-            _append(self.folder, metrics)
+            epochs.append(self.folder, metrics)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Leaves a note for the driver."""
@@ -179,7 +172,7 @@ class HereReporter(loop.PlainReporter):
 
     def __init__(self, folder: Path, tell: Callable[[], None]):
         super().__init__()
-        self.folder, self.tell, self.note = folder, tell, _Note(folder)
+        self.folder, self.tell, self.note = folder, tell, epochs.Note(folder)
 
     def restore(self) -> Path | None:
         """The folder, if it holds the state of an epoch."""
@@ -187,7 +180,7 @@ class HereReporter(loop.PlainReporter):
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         """The metrics first: an epoch that is listed but not kept is run again, and counts once."""
-        _append(self.folder, metrics)
+        epochs.append(self.folder, metrics)
         with store.renamed(self.folder / loop.STATE) as temporary:
             shutil.copyfile(state / loop.STATE, temporary)
         self.tell()
@@ -196,26 +189,6 @@ class HereReporter(loop.PlainReporter):
         """Tells of it now and then."""
         if self.note(epoch, step, steps):
             self.tell()
-
-
-class _Note:
-    """The step under way, written down for who looks, at most twice a second."""
-
-    def __init__(self, folder: Path):
-        self.path, self.written_s = folder / PROGRESS, 0.0
-
-    def __call__(self, epoch: int, step: int, steps: int) -> bool:
-        """Whether it was written."""
-        now_s = time.monotonic()
-        if due := now_s - self.written_s > _POLL_S:
-            self.written_s = now_s
-            store.write_text(self.path, json.dumps([epoch, step, steps]))
-        return due
-
-
-def _append(folder: Path, metrics: dict[str, float]) -> None:
-    with (folder / METRICS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(metrics) + "\n")
 
 
 class Collate(ArrowBatchCollateFn):
@@ -297,57 +270,3 @@ def _validation_batches(job: Job, rows: Rows | None, reporter: loop.Reporter, ep
     for i, table in enumerate(tables):
         if i % reporter.world_size == reporter.rank:
             yield job.collate(table)
-
-
-@contextmanager
-def _told(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[Callable[[], None]]:
-    """A progress bar, and a function that tells it and `on_epoch` what the folder says that they have not heard."""
-    told: set[int] = set()
-    with progress(f"training {phase}", epochs, "epochs") as advance:
-
-        def tell() -> None:
-            for metrics in _history(folder):
-                if metrics["epoch"] in told:
-                    continue
-                told.add(metrics["epoch"])
-                score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
-                advance(1, f"loss {metrics['train_loss']:.3f} {score}")
-                on_epoch(phase, metrics)
-            with suppress(OSError, ValueError):
-                epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-                if epoch not in told:
-                    advance(0, f"epoch {epoch + 1}, step {step} of {steps}")
-
-        tell()
-        yield tell
-
-
-@contextmanager
-def _often(look: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, and at its end, look at what others write."""
-    stop = Event()
-
-    def follow() -> None:
-        while not stop.wait(_POLL_S):
-            look()
-
-    thread = Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        look()
-
-
-def _history(folder: Path) -> list[dict[str, float]]:
-    """Every epoch's metrics in order; an epoch that ran twice (before and after a crash) counts once, as last."""
-    if not (folder / METRICS).exists():
-        return []
-    by_epoch: dict[int, dict[str, float]] = {}
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # a line that is still being written
-            metrics = json.loads(line)
-            by_epoch[int(metrics["epoch"])] = metrics
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]

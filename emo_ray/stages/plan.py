@@ -69,7 +69,7 @@ class Planned:
 def planned(config: Config, prepared: Prepared) -> Planned:
     """What `make` will make. Raises ValueError where there is nothing to train on."""
     root = cluster.store_root(config)
-    wanted = wanted_clips(config, prepared)
+    wanted = _wanted_clips(config, prepared)
     video_path = _emovclip_path(config, prepared, wanted, root)
     readings = labelled_readings(config, prepared, wanted.train)
     frozen = tuple(frozen_encoders(config, readings))
@@ -105,7 +105,7 @@ def parts_with(prepared: Prepared, wanted: Iterable[str]) -> list[str]:
     return [part for part in prepared.parts if part in hit]
 
 
-def wanted_clips(config: Config, prepared: Prepared) -> Wanted:
+def _wanted_clips(config: Config, prepared: Prepared) -> Wanted:
     """Raises ValueError where there is nothing to train on, or pseudo-labels that must not be trained on."""
     if len(prepared.labels) < 2:
         vocabulary(prepared.labels, None)  # says what is wrong

@@ -13,7 +13,7 @@ from emo_ray.models import checkpoint
 from emo_ray.models.clip import description
 from emo_ray.stages.prepare import Prepared
 
-VERSION = 4  # of trained models; 3: a head draws all its noise at once
+VERSION = 4  # of trained models; 4: class weights are of clips with something to see, hear or read
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from emo_ray.settings import Optimisation
 from emo_ray.stages import fit
 from emo_ray.stages.annotate import Readings
 from emo_ray.stages.encode import shard_columns
+from emo_ray.stages.epochs import OnEpoch
 from emo_ray.stages.features import encode, load, video_encoder
 from emo_ray.stages.plan import LabelOf, Planned, Wanted, no_folds, parts_with, planned, with_video
 from emo_ray.stages.prepare import Prepared, prepare
@@ -64,7 +65,7 @@ def train(config: Config) -> Trained:
     return Trained(plan.path, plan.prepared, plan.readings)
 
 
-def tracked(run: tracking.Run) -> fit.OnEpoch:
+def tracked(run: tracking.Run) -> OnEpoch:
     """`run.epoch`, but a tracking server that is away costs no training run."""
 
     def on_epoch(phase: str, metrics: dict[str, float]) -> None:
@@ -76,7 +77,7 @@ def tracked(run: tracking.Run) -> fit.OnEpoch:
     return on_epoch
 
 
-def make(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None:
+def make(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
     """Train what is planned, and store it; of what is there already, `on_epoch` gets the epochs all the same."""
     if plan.video_path is not None:
         make_emovclip(config, plan, on_epoch)
@@ -94,12 +95,12 @@ def feature_rows(config: Config, plan: Planned, clip_ids: Collection[str]) -> pa
     return load(plan.prepared, encode(config, plan.prepared, encoders, parts), parts, clip_ids)
 
 
-def _retell(path: Path, phase: str, on_epoch: fit.OnEpoch) -> None:
+def _retell(path: Path, phase: str, on_epoch: OnEpoch) -> None:
     for metrics in store.read_meta(path)["history"]:
         on_epoch(phase, metrics)
 
 
-def make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None:
+def make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
     """The same of EmoVCLIP alone."""
     with _alone(plan.video_path):
         _make_emovclip(config, plan, on_epoch)
@@ -110,7 +111,7 @@ def _alone(path: Path) -> AbstractContextManager[None]:
     return store.alone(path.with_name(f".{path.name}.lock"))
 
 
-def _make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None:
+def _make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
     prepared, path = plan.prepared, plan.video_path
     if store.is_complete(path):
         say(f"EmoVCLIP {path.name} is trained already")
@@ -138,7 +139,7 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: fit.OnEpoch) -> None
     fit.clean_up(job, config)
 
 
-def _train_fusion(config: Config, plan: Planned, table: pa.Table, on_epoch: fit.OnEpoch) -> None:
+def _train_fusion(config: Config, plan: Planned, table: pa.Table, on_epoch: OnEpoch) -> None:
     job, datasets = fusion_job(config, plan, table)
     best = fit.run(job, config, datasets, on_epoch)
     used = plan.wanted.pseudo and plan.wanted.pseudo.only(labelled(table, plan.wanted.train)["clip_id"].to_pylist())

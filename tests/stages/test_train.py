@@ -20,7 +20,7 @@ from emo_ray import store, tracking
 from emo_ray.config import flatten, override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint
-from emo_ray.stages import fit
+from emo_ray.stages.epochs import METRICS
 from emo_ray.stages.plan import planned
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.train import feature_rows, fusion_job, make, train
@@ -168,7 +168,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny
 
     def kill() -> None:
         while not done.wait(0.02):
-            metrics = [p for p in train_folder.glob(f"emovclip-*/{fit.METRICS}") if p.stat().st_size]
+            metrics = [p for p in train_folder.glob(f"emovclip-*/{METRICS}") if p.stat().st_size]
             if metrics and (workers := _our_train_workers()):
                 killed.append(workers[0])
                 os.kill(workers[0], signal.SIGKILL)
