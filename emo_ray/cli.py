@@ -19,7 +19,9 @@ class Artefact(Protocol):
 
 
 def main(stage: str, usage: str, choice: str | None = None) -> None:
-    """Run the stage of this name on the command line's config; with `choice`, a word in front is that key's value.
+    """Run a stage, such as "stages.train", on the command line's config.
+
+    With `choice`, a word in front is that key's value.
 
     All of stdout is one line: the artefact's path, with --json JSON. What the user can mend (a ValueError) is printed
     as one message, with exit status 2. Stages take seconds to import, so that comes last.
@@ -35,7 +37,7 @@ def main(stage: str, usage: str, choice: str | None = None) -> None:
     recipe = words.pop(0) if words and "=" not in words[0] else "mini"
     try:
         config = configuration.absolute_paths(configuration.load(recipe, configuration.parse_overrides(chosen + words)))
-        artefact: Artefact = getattr(importlib.import_module(f"emo_ray.stages.{stage}"), stage)(config)
+        artefact: Artefact = getattr(importlib.import_module(f"emo_ray.{stage}"), stage.rpartition(".")[2])(config)
     except Exception as error:
         message = _for_user(error)
         if message is None:

@@ -3,4 +3,4 @@
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("annotate", __doc__)
+    main("stages.annotate", __doc__)

@@ -6,4 +6,4 @@ The part comes first, a recipe may follow: `python jobs/bench.py all mer2024 ben
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("bench", __doc__, choice="bench.part")
+    main("experiments.bench.bench", __doc__, choice="bench.part")

@@ -3,4 +3,4 @@
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("claims", __doc__)
+    main("experiments.claims.claims", __doc__)

@@ -3,4 +3,4 @@
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("evaluate", __doc__)
+    main("stages.evaluate", __doc__)

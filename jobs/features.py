@@ -6,4 +6,4 @@ With `tables.export=FOLDER` they are left there for others, as .npy for each cli
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("features", __doc__)
+    main("stages.features", __doc__)

@@ -3,4 +3,4 @@
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("predict", __doc__)
+    main("stages.predict", __doc__)

@@ -3,4 +3,4 @@
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("prepare", __doc__)
+    main("stages.prepare", __doc__)

@@ -3,4 +3,4 @@
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("pseudo_label", __doc__)
+    main("stages.pseudo_label", __doc__)

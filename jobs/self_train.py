@@ -7,4 +7,4 @@ round N back, at no cost.
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("self_train", __doc__)
+    main("stages.self_train", __doc__)

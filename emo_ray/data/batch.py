@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray.settings import MODALITIES
+from emo_ray.config.model_settings import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from emo_ray.config.model_settings import Data
 from emo_ray.data import labels, manifest
 from emo_ray.data.manifest import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Clip
-from emo_ray.settings import Data
 
 # modality (audio and video, video only, audio only), then the take: channel, emotion, intensity, ..., actor
 _RAVDESS_NAME = re.compile(r"(\d\d)-(\d\d-(\d\d)-\d\d-(\d\d)-\d\d-(\d\d))")

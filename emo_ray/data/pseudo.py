@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from emo_ray import store
+from emo_ray.config.model_settings import Train
 from emo_ray.data.batch import Batch
-from emo_ray.settings import Train
 
 _COLUMNS = ("clip_id", "calibrated", "prediction", "accepted", "round", "teacher")
 

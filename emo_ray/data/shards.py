@@ -18,9 +18,9 @@ from PIL import Image
 from pyarrow import fs
 
 from emo_ray import store
+from emo_ray.config.model_settings import MODALITIES, Media
 from emo_ray.data import media
 from emo_ray.data.manifest import Clip
-from emo_ray.settings import MODALITIES, Media
 
 _SILENCE = 1  # int16 steps: what dithering leaves of nothing
 VERSION = 2  # of SCHEMA; 2: identities, and the digests of the content

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from emo_ray.config.model_settings import Data
 from emo_ray.data.manifest import Clip
-from emo_ray.settings import Data
 
 
 def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], list[str]]:

@@ -18,11 +18,11 @@ from typing import Any
 import av
 import numpy as np
 
+from emo_ray.config.model_settings import MODALITIES, Synthetic
 from emo_ray.data.manifest import Clip
 from emo_ray.data.synthetic_face import FLAWS, RATE_FPS, face
 from emo_ray.data.synthetic_text import sentence
 from emo_ray.data.synthetic_voice import RATE_HZ, voice
-from emo_ray.settings import MODALITIES, Synthetic
 
 VERSION = 2  # raise it when the same config gives other clips
 SPLITS = ("train", "validation", "test", "unlabelled")

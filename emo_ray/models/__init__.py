@@ -1,5 +1,5 @@
 """Plain nn.Modules: no Ray, no MLflow.
 
-Reading order: clip_formats, clip, prompts, temporal, emovclip, reference, pooling, pretrained, audio, text, fusion,
-state, checkpoint.
+Reading order: clip_formats, clip, prompts, temporal_pooling, emovclip, reference, hidden_states, pretrained, audio,
+text, fusion, trainable_state, checkpoint.
 """

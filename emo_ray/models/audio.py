@@ -19,10 +19,10 @@ from torch import nn
 from torchaudio.transforms import MFCC
 
 from emo_ray import store
+from emo_ray.config.model_settings import Audio
 from emo_ray.data.batch import Batch
 from emo_ray.models import pretrained
-from emo_ray.models.pooling import masked_sum, mean_of_layers
-from emo_ray.settings import Audio
+from emo_ray.models.hidden_states import masked_sum, mean_of_layers
 
 VERSION = 2
 RATE_HZ = 16_000

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from emo_ray import store
 from emo_ray.config import Config, dump, load, override
-from emo_ray.job_settings import Tracking
+from emo_ray.config.job_settings import Tracking
+from emo_ray.config.model_settings import MODALITIES, Fusion
 from emo_ray.models.fusion import FusionHead
-from emo_ray.models.state import load_trained
-from emo_ray.settings import MODALITIES, Fusion
+from emo_ray.models.trainable_state import load_trained
 
 if TYPE_CHECKING:
     from emo_ray.models.emovclip import EmoVCLIP

@@ -15,7 +15,7 @@ from emo_ray.config import Config
 from emo_ray.data.batch import Batch, Output
 from emo_ray.models.clip import image_size, load_clip, pixel_statistics, tensor_digest, tokenizer
 from emo_ray.models.prompts import ClassContext, FramePrompts
-from emo_ray.models.temporal import TemporalAttention
+from emo_ray.models.temporal_pooling import TemporalAttention
 
 PLACEHOLDER = "X"  # one token; its embedding is replaced by a context vector
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from emo_ray.config.model_settings import MODALITIES, Fusion
 from emo_ray.data.batch import Batch, Output
-from emo_ray.settings import MODALITIES, Fusion
 
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
 _CHANCES = len(MODALITIES) + 1  # noise that modality dropout takes for a clip

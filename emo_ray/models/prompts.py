@@ -7,7 +7,7 @@ of its vision-language prompting; initial values of `cls_proj` (identity) are ou
 import torch
 from torch import nn
 
-from emo_ray.settings import EmoVCLIP as EmoVCLIPConfig
+from emo_ray.config.model_settings import EmoVCLIP as EmoVCLIPConfig
 
 
 class FramePrompts(nn.Module):

@@ -16,10 +16,10 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
 from emo_ray import store
+from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import pretrained
-from emo_ray.models.pooling import masked_mean, mean_of_layers
-from emo_ray.settings import Text
+from emo_ray.models.hidden_states import masked_mean, mean_of_layers
 
 VERSION = 3
 # Runs of letters, single ones too ("I"; scripts written without spaces stay whole), and of signs ("?!").

@@ -17,8 +17,8 @@ from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import progress, say
-from emo_ray.stages import answers
-from emo_ray.stages.answers import FINAL, UNASKED, Answer
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.answer_log import FINAL, UNASKED, Answer
 from emo_ray.stages.prepare import plan_parts
 
 SCHEMA = pa.schema(
@@ -79,11 +79,11 @@ def readings_of(config: Config, clips: Iterable[Clip]) -> Readings | None:
     if config.annotate.url is None:
         return None
     texts = {clip.clip_id: clip.text for clip in clips if clip.text and clip.text.strip()}
-    digest_of = {clip_id: answers.digest(config.annotate, text) for clip_id, text in texts.items()}
-    folder, name = answers.open_folder(cluster.store_root(config), config.annotate)
-    found, used = answers.read(folder), Used()
+    digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in texts.items()}
+    folder, name = answer_log.open_folder(cluster.store_root(config), config.annotate)
+    found, used = answer_log.read(folder), Used()
     prompts = {
-        digest: answers.filled(config.annotate, texts[clip_id])
+        digest: answer_log.filled(config.annotate, texts[clip_id])
         for clip_id, digest in digest_of.items()
         if digest not in found
     }
@@ -107,7 +107,9 @@ def readings_of(config: Config, clips: Iterable[Clip]) -> Readings | None:
 
 def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[str, Answer], Used]:
     """The answers to these prompts, by digest, and what they took."""
-    from emo_ray.stages.ask import Asker  # the client takes a second to import, and most runs have nothing to ask
+    from emo_ray.stages.chat.client import (
+        Asker,  # the client takes a second to import, and most runs have nothing to ask
+    )
 
     # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
     # Ray keeps how actors are made.

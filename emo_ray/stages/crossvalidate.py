@@ -13,12 +13,13 @@ import pyarrow as pa
 import ray
 import torch
 
-from emo_ray import cluster, report, store, tracking
+from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.progress import progress
-from emo_ray.settings import MODALITIES, SUBSETS
+from emo_ray.reports import evaluation
 from emo_ray.stages.evaluate import (
     EVERYTHING,
     PREDICTIONS,
@@ -30,7 +31,7 @@ from emo_ray.stages.evaluate import (
     write_predictions,
 )
 from emo_ray.stages.features import encode, frozen_encoders, load
-from emo_ray.stages.plan import labelled_readings, labels_of, parts_with
+from emo_ray.stages.fitting.plan import labelled_readings, labels_of, parts_with
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import labelled
 from emo_ray.training.in_memory import fit_head, one_thread
@@ -79,7 +80,7 @@ def crossvalidate(config: Config) -> Evaluated:
             store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
             further = {"fold": pa.array(fold_B + 1)}
             write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels, further)
-            report.write_html(content, temporary)
+            evaluation.write_html(content, temporary)
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     run = tracking.open_run(config, root, key, folder.name)
     values = {f"folds/{n}/{k}": v for n, m in content["subsets"].items() if m for k, v in m.items()}

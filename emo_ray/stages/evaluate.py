@@ -9,16 +9,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray import cluster, report, store, tracking
+from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import say, show
-from emo_ray.settings import MODALITIES, SUBSETS
-from emo_ray.stages.encode import Encoder
+from emo_ray.reports import evaluation
+from emo_ray.stages.encoding.actor import Encoder
 from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
-from emo_ray.stages.plan import labelled_readings, labels_of, no_folds, parts_with
+from emo_ray.stages.fitting.plan import labelled_readings, labels_of, no_folds, parts_with
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import train
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
@@ -42,7 +43,7 @@ class Evaluated:
 
     def show(self) -> None:
         """The table, for people."""
-        show(report.tables(self.report), self.report["notes"], self.path / "report.html")
+        show(evaluation.tables(self.report), self.report["notes"], self.path / "report.html")
         say(f"all runs: {self.mlflow}")
 
 
@@ -75,7 +76,7 @@ def evaluate(config: Config) -> Evaluated:
         with store.writing(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}) as temporary:
             store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
             write_predictions(temporary / PREDICTIONS, batch, probabilities, prepared.labels)
-            report.write_html(content, temporary)
+            evaluation.write_html(content, temporary)
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     _track(config, root, path, folder, content)
     return Evaluated(folder, content, tracking.command(config, root))

@@ -20,14 +20,15 @@ import ray.data
 
 from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, override
+from emo_ray.config.job_settings import Annotate
 from emo_ray.data import shards
-from emo_ray.job_settings import Annotate
 from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import progress, say
-from emo_ray.stages import answers, imports
 from emo_ray.stages.annotate import Readings, readings_of
-from emo_ray.stages.encode import Encode, Encoder, table_encoder
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.encoding import external_tables
+from emo_ray.stages.encoding.actor import Encode, Encoder, table_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.in_memory import own_device
 
@@ -38,7 +39,7 @@ _CALLERS = {
     *("train.use_gpu", "text.trust_remote_code", "text.device_map"),
     # Where and how to ask; what is asked, and of which model, is the checkpoint's. It must never name the URL that
     # somebody's key is sent to.
-    *(f"annotate.{key}" for key in Annotate.model_fields if key not in answers.settings(Annotate())),
+    *(f"annotate.{key}" for key in Annotate.model_fields if key not in answer_log.settings(Annotate())),
 }
 
 
@@ -124,7 +125,7 @@ def features(config: Config) -> Featured:
     readings = readings_of(config, prepared.clips)
     encoders = encoders_of(config, path, readings) if path else frozen_encoders(config, readings)
     folders = encode(config, prepared, encoders)
-    exported = imports.export(config.tables, folders, prepared.parts) if config.tables.export else ()
+    exported = external_tables.export(config.tables, folders, prepared.parts) if config.tables.export else ()
     return Featured(cluster.store_root(config) / "features", folders, tuple(exported))
 
 
@@ -143,7 +144,7 @@ def encode(
         _note(folder, prepared.shards, encoder)
         todo = [name for name in parts if not (folder / name).exists()]
         if todo and encoder.sources:
-            imports.check(encoder, clip_ids)
+            external_tables.check(encoder, clip_ids)
         known = {} if encoder.sources else _known(folder, prepared, todo)
         rows += [
             {
@@ -158,7 +159,7 @@ def encode(
     if rows:
         _encode(config, prepared, encoders, rows)
     for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
-        imports.tell(encoders[i], folders[encoders[i].modality], parts)
+        external_tables.tell(encoders[i], folders[encoders[i].modality], parts)
     return folders
 
 

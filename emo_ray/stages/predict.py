@@ -23,15 +23,15 @@ import torch
 
 from emo_ray import cluster, store
 from emo_ray.config import Config
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.batch import Batch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
-from emo_ray.settings import MODALITIES
-from emo_ray.stages import imports
 from emo_ray.stages.annotate import Readings, readings_of
-from emo_ray.stages.encode import Encoder, actor_device, encode_table, shard_columns
+from emo_ray.stages.encoding import external_tables
+from emo_ray.stages.encoding.actor import Encoder, actor_device, encode_table, shard_columns
 from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.prepare import Plan, decode_tasks, plan_parts
 
@@ -120,7 +120,7 @@ def make_parts(config: Config, path: Path, plan: Plan, corpus: Collection[str]) 
     readings = readings_of(config, [clip for clips in plan.clips_of.values() for clip in clips])
     models = load_models(config, path, readings=readings)
     for encoder in models.encoders.values():
-        imports.check(encoder, corpus)
+        external_tables.check(encoder, corpus)
     decides = {
         "version": VERSION,
         "weights": store.digest_path(path / checkpoint.WEIGHTS),

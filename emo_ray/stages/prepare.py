@@ -18,13 +18,13 @@ import ray.data
 
 from emo_ray import cluster, store
 from emo_ray.config import Config
-from emo_ray.contact_sheet import STILLS, contact_sheet
+from emo_ray.config.model_settings import MODALITIES, Media, Tables
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
 from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.models.clip import image_size
 from emo_ray.progress import progress, say
-from emo_ray.settings import MODALITIES, Media, Tables
+from emo_ray.reports.contact_sheet import STILLS, contact_sheet
 
 VERSION = 2  # 2: the ledger holds the digests of the content
 MANIFEST, LEDGER, BAD_MEDIA, SHEET = "manifest.parquet", "ledger.parquet", "bad_media.csv", "contact_sheet.png"

@@ -14,18 +14,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import cluster, pseudo_report, store
+from emo_ray import cluster, store
 from emo_ray.config import Config
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.shards import CONTENT
 from emo_ray.progress import progress, say, show
-from emo_ray.settings import MODALITIES
+from emo_ray.reports import pseudo_labels
 from emo_ray.stages import teachers as answering
 from emo_ray.stages.features import of_checkpoint
-from emo_ray.stages.plan import no_folds, parts_with
+from emo_ray.stages.fitting.plan import no_folds, parts_with
 from emo_ray.stages.predict import TOGETHER, UNUSABLE, load_models
 from emo_ray.stages.prepare import BAD_MEDIA, Prepared, prepare
 from emo_ray.stages.teachers import Answers, Teacher
-from emo_ray.training import selection
+from emo_ray.training import pseudo_label_policies as policies
 from emo_ray.training.calibration import LEAST, MOST
 
 VERSION = 1
@@ -49,7 +50,7 @@ class PseudoLabelled:
 
     def show(self) -> None:
         """The tables, for people."""
-        show(pseudo_report.tables(self.report), self.report["notes"], self.path / "report.html")
+        show(pseudo_labels.tables(self.report), self.report["notes"], self.path / "report.html")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def pseudo_label(config: Config) -> PseudoLabelled:
     paths = [Path(path).absolute() for path in (config.checkpoint, *config.pseudo.teachers)]
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
-    selection.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
+    policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
     prepared = prepare(config)
     pool = {clip.clip_id for clip in prepared.clips if clip.split == "unlabelled"}
     if not pool:
@@ -109,7 +110,7 @@ def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool:
     labelled_K = _labelled(prepared)
     most = int(config.pseudo.max_ratio * labelled_K.sum()) if labelled_K.sum() else None
     given = config.pseudo, clips.confidence_N, clips.prediction_N, clips.against_N, prepared.labels, most
-    reason_N, threshold_K = selection.select(*given)
+    reason_N, threshold_K = policies.select(*given)
     with progress("writing pseudo-labels", len(reason_N), "clips") as advance:
         for part, rows in clips.parts.items():
             if not (folder / part).exists():
@@ -123,7 +124,7 @@ def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool:
     broken = [(*row, file_of[row[0]].get(row[1]) or "") for row in clips.broken]
     _write_list(folder / BAD_MEDIA, ["clip_id", "modality", "status", "file"], broken)
     store.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
-    pseudo_report.write_html(report, folder)
+    pseudo_labels.write_html(report, folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
     meta |= {"clips": report["clips"], "accepted": report["accepted"], "teachers": [t.digest for t in teachers]}
     store.write_text(folder / store.META, json.dumps(meta, indent=1, ensure_ascii=False))
@@ -173,11 +174,11 @@ def weighed(
 
 def _against(config: Config, own: Answers, ids: Sequence[str], leaks: Mapping[str, str]) -> np.ndarray:
     """What speaks against each of these clips, or None; of several reasons the last found here."""
-    agree_B = selection.teachers_agree(own.votes_TB, own.prediction_B, config.pseudo.agreement)
-    same_B = selection.modalities_agree(own.votes_MB, own.prediction_B, config.pseudo.agreeing_modalities)
+    agree_B = policies.teachers_agree(own.votes_TB, own.prediction_B, config.pseudo.agreement)
+    same_B = policies.modalities_agree(own.votes_MB, own.prediction_B, config.pseudo.agreeing_modalities)
     against_B = np.full(len(ids), None, object)
-    against_B[~same_B] = selection.MODALITIES_DISAGREE
-    against_B[~agree_B] = selection.DISAGREE
+    against_B[~same_B] = policies.MODALITIES_DISAGREE
+    against_B[~agree_B] = policies.DISAGREE
     against_B[own.prediction_B < 0] = UNUSABLE
     for row, clip_id in enumerate(ids):
         against_B[row] = leaks.get(clip_id, against_B[row])
@@ -249,7 +250,7 @@ def _report(
         "reasons": dict(Counter(_kind(reason) for reason in reason_N if reason is not None).most_common()),
         "thresholds": dict(zip(prepared.labels, map(float, threshold_K), strict=True)),
         "classes": {name: dict(zip(prepared.labels, own.tolist(), strict=True)) for name, own in counts.items()},
-        "drift": dict(zip(prepared.labels, selection.drift(counts["labelled"], counts["accepted"]), strict=True)),
+        "drift": dict(zip(prepared.labels, policies.drift(counts["labelled"], counts["accepted"]), strict=True)),
         "calibration": about,
         "confidence": {
             "edges": edges.tolist(),

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from emo_ray import cluster, rounds_report, store, tracking
+from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
+from emo_ray.config.job_settings import Rounds
 from emo_ray.data import pseudo
-from emo_ray.job_settings import Rounds
 from emo_ray.models import checkpoint
 from emo_ray.progress import console, say
+from emo_ray.reports import rounds
 from emo_ray.stages.evaluate import evaluate
-from emo_ray.stages.plan import labels_of, no_folds
+from emo_ray.stages.fitting.plan import labels_of, no_folds
 from emo_ray.stages.prepare import MANIFEST, Prepared, prepare
 from emo_ray.stages.pseudo_label import pseudo_label
 from emo_ray.stages.train import train
-from emo_ray.training.selection import drift
+from emo_ray.training.pseudo_label_policies import drift
 
 VERSION = 2  # 2: paths are those in the store
 ROUNDS = "rounds.json"
@@ -65,8 +66,8 @@ class SelfTrained:
 
     def show(self) -> None:
         """The table, for people."""
-        console.print(rounds_report.table(self.content))
-        say(f"picture: {self.path / rounds_report.PAGE}")
+        console.print(rounds.table(self.content))
+        say(f"picture: {self.path / rounds.PAGE}")
         say(f"the best model: checkpoint={self.best}")
 
 
@@ -102,7 +103,7 @@ def self_train(config: Config) -> SelfTrained:
         meta = {"kind": "self_train", "version": VERSION, "checkpoint": content["checkpoint"]}
         with store.writing(folder, meta) as temporary:
             store.write_text(temporary / ROUNDS, json.dumps(content, indent=1, ensure_ascii=False))
-            rounds_report.write(content, temporary)
+            rounds.write(content, temporary)
     return SelfTrained(folder, content)
 
 

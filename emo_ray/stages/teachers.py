@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from emo_ray.config import Config, override
 from emo_ray.models import checkpoint
 from emo_ray.stages.features import of_checkpoint
-from emo_ray.stages.plan import parts_with
+from emo_ray.stages.fitting.plan import parts_with
 from emo_ray.stages.predict import ALONE, TOGETHER, Made, load_models, make_parts
 from emo_ray.stages.prepare import Prepared, plan_of
 from emo_ray.training import calibration

@@ -15,20 +15,20 @@ import torch
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
+from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import scalings
 from emo_ray.progress import say
-from emo_ray.settings import Optimisation
-from emo_ray.stages import fit
 from emo_ray.stages.annotate import Readings
-from emo_ray.stages.encode import shard_columns
-from emo_ray.stages.epochs import OnEpoch
+from emo_ray.stages.encoding.actor import shard_columns
 from emo_ray.stages.features import encode, load, video_encoder
-from emo_ray.stages.plan import LabelOf, Planned, Wanted, no_folds, parts_with, planned, with_video
+from emo_ray.stages.fitting import ray_train
+from emo_ray.stages.fitting.checkpoint_folder import Phase, save
+from emo_ray.stages.fitting.epoch_log import OnEpoch
+from emo_ray.stages.fitting.plan import LabelOf, Planned, Wanted, no_folds, parts_with, planned, with_video
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.save import Phase, save
 from emo_ray.training.loss import class_weights
 
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
@@ -124,7 +124,7 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
         if label_of
     }
     read = partial(from_shards, modalities=("video",), labels=usable.everything)
-    job = fit.Job(
+    job = ray_train.Job(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
         build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
@@ -134,20 +134,20 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
         precision=config.train.precision,
         class_weight_K=_class_weights(config.emovclip, usable, list(usable.train), len(prepared.labels)),
     )
-    best = fit.run(job, config, datasets, on_epoch)
+    best = ray_train.run(job, config, datasets, on_epoch)
     save(path, best, config, prepared, Phase("EmoVCLIP", len(usable.train), usable.pseudo))
-    fit.clean_up(job, config)
+    ray_train.clean_up(job, config)
 
 
 def _train_fusion(config: Config, plan: Planned, table: pa.Table, on_epoch: OnEpoch) -> None:
     job, datasets = fusion_job(config, plan, table)
-    best = fit.run(job, config, datasets, on_epoch)
+    best = ray_train.run(job, config, datasets, on_epoch)
     used = plan.wanted.pseudo and plan.wanted.pseudo.only(labelled(table, plan.wanted.train)["clip_id"].to_pylist())
     save(plan.path, best, config, plan.prepared, Phase("fusion", job.train_rows, used), plan.video_path)
-    fit.clean_up(job, config)
+    ray_train.clean_up(job, config)
 
 
-def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[fit.Job, dict[str, ray.data.Dataset]]:
+def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[ray_train.Job, dict[str, ray.data.Dataset]]:
     """How the head is trained on these features. Raises ValueError where no training clip has any."""
     prepared, wanted = plan.prepared, plan.wanted
     tables = {"train": labelled(table, wanted.train), "validation": labelled(table, wanted.validation)}
@@ -159,7 +159,7 @@ def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[fit.Job,
         )
     # Of pseudo-labelled clips too, which are training clips: how features are scaled tells nothing of labels.
     statistics, usable = scalings(from_features(tables["train"])), tables["train"]["clip_id"].to_pylist()
-    job = fit.Job(
+    job = ray_train.Job(
         phase="fusion",
         digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import torch
 
-from emo_ray import cluster, store, sweep_report, tracking
+from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override, recipe
 from emo_ray.data import splits
 from emo_ray.data.batch import from_features
 from emo_ray.data.pseudo import with_targets
 from emo_ray.progress import say, show
-from emo_ray.stages.plan import Planned, no_folds, planned, with_video
+from emo_ray.reports import sweep
+from emo_ray.stages.fitting.plan import Planned, no_folds, planned, with_video
 from emo_ray.stages.prepare import prepare
-from emo_ray.stages.sweep_bulk import Fold, in_bulk, search_in_bulk
-from emo_ray.stages.sweep_records import COMPLETE, Records
-from emo_ray.stages.sweep_trial import Task, without_test
-from emo_ray.stages.sweep_tune import search_by_trials
+from emo_ray.stages.sweeps.ray_tune import search_by_trials
+from emo_ray.stages.sweeps.records import COMPLETE, Records
+from emo_ray.stages.sweeps.stacked import Fold, in_bulk, search_in_bulk
+from emo_ray.stages.sweeps.trial import Task, without_test
 from emo_ray.stages.train import feature_rows, labelled, make_emovclip, tracked, train
 from emo_ray.training import search
 
@@ -46,7 +47,7 @@ class Tuned:
 
     def show(self) -> None:
         """The tables, for people."""
-        show(sweep_report.tables(self.content), self.content["notes"], self.path / sweep_report.PAGE)
+        show(sweep.tables(self.content), self.content["notes"], self.path / sweep.PAGE)
         say(f"the best recipe: jobs/train.py {self.path / BEST}")
         say(f"all runs: {self.mlflow}")
 
@@ -175,7 +176,7 @@ def _write(folder: Path, config: Config, content: dict) -> None:
         if content["best"] is not None:
             best = search.applied(config, content["trials"][content["best"]]["params"])
             store.write_text(temporary / BEST, recipe(best))
-        sweep_report.write(content, temporary)
+        sweep.write(content, temporary)
 
 
 def _split(config: Config, plan: Planned, run: tracking.Run) -> list[Fold]:

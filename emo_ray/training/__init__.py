@@ -1,2 +1,4 @@
-"""The only training loop, its loss and its metrics; no Ray, no MLflow. Reading order: loss, metrics, calibration,
-selection, loop, in_memory, bulk, search, mini_clip, measure, step_speed."""
+"""The only training loop, its loss and its metrics: no Ray, no MLflow.
+
+Reading order: loss, metrics, calibration, pseudo_label_policies, loop, in_memory, stacked_heads, search, mini_clip.
+"""

@@ -8,10 +8,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from emo_ray.config import Config
+from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead, scalings
-from emo_ray.models.state import load_trained
-from emo_ray.settings import Optimisation
+from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
 from emo_ray.training.loss import class_weights
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from emo_ray.config.model_settings import MODALITIES, SUBSETS, Optimisation
 from emo_ray.data.batch import Batch
-from emo_ray.models.state import cast_frozen, load_trained, trained_state
-from emo_ray.settings import MODALITIES, SUBSETS, Optimisation
+from emo_ray.models.trainable_state import cast_frozen, load_trained, trained_state
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, of_counts
 

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch, Output
-from emo_ray.settings import Optimisation
 
 
 def loss(

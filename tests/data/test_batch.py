@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from emo_ray.config.model_settings import MODALITIES, Media
 from emo_ray.data import batch, shards
 from emo_ray.data.batch import Batch
 from emo_ray.data.manifest import Clip
-from emo_ray.settings import MODALITIES, Media
 
 NAN = float("nan")
 SIZES = {"video": 3, "audio": 2, "text": 1}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from emo_ray.config.model_settings import Data
 from emo_ray.data import corpora
 from emo_ray.data.corpora import read_corpus
-from emo_ray.settings import Data
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

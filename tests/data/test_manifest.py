@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emo_ray.config.model_settings import CLIP_FIELDS
 from emo_ray.data import manifest
 from emo_ray.data.manifest import SPLITS, Clip
-from emo_ray.settings import CLIP_FIELDS
 
 SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
 CELL = st.text(max_size=12)  # any Unicode, line breaks, quotes, tabs and nulls too

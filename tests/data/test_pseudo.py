@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from emo_ray import store
+from emo_ray.config.model_settings import Train
 from emo_ray.data import pseudo
 from emo_ray.data.batch import Batch
-from emo_ray.settings import Train
 
 LABELS = ("angry", "happy", "sad")
 SOFT = {"u0": [0.7, 0.2, 0.1], "u1": [0.1, 0.3, 0.6], "u2": [0.2, 0.5, 0.3], "u3": [0.4, 0.3, 0.3]}

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from emo_ray.config.model_settings import MODALITIES, Media
 from emo_ray.data import media, shards
 from emo_ray.data.manifest import Clip
-from emo_ray.settings import MODALITIES, Media
 
 CONFIG = Media(frames=4, jpeg_quality=95)
 CLIPS = st.lists(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from emo_ray.config.model_settings import Data
 from emo_ray.data import splits
 from emo_ray.data.manifest import Clip
-from emo_ray.settings import Data
 
 LABELS = ("angry", "happy", "sad")
 CUTS = ("train", "validation", "test")

@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from emo_ray.config.model_settings import MODALITIES, Synthetic
 from emo_ray.data import synthetic, synthetic_face
 from emo_ray.data.manifest import check
 from emo_ray.data.synthetic_voice import voice
-from emo_ray.settings import MODALITIES, Synthetic
 
 LABELS, SPLITS = synthetic.LABELS, synthetic.SPLITS
 CORPUS = Synthetic(train_clips=12, validation_clips=6, test_clips=6, unlabelled_clips=6, missing_rate=0.15)

@@ -30,9 +30,9 @@ from transformers import (
     WhisperModel,
 )
 
+from emo_ray.config.model_settings import Audio
 from emo_ray.data.batch import Batch
 from emo_ray.models import audio
-from emo_ray.settings import Audio
 
 RATE = 16_000
 

@@ -10,7 +10,7 @@ from emo_ray.models import checkpoint, emovclip
 from emo_ray.models.checkpoint import resampled
 from emo_ray.models.clip import load_clip, tensor_digest
 from emo_ray.models.fusion import FusionHead
-from emo_ray.models.state import load_trained, trained_state
+from emo_ray.models.trainable_state import load_trained, trained_state
 
 CONFIG = override(Config(), {"emovclip.clip": "mini_clip.json", "fusion.hidden": 8, "media.frames": 2})
 LABELS = ("a", "b", "c")

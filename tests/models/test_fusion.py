@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import (
     FusionHead,
@@ -22,7 +23,6 @@ from emo_ray.models.fusion import (
     scalings,
     stacked,
 )
-from emo_ray.settings import MODALITIES, SUBSETS, Fusion
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
 

@@ -15,10 +15,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import text
 from emo_ray.models.pretrained import code_digest, source_digest
-from emo_ray.settings import Text
 
 WORDS = ("[UNK]", "[EOS]", "i", "am", "so", "happy")
 TEXTS = ("i am happy", "so", "i am so so happy", "am")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from emo_ray.config.model_settings import EmoVCLIP
 from emo_ray.models.prompts import ClassContext, FramePrompts
-from emo_ray.settings import EmoVCLIP
 
 
 def prompts_of(**changes):

@@ -27,9 +27,9 @@ from transformers import (
     T5Model,
 )
 
+from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import text
-from emo_ray.settings import Text
 
 WORDS = (
     *("[UNK]", "[PAD]", "[BOS]", "[EOS]"),  # the pad token is number 1, as RoBERTa's

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from emo_ray.config import override
+from emo_ray.config.job_settings import Annotate
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
-from emo_ray.job_settings import Annotate
 
 KEY = "sk-never-to-be-written-anywhere"
 PROMPT = "In {language}: {transcript}"

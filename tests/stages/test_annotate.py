@@ -19,11 +19,11 @@ from emo_ray.data.batch import Batch
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, text
 from emo_ray.models.fusion import FusionHead
-from emo_ray.models.state import trained_state
-from emo_ray.stages import answers
+from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.annotate import annotate, readings_of
-from emo_ray.stages.answers import FINAL
-from emo_ray.stages.encode import encode_table
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.answer_log import FINAL
+from emo_ray.stages.encoding.actor import encode_table
 from emo_ray.stages.features import features, frozen_encoders, of_checkpoint
 from emo_ray.stages.predict import predict
 
@@ -65,7 +65,7 @@ def test_every_transcript_is_asked_about_once_over_clips_and_runs(chat, config_o
     assert rows["a"] == rows["b"] | {"clip_id": "a"}
     assert (rows["a"]["reading"], rows["a"]["status"]) == ("They mean: say hello", "ok")
     assert (rows["c"]["reading"], rows["c"]["status"]) == (None, "empty")
-    assert rows["a"]["digest"] == answers.digest(config.annotate, "say hello")
+    assert rows["a"]["digest"] == answer_log.digest(config.annotate, "say hello")
     assert first.summary() == {
         **{"clips": 3, "transcripts": 2, "statuses": {"ok": 2, "empty": 1}, "requests": 2, "tokens": 30}
     }
@@ -83,8 +83,8 @@ def test_two_hundred_transcripts_faults_a_kill_and_a_budget(chat, config_of, ray
     server = chat(fault_rate=0.2, delay_s=0.05)
     config = config_of(server, {f"clip {i}": f"say {i}" for i in range(200)})
     folder = killed_in_the_middle(server, config, ray_session, tmp_path)
-    with answers.locked(folder):  # the killed run's processes are gone
-        kept = answers.read(folder)
+    with answer_log.locked(folder):  # the killed run's processes are gone
+        kept = answer_log.read(folder)
         while server.busy:
             time.sleep(0.01)
         sent, at_kill = sum(server.asked.values()), dict(server.answered)
@@ -104,7 +104,7 @@ def test_two_hundred_transcripts_faults_a_kill_and_a_budget(chat, config_of, ray
     assert len(rows) == len({row["digest"] for row in rows.values()}) == 200
 
     twice = {words for words, count in server.answered.items() if count > 1}
-    assert not {answers.digest(config.annotate, words) for words in twice} & kept.keys()
+    assert not {answer_log.digest(config.annotate, words) for words in twice} & kept.keys()
     assert twice <= at_kill.keys(), "no answer that reached a living run was asked for again"
     before = sum(server.asked.values())
     assert annotate(config).path == whole.path
@@ -132,7 +132,7 @@ def killed_in_the_middle(server, config, ray_session, tmp_path):
             time.sleep(0.01)
         os.kill(job.pid, signal.SIGKILL)
         job.wait()
-    return answers.open_folder(Path(config.store.root), config.annotate)[0]
+    return answer_log.open_folder(Path(config.store.root), config.annotate)[0]
 
 
 def test_what_failed_is_asked_again_by_the_next_run(chat, config_of, capsys):

@@ -14,10 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from emo_ray.config import load, override
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import manifest, splits
 from emo_ray.data.batch import Batch
 from emo_ray.data.manifest import Clip
-from emo_ray.settings import MODALITIES, SUBSETS
 from emo_ray.stages.crossvalidate import crossvalidate, held_out
 from emo_ray.stages.evaluate import EVERYTHING, PREDICTIONS
 from emo_ray.stages.train import train

@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import f1_score, recall_score
 
 from emo_ray.config import override
+from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import manifest
-from emo_ray.settings import SUBSETS
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, evaluate
 from emo_ray.stages.prepare import prepare
 

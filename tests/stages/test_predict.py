@@ -16,7 +16,7 @@ from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
-from emo_ray.models.state import trained_state
+from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.features import encode, encoders_of, feature_folder
 from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part

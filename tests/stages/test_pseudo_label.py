@@ -15,15 +15,16 @@ import torch
 
 from emo_ray import store
 from emo_ray.config import override
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint
-from emo_ray.models.state import trained_state
-from emo_ray.settings import MODALITIES
+from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.predict import UNUSABLE, predict
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.pseudo_label import REFUSED, REPORT, pseudo_label
-from emo_ray.training import calibration, selection
+from emo_ray.training import calibration
+from emo_ray.training import pseudo_label_policies as policies
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -129,7 +130,7 @@ def test_every_unlabelled_clip_has_one_row_that_explains_itself(labelled_by, cli
         assert row["prediction"] == report["labels"][int(np.argmax(row["calibrated"]))]
         assert row["threshold"] == np.float32(report["thresholds"][row["prediction"]])
         assert not row["accepted"] or row["confidence"] >= row["threshold"]
-        assert row["reason"] != selection.BELOW or row["confidence"] < row["threshold"]
+        assert row["reason"] != policies.BELOW or row["confidence"] < row["threshold"]
     accepted = [row["prediction"] for row in rows.values() if row["accepted"]]
     assert accepted
     assert len(accepted) == report["accepted"] == sum(report["reasons"].values(), -report["clips"]) * -1
@@ -261,7 +262,7 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
         votes = {own[name]["prediction"] for own in alone}
         known = "same content" in str(row["reason"]) or "speaker" in str(row["reason"])
         if not known:
-            assert (row["reason"] == selection.DISAGREE) == (votes != {row["prediction"]})
+            assert (row["reason"] == policies.DISAGREE) == (votes != {row["prediction"]})
         disagree += len(votes) > 1
     assert disagree
     assert [own["checkpoint"] for own in both.report["calibration"]] == [
@@ -269,9 +270,9 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
     ]
     lenient = pseudo_label(override(config, {"pseudo.teachers": [str(other_teacher)], "pseudo.agreement": 0.5}))
     for name, row in rows_of(lenient.path).items():
-        if row["reason"] in (None, selection.BELOW, selection.DISAGREE):
+        if row["reason"] in (None, policies.BELOW, policies.DISAGREE):
             nobody = row["prediction"] not in {own[name]["prediction"] for own in alone}  # the mean's may be a third
-            assert (row["reason"] == selection.DISAGREE) == nobody
+            assert (row["reason"] == policies.DISAGREE) == nobody
 
 
 def test_modalities_that_disagree_keep_a_clip_out(config):
@@ -280,8 +281,8 @@ def test_modalities_that_disagree_keep_a_clip_out(config):
     for row in rows_of(found.path).values():
         votes = [labels[int(np.argmax(row[f"p_{m[0].upper()}"]))] for m in MODALITIES if row[f"has_{m}"]]
         differ = len(votes) > 1 and set(votes) != {row["prediction"]}
-        if row["reason"] in (None, selection.BELOW, selection.MODALITIES_DISAGREE):
-            assert (row["reason"] == selection.MODALITIES_DISAGREE) == differ
+        if row["reason"] in (None, policies.BELOW, policies.MODALITIES_DISAGREE):
+            assert (row["reason"] == policies.MODALITIES_DISAGREE) == differ
             seen.add(differ)
     assert seen == {True, False}
 
@@ -289,14 +290,14 @@ def test_modalities_that_disagree_keep_a_clip_out(config):
 def test_the_cap_counts_labelled_training_clips(config):
     found = pseudo_label(override(config, {"pseudo.max_ratio": 0.25, "pseudo.quantile": 0.0}))
     assert found.report["accepted"] == 9  # of 36
-    assert found.report["reasons"][selection.OVER_CAP] > 0
+    assert found.report["reasons"][policies.OVER_CAP] > 0
 
 
 def test_drift_is_told_class_by_class(labelled_by):
     report = labelled_by.report
     counts = [np.array(list(report["classes"][name].values())) for name in ("labelled", "accepted")]
     assert counts[0].sum() == 36
-    expected = dict(zip(report["labels"], selection.drift(*counts), strict=True))
+    expected = dict(zip(report["labels"], policies.drift(*counts), strict=True))
     assert report["drift"] == expected
     warned = [note for note in report["notes"] if "starved" in note or "floods" in note]
     assert len(warned) == len([what for what in expected.values() if what])

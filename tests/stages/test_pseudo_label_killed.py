@@ -27,7 +27,7 @@ from emo_ray.config import dump, override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint
-from emo_ray.models.state import trained_state
+from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.prepare import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

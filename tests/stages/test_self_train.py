@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray import rounds_report, store, tracking
+from emo_ray import store, tracking
 from emo_ray.config import dump, override
+from emo_ray.config.job_settings import Rounds
 from emo_ray.data import manifest
-from emo_ray.job_settings import Rounds
 from emo_ray.models import checkpoint
+from emo_ray.reports import rounds as rounds_report
 from emo_ray.stages import self_train as stage
 from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, over, self_train
 

@@ -20,8 +20,8 @@ from emo_ray import store, tracking
 from emo_ray.config import flatten, override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint
-from emo_ray.stages.epochs import METRICS
-from emo_ray.stages.plan import planned
+from emo_ray.stages.fitting.epoch_log import METRICS
+from emo_ray.stages.fitting.plan import planned
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.train import feature_rows, fusion_job, make, train
 from emo_ray.training import loop

@@ -10,13 +10,13 @@ import torch
 
 from emo_ray import store, tracking
 from emo_ray.config import load, override
+from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import manifest, splits
 from emo_ray.data.batch import from_features
-from emo_ray.settings import SUBSETS
 from emo_ray.stages.evaluate import scores, shown_only
-from emo_ray.stages.plan import planned
+from emo_ray.stages.fitting.plan import planned
 from emo_ray.stages.prepare import prepare
-from emo_ray.stages.sweep_trial import without_test
+from emo_ray.stages.sweeps.trial import without_test
 from emo_ray.stages.train import feature_rows, labelled, train
 from emo_ray.stages.tune import BEST, tune
 from emo_ray.training import search

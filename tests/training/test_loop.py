@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead
-from emo_ray.models.state import trained_state
-from emo_ray.settings import MODALITIES, SUBSETS, Fusion
+from emo_ray.models.trainable_state import trained_state
 from emo_ray.training.loop import (
     TIMES,
     PlainReporter,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray.config import load
-from emo_ray.settings import MODALITIES
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.training import search
 
 SPACE = {

@@ -1,0 +1,1 @@
+"""Speed, as ratios within one run. Reading order: timing, step, data, jobs, sweep, capacity, bench."""

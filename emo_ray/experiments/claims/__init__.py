@@ -1,0 +1,1 @@
+"""The paper's claims in miniature, on synthetic worlds. Reading order: trials, self_training, comparisons, claims."""

@@ -1,0 +1,37 @@
+"""A picture of a corpus: for each label some clips at their middle, and one clip over time."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from emo_ray.reports.page import FAINT, INK, figure, png
+
+STILLS = 6  # clips per label
+_ROWS, _FRAMES = 12, 8  # a picture of all labels of a large corpus, or all frames of a clip, could not be looked at
+_CELL_IN, _GAP = 0.8, 0.3  # side of a picture; between stills and the clip over time, in sides
+
+
+def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -> bytes:
+    """PNG of `{label: (up to STILLS uint8 frames_HWC, frames_THWC of one clip)}`, for the first labels."""
+    rows = {
+        label: (stills, clip[np.linspace(0, len(clip) - 1, min(len(clip), _FRAMES)).round().astype(int)])
+        for label, (stills, clip) in list(rows.items())[:_ROWS]
+    }
+    frames = max(len(clip) for _, clip in rows.values())
+    sheet = figure(1.6 + _CELL_IN * (STILLS + frames + _GAP), 0.7 + _CELL_IN * len(rows))
+    sheet.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    widths = [*[1] * STILLS, _GAP, *[1] * frames]
+    grid = sheet.add_gridspec(len(rows), len(widths), width_ratios=widths)
+    for r, (label, (stills, clip)) in enumerate(rows.items()):
+        places = [*enumerate(stills), *enumerate(clip, STILLS + 1)]
+        for column, frame_HWC in places:
+            axes = sheet.add_subplot(grid[r, column])
+            axes.imshow(frame_HWC, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if column == 0:
+                axes.set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
+            if r == 0 and column in (0, STILLS + 1):
+                title = "clips, at their middle" if column == 0 else "one clip over time"
+                axes.set_title(title, loc="left", color=FAINT, fontsize=9)
+    return png(sheet)

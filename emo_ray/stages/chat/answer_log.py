@@ -1,0 +1,124 @@
+"""Answers on disk: one folder per model, prompt, language and length of answer, shared by all corpora.
+
+Every run appends to a file of its own, one line an answer, each safe on disk before it counts. What a kill tears is the
+last line, which is left out when the files are read. A final answer is never asked for again, and never changes.
+"""
+
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from emo_ray import store
+from emo_ray.config.job_settings import Annotate
+
+VERSION = 1
+TEMPERATURE = 0.0  # the same words, the same answer, as far as the endpoint can
+FINAL = ("ok", "cut", "refused", "empty")
+UNASKED = "budget"
+_LOCK_WAIT_S = 30.0  # the time that the processes of a killed run take to be gone
+_PLACE = re.compile(r"{(transcript|language)}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of asking: a final status, `error: why`, or `budget`, and the reading where there is one.
+
+    `cut` is an answer that ended at `annotate.max_answer_tokens`: what there is of it is used.
+    """
+
+    digest: str  # of transcript, prompt and model
+    status: str
+    reading: str | None = None
+    prompt_tokens: int = 0  # of all requests of the run for this transcript
+    answer_tokens: int = 0
+    attempts: int = 0
+
+    @property
+    def final(self) -> bool:
+        """Whether it is never asked for again."""
+        return self.status in FINAL
+
+
+def settings(config: Annotate) -> dict:
+    """What decides an answer beside the transcript. Not the URL: a model may move."""
+    deciding = config.model_dump(include={"model", "prompt", "language", "max_answer_tokens", "request"})
+    return {**deciding, "temperature": TEMPERATURE, "version": VERSION}
+
+
+def digest(config: Annotate, transcript: str) -> str:
+    """The key of a transcript's answer."""
+    return store.digest(transcript, settings(config))
+
+
+def filled(config: Annotate, transcript: str) -> str:
+    """The prompt for a transcript."""
+    places = {"transcript": transcript, "language": config.language}
+    return _PLACE.sub(lambda place: places[place[1]], config.prompt)
+
+
+def open_folder(root: Path, config: Annotate) -> tuple[Path, str]:
+    """The folder of these settings' answers, made where it is missing, and its own name.
+
+    A model asked twice may answer otherwise, so settings do not tell what the answers are; the name, which is given
+    once, does: answers that are thrown away and asked for anew are others.
+    """
+    folder = root / "readings" / store.digest(settings(config))
+    if not store.is_complete(folder):
+        about = {"kind": "readings", "settings": settings(config), "name": uuid.uuid4().hex}
+        store.write_text(folder / store.META, json.dumps(about, indent=1, ensure_ascii=False))
+    return folder, store.read_meta(folder)["name"]
+
+
+def read(folder: Path) -> dict[str, Answer]:
+    """The final answers by digest. Lines that are torn are none."""
+    found: dict[str, Answer] = {}
+    for path in sorted(folder.glob("answers-*.jsonl")):
+        *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends with its newline
+        for line in lines:
+            try:
+                answer = Answer(**json.loads(line))
+            except (ValueError, TypeError):  # blocks of a file that a machine lost when it went down
+                continue
+            if answer.final:
+                found.setdefault(answer.digest, answer)
+    return found
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Callable[[Answer], None]]:
+    """A function that appends an answer to this run's file; when it returns, the answer is on disk."""
+    path = folder / f"answers-{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+    parent = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(parent)  # the file's name is on disk as well
+
+        def write(answer: Answer) -> None:
+            os.write(file, json.dumps(asdict(answer)).encode() + b"\n")
+            os.fsync(file)
+
+        yield write
+    finally:
+        os.close(parent)
+        os.close(file)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs from asking into this folder, which would ask twice; the lock goes with the process.
+
+    Raises ValueError where another run holds it for longer than a killed one could.
+    """
+    try:
+        with store.alone(folder / "lock", _LOCK_WAIT_S):
+            yield
+    except TimeoutError:
+        raise ValueError(
+            f"{folder}: found another run that asks for these readings, expected one at a time: wait for it, or stop it"
+        ) from None

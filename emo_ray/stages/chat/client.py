@@ -1,0 +1,262 @@
+"""The actor that asks a chat endpoint, many prompts at a time, each until it has an answer or has had its attempts.
+
+One actor with one event loop: requests wait for the network, so a fraction of a core keeps hundreds under way, and with
+one counter and one writer budgets are exact and nothing is asked twice. Kept light, as it is a process of its own.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from pathlib import Path
+
+import openai
+import ray
+from openai.types.chat import ChatCompletion
+from pydantic import SecretStr
+
+from emo_ray.config.job_settings import Annotate
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.answer_log import UNASKED, Answer
+
+_TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
+_AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may do better later
+_LONGEST_WHY = 200  # characters of an error's reason that are kept
+
+
+@dataclass(frozen=True)
+class Done:
+    """An answer, and what the run has used up to it."""
+
+    answer: Answer
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one request. `tokens` is None where an answer did not say."""
+
+    status: str
+    reading: str | None = None
+    tokens: tuple[int, int] | None = (0, 0)  # of the prompt and of the answer
+    again: bool = False  # it may do better later
+    wait_s: float = 0.0  # what the endpoint asked for
+
+
+class Budget:
+    """What a run may still send. A request holds its most possible tokens until it is known what it took."""
+
+    def __init__(self, most_requests: int | None, most_tokens: int | None):
+        self.most_requests = most_requests or float("inf")
+        self.most_tokens = most_tokens or float("inf")
+        self.requests, self.tokens, self.held = 0, 0, 0
+        self.over, self.changed = asyncio.Event(), asyncio.Event()  # over: nothing more is sent
+
+    async def take(self, tokens: int) -> bool:
+        """Count a request of at most so many tokens; false where there is no room for it, and none will come."""
+        while not self.over.is_set():
+            if self.tokens + self.held + tokens <= self.most_tokens:
+                self.requests, self.held = self.requests + 1, self.held + tokens
+                if self.requests == self.most_requests:
+                    self.over.set()
+                return True
+            if self.held:
+                self.changed.clear()
+                await self.changed.wait()  # for what others hold and do not use
+            else:
+                self.over.set()
+        return False
+
+    def settle(self, held: int, used: int) -> None:
+        """Give back what a request held, less what it used."""
+        self.held, self.tokens = self.held - held, self.tokens + used
+        self.changed.set()
+
+
+class Asking:
+    """A run: its client, its budget, until when the endpoint wants to be left alone, and what is wrong with it."""
+
+    def __init__(self, config: Annotate, seed: int, key: SecretStr | None, write: Callable[[Answer], None]):
+        self.config, self.seed, self.write = config, seed, write
+        self.key = key.get_secret_value() if key else None
+        self.client = openai.AsyncOpenAI(  # without a key it would look for one by itself
+            base_url=config.url, api_key=self.key or "none", max_retries=0, timeout=config.timeout_s
+        )
+        self.budget = Budget(config.max_requests, config.max_tokens)
+        self.resume_s = 0.0  # a time of `time.monotonic`
+        self.heard = False  # whether the endpoint has said anything at all
+        self.wrong: str | None = None
+
+    async def all(self, prompts: Mapping[str, str]) -> AsyncIterator[Done]:
+        """Ask prompts (by digest), `annotate.concurrency` at a time, in any order, until all are asked or none may be.
+
+        Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key. What was
+        under way then has ended before.
+        """
+        waiting, running = iter(prompts.items()), set()
+        try:
+            while True:
+                free = 0 if self.budget.over.is_set() else self.config.concurrency - len(running)
+                running |= {asyncio.create_task(self.one(*item)) for item in islice(waiting, free)}
+                if not running:
+                    break
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield Done(task.result(), self.budget.requests, self.budget.tokens)
+        finally:
+            for task in running:
+                task.cancel()
+            await self.client.close()
+        if self.wrong:
+            raise ValueError(self.wrong)
+
+    async def one(self, digest: str, prompt: str) -> Answer:
+        """Ask until there is an answer; it is on disk when this returns."""
+        dice = random.Random(f"{self.seed} {digest}")
+        # A token is a byte or more.
+        most_tokens = len(prompt.encode()) + _TEMPLATE_TOKENS + self.config.max_answer_tokens
+        answer = Answer(digest, UNASKED)
+        for attempt in range(1, self.config.max_attempts + 1):
+            await self.until_wanted()
+            if not await self.budget.take(most_tokens):
+                break
+            tried = await self.attempt(prompt)
+            prompt_tokens, answer_tokens = (most_tokens, 0) if tried.tokens is None else tried.tokens
+            self.budget.settle(most_tokens, prompt_tokens + answer_tokens)
+            answer = Answer(
+                digest,
+                tried.status,
+                tried.reading,
+                answer.prompt_tokens + prompt_tokens,
+                answer.answer_tokens + answer_tokens,
+                attempt,
+            )
+            if not tried.again or attempt == self.config.max_attempts:
+                break
+            self.resume_s = max(self.resume_s, time.monotonic() + tried.wait_s)
+            longest_s = min(self.config.max_wait_s, self.config.backoff_s * 2 ** (attempt - 1))
+            await self.sleep(tried.wait_s + longest_s * dice.uniform(0.5, 1))
+        if answer.attempts:
+            self.write(answer)
+        if not self.heard and answer.attempts == self.config.max_attempts:
+            self.stop(f"found nobody who answers ({answer.status}), expected an OpenAI-compatible server: start it")
+        return answer
+
+    def stop(self, wrong: str | None = None) -> None:
+        """Send nothing more in this run; `wrong` is what the user can mend."""
+        self.wrong = self.wrong or (wrong and f"{self.config.url}: {wrong}, or mend annotate.url")
+        self.budget.over.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but not when nothing more will be sent."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.budget.over.wait(), seconds)
+
+    async def until_wanted(self) -> None:
+        """Wait as long as the endpoint asked anybody to: its limits are not those of one transcript."""
+        while (wait_s := self.resume_s - time.monotonic()) > 0 and not self.budget.over.is_set():
+            await self.sleep(wait_s)
+
+    async def attempt(self, prompt: str) -> Attempt:
+        """One request."""
+        fields = {
+            "temperature": answer_log.TEMPERATURE,
+            "max_tokens": self.config.max_answer_tokens,
+            **self.config.request,
+        }
+        try:
+            async with asyncio.timeout(self.config.timeout_s):  # the client's own begins anew with every byte
+                completion = await self.client.chat.completions.create(
+                    model=self.config.model,
+                    messages=[{"role": "user", "content": prompt}],
+                    extra_body={name: value for name, value in fields.items() if value is not None},
+                )
+        except (TimeoutError, openai.APITimeoutError):
+            return Attempt(f"error: no answer in {self.config.timeout_s:g} s", again=True)
+        except openai.APIConnectionError as error:
+            return Attempt(f"error: {self.clean(f'no connection: {error.__cause__ or error}')}", again=True)
+        except openai.APIStatusError as error:
+            self.heard = True
+            return self.refused(error)
+        except (openai.OpenAIError, ValueError) as error:  # an answer, and no JSON
+            self.heard = True
+            return Attempt(f"error: {self.clean(f'no chat completion: {error}')}", tokens=None, again=True)
+        self.heard = True
+        return self.read(completion)
+
+    def refused(self, error: openai.APIStatusError) -> Attempt:
+        """What a status of HTTP says of a request; of some, that every other would have the same."""
+        status, why = error.status_code, f"error: {self.clean(error.message)}"
+        if error.code == "content_filter":
+            return Attempt("refused")
+        if status in (401, 404) or error.code == "insufficient_quota":
+            self.stop(
+                f"found {why}, expected the model {self.config.model} and a key for it in OPENAI_API_KEY: mend these"
+            )
+            return Attempt(why)
+        wait_s = retry_after_s(error.response.headers)
+        if wait_s > self.config.max_wait_s:
+            self.stop()
+            return Attempt(why)
+        return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=wait_s)
+
+    def read(self, completion: ChatCompletion) -> Attempt:
+        """What a completion says; the client does not check that it has the form of one."""
+        try:
+            choice, usage = completion.choices[0], completion.usage
+            content, ended = choice.message.content or "", choice.finish_reason
+            declined = bool(choice.message.refusal) or ended == "content_filter"
+            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else None
+            reading = self.clean(content, None)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            return Attempt(f"error: {self.clean(f'no chat completion: {error!r}')}", tokens=None, again=True)
+        if declined:
+            return Attempt("refused", tokens=tokens)
+        if not reading:
+            return Attempt("empty", tokens=tokens)
+        return Attempt("cut" if ended == "length" else "ok", reading, tokens)
+
+    def clean(self, text: str, longest: int | None = _LONGEST_WHY) -> str:
+        """A server's words as they may be kept: without the key, whatever it echoes, and as whole Unicode."""
+        text = text.replace(self.key, "***") if self.key else text
+        text = text.encode("utf-8", "replace").decode().strip()
+        return text if longest is None else " ".join(text.split())[:longest]
+
+
+@ray.remote(num_cpus=0)  # it waits
+class Asker:
+    """`ask` gives what it has done, answer by answer."""
+
+    async def ask(
+        self, config: Annotate, seed: int, folder: Path, prompts: dict[str, str], key: SecretStr | None
+    ) -> AsyncIterator[Done]:
+        """Ask those of the prompts that have no final answer in the folder, and keep the answers there.
+
+        Gives none for those that the budget has no room for. Raises ValueError as `Asking.all` and `answers.locked` do.
+        """
+        with answer_log.locked(folder), answer_log.writing(folder) as write:
+            known = answer_log.read(folder)  # since the caller looked, too
+            asking = Asking(config, seed, key, write)
+            for digest in known.keys() & prompts.keys():
+                yield Done(known[digest], 0, 0)
+            async for done in asking.all({d: prompt for d, prompt in prompts.items() if d not in known}):
+                yield done
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds that an answer's headers ask to wait; 0 where they do not."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after", "0")
+        try:
+            return max(0.0, float(value))
+        except ValueError:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,272 @@
+"""How a model is trained on Ray: datasets stream to Train workers, or to this process, which run the one training loop.
+
+Both are resumable: their state lies under a name that is the digest of everything that decides the result, so a worker
+that dies is replaced, and a driver that dies goes on with the next epoch when it is started again.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+from ray.data.collate_fn import ArrowBatchCollateFn
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.config.model_settings import Optimisation
+from emo_ray.data.batch import Batch
+from emo_ray.stages.fitting import epoch_log
+from emo_ray.training import loop
+from emo_ray.training.in_memory import own_device, shuffled
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train. The callables are pickled to the workers."""
+
+    phase: str  # what it is called in bars and metrics
+    digest: str  # of everything that decides the result
+    build: Callable[[], torch.nn.Module]
+    collate: Callable[[pa.Table], Batch]
+    optimisation: Optimisation
+    train_rows: int
+    # Rows are features: each worker keeps its share, passes over it several times an epoch, validates all subsets.
+    fusion: bool = False
+    passes_per_epoch: int = 1
+    precision: str = "fp32"
+    class_weight_K: torch.Tensor | None = None
+
+
+Rows = ray.data.Dataset | ray.data.DataIterator
+
+
+def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: epoch_log.OnEpoch) -> dict[str, Any]:
+    """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
+
+    `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
+    this process as epochs end, and for those of earlier runs, which are not repeated. With `train.num_workers=0` this
+    process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
+    """
+    folder = _folder(job, config)
+    best = (_run if config.train.num_workers else _run_here)(job, config, datasets, folder, on_epoch)
+    return {**best, "history": epoch_log.history(folder)}
+
+
+def _run(
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
+) -> dict[str, Any]:
+    if job.train_rows < config.train.num_workers:
+        raise ValueError(
+            f"found {job.train_rows} {job.phase} training clips for {config.train.num_workers} workers, expected at "
+            "least one each: lower train.num_workers"
+        )
+    gpu = cluster.use_gpu(config, config.train.num_workers)
+    cpus = cluster.train_worker_cpus(config.train.num_workers)
+    in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
+    trainer = (ray.train.torch.TorchTrainer if cluster.has_dashboard() else _LocalTrainer)(
+        partial(_worker, job, config, folder, cluster.usable_threads(cpus)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.train.num_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+        datasets=datasets,
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
+    )
+    with epoch_log.told_of(folder, job.phase, config.train.epochs, on_epoch) as tell, epoch_log.often(tell):
+        result = trainer.fit()
+    with result.checkpoint.as_directory() as state:
+        return loop.load_state(Path(state))["best"]
+
+
+def _run_here(
+    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
+) -> dict[str, Any]:
+    with epoch_log.told_of(folder, job.phase, config.train.epochs, on_epoch) as tell:
+        return fit_here(job, config, datasets, HereReporter(folder, tell))
+
+
+def fit_here(
+    job: Job, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
+) -> dict[str, Any]:
+    """The training loop in this process, with any reporter."""
+    with own_device(config) as device:
+        return _fit(job, config, datasets, reporter, device)
+
+
+def _folder(job: Job, config: Config) -> Path:
+    folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def clean_up(job: Job, config: Config) -> None:
+    """Remove the state that only resuming needs, once the result is stored."""
+    shutil.rmtree(cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}", ignore_errors=True)
+
+
+class _LocalTrainer(ray.train.torch.TorchTrainer):
+    """Without the callback that frees the resources of a controller that died.
+
+    It asks the dashboard, and where there is none every run ends with its time-out of 12 s. A local cluster dies with
+    its driver anyway.
+    """
+
+    def _create_default_callbacks(self) -> list:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+
+class Reporter:
+    """`training.loop.Reporter` for a Ray Train worker."""
+
+    def __init__(self, folder: Path):
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.folder, self.note = folder, epoch_log.Note(folder)
+
+    def restore(self) -> Path | None:
+        """The last committed state."""
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(checkpoint.to_directory(tempfile.mkdtemp()))
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """Commits the state, then lets the driver see the metrics."""
+        checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
+        ray.train.report(metrics, checkpoint=checkpoint)
+        if self.rank == 0:
+            epoch_log.append(self.folder, metrics)
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Leaves a note for the driver."""
+        if self.rank == 0:
+            self.note(epoch, step, steps)
+
+    def gather(self, value: Any) -> list[Any]:
+        """All ranks' values on every rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+
+class HereReporter(loop.PlainReporter):
+    """For one process: state and metrics are kept in a folder."""
+
+    def __init__(self, folder: Path, tell: Callable[[], None]):
+        super().__init__()
+        self.folder, self.tell, self.note = folder, tell, epoch_log.Note(folder)
+
+    def restore(self) -> Path | None:
+        """The folder, if it holds the state of an epoch."""
+        return self.folder if (self.folder / loop.STATE).exists() else None
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """The metrics first: an epoch that is listed but not kept is run again, and counts once."""
+        epoch_log.append(self.folder, metrics)
+        with store.renamed(self.folder / loop.STATE) as temporary:
+            shutil.copyfile(state / loop.STATE, temporary)
+        self.tell()
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        """Tells of it now and then."""
+        if self.note(epoch, step, steps):
+            self.tell()
+
+
+class Collate(ArrowBatchCollateFn):
+    """Ray's wrapper around a function from an Arrow table to a batch: decoding happens in the consumer."""
+
+    def __init__(self, function: Callable[[pa.Table], Batch]):
+        self.function = function
+
+    def __call__(self, table: pa.Table) -> Batch:
+        """What the function makes of the table."""
+        return self.function(table)
+
+
+def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
+    """One Ray Train worker."""
+    device, rows = ray.train.torch.get_device(), {"train": ray.train.get_dataset_shard("train")}
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    with suppress(KeyError):
+        rows["validation"] = ray.train.get_dataset_shard("validation")
+    # A head that another began may know modalities that no clip here has.
+    unused = job.fusion and job.optimisation.start_from is not None
+    options = {"parallel_strategy_kwargs": {"broadcast_buffers": False, "find_unused_parameters": unused}}
+    _fit(job, config, rows, Reporter(folder), device, partial(ray.train.torch.prepare_model, **options))
+
+
+def _fit(
+    job: Job, config: Config, rows: Mapping[str, Rows], reporter: loop.Reporter, device: torch.device,
+    prepared: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A worker's share of every batch, the one training loop."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # the same initial weights on every worker
+        model = job.build()
+    model = prepared(model) if prepared else model.to(device)
+    share = job.optimisation.batch_size // reporter.world_size
+    steps = -(-(job.train_rows // reporter.world_size) // share) * job.passes_per_epoch
+    bf16 = _bf16(job.precision, device)
+    plan = loop.Plan(job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K, job.fusion)
+    if job.fusion:
+        train = partial(shuffled, _held(job, rows["train"]), share, config.seed, passes=job.passes_per_epoch)
+    else:
+        train = partial(_train_batches, job, config, rows["train"], share)
+    return loop.fit(model, train, partial(_validation_batches, job, rows.get("validation"), reporter), plan, reporter)
+
+
+def _held(job: Job, rows: Rows) -> Batch:
+    return job.collate(pa.concat_tables(rows.iter_batches(batch_size=None, batch_format="pyarrow")))
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def _train_batches(job: Job, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
+    seed = hash((config.seed, epoch, 0)) % 2**31
+    return in_batches(rows, job.collate, batch_size, config.train.shuffle_buffer, seed)
+
+
+def in_batches(
+    rows: Rows, collate: Callable[[pa.Table], Batch], batch_size: int, shuffle_buffer: int | None = None,
+    seed: int | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """One pass over the rows in batches, made by threads while earlier ones are used; shuffled within a buffer."""
+    yield from rows.iter_torch_batches(
+        batch_size=batch_size,
+        collate_fn=Collate(collate),
+        prefetch_batches=2,
+        local_shuffle_buffer_size=shuffle_buffer,
+        local_shuffle_seed=seed,
+    )
+
+
+def _validation_batches(job: Job, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:
+    """Every worker reads the whole split and decodes its turn of the batches: splitting would drop rows."""
+    if rows is None:
+        return
+    tables: Iterable[pa.Table] = rows.iter_batches(batch_size=job.optimisation.batch_size, batch_format="pyarrow")
+    for i, table in enumerate(tables):
+        if i % reporter.world_size == reporter.rank:
+            yield job.collate(table)

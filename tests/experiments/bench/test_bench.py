@@ -1,0 +1,43 @@
+"""The benchmark at its smallest, from the first part to the plan. How fast anything is, is no test's business."""
+
+import json
+
+import pytest
+
+from emo_ray.config import choices, override
+from emo_ray.experiments.bench.bench import CONTENT, PARTS, bench
+
+
+def test_every_part_can_be_asked_for():
+    assert set(choices("bench.part")) == {"all", *PARTS}
+
+
+def test_a_plan_needs_every_part(tiny_config):
+    with pytest.raises(ValueError, match="expected all parts"):
+        bench(override(tiny_config, {"bench.part": "decode", "bench.plan_clips": 100}))
+
+
+@pytest.mark.slow
+def test_all_of_it(ray_session, tiny_config, tmp_path):
+    changes = {
+        "store.root": str(tmp_path / "store"),
+        "bench.clip": tiny_config.emovclip.clip,
+        "bench.pairs": 1,
+        "bench.clips": 36,
+        "bench.train_s": 0.5,
+        "bench.trials": 2,
+        "bench.plan_clips": 1000,
+        "bench.plan_labelled": 100,
+    }
+    done = bench(override(tiny_config, changes))
+    content = json.loads((done.path / CONTENT).read_text(encoding="utf-8"))
+    assert content == done.content
+    assert {row["part"] for row in content["figures"]} == set(PARTS)
+    assert all(row["clips_per_s"] > 0 for row in content["figures"])
+    compared = [row["at_least"] for row in content["comparisons"]]
+    assert compared == [20, 0.95, 1.0, 1.0, 0.7, 0.7, 1.25, 2.0, 1.1, 0.95, 1.7, 5.0, 1.5]
+    assert all(row["holds"] == (row["ratio"] >= row["at_least"]) for row in content["comparisons"])
+    assert all(stage["hours"] > 0 for stage in content["plan"]["stages"])
+    assert "limits" in content["plan"]["verdict"]
+    done.show()
+    assert [p.name for p in (tmp_path / "store").iterdir() if p.name.startswith(".bench-")] == []

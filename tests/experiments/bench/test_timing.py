@@ -1,0 +1,47 @@
+"""Turns are fair, ratios are per round, and CPU time is counted where it is spent."""
+
+import multiprocessing
+import time
+from itertools import cycle
+
+import pytest
+
+from emo_ray.experiments.bench.timing import compared, rounds, usage
+
+
+def test_every_way_runs_once_a_round_and_each_begins_in_its_turn():
+    calls, done = [], []
+    ways = {name: lambda name=name: calls.append(name) or len(calls) for name in "abc"}
+    seconds = rounds(ways, 3, done.append)
+    assert ["".join(calls[i : i + 3]) for i in range(0, 12, 3)] == ["abc", "bca", "cab", "abc"]
+    assert seconds == {"a": [6, 8, 10], "b": [4, 9, 11], "c": [5, 7, 12]}  # the first round does not count
+    assert sum(done) == len(calls)
+
+
+def test_without_warming_up_every_call_counts():
+    clock = cycle([3.0])
+    assert rounds({"a": lambda: next(clock)}, 2, warm_up=False) == {"a": [3.0, 3.0]}
+
+
+def test_a_ratio_is_taken_within_rounds():
+    # A machine that is ten times slower in the second round slows both ways.
+    found = compared("step", "x", slow_s=[2, 20, 3], fast_s=[1, 10, 2], at_least=1.5)
+    assert (found.ratio, found.low, found.high) == (2, 1.5, 2)
+    with pytest.raises(ValueError, match="zip"):
+        compared("step", "x", [1, 2], [1], 1)
+
+
+def burn(cpu_s):
+    until = time.process_time() + cpu_s
+    while time.process_time() < until:
+        pass
+
+
+def test_cpu_time_of_child_processes_counts():
+    with usage(interval_s=0.02) as used:
+        burn(0.2)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            pool.apply(burn, (1.0,))
+    assert 1.1 <= used.cpu_s < 20  # the child has ended; its last sample is at most a little old
+    assert used.wall_s >= 1.1
+    assert used.peak_bytes > 20e6

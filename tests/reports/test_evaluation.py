@@ -1,0 +1,200 @@
+import base64
+import copy
+import io
+import itertools
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from reading import terminal, visible
+from rich.console import Console
+
+from emo_ray.reports import evaluation as drawn
+
+LABELS = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
+
+
+def example(labels=LABELS, seed=0):
+    """A report in which every number is written differently from all others."""
+    rng = np.random.default_rng(seed)
+    tenths_of_percent = itertools.cycle(rng.permutation(np.arange(101, 999)))
+    counts = itertools.cycle(rng.permutation(np.arange(1001, 9999)))
+
+    def rate():
+        return int(next(tenths_of_percent)) / 1000
+
+    def count():
+        return int(next(counts))
+
+    def scores():
+        return {"waf": rate(), "accuracy": rate(), "uar": rate(), "macro_f1": rate(), "n": count()}
+
+    return {
+        "subsets": {key: scores() for key in drawn.SUBSETS},
+        "available": scores(),
+        "per_class_f1": {label: rate() for label in labels},
+        "per_class_n": {label: count() for label in labels},
+        "confusion": [[count() for _ in labels] for _ in labels],
+        "split": "test",
+        "labels": list(labels),
+        "chance": {"uniform_accuracy": rate(), "majority_accuracy": rate(), "majority_waf": rate()},
+        "checkpoint": "0123456789abcdef",
+        "n_clips": count(),
+        "notes": ["3 clips could not be decoded."],
+    }
+
+
+def numbers(tree):
+    """All numbers of a report, as they are to be read."""
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        return [text for branch in tree for text in numbers(branch)]
+    if isinstance(tree, float):
+        return [f"{100 * tree:.1f}"]
+    return [str(tree)] if isinstance(tree, int) else []
+
+
+def page(report, folder):
+    return drawn.write_html(report, folder).read_text(encoding="utf-8")
+
+
+def printed(report):
+    return terminal([drawn.table(report)], 120)
+
+
+def test_every_number_is_on_the_page(tmp_path):
+    report = example()
+    words = set(re.findall(r"\d+(?:\.\d+)?", visible(page(report, tmp_path))))
+    expected = numbers(report)
+    assert len(expected) == 8 * 5 + 2 * 6 + 36 + 3 + 1
+    assert not [number for number in expected if number not in words]
+
+
+def test_the_page_says_what_was_measured(tmp_path):
+    words = visible(page(example(), tmp_path))
+    for text in ("test split", "6 classes", "0123456789abcdef", "3 clips could not be decoded.", *LABELS):
+        assert text in words
+    for name in (*drawn.SUBSETS.values(), drawn.AVAILABLE, *drawn.SCORES.values()):
+        assert name in words
+
+
+def test_confusion_rows_are_truth(tmp_path):
+    report = example(["yes", "no"])
+    report["confusion"] = [[111, 222], [333, 444]]
+    assert re.search(r"yes</th><td>111</td><td>222</td>", page(report, tmp_path))
+
+
+def test_the_terminal_table_holds_all_scores_and_the_chance_levels():
+    report = example()
+    text = printed(report)
+    for number in numbers(report["subsets"]) + numbers(report["available"]) + numbers(report["chance"]):
+        assert number in text
+    for key, name in drawn.SUBSETS.items():
+        assert re.search(rf"(?m)^\s+{re.escape(name)}\s+{100 * report['subsets'][key]['waf']:.1f}\s", text)
+
+
+@pytest.mark.parametrize("missing", [["T"], ["A", "T", "VA", "VT", "AT", "VAT"], list(drawn.SUBSETS)])
+def test_subsets_without_clips(tmp_path, missing):
+    report = example()
+    for key in missing:
+        report["subsets"][key] = None
+    assert visible(page(report, tmp_path)).count("no clips") == len(missing)
+    assert printed(report).count("no clips") == len(missing)
+
+
+def test_nothing_measured_at_all(tmp_path):
+    report = example()
+    report |= {"subsets": dict.fromkeys(drawn.SUBSETS), "available": None, "n_clips": 0, "notes": []}
+    report |= {"per_class_f1": dict.fromkeys(LABELS, float("nan")), "per_class_n": dict.fromkeys(LABELS, 0)}
+    report["confusion"] = [[0] * 6 for _ in LABELS]
+    html = page(report, tmp_path)
+    assert "Nothing was measured" in html
+    assert "nan" not in visible(html)
+    assert "Notes" not in visible(html)
+
+
+def with_folds(report, count=3):
+    each = [example(seed=seed) for seed in range(1, count + 1)]
+    folds = [{"speakers": [], **{k: one[k] for k in ("n_clips", "subsets", "available")}} for one in each]
+    return {k: v for k, v in report.items() if k != "checkpoint"} | {"folds": folds}
+
+
+def test_every_fold_is_shown_for_every_subset_that_exists(tmp_path):
+    report = with_folds(example())
+    report["subsets"]["V"] = report["folds"][1]["subsets"]["A"] = None
+    report["folds"] = [{**fold, "subsets": {**fold["subsets"], "V": None}} for fold in report["folds"]]
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(*drawn.tables(report))
+    for words in (console.file.getvalue(), visible(page(report, tmp_path))):
+        assert "clips of 3 folds" in words
+        for fold in report["folds"]:
+            for scores in [*fold["subsets"].values(), fold["available"]]:
+                assert all(f"{100 * scores[key]:.1f}" in words for key in drawn.FOLD_SCORES if scores)
+    rows = {row[0]: row[1:] for row in drawn._fold_rows(report, "waf")}
+    assert "video" not in rows
+    first, third = (report["folds"][i]["subsets"]["A"]["waf"] for i in (0, 2))
+    mean, deviation = 100 * np.mean([first, third]), 100 * np.std([first, third])
+    assert rows["audio"][1:4] == ["–", f"{100 * third:.1f}", f"{mean:.1f} ± {deviation:.1f}"]
+    assert len(drawn.tables(example())) == 1
+
+
+def test_text_is_escaped(tmp_path):
+    evil = "<script>alert('a')</script>&amp;"
+    report = example([evil, "$x_1$", "no\\r[m]al"])
+    report |= {"split": f"test {evil}", "checkpoint": evil, "notes": [evil]}
+    html = page(report, tmp_path)
+    assert "<script" not in html
+    assert visible(html).count(evil) == 7  # heading, summary, class, both axes of the counts, note, checkpoint
+    assert "[m]" in visible(html)
+    assert printed(report | {"split": "[bold]x[/nothing]"})
+
+
+def test_the_page_loads_nothing(tmp_path):
+    html = page(example(), tmp_path)
+    assert not re.findall(r"https?:|//|@import|url\(|<link|<script", re.sub(r"base64,[^']*", "", html))
+    assert "default-src 'none'" in html
+
+
+def test_the_page_holds_the_pictures(tmp_path):
+    embedded = re.findall(r"data:image/png;base64,([^']*)", page(example(), tmp_path))
+    files = [(tmp_path / name).read_bytes() for name in ("subsets.png", "confusion.png")]
+    assert [base64.b64decode(data) for data in embedded] == files
+
+
+@pytest.mark.parametrize("classes", [2, 6, 12])
+def test_pictures_are_sharp_and_of_a_sensible_size(tmp_path, classes):
+    paths = drawn.write_pictures(example([f"emotion {k} with a long name" for k in range(classes)]), tmp_path)
+    assert sorted(path.name for path in paths) == ["confusion.png", "subsets.png"]
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            assert image.format == "PNG"
+            assert round(image.info["dpi"][0]) == 150
+            assert 500 <= image.width <= 2000
+            assert 400 <= image.height <= 2000
+            assert np.asarray(image.convert("L")).std() > 10  # something is drawn
+
+
+def test_labels_of_any_script(tmp_path):
+    assert "中性" in page(example(["中性", "愤怒"]), tmp_path)
+
+
+def test_same_report_same_bytes_and_the_report_is_left_alone(tmp_path):
+    report = example()
+    before = copy.deepcopy(report)
+    first, second = (drawn.write_html(report, tmp_path / name).read_bytes() for name in "ab")
+    assert first == second
+    assert report == before
+
+
+def test_other_numbers_other_pictures(tmp_path):
+    one, other = (drawn.write_pictures(example(seed=seed), tmp_path / str(seed)) for seed in (0, 1))
+    for a, b in zip(one, other, strict=True):
+        assert a.read_bytes() != b.read_bytes()
+
+
+@pytest.mark.parametrize(("rate", "n", "error"), [(0.5, 100, 0.05), (0.9, 900, 0.01), (1.0, 5, 0.0), (0.0, 5, 0.0)])
+def test_standard_error_by_hand(rate, n, error):
+    assert drawn._standard_error(rate, n) == pytest.approx(error)

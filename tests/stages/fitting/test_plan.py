@@ -1,0 +1,99 @@
+"""plan: what decides a result is in its name, what does not is not; and nothing is trained on what judges it."""
+
+import shutil
+
+import pytest
+
+from emo_ray import store
+from emo_ray.config import override
+from emo_ray.models import checkpoint
+from emo_ray.stages.fitting.plan import planned
+from emo_ray.stages.prepare import prepare
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+UNLABELLED = [f"unlabelled-{i:03d}" for i in range(40)]
+SURE = (0.8, 0.1, 0.1)
+
+
+@pytest.fixture(scope="module")
+def plan_of(evaluated, tiny_config):
+    """A function that plans the tiny job, trained already, with changes."""
+    prepared = prepare(tiny_config)
+    return lambda changes: planned(override(tiny_config, changes), prepared)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.num_workers": 1},
+        {"train.max_failures": 0},
+        {"train.pseudo_targets": "hard", "train.pseudo_weight": 0.9, "train.pseudo_phases": "both"},  # of no labels
+    ],
+)
+def test_what_changes_no_result_changes_no_name(plan_of, changes):
+    plan, reference = plan_of(changes), plan_of({})
+    assert (plan.path, plan.video_path) == (reference.path, reference.video_path)
+    assert store.is_complete(plan.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompts_too"),
+    [
+        ({"fusion.modality_dropout": 0.1}, False),
+        ({"text.ngram_features": 32}, False),
+        ({"emovclip.lr": 0.5}, True),
+        ({"train.num_workers": 2}, True),
+        ({"train.epochs": 3}, True),
+        ({"seed": 1}, True),
+    ],
+)
+def test_what_changes_a_result_changes_its_name_and_no_other(plan_of, changes, prompts_too):
+    plan, reference = plan_of(changes), plan_of({})
+    assert plan.path != reference.path
+    assert (plan.video_path != reference.video_path) is prompts_too
+
+
+def test_what_training_starts_from_is_known_by_its_weights(plan_of, tmp_path):
+    start = plan_of({}).path
+    copied = shutil.copytree(start / checkpoint.EMOVCLIP, tmp_path / "copied")
+    first, second = (plan_of({"emovclip.start_from": str(folder)}).video_path for folder in (start, copied))
+    assert first == second != plan_of({}).video_path
+
+
+def test_a_student_is_known_by_what_its_pseudo_labels_say(
+    few_teacher, few_labels, accepted_round, pseudo_round, tmp_path
+):
+    def name(folder, **changes):
+        config = override(few_labels, {"train.pseudo_labels": str(folder), **changes})
+        return planned(config, few_teacher.prepared).path.name
+
+    less = dict.fromkeys(UNLABELLED[:30], (0.5, 0.3, 0.2))
+    unsure = pseudo_round(tmp_path / "unsure", less, few_teacher.prepared.labels, UNLABELLED)
+    names = {
+        few_teacher.path.name,
+        name(accepted_round),
+        name(unsure),
+        name(accepted_round, **{"train.pseudo_weight": 0.2}),
+        name(accepted_round, **{"train.pseudo_targets": "hard"}),
+        name(accepted_round, **{"fusion.start_from": str(few_teacher.path)}),
+    }
+    assert len(names) == 6
+    assert name(accepted_round) == name(shutil.copytree(accepted_round, tmp_path / "moved"))
+
+
+def test_a_round_that_accepted_nothing_plans_the_model_of_labelled_clips(
+    few_labels, few_teacher, pseudo_round, tmp_path
+):
+    none = pseudo_round(tmp_path / "none", dict.fromkeys(UNLABELLED, SURE), few_teacher.prepared.labels, [])
+    config = override(few_labels, {"train.pseudo_labels": str(none)})
+    assert planned(config, few_teacher.prepared).path == few_teacher.path
+
+
+@pytest.mark.parametrize("clip_id", ["validation-003", "test-000", "train-001", "stranger"])
+def test_what_a_model_is_judged_on_is_never_trained_on(few_labels, few_teacher, pseudo_round, tmp_path, clip_id):
+    made = dict.fromkeys([*UNLABELLED[:3], clip_id], SURE)
+    folder = pseudo_round(tmp_path / "leaking", made, few_teacher.prepared.labels, list(made))
+    where = clip_id.split("-")[0].replace("stranger", "not in the manifest")
+    with pytest.raises(ValueError, match=rf"found 1 accepted clips .*'{clip_id}' \({where}\)"):
+        planned(override(few_labels, {"train.pseudo_labels": str(folder)}), few_teacher.prepared)
