@@ -50,7 +50,7 @@ LEDGER_SCHEMA = pa.schema(
 )
 
 
-def plan(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
+def assign_parts(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
     """The clips of each part, about `clips_per_part` each: labelled and unlabelled apart, otherwise mixed by id.
 
     Training reads only labelled parts, and mixed rows let it shuffle within a small buffer. A clip's place depends on

@@ -56,7 +56,7 @@ def digest_parts(synthetic: Synthetic) -> tuple[Any, ...]:
     return synthetic.model_dump(), VERSION
 
 
-def plan(synthetic: Synthetic) -> list[Script]:
+def write_scripts(synthetic: Synthetic) -> list[Script]:
     """The scripts of all clips: labels balanced within a split, no speaker in two; cheap."""
     splits = {name: getattr(synthetic, f"{name}_clips") for name in SPLITS}
     return [script for name, clips in splits.items() if clips for script in _split(synthetic, name, clips)]

@@ -18,8 +18,8 @@ from emo_ray.config import Config
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import progress, say
 from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.answer_log import FINAL, UNASKED, Answer
-from emo_ray.stages.prepare import plan_parts
+from emo_ray.stages.chat.answer_log import FINAL, UNASKED, ChatAnswer
+from emo_ray.stages.prepare import plan_shards
 
 SCHEMA = pa.schema(
     [
@@ -71,7 +71,7 @@ def annotate(config: Config) -> Readings:
             "key that it wants, if any, in OPENAI_API_KEY"
         )
     cluster.connect(config)
-    return readings_of(config, [clip for clips in plan_parts(config).clips_of.values() for clip in clips])
+    return readings_of(config, [clip for clips in plan_shards(config).clips_of.values() for clip in clips])
 
 
 def readings_of(config: Config, clips: Iterable[Clip]) -> Readings | None:
@@ -105,17 +105,17 @@ def readings_of(config: Config, clips: Iterable[Clip]) -> Readings | None:
     return readings
 
 
-def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[str, Answer], Used]:
+def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[str, ChatAnswer], Used]:
     """The answers to these prompts, by digest, and what they took."""
     from emo_ray.stages.chat.client import (
-        Asker,  # the client takes a second to import, and most runs have nothing to ask
+        ChatActor,  # the client takes a second to import, and most runs have nothing to ask
     )
 
     # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
     # Ray keeps how actors are made.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = Asker.options(scheduling_strategy=here).remote()
-    found, used = {digest: Answer(digest, UNASKED) for digest in prompts}, Used()
+    actor = ChatActor.options(scheduling_strategy=here).remote()
+    found, used = {digest: ChatAnswer(digest, UNASKED) for digest in prompts}, Used()
     try:
         with progress(f"asking {config.annotate.model}", len(prompts), "transcripts") as advance:
             for done in actor.ask.remote(config.annotate, config.seed, folder, prompts, cluster.api_key()):
@@ -127,7 +127,7 @@ def _ask(config: Config, folder: Path, prompts: dict[str, str]) -> tuple[dict[st
     return found, used
 
 
-def _table(digest_of: dict[str, str], found: dict[str, Answer]) -> pa.Table:
+def _table(digest_of: dict[str, str], found: dict[str, ChatAnswer]) -> pa.Table:
     rows = [{"clip_id": clip_id, **asdict(found[digest])} for clip_id, digest in sorted(digest_of.items())]
     return pa.Table.from_pylist(rows, SCHEMA)
 

@@ -30,7 +30,7 @@ from emo_ray.stages.evaluate import (
     shown_only,
     write_predictions,
 )
-from emo_ray.stages.features import encode, frozen_encoders, load
+from emo_ray.stages.features import encode_corpus, frozen_encoders, load
 from emo_ray.stages.fitting.plan import labelled_readings, labels_of, parts_with
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import labelled
@@ -67,7 +67,7 @@ def crossvalidate(config: Config) -> Evaluated:
     folder = root / "reports" / f"folds-{key}"
     if not store.is_complete(folder):
         parts = parts_with(prepared, label_of)
-        table = labelled(load(prepared, encode(config, prepared, encoders, parts), parts), label_of)
+        table = labelled(load(prepared, encode_corpus(config, prepared, encoders, parts), parts), label_of)
         if not len(table):
             raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
         batch = from_features(table.sort_by("clip_id"))

@@ -17,8 +17,8 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import say, show
 from emo_ray.reports import evaluation
-from emo_ray.stages.encoding.actor import Encoder
-from emo_ray.stages.features import encode, encoders_of, load, of_checkpoint
+from emo_ray.stages.encoding.actor import EncoderSpec
+from emo_ray.stages.features import encode_corpus, encoders_of, load, of_checkpoint
 from emo_ray.stages.fitting.plan import labelled_readings, labels_of, no_folds, parts_with
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.stages.train import train
@@ -102,10 +102,10 @@ def _split(config: Config, prepared: Prepared, path: Path) -> tuple[str, dict[st
     return name, unseen, [note] if left_out else []
 
 
-def _batch(config: Config, prepared: Prepared, encoders: Sequence[Encoder], label_of: dict[str, int]) -> Batch:
+def _batch(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], label_of: dict[str, int]) -> Batch:
     """Features and labels of the split's clips, one batch: features are small."""
     parts = parts_with(prepared, label_of)
-    table = load(prepared, encode(config, prepared, encoders, parts), parts)
+    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts)
     table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
     label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
     return from_features(table.append_column("label", label))

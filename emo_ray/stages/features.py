@@ -28,7 +28,7 @@ from emo_ray.progress import progress, say
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.encoding import external_tables
-from emo_ray.stages.encoding.actor import Encode, Encoder, table_encoder
+from emo_ray.stages.encoding.actor import EncodeActor, EncoderSpec, table_encoder
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.in_memory import own_device
 
@@ -43,23 +43,23 @@ _CALLERS = {
 }
 
 
-def frozen_encoders(config: Config, readings: Readings | None = None, without: Sequence[str] = ()) -> list[Encoder]:
+def frozen_encoders(config: Config, readings: Readings | None = None, without: Sequence[str] = ()) -> list[EncoderSpec]:
     """What no training changes: the encoders of sound and text, or the tables of `tables.*` in the place of any.
 
     That of text uses readings where it is given some.
     """
     digest, table = text.digest(config.text, readings and readings.digest), readings and readings.path
     made = {
-        "audio": lambda: Encoder(
+        "audio": lambda: EncoderSpec(
             "audio", audio.digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size
         ),
-        "text": lambda: Encoder("text", digest, lambda: text.build(config.text), config.text.batch_size, table),
+        "text": lambda: EncoderSpec("text", digest, lambda: text.build(config.text), config.text.batch_size, table),
     }
     made |= {name: partial(table_encoder, config, name) for name in config.tables.given}
     return [make() for name, make in made.items() if name not in without]
 
 
-def encoders_of(config: Config, path: Path, readings: Readings | None = None) -> list[Encoder]:
+def encoders_of(config: Config, path: Path, readings: Readings | None = None) -> list[EncoderSpec]:
     """The encoders of a model in a checkpoint folder; one of sound and text alone has no EmoVCLIP.
 
     What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises
@@ -92,11 +92,11 @@ def _say_without(name: str, model: str) -> None:
     say(f"{name} was trained with readings by {model}; annotate.url is not set, so transcripts stand alone")
 
 
-def video_encoder(folder: Path) -> Encoder:
+def video_encoder(folder: Path) -> EncoderSpec:
     """The trained EmoVCLIP in a checkpoint folder, as an encoder of video."""
     config, _ = checkpoint.read_config(folder)
     digest = store.digest(frozen_digest(config), store.digest_path(folder / checkpoint.WEIGHTS))
-    return Encoder("video", digest, lambda: emovclip.VideoEncoder(checkpoint.load_emovclip(folder)), batch_size=8)
+    return EncoderSpec("video", digest, lambda: emovclip.VideoEncoder(checkpoint.load_emovclip(folder)), batch_size=8)
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ def features(config: Config) -> Featured:
     prepared = prepare(config)
     readings = readings_of(config, prepared.clips)
     encoders = encoders_of(config, path, readings) if path else frozen_encoders(config, readings)
-    folders = encode(config, prepared, encoders)
+    folders = encode_corpus(config, prepared, encoders)
     exported = external_tables.export(config.tables, folders, prepared.parts) if config.tables.export else ()
     return Featured(cluster.store_root(config) / "features", folders, tuple(exported))
 
 
-def encode(
-    config: Config, prepared: Prepared, encoders: Sequence[Encoder], parts: Sequence[str] | None = None,
+def encode_corpus(
+    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], parts: Sequence[str] | None = None,
 ) -> dict[str, Path]:  # fmt: skip
     """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
     parts = prepared.parts if parts is None else parts
@@ -177,13 +177,13 @@ def _known(folder: Path, prepared: Prepared, todo: Sequence[str]) -> dict[str, d
     return {name: {one: found[one] for one in ones if one in found} for name, ones in identities.items()}
 
 
-def feature_folder(config: Config, shards: Path, encoder: Encoder) -> Path:
+def feature_folder(config: Config, shards: Path, encoder: EncoderSpec) -> Path:
     """Where this encoder's features of these shards lie or will lie; its parts are named as theirs."""
     key = store.digest(VERSION, encoder.digest, shards.name)
     return cluster.store_root(config) / "features" / f"{encoder.modality}-{key}"
 
 
-def _note(folder: Path, shards: Path, encoder: Encoder) -> None:
+def _note(folder: Path, shards: Path, encoder: EncoderSpec) -> None:
     """What the folder holds. Unlike elsewhere it does not say that the folder is complete: parts are asked for."""
     if not (folder / store.META).exists():
         about = {"kind": "features", "modality": encoder.modality, "encoder": encoder.digest}
@@ -205,7 +205,7 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     }
 
 
-def _encode(config: Config, prepared: Prepared, encoders: Sequence[Encoder], rows: list[dict]) -> None:
+def _encode(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], rows: list[dict]) -> None:
     clips_of = Counter(prepared.ledger["part"].to_pylist())
     names = ", ".join(encoder.modality for i, encoder in enumerate(encoders) if any(r["encoder"] == i for r in rows))
     with progress(f"encoding {names}", sum(clips_of[row["part"]] for row in rows), "clips") as advance:
@@ -213,15 +213,15 @@ def _encode(config: Config, prepared: Prepared, encoders: Sequence[Encoder], row
             advance(row["clips"])
 
 
-def _encoded(config: Config, encoders: Sequence[Encoder], rows: list[dict]) -> Iterator[dict]:
+def _encoded(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -> Iterator[dict]:
     """What `Encode` makes of these rows, by actors or in this process."""
     if config.train.num_workers == 0:
         with own_device(config) as device:
-            yield from map(Encode(encoders, device.type), rows)
+            yield from map(EncodeActor(encoders, device.type), rows)
         return
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = actor_pool(config, len(rows))
-    yield from dataset.map(Encode, fn_constructor_args=(encoders,), **pool).iter_rows()
+    yield from dataset.map(EncodeActor, fn_constructor_args=(encoders,), **pool).iter_rows()
 
 
 def load(

@@ -31,9 +31,9 @@ from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encoding import external_tables
-from emo_ray.stages.encoding.actor import Encoder, actor_device, encode_table, shard_columns
+from emo_ray.stages.encoding.actor import EncoderSpec, actor_device, encode_rows, shard_columns
 from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
-from emo_ray.stages.prepare import Plan, decode_tasks, plan_parts
+from emo_ray.stages.prepare import ShardPlan, decode_tasks, plan_shards
 
 VERSION = 2  # 2: what each modality gives alone
 UNUSABLE = "no usable modality"
@@ -48,7 +48,7 @@ class Models:
     path: Path
     labels: tuple[str, ...]
     head: FusionHead
-    encoders: dict[str, Encoder]
+    encoders: dict[str, EncoderSpec]
     modules: dict[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
     readings: Readings | None  # for the encoder of text
@@ -96,7 +96,7 @@ def predict(config: Config) -> Predicted:
     config = of_checkpoint(config, path)
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
     cluster.connect(config)
-    plan = plan_parts(config)
+    plan = plan_shards(config)
     made = make_parts(config, path, plan, {clip.clip_id for clips in plan.clips_of.values() for clip in clips})
     meta = {"kind": "predictions", **made.decides, "parts": list(plan.clips_of)}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
@@ -111,7 +111,7 @@ def predict(config: Config) -> Predicted:
     return Predicted(folder, about["counts"], about["unusable"], made.clips_per_s)
 
 
-def make_parts(config: Config, path: Path, plan: Plan, corpus: Collection[str]) -> Made:
+def make_parts(config: Config, path: Path, plan: ShardPlan, corpus: Collection[str]) -> Made:
     """Predict the parts of a plan that this model has not predicted yet, each into a file of the same name.
 
     They lie in one folder for all corpora and runs of a model. `corpus` are the clip_ids that feature tables from
@@ -178,7 +178,7 @@ class Predict:
         return {"clips": pq.read_metadata(out).num_rows}
 
 
-def _predict(config: Config, models: Models, plan: Plan, todo: Sequence[str], folder: Path) -> float:
+def _predict(config: Config, models: Models, plan: ShardPlan, todo: Sequence[str], folder: Path) -> float:
     """Predict these parts, in parallel and while missing shards are decoded; the clips per second."""
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
@@ -215,7 +215,7 @@ def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) ->
             continue  # nobody has it: no need to load a model
         features = known.get(name)
         if features is None:
-            features = encode_table(encoder, models.modules[name](), table, models.device)
+            features = encode_rows(encoder, models.modules[name](), table, models.device)
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
         if encoder.sources:
             status = f"{name}_status"

@@ -59,7 +59,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """The shard parts of a corpus: their folder, the clips of each by file name, and how clips are decoded."""
 
     folder: Path
@@ -108,7 +108,7 @@ def prepare(config: Config) -> Prepared:
     return prepared
 
 
-def plan_parts(config: Config) -> Plan:
+def plan_shards(config: Config) -> ShardPlan:
     """The parts of the corpus that `config.data` names, which needs no labels and is not split: to use a model on it.
 
     A folder that prepare made is taken as it lies, also where its media are gone.
@@ -120,19 +120,19 @@ def plan_parts(config: Config) -> Plan:
     return _plan(config, root, _clips(config, root))
 
 
-def _plan(config: Config, root: Path, clips: Sequence[Clip]) -> Plan:
+def _plan(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
     _check_files(clips)
     size = image_size(config)
     folder = root / "shards" / store.digest(shards.settings(config.media, size))
-    parts = shards.plan(clips, config.media.clips_per_part)
-    return Plan(folder, {shards.part_name(part): part for part in parts}, config.media, size)
+    parts = shards.assign_parts(clips, config.media.clips_per_part)
+    return ShardPlan(folder, {shards.part_name(part): part for part in parts}, config.media, size)
 
 
-def _plan_of_prepared(config: Config, path: Path) -> Plan:
+def _plan_of_prepared(config: Config, path: Path) -> ShardPlan:
     """Raises ValueError where its shards are gone, or decoded with other settings than this config's."""
     about = store.read_meta(path)
     folder = path.parents[1] / "shards" / about["shards"]
-    plan = Plan(folder, {name: [] for name in about["parts"]}, config.media, image_size(config))
+    plan = ShardPlan(folder, {name: [] for name in about["parts"]}, config.media, image_size(config))
     if store.digest(plan.settings) != folder.name:
         raise ValueError(
             f"{path}: found clips decoded with {about['settings']}, expected {plan.settings}: give the manifest that "
@@ -145,13 +145,13 @@ def _plan_of_prepared(config: Config, path: Path) -> Plan:
     return plan
 
 
-def plan_of(config: Config, prepared: Prepared, parts: Collection[str]) -> Plan:
+def plan_some_parts(config: Config, prepared: Prepared, parts: Collection[str]) -> ShardPlan:
     """Some parts of a prepared corpus, for a config that may want them decoded otherwise: then into another folder."""
     size = image_size(config)
     folder = prepared.shards.parent / store.digest(shards.settings(config.media, size))
     clips_of: dict[str, list[Clip]] = {name: [] for name in prepared.parts if name in parts}
     _fill(clips_of, prepared.clips, prepared.path / LEDGER)
-    return Plan(folder, clips_of, config.media, size)
+    return ShardPlan(folder, clips_of, config.media, size)
 
 
 def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) -> None:
@@ -199,7 +199,7 @@ def _synthesise(config: Config, root: Path) -> list[Clip]:
     folder = root / "corpora" / f"synthetic-{store.digest(synthetic.digest_parts(config.synthetic))}"
     if not store.is_complete(folder):
         (folder / "clips").mkdir(parents=True, exist_ok=True)
-        batches = _chunks(synthetic.plan(config.synthetic), 16)
+        batches = _chunks(synthetic.write_scripts(config.synthetic), 16)
 
         def render(scripts: bytes) -> bytes:
             return pickle.dumps([synthetic.render(script, folder) for script in pickle.loads(scripts)])
@@ -211,7 +211,7 @@ def _synthesise(config: Config, root: Path) -> list[Clip]:
     return manifest.read(folder / MANIFEST)
 
 
-def decode_tasks(plan: Plan) -> dict[str, bytes]:
+def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
     """The pickled arguments of `shards.write_part` for each part that is not there yet, by its name.
 
     Clips that lie in parts of other corpora, such as this one before it grew, are copied from there.
@@ -230,7 +230,7 @@ def decode_tasks(plan: Plan) -> dict[str, bytes]:
     return tasks
 
 
-def _decode(plan: Plan) -> None:
+def _decode(plan: ShardPlan) -> None:
     """Decode the parts that are not there yet, in parallel."""
     tasks = decode_tasks(plan)
 

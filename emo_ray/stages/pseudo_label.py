@@ -25,7 +25,7 @@ from emo_ray.stages.features import of_checkpoint
 from emo_ray.stages.fitting.plan import no_folds, parts_with
 from emo_ray.stages.predict import TOGETHER, UNUSABLE, load_models
 from emo_ray.stages.prepare import BAD_MEDIA, Prepared, prepare
-from emo_ray.stages.teachers import Answers, Teacher
+from emo_ray.stages.teachers import Teacher, TeacherPredictions
 from emo_ray.training import pseudo_label_policies as policies
 from emo_ray.training.calibration import LEAST, MOST
 
@@ -114,7 +114,9 @@ def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool:
     with progress("writing pseudo-labels", len(reason_N), "clips") as advance:
         for part, rows in clips.parts.items():
             if not (folder / part).exists():
-                table = _table(config, teachers, answering.answers(teachers, part, pool), reason_N[rows], threshold_K)
+                table = _table(
+                    config, teachers, answering.predictions_of(teachers, part, pool), reason_N[rows], threshold_K
+                )
                 store.write_parquet(folder / part, table, rows_per_group=2**12)
             advance(rows.stop - rows.start)
     report = _report(config, prepared, about, clips, reason_N, threshold_K)
@@ -161,7 +163,7 @@ def weighed(
     found, slices, broken, start = [], {}, [], 0
     with progress("weighing answers", len(pool), "clips") as advance:
         for part in parts:
-            own = answering.answers(teachers, part, pool)
+            own = answering.predictions_of(teachers, part, pool)
             ids = own.table["clip_id"].to_pylist()
             found.append((own.confidence_B, own.prediction_B.astype(np.int16), _against(config, own, ids, leaks)))
             for name in MODALITIES:
@@ -172,7 +174,7 @@ def weighed(
     return Pool(slices, *(np.concatenate(columns) for columns in zip(*found, strict=True)), broken)
 
 
-def _against(config: Config, own: Answers, ids: Sequence[str], leaks: Mapping[str, str]) -> np.ndarray:
+def _against(config: Config, own: TeacherPredictions, ids: Sequence[str], leaks: Mapping[str, str]) -> np.ndarray:
     """What speaks against each of these clips, or None; of several reasons the last found here."""
     agree_B = policies.teachers_agree(own.votes_TB, own.prediction_B, config.pseudo.agreement)
     same_B = policies.modalities_agree(own.votes_MB, own.prediction_B, config.pseudo.agreeing_modalities)
@@ -197,7 +199,7 @@ def _labelled(prepared: Prepared) -> np.ndarray:
 
 
 def _table(
-    config: Config, teachers: Sequence[Teacher], own: Answers, reason_B: np.ndarray, threshold_K: np.ndarray
+    config: Config, teachers: Sequence[Teacher], own: TeacherPredictions, reason_B: np.ndarray, threshold_K: np.ndarray
 ) -> pa.Table:
     """A row a clip: the columns of its predictions, as all teachers give them, and what became of it.
 

@@ -17,7 +17,7 @@ from emo_ray.models import checkpoint
 from emo_ray.stages.features import of_checkpoint
 from emo_ray.stages.fitting.plan import parts_with
 from emo_ray.stages.predict import ALONE, TOGETHER, Made, load_models, make_parts
-from emo_ray.stages.prepare import Prepared, plan_of
+from emo_ray.stages.prepare import Prepared, plan_some_parts
 from emo_ray.training import calibration
 
 
@@ -37,7 +37,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Answers:
+class TeacherPredictions:
     """What T teachers say of B rows of a part; rows nobody can say anything of hold NaN, and votes of -1."""
 
     table: pa.Table  # the first teacher's
@@ -73,7 +73,7 @@ def gather(config: Config, paths: Sequence[Path], prepared: Prepared, pool: Coll
         own = _config_of(config, path, prepared.labels)
         unseen = _unseen(prepared, path)
         parts = parts_with(prepared, {*pool, *unseen})
-        teachers.append(Teacher(path, make_parts(own, path, plan_of(own, prepared, parts), corpus), unseen))
+        teachers.append(Teacher(path, make_parts(own, path, plan_some_parts(own, prepared, parts), corpus), unseen))
     return teachers
 
 
@@ -101,7 +101,7 @@ def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Tea
     return fitted, about
 
 
-def answers(teachers: Sequence[Teacher], part: str, pool: Collection[str]) -> Answers:
+def predictions_of(teachers: Sequence[Teacher], part: str, pool: Collection[str]) -> TeacherPredictions:
     """What the teachers say of the rows of a part that are in `pool`."""
     tables = [pq.read_table(teacher.made.folder / part) for teacher in teachers]
     rows = pa.array([clip_id in pool for clip_id in tables[0]["clip_id"].to_pylist()])
@@ -112,7 +112,7 @@ def answers(teachers: Sequence[Teacher], part: str, pool: Collection[str]) -> An
     sure = [calibration.calibrated(own, teacher.temperature) for own, teacher in zip(each, teachers, strict=True)]
     alone = {c: mean(np.stack([matrix(table[c], classes) for table in tables])) for c in ALONE.values()}
     votes_TB = np.stack([votes(own_BK) for own_BK in each])
-    return Answers(tables[0], mean(np.stack(each)), mean(np.stack(sure)), alone, votes_TB)
+    return TeacherPredictions(tables[0], mean(np.stack(each)), mean(np.stack(sure)), alone, votes_TB)
 
 
 def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:

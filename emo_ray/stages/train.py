@@ -23,11 +23,19 @@ from emo_ray.models.fusion import scalings
 from emo_ray.progress import say
 from emo_ray.stages.annotate import Readings
 from emo_ray.stages.encoding.actor import shard_columns
-from emo_ray.stages.features import encode, load, video_encoder
+from emo_ray.stages.features import encode_corpus, load, video_encoder
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import Phase, save
 from emo_ray.stages.fitting.epoch_log import OnEpoch
-from emo_ray.stages.fitting.plan import LabelOf, Planned, Wanted, no_folds, parts_with, planned, with_video
+from emo_ray.stages.fitting.plan import (
+    LabelOf,
+    TrainingClips,
+    TrainingPlan,
+    no_folds,
+    parts_with,
+    resolve_training,
+    with_video,
+)
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.loss import class_weights
 
@@ -53,19 +61,19 @@ def train(config: Config) -> Trained:
     if config.checkpoint is not None:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     no_folds(config)
-    plan = planned(config, prepare(config))
+    plan = resolve_training(config, prepare(config))
     if store.is_complete(plan.path):
         say(f"model {plan.path.name} is trained already")
     else:
         run = tracking.open_run(config, cluster.store_root(config), plan.key, plan.path.name)
         with run.running():
-            make(config, plan, tracked(run))
+            train_phases(config, plan, log_to_mlflow(run))
             run.artifacts(plan.path, "checkpoint")
             run.metrics({f"validation/{k}": v for k, v in store.read_meta(plan.path)["best"]["fusion"].items()})
     return Trained(plan.path, plan.prepared, plan.readings)
 
 
-def tracked(run: tracking.Run) -> OnEpoch:
+def log_to_mlflow(run: tracking.Run) -> OnEpoch:
     """`run.epoch`, but a tracking server that is away costs no training run."""
 
     def on_epoch(phase: str, metrics: dict[str, float]) -> None:
@@ -77,30 +85,30 @@ def tracked(run: tracking.Run) -> OnEpoch:
     return on_epoch
 
 
-def make(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
+def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
     """Train what is planned, and store it; of what is there already, `on_epoch` gets the epochs all the same."""
     if plan.video_path is not None:
-        make_emovclip(config, plan, on_epoch)
+        train_emovclip(config, plan, on_epoch)
     with _alone(plan.path):
         if store.is_complete(plan.path):
-            _retell(plan.path, "fusion", on_epoch)
+            _replay_epochs(plan.path, "fusion", on_epoch)
         else:
-            _train_fusion(config, plan, feature_rows(config, plan, plan.wanted.everything), on_epoch)
+            _train_fusion(config, plan, feature_rows(config, plan, plan.wanted.all_clips), on_epoch)
 
 
-def feature_rows(config: Config, plan: Planned, clip_ids: Collection[str]) -> pa.Table:
+def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) -> pa.Table:
     """The features of these clips, as `features.load` gives them; EmoVCLIP's where it is trained."""
     parts = parts_with(plan.prepared, clip_ids)
     encoders = [*plan.frozen, *([video_encoder(plan.video_path)] if plan.video_path else [])]
-    return load(plan.prepared, encode(config, plan.prepared, encoders, parts), parts, clip_ids)
+    return load(plan.prepared, encode_corpus(config, plan.prepared, encoders, parts), parts, clip_ids)
 
 
-def _retell(path: Path, phase: str, on_epoch: OnEpoch) -> None:
+def _replay_epochs(path: Path, phase: str, on_epoch: OnEpoch) -> None:
     for metrics in store.read_meta(path)["history"]:
         on_epoch(phase, metrics)
 
 
-def make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
+def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
     """The same of EmoVCLIP alone."""
     with _alone(plan.video_path):
         _make_emovclip(config, plan, on_epoch)
@@ -111,11 +119,11 @@ def _alone(path: Path) -> AbstractContextManager[None]:
     return store.alone(path.with_name(f".{path.name}.lock"))
 
 
-def _make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
+def _make_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
     prepared, path = plan.prepared, plan.video_path
     if store.is_complete(path):
         say(f"EmoVCLIP {path.name} is trained already")
-        _retell(path, "emovclip", on_epoch)
+        _replay_epochs(path, "emovclip", on_epoch)
         return
     usable = with_video(config, prepared, plan.wanted)
     datasets = {
@@ -123,8 +131,8 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
         for split, label_of in (("train", usable.train), ("validation", usable.validation))
         if label_of
     }
-    read = partial(from_shards, modalities=("video",), labels=usable.everything)
-    job = ray_train.Job(
+    read = partial(from_shards, modalities=("video",), labels=usable.all_clips)
+    job = ray_train.TrainingJob(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
         build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
@@ -134,20 +142,22 @@ def _make_emovclip(config: Config, plan: Planned, on_epoch: OnEpoch) -> None:
         precision=config.train.precision,
         class_weight_K=_class_weights(config.emovclip, usable, list(usable.train), len(prepared.labels)),
     )
-    best = ray_train.run(job, config, datasets, on_epoch)
+    best = ray_train.train(job, config, datasets, on_epoch)
     save(path, best, config, prepared, Phase("EmoVCLIP", len(usable.train), usable.pseudo))
     ray_train.clean_up(job, config)
 
 
-def _train_fusion(config: Config, plan: Planned, table: pa.Table, on_epoch: OnEpoch) -> None:
+def _train_fusion(config: Config, plan: TrainingPlan, table: pa.Table, on_epoch: OnEpoch) -> None:
     job, datasets = fusion_job(config, plan, table)
-    best = ray_train.run(job, config, datasets, on_epoch)
+    best = ray_train.train(job, config, datasets, on_epoch)
     used = plan.wanted.pseudo and plan.wanted.pseudo.only(labelled(table, plan.wanted.train)["clip_id"].to_pylist())
     save(plan.path, best, config, plan.prepared, Phase("fusion", job.train_rows, used), plan.video_path)
     ray_train.clean_up(job, config)
 
 
-def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[ray_train.Job, dict[str, ray.data.Dataset]]:
+def fusion_job(
+    config: Config, plan: TrainingPlan, table: pa.Table
+) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
     """How the head is trained on these features. Raises ValueError where no training clip has any."""
     prepared, wanted = plan.prepared, plan.wanted
     tables = {"train": labelled(table, wanted.train), "validation": labelled(table, wanted.validation)}
@@ -159,7 +169,7 @@ def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[ray_trai
         )
     # Of pseudo-labelled clips too, which are training clips: how features are scaled tells nothing of labels.
     statistics, usable = scalings(from_features(tables["train"])), tables["train"]["clip_id"].to_pylist()
-    job = ray_train.Job(
+    job = ray_train.TrainingJob(
         phase="fusion",
         digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
@@ -173,7 +183,9 @@ def fusion_job(config: Config, plan: Planned, table: pa.Table) -> tuple[ray_trai
     return job, datasets
 
 
-def _class_weights(own: Optimisation, wanted: Wanted, clip_ids: Sequence[str], classes: int) -> torch.Tensor | None:
+def _class_weights(
+    own: Optimisation, wanted: TrainingClips, clip_ids: Sequence[str], classes: int
+) -> torch.Tensor | None:
     """From the classes of the clips trained on, of which a pseudo-labelled one counts for as much as it weighs."""
     weight_B = wanted.pseudo and wanted.pseudo.weights(clip_ids)
     return class_weights(own, torch.tensor([wanted.train[name] for name in clip_ids]), classes, weight_B)

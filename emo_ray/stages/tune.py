@@ -19,13 +19,13 @@ from emo_ray.data.batch import from_features
 from emo_ray.data.pseudo import with_targets
 from emo_ray.progress import say, show
 from emo_ray.reports import sweep
-from emo_ray.stages.fitting.plan import Planned, no_folds, planned, with_video
+from emo_ray.stages.fitting.plan import TrainingPlan, no_folds, resolve_training, with_video
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.sweeps.ray_tune import search_by_trials
 from emo_ray.stages.sweeps.records import COMPLETE, Records
 from emo_ray.stages.sweeps.stacked import Fold, in_bulk, search_in_bulk
 from emo_ray.stages.sweeps.trial import Task, without_test
-from emo_ray.stages.train import feature_rows, labelled, make_emovclip, tracked, train
+from emo_ray.stages.train import feature_rows, labelled, log_to_mlflow, train, train_emovclip
 from emo_ray.training import search
 
 VERSION = 1
@@ -66,7 +66,7 @@ def tune(config: Config) -> Tuned:
     given, root = config, cluster.store_root(config)
     config = override(config, {"store.root": str(root)})  # trials stand in other folders
     prepared = without_test(prepare(config))
-    plan = planned(config, prepared)
+    plan = resolve_training(config, prepared)
     _check_validation(config, plan)
     key = _key(config, plan)
     folder = root / "sweeps" / key
@@ -98,7 +98,7 @@ def _check_folds(config: Config) -> None:
             raise ValueError(f"found {key}={given} with tune.folds, expected none: it may know the clips of a fold")
 
 
-def _check_validation(config: Config, plan: Planned) -> None:
+def _check_validation(config: Config, plan: TrainingPlan) -> None:
     if config.tune.folds:
         return
     if not plan.wanted.validation:
@@ -108,7 +108,7 @@ def _check_validation(config: Config, plan: Planned) -> None:
         raise ValueError("found no labelled validation clip with video, expected some to judge EmoVCLIPs on")
 
 
-def _key(config: Config, plan: Planned) -> str:
+def _key(config: Config, plan: TrainingPlan) -> str:
     """Of everything that decides the trials: their number is part of it, for it shapes the search."""
     elsewhere = {"cluster", "store", "tracking", "evaluate", "crossvalidate", "claims", "bench", "pseudo", "rounds"}
     own = {k: v for k, v in flatten(config).items() if k.split(".")[0] not in elsewhere}
@@ -118,7 +118,7 @@ def _key(config: Config, plan: Planned) -> str:
     return store.digest(VERSION, own, plan.key)
 
 
-def _searched(config: Config, plan: Planned, state: Path, run: tracking.Run) -> dict:
+def _searched(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) -> dict:
     """All trials, and what the best of them is worth, as `sweep_report` takes it."""
     begun_s, spent = time.monotonic(), state / "seconds.json"
     before_s = json.loads(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0
@@ -137,8 +137,8 @@ def _searched(config: Config, plan: Planned, state: Path, run: tracking.Run) -> 
 
 
 def _content(config: Config, trials: list[dict], notes: list[str]) -> dict:
-    own, point = config.tune, search.recipe_point(config)
-    as_it_is = None if point is None else search.decoded(own.space, point)
+    own, point = config.tune, search.default_params(config)
+    as_it_is = None if point is None else search.from_optuna(own.space, point)
     default = next((trial["number"] for trial in trials if trial["params"] == as_it_is), None)
     if default is None:
         notes = [*notes, "the recipe as it is lies outside of tune.space and so is not among the trials"]
@@ -179,10 +179,10 @@ def _write(folder: Path, config: Config, content: dict) -> None:
         sweep.write(content, temporary)
 
 
-def _split(config: Config, plan: Planned, run: tracking.Run) -> list[Fold]:
+def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> list[Fold]:
     """The features of training and of validation clips; EmoVCLIP's are those of the one that all trials share."""
     if plan.video_path is not None:
-        make_emovclip(config, plan, tracked(run))
+        train_emovclip(config, plan, log_to_mlflow(run))
     table = feature_rows(config, plan, plan.wanted.everything)
     train_rows, validation_rows = (labelled(table, of) for of in (plan.wanted.train, plan.wanted.validation))
     if not len(train_rows) or not len(validation_rows):
@@ -191,7 +191,7 @@ def _split(config: Config, plan: Planned, run: tracking.Run) -> list[Fold]:
     return [Fold(with_targets(from_features(train_rows), plan.wanted.pseudo), from_features(validation_rows))]
 
 
-def _folds(config: Config, plan: Planned) -> tuple[list[Fold], list[str]]:
+def _folds(config: Config, plan: TrainingPlan) -> tuple[list[Fold], list[str]]:
     """The labelled clips of training and validation in folds that no speaker crosses, and what to say about them."""
     notes = [_NO_VIDEO] if plan.video_path is not None else []
     label_of = plan.wanted.labelled | plan.wanted.validation

@@ -32,7 +32,7 @@ def fit(
 
     steps = -(-len(train) // own.batch_size) * passes
     weight_K = class_weights(own, train.label_B, classes, train.weight_B)
-    plan = loop.Plan(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
+    plan = loop.LoopSettings(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
     best = loop.fit(model, shuffled_again, lambda epoch: chunks(validation), plan, loop.PlainReporter())
     load_trained(model, best["model"])
     return best

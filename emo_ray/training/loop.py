@@ -70,7 +70,7 @@ class PlainReporter:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopSettings:
     """What a training run is, beside its model and data."""
 
     optimisation: Optimisation
@@ -85,7 +85,9 @@ class Plan:
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
 
 
-def fit(model: nn.Module, train: Batches, validation: Batches, plan: Plan, reporter: Reporter) -> dict[str, Any]:
+def fit(
+    model: nn.Module, train: Batches, validation: Batches, plan: LoopSettings, reporter: Reporter
+) -> dict[str, Any]:
     """Train, and return the best epoch by validation WAF (ties: the earlier): `{score, epoch, metrics, model}`.
 
     `model` may be wrapped in DDP. `validation` gives each rank its share of the validation clips; without any the last
@@ -153,7 +155,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], bf16: bool = False) -> t
 
 
 def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], plan: Plan, epoch: int,
+    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], plan: LoopSettings, epoch: int,
     reporter: Reporter,
 ) -> dict[str, float]:  # fmt: skip
     model.train()
@@ -202,7 +204,7 @@ class Waited:
             yield item
 
 
-def _backward(model: nn.Module, batch: Batch, plan: Plan, class_weight_K: torch.Tensor | None) -> torch.Tensor:
+def _backward(model: nn.Module, batch: Batch, plan: LoopSettings, class_weight_K: torch.Tensor | None) -> torch.Tensor:
     """Gradients of the batch's loss, micro-batch by micro-batch; the loss.
 
     A mean over the batch is the sum of the micro-batches' means, each with its share of the batch's mass. That is so
@@ -231,7 +233,7 @@ def _backward(model: nn.Module, batch: Batch, plan: Plan, class_weight_K: torch.
     return total
 
 
-def _validate(model: nn.Module, batches: Iterable[Batch], reporter: Reporter, plan: Plan) -> dict[str, float]:
+def _validate(model: nn.Module, batches: Iterable[Batch], reporter: Reporter, plan: LoopSettings) -> dict[str, float]:
     shown = SUBSETS if plan.subsets else {}
     shares = [share for share in reporter.gather(_counted(model, batches, plan.bf16, shown.values())) if len(share)]
     return validation_metrics(sum(shares), tuple(shown)) if shares else {}

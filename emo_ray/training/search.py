@@ -37,13 +37,13 @@ def sampler(own: Tune, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def decoded(space: Mapping[str, Mapping[str, Sequence]], params: Params) -> Params:
+def from_optuna(space: Mapping[str, Mapping[str, Sequence]], params: Params) -> Params:
     """A suggestion as values of the config."""
     choices = {key: {_encoded(v): v for v in given["choice"]} for key, given in space.items() if "choice" in given}
     return {key: choices[key][value] if key in choices else value for key, value in params.items()}
 
 
-def seen(own: Tune, record: Mapping[str, Any]) -> optuna.trial.FrozenTrial:
+def to_optuna_trial(own: Tune, record: Mapping[str, Any]) -> optuna.trial.FrozenTrial:
     """What Optuna is to know of a trial that is over (a dict as `sweep_report` takes it)."""
     state = optuna.trial.TrialState[{"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[record["state"]]]
     return optuna.trial.create_trial(
@@ -64,12 +64,12 @@ def rungs(own: Tune, epochs: int) -> list[int]:
     return found
 
 
-def goes_on(value: float, reached: Sequence[float], factor: int) -> bool:
+def is_promoted(value: float, reached: Sequence[float], factor: int) -> bool:
     """Whether a trial is among the best 1 / factor of all that reached its rung, itself among them."""
     return value >= np.quantile(reached, 1 - 1 / factor)
 
 
-def recipe_point(config: Config) -> Params | None:
+def default_params(config: Config) -> Params | None:
     """The suggestion that is the config as it is; None where the space does not hold it."""
     point, values = {}, flatten(config)
     for key, given in config.tune.space.items():

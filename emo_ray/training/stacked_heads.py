@@ -34,13 +34,13 @@ from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import counts
 
 # What heads that are trained together must agree on; all other keys of `fusion` may differ.
-SAME = ("hidden", "batch_size", "passes_per_epoch", "start_from")
+SHARED_FIELDS = ("hidden", "batch_size", "passes_per_epoch", "start_from")
 _CHUNK = 64  # validation clips
 _ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False}  # torch's defaults
 
 
 @dataclass(frozen=True)
-class Lane:
+class HeadConfig:
     """How one of the heads is trained."""
 
     own: Fusion
@@ -54,7 +54,7 @@ class Epoch(NamedTuple):
     counts_SKK: np.ndarray | None
 
 
-class Bulk:
+class StackedHeads:
     """Heads that are trained together on the clips of `train`, all with any modality and a label.
 
     `heads` are fresh, one for each lane, made for the same clips and so with the same scaling. Raises ValueError where
@@ -62,11 +62,16 @@ class Bulk:
     """
 
     def __init__(
-        self, heads: Sequence[FusionHead], lanes: Sequence[Lane], train: Batch, validation: Batch | None, epochs: int
+        self,
+        heads: Sequence[FusionHead],
+        lanes: Sequence[HeadConfig],
+        train: Batch,
+        validation: Batch | None,
+        epochs: int,
     ):
         first = lanes[0].own
         for lane in lanes:
-            differing = [name for name in SAME if getattr(lane.own, name) != getattr(first, name)]
+            differing = [name for name in SHARED_FIELDS if getattr(lane.own, name) != getattr(first, name)]
             differing += ["modality_dropout"] * (_rates(lane).shape != _rates(lanes[0]).shape)
             if differing:
                 raise ValueError(f"found heads that differ in fusion.{differing[0]}, expected the same for all of them")
@@ -90,7 +95,7 @@ class Bulk:
             self.weight_B = torch.ones(len(train))
         self._settle()
 
-    def keep(self, places: Sequence[int]) -> None:
+    def select(self, places: Sequence[int]) -> None:
         """Go on with some of the lanes alone: their places, in order."""
         index = torch.tensor(places)
         self.lanes = [self.lanes[i] for i in places]
@@ -199,7 +204,7 @@ class Bulk:
         return total
 
 
-def _rates(lane: Lane) -> torch.Tensor:
+def _rates(lane: HeadConfig) -> torch.Tensor:
     return rates(lane.own.modality_dropout)
 
 

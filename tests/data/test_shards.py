@@ -29,12 +29,12 @@ def corpus(count):
 
 
 def names(clips, clips_per_part=64):
-    return {shards.part_name(part) for part in shards.plan(clips, clips_per_part)}
+    return {shards.part_name(part) for part in shards.assign_parts(clips, clips_per_part)}
 
 
 @given(clips=CLIPS, clips_per_part=st.integers(1, 70))
 def test_a_plan_holds_every_clip_once_and_labelled_apart_from_unlabelled(clips, clips_per_part):
-    parts = shards.plan(clips, clips_per_part)
+    parts = shards.assign_parts(clips, clips_per_part)
     assert Counter(clip for part in parts for clip in part) == Counter(clips)
     assert all(parts)
     assert all(len({clip.label is None for clip in part}) == 1 for part in parts)
@@ -43,12 +43,12 @@ def test_a_plan_holds_every_clip_once_and_labelled_apart_from_unlabelled(clips, 
 @given(clips=CLIPS, seed=st.randoms(use_true_random=False))
 def test_the_order_of_clips_does_not_matter(clips, seed):
     shuffled = seed.sample(clips, len(clips))
-    assert shards.plan(shuffled, 8) == shards.plan(clips, 8)
+    assert shards.assign_parts(shuffled, 8) == shards.assign_parts(clips, 8)
 
 
 @pytest.mark.parametrize(("count", "clips_per_part"), [(1000, 64), (5000, 64), (5000, 1), (100, 64), (1, 64)])
 def test_parts_are_about_as_large_as_wanted(count, clips_per_part):
-    sizes = [len(part) for part in shards.plan([replace(c, label="x") for c in corpus(count)], clips_per_part)]
+    sizes = [len(part) for part in shards.assign_parts([replace(c, label="x") for c in corpus(count)], clips_per_part)]
     assert np.mean(sizes) <= max(1.6 * clips_per_part, 2)  # of parts that hold anything
     assert np.mean(sizes) >= min(count, clips_per_part) / 1.6
 
@@ -65,7 +65,7 @@ def test_one_more_clip_changes_one_part():
 
 def test_rows_of_a_part_are_mixed():
     clips = [Clip(f"{label}-{i:04}", label=label) for label in ("angry", "happy") for i in range(500)]
-    shares = [np.mean([clip.label == "angry" for clip in part]) for part in shards.plan(clips, 64)]
+    shares = [np.mean([clip.label == "angry" for clip in part]) for part in shards.assign_parts(clips, 64)]
     assert 0.2 < min(shares) <= max(shares) < 0.8
 
 

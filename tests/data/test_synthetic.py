@@ -30,14 +30,14 @@ SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(MODALITIES, s
 @pytest.fixture(scope="module")
 def many():
     """The scripts of a corpus large enough to count in."""
-    return synthetic.plan(MANY)
+    return synthetic.write_scripts(MANY)
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
     """Scripts and clips of the whole small corpus."""
     folder = tmp_path_factory.mktemp("synthetic")
-    scripts = synthetic.plan(CORPUS)
+    scripts = synthetic.write_scripts(CORPUS)
     with ThreadPoolExecutor(2) as pool:
         return scripts, list(pool.map(lambda script: synthetic.render(script, folder), scripts))
 
@@ -70,8 +70,8 @@ def content(scripts, folder):
 
 class TestSeed:
     def test_same_seed_same_bytes_and_another_seed_others(self, tmp_path):
-        plans = {seed: synthetic.plan(sized(6, seed=seed)) for seed in (3, 4)}
-        assert plans[3] == synthetic.plan(sized(6, seed=3)) != plans[4]
+        plans = {seed: synthetic.write_scripts(sized(6, seed=seed)) for seed in (3, 4)}
+        assert plans[3] == synthetic.write_scripts(sized(6, seed=3)) != plans[4]
         once = content(plans[3][:6], tmp_path / "a")
         assert once == content(plans[3][:6], tmp_path / "b")
         assert not set(once) & set(content(plans[4][:6], tmp_path / "c"))
@@ -84,7 +84,7 @@ class TestSeed:
         )
         environment = {**os.environ, "PYTHONHASHSEED": "7"}
         subprocess.run([sys.executable, "-c", code, tmp_path / "there"], check=True, env=environment)
-        here = synthetic.render(synthetic.plan(Synthetic(seed=3))[0], tmp_path / "here")
+        here = synthetic.render(synthetic.write_scripts(Synthetic(seed=3))[0], tmp_path / "here")
         assert Path(here.video).read_bytes() == (tmp_path / "there/clips" / Path(here.video).name).read_bytes()
 
     def test_threads_side_by_side_write_what_one_alone_writes(self, rendered, tmp_path):
@@ -93,7 +93,7 @@ class TestSeed:
         assert alone == [Path(clip.video or clip.audio).read_bytes() for clip in clips[:4]]
 
     def test_rendering_again_keeps_the_file_and_leaves_nothing_else(self, tmp_path):
-        script = synthetic.plan(CORPUS)[0]
+        script = synthetic.write_scripts(CORPUS)[0]
         path = Path(synthetic.render(script, tmp_path).video)
         path.write_bytes(b"kept")
         assert synthetic.render(script, tmp_path).video == str(path)
@@ -101,10 +101,12 @@ class TestSeed:
         assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
 
     def test_a_clip_does_not_depend_on_the_number_of_others(self):
-        few = synthetic.plan(sized(60))
-        others = {script.clip_id: script for script in synthetic.plan(sized(60, test_clips=300, unlabelled_clips=0))}
+        few = synthetic.write_scripts(sized(60))
+        others = {
+            script.clip_id: script for script in synthetic.write_scripts(sized(60, test_clips=300, unlabelled_clips=0))
+        }
         assert all(others.get(s.clip_id) == s for s in few if s.split != "unlabelled")
-        longer = {script.clip_id: script for script in synthetic.plan(sized(300))}
+        longer = {script.clip_id: script for script in synthetic.write_scripts(sized(300))}
         assert all(longer[s.clip_id] == s for s in few)  # whole speakers of ten clips
 
     def test_every_setting_is_in_the_digest(self):
@@ -118,7 +120,7 @@ class TestSplits:
     @pytest.mark.parametrize("corpus", [Synthetic(), CORPUS, sized(6, seed=-1), sized(15), sized(127)])
     def test_splits_share_no_speaker_and_balance_classes(self, corpus):
         speakers, labels = defaultdict(set), defaultdict(Counter)
-        for script in synthetic.plan(corpus):
+        for script in synthetic.write_scripts(corpus):
             speakers[script.split].add(script.speaker)
             labels[script.split][script.label] += 1
         assert set(speakers) == set(SPLITS)
@@ -130,11 +132,11 @@ class TestSplits:
             assert max(counts.values()) - min(counts.values()) <= 1
 
     def test_nothing_is_unlabelled_unless_asked_for(self):
-        assert {s.split for s in synthetic.plan(sized(12, unlabelled_clips=0))} == set(SPLITS) - {"unlabelled"}
+        assert {s.split for s in synthetic.write_scripts(sized(12, unlabelled_clips=0))} == set(SPLITS) - {"unlabelled"}
 
     def test_many_speakers_of_about_ten_clips_and_all_classes(self, many):
-        assert len({s.speaker for s in synthetic.plan(Synthetic()) if s.split == "train"}) >= 60
-        for scripts in (many, synthetic.plan(sized(127))):
+        assert len({s.speaker for s in synthetic.write_scripts(Synthetic()) if s.split == "train"}) >= 60
+        for scripts in (many, synthetic.write_scripts(sized(127))):
             classes = defaultdict(list)
             for script in scripts:
                 classes[script.speaker].append(script.label)
@@ -189,14 +191,14 @@ class TestRates:
 
     def test_rates_hold_to_their_ends(self):
         rates = ("missing_rate", "dark_rate", "occluded_rate", "noisy_rate", "empty_rate")
-        perfect = synthetic.plan(sized(150, **dict.fromkeys(rates, 0)))
+        perfect = synthetic.write_scripts(sized(150, **dict.fromkeys(rates, 0)))
         assert all(len(s.shown) == 3 and not s.flaws for s in perfect)
-        ruined = synthetic.plan(sized(150, **dict(zip(rates, (1 / 3, 0.5, 0.5, 1, 1), strict=True))))
+        ruined = synthetic.write_scripts(sized(150, **dict(zip(rates, (1 / 3, 0.5, 0.5, 1, 1), strict=True))))
         assert all(len(s.shown) == 2 and set(s.flaws) == set(s.shown) for s in ruined)
 
     def test_the_class_is_always_shown_or_never(self):
         for rate in (0.0, 1.0):
-            scripts = synthetic.plan(sized(60, true_rate=rate))
+            scripts = synthetic.write_scripts(sized(60, true_rate=rate))
             assert {shown == s.label for s in scripts for shown in s.shown.values()} == {bool(rate)}
 
 
@@ -272,13 +274,15 @@ class TestFiles:
         assert [len(x) > 0 for x in decode(unseen)] == [False, True]
 
     def test_files_tell_the_class_shown_and_not_the_class_of_the_clip(self, tmp_path):
-        script = next(s for s in synthetic.plan(CORPUS) if len(s.shown) == 3 and s.shown["video"] == s.label != "sad")
+        script = next(
+            s for s in synthetic.write_scripts(CORPUS) if len(s.shown) == 3 and s.shown["video"] == s.label != "sad"
+        )
         changes = ({}, {"label": "sad"}, {"shown": script.shown | {"video": "sad"}})
         own, relabelled, sad = (content([replace(script, **c)], tmp_path / str(n))[0] for n, c in enumerate(changes))
         assert own == relabelled != sad
 
     def test_flaws_reach_the_files_and_change_nothing_else(self, tmp_path):
-        script = next(s for s in synthetic.plan(CORPUS) if len(s.shown) == 3)
+        script = next(s for s in synthetic.write_scripts(CORPUS) if len(s.shown) == 3)
         flaws = ({}, {"video": "dark"}, {"video": "occluded"}, {"audio": "noisy"})
         clear, dark, covered, noisy = (
             decode(synthetic.render(replace(script, flaws=flaw), tmp_path / str(n))) for n, flaw in enumerate(flaws)
@@ -339,7 +343,7 @@ def voice_features(samples_S):
 
 
 def test_each_modality_tells_the_class_of_unseen_speakers_and_all_tell_more():
-    scripts = [s for s in synthetic.plan(HEARD) if s.split in ("train", "test")]
+    scripts = [s for s in synthetic.write_scripts(HEARD) if s.split in ("train", "test")]
     media = [perform(script) for script in scripts]
     features = {
         "video": lambda i: face_features(media[i][0]),

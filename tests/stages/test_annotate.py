@@ -23,7 +23,7 @@ from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.annotate import annotate, readings_of
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import FINAL
-from emo_ray.stages.encoding.actor import encode_table
+from emo_ray.stages.encoding.actor import encode_rows
 from emo_ray.stages.features import features, frozen_encoders, of_checkpoint
 from emo_ray.stages.predict import predict
 
@@ -159,7 +159,7 @@ def rows_encoded(encoder, texts):
     """The features of transcripts by clip_id, as an actor makes them."""
     columns = {"clip_id": list(texts), "text": list(texts.values()), "text_status": ["ok"] * len(texts)}
     table = pa.table(columns | {f"{name}_status": ["missing"] * len(texts) for name in ("video", "audio")})
-    found = encode_table(encoder, encoder.build(), table, "cpu")
+    found = encode_rows(encoder, encoder.build(), table, "cpu")
     return {row["clip_id"]: np.array(row["feature"], np.float32) for row in found.to_pylist()}
 
 

@@ -12,7 +12,7 @@ import torch
 from emo_ray.config import override
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.models import audio, checkpoint
-from emo_ray.stages.features import encode, features, frozen_encoders, load, video_encoder
+from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -25,7 +25,7 @@ def prepared(tiny_config, ray_session):
 
 @pytest.fixture(scope="module")
 def folders(tiny_config, prepared):
-    return encode(tiny_config, prepared, frozen_encoders(tiny_config))
+    return encode_corpus(tiny_config, prepared, frozen_encoders(tiny_config))
 
 
 def test_rows_are_those_of_the_shards_and_absent_ones_are_no_numbers(prepared, folders):
@@ -53,17 +53,17 @@ def test_values_are_the_encoders_own(tiny_config, prepared, folders):
 def test_nothing_is_encoded_twice_and_only_what_is_lost_is_made_again(tiny_config, prepared, folders):
     folder, encoders = folders["text"], frozen_encoders(tiny_config)
     before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
-    encode(tiny_config, prepared, encoders)
+    encode_corpus(tiny_config, prepared, encoders)
     assert {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")} == before
     (folder / prepared.parts[1]).unlink()
-    encode(tiny_config, prepared, encoders)
+    encode_corpus(tiny_config, prepared, encoders)
     after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
     assert {name for name in after if after[name] != before[name]} == {prepared.parts[1]}
 
 
 def test_another_encoder_has_another_folder(tiny_config, prepared, folders):
     other = frozen_encoders(override(tiny_config, {"text.ngram_features": 32}))
-    found = encode(tiny_config, prepared, other, prepared.parts[:1])
+    found = encode_corpus(tiny_config, prepared, other, prepared.parts[:1])
     assert found["text"] != folders["text"]
     assert found["audio"] == folders["audio"]
 
@@ -76,7 +76,7 @@ def test_a_clip_that_an_encoder_has_no_feature_for_is_absent(tiny_config, tmp_pa
     config = override(tiny_config, {"data.manifest": str(tmp_path), "data.corpus": "folder"})
     prepared = prepare(config)
     assert prepared.ledger["audio_status"].unique().to_pylist() == ["ok"]
-    table = load(prepared, encode(config, prepared, frozen_encoders(config)[:1]))
+    table = load(prepared, encode_corpus(config, prepared, frozen_encoders(config)[:1]))
     has = dict(zip(table["clip_id"].to_pylist(), table["has_audio"].to_pylist(), strict=True))
     assert has == {"click": False, "long": True, "short": True}
     rows = np.stack(table["audio"].to_numpy(zero_copy_only=False))
@@ -96,7 +96,7 @@ def test_tables_are_joined_in_the_ledgers_order(prepared, folders):
 
 def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluated, prepared):
     model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
-    folder = encode(tiny_config, prepared, [video_encoder(model / checkpoint.EMOVCLIP)])["video"]
+    folder = encode_corpus(tiny_config, prepared, [video_encoder(model / checkpoint.EMOVCLIP)])["video"]
     part = prepared.parts[0]
     shard = pq.read_table(prepared.shards / part)
     rows = [i for i, status in enumerate(shard["video_status"].to_pylist()) if status == "ok"]
@@ -127,7 +127,7 @@ def test_clips_that_join_a_corpus_are_the_only_ones_encoded(tiny_config, tmp_pat
         base = {"data.manifest": str(manifest), "data.corpus": "table", "store.root": str(tmp_path / "store")}
         config = override(tiny_config, base)
         prepared = prepare(config)
-        return prepared, encode(config, prepared, [text_encoder(config)])["text"]
+        return prepared, encode_corpus(config, prepared, [text_encoder(config)])["text"]
 
     def text_encoder(config):
         return next(encoder for encoder in frozen_encoders(config) if encoder.modality == "text")

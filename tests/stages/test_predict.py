@@ -18,9 +18,9 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.evaluate import PREDICTIONS
-from emo_ray.stages.features import encode, encoders_of, feature_folder
+from emo_ray.stages.features import encode_corpus, encoders_of, feature_folder
 from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
-from emo_ray.stages.prepare import plan_parts, prepare
+from emo_ray.stages.prepare import plan_shards, prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -130,7 +130,7 @@ def test_a_loop_in_one_process_writes_the_same_bytes(predicted, prepared, models
 
 
 def test_features_that_exist_stand_for_the_media(config, predicted, prepared, models, tmp_path):
-    folders = encode(config, prepared, encoders_of(config, Path(config.checkpoint)))
+    folders = encode_corpus(config, prepared, encoders_of(config, Path(config.checkpoint)))
     part = prepared.parts[0]
     shard = pq.read_table(prepared.shards / part).drop_columns(["frames", "audio", "audio_samples", "text"])
     pq.write_table(shard, tmp_path / part)
@@ -189,7 +189,7 @@ def test_other_corpora_share_the_parts_they_have_in_common(elsewhere, predicted,
     more = predict(config)
     after = files_of(shared(elsewhere.store.root))
     assert {name: after[name] for name in before} == before
-    wanted = set(plan_parts(config).clips_of)  # a transcript without words is none in a manifest: another part
+    wanted = set(plan_shards(config).clips_of)  # a transcript without words is none in a manifest: another part
     assert wanted & set(before)
     assert set(after) == wanted | set(before)
     assert set(rows_of(more.path)) == {*rows_of(predicted.path), "new"}
@@ -227,15 +227,15 @@ def test_shards_are_enough_where_the_media_are_gone(config, raw, tmp_path):
     given = override(config, {"checkpoint": None, "data.manifest": str(raw), "store.root": str(tmp_path / "store")})
     prepared = prepare(given)
     shutil.rmtree(raw)
-    plan = plan_parts(override(given, {"data.manifest": str(prepared.path)}))
+    plan = plan_shards(override(given, {"data.manifest": str(prepared.path)}))
     assert (plan.folder, tuple(plan.clips_of)) == (prepared.shards, prepared.parts)
     names = {clip.clip_id for clips in plan.clips_of.values() for clip in clips}
     assert names == {"broken", "cut", "day one/with sound", "silent", "voice"}
     with pytest.raises(ValueError, match=r"decoded with .*'frames': 2.*expected .*'frames': 3.*data\.manifest"):
-        plan_parts(override(given, {"data.manifest": str(prepared.path), "media.frames": 3}))
+        plan_shards(override(given, {"data.manifest": str(prepared.path), "media.frames": 3}))
     (prepared.shards / prepared.parts[0]).unlink()
     with pytest.raises(ValueError, match=r"found no part-.*run jobs/prepare\.py again"):
-        plan_parts(override(given, {"data.manifest": str(prepared.path)}))
+        plan_shards(override(given, {"data.manifest": str(prepared.path)}))
 
 
 def test_labels_and_splits_of_the_clips_do_not_matter(config, media_files, tmp_path):
@@ -245,7 +245,7 @@ def test_labels_and_splits_of_the_clips_do_not_matter(config, media_files, tmp_p
     given = override(config, {"data.manifest": str(tmp_path / "clips.csv"), "data.labels": ["happy", "sad"]})
     with pytest.raises(ValueError, match="'joy'"):
         prepare(override(given, {"checkpoint": None}))
-    assert [len(clips) for clips in plan_parts(given).clips_of.values()] == [2]
+    assert [len(clips) for clips in plan_shards(given).clips_of.values()] == [2]
 
 
 def test_what_the_model_was_not_trained_on_is_no_modality(config, prepared, tmp_path):

@@ -21,9 +21,9 @@ from emo_ray.config import flatten, override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint
 from emo_ray.stages.fitting.epoch_log import METRICS
-from emo_ray.stages.fitting.plan import planned
+from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.prepare import prepare
-from emo_ray.stages.train import feature_rows, fusion_job, make, train
+from emo_ray.stages.train import feature_rows, fusion_job, train, train_phases
 from emo_ray.training import loop
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -78,11 +78,11 @@ def test_a_second_run_trains_nothing(trained, tiny_config):
 def test_of_two_that_want_a_model_one_makes_it_and_both_hear_of_every_epoch(few_labels):
     """As trials of a sweep do that were suggested the same."""
     config = override(few_labels, {"fusion.dropout": 0.123})
-    plan, told, start = planned(config, prepare(config)), ([], []), threading.Barrier(2)
+    plan, told, start = resolve_training(config, prepare(config)), ([], []), threading.Barrier(2)
 
     def want(mine):
         start.wait()
-        make(config, plan, lambda phase, metrics: mine.append(metrics["epoch"]))
+        train_phases(config, plan, lambda phase, metrics: mine.append(metrics["epoch"]))
 
     both = [threading.Thread(target=want, args=(mine,)) for mine in told]
     for one in both:
@@ -101,8 +101,8 @@ def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path
         np.savez(tmp_path / f"{name}.npz", **{clip_id: row for clip_id, row in rows.items() if clip_id not in lacking})
     keys = {f"tables.{name}": str(tmp_path / f"{name}.npz") for name in ("audio", "text")}
     config = override(few_labels, keys | {"fusion.class_weights": "balanced"})
-    plan = planned(config, prepare(config))
-    job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.everything))
+    plan = resolve_training(config, prepare(config))
+    job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.all_clips))
     counts = np.array([2, 8, 8])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
     np.testing.assert_allclose(job.class_weight_K.numpy(), expected, rtol=1e-6)
@@ -120,8 +120,8 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
 def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
     """To the same weights, bit for bit, with features from actors, and with every epoch told."""
     config = with_workers(tiny_config, 1)
-    plan, told = planned(config, prepare(config)), []
-    make(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])))
+    plan, told = resolve_training(config, prepare(config)), []
+    train_phases(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])))
     assert told == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
     assert plan.path.name == trained.path.name
     for folder in ("", checkpoint.EMOVCLIP):

@@ -14,7 +14,7 @@ from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import manifest, splits
 from emo_ray.data.batch import from_features
 from emo_ray.stages.evaluate import scores, shown_only
-from emo_ray.stages.fitting.plan import planned
+from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.sweeps.trial import without_test
 from emo_ray.stages.train import feature_rows, labelled, train
@@ -149,9 +149,9 @@ def test_clips_of_the_test_split_decide_nothing(swept, config, tmp_path):
 
 def test_no_row_of_a_test_clip_is_read(config):
     prepared = without_test(prepare(config))
-    plan = planned(config, prepared)
-    table = feature_rows(config, plan, plan.wanted.everything)
-    assert set(table["clip_id"].to_pylist()) == set(plan.wanted.everything)
+    plan = resolve_training(config, prepared)
+    table = feature_rows(config, plan, plan.wanted.all_clips)
+    assert set(table["clip_id"].to_pylist()) == set(plan.wanted.all_clips)
     assert not {name for name in table["clip_id"].to_pylist() if name.startswith("test")}
 
 
@@ -159,7 +159,7 @@ def test_over_folds_the_objective_is_that_of_heads_trained_without_their_clips(c
     folds = override(config, {"tune.folds": 3, "tune.trials": 1, "tune.objective": "mean/uar"})
     found = tune(folds).content["trials"][0]["value"]
     prepared = without_test(prepare(config))
-    plan = planned(config, prepared)
+    plan = resolve_training(config, prepared)
     label_of = plan.wanted.labelled | plan.wanted.validation
     batch = from_features(labelled(feature_rows(config, plan, label_of), label_of))
     clip_of = {clip.clip_id: clip for clip in prepared.clips}

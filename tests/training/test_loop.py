@@ -14,8 +14,8 @@ from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.training.loop import (
     TIMES,
+    LoopSettings,
     PlainReporter,
-    Plan,
     Waited,
     _backward,
     fit,
@@ -50,7 +50,7 @@ def validation(epoch):
 
 
 def plan(epochs):
-    return Plan(OWN, epochs=epochs, steps_per_epoch=6, seed=3)
+    return LoopSettings(OWN, epochs=epochs, steps_per_epoch=6, seed=3)
 
 
 class Keeping(PlainReporter):
@@ -84,7 +84,7 @@ def test_it_learns():
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     weights = []
     for seed in (3, 3, 4):
-        trained = fit(model(), train, validation, Plan(OWN, 3, 6, seed), PlainReporter())["model"]
+        trained = fit(model(), train, validation, LoopSettings(OWN, 3, 6, seed), PlainReporter())["model"]
         weights.append(trained["classify.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -142,7 +142,7 @@ def test_micro_batches_train_the_same_model(size, class_weight_K, told):
         head = FusionHead(own, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
         reporter = PlainReporter()
         batches = [[told(batch) for batch in train(epoch)] for epoch in range(2)]
-        plan = Plan(own, 2, 6, 3, class_weight_K=class_weight_K)
+        plan = LoopSettings(own, 2, 6, 3, class_weight_K=class_weight_K)
         states.append(fit(head, lambda epoch, b=batches: b[epoch], validation, plan, reporter)["model"])
         losses.append([m["train_loss"] for m in reporter.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -180,7 +180,7 @@ def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
             own = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
             torch.manual_seed(0)
             head = FusionHead(own, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
-            work[f"{name}-{size}"] = head, batch, Plan(own, 1, 1, 0, class_weight_K=class_weight_K)
+            work[f"{name}-{size}"] = head, batch, LoopSettings(own, 1, 1, 0, class_weight_K=class_weight_K)
     torch.save(work, tmp_path / "work.pt")
     started = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]

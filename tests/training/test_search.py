@@ -27,7 +27,7 @@ def config_of(space=SPACE, **own):
 def ask(config, trials, seed=0):
     study = optuna.create_study(sampler=search.sampler(config.tune, seed))
     space = search.distributions(config.tune.space)
-    return [search.decoded(config.tune.space, study.ask(space).params) for _ in range(trials)]
+    return [search.from_optuna(config.tune.space, study.ask(space).params) for _ in range(trials)]
 
 
 @pytest.mark.parametrize("how", ["tpe", "random"])
@@ -50,10 +50,10 @@ def test_suggestions_lie_in_the_space_and_the_seed_decides_them(how):
 
 def test_the_recipe_is_a_point_of_a_space_that_holds_it():
     config = config_of()
-    point = search.recipe_point(config)
-    assert search.applied(config, search.decoded(SPACE, point)) == config
+    point = search.default_params(config)
+    assert search.applied(config, search.from_optuna(SPACE, point)) == config
     for key, given_ in {"fusion.lr": {"uniform": [0.5, 0.7]}, "fusion.hidden": {"choice": [7]}}.items():
-        assert search.recipe_point(config_of({**SPACE, key: given_})) is None
+        assert search.default_params(config_of({**SPACE, key: given_})) is None
 
 
 def test_a_rate_of_one_modality_leaves_the_others():
@@ -61,18 +61,18 @@ def test_a_rate_of_one_modality_leaves_the_others():
     rate = config.fusion.modality_dropout
     found = search.applied(config, {"fusion.modality_dropout.video": 0.9}).fusion.modality_dropout
     assert found == dict.fromkeys(MODALITIES, rate) | {"video": 0.9}
-    assert search.recipe_point(config) == {"fusion.modality_dropout.video": rate}
+    assert search.default_params(config) == {"fusion.modality_dropout.video": rate}
 
 
 def test_what_is_seen_of_a_trial_is_what_it_was():
     own = config_of().tune
     params = ask(config_of(), 1)[0]
     record = {"params": params, "history": [[1, 0.2], [2, 0.3]], "value": 0.3, "state": "complete"}
-    complete = search.seen(own, record)
+    complete = search.to_optuna_trial(own, record)
     assert (complete.value, complete.intermediate_values) == (0.3, {1: 0.2, 2: 0.3})
-    assert search.decoded(own.space, complete.params) == params
-    assert search.seen(own, record | {"state": "pruned"}).state == optuna.trial.TrialState.PRUNED
-    assert search.seen(own, record | {"state": "failed", "value": None, "history": []}).value is None
+    assert search.from_optuna(own.space, complete.params) == params
+    assert search.to_optuna_trial(own, record | {"state": "pruned"}).state == optuna.trial.TrialState.PRUNED
+    assert search.to_optuna_trial(own, record | {"state": "failed", "value": None, "history": []}).value is None
 
 
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(1, 60))
@@ -86,7 +86,7 @@ def test_rungs_lie_a_factor_apart_and_before_the_end(grace, factor, epochs):
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(2, 4))
 def test_the_best_goes_on_and_at_least_one_in_factor(reached, factor):
-    going = [value for value in reached if search.goes_on(value, reached, factor)]
+    going = [value for value in reached if search.is_promoted(value, reached, factor)]
     assert max(reached) in going
     assert len(going) >= len(reached) / factor
     assert min(going) >= max((value for value in reached if value not in going), default=-2)

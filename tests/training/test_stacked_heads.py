@@ -10,7 +10,7 @@ from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.training import in_memory, loop
 from emo_ray.training.loss import class_weights
-from emo_ray.training.stacked_heads import Bulk, Lane
+from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
 
 EPOCHS = 4
 CONFIG = load(
@@ -48,7 +48,7 @@ def alone(lane, train, validation):
     head, reporter, own = fresh(lane, train), loop.PlainReporter(), lane.own
     weight_K = class_weights(own, train.label_B, 4, train.weight_B)
     steps = -(-len(train) // own.batch_size) * own.passes_per_epoch
-    plan = loop.Plan(own, EPOCHS, steps, lane.seed, class_weight_K=weight_K, subsets=True)
+    plan = loop.LoopSettings(own, EPOCHS, steps, lane.seed, class_weight_K=weight_K, subsets=True)
     loop.fit(
         head,
         lambda epoch: in_memory.shuffled(train, own.batch_size, lane.seed, epoch, own.passes_per_epoch),
@@ -60,13 +60,15 @@ def alone(lane, train, validation):
 
 
 def together(lanes, train, validation):
-    bulk = Bulk([fresh(lane, train) for lane in lanes], lanes, train, validation, EPOCHS)
+    bulk = StackedHeads([fresh(lane, train) for lane in lanes], lanes, train, validation, EPOCHS)
     epochs = [bulk.epoch() for _ in range(EPOCHS)]
     return [[epoch[i] for epoch in epochs] for i in range(len(lanes))], [bulk.state(i) for i in range(len(lanes))]
 
 
 def lanes_of(*changes):
-    return [Lane(override(CONFIG, {f"fusion.{k}": v for k, v in own.items()}).fusion, seed) for seed, own in changes]
+    return [
+        HeadConfig(override(CONFIG, {f"fusion.{k}": v for k, v in own.items()}).fusion, seed) for seed, own in changes
+    ]
 
 
 LANES = {
@@ -96,12 +98,12 @@ def test_lanes_that_are_taken_out_change_nothing_for_the_others():
     train, validation = clips(70, 0), clips(90, 1)
     lanes = lanes_of((0, {}), (1, {}), (0, {"lr": 3e-3}), (2, {}))
     curves, states = together(lanes, train, validation)
-    bulk = Bulk([fresh(lane, train) for lane in lanes], lanes, train, validation, EPOCHS)
+    bulk = StackedHeads([fresh(lane, train) for lane in lanes], lanes, train, validation, EPOCHS)
     bulk.epoch()
-    bulk.keep([0, 2, 3])
+    bulk.select([0, 2, 3])
     second = bulk.epoch()
     assert [e.train_loss for e in second] == pytest.approx([curves[i][1].train_loss for i in (0, 2, 3)], abs=1e-5)
-    bulk.keep([1])
+    bulk.select([1])
     bulk.epoch()
     last = bulk.epoch()
     assert last[0].train_loss == pytest.approx(curves[2][3].train_loss, abs=1e-5)
@@ -126,9 +128,9 @@ def test_a_modality_that_only_the_start_knows_is_left_as_it_was():
     train = train.rows(train.present_BM.any(dim=1))
     lanes = lanes_of((0, {}), (1, {}))
     heads = [fresh(lane, everything) for lane in lanes]
-    bulk = Bulk(heads, lanes, train, validation, EPOCHS)
+    bulk = StackedHeads(heads, lanes, train, validation, EPOCHS)
     bulk.epoch()
-    bulk.keep([1])
+    bulk.select([1])
     state = bulk.state(0)
     for name, value in heads[1].named_parameters():
         assert torch.equal(state[name], value) is name.startswith("project.text"), name
@@ -145,4 +147,4 @@ def test_without_validation_clips_nothing_is_counted():
 def test_heads_of_other_shapes_are_refused(change):
     lanes, train = lanes_of((0, {}), (0, change)), clips(40, 0)
     with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change))}"):
-        Bulk([fresh(lane, train) for lane in lanes], lanes, train, None, EPOCHS)
+        StackedHeads([fresh(lane, train) for lane in lanes], lanes, train, None, EPOCHS)

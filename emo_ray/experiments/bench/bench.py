@@ -19,7 +19,7 @@ from rich.table import Table
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.experiments.bench import data, jobs, step, sweep
-from emo_ray.experiments.bench.capacity import planned
+from emo_ray.experiments.bench.capacity import estimate_capacity
 from emo_ray.experiments.bench.timing import Comparison, Figure
 from emo_ray.progress import console, progress, say
 
@@ -94,7 +94,7 @@ def bench(config: Config) -> Benchmarked:
         "settings": config.bench.model_dump(mode="json"),
         "figures": [asdict(f) for f in figures],
         "comparisons": [asdict(c) | {"holds": c.ratio >= c.at_least} for c in comparisons],
-        "plan": planned(config, figures, torch.cuda.is_available()) if config.bench.plan_clips else None,
+        "plan": estimate_capacity(config, figures, torch.cuda.is_available()) if config.bench.plan_clips else None,
     }
     folder = root / "bench" / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     with store.writing(folder, {"kind": "bench", "version": VERSION}) as temporary:

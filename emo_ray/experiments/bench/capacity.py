@@ -11,7 +11,7 @@ _SOUND_S = 4.0  # of a clip
 _HOUR_S = 3600
 
 
-def planned(config: Config, figures: Sequence[Figure], on_gpu: bool) -> dict:
+def estimate_capacity(config: Config, figures: Sequence[Figure], on_gpu: bool) -> dict:
     """Hours and bytes of each stage for `bench.plan_clips`, and a verdict that names the stage that limits.
 
     Work is taken to spread evenly over `bench.plan_cpus`, and that of models over `bench.plan_gpus` where there are

@@ -73,7 +73,7 @@ def stream(config: Config, scratch: Path) -> Measured:
     own = config.emovclip.model_copy(update={"batch_size": size})
     paths, label_of = corpus(config, scratch, max(config.bench.clips, _STREAM_STEPS * size))
     # bf16, because the faster the step, the harder it is to feed.
-    plan = loop.Plan(own, epochs=1, steps_per_epoch=_STREAM_STEPS, seed=config.seed, bf16=True)
+    plan = loop.LoopSettings(own, epochs=1, steps_per_epoch=_STREAM_STEPS, seed=config.seed, bf16=True)
     torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
     model = emovclip.build(config, LABELS)
     collate = partial(from_shards, modalities=("video",), labels=label_of)

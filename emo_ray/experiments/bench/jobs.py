@@ -22,7 +22,7 @@ from emo_ray.models import audio, checkpoint, emovclip, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.progress import progress
-from emo_ray.stages.features import encode, encoders_of
+from emo_ray.stages.features import encode_corpus, encoders_of
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.ray_train import in_batches
 from emo_ray.stages.predict import load_models, predict_part
@@ -44,7 +44,7 @@ def train(config: Config, scratch: Path) -> Measured:
     collate = partial(from_shards, modalities=("video",), labels=label_of)
     checked = dict(list(label_of.items())[: own.batch_size])
     datasets = {"train": video_dataset(paths, label_of), "validation": video_dataset(paths, checked)}
-    job = ray_train.Job(
+    job = ray_train.TrainingJob(
         phase="bench",
         digest="",
         build=partial(emovclip.build, config, LABELS),
@@ -61,9 +61,9 @@ def train(config: Config, scratch: Path) -> Measured:
 
     def on_ray() -> float:
         run = override(config, {"train.epochs": epochs})
-        mine = ray_train.Job(**{**vars(job), "digest": uuid.uuid4().hex})
+        mine = ray_train.TrainingJob(**{**vars(job), "digest": uuid.uuid4().hex})
         ends_s: list[float] = []
-        best = ray_train.run(mine, run, datasets, lambda phase, metrics: ends_s.append(time.perf_counter()))
+        best = ray_train.train(mine, run, datasets, lambda phase, metrics: ends_s.append(time.perf_counter()))
         ray_train.clean_up(mine, run)
         waits.extend(m["train_waited"] for m in best["history"][1:])
         return (ends_s[-1] - ends_s[0]) / ((epochs - 1) * len(label_of))
@@ -97,7 +97,7 @@ def features(config: Config, scratch: Path) -> Measured:
     figures.append(_figure("features", "prepare (render and decode)", clips, used, size))
     for encoder in encoders_of(config, model_folder(config, prepared, scratch)):
         with usage() as used:
-            folder = encode(config, prepared, [encoder])[encoder.modality]
+            folder = encode_corpus(config, prepared, [encoder])[encoder.modality]
         size = sum((folder / name).stat().st_size for name in prepared.parts)
         figures.append(_figure("features", f"encode {encoder.modality}", clips, used, size))
     return figures, []
@@ -183,7 +183,7 @@ def _figure(part: str, what: str, clips: int, used: Usage, size: float) -> Figur
 
 
 def _plain(
-    job: ray_train.Job, config: Config, train: Iterable[Batch], validation: Iterable[Batch], epochs: int
+    job: ray_train.TrainingJob, config: Config, train: Iterable[Batch], validation: Iterable[Batch], epochs: int
 ) -> float:  # fmt: skip
     """Seconds per epoch after the first of the same loop in this process."""
     ends_s: list[float] = []
@@ -193,6 +193,6 @@ def _plain(
             ends_s.append(time.perf_counter())
 
     steps = -(-job.train_rows // job.optimisation.batch_size)
-    plan = loop.Plan(job.optimisation, epochs, steps, config.seed)
+    plan = loop.LoopSettings(job.optimisation, epochs, steps, config.seed)
     loop.fit(job.build(), lambda epoch: train, lambda epoch: validation, plan, Timing())
     return (ends_s[-1] - ends_s[0]) / (epochs - 1)

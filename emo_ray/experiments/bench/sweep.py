@@ -133,7 +133,7 @@ class _Alone:
             config, (train, validation) = applied(self.config, params), self.folds[fold]
             tables = {"train": train, "validation": validation}
             datasets = {name: ray.data.from_arrow(part).materialize() for name, part in tables.items()}
-            job = ray_train.Job(
+            job = ray_train.TrainingJob(
                 phase="fusion",
                 digest="",
                 build=partial(checkpoint.fresh_fusion, config, scalings(from_features(train)), _labels()),
@@ -143,7 +143,7 @@ class _Alone:
                 fusion=True,
             )
             with tempfile.TemporaryDirectory() as folder:
-                ray_train.fit_here(job, config, datasets, ray_train.HereReporter(Path(folder), lambda: None))
+                ray_train.train_locally(job, config, datasets, ray_train.LocalReporter(Path(folder), lambda: None))
 
 
 def _labels() -> tuple[str, ...]:

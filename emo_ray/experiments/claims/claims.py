@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.experiments.claims import comparisons, self_training, trials
-from emo_ray.experiments.claims.comparisons import OURS, Found, Scores, Trial, claimed, planned, seeds_of
+from emo_ray.experiments.claims.comparisons import OURS, Found, Scores, Trial, claimed, seeds_of, trials_of
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import console, progress, say
 from emo_ray.reports import claims as claims_report
-from emo_ray.stages.features import encode, frozen_encoders
+from emo_ray.stages.features import encode_corpus, frozen_encoders
 from emo_ray.stages.prepare import Prepared, prepare
 from emo_ray.training.in_memory import one_thread
 
@@ -90,7 +90,7 @@ def claims(config: Config) -> Claimed:
 
 
 def _found(config: Config, trials_made: dict[Path, tuple[str, int]]) -> Found:
-    found: Found = {name: [[] for _ in range(config.claims.worlds)] for name in planned(config)}
+    found: Found = {name: [[] for _ in range(config.claims.worlds)] for name in trials_of(config)}
     for folder, (name, world) in trials_made.items():
         found[name][world].append(json.loads((folder / SCORES).read_text("utf-8")))
     return found
@@ -106,7 +106,7 @@ def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
         prepared = prepare(own)
         loaded = None
         whole: dict[int, Path] = {}  # seed -> EmoVCLIP
-        for name, trial in planned(config).items():
+        for name, trial in trials_of(config).items():
             for seed in range(seeds_of(trial, config)):
                 changed = override(own, {**trial.changes, "seed": config.seed + seed})
                 folder = root / "claims" / "trials" / _digest(trial, changed, prepared.path.name)
@@ -116,7 +116,7 @@ def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
                 if store.is_complete(folder):
                     continue
                 if loaded is None:
-                    folders = encode(own, prepared, frozen_encoders(own), trials.labelled_parts(prepared))
+                    folders = encode_corpus(own, prepared, frozen_encoders(own), trials.labelled_parts(prepared))
                     loaded = _load.remote(own, prepared, folders)
                 video = whole[seed] if trial.kind == "fusion" else None
                 tasks[folder] = _run.remote(trial, changed, loaded, folder, video, tasks.get(video))

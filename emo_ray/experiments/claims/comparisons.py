@@ -78,7 +78,7 @@ OverWorlds = Callable[..., np.ndarray]  # (name of a trial, key of its scores, s
 Part = tuple[list[dict], list[dict]]  # tables and differences
 
 
-def planned(config: Config) -> dict[str, Trial]:
+def trials_of(config: Config) -> dict[str, Trial]:
     """Every trial of one world and seed, by the name that its row has."""
     ladder = {name: changes for name, changes in LADDER.items() if changes != _WHOLE}
     without = {"fusion.modality_dropout": 0.0}

@@ -26,7 +26,7 @@ _PLACE = re.compile(r"{(transcript|language)}")
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChatAnswer:
     """What came of asking: a final status, `error: why`, or `budget`, and the reading where there is one.
 
     `cut` is an answer that ended at `annotate.max_answer_tokens`: what there is of it is used.
@@ -75,14 +75,14 @@ def open_folder(root: Path, config: Annotate) -> tuple[Path, str]:
     return folder, store.read_meta(folder)["name"]
 
 
-def read(folder: Path) -> dict[str, Answer]:
+def read(folder: Path) -> dict[str, ChatAnswer]:
     """The final answers by digest. Lines that are torn are none."""
-    found: dict[str, Answer] = {}
+    found: dict[str, ChatAnswer] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
         *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends with its newline
         for line in lines:
             try:
-                answer = Answer(**json.loads(line))
+                answer = ChatAnswer(**json.loads(line))
             except (ValueError, TypeError):  # blocks of a file that a machine lost when it went down
                 continue
             if answer.final:
@@ -91,7 +91,7 @@ def read(folder: Path) -> dict[str, Answer]:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[Callable[[Answer], None]]:
+def writing(folder: Path) -> Iterator[Callable[[ChatAnswer], None]]:
     """A function that appends an answer to this run's file; when it returns, the answer is on disk."""
     path = folder / f"answers-{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
@@ -99,7 +99,7 @@ def writing(folder: Path) -> Iterator[Callable[[Answer], None]]:
     try:
         os.fsync(parent)  # the file's name is on disk as well
 
-        def write(answer: Answer) -> None:
+        def write(answer: ChatAnswer) -> None:
             os.write(file, json.dumps(asdict(answer)).encode() + b"\n")
             os.fsync(file)
 

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from emo_ray.config.job_settings import Annotate
 from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.answer_log import UNASKED, Answer
+from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer
 
 _TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
 _AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may do better later
@@ -32,7 +32,7 @@ _LONGEST_WHY = 200  # characters of an error's reason that are kept
 class Done:
     """An answer, and what the run has used up to it."""
 
-    answer: Answer
+    answer: ChatAnswer
     requests: int
     tokens: int
 
@@ -78,10 +78,10 @@ class Budget:
         self.changed.set()
 
 
-class Asking:
+class ChatRun:
     """A run: its client, its budget, until when the endpoint wants to be left alone, and what is wrong with it."""
 
-    def __init__(self, config: Annotate, seed: int, key: SecretStr | None, write: Callable[[Answer], None]):
+    def __init__(self, config: Annotate, seed: int, key: SecretStr | None, write: Callable[[ChatAnswer], None]):
         self.config, self.seed, self.write = config, seed, write
         self.key = key.get_secret_value() if key else None
         self.client = openai.AsyncOpenAI(  # without a key it would look for one by itself
@@ -92,7 +92,7 @@ class Asking:
         self.heard = False  # whether the endpoint has said anything at all
         self.wrong: str | None = None
 
-    async def all(self, prompts: Mapping[str, str]) -> AsyncIterator[Done]:
+    async def ask_all(self, prompts: Mapping[str, str]) -> AsyncIterator[Done]:
         """Ask prompts (by digest), `annotate.concurrency` at a time, in any order, until all are asked or none may be.
 
         Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key. What was
@@ -102,7 +102,7 @@ class Asking:
         try:
             while True:
                 free = 0 if self.budget.over.is_set() else self.config.concurrency - len(running)
-                running |= {asyncio.create_task(self.one(*item)) for item in islice(waiting, free)}
+                running |= {asyncio.create_task(self.ask_one(*item)) for item in islice(waiting, free)}
                 if not running:
                     break
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -115,12 +115,12 @@ class Asking:
         if self.wrong:
             raise ValueError(self.wrong)
 
-    async def one(self, digest: str, prompt: str) -> Answer:
+    async def ask_one(self, digest: str, prompt: str) -> ChatAnswer:
         """Ask until there is an answer; it is on disk when this returns."""
         dice = random.Random(f"{self.seed} {digest}")
         # A token is a byte or more.
         most_tokens = len(prompt.encode()) + _TEMPLATE_TOKENS + self.config.max_answer_tokens
-        answer = Answer(digest, UNASKED)
+        answer = ChatAnswer(digest, UNASKED)
         for attempt in range(1, self.config.max_attempts + 1):
             await self.until_wanted()
             if not await self.budget.take(most_tokens):
@@ -128,7 +128,7 @@ class Asking:
             tried = await self.attempt(prompt)
             prompt_tokens, answer_tokens = (most_tokens, 0) if tried.tokens is None else tried.tokens
             self.budget.settle(most_tokens, prompt_tokens + answer_tokens)
-            answer = Answer(
+            answer = ChatAnswer(
                 digest,
                 tried.status,
                 tried.reading,
@@ -229,7 +229,7 @@ class Asking:
 
 
 @ray.remote(num_cpus=0)  # it waits
-class Asker:
+class ChatActor:
     """`ask` gives what it has done, answer by answer."""
 
     async def ask(
@@ -237,14 +237,15 @@ class Asker:
     ) -> AsyncIterator[Done]:
         """Ask those of the prompts that have no final answer in the folder, and keep the answers there.
 
-        Gives none for those that the budget has no room for. Raises ValueError as `Asking.all` and `answers.locked` do.
+        Gives none for those that the budget has no room for. Raises ValueError as `ChatRun.ask_all` and
+        `answer_log.locked` do.
         """
         with answer_log.locked(folder), answer_log.writing(folder) as write:
             known = answer_log.read(folder)  # since the caller looked, too
-            asking = Asking(config, seed, key, write)
+            asking = ChatRun(config, seed, key, write)
             for digest in known.keys() & prompts.keys():
                 yield Done(known[digest], 0, 0)
-            async for done in asking.all({d: prompt for d, prompt in prompts.items() if d not in known}):
+            async for done in asking.ask_all({d: prompt for d, prompt in prompts.items() if d not in known}):
                 yield done
 
 

@@ -25,7 +25,7 @@ _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["t
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderSpec:
     """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`.
 
     A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame. One that reads
@@ -53,19 +53,19 @@ class Encoder:
         return self.build() if self.sources else self.build().eval().to(device)
 
 
-def table_encoder(config: Config, modality: str) -> Encoder:
+def table_encoder(config: Config, modality: str) -> EncoderSpec:
     """The feature tables that `tables.*` names for a modality, in the place of an encoder."""
     sources = config.tables.of(modality)
-    return Encoder(modality, tables.digest(sources), partial(tables.Tables, sources), batch_size=1, sources=sources)
+    return EncoderSpec(modality, tables.digest(sources), partial(tables.Tables, sources), batch_size=1, sources=sources)
 
 
-class Encode:
+class EncodeActor:
     """An actor, or without Ray an object: `__call__` encodes a shard part with an encoder, and holds the last used.
 
     Tasks come encoder by encoder, so each is loaded once, and two large models are never in memory together.
     """
 
-    def __init__(self, encoders: Sequence[Encoder], device: str | None = None):
+    def __init__(self, encoders: Sequence[EncoderSpec], device: str | None = None):
         self.encoders, self.loaded, self.device = encoders, -1, device or actor_device()
 
     def __call__(self, row: dict) -> dict:
@@ -78,7 +78,7 @@ class Encode:
         fresh = shard.filter(pa.array([one not in known for one in shard["identity"].to_pylist()]))
         tables = [_rows_of(name, row, known) for name in sorted(set(known.values()))]
         if len(fresh):
-            tables.append(encode_table(encoder, self._module(row["encoder"]), fresh, self.device))
+            tables.append(encode_rows(encoder, self._module(row["encoder"]), fresh, self.device))
         table = pa.concat_tables(tables)
         place = {clip_id: i for i, clip_id in enumerate(table["clip_id"].to_pylist())}
         table = table.take([place[clip_id] for clip_id in shard["clip_id"].to_pylist()])
@@ -113,7 +113,7 @@ def shard_columns(modalities: Iterable[str]) -> list[str]:
     return ["clip_id", *inputs, *(f"{name}_status" for name in MODALITIES)]
 
 
-def encode_table(encoder: Encoder, module: Any, table: pa.Table, device: str) -> pa.Table:
+def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str) -> pa.Table:
     """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
 
     `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros; so does one for

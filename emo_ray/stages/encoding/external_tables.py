@@ -14,13 +14,13 @@ from emo_ray import store
 from emo_ray.config.model_settings import Tables
 from emo_ray.data import tables
 from emo_ray.progress import progress, say
-from emo_ray.stages.encoding.actor import Encoder
+from emo_ray.stages.encoding.actor import EncoderSpec
 
 BAD_ROWS = "bad_rows.csv"
 _LONGEST_NAME = 250  # bytes that a file's name may have
 
 
-def check(encoder: Encoder, corpus: Collection[str]) -> None:
+def check(encoder: EncoderSpec, corpus: Collection[str]) -> None:
     """Raises ValueError where a source is none, holds a clip twice, or knows no clip of the corpus."""
     for path in map(Path, encoder.sources):
         theirs = set(tables.clip_ids(path))
@@ -36,7 +36,7 @@ def check(encoder: Encoder, corpus: Collection[str]) -> None:
             )
 
 
-def tell(encoder: Encoder, folder: Path, parts: Sequence[str]) -> None:
+def tell(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> None:
     """Say what the tables gave, and write the rows that could not be used with the reason, as bad_rows.csv."""
     columns = ["clip_id", "present", "status"]
     table = pa.concat_tables([pq.read_table(folder / name, columns=columns) for name in parts])

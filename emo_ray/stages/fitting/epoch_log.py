@@ -18,7 +18,7 @@ _POLL_S = 0.5
 OnEpoch = Callable[[str, dict[str, float]], None]  # (phase, metrics of an epoch)
 
 
-class Note:
+class ProgressFile:
     """The step under way, written down for who looks, at most twice a second."""
 
     def __init__(self, folder: Path):
@@ -40,7 +40,7 @@ def append(folder: Path, metrics: dict[str, float]) -> None:
 
 
 @contextmanager
-def told_of(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[Callable[[], None]]:
+def epoch_progress(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[Callable[[], None]]:
     """A progress bar, and a function that tells it and `on_epoch` what the folder says that they have not heard."""
     told: set[int] = set()
     with progress(f"training {phase}", epochs, "epochs") as advance:
@@ -63,7 +63,7 @@ def told_of(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterato
 
 
 @contextmanager
-def often(look: Callable[[], None]) -> Iterator[None]:
+def poll(look: Callable[[], None]) -> Iterator[None]:
     """While the block runs, and at its end, look at what others write."""
     stop = Event()
 

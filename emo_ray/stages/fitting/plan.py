@@ -21,7 +21,7 @@ from emo_ray.models import checkpoint
 from emo_ray.models.clip import frozen_digest
 from emo_ray.progress import say
 from emo_ray.stages.annotate import Readings, readings_of
-from emo_ray.stages.encoding.actor import Encoder
+from emo_ray.stages.encoding.actor import EncoderSpec
 from emo_ray.stages.features import frozen_encoders
 from emo_ray.stages.fitting.checkpoint_folder import VERSION
 from emo_ray.stages.prepare import Prepared
@@ -30,7 +30,7 @@ LabelOf = dict[str, int]  # clip_id -> class index
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TrainingClips:
     """The clips that a phase is trained on, pseudo-labelled ones among them, and those that it is judged on."""
 
     labelled: LabelOf
@@ -43,30 +43,30 @@ class Wanted:
         return {**self.labelled, **self.pseudo.label_of} if self.pseudo else self.labelled
 
     @property
-    def everything(self) -> LabelOf:
+    def all_clips(self) -> LabelOf:
         """Training and validation clips."""
         return self.train | self.validation
 
     @property
-    def deciding(self) -> list:
+    def digest_parts(self) -> list:
         """What decides the result beside the classes of the clips, for digests; nothing without pseudo-labels."""
         return [{"pseudo_labels": self.pseudo.digest}] if self.pseudo else []
 
 
 @dataclass(frozen=True)
-class Planned:
+class TrainingPlan:
     """What a config trains: on which clips and features, and where its checkpoints lie or will lie."""
 
     prepared: Prepared
-    wanted: Wanted
+    wanted: TrainingClips
     readings: Readings | None
-    frozen: tuple[Encoder, ...]
+    frozen: tuple[EncoderSpec, ...]
     key: str
     path: Path
     video_path: Path | None  # of EmoVCLIP; None where none is trained
 
 
-def planned(config: Config, prepared: Prepared) -> Planned:
+def resolve_training(config: Config, prepared: Prepared) -> TrainingPlan:
     """What `make` will make. Raises ValueError where there is nothing to train on."""
     root = cluster.store_root(config)
     wanted = _wanted_clips(config, prepared)
@@ -74,7 +74,7 @@ def planned(config: Config, prepared: Prepared) -> Planned:
     readings = labelled_readings(config, prepared, wanted.train)
     frozen = tuple(frozen_encoders(config, readings))
     key = _fusion_digest(config, prepared, wanted, frozen, video_path)
-    return Planned(prepared, wanted, readings, frozen, key, root / "checkpoints" / f"model-{key}", video_path)
+    return TrainingPlan(prepared, wanted, readings, frozen, key, root / "checkpoints" / f"model-{key}", video_path)
 
 
 def labelled_readings(config: Config, prepared: Prepared, also: Collection[str] = ()) -> Readings | None:
@@ -105,7 +105,7 @@ def parts_with(prepared: Prepared, wanted: Iterable[str]) -> list[str]:
     return [part for part in prepared.parts if part in hit]
 
 
-def _wanted_clips(config: Config, prepared: Prepared) -> Wanted:
+def _wanted_clips(config: Config, prepared: Prepared) -> TrainingClips:
     """Raises ValueError where there is nothing to train on, or pseudo-labels that must not be trained on."""
     if len(prepared.labels) < 2:
         vocabulary(prepared.labels, None)  # says what is wrong
@@ -113,7 +113,7 @@ def _wanted_clips(config: Config, prepared: Prepared) -> Wanted:
     if not labelled:
         raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
     if config.train.pseudo_labels is None:
-        return Wanted(labelled, validation)
+        return TrainingClips(labelled, validation)
     accepted = pseudo.read(Path(config.train.pseudo_labels), prepared.labels, config.train)
     split_of = {clip.clip_id: clip.split for clip in prepared.clips}
     wrong = [(name, split_of.get(name)) for name in accepted.label_of if split_of.get(name) != "unlabelled"]
@@ -126,10 +126,10 @@ def _wanted_clips(config: Config, prepared: Prepared) -> Wanted:
         )
     if not accepted.label_of:
         say(f"{config.train.pseudo_labels}: no clip was accepted, so labelled clips alone are trained on")
-    return Wanted(labelled, validation, accepted if accepted.label_of else None)
+    return TrainingClips(labelled, validation, accepted if accepted.label_of else None)
 
 
-def with_video(config: Config, prepared: Prepared, wanted: Wanted) -> Wanted:
+def with_video(config: Config, prepared: Prepared, wanted: TrainingClips) -> TrainingClips:
     """The clips of EmoVCLIP's phase."""
     ledger = prepared.ledger
     usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))["clip_id"].to_pylist()
@@ -138,10 +138,10 @@ def with_video(config: Config, prepared: Prepared, wanted: Wanted) -> Wanted:
         for label_of in (wanted.labelled, wanted.validation)
     )
     both = wanted.pseudo if config.train.pseudo_phases == "both" else None
-    return Wanted(labelled, validation, both and both.only(usable))
+    return TrainingClips(labelled, validation, both and both.only(usable))
 
 
-def _emovclip_path(config: Config, prepared: Prepared, wanted: Wanted, root: Path) -> Path | None:
+def _emovclip_path(config: Config, prepared: Prepared, wanted: TrainingClips, root: Path) -> Path | None:
     """Where the EmoVCLIP of this config and corpus lies or will lie; None where none is to be trained."""
     if config.tables.video:
         return None
@@ -156,18 +156,18 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: Wanted, root: Pat
         config.emovclip.model_dump(exclude={"clip", "weights", "start_from"}),
         _train_settings(config),
         prepared.shards.name,
-        parts_with(prepared, usable.everything),
+        parts_with(prepared, usable.all_clips),
         prepared.labels,
         sorted(usable.train.items()),
         sorted(usable.validation.items()),
         *([store.digest_path(start / checkpoint.WEIGHTS)] if start else []),
-        *usable.deciding,
+        *usable.digest_parts,
     )
     return root / "checkpoints" / f"emovclip-{key}"
 
 
 def _fusion_digest(
-    config: Config, prepared: Prepared, wanted: Wanted, frozen: Sequence[Encoder], video_path: Path | None
+    config: Config, prepared: Prepared, wanted: TrainingClips, frozen: Sequence[EncoderSpec], video_path: Path | None
 ) -> str:
     start = config.fusion.start_from
     return store.digest(

@@ -31,7 +31,7 @@ from emo_ray.training.in_memory import own_device, shuffled
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One model to train. The callables are pickled to the workers."""
 
     phase: str  # what it is called in bars and metrics
@@ -50,7 +50,9 @@ class Job:
 Rows = ray.data.Dataset | ray.data.DataIterator
 
 
-def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: epoch_log.OnEpoch) -> dict[str, Any]:
+def train(
+    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: epoch_log.OnEpoch
+) -> dict[str, Any]:
     """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
 
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
@@ -58,12 +60,12 @@ def run(job: Job, config: Config, datasets: dict[str, ray.data.Dataset], on_epoc
     process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
     """
     folder = _folder(job, config)
-    best = (_run if config.train.num_workers else _run_here)(job, config, datasets, folder, on_epoch)
+    best = (_train_on_ray if config.train.num_workers else _train_locally)(job, config, datasets, folder, on_epoch)
     return {**best, "history": epoch_log.history(folder)}
 
 
-def _run(
-    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
+def _train_on_ray(
+    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
 ) -> dict[str, Any]:
     if job.train_rows < config.train.num_workers:
         raise ValueError(
@@ -90,34 +92,34 @@ def _run(
         datasets=datasets,
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
-    with epoch_log.told_of(folder, job.phase, config.train.epochs, on_epoch) as tell, epoch_log.often(tell):
+    with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell, epoch_log.poll(tell):
         result = trainer.fit()
     with result.checkpoint.as_directory() as state:
         return loop.load_state(Path(state))["best"]
 
 
-def _run_here(
-    job: Job, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
+def _train_locally(
+    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
 ) -> dict[str, Any]:
-    with epoch_log.told_of(folder, job.phase, config.train.epochs, on_epoch) as tell:
-        return fit_here(job, config, datasets, HereReporter(folder, tell))
+    with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell:
+        return train_locally(job, config, datasets, LocalReporter(folder, tell))
 
 
-def fit_here(
-    job: Job, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
+def train_locally(
+    job: TrainingJob, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
 ) -> dict[str, Any]:
     """The training loop in this process, with any reporter."""
     with own_device(config) as device:
-        return _fit(job, config, datasets, reporter, device)
+        return _train_in_worker(job, config, datasets, reporter, device)
 
 
-def _folder(job: Job, config: Config) -> Path:
+def _folder(job: TrainingJob, config: Config) -> Path:
     folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def clean_up(job: Job, config: Config) -> None:
+def clean_up(job: TrainingJob, config: Config) -> None:
     """Remove the state that only resuming needs, once the result is stored."""
     shutil.rmtree(cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}", ignore_errors=True)
 
@@ -134,13 +136,13 @@ class _LocalTrainer(ray.train.torch.TorchTrainer):
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
 
-class Reporter:
+class RayTrainReporter:
     """`training.loop.Reporter` for a Ray Train worker."""
 
     def __init__(self, folder: Path):
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.folder, self.note = folder, epoch_log.Note(folder)
+        self.folder, self.note = folder, epoch_log.ProgressFile(folder)
 
     def restore(self) -> Path | None:
         """The last committed state."""
@@ -167,12 +169,12 @@ class Reporter:
         return values
 
 
-class HereReporter(loop.PlainReporter):
+class LocalReporter(loop.PlainReporter):
     """For one process: state and metrics are kept in a folder."""
 
     def __init__(self, folder: Path, tell: Callable[[], None]):
         super().__init__()
-        self.folder, self.tell, self.note = folder, tell, epoch_log.Note(folder)
+        self.folder, self.tell, self.note = folder, tell, epoch_log.ProgressFile(folder)
 
     def restore(self) -> Path | None:
         """The folder, if it holds the state of an epoch."""
@@ -202,7 +204,7 @@ class Collate(ArrowBatchCollateFn):
         return self.function(table)
 
 
-def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
+def _worker(job: TrainingJob, config: Config, folder: Path, threads: int) -> None:
     """One Ray Train worker."""
     device, rows = ray.train.torch.get_device(), {"train": ray.train.get_dataset_shard("train")}
     if device.type == "cpu":
@@ -212,11 +214,13 @@ def _worker(job: Job, config: Config, folder: Path, threads: int) -> None:
     # A head that another began may know modalities that no clip here has.
     unused = job.fusion and job.optimisation.start_from is not None
     options = {"parallel_strategy_kwargs": {"broadcast_buffers": False, "find_unused_parameters": unused}}
-    _fit(job, config, rows, Reporter(folder), device, partial(ray.train.torch.prepare_model, **options))
+    _train_in_worker(
+        job, config, rows, RayTrainReporter(folder), device, partial(ray.train.torch.prepare_model, **options)
+    )
 
 
-def _fit(
-    job: Job, config: Config, rows: Mapping[str, Rows], reporter: loop.Reporter, device: torch.device,
+def _train_in_worker(
+    job: TrainingJob, config: Config, rows: Mapping[str, Rows], reporter: loop.Reporter, device: torch.device,
     prepared: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A worker's share of every batch, the one training loop."""
@@ -227,7 +231,9 @@ def _fit(
     share = job.optimisation.batch_size // reporter.world_size
     steps = -(-(job.train_rows // reporter.world_size) // share) * job.passes_per_epoch
     bf16 = _bf16(job.precision, device)
-    plan = loop.Plan(job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K, job.fusion)
+    plan = loop.LoopSettings(
+        job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K, job.fusion
+    )
     if job.fusion:
         train = partial(shuffled, _held(job, rows["train"]), share, config.seed, passes=job.passes_per_epoch)
     else:
@@ -235,7 +241,7 @@ def _fit(
     return loop.fit(model, train, partial(_validation_batches, job, rows.get("validation"), reporter), plan, reporter)
 
 
-def _held(job: Job, rows: Rows) -> Batch:
+def _held(job: TrainingJob, rows: Rows) -> Batch:
     return job.collate(pa.concat_tables(rows.iter_batches(batch_size=None, batch_format="pyarrow")))
 
 
@@ -243,7 +249,7 @@ def _bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
-def _train_batches(job: Job, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
+def _train_batches(job: TrainingJob, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
     seed = hash((config.seed, epoch, 0)) % 2**31
     return in_batches(rows, job.collate, batch_size, config.train.shuffle_buffer, seed)
 
@@ -262,7 +268,7 @@ def in_batches(
     )
 
 
-def _validation_batches(job: Job, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:
+def _validation_batches(job: TrainingJob, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:
     """Every worker reads the whole split and decodes its turn of the batches: splitting would drop rows."""
     if rows is None:
         return

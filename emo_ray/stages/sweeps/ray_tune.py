@@ -17,7 +17,7 @@ from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.stages.sweeps.trial import PHASES, Task, member, trial
 from emo_ray.training import search
-from emo_ray.training.stacked_heads import SAME
+from emo_ray.training.stacked_heads import SHARED_FIELDS
 
 
 def search_by_trials(task: Task, folder: Path, records: Records) -> None:
@@ -150,12 +150,12 @@ class Watch(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial begins or goes on."""
         records = self.now.records
-        records.begin(trial.trial_id, search.decoded(records.config.tune.space, _suggested(records.config, trial)))
+        records.begin(trial.trial_id, search.from_optuna(records.config.tune.space, _suggested(records.config, trial)))
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         """An epoch."""
         records = self.now.records
-        params = search.decoded(records.config.tune.space, _suggested(records.config, trial))
+        params = search.from_optuna(records.config.tune.space, _suggested(records.config, trial))
         records.epoch(trial.trial_id, result["epoch"], result["value"], params)
         records.tell(trial.trial_id, [(result["phase"], result["told"])])
 
@@ -187,7 +187,7 @@ def _suggested(config: Config, trial: Any) -> search.Params:
 
 
 def _searcher(config: Config) -> OptunaSearch:
-    point = search.recipe_point(config)
+    point = search.default_params(config)
     return OptunaSearch(
         space=search.distributions(config.tune.space),
         metric="value",
@@ -206,7 +206,7 @@ def _scheduler(config: Config) -> TrialScheduler:
     if own.scheduler == "none":
         return FIFOScheduler()
     return Asha(
-        search.recipe_point(config),
+        search.default_params(config),
         max_t=max(own.grace_epochs, config.train.epochs - 1),  # the last epoch is paid for: none is stopped there
         stop_last_trials=False,
         grace_period=own.grace_epochs,
@@ -228,7 +228,7 @@ def _param_space(config: Config) -> dict[str, Any]:
 
 
 def _check_population(config: Config) -> None:
-    fixed = {f"fusion.{name}" for name in SAME}
+    fixed = {f"fusion.{name}" for name in SHARED_FIELDS}
     wrong = [key for key in config.tune.space if not key.startswith("fusion.") or key in fixed]
     if wrong or config.train.num_workers > 1:
         found = f"{', '.join(wrong)} in tune.space" if wrong else f"train.num_workers={config.train.num_workers}"

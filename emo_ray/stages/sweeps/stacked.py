@@ -26,7 +26,7 @@ from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, PRUNED, Records
 from emo_ray.training import search
 from emo_ray.training.loop import validation_metrics
-from emo_ray.training.stacked_heads import SAME, Bulk, Lane
+from emo_ray.training.stacked_heads import SHARED_FIELDS, HeadConfig, StackedHeads
 
 WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
 WAVES = "whole.txt"  # how many trials the waves have that are told of to the end
@@ -66,8 +66,8 @@ def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold],
     told = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else 0
     records.forget([name for name, record in records.trials.items() if record["number"] >= told])
     for record in records.table():
-        study.add_trial(search.seen(own, record))
-    if not study.trials and (point := search.recipe_point(config)) is not None:
+        study.add_trial(search.to_optuna_trial(own, record))
+    if not study.trials and (point := search.default_params(config)) is not None:
         study.enqueue_trial(point)
     space, processes = search.distributions(own.space), _processes(config)
     workers = [Worker.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
@@ -107,7 +107,7 @@ def _processes(config: Config) -> int:
 def _play(config: Config, wave: Sequence[optuna.Trial], workers: Sequence, records: Records) -> list[_Playing]:
     """A wave from its first epoch to its last."""
     own, rungs = config.tune, search.rungs(config.tune, config.train.epochs)
-    played = {t.number: _Playing(t, search.decoded(own.space, t.params), [], []) for t in wave}
+    played = {t.number: _Playing(t, search.from_optuna(own.space, t.params), [], []) for t in wave}
     hosts = [list(played)[i :: len(workers)] for i in range(len(workers))]
     ray.get([w.start.remote({n: played[n].params for n in mine}) for w, mine in zip(workers, hosts, strict=True)])
     live = set(played)
@@ -121,7 +121,7 @@ def _play(config: Config, wave: Sequence[optuna.Trial], workers: Sequence, recor
             before = [dict(map(tuple, r["history"])).get(epoch) for r in records.trials.values()]
             reached = [v for v in before if v is not None] + [played[n].history[-1][1] for n in live]
             for number in sorted(live - {0}):  # the first is what all others are compared with
-                if not search.goes_on(played[number].history[-1][1], reached, own.reduction_factor):
+                if not search.is_promoted(played[number].history[-1][1], reached, own.reduction_factor):
                     played[number].state = PRUNED
                     live.remove(number)
     return list(played.values())
@@ -154,7 +154,7 @@ class Worker:
         threadpool_limits(1)
         self.config, self.labels, self.folds = config, labels, ray.get(folds)
         self.scalings = [scalings(fold.train) for fold in self.folds]
-        self.groups: list[tuple[list[int], list[Bulk]]] = []
+        self.groups: list[tuple[list[int], list[StackedHeads]]] = []
 
     def start(self, params_of: Mapping[int, search.Params]) -> None:
         """Fresh heads for trials, by number."""
@@ -162,22 +162,22 @@ class Worker:
         configs = {number: search.applied(self.config, params) for number, params in params_of.items()}
         for number, config in configs.items():
             own = config.fusion
-            shape = [getattr(own, name) for name in SAME]
+            shape = [getattr(own, name) for name in SHARED_FIELDS]
             shapes[(*shape, isinstance(own.modality_dropout, dict))].append(number)
         self.groups = [
             (numbers, [self._bulk([configs[n] for n in numbers], i) for i in range(len(self.folds))])
             for numbers in shapes.values()
         ]
 
-    def _bulk(self, configs: Sequence[Config], fold: int) -> Bulk:
+    def _bulk(self, configs: Sequence[Config], fold: int) -> StackedHeads:
         heads = []
         with torch.random.fork_rng(devices=[]):
             for config in configs:
                 torch.manual_seed(config.seed)
                 heads.append(checkpoint.fresh_fusion(config, self.scalings[fold], self.labels))
-        lanes = [Lane(config.fusion, config.seed) for config in configs]
+        lanes = [HeadConfig(config.fusion, config.seed) for config in configs]
         clips = self.folds[fold]
-        return Bulk(heads, lanes, clips.train, clips.validation, self.config.train.epochs)
+        return StackedHeads(heads, lanes, clips.train, clips.validation, self.config.train.epochs)
 
     def epoch(self, live: Collection[int]) -> dict[int, Metrics]:
         """The next epoch of these trials, and never again one of others; over folds the clips are counted together."""
@@ -188,7 +188,7 @@ class Worker:
                 continue
             if len(places) < len(numbers):
                 for bulk in bulks:
-                    bulk.keep(places)
+                    bulk.select(places)
                 self.groups[g] = ([numbers[i] for i in places], bulks)
             for i, epochs in enumerate(zip(*(bulk.epoch() for bulk in bulks), strict=True)):
                 loss = sum(one.train_loss for one in epochs) / len(epochs)

@@ -10,9 +10,9 @@ import ray.tune
 from emo_ray import cluster, store
 from emo_ray.config import Config, override
 from emo_ray.stages.fitting import ray_train
-from emo_ray.stages.fitting.plan import planned
+from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import feature_rows, fusion_job, make
+from emo_ray.stages.train import feature_rows, fusion_job, train_phases
 from emo_ray.training import loop, search
 
 PHASES = ("emovclip", "fusion")
@@ -41,21 +41,21 @@ def trial(suggested: search.Params, task: Task) -> None:
     """A trainable of Ray Tune: the checkpoint of this config, and a report for each of its epochs."""
     config = _config(suggested, task)
     shared = all(key.startswith(_TRAINING) for key in task.config.tune.space)
-    plan = planned(config, task.prepared if shared else without_test(prepare(config)))
+    plan = resolve_training(config, task.prepared if shared else without_test(prepare(config)))
     first = plan.video_path if task.two_phases else None
-    make(config, plan, Reports(config, first))
+    train_phases(config, plan, TuneReporter(config, first))
 
 
 def member(suggested: search.Params, task: Task) -> None:
     """One of a population: a head that may be given the state of a better one, and settings near those, at a report."""
     config = _config(suggested, task)
-    plan = planned(config, task.prepared)
-    job, datasets = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.everything))
-    ray_train.fit_here(job, config, datasets, MemberReporter(Reports(config)))
+    plan = resolve_training(config, task.prepared)
+    job, datasets = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.all_clips))
+    ray_train.train_locally(job, config, datasets, PbtReporter(TuneReporter(config)))
 
 
 def _config(suggested: search.Params, task: Task) -> Config:
-    config = search.applied(task.config, search.decoded(task.config.tune.space, suggested))
+    config = search.applied(task.config, search.from_optuna(task.config.tune.space, suggested))
     if config.train.shares == 1:  # this process is a worker itself, and a nested trainer takes 10 s to start
         gpu = "yes" if ray.get_gpu_ids() else "no"  # there may be one that Ray gave to nobody
         config = override(config, {"train.num_workers": 0, "train.use_gpu": gpu})
@@ -63,7 +63,7 @@ def _config(suggested: search.Params, task: Task) -> Config:
     return config
 
 
-class Reports:
+class TuneReporter:
     """Tells Ray Tune of every epoch: its number from 1 over both phases, and the objective of the model so far.
 
     A trial in EmoVCLIP's phase, which counts where its folder is given, has no head yet, and so no objective: it gets
@@ -92,10 +92,10 @@ class Reports:
         ray.tune.report(report, checkpoint=checkpoint)
 
 
-class MemberReporter(loop.PlainReporter):
+class PbtReporter(loop.PlainReporter):
     """State goes through Ray Tune, which hands it from one member to another."""
 
-    def __init__(self, reports: Reports):
+    def __init__(self, reports: TuneReporter):
         super().__init__()
         self.reports = reports
 

@@ -3,7 +3,7 @@
 import pytest
 
 from emo_ray.config import load
-from emo_ray.experiments.bench.capacity import planned
+from emo_ray.experiments.bench.capacity import estimate_capacity
 from emo_ray.experiments.bench.timing import Figure
 
 FIGURES = [
@@ -24,7 +24,7 @@ def hours(plan):
 
 
 def test_hours_on_cpus():
-    plan = planned(load("mini", OWN), FIGURES, on_gpu=False)
+    plan = estimate_capacity(load("mini", OWN), FIGURES, on_gpu=False)
     assert hours(plan) == pytest.approx([0.5, 1.25, 5.0, 0.25, 0.125])
     assert plan["stages"][0]["bytes"] == 36_000 * (100_000 + 2 * 16_000 * 4)
     assert [s["bytes"] for s in plan["stages"][2:]] == [36_000 * n for n in (2048, 4096, 512)]
@@ -32,12 +32,12 @@ def test_hours_on_cpus():
 
 
 def test_hours_on_gpus():
-    plan = planned(load("mini", {**OWN, "bench.plan_gpus": 2}), FIGURES, on_gpu=True)
+    plan = estimate_capacity(load("mini", {**OWN, "bench.plan_gpus": 2}), FIGURES, on_gpu=True)
     assert hours(plan) == pytest.approx([0.5, 1.25, 5.0, 0.5, 0.25])
 
 
 @pytest.mark.parametrize(("gpus", "on_gpu"), [(2, False), (0, True)])
 def test_what_was_not_measured_is_not_planned(gpus, on_gpu):
-    plan = planned(load("mini", {**OWN, "bench.plan_gpus": gpus}), FIGURES, on_gpu=on_gpu)
+    plan = estimate_capacity(load("mini", {**OWN, "bench.plan_gpus": gpus}), FIGURES, on_gpu=on_gpu)
     assert hours(plan) == [0.5, None, None, None, None]
     assert "not measured on such a machine" in plan["verdict"]

@@ -8,7 +8,7 @@ import pytest
 
 from emo_ray.config import override
 from emo_ray.experiments.claims.claims import CONTENT, claims
-from emo_ray.experiments.claims.comparisons import planned
+from emo_ray.experiments.claims.comparisons import trials_of
 from emo_ray.reports import claims as claims_report
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -33,7 +33,7 @@ def claimed(config):
     return claims(config)
 
 
-def trials_of(config):
+def made_trials(config):
     return {p.name: p.stat().st_mtime_ns for p in (Path(config.store.root) / "claims/trials").iterdir()}
 
 
@@ -44,7 +44,7 @@ def test_every_claim_has_its_tables_pictures_and_markdown(claimed, config):
     assert all(0 <= cell["mean"] <= 1 for cell in cells)
     assert (claimed.path / claims_report.PAGE).stat().st_size > 10_000
     assert "EmoVCLIP − zero-shot CLIP" in (claimed.path / claims_report.MARKDOWN).read_text()
-    assert len(trials_of(config)) == len(planned(config))
+    assert len(made_trials(config)) == len(trials_of(config))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_what_claims_are_not_measured_on_is_refused(tiny_config, key, value):
 
 @pytest.mark.slow
 def test_killed_in_the_middle_it_makes_only_what_is_missing_and_ends_with_the_same(claimed, config):
-    before, content = trials_of(config), json.loads((claimed.path / CONTENT).read_text())
+    before, content = made_trials(config), json.loads((claimed.path / CONTENT).read_text())
     lost = sorted(before)[::5]
     for name in lost:
         shutil.rmtree(Path(config.store.root) / "claims/trials" / name)
     shutil.rmtree(claimed.path)
     assert claims(config).content == content
-    after = trials_of(config)
+    after = made_trials(config)
     assert set(after) == set(before)
     assert {name for name in after if after[name] != before[name]} == set(lost)

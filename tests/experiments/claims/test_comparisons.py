@@ -7,7 +7,7 @@ from scipy import stats
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.experiments.claims import comparisons
-from emo_ray.experiments.claims.comparisons import AS_DESCRIBED, HEADS, OURS, claimed, planned, seeds_of, summarise
+from emo_ray.experiments.claims.comparisons import AS_DESCRIBED, HEADS, OURS, claimed, seeds_of, summarise, trials_of
 
 CONFIG = override(Config(), {"claims.worlds": 3, "claims.seeds": 2, "claims.dropout_rates": [0.0, 0.3, 0.5]})
 SEEN = {"accepted/share": 0.4, "accepted/right": 0.9}
@@ -16,7 +16,7 @@ SEEN = {"accepted/share": 0.4, "accepted/right": 0.9}
 def made_up(value):
     """Scores of every planned trial: `value(name, subset, world)`, and half a point more or less with the seed."""
     found = {}
-    for name, trial in planned(CONFIG).items():
+    for name, trial in trials_of(CONFIG).items():
         keys = {"fusion": tuple(SUBSETS), "self_training": HEADS}.get(trial.kind, ("V",))
         spread = [0.005, -0.005] if seeds_of(trial, CONFIG) == 2 else [0.0]
         found[name] = [

@@ -7,7 +7,7 @@ import pytest
 
 from emo_ray.config.job_settings import Annotate
 from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.answer_log import Answer
+from emo_ray.stages.chat.answer_log import ChatAnswer
 
 
 @pytest.fixture
@@ -19,28 +19,28 @@ def test_final_answers_are_read_and_others_are_asked_again(folder):
     kinds = ("ok", "cut", "refused", "empty", "error: 500", "budget")
     with answer_log.writing(folder) as write:
         for status in kinds:
-            write(Answer(f"of {status}", status, "words \u6c34", 3, 4, 5))
+            write(ChatAnswer(f"of {status}", status, "words \u6c34", 3, 4, 5))
     found = answer_log.read(folder)
     assert list(found) == [f"of {status}" for status in ("ok", "cut", "refused", "empty")]
-    assert found["of ok"] == Answer("of ok", "ok", "words \u6c34", 3, 4, 5)
+    assert found["of ok"] == ChatAnswer("of ok", "ok", "words \u6c34", 3, 4, 5)
 
 
 def test_torn_lines_are_no_answers_and_spoil_no_others(folder):
     with answer_log.writing(folder) as write:
-        write(Answer("a", "ok", "first"))
+        write(ChatAnswer("a", "ok", "first"))
     (whole,) = folder.glob("answers-*.jsonl")
     line = whole.read_bytes()
     for torn in (line[:-1], line[:20], b"\0" * 30, b'{"digest": "b"', b"[1]", b'{"other": 1}', b"\xff\xfe"):
         whole.write_bytes(line + torn)
-        assert answer_log.read(folder) == {"a": Answer("a", "ok", "first")}
+        assert answer_log.read(folder) == {"a": ChatAnswer("a", "ok", "first")}
     whole.write_bytes(b"\0" * 30 + b"\n" + line)
-    assert answer_log.read(folder) == {"a": Answer("a", "ok", "first")}
+    assert answer_log.read(folder) == {"a": ChatAnswer("a", "ok", "first")}
 
 
 def test_an_answer_never_changes(folder):
     for reading in ("first", "second"):
         with answer_log.writing(folder) as write:
-            write(Answer("a", "ok", reading))
+            write(ChatAnswer("a", "ok", reading))
     assert answer_log.read(folder)["a"].reading == "first"
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from emo_ray.stages.chat import client
-from emo_ray.stages.chat.answer_log import Answer
+from emo_ray.stages.chat.answer_log import ChatAnswer
 
 KEY = "sk-never-to-be-written-anywhere"  # conftest's
 TEMPLATE_TOKENS = 256  # that a request is held to take beside its prompt's bytes and its longest answer
@@ -21,14 +21,14 @@ def asked(config, transcripts, key=KEY):
     written, done = [], []
 
     async def all_of_it():
-        run = client.Asking(config, 0, SecretStr(key) if key else None, written.append)
-        async for one in run.all({text: f"In English: {text}" for text in transcripts}):
+        run = client.ChatRun(config, 0, SecretStr(key) if key else None, written.append)
+        async for one in run.ask_all({text: f"In English: {text}" for text in transcripts}):
             done.append(one)
 
     asyncio.run(all_of_it())
     assert {one.answer for one in done if one.answer.attempts} == set(written)
     assert len(written) == len(set(written))
-    unasked = {text: Answer(text, "budget") for text in transcripts}
+    unasked = {text: ChatAnswer(text, "budget") for text in transcripts}
     return unasked | {one.answer.digest: one.answer for one in done}, done[-1]
 
 

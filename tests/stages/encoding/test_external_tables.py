@@ -16,7 +16,7 @@ from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint
 from emo_ray.stages.encoding.external_tables import BAD_ROWS
 from emo_ray.stages.evaluate import evaluate
-from emo_ray.stages.features import encode, features, frozen_encoders, load
+from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load
 from emo_ray.stages.predict import predict
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.train import train
@@ -54,7 +54,7 @@ def measured(corpus):
 
 def table_of(config):
     prepared = prepare(config)
-    return load(prepared, encode(config, prepared, frozen_encoders(config))).sort_by("clip_id")
+    return load(prepared, encode_corpus(config, prepared, frozen_encoders(config))).sort_by("clip_id")
 
 
 def as_rows(table, name):
