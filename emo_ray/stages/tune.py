@@ -183,7 +183,7 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> list[Fold]:
     """The features of training and of validation clips; EmoVCLIP's are those of the one that all trials share."""
     if plan.video_path is not None:
         train_emovclip(config, plan, log_to_mlflow(run))
-    table = feature_rows(config, plan, plan.wanted.everything)
+    table = feature_rows(config, plan, plan.wanted.all_clips)
     train_rows, validation_rows = (labelled(table, of) for of in (plan.wanted.train, plan.wanted.validation))
     if not len(train_rows) or not len(validation_rows):
         found = f"found {len(train_rows)} training and {len(validation_rows)} validation clips with any usable modality"

@@ -177,12 +177,12 @@ def _fusion_digest(
         [encoder.digest for encoder in frozen],
         video_path and video_path.name,
         prepared.shards.name,
-        parts_with(prepared, wanted.everything),
+        parts_with(prepared, wanted.all_clips),
         prepared.labels,
         sorted(wanted.train.items()),
         sorted(wanted.validation.items()),
         *([store.digest_path(Path(start) / checkpoint.WEIGHTS)] if start else []),
-        *wanted.deciding,
+        *wanted.digest_parts,
     )
 
 
