@@ -42,7 +42,8 @@ def test_a_job_answers_with_one_line_of_json(ray_session, evaluated, recipe):
 
 def test_stdout_holds_the_path_of_the_answer_alone(ray_session, evaluated, recipe):
     """Whoever prints: Ray does when a worker was killed, even when all is done."""
-    code = "import atexit; from emo_ray.cli import main; atexit.register(print, 'A worker died'); main('stages.evaluate', '')"
+    said_late = "import atexit; atexit.register(print, 'A worker died')"
+    code = f"{said_late}; from emo_ray.cli import main; main('stages.evaluate', '')"
     result = subprocess.run(
         [sys.executable, "-c", code, recipe],
         capture_output=True,
