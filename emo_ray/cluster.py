@@ -1,53 +1,76 @@
-"""Ray itself: joining or starting it, and what its machines can give. The only reader of os.environ."""
+"""Ray itself: joining or starting it, and what its machines can give. The only reader of os.environ.
+
+Ray takes more than a second to import, so the functions that need it import it: a job that is finished asks only for
+`store_root`, and never loads Ray.
+"""
 
 import logging
+import math
 import os
 from pathlib import Path
+from typing import Any
 
-# Read by Ray when it is imported, so they are set before; a user's own settings win.
+from pydantic import SecretStr
+
+from emo_ray.config import Config
+
+# Ray reads these when it starts, trains or tunes, and local workers inherit them. A user's settings win.
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # also how often reports are fetched; 2 s by default
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2 starts 32 footer actors for every pass over a dataset
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages show their own
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # with it Tune prints a box of its own in spite of verbose=0
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a sweep that is killed would repeat what it had
+    "RAY_AIR_NEW_OUTPUT": "0",  # at 1, Tune prints its own status box in spite of verbose=0
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a killed sweep would repeat that much
 }
 _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
+_CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-import ray.data  # noqa: E402
-from pydantic import SecretStr  # noqa: E402
-
-from emo_ray.config import Config  # noqa: E402
-
 
 def connect(config: Config, dashboard: bool = False) -> None:
-    """Join the cluster of this job or of `cluster.address`, else start a local one; nothing if connected already.
+    """Join the cluster of this job or of `cluster.address`, or start a local one. Do nothing if already connected.
 
-    Only a local one may lack a dashboard, which takes a quarter of a gigabyte.
+    Only a local cluster may lack a dashboard, which takes a quarter of a gigabyte.
     """
+    import ray
+
     if not ray.is_initialized():
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if config.cluster.address or os.environ.get("RAY_ADDRESS"):
-            ray.init(config.cluster.address, **quiet)
+            ray.init(config.cluster.address, **options)
         else:
-            hook = {"runtime_env": {"worker_process_setup_hook": _tell_address}} if dashboard else {}
-            own = {"num_cpus": config.cluster.num_cpus or os.cpu_count(), "include_dashboard": dashboard}
-            ray.init("local", **own, **hook, **quiet)
+            options |= {"num_cpus": config.cluster.num_cpus or os.cpu_count(), "include_dashboard": dashboard}
+            if dashboard:
+                options["runtime_env"] = {"worker_process_setup_hook": _set_address}
+            ray.init("local", **options)
             _hide_token()
+    _configure_data()
+
+
+def _configure_data() -> None:
+    """Settings of Ray Data in this process.
+
+    Ray Data reads its environment variables once, at its import, which may come before that of this module. So they
+    are passed on here.
+    """
+    import ray.data
+
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
+    context.use_datasource_v2 = os.environ["RAY_DATA_USE_DATASOURCE_V2"].lower() in ("1", "true")
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # one shard part is one block
 
 
-def _tell_address() -> None:
-    """Let a worker process know its own Ray: its state API looks for any, and gives up where a machine has several."""
+def _set_address() -> None:
+    """Set a worker's RAY_ADDRESS to its cluster: Ray's state API gives up where a machine runs several clusters."""
+    import ray
+
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
@@ -57,7 +80,10 @@ def as_a_worker() -> None:
 
 
 def _hide_token() -> None:
-    """Ray writes the token that lets one run code on this cluster readable by everyone on the machine."""
+    """Make Ray's token file readable by its owner only.
+
+    Ray writes it readable by everyone on the machine, and whoever has the token can run code on this cluster.
+    """
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     if token.exists():
         token.chmod(0o600)
@@ -65,7 +91,9 @@ def _hide_token() -> None:
 
 def has_dashboard() -> bool:
     """Whether Ray's state API can be asked; the local cluster that `connect` starts has none."""
-    return bool(ray.init(ignore_reinit_error=True, logging_level="ERROR").dashboard_url)
+    import ray
+
+    return bool(ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url)
 
 
 def in_submitted_job() -> bool:
@@ -87,37 +115,46 @@ def api_key() -> SecretStr | None:
 
 def cpus() -> float:
     """CPUs of the cluster as it is now (an autoscaled one may grow)."""
-    return ray.cluster_resources().get("CPU", 0.0)
+    return _resource("CPU")
 
 
 def gpus() -> float:
     """GPUs of the cluster as it is now."""
-    return ray.cluster_resources().get("GPU", 0.0)
+    return _resource("GPU")
 
 
 def object_store_bytes() -> float:
-    """The shared memory that Ray keeps data in, over all nodes."""
-    return ray.cluster_resources().get("object_store_memory", 0.0)
+    """The shared memory that Ray keeps data in, summed over all nodes."""
+    return _resource("object_store_memory")
 
 
-def use_gpu(config: Config, wanted: int) -> bool:
-    """Whether `wanted` GPU processes are to be started.
+def _resource(name: str) -> float:
+    import ray
 
-    Raises ValueError where a local cluster has not the GPUs demanded; a joined one may grow, so there Ray waits.
+    return ray.cluster_resources().get(name, 0.0)
+
+
+def use_gpu(config: Config, processes: int) -> bool:
+    """Whether to start `processes` processes with a GPU each.
+
+    Raises ValueError where a local cluster lacks the GPUs demanded; a joined one may grow, so there Ray waits.
     """
     choice = config.train.use_gpu
-    if choice == "yes" and gpus() < wanted and not has_dashboard():
+    if choice == "yes" and gpus() < processes and not has_dashboard():
         raise ValueError(
-            f"train.use_gpu=yes: found {gpus():g} GPUs, expected {wanted}: lower train.num_workers or set "
+            f"train.use_gpu=yes: found {gpus():g} GPUs, expected {processes}: lower train.num_workers or set "
             "train.use_gpu=auto"
         )
-    return choice == "yes" or (choice == "auto" and gpus() >= wanted)
+    return choice == "yes" or (choice == "auto" and gpus() >= processes)
 
 
 def train_worker_cpus(num_workers: int) -> float:
-    """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks."""
+    """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks.
+
+    Rounded down to Ray's resolution: if the workers took more than half, a task could wait for its CPU for ever.
+    """
     total = cpus() or 2.0 * num_workers  # nothing yet: an autoscaled cluster will bring whole CPUs
-    return min(1.0, round(total / (2 * num_workers), 2))
+    return min(1.0, math.floor(total / (2 * num_workers) * _CPU_FRACTIONS) / _CPU_FRACTIONS)
 
 
 def task_cpus() -> float:
@@ -126,15 +163,15 @@ def task_cpus() -> float:
 
 
 def actor_count(parts: int, use_gpu: bool) -> int:
-    """How many encoder actors there may be for so many shard parts: a joined cluster may grow, a local one not.
+    """The most encoder actors to start for `parts` shard parts. A joined cluster may grow, a local one does not.
 
-    CPUs of a local one are what it was told; more processes than cores only take each other's.
+    A local cluster may claim more CPUs than the machine has cores; processes beyond the cores only slow each other.
     """
-    local = gpus() if use_gpu else min(cpus(), os.cpu_count())
+    local = gpus() if use_gpu else min(cpus(), os.cpu_count() or 1)
     most = _MOST_ACTORS if has_dashboard() else int(local)
     return max(1, min(parts, most))
 
 
 def usable_threads(cpus_given: float) -> int:
-    """Torch threads of a process that was given so many CPUs: more than its cores makes all of them slower."""
+    """Torch threads of a process that Ray gave `cpus_given` CPUs: more than its cores makes all of them slower."""
     return max(1, int(cpus_given))

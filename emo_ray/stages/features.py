@@ -192,7 +192,7 @@ def _note(folder: Path, shards: Path, encoder: EncoderSpec) -> None:
 
 def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
-    gpu = cluster.use_gpu(config, wanted=1)
+    gpu = cluster.use_gpu(config, processes=1)
     most = cluster.actor_count(parts, gpu)
     # A local cluster has what it has: its actors start at once, but for a CPU, or tasks that feed them would wait for
     # ever. One that grows starts with one actor and asks for more.

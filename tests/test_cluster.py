@@ -1,0 +1,290 @@
+"""The cluster as it is asked for: settings, places and keys, and what processes get on clusters of several sizes."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emo_ray import cluster
+from emo_ray.config import load
+
+ROOT = Path(__file__).parents[1]
+SIZES = ((0, 0), (1, 0), (3, 0), (6, 2))  # CPUs and GPUs of one cluster, as nodes join it
+WORKERS = (1, 2, 3, 4, 7, 60)
+PARTS = (1, 3, 500)
+SETTINGS = ("RAY_", "TUNE_", "OPENAI_")
+# Nodes only claim their CPUs and GPUs, as nodes of any machine may. Ray Data is imported first, as stages import it.
+GROW = """
+import ray.data
+from ray.cluster_utils import Cluster
+from emo_ray import cluster
+from emo_ray.config import load
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
+config = load("mini", {"cluster.address": nodes.address})
+cluster.connect(config)
+cluster.connect(config)
+
+def use_gpu(choice, processes):
+    try:
+        return cluster.use_gpu(load("mini", {"train.use_gpu": choice}), processes)
+    except ValueError as error:
+        return str(error)
+
+before = 0, 0
+for size in SIZES:
+    if size != before:
+        nodes.add_node(num_cpus=size[0] - before[0], num_gpus=size[1] - before[1])
+        nodes.wait_for_nodes()
+    before = size
+    answers.append({
+        "cpus": cluster.cpus(), "gpus": cluster.gpus(), "bytes": cluster.object_store_bytes(),
+        "task": cluster.task_cpus(), "workers": [[n, cluster.train_worker_cpus(n)] for n in WORKERS],
+        "actors": [[n, gpu, cluster.actor_count(n, gpu)] for n in PARTS for gpu in (False, True)],
+        "use_gpu": {choice: [[n, use_gpu(choice, n)] for n in (1, 2, 3)] for choice in ("yes", "no", "auto")},
+        "nodes": len(ray.nodes()), "dashboard": cluster.has_dashboard(),
+        "v2": ray.data.DataContext.get_current().use_datasource_v2,
+        "bars": ray.data.DataContext.get_current().enable_progress_bars,
+    })
+"""
+LOCAL = """
+import ray
+from emo_ray import cluster
+from emo_ray.config import load
+
+@ray.remote
+def address():
+    return os.environ["RAY_ADDRESS"]
+
+cluster.connect(load("mini", {"cluster.num_cpus": 3, "train.use_gpu": "yes"}), dashboard=True)
+answers.append({
+    "cpus": cluster.cpus(), "dashboard": cluster.has_dashboard(), "gpu": cluster.gpus(),
+    "use_gpu": cluster.use_gpu(load("mini", {"train.use_gpu": "yes"}), 2),
+    "actors": [cluster.actor_count(n, False) for n in (1, 5, 500)],
+    "address": ray.get(address.remote()), "expected": ray.get_runtime_context().gcs_address,
+})
+"""
+
+
+def answers_of(code, home, **environment):
+    """What a new process answers, with no setting of this one's and its own home folder."""
+    values = f"SIZES, WORKERS, PARTS = {SIZES}, {WORKERS}, {PARTS}"
+    code = f"import json, os\nanswers = []\n{values}\n{code}\nprint(json.dumps(answers))"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **environment},
+        cwd=home,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """What one cluster that grows answers at each of `SIZES`."""
+    return answers_of(GROW, tmp_path_factory.mktemp("grown"), RAY_AUTH_MODE="disabled")
+
+
+def test_resources_are_the_clusters(grown):
+    assert [(answer["cpus"], answer["gpus"]) for answer in grown] == list(SIZES)
+    memory = [answer["bytes"] for answer in grown]
+    assert memory == sorted(set(memory))
+    assert [answer["nodes"] for answer in grown] == list(range(1, len(SIZES) + 1))  # a second `connect` adds none
+    assert not any(answer["dashboard"] for answer in grown)
+
+
+def test_settings_of_ray_data_take_effect_although_it_was_imported_first(grown):
+    assert not any(answer["v2"] or answer["bars"] for answer in grown)
+
+
+def test_train_workers_leave_a_data_task_its_cpus(grown):
+    for answer in grown:
+        for number, cpus in answer["workers"]:
+            assert 0 < cpus <= 1
+            if answer["cpus"]:
+                assert number * cpus <= answer["cpus"] / 2
+                assert answer["cpus"] - number * cpus >= answer["task"]
+            else:
+                assert cpus == 1
+
+
+def test_train_workers_get_a_whole_cpu_where_there_are_enough(grown):
+    for answer in grown:
+        for number, cpus in answer["workers"]:
+            if answer["cpus"] >= 2 * number:
+                assert cpus == 1
+
+
+def test_several_data_tasks_run_at_once(grown):
+    assert all(answer["cpus"] // answer["task"] >= 2 for answer in grown if answer["cpus"])
+
+
+def test_there_are_no_more_actors_than_parts_or_cores_or_gpus(grown):
+    for answer in grown:
+        for parts, on_gpu, actors in answer["actors"]:
+            places = answer["gpus"] if on_gpu else min(answer["cpus"], os.cpu_count())
+            assert actors == max(1, min(parts, places))
+
+
+def test_gpus_are_used_where_there_are_enough(grown):
+    for answer in grown:
+        for number, used in answer["use_gpu"]["auto"]:
+            assert used == (answer["gpus"] >= number)
+        assert not any(used for _, used in answer["use_gpu"]["no"])
+
+
+def test_gpus_that_are_demanded_and_absent_are_an_error(grown):
+    for answer in grown:
+        for number, used in answer["use_gpu"]["yes"]:
+            if answer["gpus"] >= number:
+                assert used is True
+            else:
+                for word in ("train.use_gpu=yes", f"found {answer['gpus']:g}", f"expected {number}", "num_workers"):
+                    assert word in used
+
+
+@pytest.fixture(scope="module")
+def with_dashboard(tmp_path_factory):
+    """What a local cluster with a dashboard answers, and the home folder of its user."""
+    home = tmp_path_factory.mktemp("home")
+    return answers_of(LOCAL, home, RAY_AUTH_MODE="token")[0], home
+
+
+def test_a_local_cluster_has_the_cpus_that_the_config_names(with_dashboard):
+    assert with_dashboard[0]["cpus"] == 3
+    assert with_dashboard[0]["dashboard"]
+
+
+def test_a_cluster_with_a_dashboard_may_grow(with_dashboard):
+    assert with_dashboard[0]["gpu"] == 0
+    assert with_dashboard[0]["use_gpu"] is True  # Ray waits for GPUs that may come
+    assert with_dashboard[0]["actors"] == [1, 5, 64]
+
+
+def test_workers_know_the_address_of_their_cluster(with_dashboard):
+    assert with_dashboard[0]["address"] == with_dashboard[0]["expected"]
+
+
+def test_the_token_of_a_local_cluster_is_its_users_alone(with_dashboard):
+    assert stat.S_IMODE((with_dashboard[1] / ".ray" / "auth_token").stat().st_mode) == 0o600
+
+
+def test_the_token_is_looked_for_where_ray_is_told_to_keep_it(tmp_path, monkeypatch):
+    token = tmp_path / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    cluster._hide_token()
+    assert not token.exists()
+    token.write_text("secret")
+    token.chmod(0o644)
+    cluster._hide_token()
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert token.read_text() == "secret"
+
+
+def test_importing_it_loads_no_large_library(tmp_path):
+    code = "import sys; from emo_ray import cluster, tracking; answers += sorted(sys.modules)"
+    loaded = set(answers_of(code, tmp_path))
+    assert not loaded & {"ray", "mlflow", "torch", "numpy", "pyarrow", "sklearn"}
+
+
+def test_settings_of_the_user_win(tmp_path):
+    names = sorted(cluster._ENVIRONMENT)
+    code = f"from emo_ray import cluster; answers += [os.environ[name] for name in {names}]"
+    assert answers_of(code, tmp_path) == [cluster._ENVIRONMENT[name] for name in names]
+    assert answers_of(code, tmp_path, **dict.fromkeys(names, "7")) == ["7"] * len(names)
+
+
+@pytest.mark.parametrize(("value", "v2"), [("0", False), ("1", True), ("TRUE", True)])
+def test_the_users_choice_of_ray_datas_reader_wins(tmp_path, value, v2):
+    code = (
+        "import ray.data; from emo_ray import cluster; cluster._configure_data(); "
+        "answers.append(ray.data.DataContext.get_current().use_datasource_v2)"
+    )
+    assert answers_of(code, tmp_path, RAY_DATA_USE_DATASOURCE_V2=value) == [v2]
+
+
+@pytest.mark.parametrize("niceness", [0, 7, 18])
+def test_a_worker_has_rays_priority_or_a_lower_one(tmp_path, niceness):
+    code = f"from emo_ray import cluster; os.nice({niceness}); cluster.as_a_worker(); answers.append(os.nice(0))"
+    assert answers_of(code, tmp_path) == [max(15, min(19, os.nice(0) + niceness))]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder beside the working folder of the test."""
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def submitted(monkeypatch):
+    """The environment of a driver that `ray job submit` started."""
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, '{"runtime_env": {}}')
+
+
+def store_root(root):
+    return cluster.store_root(load("mini", {"store.root": root}))
+
+
+def test_the_store_starts_at_the_working_folder(home):
+    assert not cluster.in_submitted_job()
+    assert store_root("artifacts/a") == home.parent / "work" / "artifacts" / "a"
+
+
+def test_the_store_of_a_submitted_job_starts_at_the_home_folder(home, submitted):
+    assert cluster.in_submitted_job()
+    assert store_root("artifacts/a") == home / "artifacts" / "a"
+
+
+@pytest.mark.parametrize("where", ["here", "submitted"])
+def test_other_roots_are_the_same_wherever_a_job_runs(home, where, request):
+    if where == "submitted":
+        request.getfixturevalue("submitted")
+    assert store_root("/shared/store") == Path("/shared/store")
+    assert store_root("~/store") == home / "store"
+
+
+def test_the_key_is_never_shown(monkeypatch):
+    secret = "sk-shown-nowhere"
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    key = cluster.api_key()
+    assert key.get_secret_value() == secret
+    for shown in (
+        str(key),
+        repr(key),
+        f"{key}",
+        f"{[key]}",
+        f"{ValueError(key)!r}",
+        json.dumps({"key": key}, default=str),
+    ):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_a_key_there_is_none(monkeypatch, value):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", value)
+    assert cluster.api_key() is None
+
+
+@given(cpus=st.floats(0, 256))
+def test_a_process_has_a_thread_for_each_whole_cpu_and_at_least_one(cpus):
+    threads = cluster.usable_threads(cpus)
+    assert threads >= 1
+    assert threads == 1 or threads <= cpus < threads + 1
