@@ -1,17 +1,19 @@
 """The mini CLIP: an open_clip model pre-trained on stills and captions of the synthetic world, with people of its own.
 
-It stands in for CLIP's pre-training on the web, so that prompting a frozen CLIP can be tried without a download:
-`python -m emo_ray.training.mini_clip` makes the files that ship with the package. Captions name what a still shows,
-expressions and features of the face: never hair, skin or background, by which a contrastive loss falls while
-expressions stay unlearnt. Whether it has learnt is judged by a probe on people it has not seen, never by the loss.
+It stands in for CLIP's pre-training on the web, so that prompting a frozen CLIP can be tried without a download.
+`python -m emo_ray.training.mini_clip` makes the shipped files anew. Captions name the expression and the features of a
+face, never hair, skin or background: by those a contrastive loss would fall while expressions stayed unlearnt. A probe
+on people whom the model has not seen tells whether it has learnt them; the loss does not.
 """
 
+import base64
 import gzip
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import open_clip
@@ -24,15 +26,13 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 
+from emo_ray import store
 from emo_ray.config import RECIPES
 from emo_ray.data.synthetic import DURATION_S, LABELS
-from emo_ray.data.synthetic_face import act, draw, look, spoilt
+from emo_ray.data.synthetic_face import EXPRESSIONS, add_flaw, paint, sample_act, sample_look
 
 NAME = "mini_clip"
 FILES = {kind: RECIPES / f"{NAME}.{kind}" for kind in ("json", "bpe.gz", "safetensors")}
-SEED, PEOPLE, STILLS_PER_PERSON, STEPS, BATCH, LR = 0, 600, 48, 1500, 256, 1e-3
-DARK_SHARE = 0.1  # of stills: photographs vary in light
-STRAY_SHARE = 0.1  # of captions name another expression: the web is not a clean teacher
 
 # What people call the expressions, and the features of a face.
 WORDS = {
@@ -49,42 +49,123 @@ UNIT_PHRASES = {
     "26": "an open mouth", "41": "heavy lids",
 }  # fmt: skip
 TEMPLATES = ("{}", "a {} face", "a photo of a {} face", "a person who looks {}", "someone with a {} look")
-STRONG, WEAK = 0.45, 0.25  # of an action unit: a caption names it; below the weak mark a face is a neutral one
 
 
-def captioned(person: int, number: int) -> tuple[np.ndarray, str, str]:
+@dataclass(frozen=True)
+class Pretraining:
+    """How many stills there are, what is said of them, and how the model is trained on them."""
+
+    seed: int = 0
+    people: int = 600
+    stills_per_person: int = 48
+    dark_share: float = 0.1  # of stills: photographs vary in light
+    stray_share: float = 0.1  # of captions, which name a random expression: the web is not a clean teacher
+    features_only_share: float = 0.25  # of captions that name features: they leave the expression out
+    strong_unit: float = 0.45  # an action unit above it may be named
+    weak_unit: float = 0.25  # a face whose units all lie below it is called neutral
+    steps: int = 1500
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warm_up_share: float = 0.1  # of the steps
+    warm_up_divisor: float = 100  # of the learning rate, at the first step
+    max_gradient_norm: float = 1.0
+    mirrored_share: float = 0.5  # of images: left and right are alike to a face
+
+
+SETTINGS = Pretraining()
+
+
+class Pairs(NamedTuple):
+    """Images and what their captions say, N of each."""
+
+    images: torch.Tensor  # float32 (N, 3, size, size)
+    tokens: torch.Tensor  # int64 (N, L)
+    bags: torch.Tensor  # float32 (N, vocabulary that occurs): 1 where the caption has the word
+
+
+class ProbeSet(NamedTuple):
+    """N images that the model is not trained on."""
+
+    images: torch.Tensor  # float32 (N, 3, size, size)
+    labels: Sequence[str]
+    people: Sequence[int]
+
+
+def captioned_still(person: int, number: int) -> tuple[np.ndarray, str, str]:
     """A still (uint8 frame_HWC), its caption, and the expression it was taken from, at a random moment."""
-    rng = np.random.default_rng([SEED, person, number])
+    rng = np.random.default_rng([SETTINGS.seed, person, number])
     label = LABELS[rng.integers(len(LABELS))]
-    moment = act(label, rng, np.array([rng.uniform(0, DURATION_S)]), DURATION_S)
-    frames_THWC = draw(look(np.random.default_rng([SEED, person])), moment)
-    if rng.uniform() < DARK_SHARE:
-        frames_THWC = spoilt(frames_THWC, "dark", rng)
+    moment = sample_act(label, rng, np.array([rng.uniform(0, DURATION_S)]), DURATION_S)
+    frames_THWC = paint(sample_look(np.random.default_rng([SETTINGS.seed, person])), moment)
+    if rng.uniform() < SETTINGS.dark_share:
+        frames_THWC = add_flaw(frames_THWC, "dark", rng)
     return frames_THWC[0], caption(label, moment.units_T[0], rng), label
 
 
 def caption(label: str, units: dict[str, float], rng: np.random.Generator) -> str:
-    """What is said of a still: an expression's name most of the time, and some of the features that it shows."""
-    shown = [name for name in UNIT_PHRASES if units[name] > STRONG]
-    if all(units[name] < WEAK for name in UNIT_PHRASES):
+    """A sentence about a still: the expression's name most of the time, and up to three features that it shows."""
+    shown = [name for name in UNIT_PHRASES if units[name] > SETTINGS.strong_unit]
+    if all(units[name] < SETTINGS.weak_unit for name in UNIT_PHRASES):
         label = "neutral"
-    if rng.uniform() < STRAY_SHARE:
+    if rng.uniform() < SETTINGS.stray_share:
         label = LABELS[rng.integers(len(LABELS))]
-    named = TEMPLATES[rng.integers(len(TEMPLATES))].format(WORDS[label][rng.integers(len(WORDS[label]))])
+    expression = TEMPLATES[rng.integers(len(TEMPLATES))].format(WORDS[label][rng.integers(len(WORDS[label]))])
     features = [UNIT_PHRASES[shown[i]] for i in rng.permutation(len(shown))[: rng.integers(0, 4)]]
-    if features and rng.uniform() < 0.25:
+    if features and rng.uniform() < SETTINGS.features_only_share:
         return f"a face with {' and '.join(features)}"
-    return " , ".join([named, *features])
+    return " , ".join([expression, *features])
 
 
-def script_digest() -> str:
-    """Of this script and the faces it draws, which the shipped weights carry."""
-    sources = [Path(__file__), Path(__file__).parents[1] / "data" / "synthetic_face.py"]
-    return hashlib.blake2b("".join(path.read_text("utf-8") for path in sources).encode(), digest_size=16).hexdigest()
+# The stills that pin how faces look: of 32 people, so that every colour of a palette occurs. They are compared as
+# thumbnails and with a tolerance because machines differ in the last bit of a sine or of a fused multiplication. In
+# rare cases that moves the edge of a shape by a pixel, which the mean over a thumbnail's cell hardly shows. Everything
+# else is compared exactly: numbers are written as in the source, and captions only depend on thresholds.
+_PINNED_STILLS = tuple((person, 0) for person in range(32))
+_THUMBNAIL_CELLS = 12  # per side, each of 8 x 8 pixels
+_THUMBNAIL_TOLERANCE = 2  # grey levels of 255
+
+
+def pinned_inputs() -> dict[str, str]:
+    """What the model is trained on and how, as metadata of its weights; `changed_inputs` compares it.
+
+    The code of `losses` and `train` is not in it, apart from the settings: after a change there, make the weights anew.
+    """
+    stills, captions, labels = zip(*(captioned_still(*row) for row in _PINNED_STILLS), strict=True)
+    return {
+        "settings": json.dumps(asdict(SETTINGS)),
+        "labels": json.dumps(LABELS),
+        "expressions": store.digest([asdict(EXPRESSIONS[label]) for label in LABELS], DURATION_S),
+        "phrases": store.digest(WORDS, list(UNIT_PHRASES.items()), TEMPLATES),
+        "captions": store.digest(captions, labels),
+        "tokenizer": store.digest_path(FILES["bpe.gz"]),
+        "architecture": store.digest(json.loads(FILES["json"].read_text("utf-8"))),
+        "stills": base64.b64encode(_thumbnails(stills).tobytes()).decode(),
+    }
+
+
+def changed_inputs(metadata: Mapping[str, str]) -> list[str]:
+    """The names of those `pinned_inputs` that are no longer as in the weights' metadata."""
+    inputs = pinned_inputs()
+    old, new = (
+        np.frombuffer(base64.b64decode(pinned.get("stills", "")), np.uint8).astype(int) for pinned in (metadata, inputs)
+    )
+    changed = [name for name, value in inputs.items() if name != "stills" and metadata.get(name) != value]
+    same_stills = old.shape == new.shape and np.abs(old - new).max() <= _THUMBNAIL_TOLERANCE
+    return changed if same_stills else [*changed, "stills"]
+
+
+def _thumbnails(stills: Sequence[np.ndarray]) -> np.ndarray:
+    """uint8 (N, 12, 12, 3): the mean colour of each cell of the stills (N, 96, 96, 3)."""
+    cells = np.stack(stills).reshape(len(stills), _THUMBNAIL_CELLS, 8, _THUMBNAIL_CELLS, 8, 3)
+    return np.round(cells.mean(axis=(2, 4))).astype(np.uint8)
 
 
 def write_merges(captions: Sequence[str], path: Path) -> int:
-    """Byte-pair merges, in CLIP's form, by which every word of the captions is one token; the vocabulary's size."""
+    """Write byte-pair merges, in CLIP's form, by which every word of the captions is one token.
+
+    Returns the size of the vocabulary.
+    """
     alphabet = sorted({letter for text in captions for letter in text if letter != " "})
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -98,31 +179,33 @@ def write_merges(captions: Sequence[str], path: Path) -> int:
     return open_clip.SimpleTokenizer(str(path)).vocab_size
 
 
-def batches(count: int, seed: int) -> Iterator[torch.Tensor]:
-    """Indices of BATCH of `count` stills, shuffled anew each time all have been seen."""
+def batch_rows(count: int, seed: int) -> Iterator[torch.Tensor]:
+    """Rows of one batch after the other out of `count`, shuffled anew each time all have been seen."""
     generator = torch.Generator().manual_seed(seed)
     while True:
-        yield from torch.randperm(count, generator=generator).split(BATCH)
+        yield from torch.randperm(count, generator=generator).split(SETTINGS.batch_size)
 
 
-def losses(model: nn.Module, words: nn.Module, images: torch.Tensor, tokens: torch.Tensor, bags: torch.Tensor) -> dict:
-    """CLIP's contrastive loss, and the prediction of the caption's words from the image.
+def losses(model: nn.Module, words: nn.Module, pairs: Pairs) -> dict[str, torch.Tensor]:
+    """CLIP's contrastive loss, and that of predicting the caption's words from the image with the layer `words`.
 
     The contrastive loss alone sits at chance for hundreds of steps; the words get the image tower moving.
     """
-    image_BD, text_BD, scale = model(images, tokens)
-    logits_BB, target_B = scale * image_BD @ text_BD.T, torch.arange(len(images))
+    image_BD, text_BD, scale = model(pairs.images, pairs.tokens)
+    logits_BB = scale * image_BD @ text_BD.T
+    target_B = torch.arange(len(pairs.images))
     contrastive = (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
-    return {"contrastive": contrastive, "words": F.binary_cross_entropy_with_logits(words(image_BD), bags)}
+    return {"contrastive": contrastive, "words": F.binary_cross_entropy_with_logits(words(image_BD), pairs.bags)}
 
 
-def probe(model: nn.Module, images: torch.Tensor, labels: Sequence[str], people: Sequence[int]) -> float:
-    """Accuracy of a linear probe on the expression, on people that the probe has not seen (every second one)."""
+def probe_accuracy(model: open_clip.CLIP, probe_set: ProbeSet) -> float:
+    """Accuracy of a linear probe on the expression: fitted on every second person, measured on the others."""
     with torch.inference_mode():
-        features = torch.cat([model.encode_image(part) for part in images.split(512)]).numpy()
-    seen = np.asarray(people) % 2 == 0
-    classifier = LogisticRegression(max_iter=2000).fit(features[seen], np.asarray(labels)[seen])
-    return classifier.score(features[~seen], np.asarray(labels)[~seen])
+        features = torch.cat([model.encode_image(images) for images in probe_set.images.split(512)]).numpy()
+    labels = np.asarray(probe_set.labels)
+    in_fit = np.asarray(probe_set.people) % 2 == 0
+    classifier = LogisticRegression(max_iter=2000).fit(features[in_fit], labels[in_fit])
+    return classifier.score(features[~in_fit], labels[~in_fit])
 
 
 def normalised(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
@@ -134,53 +217,65 @@ def normalised(frames: Sequence[np.ndarray], size: int) -> torch.Tensor:
 
 def main() -> None:
     """Make the shipped files anew: about 8 minutes on two cores."""
-    torch.manual_seed(SEED)
-    rows = [(p, n) for p in range(PEOPLE) for n in range(STILLS_PER_PERSON)]
-    stills, captions, _ = zip(*(captioned(*row) for row in track(rows, "drawing stills")), strict=True)
-    vocabulary = write_merges(captions, FILES["bpe.gz"])
+    torch.manual_seed(SETTINGS.seed)
+    rows = [(person, number) for person in range(SETTINGS.people) for number in range(SETTINGS.stills_per_person)]
+    stills, captions, _ = zip(*(captioned_still(*row) for row in track(rows, "drawing stills")), strict=True)
     architecture = json.loads(FILES["json"].read_text("utf-8"))
-    architecture["text_cfg"]["vocab_size"] = vocabulary
+    architecture["text_cfg"]["vocab_size"] = write_merges(captions, FILES["bpe.gz"])
     FILES["json"].write_text(json.dumps(architecture, indent=4) + "\n", "utf-8")
     open_clip.add_model_config(FILES["json"])
     model = open_clip.create_model(NAME)
     size = architecture["vision_cfg"]["image_size"]
     images = normalised(stills, size)
-    tokenize = open_clip.get_tokenizer(NAME, bpe_path=str(FILES["bpe.gz"]))
-    tokens = tokenize(list(captions))
-    counts = Counter(tokens.flatten().tolist())
-    bags = torch.stack([(tokens == word).any(dim=1) for word in sorted(counts)], dim=1).float()
+    tokens = open_clip.get_tokenizer(NAME, bpe_path=str(FILES["bpe.gz"]))(list(captions))
+    vocabulary = sorted(Counter(tokens.flatten().tolist()))
+    bags = torch.stack([(tokens == token).any(dim=1) for token in vocabulary], dim=1).float()
     words = nn.Linear(architecture["embed_dim"], bags.shape[1])
-    unseen = [(PEOPLE + p, n) for p in range(60) for n in range(20)]
-    held_stills, _, held_labels = zip(*(captioned(*row) for row in unseen), strict=True)
-    held = normalised(held_stills, size), held_labels, [p for p, _ in unseen]
-    train(model, words, (images, tokens, bags), held)
+    probe_set = _unseen_people(size)
+    train(model, words, Pairs(images, tokens, bags), probe_set)
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    about = {"script": script_digest(), "probe": f"{probe(model.eval(), *held):.3f}"}
-    save_file(state, FILES["safetensors"], about)
-    print(about, {kind: path.stat().st_size for kind, path in FILES.items()})
+    accuracy = f"{probe_accuracy(model.eval(), probe_set):.3f}"
+    save_file(state, FILES["safetensors"], pinned_inputs() | {"probe": accuracy})
+    print(f"probe {accuracy}", {kind: path.stat().st_size for kind, path in FILES.items()})
 
 
-def train(model: nn.Module, words: nn.Module, data: tuple[torch.Tensor, ...], held: tuple) -> None:
-    """AdamW with linear warm-up and cosine decay; left and right are alike to a face, so images are mirrored."""
-    optimizer = torch.optim.AdamW([*model.parameters(), *words.parameters()], lr=LR, weight_decay=0.1, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=STEPS, pct_start=0.1, div_factor=100)
-    order, recent = batches(len(data[0]), SEED), []
-    for step in range(1, STEPS + 1):
+def _unseen_people(size: int) -> ProbeSet:
+    """20 stills each of 60 people who are not in the training."""
+    rows = [(SETTINGS.people + person, number) for person in range(60) for number in range(20)]
+    stills, _, labels = zip(*(captioned_still(*row) for row in rows), strict=True)
+    return ProbeSet(normalised(stills, size), labels, [person for person, _ in rows])
+
+
+def train(model: open_clip.CLIP, words: nn.Module, pairs: Pairs, probe_set: ProbeSet) -> None:
+    """AdamW with warm-up and cosine decay, on randomly mirrored images; prints losses and probe every 250 steps."""
+    rate = SETTINGS.learning_rate
+    parameters = [*model.parameters(), *words.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=SETTINGS.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        rate,
+        total_steps=SETTINGS.steps,
+        pct_start=SETTINGS.warm_up_share,
+        div_factor=SETTINGS.warm_up_divisor,
+    )
+    order = batch_rows(len(pairs.images), SETTINGS.seed)
+    recent: list[dict[str, float]] = []
+    for step in range(1, SETTINGS.steps + 1):
         rows = next(order)
-        images, *rest = (part[rows] for part in data)
-        mirrored = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(-1), images)
-        parts = losses(model.train(), words, mirrored, *rest)
+        images = pairs.images[rows]
+        mirrored = torch.where(torch.rand(len(images), 1, 1, 1) < SETTINGS.mirrored_share, images.flip(-1), images)
+        parts = losses(model.train(), words, Pairs(mirrored, pairs.tokens[rows], pairs.bags[rows]))
         optimizer.zero_grad(set_to_none=True)
-        sum(parts.values()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (parts["contrastive"] + parts["words"]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.max_gradient_norm)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
         recent.append({name: value.item() for name, value in parts.items()})
         if step % 250 == 0:
-            means = {name: round(float(np.mean([r[name] for r in recent])), 3) for name in recent[0]}
-            print(step, means, f"probe {probe(model.eval(), *held):.3f}", flush=True)
+            means = {name: round(float(np.mean([parts[name] for parts in recent])), 3) for name in recent[0]}
+            print(step, means, f"probe {probe_accuracy(model.eval(), probe_set):.3f}", flush=True)
             recent = []
 
 

@@ -79,8 +79,8 @@ class TestSeed:
     def test_another_process_renders_the_same_bytes(self, tmp_path):
         code = (
             "import sys; from pathlib import Path\n"
-            "from emo_ray.config import Synthetic; from emo_ray.data import synthetic\n"
-            "synthetic.render(synthetic.plan(Synthetic(seed=3))[0], Path(sys.argv[1]))"
+            "from emo_ray.config.model_settings import Synthetic; from emo_ray.data import synthetic\n"
+            "synthetic.render(synthetic.write_scripts(Synthetic(seed=3))[0], Path(sys.argv[1]))"
         )
         environment = {**os.environ, "PYTHONHASHSEED": "7"}
         subprocess.run([sys.executable, "-c", code, tmp_path / "there"], check=True, env=environment)
@@ -308,10 +308,10 @@ def perform(script):
     frames_THW = samples_S = None
     if "video" in script.shown:
         draw, time_T = clip("face"), (np.arange(6) + 0.5) * synthetic.DURATION_S / 6
-        act = synthetic_face.act(script.shown["video"], draw, time_T, synthetic.DURATION_S)
-        frames_THWC = synthetic_face.draw(synthetic_face.look(person("face")), act)
+        act = synthetic_face.sample_act(script.shown["video"], draw, time_T, synthetic.DURATION_S)
+        frames_THWC = synthetic_face.paint(synthetic_face.sample_look(person("face")), act)
         if "video" in script.flaws:
-            frames_THWC = synthetic_face.spoilt(frames_THWC, script.flaws["video"], draw)
+            frames_THWC = synthetic_face.add_flaw(frames_THWC, script.flaws["video"], draw)
         frames_THW = frames_THWC.mean(3)
     if "audio" in script.shown:
         noisy = "audio" in script.flaws

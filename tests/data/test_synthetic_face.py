@@ -72,12 +72,12 @@ def clips():
     """Coarse pixels_NTD and action units_NTU of clips of both pairs, with the labels and persons they are of."""
     pixels, units, labels, people = [], [], [], []
     for person in range(PEOPLE):
-        look = synthetic_face.look(np.random.default_rng([3, person]))
+        look = synthetic_face.sample_look(np.random.default_rng([3, person]))
         for label in (label for pair in PAIRS for label in pair):
             for clip in range(CLIPS):
                 draw = np.random.default_rng([4, person, LABELS.index(label), clip])
-                act = synthetic_face.act(label, draw, TIME_T, DURATION_S)
-                pixels.append(grey_blocks(synthetic_face.draw(look, act)))
+                act = synthetic_face.sample_act(label, draw, TIME_T, DURATION_S)
+                pixels.append(grey_blocks(synthetic_face.paint(look, act)))
                 units.append([[moment[name] for name in synthetic_face.UNITS] for moment in act.units_T])
                 labels.append(label)
                 people.append(person)
