@@ -1,14 +1,17 @@
-"""One frozen tree of settings: every key with its default, bounds and reason; the recipes; the one way to change it.
+"""One frozen tree of settings: every key with its default, bounds, description and what it decides; the recipes.
 
-Reading order: model_settings, job_settings, tree.
+Reading order: setting, model_settings, data_settings, job_settings, tree, decides.
 """
 
+from emo_ray.config.decides import ARTEFACTS, decided_by, key_table, keys_of_caller, settings_of
 from emo_ray.config.tree import (
     RECIPES,
     Config,
     absolute_paths,
     choices,
+    declarations,
     dump,
+    field_of,
     flatten,
     leaf_of,
     leaves,
@@ -16,19 +19,28 @@ from emo_ray.config.tree import (
     override,
     parse_overrides,
     recipe,
+    sections,
 )
 
 __all__ = [
+    "ARTEFACTS",
     "RECIPES",
     "Config",
     "absolute_paths",
     "choices",
+    "decided_by",
+    "declarations",
     "dump",
+    "field_of",
     "flatten",
+    "key_table",
+    "keys_of_caller",
     "leaf_of",
     "leaves",
     "load",
     "override",
     "parse_overrides",
     "recipe",
+    "sections",
+    "settings_of",
 ]

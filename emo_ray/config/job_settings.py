@@ -6,34 +6,73 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from emo_ray.config.model_settings import METRICS, MODALITIES, SUBSETS, Section
+from emo_ray.config.model_settings import METRICS, MODALITIES, SUBSETS
+from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
+
+ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is not None)
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-class Annotate(Section):
+class Annotate(Section, decides=by_value("readings", only_if=ASKED)):
     """A stronger model's reading of each transcript, asked of an OpenAI-compatible chat endpoint.
 
-    The key is OPENAI_API_KEY of the environment and no setting, so that no file or run can hold it.
+    The key is OPENAI_API_KEY of the environment and no setting, so that no file or run can hold it. A checkpoint says
+    what is asked and of which model, never whom: else it could name the URL that somebody's key is sent to.
     """
 
-    url: str | None = None  # e.g. http://127.0.0.1:8000/v1; None: no readings are made, and none are used
-    model: str = "gpt-4"  # as the endpoint calls it
-    prompt: str = (
+    url: str | None = setting(
+        None,
+        "The endpoint, e.g. http://127.0.0.1:8000/v1. None: no readings are made, and none are used.",
+        decides=by_content("readings"),
+        owner="caller",
+    )
+    model: str = setting("gpt-4", "The model, as the endpoint calls it.")
+    prompt: str = setting(
         'Somebody says: "{transcript}"\n'
         "Describe the speaker's likely emotional state in one or two short sentences, and what in the words shows it. "
-        "Answer in {language}."
+        "Answer in {language}.",
+        "What the model is asked; {transcript} and {language} are filled in. Quote it in YAML.",
     )
-    language: str = "English"  # of the readings
-    max_answer_tokens: int = Field(120, ge=1)
-    request: dict[str, Any] = Field(
-        {}
-    )  # other fields of each request; null takes one of ours out: max_tokens, temperature
-    concurrency: int = Field(8, ge=1)  # requests under way at once, over the whole job
-    timeout_s: float = Field(60.0, gt=0)  # of one request
-    max_attempts: int = Field(6, ge=1)  # requests for one transcript in one run
-    backoff_s: float = Field(1.0, gt=0)  # before the second request for it; doubled before each one after
-    max_wait_s: float = Field(60.0, gt=0)  # the longest of these; an endpoint that wants longer ends the run
-    max_requests: int | None = Field(None, ge=1)  # of one run, failed ones included
-    max_tokens: int | None = Field(None, ge=1)  # of one run: prompts and answers, as the endpoint counts them
+    language: str = setting("English", "Language of the readings.")
+    max_answer_tokens: int = setting(120, "Longest answer in tokens; a longer one is cut there.", ge=1)
+    request: dict[str, Any] = setting(
+        {}, "Further fields of each request; null takes one of ours out: max_tokens, temperature."
+    )
+    concurrency: int = setting(
+        8, "Requests under way at once, over the whole job.", decides=NOTHING, owner="caller", ge=1
+    )
+    timeout_s: float = setting(60.0, "Time-out of a request in seconds.", decides=NOTHING, owner="caller", gt=0)
+    max_attempts: int = setting(
+        6, "Requests for one transcript in one run, failed ones included.", decides=NOTHING, owner="caller", ge=1
+    )
+    backoff_s: float = setting(
+        1.0,
+        "Wait before the second request for a transcript, in seconds; doubled before each further one.",
+        decides=NOTHING,
+        owner="caller",
+        gt=0,
+    )
+    max_wait_s: float = setting(
+        60.0,
+        "Longest wait between two requests, in seconds. An endpoint that asks for a longer one ends the run.",
+        decides=NOTHING,
+        owner="caller",
+        gt=0,
+    )
+    max_requests: int | None = setting(
+        None,
+        "Budget of a run in requests, failed ones included. What it leaves unasked is asked in the next run.",
+        decides=by_content("readings"),
+        owner="caller",
+        ge=1,
+    )
+    max_tokens: int | None = setting(
+        None,
+        "Budget of a run in tokens of prompts and answers, as the endpoint counts them.",
+        decides=by_content("readings"),
+        owner="caller",
+        ge=1,
+    )
 
     @field_validator("url")
     @classmethod
@@ -68,21 +107,50 @@ class Annotate(Section):
         return prompt
 
 
-class Pseudo(Section):
+class Pseudo(Section, decides=by_value("pseudo_labels"), owner="caller"):
     """Which pseudo-labels are kept, and whose: `checkpoint` is the teacher."""
 
-    policy: Literal["quantile", "fixed", "per_class", "quota", "adaptive"] = "quantile"
-    threshold: float = Field(0.9, ge=0, le=1)  # of fixed and adaptive; in per_class, of classes that thresholds lacks
-    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field({})  # label -> its own, in per_class
-    quota: int = Field(100, ge=1)  # clips of each class
-    quantile: float = Field(0.5, ge=0, lt=1)  # share of the clips of each class that stays below
-    floor: float = Field(0.5, ge=0, le=1)  # no threshold of quantile and adaptive is lower
-    max_ratio: float = Field(3.0, gt=0)  # kept clips for each labelled training clip, at most
-    teachers: tuple[str, ...] = ()  # further checkpoints; calibrated probabilities of all are averaged
-    agreement: float = Field(1.0, ge=0, le=1)  # share of the teachers that must give the same class
-    agreeing_modalities: int = Field(0, ge=0, le=len(MODALITIES))  # so many, each shown alone, must give it as well
-    max_bad_fraction: float = Field(0.2, ge=0, le=1)  # of unlabelled clips with broken media; beyond it the job fails
-    round: int = Field(0, ge=0)  # a number for the folder and its rows
+    policy: Literal["quantile", "fixed", "per_class", "quota", "adaptive"] = setting(
+        "quantile",
+        "How the threshold of a class is found. quantile: of the confidences of its clips. fixed: one for all. "
+        "per_class: those given. quota: as many clips of each class. adaptive: by how often a class is predicted.",
+    )
+    threshold: float = setting(
+        0.9,
+        "Least confidence in fixed and adaptive; in per_class, of the classes that pseudo.thresholds lacks.",
+        ge=0,
+        le=1,
+    )
+    thresholds: dict[str, Rate] = setting({}, "Label -> its least confidence, in per_class.")
+    quota: int = setting(100, "Clips of each class, in quota.", ge=1)
+    quantile: float = setting(
+        0.5, "Share of each class's clips that stays below the threshold, in quantile.", ge=0, lt=1
+    )
+    floor: float = setting(0.5, "Lowest threshold in quantile and adaptive.", ge=0, le=1)
+    max_ratio: float = setting(3.0, "Most accepted clips for each labelled training clip.", gt=0)
+    teachers: tuple[str, ...] = setting(
+        (),
+        "Further checkpoint folders; the calibrated probabilities of all teachers are averaged.",
+        decides=by_content("pseudo_labels", "self_training"),
+        path=True,
+    )
+    agreement: float = setting(1.0, "Share of the teachers that must predict the same class.", ge=0, le=1)
+    agreeing_modalities: int = setting(
+        0,
+        "Number of modalities that must predict the class as well, each shown alone.",
+        ge=0,
+        le=len(MODALITIES),
+    )
+    max_bad_fraction: float = setting(
+        0.2,
+        "Largest share of unlabelled clips with broken media; beyond it the job fails when all else is written.",
+        decides=NOTHING,
+        ge=0,
+        le=1,
+    )
+    round: int = setting(
+        0, "Number of the round, in the folder's name and in its rows.", decides=by_content("pseudo_labels"), ge=0
+    )
 
     @model_validator(mode="after")
     def _used(self) -> "Pseudo":
@@ -91,21 +159,28 @@ class Pseudo(Section):
         return self
 
 
-class Rounds(Section):
+class Rounds(Section, decides=by_value("self_training")):
     """Self-training: a teacher labels, a student learns from it, and the better one teaches next."""
 
-    most: int = Field(5, ge=1)  # a smaller number gives the state after that round, from what is there
-    patience: int = Field(2, ge=1)  # rounds in a row without a rise of min_gain that end the job
-    min_gain: float = Field(0.002, ge=0, lt=1)  # of validation WAF; a smaller rise is kept, but is no rise
-    start: Literal["scratch", "warm"] = "scratch"  # a student's weights: new ones, or its teacher's
+    most: int = setting(
+        5,
+        "Most rounds. A smaller number gives the state after that round, from what is already made.",
+        decides=by_content("self_training"),
+        ge=1,
+    )
+    patience: int = setting(2, "Rounds in a row without a rise of rounds.min_gain that end the job.", ge=1)
+    min_gain: float = setting(
+        0.002, "Least rise of validation WAF that counts; a smaller one is kept and counts as no rise.", ge=0, lt=1
+    )
+    start: Literal["scratch", "warm"] = setting(
+        "scratch", "A student's first weights. scratch: new ones. warm: those of its teacher."
+    )
 
 
-class Tune(Section):
+class Tune(Section, decides=by_value("sweep"), in_recipe=False):
     """A sweep: trials of the train stage with some keys changed, judged on validation clips."""
 
-    # Dotted key -> {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]} or {choice: [a, b, ...]},
-    # ends included; null takes a key out.
-    space: dict[str, dict[str, list[Any]]] = Field(
+    space: dict[str, dict[str, list[Any]]] = setting(
         {
             "fusion.modality_dropout": {"uniform": [0.0, 0.8]},
             "fusion.dropout": {"uniform": [0.0, 0.6]},
@@ -113,18 +188,34 @@ class Tune(Section):
             "fusion.lr": {"loguniform": [1e-4, 1e-2]},
             "emovclip.global_prompts": {"choice": [0, 4, 8, 16]},
             "emovclip.context_tokens": {"choice": [0, 4, 8, 16]},
-        }
+        },
+        "Dotted key -> {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]} or "
+        "{choice: [a, b, ...]}, ends included. null takes a key out.",
     )
-    trials: int = Field(20, ge=1)  # the first is the recipe as it is, where the space holds it
-    search: Literal["tpe", "random", "pbt"] = "tpe"
-    scheduler: Literal["asha", "none"] = "asha"  # pbt is one by itself
-    grace_epochs: int = Field(2, ge=1)  # of each trial before it may be stopped, or perturbed
-    reduction_factor: int = Field(3, ge=2)  # one of so many goes on at each of ASHA's rungs
-    objective: str = "mean/waf"  # SUBSET/METRIC of validation; a subset, the mean of all seven, or available
-    folds: int | None = Field(None, ge=2)  # of training and validation clips together, in place of their split
-    bulk: Literal["auto", "no"] = "auto"  # auto: trials that change the head alone are trained many at a time
-    max_concurrent: int | None = Field(None, ge=1)  # trials at once; None: as many as the cluster has room for
-    max_failures: int = Field(1, ge=0)  # restarts of a trial before it has failed
+    trials: int = setting(20, "Number of trials. The first is the recipe as it is, where the space holds it.", ge=1)
+    search: Literal["tpe", "random", "pbt"] = setting(
+        "tpe", "How points of the space are chosen. pbt: population-based training."
+    )
+    scheduler: Literal["asha", "none"] = setting(
+        "asha", "How hopeless trials are stopped early. pbt is a scheduler by itself."
+    )
+    grace_epochs: int = setting(2, "Epochs of each trial before it may be stopped, or perturbed by pbt.", ge=1)
+    reduction_factor: int = setting(3, "One of so many trials goes on at each of ASHA's rungs.", ge=2)
+    objective: str = setting(
+        "mean/waf",
+        "What is maximised on validation clips, as WHERE/METRIC: WHERE is a subset such as VAT, mean (over all seven) "
+        f"or available (what each clip has); METRIC is one of {', '.join(METRICS)}.",
+    )
+    folds: int | None = setting(
+        None, "Folds of training and validation clips together, in place of their split. None: the split.", ge=2
+    )
+    bulk: Literal["auto", "no"] = setting(
+        "auto", "auto: trials that change the head alone are trained many at a time. no: each is a trial of Ray Tune."
+    )
+    max_concurrent: int | None = setting(
+        None, "Trials at once. None: as many as the cluster has room for.", decides=NOTHING, ge=1
+    )
+    max_failures: int = setting(1, "Restarts of a trial before it has failed.", decides=NOTHING, ge=0)
 
     @field_validator("bulk", mode="before")
     @classmethod
@@ -166,60 +257,80 @@ class Tune(Section):
         return objective
 
 
-class Evaluate(Section):
+class Evaluate(Section, owner="caller"):
     """What a report is made on."""
 
-    split: Literal["auto", "train", "validation", "test"] = "auto"  # auto: test where it has labels, else validation
+    split: Literal["auto", "train", "validation", "test"] = setting(
+        "auto",
+        "The split to measure on. auto: test where it has labels, else validation.",
+        decides=by_content("report"),
+    )
 
 
-class Crossvalidate(Section):
+class Crossvalidate(Section, decides=by_value("folds")):
     """How each fold is trained; how many folds there are is data.folds."""
 
-    heads: int = Field(3, ge=1)  # of different seeds in each fold, whose probabilities are averaged
+    heads: int = setting(3, "Heads of different seeds in each fold, whose probabilities are averaged.", ge=1)
 
 
-class Claims(Section):
+class Claims(Section, decides=by_value("claims")):
     """How often the claims are measured."""
 
-    worlds: int = Field(3, ge=1)
-    seeds: int = Field(3, ge=1)  # of training, in each world
-    self_training_seeds: int = Field(5, ge=1)  # likewise, of which labels are known as well
-    dropout_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.15, 0.3, 0.5, 0.7)
+    worlds: int = setting(3, "Synthetic worlds, each with clips of its own.", ge=1)
+    seeds: int = setting(3, "Seeds of training in each world.", ge=1)
+    self_training_seeds: int = setting(
+        5, "Seeds of self-training in each world; they also choose which labels the teacher knows.", ge=1
+    )
+    dropout_rates: tuple[Rate, ...] = setting(
+        (0.0, 0.15, 0.3, 0.5, 0.7), "Values of fusion.modality_dropout that are compared."
+    )
 
 
-class Bench(Section):
+class Bench(Section, decides=NOTHING):
     """What jobs/bench.py measures, and on how much."""
 
-    part: Literal["all", "step", "decode", "stream", "train", "features", "predict", "sweep"] = "all"
-    pairs: int = Field(5, ge=1)  # rounds in which every way of a comparison runs once
-    clip: str = "ViT-B-16"  # of the step and the stream: an open_clip architecture with random weights
-    frames: int = Field(8, ge=1)
-    global_prompts: int = Field(8, ge=0)
-    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((2,), min_length=1)  # clips of a step
-    clips: int = Field(2000, ge=8)  # of the small corpus that is read, encoded and predicted
-    train_s: float = Field(60.0, gt=0)  # of steps, in each run that is compared
-    trials: int = Field(50, ge=1)  # of the sweep
-    plan_clips: int | None = Field(None, ge=1)  # a corpus to plan for, of which
-    plan_labelled: int = Field(5030, ge=1)  # are trained on (MER2024's labelled set)
-    plan_cpus: int = Field(16, ge=1)
-    plan_gpus: int = Field(0, ge=0)
+    part: Literal["all", "step", "decode", "stream", "train", "features", "predict", "sweep"] = setting(
+        "all", "What is measured; also the first word of the command line."
+    )
+    pairs: int = setting(5, "Rounds in which every way of a comparison runs once.", ge=1)
+    clip: str = setting(
+        "ViT-B-16", "CLIP of the step and the stream: an open_clip architecture, with random weights.", path=True
+    )
+    frames: int = setting(8, "Frames of a clip.", ge=1)
+    global_prompts: int = setting(8, "Global prompts in each block.", ge=0)
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = setting(
+        (2,), "Clips in a step, one measurement each.", min_length=1
+    )
+    clips: int = setting(2000, "Clips of the small corpus that is read, encoded and predicted.", ge=8)
+    train_s: float = setting(60.0, "Duration in seconds of the training runs that are compared.", gt=0)
+    trials: int = setting(50, "Trials of the measured sweep.", ge=1)
+    plan_clips: int | None = setting(None, "Clips of a corpus to plan for. None: nothing is planned.", ge=1)
+    plan_labelled: int = setting(
+        5030, "Labelled clips of the planned corpus, which are trained on; 5030 are MER2024's.", ge=1
+    )
+    plan_cpus: int = setting(16, "CPUs to plan for.", ge=1)
+    plan_gpus: int = setting(0, "GPUs to plan for.", ge=0)
 
 
-class Store(Section):
-    """Where artefacts go: a folder that every node sees."""
+class Store(Section, decides=NOTHING, owner="caller"):
+    """Where artefacts go."""
 
-    root: str = "artifacts"
-
-
-class Tracking(Section):
-    """MLflow."""
-
-    uri: str | None = None  # None: sqlite in store.root; on a cluster an http(s) server
-    experiment: str = "emo_ray"
+    root: str = setting("artifacts", "Folder of all artefacts, which every node of the cluster sees.")
 
 
-class Cluster(Section):
-    """Which Ray to use."""
+class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
+    """Where MLflow records runs."""
 
-    address: str | None = None  # None: the cluster this process was submitted to, else a local one
-    num_cpus: int | None = Field(None, ge=1)  # logical CPUs of a local one; None: all
+    uri: str | None = setting(
+        None, "MLflow's tracking URI; on a cluster an http(s) server. None: an SQLite file in store.root."
+    )
+    experiment: str = setting("emo_ray", "Name of the MLflow experiment.")
+
+
+class Cluster(Section, decides=NOTHING, owner="caller", in_recipe=False):
+    """Which Ray cluster to use."""
+
+    address: str | None = setting(
+        None, "Address of a Ray cluster. None: the one this process was submitted to, else a local one."
+    )
+    num_cpus: int | None = setting(None, "Logical CPUs of a local cluster. None: all.", ge=1)

@@ -1,10 +1,12 @@
-"""The sections of the configuration that make a model: clips, encoders, training; with default, bounds and reason."""
+"""The sections of the configuration that make a model: the encoders, the fusion head, and their training."""
 
 import re
 from itertools import combinations
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
+
+from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
 MODALITIES = ("video", "audio", "text")  # the order of M everywhere
 # V, A, T, VA, VT, AT, VAT: the letters of the modalities in their order.
@@ -16,150 +18,107 @@ SUBSETS = {
 METRICS = ("waf", "accuracy", "uar", "macro_f1")
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
 
-
-class Section(BaseModel):
-    """A frozen part of the tree; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Data(Section):
-    """Where the clips come from, and how they are split."""
-
-    manifest: str | None = None  # CSV, JSONL, Parquet or a folder; None: the synthetic corpus
-    corpus: Literal["auto", "table", "ravdess", "mer2024", "meld", "folder", "class_folders", "synthetic"] = "auto"
-    root: str | None = None  # relative media paths start here; None: the manifest's own folder
-    columns: dict[str, str] = {}  # field -> column, for tables with other headers
-    labels: tuple[str, ...] | None = None  # None: the labels found, in alphabetical order
-    validation_fraction: float = Field(0.15, gt=0, le=0.5)  # of the clips cut from, when there is no such split
-    test_fraction: float = Field(0.2, gt=0, le=0.5)  # likewise; cut only when the manifest has no splits at all
-    folds: int | None = Field(None, ge=2)  # of jobs/crossvalidate.py, in place of all splits; None there: 5
-
-    @field_validator("columns")
-    @classmethod
-    def _known_fields(cls, columns: dict[str, str]) -> dict[str, str]:
-        for field in columns:
-            if field not in CLIP_FIELDS:
-                raise ValueError(f"found field {field!r}, expected one of {', '.join(CLIP_FIELDS)}")
-        return columns
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _numbers_are_names(cls, labels: Any) -> Any:
-        return [str(v) if type(v) is int else v for v in labels] if isinstance(labels, list | tuple) else labels
-
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if labels is not None and (len(set(labels)) != len(labels) or len(labels) < 2):
-            raise ValueError(f"found {list(labels)}, expected two or more distinct labels")
-        return labels
-
-
-class Synthetic(Section):
-    """The procedural corpus: mp4 files with a face, a voice and a transcript.
-
-    Rates of flaws are shares of the clips that have what they spoil.
-    """
-
-    train_clips: int = Field(600, ge=6)
-    validation_clips: int = Field(180, ge=6)
-    test_clips: int = Field(300, ge=6)
-    unlabelled_clips: int = Field(720, ge=0)
-    true_rate: float = Field(0.8, ge=0, le=1)  # a modality shows the clip's class, decided for each on its own
-    missing_rate: float = Field(0.05, ge=0, le=1 / 3)  # a modality is missing, for each of them; no clip lacks two
-    dark_rate: float = Field(0.1, ge=0, le=0.5)
-    occluded_rate: float = Field(0.1, ge=0, le=0.5)
-    noisy_rate: float = Field(0.1, ge=0, le=1)
-    empty_rate: float = Field(0.05, ge=0, le=1)  # a transcript without words
-    seed: int = 0
-
-
-class Media(Section):
-    """How a clip is decoded into a shard row."""
-
-    frames: int = Field(8, ge=1)  # T, spread over the clip
-    image_size: int | None = Field(None, ge=16)  # pixels, a multiple of the CLIP's patch; None: what it was trained on
-    jpeg_quality: int = Field(90, ge=1, le=100)
-    max_audio_s: float = Field(120.0, gt=0)  # longer sound is a status: cut it into utterances
-    clips_per_part: int = Field(64, ge=1)  # one shard file, the unit of work and of resumption
-
-
-class Tables(Section):
-    """Features from elsewhere and to elsewhere.
-
-    A source is a folder of CLIP_ID.npy, or a .npz, .csv, .tsv or .parquet file. A modality that has any takes its
-    features from them and needs no media and no encoder; several sources are put side by side.
-    """
-
-    video: tuple[str, ...] = ()
-    audio: tuple[str, ...] = ()
-    text: tuple[str, ...] = ()
-    export: str | None = None  # the folder where jobs/features.py leaves its features for others
-    export_as: tuple[Literal["npy", "parquet"], ...] = Field(("npy", "parquet"), min_length=1)
-
-    @field_validator(*MODALITIES, mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator(*MODALITIES)
-    @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"found {list(value)}, expected each source once")
-        return value
-
-    def of(self, modality: str) -> tuple[str, ...]:
-        """The sources of a modality; none: it has an encoder."""
-        return getattr(self, modality)
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The modalities that have sources."""
-        return tuple(name for name in MODALITIES if self.of(name))
+VIDEO_TRAINED = Condition("tables.video is not set", lambda config: not config.tables.video)
+SPEECH_MODEL = Condition(
+    "audio.encoder is a speech model",
+    lambda config: config.audio.encoder != "functionals" and not config.tables.audio,
+)
+NGRAMS = Condition("text.encoder is ngrams", lambda config: config.text.encoder == "ngrams" and not config.tables.text)
+LANGUAGE_MODEL = Condition(
+    "text.encoder is a language model", lambda config: config.text.encoder != "ngrams" and not config.tables.text
+)
+TEXT_ENCODED = Condition("tables.text is not set", lambda config: not config.tables.text)
+WITH_READINGS = Condition(
+    "annotate.url is set", lambda config: config.annotate.url is not None and not config.tables.text
+)
+# Training towards pseudo-labels decides a model by the targets and weights that the labels are given. What makes and
+# trains on its own pseudo-labels, or may be told to search over them, has no labels yet to take a digest of.
+_PSEUDO = by_content("emovclip", "fusion") + by_value("self_training", "sweep", "claims")
 
 
 class Optimisation(Section):
     """What both training phases share: AdamW with linear warm-up and cosine decay."""
 
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    batch_size: int = Field(32, ge=1)  # clips per step over all workers
-    micro_batch_size: int | None = Field(None, ge=1)  # clips in a worker's memory at once; None: its whole share
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)  # of all steps
-    grad_clip_norm: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"
+    lr: float = setting(1e-3, "Highest learning rate, reached after the warm-up.", gt=0)
+    weight_decay: float = setting(0.05, "AdamW's weight decay of matrices; biases and norms are not decayed.", ge=0)
+    batch_size: int = setting(32, "Clips in a step, over all workers.", ge=1)
+    micro_batch_size: int | None = setting(
+        None,
+        "Clips that a worker has in memory at once; gradients of several are added up. None: its whole share.",
+        ge=1,
+    )
+    warmup_fraction: float = setting(0.1, "Share of all steps in which the learning rate rises.", ge=0, lt=1)
+    grad_clip_norm: float = setting(1.0, "Largest norm of the gradient; a longer one is scaled down to it.", gt=0)
+    label_smoothing: float = setting(0.1, "Share of the target that is spread over all classes.", ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Weights of the classes in the loss. balanced: inverse to how often a class occurs."
+    )
 
 
-class EmoVCLIP(Optimisation):
-    """Vision-language prompts on a frozen CLIP."""
+class EmoVCLIP(Optimisation, decides=by_value("emovclip", only_if=VIDEO_TRAINED)):
+    """The video model: vision-language prompts on a frozen CLIP."""
 
-    clip: str = "ViT-B-16"  # open_clip architecture, its JSON, or a Hugging Face folder, which brings its weights
-    weights: str | None = None  # open_clip pretrained tag, or a file (OpenAI's .pt too); None: random from the seed
-    start_from: str | None = None  # a checkpoint folder, a model's or its emovclip/: training starts from its prompts
-    global_prompts: int = Field(8, ge=0)  # G, per block
-    local_prompts: bool = True  # one per frame and block
-    summary_prompt: bool = True  # attention over the frames' CLS tokens
-    time_embedding: bool = True
-    context_tokens: int = Field(8, ge=0)  # learned vectors in front of the class name
-    class_specific_context: bool = True
-    train_cls_proj: bool = True
-    pooling: Literal["mean", "attention"] = "attention"  # over frames; attention is ours, the mean is CLIP's
-    lr: float = Field(4e-4, gt=0)
+    clip: str = setting(
+        "ViT-B-16",
+        "The frozen CLIP: an open_clip architecture, its JSON file, or a Hugging Face folder with its weights.",
+        decides=by_content("frozen_clip", "shards"),
+        path=True,
+    )
+    weights: str | None = setting(
+        None,
+        "The CLIP's weights: an open_clip pretrained tag, or a file (OpenAI's .pt too). None: random, by the seed.",
+        decides=by_content("frozen_clip"),
+        path=True,
+    )
+    start_from: str | None = setting(
+        None,
+        "Checkpoint folder, a model's or its emovclip/, whose prompts training starts from. None: new prompts.",
+        decides=by_content("emovclip", "self_training"),
+        path=True,
+    )
+    global_prompts: int = setting(8, "Number (G) of learned prompt tokens in each block, the same for all clips.", ge=0)
+    local_prompts: bool = setting(True, "Whether each block gets a prompt token for each frame of the clip.")
+    summary_prompt: bool = setting(True, "Whether each block gets a token that attends over the frames' CLS tokens.")
+    time_embedding: bool = setting(True, "Whether a learned embedding tells each frame its place in the clip.")
+    context_tokens: int = setting(8, "Number of learned vectors in front of the class name in the text tower.", ge=0)
+    class_specific_context: bool = setting(True, "Whether each class has context vectors of its own.")
+    train_cls_proj: bool = setting(
+        True,
+        "Whether the projection of the CLS tokens is trained. The public Vita-CLIP code leaves it at its random start.",
+    )
+    pooling: Literal["mean", "attention"] = setting(
+        "attention", "How frames become a clip. attention is ours, mean is what is publicly described."
+    )
+    lr: float = setting(4e-4, "Highest learning rate, reached after the warm-up.", gt=0)
 
 
-class Audio(Section):
+class Audio(Section, decides=by_value("audio_features", only_if=SPEECH_MODEL)):
     """The frozen sound encoder."""
 
-    encoder: str = "functionals"  # or a transformers speech model: hub name or folder
-    revision: str | None = None
-    layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)  # hidden layers averaged
-    batch_size: int = Field(8, ge=1)  # windows per pass through the model
-    window_s: float = Field(30.0, ge=1)  # longer sound is cut into windows; Whisper takes 30 s at most
-    overlap_s: float = Field(4.0, ge=0)  # of two windows, so that half of it is context at each side of a cut
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs that have it
+    encoder: str = setting(
+        "functionals",
+        "functionals (statistics of the signal, offline), or a speech model of transformers: a hub name or a folder.",
+        decides=by_content("audio_features"),
+        path=True,
+    )
+    revision: str | None = setting(
+        None,
+        "Commit, tag or branch of a hub name. None: its main branch.",
+        decides=by_content("audio_features", only_if=SPEECH_MODEL) + by_value("sweep"),
+    )
+    layers: tuple[int, ...] = setting(
+        (-4, -3, -2, -1), "Hidden layers that are averaged, counted from the end.", min_length=1
+    )
+    batch_size: int = setting(8, "Windows in a pass through the model.", decides=NOTHING, ge=1)
+    window_s: float = setting(
+        30.0, "Longest window in seconds: longer sound is cut into several. Whisper takes 30 s at most.", ge=1
+    )
+    overlap_s: float = setting(
+        4.0, "Overlap of two windows in seconds; half of it is context at each side of a cut.", ge=0
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "Number format of the model. auto: bf16 on GPUs that have it, else fp32."
+    )
 
     @model_validator(mode="after")
     def _windows_advance(self) -> "Audio":
@@ -170,20 +129,57 @@ class Audio(Section):
         return self
 
 
-class Text(Section):
+class Text(Section, decides=by_value("text_features", only_if=LANGUAGE_MODEL)):
     """The frozen transcript encoder."""
 
-    encoder: str = "ngrams"  # or a transformers language model: hub name or folder
-    revision: str | None = None
-    layers: tuple[int, ...] = Field((-4, -3, -2, -1), min_length=1)
-    batch_size: int = Field(8, ge=1)
-    max_tokens: int = Field(512, ge=2)  # or as many as the model takes; the reading is cut first, then the transcript
-    template: str = "{transcript}"  # what is encoded of a clip; in YAML it wants quotes
-    template_with_reading: str = "{transcript}\n{reading}"  # in its place where a stronger model's reading is there
-    dtype: Literal["auto", "fp32", "bf16", "int8"] = "auto"  # auto: bf16 on GPUs; int8 wants bitsandbytes, accelerate
-    device_map: str | None = None  # e.g. auto: a model spread over the GPUs of its process; wants accelerate
-    trust_remote_code: bool = False  # run code from the model's repository: only with a pinned revision
-    ngram_features: int = Field(1024, ge=16)  # hash buckets of the offline stand-in
+    encoder: str = setting(
+        "ngrams",
+        "ngrams (hashed n-grams, offline), or a language model of transformers: a hub name or a folder.",
+        decides=by_content("text_features"),
+        path=True,
+    )
+    revision: str | None = setting(
+        None,
+        "Commit, tag or branch of a hub name. None: its main branch.",
+        decides=by_content("text_features", only_if=LANGUAGE_MODEL) + by_value("sweep"),
+    )
+    layers: tuple[int, ...] = setting(
+        (-4, -3, -2, -1), "Hidden layers that are averaged, counted from the end.", min_length=1
+    )
+    batch_size: int = setting(8, "Transcripts in a pass through the model.", decides=NOTHING, ge=1)
+    max_tokens: int = setting(
+        512,
+        "Longest text in tokens, or as many as the model takes. The reading is cut first, then the transcript.",
+        ge=2,
+    )
+    template: str = setting(
+        "{transcript}",
+        "What is encoded of a clip. Quote it in YAML.",
+        decides=by_value("text_features", only_if=TEXT_ENCODED),
+    )
+    template_with_reading: str = setting(
+        "{transcript}\n{reading}",
+        "What is encoded of a clip that has a stronger model's reading. Quote it in YAML.",
+        decides=by_value("text_features", only_if=WITH_READINGS),
+    )
+    dtype: Literal["auto", "fp32", "bf16", "int8"] = setting(
+        "auto", "Number format of the model. auto: bf16 on GPUs, else fp32. int8 needs bitsandbytes and accelerate."
+    )
+    device_map: str | None = setting(
+        None,
+        "accelerate's device map, e.g. auto: the model is spread over the GPUs of its process. None: one device.",
+        decides=NOTHING,
+        owner="caller",
+    )
+    trust_remote_code: bool = setting(
+        False,
+        "Whether code from the model's repository may run. It needs a pinned text.revision.",
+        decides=NOTHING,
+        owner="caller",
+    )
+    ngram_features: int = setting(
+        1024, "Number of hash buckets of ngrams.", decides=by_value("text_features", only_if=NGRAMS), ge=16
+    )
 
     @field_validator("template", "template_with_reading", mode="before")
     @classmethod
@@ -212,15 +208,27 @@ class Text(Section):
         return self
 
 
-class Fusion(Optimisation):
-    """The head over the three feature vectors."""
+class Fusion(Optimisation, decides=by_value("fusion", "folds")):
+    """The fusion head over the features of video, audio and text."""
 
-    hidden: int = Field(128, ge=1)
-    dropout: float = Field(0.3, ge=0, lt=1)
-    modality_dropout: float | dict[str, float] = 0.5  # one rate for incomplete patterns, or one per modality
-    # The head is tiny and a report to Ray is not: an epoch of the head is this many passes over its features.
-    passes_per_epoch: int = Field(4, ge=1)
-    start_from: str | None = None  # a checkpoint folder of the same classes: training starts from its head
+    hidden: int = setting(128, "Width of the head.", ge=1)
+    dropout: float = setting(0.3, "Probability of each hidden unit to be dropped in training.", ge=0, lt=1)
+    modality_dropout: float | dict[str, float] = setting(
+        0.5,
+        "Probability that a training clip is shown without some of its modalities; or modality -> the probability "
+        "that it is dropped.",
+    )
+    passes_per_epoch: int = setting(
+        4,
+        "Passes over the features in an epoch. The head is tiny and a report to Ray is not, so one pass is too short.",
+        ge=1,
+    )
+    start_from: str | None = setting(
+        None,
+        "Checkpoint folder of a model of the same classes whose head training starts from. None: a new head.",
+        decides=by_content("fusion", "self_training"),
+        path=True,
+    )
 
     @field_validator("modality_dropout")
     @classmethod
@@ -232,26 +240,65 @@ class Fusion(Optimisation):
         return value
 
 
-class Train(Section):
-    """How Ray Train runs both phases."""
+def shares(num_workers: int) -> int:
+    """How many processes share the clips of a step. Training in the job's own process gives what one worker gives."""
+    return max(1, num_workers)
 
-    num_workers: int = Field(1, ge=0)  # 0: train and encode in the job's own process, on its GPU or one core
-    epochs: int = Field(10, ge=1)  # of each phase
-    use_gpu: Literal["auto", "yes", "no"] = "auto"  # auto: when the cluster has enough of them
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of EmoVCLIP's training; auto: bf16 on GPUs that have it
-    max_failures: int = Field(3, ge=0)  # worker-group restarts before the run is given up
-    shuffle_buffer: int = Field(512, ge=1)  # clips
-    pseudo_labels: str | None = None  # a round's folder of jobs/pseudo_label.py: its accepted clips are trained on too
-    pseudo_targets: Literal["soft", "hard"] = "soft"  # the calibrated probabilities, or the class they name
-    pseudo_weight: float = Field(0.5, gt=0, le=1)  # of an accepted clip, where a labelled one has 1
-    # A pseudo-label is what all modalities say together, and often not what a clip's face shows; and with EmoVCLIP as
-    # it was, no clip is encoded again: a round then costs seconds.
-    pseudo_phases: Literal["fusion", "both"] = "fusion"
+
+class Train(Section):
+    """How both phases, EmoVCLIP's and the fusion head's, are trained."""
+
+    num_workers: int = setting(
+        1,
+        "Ray Train workers. 0: train and encode in the job's own process, on its GPU or on one core.",
+        decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion"),
+        normalised=shares,
+        ge=0,
+    )
+    epochs: int = setting(
+        10,
+        "Epochs of each phase.",
+        decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion", "folds"),
+        ge=1,
+    )
+    use_gpu: Literal["auto", "yes", "no"] = setting(
+        "auto", "Whether workers take a GPU each. auto: where the cluster has enough.", decides=NOTHING, owner="caller"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "Number format of EmoVCLIP's training. auto: bf16 on GPUs that have it, else fp32.",
+        decides=by_value("emovclip", only_if=VIDEO_TRAINED),
+    )
+    max_failures: int = setting(3, "Restarts of the workers before a run is given up.", decides=NOTHING, ge=0)
+    shuffle_buffer: int = setting(
+        512,
+        "Clips in the buffer from which EmoVCLIP's batches are drawn.",
+        decides=by_value("emovclip", only_if=VIDEO_TRAINED),
+        ge=1,
+    )
+    pseudo_labels: str | None = setting(
+        None,
+        "Round folder of jobs/pseudo_label.py whose accepted clips are trained on as well. None: labelled clips alone.",
+        decides=by_content("emovclip", "fusion"),
+        path=True,
+    )
+    pseudo_targets: Literal["soft", "hard"] = setting(
+        "soft", "Target of an accepted clip. soft: its calibrated probabilities. hard: its class.", decides=_PSEUDO
+    )
+    pseudo_weight: float = setting(
+        0.5, "Weight of an accepted clip in the loss, where a labelled one has 1.", decides=_PSEUDO, gt=0, le=1
+    )
+    pseudo_phases: Literal["fusion", "both"] = setting(
+        "fusion",
+        "Phases that train on accepted clips. A pseudo-label is what all modalities say together, often not what the "
+        "face shows; and while EmoVCLIP stays as it is, no clip is encoded again, so a round costs seconds.",
+        decides=_PSEUDO,
+    )
 
     @property
     def shares(self) -> int:
-        """How many processes share the clips of a step. Training in the job's own gives what one worker gives."""
-        return max(1, self.num_workers)
+        """How many processes share the clips of a step."""
+        return shares(self.num_workers)
 
     @field_validator("use_gpu", mode="before")
     @classmethod

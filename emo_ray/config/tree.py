@@ -1,17 +1,20 @@
 """One frozen configuration tree, its recipes, and the one way to change it: `override`.
 
-A recipe is a YAML file that holds only its differences from the defaults in settings.py and job_settings.py. Nothing
-here acts at import, and nothing reads the environment.
+A recipe is a YAML file that holds only its differences from the defaults of the sections. Nothing here acts at import,
+and nothing reads the environment.
 """
 
 import difflib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
+from emo_ray.config.data_settings import Data, Media, Synthetic, Tables
 from emo_ray.config.job_settings import (
     Annotate,
     Bench,
@@ -25,33 +28,30 @@ from emo_ray.config.job_settings import (
     Tracking,
     Tune,
 )
-from emo_ray.config.model_settings import (
-    MODALITIES,
-    Audio,
-    Data,
-    EmoVCLIP,
-    Fusion,
-    Media,
-    Section,
-    Synthetic,
-    Tables,
-    Text,
-    Train,
-)
+from emo_ray.config.model_settings import VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
+from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 
-_PATHS = (  # or names
-    *("checkpoint", "emovclip.clip", "emovclip.weights", "emovclip.start_from", "fusion.start_from", "bench.clip"),
-    *("audio.encoder", "text.encoder", "train.pseudo_labels"),
-)
-_PATH_LISTS = (*(f"tables.{name}" for name in MODALITIES), "pseudo.teachers")
 RECIPES = Path(__file__).parent / "recipes"
 
 
 class Config(Section):
     """The whole tree."""
 
-    seed: int = 0
-    checkpoint: str | None = None  # a model to use in place of the one this config trains
+    seed: int = setting(
+        0,
+        "Seed of everything that is drawn: splits, initial weights, the order of clips, dropout.",
+        decides=by_value("emovclip", only_if=VIDEO_TRAINED)
+        + by_value("fusion", "folds")
+        + by_content("splits", "frozen_clip"),
+    )
+    checkpoint: str | None = setting(
+        None,
+        "Folder of a model to use in place of the one that this config trains.",
+        decides=by_content("predictions", "report", "pseudo_labels", "self_training"),
+        owner="caller",
+        path=True,
+        in_recipe=False,
+    )
     data: Data = Data()
     synthetic: Synthetic = Synthetic()
     media: Media = Media()
@@ -93,23 +93,45 @@ class Config(Section):
         return self
 
 
-def leaves(section: type[Section] = Config, prefix: str = "") -> list[str]:
+def sections() -> dict[str, type[Section]]:
+    """The sections by name, with the whole tree as the section "" of the keys without a dot."""
+    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
+    nested = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    return {"": Config, **nested}
+
+
+@cache
+def _fields() -> dict[str, tuple[type[Section], str]]:
+    """The section and the name in it of every dotted key, in the order of the tree."""
+    parts = sections()
+    fields: dict[str, tuple[type[Section], str]] = {}
+    for name in Config.model_fields:
+        if name in parts:
+            fields |= {f"{name}.{key}": (parts[name], key) for key in parts[name].model_fields}
+        else:
+            fields[name] = (Config, name)
+    return fields
+
+
+def leaves() -> list[str]:
     """All dotted keys of the tree, such as `fusion.dropout`."""
-    keys: list[str] = []
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        nested = isinstance(kind, type) and issubclass(kind, Section)
-        keys += leaves(kind, f"{prefix}{name}.") if nested else [prefix + name]
-    return keys
+    return list(_fields())
+
+
+def field_of(key: str) -> FieldInfo:
+    """The pydantic field of a dotted key: its annotation, default, bounds and description."""
+    section, name = _fields()[key]
+    return section.model_fields[name]
+
+
+def declarations() -> dict[str, Declaration]:
+    """What is declared of every dotted key: which artefacts it decides, whom it belongs to."""
+    return {key: section.declaration(name) for key, (section, name) in _fields().items()}
 
 
 def choices(key: str) -> tuple[Any, ...]:
     """The values that a dotted key with a closed set of them may have."""
-    *path, last = key.split(".")
-    section = Config
-    for name in path:
-        section = section.model_fields[name].annotation
-    return get_args(section.model_fields[last].annotation)
+    return get_args(field_of(key).annotation)
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -164,10 +186,10 @@ def absolute_paths(config: Config) -> Config:
     def absolute(path: str) -> str:
         return str(Path(path).absolute()) if Path(path).exists() else path
 
-    values = {key: value for key, value in flatten(config).items() if value}
-    changes = {key: absolute(value) for key, value in values.items() if key in _PATHS}
-    lists = {key: [absolute(path) for path in value] for key, value in values.items() if key in _PATH_LISTS}
-    return override(config, changes | lists)
+    values, declared = flatten(config), declarations()
+    paths = {key: value for key, value in values.items() if value and declared[key].path}
+    changes = {key: absolute(v) if isinstance(v, str) else [absolute(path) for path in v] for key, v in paths.items()}
+    return override(config, changes)
 
 
 def dump(config: Config) -> str:
@@ -176,11 +198,12 @@ def dump(config: Config) -> str:
 
 
 def recipe(config: Config) -> str:
-    """The config as a recipe: its differences from the defaults, but for where it ran and what searched for it."""
-    defaults, tree = flatten(Config()), {}
+    """The config as a recipe: its differences from the defaults, without where it ran and what searched for it."""
+    defaults, declared = flatten(Config()), declarations()
+    tree: dict[str, Any] = {}
     for key, value in flatten(config).items():
         section, _, name = key.partition(".")
-        if value != defaults[key] and section not in ("checkpoint", "tune", "cluster", "tracking"):
+        if value != defaults[key] and declared[key].in_recipe:
             (tree.setdefault(section, {}) if name else tree)[name or section] = value
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
@@ -207,7 +230,8 @@ def _get(tree: dict[str, Any], key: str) -> Any:
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings to dotted keys, stopping at leaves (some of which hold mappings themselves)."""
-    known, flat = set(leaves()), {}
+    known = set(leaves())
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value and key not in known:

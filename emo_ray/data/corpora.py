@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from emo_ray.config.model_settings import Data
+from emo_ray.config.data_settings import Data
 from emo_ray.data import labels, manifest
 from emo_ray.data.manifest import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Clip
 

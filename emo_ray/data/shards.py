@@ -18,7 +18,8 @@ from PIL import Image
 from pyarrow import fs
 
 from emo_ray import store
-from emo_ray.config.model_settings import MODALITIES, Media
+from emo_ray.config.data_settings import Media
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import media
 from emo_ray.data.manifest import Clip
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from emo_ray.config.model_settings import Data
+from emo_ray.config.data_settings import Data
 from emo_ray.data.manifest import Clip
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import av
 import numpy as np
 
-from emo_ray.config.model_settings import MODALITIES, Synthetic
+from emo_ray.config.data_settings import Synthetic
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
 from emo_ray.data.synthetic_face import FLAWS, RATE_FPS, face
 from emo_ray.data.synthetic_text import sentence

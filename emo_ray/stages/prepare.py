@@ -18,7 +18,8 @@ import ray.data
 
 from emo_ray import cluster, store
 from emo_ray.config import Config
-from emo_ray.config.model_settings import MODALITIES, Media, Tables
+from emo_ray.config.data_settings import Media, Tables
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
 from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip

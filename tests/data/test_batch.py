@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emo_ray.config.model_settings import MODALITIES, Media
+from emo_ray.config.data_settings import Media
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import batch, shards
 from emo_ray.data.batch import Batch
 from emo_ray.data.manifest import Clip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray.config.model_settings import Data
+from emo_ray.config.data_settings import Data
 from emo_ray.data import corpora
 from emo_ray.data.corpora import read_corpus
 

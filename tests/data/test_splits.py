@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from emo_ray.config.model_settings import Data
+from emo_ray.config.data_settings import Data
 from emo_ray.data import splits
 from emo_ray.data.manifest import Clip
 

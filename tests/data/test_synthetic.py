@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from emo_ray.config.model_settings import MODALITIES, Synthetic
+from emo_ray.config.data_settings import Synthetic
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import synthetic, synthetic_face
 from emo_ray.data.manifest import check
 from emo_ray.data.synthetic_voice import voice

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emo_ray import store
-from emo_ray.config.model_settings import Tables
+from emo_ray.config.data_settings import Tables
 from emo_ray.data import tables
 from emo_ray.progress import progress, say
 from emo_ray.stages.encoding.actor import EncoderSpec

@@ -1,0 +1,179 @@
+"""The sections of the configuration that make the data: where clips come from, how they are split and decoded."""
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from emo_ray.config.model_settings import CLIP_FIELDS, MODALITIES
+from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
+
+SYNTHETIC = Condition("the corpus is synthetic", lambda config: config.data.is_synthetic)
+
+
+class Data(Section, decides=by_content("corpus"), owner="caller"):
+    """Where the clips come from, and how they are split."""
+
+    manifest: str | None = setting(
+        None,
+        "The corpus: a table (CSV, JSONL, Parquet), a folder of a known corpus or of media files, or a folder that "
+        "jobs/prepare.py made. None: the synthetic corpus.",
+    )
+    corpus: Literal["auto", "table", "ravdess", "mer2024", "meld", "folder", "class_folders", "synthetic"] = setting(
+        "auto", "How to read `data.manifest`. auto: recognised by what lies there."
+    )
+    root: str | None = setting(
+        None, "Folder or URI that relative media paths start from. None: the folder of the manifest."
+    )
+    columns: dict[str, str] = setting({}, "Field -> column of the table, for tables with other headers.")
+    labels: tuple[str, ...] | None = setting(
+        None,
+        "The emotion classes in the order of their indices. None: the labels of the corpus in alphabetical order.",
+        decides=by_content("splits"),
+    )
+    validation_fraction: float = setting(
+        0.15,
+        "Share of the training clips that becomes validation where the manifest has no validation split.",
+        decides=by_content("splits"),
+        gt=0,
+        le=0.5,
+    )
+    test_fraction: float = setting(
+        0.2,
+        "Share of all clips that becomes test where the manifest has no splits at all.",
+        decides=by_content("splits"),
+        gt=0,
+        le=0.5,
+    )
+    folds: int | None = setting(
+        None,
+        "Folds that jobs/crossvalidate.py cuts in place of all splits. None: 5 there, and no folds elsewhere.",
+        decides=by_value("folds") + by_content("splits"),
+        ge=2,
+    )
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the clips are those of the synthetic corpus."""
+        return self.corpus == "synthetic" or (self.manifest is None and self.corpus == "auto")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_fields(cls, columns: dict[str, str]) -> dict[str, str]:
+        for field in columns:
+            if field not in CLIP_FIELDS:
+                raise ValueError(f"found field {field!r}, expected one of {', '.join(CLIP_FIELDS)}")
+        return columns
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, labels: Any) -> Any:
+        return [str(v) if type(v) is int else v for v in labels] if isinstance(labels, list | tuple) else labels
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if labels is not None and (len(set(labels)) != len(labels) or len(labels) < 2):
+            raise ValueError(f"found {list(labels)}, expected two or more distinct labels")
+        return labels
+
+
+class Synthetic(Section, decides=by_value("corpus", only_if=SYNTHETIC), owner="caller"):
+    """The synthetic corpus: generated mp4 files with a face, a voice and a transcript.
+
+    Rates of flaws are shares of the clips that have the modality which the flaw spoils.
+    """
+
+    train_clips: int = setting(600, "Number of labelled training clips.", ge=6)
+    validation_clips: int = setting(180, "Number of validation clips.", ge=6)
+    test_clips: int = setting(300, "Number of test clips.", ge=6)
+    unlabelled_clips: int = setting(720, "Number of clips without a label, for pseudo-labels.", ge=0)
+    true_rate: float = setting(
+        0.8,
+        "Probability that a modality shows the clip's class and not one that is easily confused with it; drawn for "
+        "each modality on its own.",
+        ge=0,
+        le=1,
+    )
+    missing_rate: float = setting(
+        0.05, "Probability of each modality to be missing; no clip lacks two of them.", ge=0, le=1 / 3
+    )
+    dark_rate: float = setting(0.1, "Share of the videos that are dark.", ge=0, le=0.5)
+    occluded_rate: float = setting(0.1, "Share of the videos with a covered face.", ge=0, le=0.5)
+    noisy_rate: float = setting(0.1, "Share of the sound tracks with noise.", ge=0, le=1)
+    empty_rate: float = setting(0.05, "Share of the transcripts that have no words.", ge=0, le=1)
+    seed: int = setting(0, "Seed of the generator: with it come other speakers, faces, voices and sentences.")
+
+
+class Media(Section, decides=by_value("shards")):
+    """How a clip is decoded into a shard row."""
+
+    frames: int = setting(8, "Number of frames (T) of a clip, spread evenly over its duration.", ge=1)
+    image_size: int | None = setting(
+        None,
+        "Side of the square frames in pixels, a multiple of the CLIP's patch. None: the size the CLIP was trained on.",
+        decides=by_content("shards", "frozen_clip"),
+        ge=16,
+    )
+    jpeg_quality: int = setting(90, "Quality of the frames' JPEG compression.", ge=1, le=100)
+    max_audio_s: float = setting(
+        120.0,
+        "Longest sound in seconds. A longer one is not used and gets a status that says so: cut it into utterances.",
+        gt=0,
+    )
+    clips_per_part: int = setting(
+        64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
+    )
+
+
+class Tables(Section, owner="caller"):
+    """Features from elsewhere and to elsewhere.
+
+    A source is a folder of CLIP_ID.npy, or a .npz, .csv, .tsv or .parquet file. A modality with sources takes its
+    features from them and needs no media and no encoder; several sources are concatenated.
+    """
+
+    video: tuple[str, ...] = setting(
+        (),
+        "Sources of video features, in place of EmoVCLIP.",
+        decides=by_content("corpus", "video_features", "folds"),
+        path=True,
+    )
+    audio: tuple[str, ...] = setting(
+        (),
+        "Sources of audio features, in place of the sound encoder.",
+        decides=by_content("corpus", "audio_features"),
+        path=True,
+    )
+    text: tuple[str, ...] = setting(
+        (),
+        "Sources of text features, in place of the transcript encoder.",
+        decides=by_content("corpus", "text_features"),
+        path=True,
+    )
+    export: str | None = setting(
+        None, "Folder into which jobs/features.py copies its features for other programs.", decides=NOTHING
+    )
+    export_as: tuple[Literal["npy", "parquet"], ...] = setting(
+        ("npy", "parquet"), "Formats of the exported features.", decides=NOTHING, min_length=1
+    )
+
+    @field_validator(*MODALITIES, mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator(*MODALITIES)
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"found {list(value)}, expected each source once")
+        return value
+
+    def of(self, modality: str) -> tuple[str, ...]:
+        """The sources of a modality; empty where it has an encoder."""
+        return getattr(self, modality)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The modalities that have sources."""
+        return tuple(name for name in MODALITIES if self.of(name))
