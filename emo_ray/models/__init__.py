@@ -1,5 +1,8 @@
 """Plain nn.Modules: no Ray, no MLflow.
 
-Reading order: clip_formats, clip, prompts, temporal_pooling, emovclip, reference, hidden_states, pretrained, audio,
-text, fusion, trainable_state, checkpoint.
+The modules up to checkpoint_files import no torch: they tell what decides a result, so that stored ones are found at
+once.
+
+Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_weights, clip, prompts,
+temporal_pooling, emovclip, reference, hidden_states, pretrained, audio, text, fusion, trainable_state, checkpoint.
 """

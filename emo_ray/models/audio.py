@@ -1,4 +1,4 @@
-"""Sound encoders, all frozen: `(batch) -> features_BD`, with `dim` and, from `digest`, what decides their output.
+"""Sound encoders, all frozen: `(batch) -> features_BD`, with `dim`; `identity` tells what decides their output.
 
 A row of NaN says that the encoder has no feature for that clip: its sound is shorter than one frame. `functionals`
 needs no download; any other name is a transformers speech model (HuBERT, wav2vec2, WavLM or Whisper's encoder), pooled
@@ -18,13 +18,11 @@ import torchaudio.functional as AF
 from torch import nn
 from torchaudio.transforms import MFCC
 
-from emo_ray import store
 from emo_ray.config.model_settings import Audio
 from emo_ray.data.batch import Batch
 from emo_ray.models import pretrained
 from emo_ray.models.hidden_states import masked_sum, mean_of_layers
 
-VERSION = 2
 RATE_HZ = 16_000
 HOP = 160  # samples: 10 ms
 _WINDOW = 400  # samples: 25 ms, of the functionals' and Whisper's short-time spectra
@@ -246,11 +244,3 @@ ENCODERS = {"functionals": Functionals}
 def build(config: Audio) -> nn.Module:
     """The encoder that `audio.encoder` names."""
     return ENCODERS.get(config.encoder, SpeechModel)(config)
-
-
-def digest(config: Audio) -> str:
-    """What decides the encoder's output, without loading it. `auto` stands for itself: it is decided where it runs."""
-    if config.encoder in ENCODERS:
-        return store.digest("audio", config.encoder, VERSION)
-    settings = config.model_dump(mode="json", include={"layers", "window_s", "overlap_s", "dtype"})
-    return store.digest("audio", settings, pretrained.source_digest(config.encoder, config.revision), VERSION)

@@ -1,8 +1,4 @@
-"""Checkpoints: a folder with `model.safetensors` (trained weights only), `config.yaml`, `labels.json` and a model card.
-
-A model's folder holds the fusion head; the EmoVCLIP that made its video features lies in `emovclip/` inside it, in the
-same form, so that the folder can be copied, shared and loaded without the store (and without Ray).
-"""
+"""Checkpoints written and loaded: models to and from the folders that `checkpoint_files` describes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,22 +7,28 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from emo_ray import store
-from emo_ray.config import Config, dump, load, override
+from emo_ray.config import Config, dump, override
 from emo_ray.config.job_settings import Tracking
 from emo_ray.config.model_settings import MODALITIES, Fusion
+from emo_ray.models.checkpoint_files import (
+    CARD,
+    CONFIG,
+    LABELS,
+    WEIGHTS,
+    fusion_start_folder,
+    read_config,
+    start_folder,
+)
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import load_trained
 
 if TYPE_CHECKING:
     from emo_ray.models.emovclip import EmoVCLIP
 
-WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 TIME_TABLES = ("time_TD", "local_TD")  # how the names end of what EmoVCLIP learns for each frame
-SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, labels: Sequence[str], card: str) -> None:
@@ -36,13 +38,6 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, label
     store.write_text(folder / CONFIG, dump(shareable))
     store.write_text(folder / LABELS, json.dumps(list(labels), ensure_ascii=False))
     store.write_text(folder / CARD, card)
-
-
-def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
-    """The config and labels of a checkpoint. Raises ValueError where the folder is none."""
-    if not all((folder / name).is_file() for name in (WEIGHTS, CONFIG, LABELS)):
-        raise ValueError(f"{folder}: found no checkpoint, expected {WEIGHTS}, {CONFIG} and {LABELS} in it")
-    return load(str(folder / CONFIG)), tuple(json.loads((folder / LABELS).read_text(encoding="utf-8")))
 
 
 def load_emovclip(folder: Path, frames: int | None = None) -> "EmoVCLIP":
@@ -64,30 +59,6 @@ def fresh_emovclip(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
     if folder is not None:
         _put(model, folder, config.media.frames)
     return model
-
-
-def start_folder(config: Config, labels: Sequence[str]) -> Path | None:
-    """The folder of the EmoVCLIP that `emovclip.start_from` names, by itself or inside a model's; None: from nothing.
-
-    Raises ValueError where there is no EmoVCLIP, or one whose contexts belong to other classes.
-    """
-    own = config.emovclip
-    if own.start_from is None:
-        return None
-    folder = Path(own.start_from)
-    folder = folder / EMOVCLIP if (folder / EMOVCLIP).is_dir() else folder
-    _, theirs = read_config(folder)
-    with safe_open(folder / WEIGHTS, "pt") as weights:
-        names = set(weights.keys())
-    if "frozen_digest" not in names:
-        raise ValueError(f"emovclip.start_from: found no EmoVCLIP in {folder}, expected a checkpoint with one")
-    if own.context_tokens and own.class_specific_context and theirs != tuple(labels):
-        raise ValueError(
-            f"emovclip.start_from: found contexts of the classes {', '.join(theirs)} in {folder}, expected "
-            f"{', '.join(labels)} in this order: only contexts of a run with emovclip.class_specific_context=false "
-            "fit other classes"
-        )
-    return folder
 
 
 def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch.Tensor]:
@@ -112,15 +83,9 @@ def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Se
 
     Raises ValueError where that one is for other classes or shapes, or lacks a modality that there is now.
     """
-    if config.fusion.start_from is None:
+    folder = fusion_start_folder(config, labels)
+    if folder is None:
         return FusionHead(config.fusion, scaling, len(labels))
-    folder = Path(config.fusion.start_from)
-    _, theirs = read_config(folder)
-    if theirs != tuple(labels):
-        raise ValueError(
-            f"fusion.start_from: found a head for the classes {', '.join(theirs)} in {folder}, expected "
-            f"{', '.join(labels)} in this order: start from nothing"
-        )
     head = _fusion(folder, config.fusion, labels)
     if lacking := sorted(set(scaling) - set(head.project)):
         raise ValueError(

@@ -13,7 +13,8 @@ from torch import nn
 
 from emo_ray.config import Config
 from emo_ray.data.batch import Batch, Output
-from emo_ray.models.clip import image_size, load_clip, pixel_statistics, tensor_digest, tokenizer
+from emo_ray.models.clip import load_clip, pixel_statistics, tensor_digest, tokenizer
+from emo_ray.models.clip_source import image_size
 from emo_ray.models.prompts import ClassContext, FramePrompts
 from emo_ray.models.temporal_pooling import TemporalAttention
 

@@ -1,4 +1,4 @@
-"""Transcript encoders, all frozen: `(batch) -> features_BD`, with `dim` and, from `digest`, what decides their output.
+"""Transcript encoders, all frozen: `(batch) -> features_BD`, with `dim`; `identity` tells what decides their output.
 
 A row of NaN says that the encoder has no feature for that clip: nothing of its text became a token. `ngrams` needs no
 download; any other name is a transformers encoder or decoder-only language model: mean over tokens of the mean of the
@@ -15,13 +15,12 @@ import torch
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
-from emo_ray import store
 from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import pretrained
 from emo_ray.models.hidden_states import masked_mean, mean_of_layers
+from emo_ray.models.pretrained_source import check_code
 
-VERSION = 3
 # Runs of letters, single ones too ("I"; scripts written without spaces stay whole), and of signs ("?!").
 TOKEN = r"(?u)\w+|[^\w\s]+"
 _PLACE = re.compile(r"{(transcript|reading)}")
@@ -160,7 +159,7 @@ def _loaded(config: Text) -> tuple[Any, nn.Module]:
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # seconds to import
 
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    code = pretrained.check_code(config.encoder, config.revision, config.trust_remote_code)
+    code = check_code(config.encoder, config.revision, config.trust_remote_code)
     tokenizer = pretrained.load(AutoTokenizer, config.encoder, **source)
     # Some repositories, Baichuan2's among them, map their code to the causal class alone; its body is what we want.
     only_causal = "AutoModel" not in code and "AutoModelForCausalLM" in code and config.trust_remote_code
@@ -194,17 +193,3 @@ ENCODERS = {"ngrams": NGrams}
 def build(config: Text) -> nn.Module:
     """The encoder that `text.encoder` names."""
     return ENCODERS.get(config.encoder, LanguageModel)(config)
-
-
-def digest(config: Text, readings: str | None = None) -> str:
-    """What decides the encoder's output, without loading it; `readings` is the digest of the table they come from.
-
-    Raises ValueError where a model's code is not trusted or not pinned, so that this is known before anything runs.
-    """
-    templates = [config.template, config.template_with_reading if readings else None, readings]
-    if config.encoder in ENCODERS:
-        return store.digest("text", config.encoder, config.ngram_features, templates, VERSION)
-    pretrained.check_code(config.encoder, config.revision, config.trust_remote_code)
-    settings = config.model_dump(mode="json", include={"layers", "max_tokens", "dtype"})
-    source = pretrained.source_digest(config.encoder, config.revision)
-    return store.digest("text", settings, templates, source, VERSION)

@@ -13,7 +13,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import Batch, from_features
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import say, show
 from emo_ray.reports import evaluation
@@ -64,7 +64,7 @@ def evaluate(config: Config) -> Evaluated:
     root = cluster.store_root(config)
     split, label_of, notes = _split(config, prepared, path)
     encoders = encoders_of(config, path, readings)
-    weights = store.digest_path(path / checkpoint.WEIGHTS)
+    weights = store.digest_path(path / checkpoint_files.WEIGHTS)
     key = store.digest(VERSION, weights, [e.digest for e in encoders], prepared.path.name, split, sorted(label_of))
     folder = root / "reports" / key
     if not store.is_complete(folder):
@@ -91,7 +91,7 @@ def _split(config: Config, prepared: Prepared, path: Path) -> tuple[str, dict[st
     label_of = labels_of(prepared, name)
     if name != "test":
         return name, label_of, [f"the model was {'trained' if name == 'train' else 'selected'} on {name} clips"]
-    seen = json.loads((path / checkpoint.SEEN).read_text(encoding="utf-8"))
+    seen = json.loads((path / checkpoint_files.SEEN).read_text(encoding="utf-8"))
     unseen = {clip_id: label for clip_id, label in label_of.items() if clip_id not in seen}
     if not unseen:
         raise ValueError(

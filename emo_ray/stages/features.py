@@ -22,8 +22,8 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, override
 from emo_ray.config.job_settings import Annotate
 from emo_ray.data import shards
-from emo_ray.models import audio, checkpoint, emovclip, text
-from emo_ray.models.clip import frozen_digest
+from emo_ray.models import audio, checkpoint, checkpoint_files, emovclip, text
+from emo_ray.models.identity import audio_digest, frozen_digest, text_digest
 from emo_ray.progress import progress, say
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.chat import answer_log
@@ -48,10 +48,10 @@ def frozen_encoders(config: Config, readings: Readings | None = None, without: S
 
     That of text uses readings where it is given some.
     """
-    digest, table = text.digest(config.text, readings and readings.digest), readings and readings.path
+    digest, table = text_digest(config.text, readings and readings.digest), readings and readings.path
     made = {
         "audio": lambda: EncoderSpec(
-            "audio", audio.digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size
+            "audio", audio_digest(config.audio), lambda: audio.build(config.audio), config.audio.batch_size
         ),
         "text": lambda: EncoderSpec("text", digest, lambda: text.build(config.text), config.text.batch_size, table),
     }
@@ -65,8 +65,8 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
     What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises
     ValueError where nothing is left.
     """
-    own, _ = checkpoint.read_config(path)
-    video, tables = path / checkpoint.EMOVCLIP, config.tables.given
+    own, _ = checkpoint_files.read_config(path)
+    video, tables = path / checkpoint_files.EMOVCLIP, config.tables.given
     without = [name for name in own.tables.given if name not in tables]
     encoders = frozen_encoders(config, readings, without)
     if video.is_dir() and "video" not in (*tables, *without):
@@ -79,7 +79,7 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
 
 def of_checkpoint(config: Config, path: Path) -> Config:
     """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
-    own, labels = checkpoint.read_config(path)
+    own, labels = checkpoint_files.read_config(path)
     if own.annotate.url is not None and config.annotate.url is None:
         _say_without(path.name, own.annotate.model)
     callers = {k: v for k, v in flatten(config).items() if k in _CALLERS or k.split(".")[0] in _CALLERS}
@@ -94,8 +94,8 @@ def _say_without(name: str, model: str) -> None:
 
 def video_encoder(folder: Path) -> EncoderSpec:
     """The trained EmoVCLIP in a checkpoint folder, as an encoder of video."""
-    config, _ = checkpoint.read_config(folder)
-    digest = store.digest(frozen_digest(config), store.digest_path(folder / checkpoint.WEIGHTS))
+    config, _ = checkpoint_files.read_config(folder)
+    digest = store.digest(frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS))
     return EncoderSpec("video", digest, lambda: emovclip.VideoEncoder(checkpoint.load_emovclip(folder)), batch_size=8)
 
 

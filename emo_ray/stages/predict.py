@@ -26,7 +26,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.batch import Batch, from_features
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.stages.annotate import Readings, readings_of
@@ -123,7 +123,7 @@ def make_parts(config: Config, path: Path, plan: ShardPlan, corpus: Collection[s
         external_tables.check(encoder, corpus)
     decides = {
         "version": VERSION,
-        "weights": store.digest_path(path / checkpoint.WEIGHTS),
+        "weights": store.digest_path(path / checkpoint_files.WEIGHTS),
         "encoders": {name: encoder.digest for name, encoder in models.encoders.items()},
         "labels": models.labels,
         "shards": plan.folder.name,
@@ -141,7 +141,7 @@ def load_models(config: Config, path: Path, device: str = "cpu", readings: Readi
     everything = encoders_of(config, path, readings)
     encoders = {encoder.modality: encoder for encoder in everything if encoder.modality in head.project}
     modules = {name: cache(partial(encoder.built, device)) for name, encoder in encoders.items()}
-    return Models(path, checkpoint.read_config(path)[1], head, encoders, modules, device, readings)
+    return Models(path, checkpoint_files.read_config(path)[1], head, encoders, modules, device, readings)
 
 
 def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:

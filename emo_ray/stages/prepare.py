@@ -23,7 +23,7 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
 from emo_ray.data.batch import from_shards
 from emo_ray.data.manifest import Clip
-from emo_ray.models.clip import image_size
+from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress, say
 from emo_ray.reports.contact_sheet import STILLS, contact_sheet
 
@@ -95,6 +95,7 @@ def prepare(config: Config) -> Prepared:
     }
     path = root / "prepared" / store.digest(meta, [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
     if not store.is_complete(path) or not all((plan.folder / name).exists() for name in plan.clips_of):
+        _check_weights(config)
         for note in notes:
             say(note)
         _decode(plan)
@@ -107,6 +108,13 @@ def prepare(config: Config) -> Prepared:
     prepared = Prepared(path, tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
     say(_sentence(prepared.summary(), config.tables))
     return prepared
+
+
+def _check_weights(config: Config) -> None:
+    """Raises ValueError for a pretrained tag that there is not, before an hour of decoding and not after it."""
+    from emo_ray.models.clip import check_tag  # open_clip takes seconds to import
+
+    check_tag(config)
 
 
 def plan_shards(config: Config) -> ShardPlan:

@@ -17,7 +17,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.config.job_settings import Rounds
 from emo_ray.data import pseudo
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint_files
 from emo_ray.progress import console, say
 from emo_ray.reports import rounds
 from emo_ray.stages.evaluate import evaluate
@@ -179,7 +179,7 @@ def _round(config: Config, prepared: Prepared, number: int, teacher: Round) -> R
     changes = {"checkpoint": None, "train.pseudo_labels": str(given.path)}
     if config.rounds.start == "warm":
         changes["fusion.start_from"] = teacher.checkpoint
-        has_prompts = (Path(teacher.checkpoint) / checkpoint.EMOVCLIP).is_dir() and not config.tables.video
+        has_prompts = (Path(teacher.checkpoint) / checkpoint_files.EMOVCLIP).is_dir() and not config.tables.video
         if config.train.pseudo_phases == "both" and has_prompts:  # else its EmoVCLIP is the teacher's anyway
             changes["emovclip.start_from"] = teacher.checkpoint
     student = train(override(config, changes)).path
@@ -224,13 +224,13 @@ def _check_clips(prepared: Prepared) -> None:
 
 def _check_teacher(path: Path, prepared: Prepared) -> None:
     """Raises ValueError where a model from elsewhere knows clips that it or its students are judged on."""
-    _, theirs = checkpoint.read_config(path)
+    _, theirs = checkpoint_files.read_config(path)
     if theirs != prepared.labels:
         raise ValueError(
             f"{path}: found a teacher of the classes {', '.join(theirs)}, expected {', '.join(prepared.labels)} in "
             f"this order: set data.labels=[{','.join(theirs)}], or let a first teacher be trained (checkpoint=null)"
         )
-    seen = json.loads((path / checkpoint.SEEN).read_text(encoding="utf-8"))
+    seen = json.loads((path / checkpoint_files.SEEN).read_text(encoding="utf-8"))
     known = [
         clip.clip_id
         for clip in prepared.clips
@@ -264,5 +264,5 @@ def _key(config: Config, prepared: Prepared, first: Round) -> str:
     flat = {name: value for name, value in flatten(config).items() if name.split(".")[0] in _DECIDING}
     flat.pop("rounds.most")
     flat["train.num_workers"] = config.train.shares
-    weights = store.digest_path(Path(first.checkpoint) / checkpoint.WEIGHTS)
+    weights = store.digest_path(Path(first.checkpoint) / checkpoint_files.WEIGHTS)
     return store.digest(VERSION, flat, prepared.path.name, weights)

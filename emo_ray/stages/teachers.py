@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emo_ray.config import Config, override
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint_files
 from emo_ray.stages.features import of_checkpoint
 from emo_ray.stages.fitting.plan import parts_with
 from emo_ray.stages.predict import ALONE, TOGETHER, Made, load_models, make_parts
@@ -152,7 +152,7 @@ def _unseen(prepared: Prepared, path: Path) -> dict[str, int]:
 
     Those are of the validation split, its own where it was trained with another.
     """
-    seen = path / checkpoint.SEEN
+    seen = path / checkpoint_files.SEEN
     split_of = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else {}
     index = {label: i for i, label in enumerate(prepared.labels)}
     return {

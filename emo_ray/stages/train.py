@@ -19,6 +19,7 @@ from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import from_features, from_shards
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.models import checkpoint
+from emo_ray.models.clip import check_tag
 from emo_ray.models.fusion import scalings
 from emo_ray.progress import say
 from emo_ray.stages.annotate import Readings
@@ -125,6 +126,7 @@ def _make_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
         say(f"EmoVCLIP {path.name} is trained already")
         _replay_epochs(path, "emovclip", on_epoch)
         return
+    check_tag(config)
     usable = with_video(config, prepared, plan.wanted)
     datasets = {
         split: video_dataset([prepared.shards / name for name in parts_with(prepared, label_of)], label_of)

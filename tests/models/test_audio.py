@@ -33,6 +33,7 @@ from transformers import (
 from emo_ray.config.model_settings import Audio
 from emo_ray.data.batch import Batch
 from emo_ray.models import audio
+from emo_ray.models.identity import audio_digest
 
 RATE = 16_000
 
@@ -223,24 +224,24 @@ def test_windows_that_cannot_be(folder_of):
 
 def test_digest_follows_what_decides_the_values_and_nothing_else(hubert, tmp_path):
     own = Audio(encoder=hubert)
-    digest = audio.digest(own)
+    digest = audio_digest(own)
     for same in (
         {"batch_size": 3},
         {"revision": "main"},
         {"encoder": str(shutil.copytree(hubert, tmp_path / "moved"))},
     ):
-        assert audio.digest(own.model_copy(update=same)) == digest
+        assert audio_digest(own.model_copy(update=same)) == digest
     others = ({"layers": (-1,)}, {"window_s": 20.0}, {"overlap_s": 1.0}, {"dtype": "bf16"}, {"encoder": "functionals"})
-    assert len({digest, *(audio.digest(own.model_copy(update=other)) for other in others)}) == 1 + len(others)
+    assert len({digest, *(audio_digest(own.model_copy(update=other)) for other in others)}) == 1 + len(others)
     model = HubertModel.from_pretrained(hubert)
     torch.nn.init.zeros_(model.encoder.layer_norm.bias)
     model.save_pretrained(tmp_path / "moved")
-    assert audio.digest(Audio(encoder=str(tmp_path / "moved"))) != digest
+    assert audio_digest(Audio(encoder=str(tmp_path / "moved"))) != digest
 
 
 def test_a_model_that_is_nowhere_is_one_clear_message():
     with pytest.raises(ValueError, match=r"no model 'nobody/nothing'.*audio\.encoder=functionals"):
-        audio.digest(Audio(encoder="nobody/nothing"))
+        audio_digest(Audio(encoder="nobody/nothing"))
 
 
 def test_layers_that_the_model_has_not_are_named_with_the_range(hubert):

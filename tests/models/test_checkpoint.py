@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from emo_ray.config import Config, override
 from emo_ray.data.batch import Batch
-from emo_ray.models import checkpoint, emovclip
+from emo_ray.models import checkpoint, checkpoint_files, emovclip
 from emo_ray.models.checkpoint import resampled
 from emo_ray.models.clip import load_clip, tensor_digest
 from emo_ray.models.fusion import FusionHead
@@ -22,13 +22,13 @@ def test_emovclip_comes_back_without_its_frozen_part(tmp_path):
     with torch.no_grad():
         model.time_TD.add_(1.0)
     checkpoint.write(tmp_path, trained_state(model), CONFIG, LABELS, "card")
-    saved = load_file(tmp_path / checkpoint.WEIGHTS)
+    saved = load_file(tmp_path / checkpoint_files.WEIGHTS)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert set(saved) == trained | {"frozen_digest"}
     assert torch.equal(saved["frozen_digest"], tensor_digest(model.clip))
     frames = torch.randint(0, 256, (2, 2, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(checkpoint.load_emovclip(tmp_path)(frames).logits_BK, model(frames).logits_BK)
-    assert checkpoint.read_config(tmp_path) == (CONFIG, LABELS)
+    assert checkpoint_files.read_config(tmp_path) == (CONFIG, LABELS)
 
 
 def test_fusion_comes_back_with_its_scaling(tmp_path):
@@ -199,4 +199,4 @@ def test_a_head_that_does_not_fit_is_no_start(tmp_path):
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint"):
-        checkpoint.read_config(tmp_path)
+        checkpoint_files.read_config(tmp_path)

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 
 from emo_ray.config import Config, override
 from emo_ray.models import clip, emovclip
+from emo_ray.models.clip_source import image_size
+from emo_ray.models.identity import frozen_digest
 
 LABELS = ("neutral", "very_happy", "sad")
 POSITIONS = "visual.positional_embedding"
@@ -32,9 +34,9 @@ def test_weights_come_from_a_file_and_its_content_is_in_the_digest(tiny, tmp_pat
     source, config = write(7), tiny({"emovclip.weights": str(weights)})
     loaded = clip.load_clip(config).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in source.items())
-    before = clip.frozen_digest(config)
+    before = frozen_digest(config)
     write(8)
-    assert clip.frozen_digest(config) != before
+    assert frozen_digest(config) != before
 
 
 def test_digests_are_those_that_stores_have(tmp_path):
@@ -44,7 +46,7 @@ def test_digests_are_those_that_stores_have(tmp_path):
         ({"emovclip.weights": "openai", "emovclip.clip": "ViT-L-14", "media.image_size": 224}, "1fbb68f9793b3f9c"),
         ({"emovclip.clip": "ViT-B-32", "seed": 1}, "3015f08839377465"),
     ]:
-        assert clip.frozen_digest(override(Config(), changes)) == known
+        assert frozen_digest(override(Config(), changes)) == known
 
 
 def test_merges_beside_an_architecture_are_its_tokenizer(tiny, tmp_path):
@@ -83,16 +85,16 @@ def test_a_tag_that_was_not_trained_with_the_architectures_quick_gelu_is_refused
     with pytest.raises(ValueError, match=r"not trained with the QuickGELU .*, expected an architecture without it"):
         clip.load_clip(tagged(quick_gelu=True))
     with pytest.raises(ValueError, match=r"not trained with the QuickGELU .*, expected emovclip\.clip=tagged-vit$"):
-        clip.frozen_digest(tagged(name="tagged-vit-quickgelu", quick_gelu=True))
+        clip.check_tag(tagged(name="tagged-vit-quickgelu", quick_gelu=True))
     config = override(Config(), {"emovclip.clip": "ViT-B-32-quickgelu", "emovclip.weights": "laion2b_s34b_b79k"})
     with pytest.raises(ValueError, match=r"expected emovclip\.clip=ViT-B-32$"):
-        clip.image_size(config)
+        clip.check_tag(config)
 
 
 def test_image_size_needs_no_model(tiny):
-    assert clip.image_size(tiny()) == 32
-    assert clip.image_size(override(Config(), {"emovclip.clip": "ViT-L-14"})) == 224
-    assert clip.image_size(override(Config(), {"emovclip.clip": "ViT-L-14", "media.image_size": 336})) == 336
+    assert image_size(tiny()) == 32
+    assert image_size(override(Config(), {"emovclip.clip": "ViT-L-14"})) == 224
+    assert image_size(override(Config(), {"emovclip.clip": "ViT-L-14", "media.image_size": 336})) == 336
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_image_size_needs_no_model(tiny):
 )
 def test_images_that_patches_do_not_fill_are_refused(name, size, message):
     with pytest.raises(ValueError, match=message):
-        clip.image_size(override(Config(), {"emovclip.clip": name, "media.image_size": size}))
+        image_size(override(Config(), {"emovclip.clip": name, "media.image_size": size}))
 
 
 def test_towers_of_other_libraries_are_refused_before_anything_is_downloaded():
@@ -138,7 +140,7 @@ def test_positions_are_interpolated_for_images_of_another_size(tiny, tagged, tmp
     assert all(torch.equal(value, expected[name]) for name, value in model.clip.state_dict().items())
     same = clip.load_clip(override(config, {"media.image_size": 32})).state_dict()
     assert all(torch.equal(value, same[name]) for name, value in native.state_dict().items())
-    digests = [clip.frozen_digest(override(config, {"media.image_size": size})) for size in (None, 32, 64, 96)]
+    digests = [frozen_digest(override(config, {"media.image_size": size})) for size in (None, 32, 64, 96)]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
 

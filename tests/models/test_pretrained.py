@@ -18,7 +18,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import text
-from emo_ray.models.pretrained import code_digest, source_digest
+from emo_ray.models.identity import text_digest
+from emo_ray.models.pretrained_source import code_digest, source_digest
 
 WORDS = ("[UNK]", "[EOS]", "i", "am", "so", "happy")
 TEXTS = ("i am happy", "so", "i am so so happy", "am")
@@ -148,11 +149,11 @@ def test_code_runs_only_where_it_is_trusted_and_the_error_says_what_to_set(tmp_p
     says = (
         rf"own: found a model that needs code .* text\.trust_remote_code=true and text\.revision={code_digest(folder)}:"
     )
-    for use in (text.digest, text.build):
+    for use in (text_digest, text.build):
         with pytest.raises(ValueError, match=says):
             use(Text(encoder=str(folder)))
     assert not ran.exists()
-    text.digest(trusting(folder))
+    text_digest(trusting(folder))
     assert not ran.exists()
     text.build(trusting(folder))
     assert ran.exists()
@@ -162,7 +163,7 @@ def test_code_that_was_changed_after_it_was_pinned_does_not_run(tmp_path):
     folder = own_folder(tmp_path / "own")
     before = trusting(folder)
     (folder / "modeling_own.py").write_text(f"{CODE}\nraise SystemExit\n")
-    for use in (text.digest, text.build):
+    for use in (text_digest, text.build):
         with pytest.raises(
             ValueError, match=rf"found text\.revision={before.revision} for code .*{code_digest(folder)}"
         ):
@@ -181,7 +182,7 @@ def test_code_from_another_repository_is_refused(tmp_path):
 @pytest.mark.parametrize("revision", ["main", "v1.0", "abc"])
 def test_branches_and_tags_pin_nothing(revision):
     with pytest.raises(ValueError, match=rf"text\.revision={revision}, expected a commit of somebody/model \(40 hex"):
-        text.digest(Text(encoder="somebody/model", trust_remote_code=True, revision=revision))
+        text_digest(Text(encoder="somebody/model", trust_remote_code=True, revision=revision))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_a_name_is_loaded_from_the_cache_and_stands_for_its_commit(bert, tmp_pat
     by_name = text.build(Text(encoder="somebody/bert"))(batch_of(*TEXTS))
     assert torch.equal(by_name, text.build(Text(encoder=str(bert)))(batch_of(*TEXTS)))
     assert source_digest("somebody/bert", None) == source_digest("somebody/bert", COMMIT)
-    assert text.digest(Text(encoder="somebody/bert")) == text.digest(Text(encoder="somebody/bert", revision=COMMIT))
+    assert text_digest(Text(encoder="somebody/bert")) == text_digest(Text(encoder="somebody/bert", revision=COMMIT))
     (repository / "refs" / "main").write_text(COMMIT[::-1])
     Path(repository / "snapshots" / COMMIT).rename(repository / "snapshots" / COMMIT[::-1])
     assert source_digest("somebody/bert", None) == source_digest("somebody/bert", COMMIT[::-1])

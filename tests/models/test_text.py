@@ -30,6 +30,7 @@ from transformers import (
 from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import Batch
 from emo_ray.models import text
+from emo_ray.models.identity import text_digest
 
 WORDS = (
     *("[UNK]", "[PAD]", "[BOS]", "[EOS]"),  # the pad token is number 1, as RoBERTa's
@@ -217,20 +218,20 @@ def test_a_template_without_room_for_a_transcript_is_one_clear_message(bert):
 
 def test_digest_follows_what_decides_the_values_and_nothing_else(bert, tmp_path):
     own = Text(encoder=bert)
-    digest, moved = text.digest(own), str(shutil.copytree(bert, tmp_path / "moved"))
+    digest, moved = text_digest(own), str(shutil.copytree(bert, tmp_path / "moved"))
     for same in ({"batch_size": 2}, {"encoder": moved}, {"device_map": "auto"}, {"ngram_features": 99}):
-        assert text.digest(own.model_copy(update=same)) == digest
+        assert text_digest(own.model_copy(update=same)) == digest
     reading = {"template_with_reading": "{reading}: {transcript}"}
-    assert text.digest(own.model_copy(update=reading)) == digest  # of no use while there are no readings
+    assert text_digest(own.model_copy(update=reading)) == digest  # of no use while there are no readings
     others = ({"max_tokens": 9}, {"layers": (-1,)}, {"dtype": "bf16"}, {"template": "a {transcript}"})
     digests = {
-        *(digest, text.digest(own, "readings"), text.digest(own, "other readings")),
-        text.digest(own.model_copy(update=reading), "readings"),
-        *(text.digest(own.model_copy(update=other)) for other in others),
+        *(digest, text_digest(own, "readings"), text_digest(own, "other readings")),
+        text_digest(own.model_copy(update=reading), "readings"),
+        *(text_digest(own.model_copy(update=other)) for other in others),
     }
     assert len(digests) == 4 + len(others)
     ngrams = (Text(), Text(ngram_features=64), Text(template="a {transcript}"))
-    assert len({*(text.digest(config) for config in ngrams), text.digest(Text(), "readings")}) == 4
+    assert len({*(text_digest(config) for config in ngrams), text_digest(Text(), "readings")}) == 4
 
 
 def test_layers_that_the_model_has_not_are_named_with_the_range(bert):

@@ -11,7 +11,7 @@ import torch
 
 from emo_ray.config import override
 from emo_ray.data.batch import from_features, from_shards
-from emo_ray.models import audio, checkpoint
+from emo_ray.models import audio, checkpoint, checkpoint_files
 from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import prepare
 
@@ -96,11 +96,11 @@ def test_tables_are_joined_in_the_ledgers_order(prepared, folders):
 
 def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluated, prepared):
     model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
-    folder = encode_corpus(tiny_config, prepared, [video_encoder(model / checkpoint.EMOVCLIP)])["video"]
+    folder = encode_corpus(tiny_config, prepared, [video_encoder(model / checkpoint_files.EMOVCLIP)])["video"]
     part = prepared.parts[0]
     shard = pq.read_table(prepared.shards / part)
     rows = [i for i, status in enumerate(shard["video_status"].to_pylist()) if status == "ok"]
-    expected = checkpoint.load_emovclip(model / checkpoint.EMOVCLIP)(from_shards(shard.take(rows), ["video"]))
+    expected = checkpoint.load_emovclip(model / checkpoint_files.EMOVCLIP)(from_shards(shard.take(rows), ["video"]))
     found = np.stack(pq.read_table(folder / part).take(rows)["feature"].to_numpy(zero_copy_only=False))
     torch.testing.assert_close(torch.from_numpy(found), expected.features_BD.detach(), atol=1e-5, rtol=1e-4)
 

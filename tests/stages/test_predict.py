@@ -14,7 +14,7 @@ from emo_ray import store
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.evaluate import PREDICTIONS
@@ -250,7 +250,7 @@ def test_labels_and_splits_of_the_clips_do_not_matter(config, media_files, tmp_p
 
 def test_what_the_model_was_not_trained_on_is_no_modality(config, prepared, tmp_path):
     """A head of sound alone makes no distribution out of a transcript, though there is an encoder of text."""
-    own, labels = checkpoint.read_config(Path(config.checkpoint))
+    own, labels = checkpoint_files.read_config(Path(config.checkpoint))
     head = FusionHead(own.fusion, {"audio": torch.ones(2, 93)}, len(labels))
     checkpoint.write(tmp_path, trained_state(head), own, labels, "card")
     models, part = load_models(config, tmp_path), prepared.parts[0]

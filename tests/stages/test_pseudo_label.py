@@ -18,7 +18,7 @@ from emo_ray.config import override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.predict import UNUSABLE, predict
 from emo_ray.stages.prepare import prepare
@@ -91,7 +91,7 @@ def other_teacher(teacher, folder):
     head = checkpoint.load_fusion(target)
     with torch.no_grad():
         head.classify.bias += torch.linspace(0, 3, len(head.classify.bias))
-    own, labels = checkpoint.read_config(target)
+    own, labels = checkpoint_files.read_config(target)
     checkpoint.write(target, trained_state(head), own, labels, "card")
     return target
 
@@ -117,7 +117,7 @@ def test_every_unlabelled_clip_has_one_row_that_explains_itself(labelled_by, cli
     names = [row["clip_id"] for part in labelled_by.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()]
     assert sorted(names) == sorted(clip.clip_id for clip in clips if clip.split == "unlabelled")
     report, rows = labelled_by.report, rows_of(labelled_by.path)
-    digest = store.digest_path(teacher / checkpoint.WEIGHTS)
+    digest = store.digest_path(teacher / checkpoint_files.WEIGHTS)
     for row in rows.values():
         assert row["accepted"] == (row["reason"] is None)
         assert (row["teacher"], row["round"]) == (digest, 0)
@@ -235,7 +235,7 @@ def test_another_teacher_starts_afresh_and_another_policy_predicts_nothing(label
     assert other.path.parent not in (labelled_by.path.parent, fixed.path.parent)
     assert len(list(predictions.glob("parts-*"))) == 2
     teachers = {row["teacher"] for row in rows_of(other.path).values()}
-    assert teachers == {store.digest_path(other_teacher / checkpoint.WEIGHTS)}
+    assert teachers == {store.digest_path(other_teacher / checkpoint_files.WEIGHTS)}
     assert bytes_of(labelled_by.path) == before
     later = pseudo_label(override(config, {"pseudo.round": 3}))
     assert later.path == labelled_by.path.with_name("round-3")
@@ -363,7 +363,7 @@ def test_what_the_user_can_mend_is_said(config, tiny_config, other_teacher, fold
     with pytest.raises(ValueError, match="found no unlabelled clips"):
         pseudo_label(override(tiny_config, {"checkpoint": config.checkpoint}))
     stranger = shutil.copytree(other_teacher, folder / "stranger")
-    (stranger / checkpoint.LABELS).write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
+    (stranger / checkpoint_files.LABELS).write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
     with pytest.raises(ValueError, match=r"pseudo\.teachers: found the classes a, b, c, d, e, f in .*stranger"):
         pseudo_label(override(config, {"pseudo.teachers": [str(stranger)]}))
 

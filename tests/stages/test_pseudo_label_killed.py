@@ -26,7 +26,7 @@ import pytest
 from emo_ray.config import dump, override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.prepare import prepare
 
@@ -87,7 +87,7 @@ def teacher_of(tiny_config, evaluated, folder, clips_per_part):
     target = folder / f"teacher-{clips_per_part}"
     if not target.exists():
         shutil.copytree(source, target)
-        own, labels = checkpoint.read_config(source)
+        own, labels = checkpoint_files.read_config(source)
         own = override(own, {"media.clips_per_part": clips_per_part})
         checkpoint.write(target, trained_state(checkpoint.load_fusion(source)), own, labels, "card")
     return target

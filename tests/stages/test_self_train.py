@@ -16,7 +16,7 @@ from emo_ray import store, tracking
 from emo_ray.config import dump, override
 from emo_ray.config.job_settings import Rounds
 from emo_ray.data import manifest
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint_files
 from emo_ray.reports import rounds as rounds_report
 from emo_ray.stages import self_train as stage
 from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, over, self_train
@@ -115,7 +115,7 @@ def test_a_round_has_a_teacher_pseudo_labels_and_a_student(done, config, few_tea
     root = Path(config.store.root)
     assert root / first["checkpoint"] == few_teacher.path
     assert first["scores"]["waf"] == store.read_meta(few_teacher.path)["best"]["fusion"]["waf"]
-    card = (root / second["checkpoint"] / checkpoint.CARD).read_text()
+    card = (root / second["checkpoint"] / checkpoint_files.CARD).read_text()
     assert f"pseudo-labelled: {sum(second['accepted'].values())} by" in card
     assert 0 < sum(second["accepted"].values()) <= 60
     reached = store.read_meta(root / second["checkpoint"])["best"]["fusion"]
@@ -198,7 +198,7 @@ def test_a_model_from_elsewhere_teaches_first_and_warm_students_go_on_from_it(co
     assert found[0]["checkpoint"] == few_teacher.path.relative_to(config.store.root).as_posix()
     assert found[0]["scores"] == pytest.approx(done.content["rounds"][0]["scores"])
     assert found[1]["accepted"] == done.content["rounds"][1]["accepted"]
-    card = (Path(config.store.root) / found[1]["checkpoint"] / checkpoint.CARD).read_text()
+    card = (Path(config.store.root) / found[1]["checkpoint"] / checkpoint_files.CARD).read_text()
     assert f"head started from: {few_teacher.path.name}" in card
 
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_judged_is_refused(config, few_teacher, tmp_path):
     with pytest.raises(ValueError, match=r"trained or selected on 24 clips of validation or test \(first: 'train-"):
         self_train(given(moved, checkpoint=str(few_teacher.path)))
     other = shutil.copytree(few_teacher.path, tmp_path / "other")
-    (other / checkpoint.LABELS).write_text('["glad", "calm", "upset"]')
+    (other / checkpoint_files.LABELS).write_text('["glad", "calm", "upset"]')
     with pytest.raises(ValueError, match="a teacher of the classes glad, calm, upset, expected calm, glad, upset"):
         self_train(override(config, {"checkpoint": str(other)}))
 

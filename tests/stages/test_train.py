@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from emo_ray import store, tracking
 from emo_ray.config import flatten, override
 from emo_ray.data import manifest
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.stages.fitting.epoch_log import METRICS
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.prepare import prepare
@@ -49,16 +49,16 @@ def checkpoints(config):
 
 def test_a_checkpoint_can_be_used_on_its_own(trained):
     head = checkpoint.load_fusion(trained.path)
-    video = checkpoint.load_emovclip(trained.path / checkpoint.EMOVCLIP)
+    video = checkpoint.load_emovclip(trained.path / checkpoint_files.EMOVCLIP)
     assert set(head.project) == {"video", "audio", "text"}
-    assert not any(name.startswith("clip.") for name in load_file(trained.path / "emovclip" / checkpoint.WEIGHTS))
+    assert not any(name.startswith("clip.") for name in load_file(trained.path / "emovclip" / checkpoint_files.WEIGHTS))
     assert video.clip.visual.output_dim == head.project["video"][0].in_features
-    card = (trained.path / checkpoint.CARD).read_text()
+    card = (trained.path / checkpoint_files.CARD).read_text()
     assert all(label in card for label in trained.prepared.labels)
 
 
 def test_every_epoch_of_both_phases_is_kept(trained, tiny_config):
-    for folder in (trained.path, trained.path / checkpoint.EMOVCLIP):
+    for folder in (trained.path, trained.path / checkpoint_files.EMOVCLIP):
         history = store.read_meta(folder)["history"]
         assert [row["epoch"] for row in history] == list(range(tiny_config.train.epochs))
         assert all(0 <= row["val_waf"] <= 1 and row["train_loss"] > 0 for row in history)
@@ -124,8 +124,8 @@ def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config
     train_phases(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])))
     assert told == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
     assert plan.path.name == trained.path.name
-    for folder in ("", checkpoint.EMOVCLIP):
-        own, reference = (load_file(path / folder / checkpoint.WEIGHTS) for path in (plan.path, trained.path))
+    for folder in ("", checkpoint_files.EMOVCLIP):
+        own, reference = (load_file(path / folder / checkpoint_files.WEIGHTS) for path in (plan.path, trained.path))
         for name, value in reference.items():
             torch.testing.assert_close(own[name], value, rtol=0, atol=0, msg=name)
 
@@ -182,12 +182,12 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny
         done.set()
         killer.join()
     assert killed
-    own, reference = (store.read_meta(t.path / checkpoint.EMOVCLIP)["history"] for t in (again, trained))
+    own, reference = (store.read_meta(t.path / checkpoint_files.EMOVCLIP)["history"] for t in (again, trained))
     assert [row["epoch"] for row in own] == [row["epoch"] for row in reference]
     assert [_timeless(row) for row in own] == [_timeless(row) for row in reference]
-    weights = [load_file(t.path / "emovclip" / checkpoint.WEIGHTS) for t in (again, trained)]
+    weights = [load_file(t.path / "emovclip" / checkpoint_files.WEIGHTS) for t in (again, trained)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
-    heads = [load_file(t.path / checkpoint.WEIGHTS) for t in (again, trained)]
+    heads = [load_file(t.path / checkpoint_files.WEIGHTS) for t in (again, trained)]
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[1])
 
 
@@ -232,13 +232,13 @@ def test_accepted_clips_are_trained_on_beside_labelled_ones_and_nothing_is_judge
         history = store.read_meta(model.path)["history"]
         assert {row["train_clips"] for row in history} == {4 * clips}
         assert {row["val_n"] for row in history} == {30}
-    seen = [json.loads((model.path / checkpoint.SEEN).read_text()) for model in (few_teacher, student)]
+    seen = [json.loads((model.path / checkpoint_files.SEEN).read_text()) for model in (few_teacher, student)]
     accepted = {f"unlabelled-{i:03d}": "train" for i in range(30)}
     assert seen[1] == seen[0] | accepted
 
 
 def test_the_card_says_how_many_clips_no_person_labelled_and_who_did(student, few_teacher):
-    cards = [(model.path / checkpoint.CARD).read_text() for model in (few_teacher, student)]
+    cards = [(model.path / checkpoint_files.CARD).read_text() for model in (few_teacher, student)]
     assert "pseudo" not in cards[0]
     assert "trained on: clips.parquet, 54 clips" in cards[1]
     assert "pseudo-labelled: 30 by model-a (round 2; soft targets, weight 0.5): calm (20), upset (10)" in cards[1]
@@ -248,11 +248,11 @@ def test_the_card_says_how_many_clips_no_person_labelled_and_who_did(student, fe
 def test_a_head_goes_on_from_another(few_labels, few_teacher):
     start = {"fusion.start_from": str(few_teacher.path), "train.epochs": 1, "fusion.lr": 1e-9}
     went_on = train(override(few_labels, start))
-    weights = [load_file(model.path / checkpoint.WEIGHTS) for model in (went_on, few_teacher)]
+    weights = [load_file(model.path / checkpoint_files.WEIGHTS) for model in (went_on, few_teacher)]
     for name, value in weights[1].items():
         torch.testing.assert_close(weights[0][name], value, atol=1e-5, rtol=0)
     assert went_on.path != few_teacher.path
-    assert f"head started from: {few_teacher.path.name}" in (went_on.path / checkpoint.CARD).read_text()
+    assert f"head started from: {few_teacher.path.name}" in (went_on.path / checkpoint_files.CARD).read_text()
 
 
 def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, tiny_config, pseudo_round, tmp_path):
@@ -270,9 +270,9 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     statuses = zip(ledger["clip_id"].to_pylist(), ledger["video_status"].to_pylist(), strict=True)
     with_video = {clip_id for clip_id, status in statuses if status == "ok"}
     trained_on = {c.clip_id for c in trained.prepared.clips if c.split == "train"} & with_video
-    history = store.read_meta(made.path / checkpoint.EMOVCLIP)["history"]
+    history = store.read_meta(made.path / checkpoint_files.EMOVCLIP)["history"]
     assert [row["train_clips"] for row in history] == [len(trained_on)]
-    card = (made.path / checkpoint.EMOVCLIP / checkpoint.CARD).read_text()
+    card = (made.path / checkpoint_files.EMOVCLIP / checkpoint_files.CARD).read_text()
     assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card
 
 

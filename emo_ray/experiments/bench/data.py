@@ -21,7 +21,7 @@ from emo_ray.data.manifest import Clip
 from emo_ray.experiments.bench.step import LABELS, model_config
 from emo_ray.experiments.bench.timing import Comparison, Figure, compared, rounds, timed
 from emo_ray.models import emovclip
-from emo_ray.models.clip import image_size
+from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress
 from emo_ray.stages.encoding.actor import shard_columns
 from emo_ray.stages.fitting.ray_train import in_batches

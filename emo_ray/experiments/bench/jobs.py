@@ -18,7 +18,7 @@ from emo_ray.data.batch import Batch, from_shards
 from emo_ray.experiments.bench.data import Measured, corpus, loader
 from emo_ray.experiments.bench.step import LABELS
 from emo_ray.experiments.bench.timing import Figure, Usage, compared, rounds, usage
-from emo_ray.models import audio, checkpoint, emovclip, text
+from emo_ray.models import audio, checkpoint, checkpoint_files, emovclip, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.progress import progress
@@ -158,7 +158,7 @@ def model_folder(config: Config, prepared: Prepared, scratch: Path) -> Path:
         sizes |= {"audio": audio.build(config.audio).dim, "text": text.build(config.text).dim}
         scaling = {name: torch.stack([torch.zeros(size), torch.ones(size)]) for name, size in sizes.items()}
         head = FusionHead(config.fusion, scaling, len(labels))
-        for folder, model in ((path, head), (path / checkpoint.EMOVCLIP, video)):
+        for folder, model in ((path, head), (path / checkpoint_files.EMOVCLIP, video)):
             folder.mkdir(parents=True)
             checkpoint.write(folder, trained_state(model), config, labels, "An untrained model of the benchmark.\n")
     return path

@@ -23,6 +23,7 @@ from emo_ray.config import Config, load, override, parse_overrides
 from emo_ray.data.batch import Batch
 from emo_ray.experiments.bench.timing import Comparison, Figure, compared, rounds, timed
 from emo_ray.models import emovclip, reference
+from emo_ray.models.clip_source import image_size
 from emo_ray.models.emovclip import EmoVCLIP
 from emo_ray.models.trainable_state import cast_frozen
 
@@ -84,7 +85,7 @@ def step(config: Config, done: Callable[[float], None] = lambda steps: None) -> 
 
 def random_batch(config: Config, size: int) -> Batch:
     """A labelled batch of noise in the shape that the model of this config takes."""
-    side, generator = emovclip.image_size(config), torch.Generator().manual_seed(0)
+    side, generator = image_size(config), torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (size, config.media.frames, 3, side, side), dtype=torch.uint8, generator=generator)
     present_BM = torch.tensor([[True, False, False]] * size)
     label_B = torch.arange(size) % len(LABELS)

@@ -16,7 +16,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.experiments.claims import comparisons, self_training, trials
 from emo_ray.experiments.claims.comparisons import OURS, Found, Scores, Trial, claimed, seeds_of, trials_of
-from emo_ray.models.clip import frozen_digest
+from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import console, progress, say
 from emo_ray.reports import claims as claims_report
 from emo_ray.stages.features import encode_corpus, frozen_encoders

@@ -9,8 +9,8 @@ from pathlib import Path
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.data.pseudo import PseudoLabels
-from emo_ray.models import checkpoint
-from emo_ray.models.clip import description
+from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models.clip_source import description
 from emo_ray.stages.prepare import Prepared
 
 VERSION = 4  # of trained models; 4: class weights are of clips with something to see, hear or read
@@ -37,17 +37,17 @@ def save(
     with store.writing(path, meta) as folder:
         card = _card(phase, config, prepared, metrics)
         checkpoint.write(folder, best["model"], config, prepared.labels, card)
-        store.write_text(folder / checkpoint.SEEN, json.dumps(_seen(config, prepared, phase)))
+        store.write_text(folder / checkpoint_files.SEEN, json.dumps(_seen(config, prepared, phase)))
         if video_path is not None:
-            _link_tree(video_path, folder / checkpoint.EMOVCLIP)
+            _link_tree(video_path, folder / checkpoint_files.EMOVCLIP)
 
 
 def _seen(config: Config, prepared: Prepared, phase: Phase) -> dict[str, str]:
     """The split of every clip that decided the weights, also of those that the weights it started from had seen."""
     seen = {}
     for start in (config.emovclip.start_from, config.fusion.start_from):
-        if start is not None and (Path(start) / checkpoint.SEEN).is_file():
-            seen |= json.loads((Path(start) / checkpoint.SEEN).read_text(encoding="utf-8"))
+        if start is not None and (Path(start) / checkpoint_files.SEEN).is_file():
+            seen |= json.loads((Path(start) / checkpoint_files.SEEN).read_text(encoding="utf-8"))
     seen |= dict.fromkeys(phase.pseudo.target_of if phase.pseudo else (), "train")
     judged = [clip for clip in prepared.clips if clip.split in ("train", "validation") and clip.label is not None]
     return seen | {clip.clip_id: clip.split for clip in judged}

@@ -17,8 +17,8 @@ from emo_ray.config.model_settings import Train
 from emo_ray.data import pseudo
 from emo_ray.data.labels import vocabulary
 from emo_ray.data.pseudo import PseudoLabels
-from emo_ray.models import checkpoint
-from emo_ray.models.clip import frozen_digest
+from emo_ray.models import checkpoint_files
+from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import say
 from emo_ray.stages.annotate import Readings, readings_of
 from emo_ray.stages.encoding.actor import EncoderSpec
@@ -149,7 +149,7 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: TrainingClips, ro
     if not usable.train:
         say("no training clip has video: the model will have none")
         return None
-    start = checkpoint.start_folder(config, prepared.labels)
+    start = checkpoint_files.start_folder(config, prepared.labels)
     key = store.digest(
         VERSION,
         frozen_digest(config),
@@ -160,7 +160,7 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: TrainingClips, ro
         prepared.labels,
         sorted(usable.train.items()),
         sorted(usable.validation.items()),
-        *([store.digest_path(start / checkpoint.WEIGHTS)] if start else []),
+        *([store.digest_path(start / checkpoint_files.WEIGHTS)] if start else []),
         *usable.digest_parts,
     )
     return root / "checkpoints" / f"emovclip-{key}"
@@ -169,7 +169,7 @@ def _emovclip_path(config: Config, prepared: Prepared, wanted: TrainingClips, ro
 def _fusion_digest(
     config: Config, prepared: Prepared, wanted: TrainingClips, frozen: Sequence[EncoderSpec], video_path: Path | None
 ) -> str:
-    start = config.fusion.start_from
+    start = checkpoint_files.fusion_start_folder(config, prepared.labels)
     return store.digest(
         VERSION,
         config.fusion.model_dump(exclude={"start_from"}),
@@ -181,7 +181,7 @@ def _fusion_digest(
         prepared.labels,
         sorted(wanted.train.items()),
         sorted(wanted.validation.items()),
-        *([store.digest_path(Path(start) / checkpoint.WEIGHTS)] if start else []),
+        *([store.digest_path(start / checkpoint_files.WEIGHTS)] if start else []),
         *wanted.digest_parts,
     )
 

@@ -13,7 +13,7 @@ from emo_ray import store
 from emo_ray.config import absolute_paths, override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.stages.encoding.external_tables import BAD_ROWS
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load
@@ -67,9 +67,9 @@ def test_a_head_is_trained_and_measured_without_any_media(measured, corpus):
     assert (subsets["A"]["n"], subsets["T"]["n"], measured.report["n_clips"]) == (11, 12, 12)
     assert subsets["A"]["waf"] > 0.6
     model = Path(corpus.store.root) / "checkpoints" / measured.report["checkpoint"]
-    assert not (model / checkpoint.EMOVCLIP).exists()
-    assert "audio: tables hubert" in (model / checkpoint.CARD).read_text()
-    widths = {k: v.shape[1] for k, v in load_file(model / checkpoint.WEIGHTS).items() if k.startswith("scaling_")}
+    assert not (model / checkpoint_files.EMOVCLIP).exists()
+    assert "audio: tables hubert" in (model / checkpoint_files.CARD).read_text()
+    widths = {k: v.shape[1] for k, v in load_file(model / checkpoint_files.WEIGHTS).items() if k.startswith("scaling_")}
     assert widths == {"scaling_audio": 6, "scaling_text": 4}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from emo_ray import store
 from emo_ray.config import override
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint_files
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.prepare import prepare
 
@@ -56,7 +56,7 @@ def test_what_changes_a_result_changes_its_name_and_no_other(plan_of, changes, p
 
 def test_what_training_starts_from_is_known_by_its_weights(plan_of, tmp_path):
     start = plan_of({}).path
-    copied = shutil.copytree(start / checkpoint.EMOVCLIP, tmp_path / "copied")
+    copied = shutil.copytree(start / checkpoint_files.EMOVCLIP, tmp_path / "copied")
     first, second = (plan_of({"emovclip.start_from": str(folder)}).video_path for folder in (start, copied))
     assert first == second != plan_of({}).video_path
 

@@ -1,0 +1,103 @@
+"""Files of CLIP weights as others publish them, read into open_clip's names and shapes.
+
+OpenAI's archives and transformers' files name and cut tensors in ways of their own. The activation is no tensor:
+OpenAI trained with QuickGELU, folders say it in their JSON, and a bare file says nothing.
+"""
+
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from open_clip.factory import load_state_dict
+from safetensors import SafetensorError
+
+from emo_ray.models.clip_folders import OPEN_CLIP_CONFIG, read_json
+
+Form = Literal["open_clip", "openai", "transformers"]
+State = dict[str, torch.Tensor]
+
+_ONLY_OPENAI = ("input_resolution", "context_length", "vocab_size")  # sizes among the tensors
+_ONLY_TRANSFORMERS = "vision_model.embeddings.class_embedding"
+_RENAMED = {
+    "text_model.embeddings.token_embedding.": "token_embedding.",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.encoder.layers.": "transformer.resblocks.",
+    "text_model.final_layer_norm.": "ln_final.",
+    "text_projection.weight": "text_projection",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.": "visual.conv1.",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.": "visual.ln_pre.",
+    "vision_model.encoder.layers.": "visual.transformer.resblocks.",
+    "vision_model.post_layernorm.": "visual.ln_post.",
+    "visual_projection.weight": "visual.proj",
+    ".layer_norm1.": ".ln_1.",
+    ".layer_norm2.": ".ln_2.",
+    ".self_attn.": ".attn.",
+    ".mlp.fc1.": ".mlp.c_fc.",
+    ".mlp.fc2.": ".mlp.c_proj.",
+}
+
+
+def read_state(path: Path) -> tuple[State, Form]:
+    """float32 weights in open_clip's names, and the form they were found in. Raises ValueError for other files."""
+    try:
+        state = _archive(path) if _is_archive(path) else load_state_dict(str(path))
+        form: Form = "open_clip"
+        if all(name in state for name in _ONLY_OPENAI):
+            form, state = "openai", {name: value for name, value in state.items() if name not in _ONLY_OPENAI}
+        elif _ONLY_TRANSFORMERS in state:
+            form, state = "transformers", _from_transformers(state)
+        return {name: value.float() for name, value in state.items()}, form
+    # What torch, pickle and safetensors raise for broken files and for files of something else.
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, SafetensorError, AttributeError, TypeError,
+            LookupError, StopIteration) as error:  # fmt: skip
+        raise ValueError(  # without torch's own message, which advises to run whatever is in the file
+            f"{path}: found no weights of a CLIP ({type(error).__name__}), expected a state dict (.safetensors, .pt, "
+            ".bin) or OpenAI's own .pt"
+        ) from error
+
+
+def quick_gelu_beside(path: Path) -> bool | None:
+    """Whether the open_clip config in the folder of a file asks for QuickGELU; None where there is no such config."""
+    config = path.parent / OPEN_CLIP_CONFIG
+    return bool(read_json(config).get("model_cfg", {}).get("quick_gelu")) if config.is_file() else None
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file as torch.save's are, but with code and its constants."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _archive(path: Path) -> State:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the format is OpenAI's choice
+        state = torch.jit.load(str(path), map_location="cpu").state_dict()
+    missing = [name for name in _ONLY_OPENAI if name not in state]
+    if missing:
+        raise ValueError(
+            f"{path}: found a TorchScript archive without {', '.join(missing)}, expected OpenAI's own: of other models "
+            "give the state dict"
+        )
+    return state
+
+
+def _from_transformers(state: State) -> State:
+    """Weights of transformers' CLIPModel by the names of open_clip, which keeps q, k and v in one matrix."""
+    renamed: State = {}
+    for name, value in state.items():
+        for theirs, ours in _RENAMED.items():
+            name = name.replace(theirs, ours)
+        renamed[name] = value
+    for name in [name for name in renamed if ".q_proj." in name]:
+        parts = [renamed.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        renamed[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
+    for name in ("visual.proj", "text_projection"):  # matrices that are applied from the right
+        renamed[name] = renamed[name].T
+    return {name: value for name, value in renamed.items() if not name.endswith(".position_ids")}  # of old versions

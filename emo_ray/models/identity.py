@@ -1,0 +1,52 @@
+"""What decides the output of each frozen encoder, as digests that name stored features and models.
+
+Everything is told from configs and files: no encoder is loaded, and neither torch nor open_clip nor transformers is
+imported. Settings that only decide where or how fast an encoder runs are no part of its digest; `dtype=auto` stands for
+itself, because it is decided where the encoder runs.
+
+Raise a version when the same settings and weights give other values.
+"""
+
+from pathlib import Path
+
+from emo_ray import store
+from emo_ray.config import Config
+from emo_ray.config.model_settings import Audio, Text
+from emo_ray.models.clip_source import clip_source, image_size
+from emo_ray.models.pretrained_source import check_code, source_digest
+
+CLIP_VERSION, AUDIO_VERSION, TEXT_VERSION = 1, 2, 3
+OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)  # encoders of ours; any other name is a transformers model
+
+
+def frozen_digest(config: Config) -> str:
+    """Digest of the frozen CLIP: architecture, weights (by content for files, by tag or seed otherwise), image size."""
+    source, size = clip_source(config), image_size(config)
+    weights = ("random", config.seed) if source.weights is None else source.weights
+    if isinstance(weights, Path):
+        weights = store.digest_path(weights)
+    beside = source.statistics if source.folder else source.merges and store.digest_path(source.merges)
+    resized = () if size == source.native_size else ("image_size", size)
+    return store.digest(source.architecture, weights, beside, CLIP_VERSION, *resized)
+
+
+def audio_digest(config: Audio) -> str:
+    """Digest of a sound encoder. Raises ValueError where there is no such model."""
+    if config.encoder in OFFLINE_AUDIO:
+        return store.digest("audio", config.encoder, AUDIO_VERSION)
+    settings = config.model_dump(mode="json", include={"layers", "window_s", "overlap_s", "dtype"})
+    return store.digest("audio", settings, source_digest(config.encoder, config.revision), AUDIO_VERSION)
+
+
+def text_digest(config: Text, readings: str | None = None) -> str:
+    """Digest of a text encoder; `readings` is the digest of the table of readings that it is given, if any.
+
+    Raises ValueError where there is no such model, or its code is not trusted or not pinned: before anything runs.
+    """
+    templates = [config.template, config.template_with_reading if readings else None, readings]
+    if config.encoder in OFFLINE_TEXT:
+        return store.digest("text", config.encoder, config.ngram_features, templates, TEXT_VERSION)
+    check_code(config.encoder, config.revision, config.trust_remote_code)
+    settings = config.model_dump(mode="json", include={"layers", "max_tokens", "dtype"})
+    source = source_digest(config.encoder, config.revision)
+    return store.digest("text", settings, templates, source, TEXT_VERSION)
