@@ -1,4 +1,4 @@
-"""Label vocabularies: which classes a run has and in which order, and the names that corpora use."""
+"""Label vocabularies: the classes of a run in their order, and the codes that RAVDESS uses in file names."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ RAVDESS_EMOTIONS = {
 RAVDESS_STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 
 
-def vocabulary(found: Iterable[str | None], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The K labels of a run in index order: `wanted` as given, else those found, alphabetically.
+def vocabulary(labels: Iterable[str | None], configured: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The K labels of a run in index order: `configured` (data.labels), or if None the clips' own, sorted.
 
-    Raises ValueError where a label is found that is not wanted, or fewer than two labels are left.
+    Raises ValueError where a clip has a label that is not configured, or there are fewer than two labels.
     """
-    counts = Counter(label for label in found if label is not None)
-    if wanted is not None:
-        strange = sorted(set(counts) - set(wanted))
-        if strange:
+    counts = Counter(label for label in labels if label is not None)
+    if configured is not None:
+        unknown = sorted(set(counts) - set(configured))
+        if unknown:
             raise ValueError(
-                f"found labels {', '.join(f'{s!r} ({counts[s]} clips)' for s in strange)}, expected only those of "
-                f"data.labels ({', '.join(wanted)}): correct the manifest or add them to data.labels"
+                f"found labels {', '.join(f'{label!r} ({counts[label]} clips)' for label in unknown)}, expected only "
+                f"those of data.labels ({', '.join(configured)}): correct the manifest or add them to data.labels"
             )
-        return tuple(wanted)
+        return tuple(configured)
     if len(counts) < 2:
         raise ValueError(
             f"found {len(counts)} label(s) {sorted(counts)} in the manifest, expected at least two: "

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -61,20 +61,24 @@ def read_table(
 ) -> list[Clip]:
     """The clips of a CSV, JSONL or Parquet table.
 
-    `root` is where relative media paths start (default: the table's folder); `columns` maps fields to headers; where
-    `bare`, clips may be but a clip_id, for their features lie elsewhere.
+    `root` is where relative media paths start (default: the table's folder); `columns` maps fields to headers. With
+    `bare`, a clip_id alone makes a clip: its features lie elsewhere.
     Raises ValueError naming file, row (the first data row is row 1) and column of what is wrong.
     """
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path}: found no rows, expected a header and at least one clip")
-    mapping, file_header = _mapping(path, list(rows[0]), columns or {}, bare)
-    root, problems = root or path.parent, []
-    clips = [_clip(row, i, mapping, file_header, root, problems) for i, row in enumerate(rows, start=1)]
-    clips = _with_ids(clips, root)
+    column_of = _columns(path, list(rows[0]), columns or {}, bare)
+    root = root or path.parent
+    problems: list[str] = []
+    clips = []
+    for number, row in enumerate(rows, start=1):
+        values, row_problems = _values(row, column_of)
+        problems += [f"row {number}, {problem}" for problem in row_problems]
+        clips.append(_clip(values, root))
     if problems:
-        raise ValueError(f"{path}: " + _list(problems))
-    return clips
+        raise ValueError(f"{path}: " + _first_of(problems))
+    return _with_ids(clips, root)
 
 
 def check(clips: Sequence[Clip], where: str) -> None:
@@ -87,7 +91,7 @@ def check(clips: Sequence[Clip], where: str) -> None:
     ]
     problems += [f"row {i}, column clip_id: found nothing" for i, c in enumerate(clips, 1) if not c.clip_id]
     if problems:
-        raise ValueError(f"{where}: " + _list(problems))
+        raise ValueError(f"{where}: " + _first_of(problems))
 
 
 def write(path: Path, clips: Iterable[Clip]) -> None:
@@ -107,8 +111,8 @@ def resolve(path: str, root: Path) -> str:
 
 def media_fields(path: str, root: Path) -> dict[str, str]:
     """A media path as the clip field it belongs to, by its suffix; unknown suffixes are taken for video."""
-    kind = "audio" if PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES else "video"
-    return {kind: resolve(path, root)}
+    field = "audio" if PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES else "video"
+    return {field: resolve(path, root)}
 
 
 def _rows(path: Path) -> list[dict]:
@@ -134,8 +138,8 @@ def _csv_rows(path: Path) -> list[dict]:
         rows = list(csv.DictReader(stream, headers, delimiter=delimiter, strict=True))
     for i, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            found = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or [])
-            raise ValueError(f"{path}: row {i}: found {found} cells, expected {len(headers)}: quote commas")
+            cells = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or [])
+            raise ValueError(f"{path}: row {i}: found {cells} cells, expected {len(headers)}: quote commas")
     return rows
 
 
@@ -158,56 +162,65 @@ def _parquet_rows(path: Path) -> list[dict]:
     return pq.read_table(path).to_pylist()
 
 
-def _mapping(path: Path, headers: list[str], columns: dict[str, str], bare: bool) -> tuple[dict[str, str], str | None]:
+def _columns(path: Path, headers: list[str], columns: dict[str, str], bare: bool) -> dict[str, str]:
+    """The header of each clip field that the table has, and of `file`, a single column for all media.
+
+    `columns` (data.columns) comes first, then ALIASES. Raises ValueError where a column is missing.
+    """
     for field, column in columns.items():
         if column not in headers:
             raise ValueError(
                 f"{path}: data.columns.{field}: found no column {column!r}, expected one of {', '.join(headers)}"
             )
-    mapping = dict(columns)
-    taken = set(columns.values())
-    for field, names in ALIASES.items():
-        header = next((h for h in names if h in headers and h not in taken), None)
-        if field not in mapping and header is not None:
-            mapping[field] = header
-    file_header = None
-    if "video" not in mapping and "audio" not in mapping:
-        file_header = next((h for h in _FILE_HEADERS if h in headers), None)
-    named = bare and "clip_id" in mapping
-    if file_header is None and not named and not {"video", "audio", "text"} & set(mapping):
+    column_of = dict(columns)
+    configured = set(columns.values())
+    for field, aliases in ALIASES.items():
+        header = next((alias for alias in aliases if alias in headers and alias not in configured), None)
+        if field not in column_of and header is not None:
+            column_of[field] = header
+    file_header = next((header for header in _FILE_HEADERS if header in headers), None)
+    if file_header is not None and not column_of.keys() & {"video", "audio"}:
+        column_of["file"] = file_header
+    has_content = column_of.keys() & {"video", "audio", "text", "file"}
+    if not has_content and not (bare and "clip_id" in column_of):
         raise ValueError(
             f"{path}: found columns {', '.join(headers)}, expected at least one of video, audio, text, file: "
             "name them with data.columns.video=COLUMN (or audio, text" + (", clip_id)" if bare else ")")
         )
-    return mapping, file_header
+    return column_of
 
 
-def _clip(row: dict, i: int, mapping: dict, file_header: str | None, root: Path, problems: list[str]) -> Clip:
+def _values(row: dict, column_of: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A row's values by field, as text, and what is wrong with them; empty cells, nulls and NaN are left out."""
     values: dict[str, str] = {}
-    for field, column in {**mapping, **({"file": file_header} if file_header else {})}.items():
-        value = row[column]
-        if value is None or (isinstance(value, str) and not value.strip()) or value != value:
-            continue  # empty cells, nulls and NaN are absent
-        if not isinstance(value, str | int | float):
-            problems.append(f"row {i}, column {column}: found {type(value).__name__}, expected text or a number")
+    problems = []
+    for field, column in column_of.items():
+        cell = row[column]
+        if cell is None or (isinstance(cell, str) and not cell.strip()) or cell != cell:
             continue
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # whole numbers beside empty cells come as floats
-        values[field] = str(value).strip() if field != "text" else str(value)
-        if not _is_unicode(values[field]):
-            problems.append(f"row {i}, column {column}: found half of a surrogate pair, expected Unicode text")
-    for field in {"video", "audio"} & set(values):
-        values[field] = resolve(values[field], root)
-    if file := values.pop("file", None):
-        values |= media_fields(file, root)
-    if "split" in values:
-        split = _SPLIT_NAMES.get(values["split"].lower())
-        if split is None:
-            problems.append(
-                f"row {i}, column {mapping['split']}: found {values['split']!r}, expected one of {', '.join(SPLITS)}"
-            )
-        values["split"] = split or "train"
-    return Clip(**{"clip_id": "", **values})
+        if not isinstance(cell, str | int | float):
+            problems.append(f"column {column}: found {type(cell).__name__}, expected text or a number")
+            continue
+        if isinstance(cell, float) and cell.is_integer():
+            cell = int(cell)  # whole numbers beside empty cells come as floats
+        value = str(cell) if field == "text" else str(cell).strip()
+        if not _is_unicode(value):
+            problems.append(f"column {column}: found half of a surrogate pair, expected Unicode text")
+        if field == "split" and value.lower() not in _SPLIT_NAMES:
+            problems.append(f"column {column}: found {value!r}, expected one of {', '.join(SPLITS)}")
+            continue
+        values[field] = _SPLIT_NAMES[value.lower()] if field == "split" else value
+    return values, problems
+
+
+def _clip(values: dict[str, str], root: Path) -> Clip:
+    """The clip of a row's values; its media paths are resolved against `root`."""
+    fields_of_clip = {"clip_id": ""} | values
+    for field in values.keys() & {"video", "audio"}:
+        fields_of_clip[field] = resolve(values[field], root)
+    if file := fields_of_clip.pop("file", None):
+        fields_of_clip |= media_fields(file, root)
+    return Clip(**fields_of_clip)
 
 
 def _is_unicode(text: str) -> bool:
@@ -219,20 +232,25 @@ def _is_unicode(text: str) -> bool:
 
 
 def _with_ids(clips: list[Clip], root: Path) -> list[Clip]:
-    """Clips without an id are named after their file's stem, or its path below `root` where stems repeat, or their row.
+    """The clips with an id each. A clip without one is named after its file's stem, or after its row if it has no file.
 
-    A path below `root` has no suffix and, unlike the absolute one, is the same wherever the corpus lies.
+    Where stems repeat, the file's path below `root` takes the place of the stem. It has no suffix and, unlike the
+    absolute path, is the same wherever the corpus lies.
     """
     media = [clip.video or clip.audio for clip in clips]
     stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in enumerate(media, start=1)]
-    unique, below = len(set(stems)) == len(stems), f"{root.absolute()}/"
-    ids = [
-        clip.clip_id or (stem if unique or path is None else os.path.splitext(path)[0].removeprefix(below))
-        for clip, stem, path in zip(clips, stems, media, strict=True)
+    stems_are_unique = len(set(stems)) == len(stems)
+    prefix = f"{root.absolute()}/"
+
+    def name(path: str | None, stem: str) -> str:
+        return stem if stems_are_unique or path is None else os.path.splitext(path)[0].removeprefix(prefix)
+
+    return [
+        clip if clip.clip_id else replace(clip, clip_id=name(path, stem))
+        for clip, path, stem in zip(clips, media, stems, strict=True)
     ]
-    return [Clip(**{**asdict(clip), "clip_id": name}) for clip, name in zip(clips, ids, strict=True)]
 
 
-def _list(problems: list[str]) -> str:
+def _first_of(problems: list[str]) -> str:
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return "; ".join(problems[:_SHOWN]) + more

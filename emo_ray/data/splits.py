@@ -1,4 +1,4 @@
-"""Who is in train, validation, test and unlabelled: the manifest's own splits, or cuts grouped by speaker."""
+"""Which clips are in train, validation, test and unlabelled: the manifest's own splits, or cuts grouped by speaker."""
 
 import warnings
 from collections import Counter
@@ -13,7 +13,7 @@ from emo_ray.data.manifest import Clip
 
 
 def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], list[str]]:
-    """Every clip with a split, and what to tell the user about it.
+    """Every clip with a split, and notes for the user.
 
     A manifest without splits is cut into train, validation and test; one without a validation split has it cut from
     train; labels stay balanced and, where speakers are known, no speaker crosses a cut. Clips without a label that are
@@ -21,22 +21,21 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
     `folds`. Raises ValueError where a cut is impossible.
     """
     if data.folds is not None:
-        return _uncut(clips, data.folds)
+        return _train_for_folds(clips, data.folds)
     clips = [_unlabelled(clip) for clip in clips]
-    open_rows = [i for i, clip in enumerate(clips) if clip.split is None]
-    given = {clip.split for clip in clips} - {None, "unlabelled"}
-    notes: list[str] = []
-    if open_rows and given:
+    without_split = [clip for clip in clips if clip.split is None]
+    manifest_splits = {clip.split for clip in clips if clip.split is not None} - {"unlabelled"}
+    if without_split and manifest_splits:
         raise ValueError(
-            f"found {len(open_rows)} labelled clips without a split (first: {clips[open_rows[0]].clip_id!r}) beside "
-            f"splits {sorted(given)}, expected a split for all or for none"
+            f"found {len(without_split)} labelled clips without a split (first: {without_split[0].clip_id!r}) beside "
+            f"splits {sorted(manifest_splits)}, expected a split for all or for none"
         )
-    notes += _crossing(clips)
-    if open_rows:
+    notes = _crossing_notes(clips)
+    if without_split:
         clips, note = _cut(clips, None, "test", data.test_fraction, seed)
         notes.append(note)
         clips = [replace(clip, split="train") if clip.split is None else clip for clip in clips]
-    if "validation" not in given and any(clip.split == "train" for clip in clips):
+    if "validation" not in manifest_splits and any(clip.split == "train" for clip in clips):
         clips, note = _cut(clips, "train", "validation", data.validation_fraction, seed)
         notes.append(note)
     return clips, notes
@@ -45,17 +44,16 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
 def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no speaker in two folds.
 
-    Without any speaker labels alone are balanced; a clip without one among others that have is a speaker of its own.
+    If no clip has a speaker, labels alone are balanced. If only some have, each of the others counts as a speaker.
     Raises ValueError where there are too few speakers or clips.
     """
     by_speaker = any(clip.speaker is not None for clip in clips)
-    groups = [clip.speaker or f"clip:{clip.clip_id}" for clip in clips]
-    splitter = StratifiedGroupKFold if by_speaker else StratifiedKFold
-    labels, fold_B = np.array([clip.label for clip in clips]), np.full(len(clips), -1)
-    if max(Counter(labels.tolist()).values(), default=0) < count:  # too few clips to balance labels: sizes alone
-        labels = np.zeros(len(clips))
+    groups = _groups(clips)
+    labels = _balanced_labels(clips, count)
+    fold_B = np.full(len(clips), -1)
     if len(set(groups)) >= count:
-        with warnings.catch_warnings():  # classes rarer than the folds; groups, where there are none
+        splitter = StratifiedGroupKFold if by_speaker else StratifiedKFold
+        with warnings.catch_warnings():  # scikit-learn warns of classes rarer than the folds, and of unused groups
             warnings.simplefilter("ignore", UserWarning)
             cuts = splitter(count, shuffle=True, random_state=seed).split(labels, labels, groups)
             for fold, (_, rows) in enumerate(cuts):
@@ -75,7 +73,9 @@ def crossing_speakers(clips: Sequence[Clip]) -> dict[str, set[str]]:
     return {speaker: splits for speaker, splits in splits_of.items() if len(splits) > 1}
 
 
-def _uncut(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[str]]:
+def _train_for_folds(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[str]]:
+    """Labelled clips as `train` whatever their split, the others as `unlabelled`, and notes for the user."""
+
     def split(clip: Clip) -> str:
         return "unlabelled" if clip.label is None or clip.split == "unlabelled" else "train"
 
@@ -85,11 +85,12 @@ def _uncut(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[str]]:
 
 
 def _unlabelled(clip: Clip) -> Clip:
+    """The clip, moved to split `unlabelled` if it has no label and is not held out."""
     stays = clip.label is not None or clip.split in ("validation", "test")
     return clip if stays else replace(clip, split="unlabelled")
 
 
-def _crossing(clips: Sequence[Clip]) -> list[str]:
+def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
     crossing = sorted(crossing_speakers(clips))
     if not crossing:
         return []
@@ -99,25 +100,36 @@ def _crossing(clips: Sequence[Clip]) -> list[str]:
 
 def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, seed: int) -> tuple[list[Clip], str]:
     """Move about `fraction` of the clips of split `source` to `target`: one fold of a stratified, grouped k-fold."""
-    rows = np.array([i for i, clip in enumerate(clips) if clip.split == source])
-    labels = np.array([clips[i].label for i in rows])
-    by_speaker = any(clips[i].speaker is not None for i in rows)
-    groups = np.array([clips[i].speaker or f"clip:{clips[i].clip_id}" for i in rows])
-    n_groups = len(set(groups))
-    if n_groups < 2:
+    rows = [i for i, clip in enumerate(clips) if clip.split == source]
+    candidates = [clips[i] for i in rows]
+    by_speaker = any(clip.speaker is not None for clip in candidates)
+    groups = np.array(_groups(candidates))
+    group_count = len(set(groups))
+    if group_count < 2:
         raise ValueError(
-            f"found {n_groups} {'speaker' if by_speaker else 'clip'}(s) to cut a {target} split from, expected at "
+            f"found {group_count} {'speaker' if by_speaker else 'clip'}(s) to cut a {target} split from, expected at "
             "least 2: give the manifest a split column, or map no speaker column"
         )
-    folds = int(np.clip(round(1 / fraction), 2, n_groups))
-    if max(Counter(labels.tolist()).values()) < folds:  # too few clips to balance labels: balance sizes alone
-        labels = np.zeros(len(rows))
+    folds = int(np.clip(round(1 / fraction), 2, group_count))
+    labels = _balanced_labels(candidates, folds)
     with warnings.catch_warnings():  # some classes rarer than the folds are fine here, and usual
         warnings.simplefilter("ignore", UserWarning)
-        _, moved = next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, labels, groups))
-    chosen = set(rows[moved].tolist())
-    cut = [replace(clip, split=target) if i in chosen else clip for i, clip in enumerate(clips)]
-    if not {groups[m] for m in moved}.isdisjoint(groups[np.setdiff1d(np.arange(len(rows)), moved)]):
-        raise AssertionError("a speaker crosses our own cut")
-    how = f"{len(set(groups[moved]))} of {n_groups} speakers" if by_speaker else "no speakers known"
-    return cut, f"cut {len(chosen)} of {len(rows)} clips from {source or 'all'} as {target} ({how}, seed {seed})"
+        stay, move = next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, labels, groups))
+    assert set(groups[move]).isdisjoint(groups[stay]), "a speaker crosses our own cut"
+    moved_rows = {rows[i] for i in move}
+    cut = [replace(clip, split=target) if i in moved_rows else clip for i, clip in enumerate(clips)]
+    how = f"{len(set(groups[move]))} of {group_count} speakers" if by_speaker else "no speakers known"
+    return cut, f"cut {len(moved_rows)} of {len(rows)} clips from {source or 'all'} as {target} ({how}, seed {seed})"
+
+
+def _groups(clips: Sequence[Clip]) -> list[str]:
+    """Clips of one group stay together: those of a speaker; a clip without a speaker is a group of its own."""
+    return [clip.speaker or f"clip:{clip.clip_id}" for clip in clips]
+
+
+def _balanced_labels(clips: Sequence[Clip], folds: int) -> np.ndarray:
+    """The labels to balance; all alike where every label has too few clips for the folds, so that sizes balance."""
+    labels = np.array([clip.label for clip in clips])
+    if max(Counter(labels.tolist()).values(), default=0) < folds:
+        return np.zeros(len(clips))
+    return labels

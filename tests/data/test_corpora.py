@@ -383,4 +383,4 @@ class TestClassFolders:
 
 def test_every_corpus_of_the_config_has_an_importer():
     named = set(Data.model_fields["corpus"].annotation.__args__)
-    assert set(corpora.IMPORTERS) == named - {"auto", "synthetic"}
+    assert set(corpora.FOLDER_IMPORTERS) == named - {"auto", "synthetic", "table"}
