@@ -1,9 +1,9 @@
-"""Feature tables from elsewhere: sources in which a clip_id finds a vector.
+"""Feature tables that other programs made: sources that hold a vector for each clip_id.
 
 A source is a folder of `CLIP_ID.npy` (the layout of MERTools), an `.npz` (an array for each clip, or the arrays
 `clip_id` and `feature`), or a CSV, TSV or Parquet table, or a folder of Parquet parts (a column of ids, beside columns
-of numbers or one column of lists). A clip's array is (D,), or (T, D), of which the mean over T is taken. NaN is a value
-that is not known; a clip whose values are all unknown is missing.
+of numbers or one column of lists). A clip's array is (D,), or (T, D), which is averaged over T. NaN is an unknown
+value; a clip whose values are all unknown is missing.
 """
 
 import csv
@@ -26,18 +26,18 @@ VERSION = 1
 OK, MISSING = "ok", "missing"
 ID_COLUMNS = ALIASES["clip_id"]
 _NOT_FEATURES = {name for names in ALIASES.values() for name in names}  # labels above all: a model would learn them
-_OURS = {"present", "status"}  # further columns of our own feature parts
+_EXPORT_COLUMNS = {"present", "status"}  # in emo_ray's own feature parts, beside clip_id and feature
 _SUFFIXES = (".npz", ".csv", ".tsv", ".parquet")
-_SAMPLE = 32  # clips whose most frequent width is the source's
-_CONTENT_BYTES = 64 * 2**20  # a folder with more is known by names, sizes and times
+_SAMPLE = 32  # clips whose most frequent width is taken for the source's
+_CONTENT_BYTES = 64 * 2**20  # a larger folder is digested by names, sizes and times
 
 Array = np.ndarray  # (D,) or (T, D)
-Read = Callable[[str], Array | str | None]  # clip_id -> its array, or why it cannot be read; None: it is not there
+Read = Callable[[str], Array | str | None]  # clip_id -> its array, or why it cannot be read, or None if it is absent
 
 
 @dataclass(frozen=True)
 class Source:
-    """An opened source: what it is called, its D, and how a clip is read."""
+    """An opened source; `width` is its D."""
 
     name: str
     width: int
@@ -45,10 +45,10 @@ class Source:
 
 
 class Tables:
-    """The sources of one modality, opened: an actor holds them. `dim` is the sum of their widths."""
+    """The opened sources of one modality, held by an actor. `dim` is the sum of their widths."""
 
     def __init__(self, paths: Sequence[str]):
-        self.sources = [_opened(Path(path)) for path in paths]
+        self.sources = [_open(Path(path)) for path in paths]
         self.dim = sum(source.width for source in self.sources)
 
     def __call__(self, clip_ids: Sequence[str]) -> pa.Table:
@@ -56,15 +56,17 @@ class Tables:
 
         A source that lacks a clip leaves its share NaN; a clip is present if any source has it.
         """
-        values_BD, statuses = np.full((len(clip_ids), self.dim), np.nan, np.float32), []
+        values_BD = np.full((len(clip_ids), self.dim), np.nan, np.float32)
+        statuses = []
         for row_D, clip_id in zip(values_BD, clip_ids, strict=True):
-            start, found = 0, {}
+            start = 0
+            status_of = {}
             for source in self.sources:
-                values_D, found[source.name] = vector(source.read(clip_id), source.width)
+                values_D, status_of[source.name] = vector(source.read(clip_id), source.width)
                 if values_D is not None:
                     row_D[start : start + source.width] = values_D
                 start += source.width
-            statuses.append(_together(found))
+            statuses.append(_joint_status(status_of))
         columns = {
             "clip_id": pa.array(clip_ids, pa.string()),
             "feature": pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), self.dim),
@@ -74,32 +76,38 @@ class Tables:
         return pa.table(columns)
 
 
-def vector(found: Array | str | None, width: int) -> tuple[np.ndarray | None, str]:
-    """What a source holds for a clip as float32 (D,) and its status: `ok`, `missing`, or `corrupt: why` without it."""
-    if found is None:
+def vector(array: Array | str | None, width: int) -> tuple[np.ndarray | None, str]:
+    """A clip's features as float32 (D,) with status `ok`; or None with `missing` or `corrupt: why`.
+
+    `array` is what a source's `read` returned.
+    """
+    if array is None:
         return None, MISSING
-    if isinstance(found, str):
-        return None, f"corrupt: {found}"
-    if found.dtype.kind not in "fiub":
-        return None, f"corrupt: values of type {found.dtype}, expected numbers"
-    if found.ndim not in (1, 2):
-        return None, f"corrupt: an array of shape {found.shape}, expected (D,) or (T, D)"
-    if not found.size:
+    if isinstance(array, str):
+        return None, f"corrupt: {array}"
+    if array.dtype.kind not in "fiub":
+        return None, f"corrupt: values of type {array.dtype}, expected numbers"
+    if array.ndim not in (1, 2):
+        return None, f"corrupt: an array of shape {array.shape}, expected (D,) or (T, D)"
+    if not array.size:
         return None, f"{MISSING}: empty"
-    if found.shape[-1] != width:
-        return None, f"corrupt: {found.shape[-1]} values, expected {width} as most clips have"
+    if array.shape[-1] != width:
+        return None, f"corrupt: {array.shape[-1]} values, expected {width} as most clips have"
     with np.errstate(over="ignore"):
-        values_TD = np.atleast_2d(found).astype(np.float64)
-        known_TD = ~np.isnan(values_TD)
-        sums_D, counts_D = np.where(known_TD, values_TD, 0).sum(axis=0), known_TD.sum(axis=0)
+        values_TD = np.atleast_2d(array).astype(np.float64)
+        is_number_TD = ~np.isnan(values_TD)
+        sums_D = np.where(is_number_TD, values_TD, 0).sum(axis=0)
+        counts_D = is_number_TD.sum(axis=0)
         values_D = np.where(counts_D > 0, sums_D / np.maximum(counts_D, 1), np.nan).astype(np.float32)
     if np.isinf(values_TD).any() or np.isinf(values_D).any():
         return None, "corrupt: infinite values"
-    return (None, f"{MISSING}: all values are NaN") if np.isnan(values_D).all() else (values_D, OK)
+    if np.isnan(values_D).all():
+        return None, f"{MISSING}: all values are NaN"
+    return values_D, OK
 
 
 def clip_ids(path: Path) -> list[str]:
-    """The ids of a source's clips, without reading their features where that can be.
+    """The ids of a source's clips; their features are read only where the format allows nothing else.
 
     Raises ValueError where there is no source, or a clip_id is empty or occurs twice.
     """
@@ -112,7 +120,7 @@ def clip_ids(path: Path) -> list[str]:
 
 
 def digest(paths: Sequence[str]) -> str:
-    """Of the sources' content and order; of large ones by names, sizes and times."""
+    """Digest of the sources in their order: by content, large ones by names, sizes and times."""
     return store.digest(VERSION, [_stamp(Path(path)) for path in paths])
 
 
@@ -141,14 +149,15 @@ def _kind(path: Path) -> str:
     return path.suffix.lower()[1:]
 
 
-def _opened(path: Path) -> Source:
+def _open(path: Path) -> Source:
     kind = _kind(path)
     if kind == "npy":
         return _with_width(path, _npy_ids(path), lambda clip_id: _load(path / f"{clip_id}.npy"))
     if kind == "npz":
         return _with_width(path, *_npz(path))
     table = _arrow(path)
-    ids, features = _checked_ids(table, path), table.drop_columns(_id_column(table.column_names, path))
+    ids = _checked_ids(table, path)
+    features = table.drop_columns(_id_column(table.column_names, path))
     lists = [name for name in features.column_names if _is_list(features[name].type)]
     if lists and len(features.column_names) > 1:
         raise ValueError(f"{path}: found {', '.join(features.column_names)}, expected one column of lists, or numbers")
@@ -158,6 +167,7 @@ def _opened(path: Path) -> Source:
 
 
 def _with_width(path: Path, ids: Sequence[str], read: Read) -> Source:
+    """The source, its width being the most frequent one among its first clips."""
     arrays = (read(clip_id) for clip_id in ids[:_SAMPLE])
     widths = Counter(a.shape[-1] for a in arrays if isinstance(a, np.ndarray) and a.size and a.dtype.kind in "fiub")
     if not widths:
@@ -165,10 +175,12 @@ def _with_width(path: Path, ids: Sequence[str], read: Read) -> Source:
     return Source(path.stem if path.is_file() else path.name, widths.most_common(1)[0][0], read)
 
 
-def _together(found: dict[str, str]) -> str:
-    """One status of all sources; where they differ, each with its name."""
-    statuses = set(found.values())
-    return statuses.pop() if len(statuses) == 1 else "; ".join(f"{name}: {status}" for name, status in found.items())
+def _joint_status(status_of: dict[str, str]) -> str:
+    """The status that all sources share; where they differ, every source's name and status."""
+    statuses = set(status_of.values())
+    if len(statuses) == 1:
+        return statuses.pop()
+    return "; ".join(f"{name}: {status}" for name, status in status_of.items())
 
 
 def _npy_ids(folder: Path) -> list[str]:
@@ -183,13 +195,13 @@ def _load(file: Path) -> Array | str | None:
 
 
 def _npz(path: Path) -> tuple[list[str], Read]:
-    """The ids of an .npz and how to read one of them; arrays of one clip each are read when they are asked for."""
+    """The ids of an .npz and how to read one of them. If it has an array for each clip, `Read` reads it from disk."""
     try:
         archive = np.load(path, allow_pickle=False)
         names = list(archive.files)
         if "clip_id" not in names:
-            there = set(names)
-            return names, lambda clip_id: _member(archive, clip_id) if clip_id in there else None
+            members = set(names)
+            return names, lambda clip_id: _member(archive, clip_id) if clip_id in members else None
         ids_B = archive["clip_id"]
         values = archive[next(name for name in names if name != "clip_id")] if len(names) == 2 else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -215,7 +227,7 @@ def _arrow(path: Path, ids_only: bool = False) -> pa.Table:
         if path.suffix.lower() not in (".csv", ".tsv"):
             files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
             names = pq.read_schema(files[0]).names
-            columns = [_id_column(names, path)] if ids_only else [name for name in names if name not in _OURS]
+            columns = [_id_column(names, path)] if ids_only else [name for name in names if name not in _EXPORT_COLUMNS]
             return pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -235,15 +247,16 @@ def _arrow(path: Path, ids_only: bool = False) -> pa.Table:
 
 
 def _id_column(names: Sequence[str], path: Path) -> str:
-    found = [name for name in ID_COLUMNS if name in names]
+    """The first of ID_COLUMNS. Raises ValueError where there is none, or another column cannot be a feature."""
+    id_column = next((name for name in ID_COLUMNS if name in names), None)
     twice = [name for name, count in Counter(names).items() if count > 1]
-    others = [name for name in names if name in _NOT_FEATURES and name not in found[:1]]
-    if not found or twice:
-        problem = f"column {twice[0]!r} twice" if twice else f"columns {', '.join(names[:5])}, ..."
-        raise ValueError(f"{path}: found {problem}, expected {' or '.join(ID_COLUMNS)}, and features, each once")
+    if id_column is None or twice:
+        found = f"column {twice[0]!r} twice" if twice else f"columns {', '.join(names[:5])}, ..."
+        raise ValueError(f"{path}: found {found}, expected {' or '.join(ID_COLUMNS)}, and features, each once")
+    others = [name for name in names if name in _NOT_FEATURES and name != id_column]
     if others:
-        raise ValueError(f"{path}: found column {others[0]!r}, expected features beside {found[0]!r}: take it out")
-    return found[0]
+        raise ValueError(f"{path}: found column {others[0]!r}, expected features beside {id_column!r}: take it out")
+    return id_column
 
 
 def _checked_ids(table: pa.Table, path: Path) -> list[str]:
@@ -252,6 +265,7 @@ def _checked_ids(table: pa.Table, path: Path) -> list[str]:
 
 
 def _unique(ids: list[str], path: Path) -> list[str]:
+    """The ids. Raises ValueError where one is empty or occurs twice."""
     twice = [clip_id for clip_id, count in Counter(ids).items() if count > 1]
     if twice:
         raise ValueError(f"{path}: found clip_id {twice[0]!r} in several rows, expected each clip once: join them")
@@ -265,6 +279,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _list_rows(column: pa.ChunkedArray, path: Path) -> Callable[[int], Array]:
+    """A function that gives the row of this number from one column of lists."""
     flat = pc.list_flatten(column)
     if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
         raise ValueError(f"{path}: found lists of {flat.type}, expected lists of numbers")
@@ -274,10 +289,11 @@ def _list_rows(column: pa.ChunkedArray, path: Path) -> Callable[[int], Array]:
 
 
 def _number_rows(features: pa.Table, path: Path) -> Callable[[int], Array]:
+    """A function that gives the row of this number from columns of numbers."""
     values_BD = np.empty(features.shape, np.float64)
     for d, name in enumerate(features.column_names):
         kind = features[name].type
-        if not any(is_it(kind) for is_it in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)):
+        if not any(is_kind(kind) for is_kind in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)):
             raise ValueError(f"{path}: found {kind} in column {name!r}, expected numbers: take the column out")
         values_BD[:, d] = pc.cast(features[name], pa.float64()).to_numpy()
     if not features.num_columns:

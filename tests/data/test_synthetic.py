@@ -80,7 +80,7 @@ class TestSeed:
     def test_another_process_renders_the_same_bytes(self, tmp_path):
         code = (
             "import sys; from pathlib import Path\n"
-            "from emo_ray.config.model_settings import Synthetic; from emo_ray.data import synthetic\n"
+            "from emo_ray.config.data_settings import Synthetic; from emo_ray.data import synthetic\n"
             "synthetic.render(synthetic.write_scripts(Synthetic(seed=3))[0], Path(sys.argv[1]))"
         )
         environment = {**os.environ, "PYTHONHASHSEED": "7"}
