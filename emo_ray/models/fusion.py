@@ -2,24 +2,21 @@
 
 The abstract states the idea (a head trained with modality dropout); the architecture below is our choice.
 
-The head's mathematics are functions of its tensors, which may be `stacked` ones of T heads: `training.bulk` trains many
-at once, each with its own rates. All chance of a training step is one draw of uniform noise, so that each of them
-gets the noise that it would have drawn alone.
+A training step draws all its noise at once, as one uniform tensor, and derives dropout and modality dropout from it. So
+`training.stacked_heads`, which trains many heads together, can give each head the noise it would have drawn alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, Fusion
 from emo_ray.data.batch import Batch, Output
 
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
-_CHANCES = len(MODALITIES) + 1  # noise that modality dropout takes for a clip
-Tensors = Mapping[str, torch.Tensor]
+_CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
 
 
 class FusionHead(nn.Module):
@@ -30,7 +27,7 @@ class FusionHead(nn.Module):
     not known, and is taken for the training clips' mean.
     """
 
-    def __init__(self, config: Fusion, scaling: Tensors, classes: int):
+    def __init__(self, config: Fusion, scaling: Mapping[str, torch.Tensor], classes: int):
         super().__init__()
         self.hidden = config.hidden
         self.dropout, self.modality_dropout = config.dropout, rates(config.modality_dropout)
@@ -44,18 +41,21 @@ class FusionHead(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """A batch with features to logits_BK and the fused features_BD; in training mode modalities are dropped."""
-        present_BM, tensors = batch.present_BM, dict(self.named_parameters())
-        keeps = [None] * (len(MODALITIES) + 1)
+        present_BM, keep_of, keep_mixed = batch.present_BM, dict.fromkeys(MODALITIES, 1.0), 1.0
         if self.training:
             noise_BN = torch.rand(len(batch), noise_columns(self.hidden), device=present_BM.device)
-            chances_BC, keeps = kept(noise_BN, self.dropout)
+            chances_BC, (*keeps, keep_mixed) = split_noise(noise_BN, self.dropout)
+            keep_of = dict(zip(MODALITIES, keeps, strict=True))
             present_BM = drop_modalities(present_BM, self.modality_dropout.to(present_BM.device), chances_BC)
-        rows = []
+        places = []
         for m, name in enumerate(MODALITIES):
-            known = name in self.project and name in batch.features  # else nobody here has it
-            scaled_BD = self.scaled(batch, name, present_BM[:, m]) if known else None
-            rows.append(None if scaled_BD is None else project(tensors, name, scaled_BD, keeps[m]))
-        return mix(tensors, rows, present_BM, keeps[-1])
+            place_BH = self.absent_MH[m].expand(len(batch), -1)
+            if name in self.project and name in batch.features:  # otherwise no clip here has it
+                projected_BH = keep_of[name] * self.project[name](self.scaled(batch, name, present_BM[:, m]))
+                place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
+            places.append(place_BH)
+        fused_BH = keep_mixed * self.mix(torch.cat(places, dim=-1))
+        return Output(self.classify(fused_BH), fused_BH)
 
     def scaled(self, batch: Batch, name: str, present_B: torch.Tensor) -> torch.Tensor:
         """A modality's features (B, D), standardised; zeros, which are the training clips' mean, where there are none.
@@ -74,98 +74,26 @@ class FusionHead(nn.Module):
         return scaled_BD.masked_fill(~present_B[:, None], 0.0)
 
 
-def stacked(heads: Sequence[FusionHead]) -> dict[str, torch.Tensor]:
-    """The tensors of T heads with a leading axis T; matrices of linear layers are (T, in, out).
-
-    So their gradients come out of batched matrix products in one piece.
-    """
-    found = [dict(head.named_parameters()) for head in heads]
-    return {name: torch.stack([oriented(name, one[name].detach()) for one in found]) for name in found[0]}
-
-
-def oriented(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A head's tensor as `stacked` holds it, and one of those as a head does."""
-    return tensor.mT if tensor.ndim == 2 and name.endswith("weight") else tensor
-
-
-def project(tensors: Tensors, name: str, scaled_BD: torch.Tensor, keep_BH: torch.Tensor | None) -> torch.Tensor:
-    """A modality's standardised features to (B, H), or (T, B, H) by stacked tensors; multiplied by `keep_BH`."""
-    return _through(tensors, f"project.{name}", scaled_BD, keep_BH)
-
-
-def mix(
-    tensors: Tensors, rows: Sequence[torch.Tensor | None], present_BM: torch.Tensor, keep_BH: torch.Tensor | None
-) -> Output:
-    """The projected modalities, None where nobody has one, to logits and fused features; axis T as in `project`."""
-    placed = []
-    for m, row_BH in enumerate(rows):
-        absent_BH = tensors["absent_MH"][..., m, None, :].expand(
-            *tensors["absent_MH"].shape[:-2], present_BM.shape[-2], -1
-        )
-        placed.append(absent_BH if row_BH is None else torch.where(present_BM[..., m, None], row_BH, absent_BH))
-    fused_BH = _through(tensors, "mix", torch.cat(placed, dim=-1), keep_BH)
-    return Output(_linear(tensors, "classify", fused_BH), fused_BH)
-
-
-def mix_subsets(
-    tensors: Tensors, rows: Sequence[torch.Tensor | None], present_BM: torch.Tensor, subsets: Sequence[Sequence[str]]
-) -> list[torch.Tensor]:
-    """The logits (T, B, K) of stacked tensors for each of several subsets of the modalities, where no more is shown.
-
-    What `mix` gives of each, for less: its first layer is linear, so what a modality adds to it is the same in all.
-    """
-    unknown_TMH = tensors["absent_MH"]
-    weights = tensors["mix.0.weight"].split(unknown_TMH.shape[-1], dim=-2)
-    nothing_T1H, gain_of = tensors["mix.0.bias"][:, None], {}
-    for m, (name, row_TBH) in enumerate(zip(MODALITIES, rows, strict=True)):
-        nothing_T1H = nothing_T1H + unknown_TMH[:, m : m + 1] @ weights[m]
-        if row_TBH is not None:
-            gained_TBH = (row_TBH - unknown_TMH[:, m : m + 1]) @ weights[m]
-            gain_of[name] = gained_TBH * present_BM[:, m, None]
-    mixed = (sum((gain_of[name] for name in names if name in gain_of), nothing_T1H) for names in subsets)
-    everyone = (*nothing_T1H.shape[:1], len(present_BM), nothing_T1H.shape[-1])
-    return [_linear(tensors, "classify", _activated(tensors, "mix", one.expand(everyone))) for one in mixed]
-
-
 def noise_columns(hidden: int) -> int:
-    """N, the random numbers that a clip takes in a training step."""
+    """N, how many random numbers a training step draws for a clip."""
     return _CHANCES + (len(MODALITIES) + 1) * hidden
 
 
-def kept(noise_BN: torch.Tensor, rate: float | torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Uniform noise in [0, 1) to the chances_BC of `drop_modalities`, and dropout's factors for each block (B, H).
+def split_noise(
+    noise_BN: torch.Tensor, dropout: float | torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
+    """Uniform noise in [0, 1) to the chances_BC of `drop_modalities` and the factors (B, H) of dropout.
 
-    `rate` may be (T, 1, 1), with or without noise of T heads.
+    There are M + 1 factors: one for each modality's projection, then one for the mixed features. `dropout` may be a
+    tensor (T, 1, 1) for T heads, with noise of each head or noise that all of them share.
     """
-    widths = (noise_BN.shape[-1] - _CHANCES) // (len(MODALITIES) + 1)
-    keep_BN = (noise_BN[..., _CHANCES:] >= rate) / (1 - rate)
-    return noise_BN[..., :_CHANCES], list(keep_BN.split(widths, dim=-1))
+    hidden = (noise_BN.shape[-1] - _CHANCES) // (len(MODALITIES) + 1)
+    keep_BN = (noise_BN[..., _CHANCES:] >= dropout) / (1 - dropout)
+    return noise_BN[..., :_CHANCES], list(keep_BN.split(hidden, dim=-1))
 
 
 def _block(wide: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(wide, hidden), nn.GELU(), nn.LayerNorm(hidden))
-
-
-def _through(tensors: Tensors, name: str, rows: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
-    """What `_block` does, then dropout."""
-    rows = _activated(tensors, name, _linear(tensors, f"{name}.0", rows))
-    return rows if keep is None else rows * keep
-
-
-def _activated(tensors: Tensors, name: str, rows: torch.Tensor) -> torch.Tensor:
-    """What comes after `_block`'s linear layer."""
-    rows = F.gelu(rows)
-    scale, shift = tensors[f"{name}.2.weight"], tensors[f"{name}.2.bias"]
-    if scale.ndim == 1:
-        return F.layer_norm(rows, scale.shape, scale, shift)
-    return torch.addcmul(shift[:, None], F.layer_norm(rows, scale.shape[1:]), scale[:, None])
-
-
-def _linear(tensors: Tensors, name: str, rows: torch.Tensor) -> torch.Tensor:
-    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-    if weight.ndim == 2:
-        return F.linear(rows, weight, bias)
-    return torch.baddbmm(bias[:, None], rows.expand(len(weight), *rows.shape[-2:]), weight)
 
 
 def scalings(batch: Batch) -> dict[str, torch.Tensor]:

@@ -16,22 +16,12 @@ from torch.optim.adamw import adamw
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import Batch
-from emo_ray.models.fusion import (
-    FusionHead,
-    drop_modalities,
-    kept,
-    mix,
-    mix_subsets,
-    noise_columns,
-    oriented,
-    project,
-    rates,
-    stacked,
-)
+from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
 from emo_ray.training.in_memory import orders
 from emo_ray.training.loop import epoch_seed, learning_rate_factor
 from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import counts
+from emo_ray.training.stacked_forward import classify, classify_subsets, project, stack, transposed_weight
 
 # What heads that are trained together must agree on; all other keys of `fusion` may differ.
 SHARED_FIELDS = ("hidden", "batch_size", "passes_per_epoch", "start_from")
@@ -80,7 +70,7 @@ class StackedHeads:
         self.classes = heads[0].classify.out_features
         self.scaled = _scaled(heads[0], train)
         self.validation, self.checked = validation, _scaled(heads[0], validation) if validation is not None else {}
-        whole = stacked(heads)
+        whole = stack(heads)
         # A head that another began may know modalities that no clip here has: those stay as they are.
         idle = tuple(f"project.{name}." for name in MODALITIES if name not in self.scaled)
         self.idle = {name: whole.pop(name) for name in list(whole) if name.startswith(idle)}
@@ -106,7 +96,7 @@ class StackedHeads:
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
         """A lane's parameters as they are now."""
-        return {name: oriented(name, value[place].detach()).clone() for name, value in self.tensors.items()}
+        return {name: transposed_weight(name, value[place].detach()).clone() for name, value in self.tensors.items()}
 
     def epoch(self) -> list[Epoch]:
         """Train every lane for its next epoch, and validate it."""
@@ -146,13 +136,13 @@ class StackedHeads:
 
     def _gradients(self, index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Those of all lanes on the clips of `index` (B,) or (T, B); the loss of each."""
-        chances, keeps = kept(noise, self.dropout_T11)
+        chances, keeps = split_noise(noise, self.dropout_T11)
         present = drop_modalities(self.train.present_BM[index], self.rate_TR, chances)
         rows = [
             project(self.tensors, name, self.scaled[name][index], keeps[m]) if name in self.scaled else None
             for m, name in enumerate(MODALITIES)
         ]
-        logits_TBK = mix(self.tensors, rows, present, keeps[-1]).logits_BK
+        logits_TBK = classify(self.tensors, rows, present, keeps[-1]).logits_BK
         loss_T = self._loss(logits_TBK, self.target_BK[index], self.weight_B[index])
         grads = torch.autograd.grad(loss_T.sum(), [self.tensors[name] for name in self.shapes])
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=self.grad_TP)
@@ -188,11 +178,11 @@ class StackedHeads:
         for index_B in torch.arange(len(self.validation)).split(_CHUNK):
             present_BM, label_B = self.validation.present_BM[index_B], self.validation.label_B[index_B].numpy()
             rows = [
-                project(self.tensors, name, self.checked[name][index_B], None) if name in self.checked else None
+                project(self.tensors, name, self.checked[name][index_B]) if name in self.checked else None
                 for name in MODALITIES
             ]
             every, subsets = torch.ones(len(index_B), dtype=torch.bool), list(SUBSETS.values())
-            logits = mix_subsets(self.tensors, rows, present_BM, subsets)
+            logits = classify_subsets(self.tensors, rows, present_BM, subsets)
             shown = [present_BM[:, [MODALITIES.index(name) for name in names]].all(dim=1) for names in subsets]
             # Shown all three, a clip is shown what it has: that counts for all clips as well.
             everything = subsets.index(MODALITIES)

@@ -8,20 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
+from emo_ray.config.model_settings import MODALITIES, Fusion
 from emo_ray.data.batch import Batch
 from emo_ray.models.fusion import (
     FusionHead,
     drop_modalities,
-    kept,
-    mix,
-    mix_subsets,
     noise_columns,
-    project,
     rates,
     scaling,
     scalings,
-    stacked,
+    split_noise,
 )
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
@@ -154,47 +150,46 @@ def test_dropped_features_are_zeros_and_the_others_keep_the_mean(rate):
         torch.testing.assert_close(fused, kept)
 
 
-@pytest.mark.parametrize("rate", [0.4, {"video": 0.5, "audio": 0.1, "text": 0.0}])
-def test_many_heads_at_once_are_each_of_them(rate):
-    """By their tensors put together, each with its own noise and rates."""
-    batch, dropouts = batch_of(), torch.tensor([0.0, 0.3])
-    heads = [head_of(dropout=float(p), modality_dropout=rate).train() for p in dropouts]
+def written_out(head, batch):
+    """The architecture in plain functions: (B, K)."""
+
+    def block(name, rows):
+        weight, bias, scale, shift = (tensors[f"{name}.{key}"] for key in ("0.weight", "0.bias", "2.weight", "2.bias"))
+        rows = rows @ weight.T + bias
+        rows = rows * (1 + torch.erf(rows / 2**0.5)) / 2
+        centred = rows - rows.mean(dim=-1, keepdim=True)
+        return scale * centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() + shift
+
+    tensors, places = head.state_dict(), []
+    for m, name in enumerate(MODALITIES):
+        mean, deviation = tensors[f"scaling_{name}"]
+        standardised = ((batch.features[name] - mean) / deviation).clamp(-5, 5)
+        has = batch.present_BM[:, m].double()[:, None]
+        places.append(has * block(f"project.{name}", standardised) + (1 - has) * tensors["absent_MH"][m])
+    return block("mix", torch.cat(places, dim=1)) @ tensors["classify.weight"].T + tensors["classify.bias"]
+
+
+def test_the_head_is_what_its_formulas_say():
+    head, batch = head_of().eval().double(), batch_of()
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        heads[1].mix[0].weight.mul_(2)
-    expected = []
-    for seed, head in enumerate(heads):
-        torch.manual_seed(seed)
-        expected.append(head(batch))
-    tensors = stacked(heads)
-    noise = torch.stack([torch.rand(64, noise_columns(16), generator=torch.Generator().manual_seed(i)) for i in (0, 1)])
-    chances, keeps = kept(noise, dropouts[:, None, None])
-    present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
-    rows = [
-        project(tensors, name, heads[0].scaled(batch, name, batch.present_BM[:, m]), keeps[m])
-        for m, name in enumerate(MODALITIES)
-    ]
-    found = mix(tensors, rows, present, keeps[-1])
-    torch.testing.assert_close(found.logits_BK, torch.stack([one.logits_BK for one in expected]))
-    torch.testing.assert_close(found.features_BD, torch.stack([one.features_BD for one in expected]))
+        for tensor in head.state_dict().values():
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        for name in MODALITIES:
+            head.get_buffer(f"scaling_{name}")[1].abs_().add_(0.5)
+    batch = replace(batch, features={name: 3 * values.double() for name, values in batch.features.items()})
+    torch.testing.assert_close(head(batch).logits_BK, written_out(head, batch), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("lacking", [None, "audio"])
-def test_subsets_at_once_are_what_each_head_says_of_each_alone(lacking):
-    """Of clips that lack modalities, and of heads that know no more than two."""
-    statistics = {n: torch.stack([torch.zeros(s), torch.ones(s)]) for n, s in SIZES.items() if n != lacking}
-    torch.manual_seed(0)
-    heads = [FusionHead(Fusion(hidden=16), statistics, classes=4).eval() for _ in range(2)]
-    for head in heads:
-        torch.nn.init.normal_(head.absent_MH)
-    batch, tensors = batch_of(), stacked(heads)
-    rows = [
-        project(tensors, name, heads[0].scaled(batch, name, batch.present_BM[:, m]), None) if name != lacking else None
-        for m, name in enumerate(MODALITIES)
-    ]
-    at_once = mix_subsets(tensors, rows, batch.present_BM, list(SUBSETS.values()))
-    for names, found in zip(SUBSETS.values(), at_once, strict=True):
-        shown = replace(batch, present_BM=batch.present_BM & torch.tensor([name in names for name in MODALITIES]))
-        torch.testing.assert_close(found, torch.stack([head(shown).logits_BK for head in heads]))
+def test_the_heads_random_decisions_come_from_one_draw_of_noise():
+    """Its dropout and its modality dropout are those of a head in evaluation that is shown the reduced mask."""
+    head, batch = head_of(dropout=0.0, modality_dropout=0.7).train(), batch_of()
+    torch.manual_seed(5)
+    found = head(batch)
+    torch.manual_seed(5)
+    chances, _ = split_noise(torch.rand(len(batch), noise_columns(16)), 0.0)
+    shown = replace(batch, present_BM=drop_modalities(batch.present_BM, rates(0.7), chances))
+    assert torch.equal(found.logits_BK, head.eval()(shown).logits_BK)
 
 
 def test_scaling_standardises_and_survives_constants():

@@ -1,0 +1,91 @@
+"""Heads put together give what each of them gives by itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
+from emo_ray.data.batch import Batch
+from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
+from emo_ray.training.stacked_forward import classify, classify_subsets, project, stack, transposed_weight
+
+SIZES = {"video": 5, "audio": 3, "text": 4}
+ROWS, HIDDEN = 64, 16
+
+
+def heads_of(count, names=MODALITIES, **changes):
+    """Heads in float64, where what rounding does is no excuse, with parameters that are all their own."""
+    torch.manual_seed(0)
+    statistics = {n: torch.stack([torch.zeros(SIZES[n]), torch.ones(SIZES[n])]) for n in names}
+    heads = [FusionHead(Fusion(hidden=HIDDEN, **changes), statistics, classes=4).double() for _ in range(count)]
+    with torch.no_grad():
+        for head in heads:
+            for parameter in head.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return heads
+
+
+def clips():
+    generator = torch.Generator().manual_seed(0)
+    features = {n: torch.randn(ROWS, size, generator=generator, dtype=torch.float64) for n, size in SIZES.items()}
+    present = torch.rand(ROWS, 3, generator=generator) < 0.6
+    return Batch(tuple(map(str, range(ROWS))), present, features=features)
+
+
+def projected(heads, batch, keeps=(None, None, None)):
+    """The projections of the modalities that the heads know."""
+    tensors, rows = stack(heads), []
+    for m, name in enumerate(MODALITIES):
+        known = name in heads[0].project
+        scaled = heads[0].scaled(batch, name, batch.present_BM[:, m]) if known else None
+        rows.append(project(tensors, name, scaled, keeps[m]) if known else None)
+    return tensors, rows
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("lacking", [None, "audio"])
+def test_many_heads_at_once_are_each_of_them(lacking):
+    batch, heads = clips(), heads_of(2, [n for n in MODALITIES if n != lacking])
+    expected = [head.eval()(batch) for head in heads]
+    found = classify(*projected(heads, batch), batch.present_BM)
+    assert_same(found.logits_BK, [output.logits_BK for output in expected])
+    assert_same(found.features_BD, [output.features_BD for output in expected])
+
+
+@pytest.mark.parametrize("rate", [0.4, {"video": 0.5, "audio": 0.1, "text": 0.0}])
+def test_in_training_each_has_its_own_noise_and_rates(rate):
+    batch, dropouts = clips(), (0.0, 0.3)
+    heads = [head.train() for head in heads_of(2, modality_dropout=rate)]
+    noises, expected = [], []
+    for seed, (head, dropout) in enumerate(zip(heads, dropouts, strict=True)):
+        head.dropout = dropout
+        torch.manual_seed(seed)
+        expected.append(head(batch))
+        noises.append(torch.rand(ROWS, noise_columns(HIDDEN), generator=torch.Generator().manual_seed(seed)))
+    chances, keeps = split_noise(torch.stack(noises), torch.tensor(dropouts)[:, None, None])
+    present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
+    found = classify(*projected(heads, batch, keeps), present, keeps[-1])
+    # The factors of dropout are float32 here and there, of a rate that is one here and a Python float there.
+    torch.testing.assert_close(found.logits_BK, torch.stack([o.logits_BK for o in expected]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.features_BD, torch.stack([o.features_BD for o in expected]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lacking", [None, "audio"])
+def test_subsets_at_once_are_what_each_head_says_of_each_alone(lacking):
+    """Of clips that lack modalities, and of heads that know no more than two."""
+    batch, heads = clips(), [head.eval() for head in heads_of(2, [n for n in MODALITIES if n != lacking])]
+    at_once = classify_subsets(*projected(heads, batch), batch.present_BM, list(SUBSETS.values()))
+    for names, found in zip(SUBSETS.values(), at_once, strict=True):
+        shown = replace(batch, present_BM=batch.present_BM & torch.tensor([name in names for name in MODALITIES]))
+        assert_same(found, [head(shown).logits_BK for head in heads])
+
+
+def test_stacked_parameters_come_back_as_they_were():
+    heads = heads_of(2)
+    for name, tensor in stack(heads).items():
+        for head, row in zip(heads, tensor, strict=True):
+            assert torch.equal(transposed_weight(name, row), head.get_parameter(name))
