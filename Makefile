@@ -2,21 +2,21 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test slow claims lint lock clean
+.PHONY: demo test slow claims lint lock clean help
 
-demo: $(READY)  ## prepare -> train -> evaluate on the offline recipe
+demo: $(READY)  ## make a synthetic corpus, train on it and evaluate: offline, no GPU, minutes
 	$(PY) jobs/evaluate.py mini
 
-claims: $(READY)  ## what the paper claims, in miniature: three synthetic worlds, three seeds, tables and pictures
+claims: $(READY)  ## measure the paper's claims on three synthetic worlds with three seeds: an hour or so
 	$(PY) jobs/claims.py mini
 
-test: $(READY)
+test: $(READY)  ## run the tests
 	$(PY) -m pytest
 
-slow: $(READY)  ## the tests that `make test` leaves out
+slow: $(READY)  ## run the tests that make test leaves out: killed nodes, workers, drivers; 10,000 clips; servers
 	$(PY) -m pytest -m slow
 
-lint: $(READY)
+lint: $(READY)  ## check style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
@@ -29,12 +29,15 @@ $(READY): requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock:  ## resolve pyproject.toml anew for both Pythons; the lock names packages only, no hosts
+lock:  ## resolve pyproject.toml into requirements.lock for both Pythons; the lock names packages, no hosts
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/pip install --quiet uv
 	.venv-lock/bin/uv pip compile --universal --upgrade --extra dev --no-annotate --no-header \
 	  pyproject.toml -o requirements.lock
 	rm -rf .venv-lock
 
-clean:
+clean:  ## delete .venv and artifacts
 	rm -rf .venv artifacts
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-8s%s\n' "$$name" "$$text"; done
