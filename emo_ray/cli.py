@@ -1,50 +1,65 @@
-"""The command line of every job: `python jobs/<stage>.py [RECIPE or path.yaml] [key=value ...] [--json]`."""
+"""The command line of every job: `python jobs/NAME.py [RECIPE] [KEY=VALUE ...] [--json]`, and `--help`."""
 
 import importlib
 import json
 import sys
-from typing import Protocol
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from emo_ray import config as configuration
+from emo_ray.config import Config, explain
 from emo_ray.progress import console, say
+
+COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
+_USAGE = """\
+usage: python jobs/{name} {choice}[RECIPE] [KEY=VALUE ...] [--json]
+       python jobs/{name} --help [SECTION | KEY ...]"""
+_WORDS = """\
+RECIPE is {recipes} (default: mini), or the path of a YAML file with the keys that differ from the defaults. KEY=VALUE
+changes a key of it; VALUE is YAML, so quote what the shell would take: 'data.labels=[happy, sad]'. Standard output is
+one line, the path of the result, or with --json its content; progress and tables go to standard error. What is made
+already is not made again. STORE is the folder store.root, `artifacts` by default."""
 
 
 class Artefact(Protocol):
     """What a stage returns: where its result lies, and what is worth knowing of it."""
 
-    path: object
+    @property
+    def path(self) -> Path:
+        """The result's file or folder."""
 
-    def summary(self) -> dict:
-        """Plain values."""
+    def summary(self) -> dict[str, Any]:
+        """JSON-able values."""
 
 
-def main(stage: str, usage: str, choice: str | None = None) -> None:
+def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | None = None) -> None:
     """Run a stage, such as "stages.train", on the command line's config.
 
+    `about`: the job's docstring, with an example and where the result lies. `sections`: of the config, beside COMMON.
     With `choice`, a word in front is that key's value.
 
     All of stdout is one line: the artefact's path, with --json JSON. What the user can mend (a ValueError) is printed
-    as one message, with exit status 2. Stages take seconds to import, so that comes last.
+    as one message, with exit status 2.
     """
     words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        print(f"{usage.strip()}\n\n{__doc__}\n\nKeys and defaults:\n{configuration.dump(configuration.Config())}")
-        return
+    flag = next((word for word in words if word in ("-h", "--help")), None)
     answer, sys.stdout = sys.stdout, sys.stderr  # where Ray tells of killed workers, at any moment and to the very end
-    as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
-    chosen = [f"{choice}={words.pop(0)}"] if choice and words and words[0] in configuration.choices(choice) else []
-    recipe = words.pop(0) if words and "=" not in words[0] else "mini"
     try:
-        config = configuration.absolute_paths(configuration.load(recipe, configuration.parse_overrides(chosen + words)))
-        artefact: Artefact = getattr(importlib.import_module(f"emo_ray.{stage}"), stage.rpartition(".")[2])(config)
+        if flag:
+            asked = words[words.index(flag) + 1 :]
+            shown = [explain.explain(word, explain.width()) for word in asked]
+            print("\n\n".join(shown or [job_help(about, sections, choice)]), file=answer)
+            return
+        artefact = _run(stage, [word for word in words if word != "--json"], choice)
     except Exception as error:
         message = _for_user(error)
         if message is None:
             raise
         console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    if as_json:
+    if "--json" in words:
         content = {"path": str(artefact.path), **artefact.summary()}
         print(json.dumps(content, ensure_ascii=False), file=answer, flush=True)
         return
@@ -53,6 +68,57 @@ def main(stage: str, usage: str, choice: str | None = None) -> None:
     else:
         say(json.dumps(artefact.summary(), indent=1, ensure_ascii=False))
     print(artefact.path, file=answer, flush=True)
+
+
+def job_help(about: str, sections: Sequence[str], choice: str | None = None) -> str:
+    """What a job is for, how it is called, and the sections of its keys with a line each."""
+    values = configuration.choices(choice) if choice else ()
+    recipes = " or ".join(sorted(path.stem for path in configuration.RECIPES.glob("*.yaml")))
+    part = f"[{'|'.join(values)}] " if values else ""
+    others = [name for name in configuration.sections() if name and name not in (*sections, *COMMON)]
+    plain = [key for key in configuration.leaves() if "." not in key]
+    parts = [
+        *(_filled(paragraph) for paragraph in about.strip().split("\n\n")),
+        _USAGE.format(name=Path(sys.argv[0]).name, choice=part),
+        _filled(_WORDS.format(recipes=recipes)),
+        "Keys of this job, listed by --help SECTION:\n" + _overview(sections),
+        "Keys that every job reads:\n" + _overview(COMMON) + "\n" + _lines({k: _description(k) for k in plain}),
+        _filled(f"Other sections: {', '.join(others)}."),
+    ]
+    return "\n\n".join(parts)
+
+
+def _filled(paragraph: str) -> str:
+    """A paragraph in the width of the terminal; lines such as "example: ..." stay lines."""
+    if paragraph.startswith("example: "):
+        lines = paragraph.splitlines()
+        return "\n".join(textwrap.fill(line, explain.width(), subsequent_indent=" " * 9) for line in lines)
+    return textwrap.fill(" ".join(paragraph.split()), explain.width())
+
+
+def _overview(sections: Sequence[str]) -> str:
+    return _lines({name: explain.first_line(name) for name in sections})
+
+
+def _description(key: str) -> str:
+    return configuration.field_of(key).description or ""
+
+
+def _lines(about: dict[str, str]) -> str:
+    columns = explain.width()
+    return "\n".join(
+        textwrap.fill(text, columns, initial_indent=f"  {name:<15}", subsequent_indent=" " * 17)
+        for name, text in about.items()
+    )
+
+
+def _run(stage: str, words: list[str], choice: str | None) -> Artefact:
+    """The stage's result for these words. Stages take seconds to import, so that comes when the config is known."""
+    chosen = [f"{choice}={words.pop(0)}"] if choice and words and words[0] in configuration.choices(choice) else []
+    recipe = words.pop(0) if words and "=" not in words[0] else "mini"
+    config: Config = configuration.load(recipe, configuration.parse_overrides(chosen + words))
+    function = getattr(importlib.import_module(f"emo_ray.{stage}"), stage.rpartition(".")[2])
+    return function(configuration.absolute_paths(config))
 
 
 def _for_user(error: BaseException | None) -> str | None:

@@ -1,9 +1,10 @@
-"""Run the frozen sound and text encoders over shards (and a checkpoint's EmoVCLIP over video), once per encoder.
+"""Encode a corpus: features of sound and text, and of video where `checkpoint` names a trained model.
 
-With `tables.export=FOLDER` they are left there for others, as .npy for each clip and as Parquet.
+example: python jobs/features.py mini data.manifest=clips.csv tables.export=features/
+result:  STORE/features, a folder for each modality; with tables.export a copy for others, .npy per clip and Parquet
 """
 
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("stages.features", __doc__)
+    main("stages.features", __doc__, ("audio", "text", "annotate", "train"))

@@ -1,6 +1,10 @@
-"""Predict with a checkpoint: every clip of a table, of a folder of media, or of a folder that prepare made."""
+"""Predict every clip of a table, of a folder of media, or of a folder that jobs/prepare.py made.
+
+example: python jobs/predict.py mini checkpoint=MODEL_FOLDER data.manifest=videos/
+result:  STORE/predictions/KEY/part-*.parquet: probabilities, modalities and statuses, a row for each clip
+"""
 
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("stages.predict", __doc__)
+    main("stages.predict", __doc__, ("train", "annotate"))

@@ -1,4 +1,8 @@
-"""Decode a corpus into shards: clips on disk -> a checked manifest, splits, Parquet shards, a ledger of bad media."""
+"""Prepare a corpus: check its manifest, cut splits, decode every clip once into shards, list bad media.
+
+example: python jobs/prepare.py mini data.manifest=clips.csv data.columns.video=file
+result:  STORE/prepared/KEY with manifest.parquet, ledger.parquet, bad_media.csv and a contact sheet
+"""
 
 from emo_ray.cli import main
 

@@ -1,7 +1,9 @@
 """The command line: its last line is a path, its JSON is one line, its errors are one message."""
 
+import ast
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray.config import dump
+from emo_ray.config import dump, load, parse_overrides
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 
@@ -113,10 +115,43 @@ def test_what_the_user_can_mend_is_one_message(words, message, tmp_path, ray_ses
     assert result.stdout == ""
 
 
-def test_help_shows_the_keys():
-    result = run("train", "--help")
+@pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.py")))
+def test_help_of_a_job_tells_its_purpose_an_example_its_result_and_its_sections(job):
+    result = run(job, "--help", COLUMNS="80")
+    purpose = " ".join(ast.get_docstring(ast.parse((JOBS / f"{job}.py").read_text())).split("\n\n")[0].split())
+    assert result.returncode == 0, result.stderr
+    assert " ".join(result.stdout.split()).startswith(purpose)
+    assert f"example: python jobs/{job}.py " in result.stdout
+    assert "result:  STORE/" in result.stdout
+    assert all(f"\n  {name} " in result.stdout for name in ("data", "store", "seed"))
+    assert max(map(len, result.stdout.splitlines())) <= 120
+
+
+def test_examples_of_the_help_are_valid_command_lines():
+    for job in JOBS.glob("*.py"):
+        (example,) = (line for line in job.read_text().splitlines() if line.startswith("example: "))
+        _, script, *words = shlex.split(example.removeprefix("example: "))
+        assert script == f"jobs/{job.name}"
+        words = words[1:] if job.stem == "bench" else words
+        load(words[0], parse_overrides(words[1:]))
+
+
+def test_help_on_a_section_and_on_a_key():
+    result = run("train", "--help", "fusion", "train.epochs")
     assert result.returncode == 0
-    assert "modality_dropout" in result.stdout
+    assert "fusion.modality_dropout=0.5" in result.stdout
+    assert "train.epochs=10" in result.stdout
+    wrong = run("train", "--help", "fusoin")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean 'fusion'" in wrong.stderr
+
+
+def test_help_needs_none_of_the_libraries_that_take_seconds_to_import():
+    code = "import sys; sys.modules.update(torch=None, ray=None, mlflow=None, pyarrow=None); import emo_ray.cli as cli"
+    code += "; sys.argv = ['train.py', '--help', 'fusion']; cli.main('stages.train', 'Train.')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "fusion.dropout" in result.stdout
 
 
 @pytest.mark.slow  # a whole run of Ray Train for one message

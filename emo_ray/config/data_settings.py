@@ -16,18 +16,18 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     manifest: str | None = setting(
         None,
         "The corpus: a table (CSV, JSONL, Parquet), a folder of a known corpus or of media files, or a folder that "
-        "jobs/prepare.py made. None: the synthetic corpus.",
+        "jobs/prepare.py made. null: the synthetic corpus.",
     )
     corpus: Literal["auto", "table", "ravdess", "mer2024", "meld", "folder", "class_folders", "synthetic"] = setting(
         "auto", "How to read `data.manifest`. auto: recognised by what lies there."
     )
     root: str | None = setting(
-        None, "Folder or URI that relative media paths start from. None: the folder of the manifest."
+        None, "Folder or URI that relative media paths start from. null: the folder of the manifest."
     )
     columns: dict[str, str] = setting({}, "Field -> column of the table, for tables with other headers.")
     labels: tuple[str, ...] | None = setting(
         None,
-        "The emotion classes in the order of their indices. None: the labels of the corpus in alphabetical order.",
+        "The emotion classes in the order of their indices. null: the labels of the corpus in alphabetical order.",
         decides=by_content("splits"),
     )
     validation_fraction: float = setting(
@@ -46,7 +46,7 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     )
     folds: int | None = setting(
         None,
-        "Folds that jobs/crossvalidate.py cuts in place of all splits. None: 5 there, and no folds elsewhere.",
+        "Folds that jobs/crossvalidate.py cuts in place of all splits. null: 5 there, and no folds elsewhere.",
         decides=by_value("folds") + by_content("splits"),
         ge=2,
     )
@@ -110,7 +110,7 @@ class Media(Section, decides=by_value("shards")):
     frames: int = setting(8, "Number of frames (T) of a clip, spread evenly over its duration.", ge=1)
     image_size: int | None = setting(
         None,
-        "Side of the square frames in pixels, a multiple of the CLIP's patch. None: the size the CLIP was trained on.",
+        "Side of the square frames in pixels, a multiple of the CLIP's patch. null: the size the CLIP was trained on.",
         decides=by_content("shards", "frozen_clip"),
         ge=16,
     )

@@ -13,6 +13,35 @@ ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is n
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
+def _with_numbers(form: Any) -> Any:
+    """`{uniform: ["1e-4", 1]}` with numbers: YAML 1.1 reads those with an exponent and no point as text."""
+    if not isinstance(form, dict):
+        return form
+    return {name: list(map(_as_number, v)) if _is_real(name, v) else v for name, v in form.items()}
+
+
+def _is_real(name: str, values: Any) -> bool:
+    return name in ("uniform", "loguniform") and isinstance(values, list)
+
+
+def _as_number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _is_range_or_choice(name: str, values: list[Any]) -> bool:
+    """Whether these are the ends of a uniform, loguniform or randint range, or the values of a choice."""
+    if name == "choice":
+        return len(values) > 0 and len({repr(value) for value in values}) == len(values)
+    kinds = (int,) if name == "randint" else (int, float)
+    numbers = all(isinstance(value, kinds) and not isinstance(value, bool) for value in values)
+    if not numbers or len(values) != 2 or not values[0] < values[1]:
+        return False
+    return name in ("uniform", "randint") or (name == "loguniform" and values[0] > 0)
+
+
 class Annotate(Section, decides=by_value("readings", only_if=ASKED)):
     """A stronger model's reading of each transcript, asked of an OpenAI-compatible chat endpoint.
 
@@ -22,7 +51,7 @@ class Annotate(Section, decides=by_value("readings", only_if=ASKED)):
 
     url: str | None = setting(
         None,
-        "The endpoint, e.g. http://127.0.0.1:8000/v1. None: no readings are made, and none are used.",
+        "The endpoint, e.g. http://127.0.0.1:8000/v1. null: no readings are made, and none are used.",
         decides=by_content("readings"),
         owner="caller",
     )
@@ -207,13 +236,13 @@ class Tune(Section, decides=by_value("sweep"), in_recipe=False):
         f"or available (what each clip has); METRIC is one of {', '.join(METRICS)}.",
     )
     folds: int | None = setting(
-        None, "Folds of training and validation clips together, in place of their split. None: the split.", ge=2
+        None, "Folds of training and validation clips together, in place of their split. null: the split.", ge=2
     )
     bulk: Literal["auto", "no"] = setting(
         "auto", "auto: trials that change the head alone are trained many at a time. no: each is a trial of Ray Tune."
     )
     max_concurrent: int | None = setting(
-        None, "Trials at once. None: as many as the cluster has room for.", decides=NOTHING, ge=1
+        None, "Trials at once. null: as many as the cluster has room for.", decides=NOTHING, ge=1
     )
     max_failures: int = setting(1, "Restarts of a trial before it has failed.", decides=NOTHING, ge=0)
 
@@ -224,25 +253,18 @@ class Tune(Section, decides=by_value("sweep"), in_recipe=False):
 
     @field_validator("space", mode="before")
     @classmethod
-    def _without_null(cls, space: Any) -> Any:
-        return {k: v for k, v in space.items() if v is not None} if isinstance(space, dict) else space
+    def _read(cls, space: Any) -> Any:
+        if not isinstance(space, dict):
+            return space
+        return {key: _with_numbers(form) for key, form in space.items() if form is not None}
 
     @field_validator("space")
     @classmethod
     def _forms(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
-        for key, given in space.items():
-            (form, values), *others = given.items() or [(None, [])]
-            numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-            ends = numbers and len(values) == 2 and values[0] < values[1]
-            if form == "choice":
-                right = len(values) > 0 and len({repr(v) for v in values}) == len(values)
-            elif form == "randint":
-                right = ends and all(isinstance(v, int) for v in values)
-            else:
-                right = ends and (form == "uniform" or (form == "loguniform" and values[0] > 0))
-            if others or not right:
+        for key, form in space.items():
+            if len(form) != 1 or not _is_range_or_choice(*next(iter(form.items()))):
                 raise ValueError(
-                    f"found {key}: {given}, expected {{uniform: [low, high]}}, {{loguniform: [low, high]}} above 0, "
+                    f"found {key}: {form}, expected {{uniform: [low, high]}}, {{loguniform: [low, high]}} above 0, "
                     "{randint: [low, high]} of whole numbers or {choice: [different values]}"
                 )
         return space
@@ -304,7 +326,7 @@ class Bench(Section, decides=NOTHING):
     clips: int = setting(2000, "Clips of the small corpus that is read, encoded and predicted.", ge=8)
     train_s: float = setting(60.0, "Duration in seconds of the training runs that are compared.", gt=0)
     trials: int = setting(50, "Trials of the measured sweep.", ge=1)
-    plan_clips: int | None = setting(None, "Clips of a corpus to plan for. None: nothing is planned.", ge=1)
+    plan_clips: int | None = setting(None, "Clips of a corpus to plan for. null: nothing is planned.", ge=1)
     plan_labelled: int = setting(
         5030, "Labelled clips of the planned corpus, which are trained on; 5030 are MER2024's.", ge=1
     )
@@ -322,7 +344,7 @@ class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
     """Where MLflow records runs."""
 
     uri: str | None = setting(
-        None, "MLflow's tracking URI; on a cluster an http(s) server. None: an SQLite file in store.root."
+        None, "MLflow's tracking URI; on a cluster an http(s) server. null: an SQLite file in store.root."
     )
     experiment: str = setting("emo_ray", "Name of the MLflow experiment.")
 
@@ -331,6 +353,6 @@ class Cluster(Section, decides=NOTHING, owner="caller", in_recipe=False):
     """Which Ray cluster to use."""
 
     address: str | None = setting(
-        None, "Address of a Ray cluster. None: the one this process was submitted to, else a local one."
+        None, "Address of a Ray cluster. null: the one this process was submitted to, else a local one."
     )
-    num_cpus: int | None = setting(None, "Logical CPUs of a local cluster. None: all.", ge=1)
+    num_cpus: int | None = setting(None, "Logical CPUs of a local cluster. null: all.", ge=1)

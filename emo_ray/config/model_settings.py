@@ -44,7 +44,7 @@ class Optimisation(Section):
     batch_size: int = setting(32, "Clips in a step, over all workers.", ge=1)
     micro_batch_size: int | None = setting(
         None,
-        "Clips that a worker has in memory at once; gradients of several are added up. None: its whole share.",
+        "Clips that a worker has in memory at once; gradients of several are added up. null: its whole share.",
         ge=1,
     )
     warmup_fraction: float = setting(0.1, "Share of all steps in which the learning rate rises.", ge=0, lt=1)
@@ -66,13 +66,13 @@ class EmoVCLIP(Optimisation, decides=by_value("emovclip", only_if=VIDEO_TRAINED)
     )
     weights: str | None = setting(
         None,
-        "The CLIP's weights: an open_clip pretrained tag, or a file (OpenAI's .pt too). None: random, by the seed.",
+        "The CLIP's weights: an open_clip pretrained tag, or a file (OpenAI's .pt too). null: random, by the seed.",
         decides=by_content("frozen_clip"),
         path=True,
     )
     start_from: str | None = setting(
         None,
-        "Checkpoint folder, a model's or its emovclip/, whose prompts training starts from. None: new prompts.",
+        "Checkpoint folder, a model's or its emovclip/, whose prompts training starts from. null: new prompts.",
         decides=by_content("emovclip", "self_training"),
         path=True,
     )
@@ -103,7 +103,7 @@ class Audio(Section, decides=by_value("audio_features", only_if=SPEECH_MODEL)):
     )
     revision: str | None = setting(
         None,
-        "Commit, tag or branch of a hub name. None: its main branch.",
+        "Commit, tag or branch of a hub name. null: its main branch.",
         decides=by_content("audio_features", only_if=SPEECH_MODEL) + by_value("sweep"),
     )
     layers: tuple[int, ...] = setting(
@@ -140,7 +140,7 @@ class Text(Section, decides=by_value("text_features", only_if=LANGUAGE_MODEL)):
     )
     revision: str | None = setting(
         None,
-        "Commit, tag or branch of a hub name. None: its main branch.",
+        "Commit, tag or branch of a hub name. null: its main branch.",
         decides=by_content("text_features", only_if=LANGUAGE_MODEL) + by_value("sweep"),
     )
     layers: tuple[int, ...] = setting(
@@ -167,7 +167,7 @@ class Text(Section, decides=by_value("text_features", only_if=LANGUAGE_MODEL)):
     )
     device_map: str | None = setting(
         None,
-        "accelerate's device map, e.g. auto: the model is spread over the GPUs of its process. None: one device.",
+        "accelerate's device map, e.g. auto: the model is spread over the GPUs of its process. null: one device.",
         decides=NOTHING,
         owner="caller",
     )
@@ -225,7 +225,7 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
     )
     start_from: str | None = setting(
         None,
-        "Checkpoint folder of a model of the same classes whose head training starts from. None: a new head.",
+        "Checkpoint folder of a model of the same classes whose head training starts from. null: a new head.",
         decides=by_content("fusion", "self_training"),
         path=True,
     )
@@ -278,7 +278,7 @@ class Train(Section):
     )
     pseudo_labels: str | None = setting(
         None,
-        "Round folder of jobs/pseudo_label.py whose accepted clips are trained on as well. None: labelled clips alone.",
+        "Round folder of jobs/pseudo_label.py whose accepted clips are trained on as well. null: labelled clips alone.",
         decides=by_content("emovclip", "fusion"),
         path=True,
     )

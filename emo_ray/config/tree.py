@@ -89,7 +89,7 @@ class Config(Section):
         known = leaves()
         for key in self.tune.space:
             if leaf_of(key, known) is None or key.startswith("tune."):
-                raise ValueError(f"tune.space: {_unknown(key, known)}")
+                raise ValueError(f"tune.space: {_unknown(key)}")
         return self
 
 
@@ -146,7 +146,7 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
     for key, value in changes.items():
         leaf = leaf_of(key, known)
         if leaf is None:
-            raise ValueError(_unknown(key, known))
+            raise ValueError(_unknown(key))
         *path, last = leaf.split(".")
         branch = _get(tree, ".".join(path)) if path else tree
         if key == leaf:
@@ -161,6 +161,18 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
 def leaf_of(key: str, known: Sequence[str]) -> str | None:
     """The leaf that a dotted key names, or a part of which it names; None where there is none."""
     return next((leaf for leaf in known if key == leaf or key.startswith(leaf + ".")), None)
+
+
+def _unknown(key: str) -> str:
+    """The message for a dotted key that is none, with the nearest one."""
+    known = leaves()
+    by_last_word = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or by_last_word
+    inside = [k for k in known if k.startswith(key + ".")]
+    if inside:
+        return f"found a value for the section {key!r}, expected one for a key of it: {', '.join(inside)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"the sections are {', '.join(Config.model_fields)}"
+    return f"unknown config key {key!r}: {hint}"
 
 
 def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Config:
@@ -239,16 +251,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    by_last_word = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or by_last_word
-    inside = [k for k in known if k.startswith(key + ".")]
-    if inside:
-        return f"found a value for the section {key!r}, expected one for a key of it: {', '.join(inside)}"
-    hint = f"did you mean {near[0]!r}?" if near else f"the sections are {', '.join(Config.model_fields)}"
-    return f"unknown config key {key!r}: {hint}"
 
 
 def _validated(tree: dict[str, Any]) -> Config:

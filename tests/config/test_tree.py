@@ -301,6 +301,12 @@ def test_words_that_are_no_overrides_are_repeated(word):
     assert (repr(word) if "=value" in str(error.value) else word) in str(error.value)
 
 
+@pytest.mark.parametrize("form", ["loguniform: [1e-4, 1e-2]", "loguniform: [0.0001, 0.01]"])
+def test_ends_of_a_range_are_numbers_however_yaml_reads_them(form):
+    config = load("mini", cfg.parse_overrides([f"tune.space.fusion.lr={{{form}}}"]))
+    assert config.tune.space["fusion.lr"] == {"loguniform": [0.0001, 0.01]}
+
+
 def test_the_command_line_reaches_the_config():
     words = ["fusion.modality_dropout={video: 0.3}", "data.columns.video=file", "fusion.lr=1e-3", "train.use_gpu=yes"]
     config = load("mini", cfg.parse_overrides(words))
