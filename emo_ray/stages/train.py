@@ -68,22 +68,10 @@ def train(config: Config) -> Trained:
     else:
         run = tracking.open_run(config, cluster.store_root(config), plan.key, plan.path.name)
         with run.running():
-            train_phases(config, plan, log_to_mlflow(run))
+            train_phases(config, plan, run.epoch)
             run.artifacts(plan.path, "checkpoint")
             run.metrics({f"validation/{k}": v for k, v in store.read_meta(plan.path)["best"]["fusion"].items()})
     return Trained(plan.path, plan.prepared, plan.readings)
-
-
-def log_to_mlflow(run: tracking.Run) -> OnEpoch:
-    """`run.epoch`, but a tracking server that is away costs no training run."""
-
-    def on_epoch(phase: str, metrics: dict[str, float]) -> None:
-        try:
-            run.epoch(phase, metrics)
-        except Exception as error:
-            say(f"epoch {metrics['epoch'] + 1:g} of {phase} could not be tracked: {error}")
-
-    return on_epoch
 
 
 def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:

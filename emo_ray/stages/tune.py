@@ -25,7 +25,7 @@ from emo_ray.stages.sweeps.ray_tune import search_by_trials
 from emo_ray.stages.sweeps.records import COMPLETE, Records
 from emo_ray.stages.sweeps.stacked import Fold, in_bulk, search_in_bulk
 from emo_ray.stages.sweeps.trial import Task, without_test
-from emo_ray.stages.train import feature_rows, labelled, log_to_mlflow, train, train_emovclip
+from emo_ray.stages.train import feature_rows, labelled, train, train_emovclip
 from emo_ray.training import search
 
 VERSION = 1
@@ -182,7 +182,7 @@ def _write(folder: Path, config: Config, content: dict) -> None:
 def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> list[Fold]:
     """The features of training and of validation clips; EmoVCLIP's are those of the one that all trials share."""
     if plan.video_path is not None:
-        train_emovclip(config, plan, log_to_mlflow(run))
+        train_emovclip(config, plan, run.epoch)
     table = feature_rows(config, plan, plan.wanted.all_clips)
     train_rows, validation_rows = (labelled(table, of) for of in (plan.wanted.train, plan.wanted.validation))
     if not len(train_rows) or not len(validation_rows):

@@ -1,0 +1,366 @@
+"""Tracking: what a run holds, that no run exists twice, and that no training is lost to a server that is away."""
+
+import math
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from emo_ray import store, tracking
+from emo_ray.config import flatten, load, override
+from emo_ray.data import manifest
+from emo_ray.data.manifest import Clip
+from emo_ray.stages.train import train
+
+SECRET = "not-to-be-seen"
+EPOCHS = [{"epoch": i, "train_loss": 1.0 / (i + 1), "val_waf": 0.1 * i} for i in range(4)]
+KEY = "0123456789abcdef"
+
+
+def config_of(tracking_uri=None, **changes):
+    return load("mini", {"tracking.uri": tracking_uri, **changes})
+
+
+def logged(client, key=KEY):
+    """The one run with a key, and its metrics as lists of (step, value)."""
+    experiment = client.get_experiment_by_name("emo_ray")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`emo_ray.key` = '{key}'")
+    names = sorted(run.data.metrics)
+    return run, {n: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, n)] for n in names}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A folder with a database of MLflow's, which takes seconds to make."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("database")
+    MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder
+
+
+@pytest.fixture
+def root(database, tmp_path):
+    """A store with an empty database in it."""
+    (tmp_path / "mlflow.db").write_bytes((database / "mlflow.db").read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def client(root):
+    """MLflow's own view of that store."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+
+
+def test_a_run_holds_parameters_epochs_tags_and_files(root, client, tmp_path):
+    folder = tmp_path / "files"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file.txt").write_text("content")
+    run = tracking.open_run(config_of(), root, KEY, "a name")
+    with run.running():
+        assert logged(client)[0].info.status == "RUNNING"
+        for metrics in EPOCHS:
+            run.epoch("fusion", metrics)
+        run.tag("state", "complete")
+        run.artifacts(folder, "model")
+    found, metrics = logged(client)
+    assert (found.info.status, found.info.run_name, found.data.tags["state"]) == ("FINISHED", "a name", "complete")
+    assert metrics == {f"fusion/{n}": [(e["epoch"], e[n]) for e in EPOCHS] for n in ("train_loss", "val_waf")}
+    flat = flatten(config_of())
+    assert found.data.params == {name: str(value) for name, value in flat.items() if name != "tracking.uri"}
+    assert [item.path for item in client.list_artifacts(found.info.run_id, "model/inner")] == ["model/inner/file.txt"]
+
+
+def test_a_run_is_found_again_and_keeps_what_it_has(root, client):
+    first = tracking.open_run(config_of(**{"fusion.dropout": 0.1}), root, KEY, "first")
+    first.epochs([("fusion", metrics) for metrics in EPOCHS[:2]])
+    first.finish("KILLED")
+    again = tracking.open_run(config_of(**{"fusion.dropout": 0.2}), root, KEY, "again")
+    assert logged(client)[0].info.status == "RUNNING"
+    again.epochs([("fusion", metrics | {"train_loss": 9.0}) for metrics in EPOCHS])
+    again.finish()
+    found, metrics = logged(client)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "first")
+    assert found.data.params["fusion.dropout"] == "0.1"
+    assert metrics["fusion/train_loss"] == [(0, 1.0), (1, 0.5), (2, 9.0), (3, 9.0)]
+
+
+def test_other_keys_are_other_runs_and_children_are_inside_their_parent(root, client):
+    parent = tracking.open_run(config_of(), root, KEY, "parent")
+    for name in ("a", "b"):
+        tracking.open_run(config_of(), root, name, name, parent).finish()
+        tracking.open_run(config_of(), root, name, name, parent).finish()
+    assert "mlflow.parentRunId" not in logged(client)[0].data.tags
+    for name in ("a", "b"):
+        assert logged(client, name)[0].data.tags["mlflow.parentRunId"] == logged(client)[0].info.run_id
+
+
+def test_an_epoch_is_logged_once_in_its_phase(root, client):
+    run = tracking.open_run(config_of(), root, KEY, "name")
+    for phase in ("emovclip", "fusion", "emovclip"):
+        run.epoch(phase, EPOCHS[0])
+    run.epochs([("fusion", metrics) for metrics in (*EPOCHS, *EPOCHS)])
+    metrics = logged(client)[1]
+    assert [step for step, _ in metrics["emovclip/train_loss"]] == [0]
+    assert [step for step, _ in metrics["fusion/train_loss"]] == [0, 1, 2, 3]
+
+
+def test_what_is_not_finite_is_left_out(root, client):
+    tracking.open_run(config_of(), root, KEY, "name").epoch(
+        "fusion", {"epoch": 0, "train_loss": 1.0, "val_waf": math.nan, "val_uar": math.inf}
+    )
+    assert list(logged(client)[1]) == ["fusion/train_loss"]
+
+
+def test_metrics_without_epochs_are_logged_when_they_change(root, client):
+    for values in ({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 3.0}):
+        tracking.open_run(config_of(), root, KEY, "name").metrics(values)
+    metrics = logged(client)[1]
+    assert metrics["a"] == [(0, 1.0)]
+    assert sorted(metrics["b"]) == [(0, 2.0), (0, 3.0)]
+
+
+def test_many_epochs_go_in_several_requests(root, client):
+    wide = [{"epoch": i, "train_loss": 1.0} | {f"m{j}": float(i) for j in range(600)} for i in range(4)]
+    tracking.open_run(config_of(), root, KEY, "name").epochs([("fusion", metrics) for metrics in wide])
+    metrics = logged(client)[1]
+    assert len(metrics) == 601
+    assert all([step for step, _ in values] == [0, 1, 2, 3] for values in metrics.values())
+
+
+def test_long_parameters_are_cut(root, client):
+    names = [f"class-{i:03d}" for i in range(100)]
+    tracking.open_run(config_of(**{"data.labels": names}), root, KEY, "name")
+    value = logged(client)[0].data.params["data.labels"]
+    assert len(value) == 500
+    assert value.endswith("...")
+    assert str(names).startswith(value.removesuffix("..."))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_run_whose_block_fails_has_failed(root, client, error):
+    run = tracking.open_run(config_of(), root, KEY, "name")
+    with pytest.raises(error), run.running():
+        raise error
+    assert logged(client)[0].info.status == "FAILED"
+
+
+def test_files_are_copied_once(root, client, tmp_path):
+    for text in ("first", "second"):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / "file.txt").write_text(text)
+        tracking.open_run(config_of(), root, KEY, "name").artifacts(tmp_path / "files", "model")
+    found, _ = logged(client)
+    assert Path(client.download_artifacts(found.info.run_id, "model/file.txt", tmp_path)).read_text() == "first"
+
+
+def test_the_command_shows_the_store_or_names_the_setting(root):
+    assert f"sqlite:///{root}/mlflow.db" in tracking.command(config_of(), root)
+    assert "tracking.uri" in tracking.command(config_of(f"http://me:{SECRET}@127.0.0.1"), root)
+    assert SECRET not in tracking.command(config_of(f"http://me:{SECRET}@127.0.0.1"), root)
+
+
+# A server that is away
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_server_that_is_away_at_the_start_is_an_error_that_comes_soon(tmp_path):
+    port, begun_s = free_port(), time.monotonic()
+    with pytest.raises(ValueError, match=rf"tracking.uri: found http://127.0.0.1:{port} .*refused") as caught:
+        tracking.open_run(config_of(f"http://me:{SECRET}@127.0.0.1:{port}"), tmp_path, KEY, "name")
+    assert time.monotonic() - begun_s < 30  # MLflow's own patience is four minutes
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__  # a traceback would hold MLflow's message, and that the address
+
+
+class NoMlflow(BaseHTTPRequestHandler):
+    """A web server that knows nothing of MLflow."""
+
+    def do_GET(self):
+        self.send_error(404)
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_server_of_something_else_is_an_error(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoMlflow) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        with pytest.raises(ValueError, match=r"tracking.uri: found http://127.0.0.1:\d+ .*404"):
+            tracking.open_run(config_of(f"http://127.0.0.1:{server.server_port}"), tmp_path, KEY, "name")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("address", ["mlruns", f"me:{SECRET}@host:5000", f"htp://me:{SECRET}@host", "nodb+x:///a.db"])
+def test_an_address_that_mlflow_cannot_use_is_an_error(tmp_path, address):
+    with pytest.raises(ValueError, match=r"tracking\.uri: found .* expected") as caught:
+        tracking.open_run(config_of(address), tmp_path, KEY, "name")
+    assert SECRET not in str(caught.value)
+    assert address.rpartition("@")[2] in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def server(database, tmp_path_factory):
+    """A real MLflow server that can be cut off: its address with credentials, and a function that controls it."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "mlflow.db").write_bytes((database / "mlflow.db").read_bytes())
+    command = [sys.executable, str(Path(__file__).with_name("tracking_server.py")), f"{folder}/mlflow.db"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"{folder}/artifacts"], stdout=subprocess.PIPE, stderr=log, text=True)
+    port = int(process.stdout.readline())
+
+    def control(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as reply:
+            return int(reply.read())
+
+    yield f"http://me:{SECRET}@127.0.0.1:{port}", control, folder / "mlflow.db"
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def cut(server, tmp_path, monkeypatch):
+    """A function that cuts the server off after some more requests; asked at every write, with no second attempt."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "_SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(tracking, "_WAITING_SHARE", math.inf)
+    tracking._server.cache_clear()
+    yield lambda answers: server[1](f"answer/{answers}")
+    server[1](f"answer/{sys.maxsize}")
+
+
+def whole_job(config, root, key, files):
+    """A job with a run inside its run."""
+    run = tracking.open_run(config, root, key, "job")
+    with run.running():
+        for metrics in EPOCHS[:2]:
+            run.epoch("fusion", metrics)
+        child = tracking.open_run(config, root, f"{key}-child", "child", run)
+        child.epochs([("fusion", metrics) for metrics in EPOCHS])
+        child.finish("KILLED")
+        for metrics in EPOCHS[2:]:
+            run.epoch("fusion", metrics)
+        run.artifacts(files, "model")
+        run.metrics({"score": 0.5})
+
+
+@pytest.mark.parametrize("answers", range(5, 24, 3))
+def test_an_outage_costs_nothing_and_is_told_of_once(server, cut, tmp_path, capsys, answers):
+    """The server answers the first requests, which open the run, then none until the job's last."""
+    from mlflow import MlflowClient
+
+    address, control, _ = server
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "file.txt").write_text("content")
+    key, before = f"outage-{answers}", control("seen")
+    cut(answers)
+    whole_job(config_of(address), tmp_path, key, tmp_path / "files")
+    assert control("seen") - before > answers
+    told = capsys.readouterr().err
+    assert told.count("does not answer") == 1
+    assert "has missed" in told
+    cut(sys.maxsize)
+    tracking._server(address).flush()
+    assert "answers again" in capsys.readouterr().err
+    client = MlflowClient(tracking_uri=address)
+    (run, metrics), (child, child_metrics) = logged(client, key), logged(client, f"{key}-child")
+    values = {f"fusion/{n}": [(e["epoch"], e[n]) for e in EPOCHS] for n in ("train_loss", "val_waf")}
+    assert metrics == values | {"score": [(0, 0.5)]}
+    assert child_metrics == values
+    assert (run.info.status, child.info.status) == ("FINISHED", "KILLED")
+    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert run.data.params["fusion.dropout"] == child.data.params["fusion.dropout"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "model")] == ["model/file.txt"]
+
+
+def test_a_server_that_is_away_is_left_alone_for_a_while(server, cut, tmp_path, monkeypatch):
+    address, control, _ = server
+    run = tracking.open_run(config_of(address), tmp_path, "pause", "name")
+    cut(0)
+    monkeypatch.setattr(tracking, "_SHORTEST_PAUSE_S", 60.0)
+    run.epoch("fusion", EPOCHS[0])
+    before = control("seen")
+    for metrics in EPOCHS:
+        run.epoch("fusion", metrics)
+    assert control("seen") == before
+
+
+def test_what_mlflow_refuses_is_told_and_the_rest_is_logged(server, cut, tmp_path, capsys):
+    from mlflow import MlflowClient
+
+    address, _, _ = server
+    run = tracking.open_run(config_of(address), tmp_path, "refused", "name")
+    run.tag("a" * 5000, "value")
+    run.metrics({"score": 0.5})
+    assert capsys.readouterr().err.count("refused an entry") == 1
+    assert logged(MlflowClient(tracking_uri=address), "refused")[1] == {"score": [(0, 0.5)]}
+
+
+def test_credentials_are_seen_nowhere(server, cut, tmp_path, capfd):
+    address, _, database = server
+    (tmp_path / "files").mkdir()
+    whole_job(config_of(address), tmp_path, "secret", tmp_path / "files")
+    cut(3)
+    whole_job(config_of(address), tmp_path, "secret-2", tmp_path / "files")
+    cut(sys.maxsize)
+    tracking._server(address).flush()
+    printed = capfd.readouterr()
+    assert SECRET not in printed.out + printed.err
+    assert SECRET.encode() not in b"".join(path.read_bytes() for path in database.parent.glob("mlflow.db*"))
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def corpus(ray_session, tmp_path_factory):
+    """A config of a job that takes a second: sentences with labels, two epochs, this process."""
+    folder = tmp_path_factory.mktemp("sentences")
+    clips = [
+        Clip(f"{split}-{i}", text=f"{word} number {i}", label=word, split=split)
+        for split, count in (("train", 12), ("validation", 6))
+        for i, word in enumerate(("glad", "calm", "upset") * (count // 3))
+    ]
+    manifest.write(folder / "clips.parquet", clips)
+    changes = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
+    small = {"train.epochs": 3, "train.num_workers": 0, "fusion.hidden": 8, "text.ngram_features": 64}
+    return load("mini", changes | small)
+
+
+def test_no_training_begins_while_the_server_is_away(corpus, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ValueError, match=r"tracking\.uri"):
+        train(override(corpus, {"tracking.uri": f"http://127.0.0.1:{free_port()}", "seed": 1}))
+    assert not list(Path(corpus.store.root).glob("checkpoints/model-*"))
+    assert not list(Path(corpus.store.root).glob("train/fusion-*"))
+
+
+def test_training_ends_as_ever_when_the_server_goes_away(corpus, server, cut, capsys):
+    from mlflow import MlflowClient
+
+    address, _, _ = server
+    cut(7)  # experiment, run, parameters, and the first epoch
+    trained = train(override(corpus, {"tracking.uri": address, "seed": 2}))
+    assert store.is_complete(trained.path)
+    assert [metrics["epoch"] for metrics in store.read_meta(trained.path)["history"]] == [0, 1, 2]
+    assert capsys.readouterr().err.count("does not answer") == 1
+    cut(sys.maxsize)
+    tracking._server(address).flush()
+    run, metrics = logged(MlflowClient(tracking_uri=address), trained.path.name.removeprefix("model-"))
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in metrics["fusion/train_loss"]] == [0, 1, 2]
