@@ -6,40 +6,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from emo_ray.config.model_settings import METRICS, MODALITIES, SUBSETS
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
 ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is not None)
 Rate = Annotated[float, Field(ge=0, le=1)]
-
-
-def _with_numbers(form: Any) -> Any:
-    """`{uniform: ["1e-4", 1]}` with numbers: YAML 1.1 reads those with an exponent and no point as text."""
-    if not isinstance(form, dict):
-        return form
-    return {name: list(map(_as_number, v)) if _is_real(name, v) else v for name, v in form.items()}
-
-
-def _is_real(name: str, values: Any) -> bool:
-    return name in ("uniform", "loguniform") and isinstance(values, list)
-
-
-def _as_number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _is_range_or_choice(name: str, values: list[Any]) -> bool:
-    """Whether these are the ends of a uniform, loguniform or randint range, or the values of a choice."""
-    if name == "choice":
-        return len(values) > 0 and len({repr(value) for value in values}) == len(values)
-    kinds = (int,) if name == "randint" else (int, float)
-    numbers = all(isinstance(value, kinds) and not isinstance(value, bool) for value in values)
-    if not numbers or len(values) != 2 or not values[0] < values[1]:
-        return False
-    return name in ("uniform", "randint") or (name == "loguniform" and values[0] > 0)
 
 
 class Annotate(Section, decides=by_value("readings", only_if=ASKED)):
@@ -204,79 +175,6 @@ class Rounds(Section, decides=by_value("self_training")):
     start: Literal["scratch", "warm"] = setting(
         "scratch", "A student's first weights. scratch: new ones. warm: those of its teacher."
     )
-
-
-class Tune(Section, decides=by_value("sweep"), in_recipe=False):
-    """A sweep: trials of the train stage with some keys changed, judged on validation clips."""
-
-    space: dict[str, dict[str, list[Any]]] = setting(
-        {
-            "fusion.modality_dropout": {"uniform": [0.0, 0.8]},
-            "fusion.dropout": {"uniform": [0.0, 0.6]},
-            "fusion.label_smoothing": {"uniform": [0.0, 0.3]},
-            "fusion.lr": {"loguniform": [1e-4, 1e-2]},
-            "emovclip.global_prompts": {"choice": [0, 4, 8, 16]},
-            "emovclip.context_tokens": {"choice": [0, 4, 8, 16]},
-        },
-        "Dotted key -> {uniform: [low, high]}, {loguniform: [low, high]}, {randint: [low, high]} or "
-        "{choice: [a, b, ...]}, ends included. null takes a key out.",
-    )
-    trials: int = setting(20, "Number of trials. The first is the recipe as it is, where the space holds it.", ge=1)
-    search: Literal["tpe", "random", "pbt"] = setting(
-        "tpe", "How points of the space are chosen. pbt: population-based training."
-    )
-    scheduler: Literal["asha", "none"] = setting(
-        "asha", "How hopeless trials are stopped early. pbt is a scheduler by itself."
-    )
-    grace_epochs: int = setting(2, "Epochs of each trial before it may be stopped, or perturbed by pbt.", ge=1)
-    reduction_factor: int = setting(3, "One of so many trials goes on at each of ASHA's rungs.", ge=2)
-    objective: str = setting(
-        "mean/waf",
-        "What is maximised on validation clips, as WHERE/METRIC: WHERE is a subset such as VAT, mean (over all seven) "
-        f"or available (what each clip has); METRIC is one of {', '.join(METRICS)}.",
-    )
-    folds: int | None = setting(
-        None, "Folds of training and validation clips together, in place of their split. null: the split.", ge=2
-    )
-    bulk: Literal["auto", "no"] = setting(
-        "auto", "auto: trials that change the head alone are trained many at a time. no: each is a trial of Ray Tune."
-    )
-    max_concurrent: int | None = setting(
-        None, "Trials at once. null: as many as the cluster has room for.", decides=NOTHING, ge=1
-    )
-    max_failures: int = setting(1, "Restarts of a trial before it has failed.", decides=NOTHING, ge=0)
-
-    @field_validator("bulk", mode="before")
-    @classmethod
-    def _yaml_words(cls, value: Any) -> Any:
-        return {True: "auto", False: "no"}[value] if isinstance(value, bool) else value  # a bare no is false in YAML
-
-    @field_validator("space", mode="before")
-    @classmethod
-    def _read(cls, space: Any) -> Any:
-        if not isinstance(space, dict):
-            return space
-        return {key: _with_numbers(form) for key, form in space.items() if form is not None}
-
-    @field_validator("space")
-    @classmethod
-    def _forms(cls, space: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
-        for key, form in space.items():
-            if len(form) != 1 or not _is_range_or_choice(*next(iter(form.items()))):
-                raise ValueError(
-                    f"found {key}: {form}, expected {{uniform: [low, high]}}, {{loguniform: [low, high]}} above 0, "
-                    "{randint: [low, high]} of whole numbers or {choice: [different values]}"
-                )
-        return space
-
-    @field_validator("objective")
-    @classmethod
-    def _known(cls, objective: str) -> str:
-        where, _, metric = objective.partition("/")
-        if where not in (*SUBSETS, "mean", "available") or metric not in METRICS:
-            places, metrics = ", ".join((*SUBSETS, "mean", "available")), ", ".join(METRICS)
-            raise ValueError(f"found {objective!r}, expected one of {places}, a slash, and one of {metrics}")
-        return objective
 
 
 class Evaluate(Section, owner="caller"):

@@ -5,7 +5,6 @@ and nothing reads the environment.
 """
 
 import difflib
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -26,10 +25,10 @@ from emo_ray.config.job_settings import (
     Rounds,
     Store,
     Tracking,
-    Tune,
 )
 from emo_ray.config.model_settings import VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
+from emo_ray.config.sweep_settings import Tune
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -86,9 +85,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _searched(self) -> "Config":
-        known = leaves()
         for key in self.tune.space:
-            if leaf_of(key, known) is None or key.startswith("tune."):
+            if leaf_of(key) is None or key.startswith("tune."):
                 raise ValueError(f"tune.space: {_unknown(key)}")
         return self
 
@@ -135,16 +133,16 @@ def choices(key: str) -> tuple[Any, ...]:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """`{dotted key: value}` in plain types (for MLflow, digests and tables)."""
+    """`{dotted key: value}` in JSON-able types, for MLflow, digests and tables."""
     tree = config.model_dump(mode="json")
     return {key: _get(tree, key) for key in leaves()}
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
     """A new config with dotted keys changed. Raises ValueError for unknown keys (naming the nearest) and bad values."""
-    tree, known = config.model_dump(mode="json"), leaves()
+    tree = config.model_dump(mode="json")
     for key, value in changes.items():
-        leaf = leaf_of(key, known)
+        leaf = leaf_of(key)
         if leaf is None:
             raise ValueError(_unknown(key))
         *path, last = leaf.split(".")
@@ -158,25 +156,25 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
     return _validated(tree)
 
 
-def leaf_of(key: str, known: Sequence[str]) -> str | None:
-    """The leaf that a dotted key names, or a part of which it names; None where there is none."""
-    return next((leaf for leaf in known if key == leaf or key.startswith(leaf + ".")), None)
+def leaf_of(key: str) -> str | None:
+    """The leaf that a dotted key is or lies in ("data.columns.video" lies in "data.columns"); None without any."""
+    return next((leaf for leaf in _fields() if key == leaf or key.startswith(leaf + ".")), None)
 
 
 def _unknown(key: str) -> str:
-    """The message for a dotted key that is none, with the nearest one."""
-    known = leaves()
-    by_last_word = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or by_last_word
-    inside = [k for k in known if k.startswith(key + ".")]
-    if inside:
-        return f"found a value for the section {key!r}, expected one for a key of it: {', '.join(inside)}"
+    """The error message for a word that is no dotted key; it names the nearest key."""
+    keys = leaves()
+    section_keys = [k for k in keys if k.startswith(key + ".")]
+    if section_keys:
+        return f"found a value for the section {key!r}, expected one for a key of it: {', '.join(section_keys)}"
+    same_last_word = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5) or same_last_word
     hint = f"did you mean {near[0]!r}?" if near else f"the sections are {', '.join(Config.model_fields)}"
     return f"unknown config key {key!r}: {hint}"
 
 
 def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Config:
-    """The config of a recipe (a name in emo_ray/recipes, or the path of a YAML file), with overrides on top."""
+    """The config of a recipe (a name in emo_ray/config/recipes, or the path of a YAML file), with overrides on top."""
     path = RECIPES / f"{recipe}.yaml"
     if recipe.endswith((".yaml", ".yml")):
         path = Path(recipe)
@@ -193,7 +191,7 @@ def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Confi
 
 
 def absolute_paths(config: Config) -> Config:
-    """The config with relative paths that exist made absolute: workers stand in other folders than this process."""
+    """The config with relative paths that exist made absolute: workers run in other folders than this process."""
 
     def absolute(path: str) -> str:
         return str(Path(path).absolute()) if Path(path).exists() else path
@@ -221,7 +219,7 @@ def recipe(config: Config) -> str:
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """`["a.b=1", ...]` to `{"a.b": 1}`; values are YAML."""
+    """`["a.b=1", ...]` -> `{"a.b": 1}`; values are YAML. Raises ValueError for a word that is not KEY=VALUE."""
     changes: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -241,12 +239,11 @@ def _get(tree: dict[str, Any], key: str) -> Any:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys, stopping at leaves (some of which hold mappings themselves)."""
-    known = set(leaves())
+    """Nested mappings as dotted keys, down to the leaves, some of which hold mappings themselves."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in known:
+        if isinstance(value, dict) and value and key not in _fields():
             flat |= _flat(value, key + ".")
         else:
             flat[key] = value
@@ -261,6 +258,6 @@ def _validated(tree: dict[str, Any]) -> Config:
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "config"
             message = problem["msg"].removeprefix("Value error, ")
-            found = "" if message.startswith("found ") else f"; found {problem['input']!r}"  # our own messages say it
-            lines.append(message if where == "config" else f"{where}: {message}{found}")
+            value = "" if message.startswith("found ") else f"; found {problem['input']!r}"  # our validators name it
+            lines.append(message if where == "config" else f"{where}: {message}{value}")
         raise ValueError("; ".join(lines)) from None

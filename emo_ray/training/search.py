@@ -8,8 +8,8 @@ import numpy as np
 import optuna
 
 from emo_ray.config import Config, flatten, override
-from emo_ray.config.job_settings import Tune
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.config.sweep_settings import Tune
 
 _MODALITY_DROPOUT = "fusion.modality_dropout"
 Params = dict[str, Any]  # dotted key -> value

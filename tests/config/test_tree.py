@@ -56,11 +56,14 @@ def test_relative_paths_become_absolute_where_they_exist_and_names_stay(tmp_path
     (tmp_path / "trained").mkdir()
     changes = {"emovclip.weights": "clip.pt", "emovclip.clip": "ViT-B-16", "audio.encoder": "facebook/hubert"}
     starts = dict.fromkeys(("emovclip.start_from", "fusion.start_from", "train.pseudo_labels"), "trained")
-    found = absolute_paths(override(Config(), changes | starts))
-    assert found.emovclip.weights == str(tmp_path / "clip.pt")
-    assert {flatten(found)[key] for key in starts} == {str(tmp_path / "trained")}
-    assert absolute_paths(override(Config(), {"emovclip.clip": "trained"})).emovclip.clip == str(tmp_path / "trained")
-    assert (found.emovclip.clip, found.audio.encoder) == ("ViT-B-16", "facebook/hubert")
+    lists = {"tables.audio": ["trained", "nowhere"], "pseudo.teachers": ["trained"]}
+    config = absolute_paths(override(Config(), changes | starts | lists))
+    trained = str(tmp_path / "trained")
+    assert config.emovclip.weights == str(tmp_path / "clip.pt")
+    assert {flatten(config)[key] for key in starts} == {trained}
+    assert (config.tables.audio, config.pseudo.teachers) == ((trained, "nowhere"), (trained,))
+    assert absolute_paths(override(Config(), {"emovclip.clip": "trained"})).emovclip.clip == trained
+    assert (config.emovclip.clip, config.audio.encoder) == ("ViT-B-16", "facebook/hubert")
 
 
 @given(changes=CHANGES)
@@ -76,9 +79,9 @@ def test_a_recipe_holds_what_differs_and_not_where_it_ran(changes, tmp_path_fact
     config = override(Config(), changes)
     path = tmp_path_factory.mktemp("recipe") / "short.yaml"
     path.write_text(recipe(config), encoding="utf-8")
-    found, left_out = flatten(load(str(path))), ("checkpoint", "tune", "cluster", "tracking")
-    same = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in left_out}
-    assert {key: found[key] for key in same} == same
+    loaded, left_out = flatten(load(str(path))), ("checkpoint", "tune", "cluster", "tracking")
+    kept = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in left_out}
+    assert {key: loaded[key] for key in kept} == kept
     assert recipe(Config()) == "{}\n"
     secret = uuid4().hex  # hypothesis draws words that stand in the code
     assert secret not in recipe(override(config, {"tracking.uri": f"http://me:{secret}@127.0.0.1"}))
@@ -114,11 +117,11 @@ def test_keys_that_others_rely_on_exist(key, value):
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_every_recipe_loads_and_says_nothing_that_is_the_default(name):
     tree = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    said = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+    stated = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
     flat = flatten(load(name))
-    assert {key: flat[key] for key in said} == said
-    assert {key: value for key, value in flat.items() if key not in said} == {
-        key: value for key, value in flatten(Config()).items() if key not in said
+    assert {key: flat[key] for key in stated} == stated
+    assert {key: value for key, value in flat.items() if key not in stated} == {
+        key: value for key, value in flatten(Config()).items() if key not in stated
     }
 
 
