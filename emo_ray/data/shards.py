@@ -1,7 +1,7 @@
 """Shards: decoded clips in Parquet. One part holds `media.clips_per_part` clips and is the unit of work.
 
-A row is a clip: T JPEG frames, int16 sound at 16 kHz, the transcript and a status per modality. Labels and splits are
-not in it, so another label set, split or pseudo-label never decodes anything again.
+A row is a clip: T JPEG frames, int16 sound at 16 kHz, the transcript and a status per modality. It has neither label
+nor split, so other labels, splits or pseudo-labels never make a clip be decoded again.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +24,15 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import media
 from emo_ray.data.manifest import Clip
 
-_SILENCE = 1  # int16 steps: what dithering leaves of nothing
+_SILENCE = 1  # int16 steps: dithered silence is no louder
 VERSION = 2  # of SCHEMA; 2: identities, and the digests of the content
-# By what a clip is known again, whatever it is called: its decoded frames and sound. Null where there are none, and
-# where they say nothing: pictures of a single colour, silence.
+# Digests of the decoded frames and sound, by which a clip is recognised under any name. Null where a clip has none, and
+# where the content says nothing: pictures of a single colour, silence.
 CONTENT = ("video_digest", "audio_digest")
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("identity", pa.string(), nullable=False),  # digest of what decided the row, beside the settings
+        pa.field("identity", pa.string(), nullable=False),  # see `identity`
         pa.field("frames", pa.list_(pa.binary())),  # T JPEGs, null when there is no usable video
         pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
         pa.field("audio_samples", pa.int64()),
@@ -57,9 +58,9 @@ def assign_parts(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]
     Training reads only labelled parts, and mixed rows let it shuffle within a small buffer. A clip's place depends on
     its id and (through a power of two) on the size of the corpus, so a few new clips change few parts.
     """
-    return _buckets([c for c in clips if c.label is not None], clips_per_part) + _buckets(
-        [c for c in clips if c.label is None], clips_per_part
-    )
+    labelled = [clip for clip in clips if clip.label is not None]
+    unlabelled = [clip for clip in clips if clip.label is None]
+    return _buckets(labelled, clips_per_part) + _buckets(unlabelled, clips_per_part)
 
 
 def _buckets(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
@@ -68,7 +69,7 @@ def _buckets(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
     for clip in clips:
         place = int.from_bytes(hashlib.blake2b(clip.clip_id.encode(), digest_size=8).digest())
         buckets[place % count].append((place, clip))
-    return [[clip for _, clip in sorted(b, key=lambda item: item[0])] for b in buckets if b]
+    return [[clip for _, clip in sorted(bucket, key=lambda item: item[0])] for bucket in buckets if bucket]
 
 
 def part_name(clips: Sequence[Clip]) -> str:
@@ -77,80 +78,96 @@ def part_name(clips: Sequence[Clip]) -> str:
 
 
 def identity(clip: Clip) -> str:
-    """Digest of what decides a row's content: names, sizes and times of the media, and the transcript."""
+    """Digest of what decides a row's content, besides the settings: clip_id, transcript, and the media's stamps."""
     return store.digest(clip.clip_id, clip.text, _stamp(clip.video), _stamp(clip.audio))
 
 
 def settings(config: Media, image_size: int) -> dict:
-    """What else decides it: how clips are decoded."""
+    """How clips are decoded, and the versions of the format: with the identity this decides a row's content."""
     return {**config.model_dump(exclude={"image_size"}), "size": image_size, "version": [VERSION, media.VERSION]}
 
 
-def row(clip: Clip, config: Media, image_size: int) -> dict:
+def row(clip: Clip, config: Media, image_size: int) -> dict[str, Any]:
     """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
     frames_THWC, video_status = media.read_video(clip.video, config.frames, image_size)
     samples_S, audio_status = media.read_audio(clip.audio or clip.video, config.max_audio_s)
-    jpegs = None if frames_THWC is None else [_jpeg(frame, config.jpeg_quality) for frame in frames_THWC]
-    sound = None if samples_S is None else samples_S.astype("<i2").tobytes()
     has_text = bool(clip.text and clip.text.strip())
     text_status = media.OK if has_text else media.MISSING + (": empty" if clip.text is not None else "")
     return {
         "clip_id": clip.clip_id,
         "identity": identity(clip),
-        "frames": jpegs,
-        "audio": sound,
-        "audio_samples": None if samples_S is None else len(samples_S),
+        **_video_columns(frames_THWC, config.jpeg_quality),
+        **_audio_columns(samples_S),
         "text": clip.text if has_text else None,
         "video_status": video_status,
         "audio_status": audio_status,
         "text_status": text_status,
-        "video_digest": _digest(jpegs) if jpegs and np.ptp(frames_THWC) else None,
-        "audio_digest": _digest([sound]) if sound and np.abs(samples_S.astype(np.int32)).max() > _SILENCE else None,
+    }
+
+
+def _video_columns(frames_THWC: np.ndarray | None, jpeg_quality: int) -> dict[str, Any]:
+    if frames_THWC is None:
+        return {"frames": None, "video_digest": None}
+    jpegs = [_jpeg(frame_HWC, jpeg_quality) for frame_HWC in frames_THWC]
+    is_blank = np.ptp(frames_THWC) == 0
+    return {"frames": jpegs, "video_digest": None if is_blank else _digest(jpegs)}
+
+
+def _audio_columns(samples_S: np.ndarray | None) -> dict[str, Any]:
+    if samples_S is None:
+        return {"audio": None, "audio_samples": None, "audio_digest": None}
+    sound = samples_S.astype("<i2").tobytes()
+    is_silent = np.abs(samples_S.astype(np.int32)).max(initial=0) <= _SILENCE
+    return {
+        "audio": sound,
+        "audio_samples": len(samples_S),
+        "audio_digest": None if is_silent else _digest([sound]),
     }
 
 
 def write_part(
-    path: Path, clips: Sequence[Clip], config: Media, image_size: int, known: Mapping[str, str] | None = None
+    path: Path, clips: Sequence[Clip], config: Media, image_size: int, part_of: Mapping[str, str] | None = None
 ) -> None:  # fmt: skip
-    """Decode clips into one Parquet part; a part that is there already is left alone.
+    """Decode clips into one Parquet part; a part that exists already is left alone.
 
-    `known` (see `find`) names the parts beside it from which rows are copied in place of decoding.
+    `part_of` is what `find` gives for the parts of the same folder: their rows are copied instead of decoded.
     """
     if not path.exists():
-        old = {row["identity"]: row for row in copied(path.parent, known or {}).to_pylist()}
-        rows = [old.get(identity(clip)) or row(clip, config, image_size) for clip in clips]
+        old_rows = {row["identity"]: row for row in copied(path.parent, part_of or {}).to_pylist()}
+        rows = [old_rows.get(identity(clip)) or row(clip, config, image_size) for clip in clips]
         # JPEG and speech hardly shrink further: no codec.
         store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
 
 
-def find(folder: Path, names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
-    """Which of these parts of the folder holds a row: from identities among those wanted to names."""
-    found = {}
+def find(folder: Path, names: Iterable[str], row_identities: Collection[str]) -> dict[str, str]:
+    """The part that holds each of these rows, by the row's identity; rows that no part holds are left out."""
+    part_of: dict[str, str] = {}
     for name in sorted(names):
-        found |= {one: name for one in identities(folder / name) if one in wanted}
-    return found
+        part_of |= dict.fromkeys((i for i in identities(folder / name) if i in row_identities), name)
+    return part_of
 
 
 def identities(path: Path) -> list[str]:
-    """Of a part's rows."""
+    """The identities of a part's rows, in their order."""
     return pq.read_table(path, columns=["identity"])["identity"].to_pylist()
 
 
-def copied(folder: Path, known: Mapping[str, str]) -> pa.Table:
+def copied(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
     """The rows that `find` has found, in any order."""
-    tables, wanted = [SCHEMA.empty_table()], pa.array(list(known), pa.string())
-    for name in sorted(set(known.values())):
+    tables = [SCHEMA.empty_table()]
+    row_identities = pa.array(list(part_of), pa.string())
+    for name in sorted(set(part_of.values())):
         table = pq.read_table(folder / name)
-        tables.append(table.filter(pc.is_in(table["identity"], wanted)))
+        tables.append(table.filter(pc.is_in(table["identity"], row_identities)))
     return pa.concat_tables(tables)
 
 
 def ledger(path: Path) -> pa.Table:
     """The statuses and digests of one part's rows (LEDGER_SCHEMA), read without its media."""
-    taken = ["clip_id", *(f"{name}_status" for name in MODALITIES), *CONTENT]
-    table = pq.read_table(path, columns=["audio_samples", *taken])
+    names = ["clip_id", *(f"{name}_status" for name in MODALITIES), *CONTENT]
+    table = pq.read_table(path, columns=["audio_samples", *names])
     seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
-    columns = {name: table[name] for name in taken} | {
+    columns = {name: table[name] for name in names} | {
         "part": pa.array([path.name] * len(table), pa.string()),
         "audio_s": pc.cast(seconds, pa.float32()),
     }
@@ -158,13 +175,13 @@ def ledger(path: Path) -> pa.Table:
 
 
 def _digest(contents: Sequence[bytes]) -> str:
-    seen = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for content in contents:
-        seen.update(len(content).to_bytes(8) + content)
-    return seen.hexdigest()
+        hasher.update(len(content).to_bytes(8) + content)
+    return hasher.hexdigest()
 
 
-def _stamp(source: str | None) -> tuple | None:
+def _stamp(source: str | None) -> tuple[str, int | None, int | None] | None:
     """Name, size and time of a media file; not its folder, so that a corpus can be moved."""
     if source is None:
         return None
@@ -175,7 +192,7 @@ def _stamp(source: str | None) -> tuple | None:
             info = filesystem.get_file_info(path)
             return name, info.size, info.mtime_ns
         stat = Path(source).stat()
-    except (OSError, ValueError):  # not there, or no path or URI at all: its row's status will say so
+    except (OSError, ValueError):  # no such file, or no path or URI at all: the row's status will say so
         return source, None, None
     return name, stat.st_size, stat.st_mtime_ns
 

@@ -1,8 +1,11 @@
-"""Transcripts of the synthetic corpus: a small grammar whose words tell the class, some of them only half."""
+"""Transcripts of the synthetic corpus: a small grammar whose remarks tell the class, some of them ambiguously."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+
+Option = TypeVar("Option")
 
 _OPENERS = ("well", "so", "you know", "look", "oh", "listen", "I mean", "today", "hey", "right")
 _WHO = ("my sister", "the neighbour", "our teacher", "the doctor", "my boss", "a friend", "she", "he", "the team")
@@ -11,7 +14,7 @@ _DID = (
     "left before dinner", "asked for the money", "opened the box", "told me about the job", "moved the meeting",
     "looked at the pictures", "sold the car",
 )  # fmt: skip
-# What is said about it, and the classes it fits.
+# Remarks about the story, and the classes that each fits.
 _REMARKS = (
     ("it starts at nine as usual", ("neutral",)),
     ("the list is on the table", ("neutral",)),
@@ -50,14 +53,15 @@ _REMARKS = (
 )
 
 
-def sentence(label: str, draw: np.random.Generator) -> str:
-    """What happened and what is said about it, for a class; only the remarks tell it, and some fit several."""
+def sentence(label: str, rng: np.random.Generator) -> str:
+    """A story and two remarks about it; only the remarks tell the class, and some of them fit several classes."""
 
-    def one(options: tuple | list) -> Any:
-        return options[draw.integers(len(options))]
+    def pick(options: Sequence[Option]) -> Option:
+        return options[int(rng.integers(len(options)))]
 
-    story, remarks = f"{one(_WHO)} {one(_DID)}", [words for words, classes in _REMARKS if label in classes]
-    first, second = (remarks[i] for i in draw.permutation(len(remarks))[:2])
-    parts = one(((one(_OPENERS), story, first, second), (first, story, second), (one(_OPENERS), first, second)))
-    sentence = ", ".join(parts)
-    return sentence[0].upper() + sentence[1:] + "."
+    story = f"{pick(_WHO)} {pick(_DID)}"
+    remarks = [words for words, classes in _REMARKS if label in classes]
+    first, second = (remarks[i] for i in rng.permutation(len(remarks))[:2])
+    parts = pick(((pick(_OPENERS), story, first, second), (first, story, second), (pick(_OPENERS), first, second)))
+    text = ", ".join(parts)
+    return text[0].upper() + text[1:] + "."

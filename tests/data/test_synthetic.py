@@ -18,10 +18,10 @@ from sklearn.preprocessing import StandardScaler
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import synthetic, synthetic_face
-from emo_ray.data.manifest import check
+from emo_ray.data.manifest import SPLITS, check
 from emo_ray.data.synthetic_voice import voice
 
-LABELS, SPLITS = synthetic.LABELS, synthetic.SPLITS
+LABELS = synthetic.LABELS
 CORPUS = Synthetic(train_clips=12, validation_clips=6, test_clips=6, unlabelled_clips=6, missing_rate=0.15)
 HEARD = Synthetic(train_clips=160, test_clips=100)
 MANY = Synthetic(train_clips=6000, validation_clips=600, test_clips=1400, unlabelled_clips=4000)
