@@ -279,7 +279,7 @@ def clone(ray_session, tiny_config, tmp_path_factory):
 
 def write_clips(folder):
     """36 small clips, a manifest of them, and random features for each, in the forms that docs/data.md names."""
-    from emo_ray.config.model_settings import Synthetic
+    from emo_ray.config.data_settings import Synthetic
     from emo_ray.data import synthetic
 
     settings = {"train_clips": 36, "validation_clips": 6, "test_clips": 6, "unlabelled_clips": 0, "missing_rate": 0.0}
