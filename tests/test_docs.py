@@ -167,6 +167,15 @@ def test_files_that_pages_name_exist():
                 assert any((place / span).exists() for place in PLACES), f"{page.relative_to(ROOT)}: {span}"
 
 
+def test_names_in_recipes_exist():
+    """Names of code in CONTRIBUTING, which is where a renamed function would leave a reader alone."""
+    sources = [path.read_text("utf-8") for folder in ("emo_ray", "tests") for path in (ROOT / folder).rglob("*.py")]
+    words = set(re.findall(r"\w+", " ".join(sources)))
+    named = {span.partition("(")[0] for span in code_spans(ROOT / "CONTRIBUTING.md") if "/" not in span}
+    missing = [name for name in named if re.fullmatch(r"\w+", name) and name not in words | {"VERB", "make"}]
+    assert not missing, missing
+
+
 def test_the_readme_is_short():
     lines = README.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MOST_LINES, f"README.md has {len(lines)} lines: move what is not for everybody to docs/"
@@ -279,11 +288,10 @@ def clone(ray_session, tiny_config, tmp_path_factory):
 
 def write_clips(folder):
     """36 small clips, a manifest of them, and random features for each, in the forms that docs/data.md names."""
-    from emo_ray.config.data_settings import Synthetic
     from emo_ray.data import synthetic
 
-    settings = {"train_clips": 36, "validation_clips": 6, "test_clips": 6, "unlabelled_clips": 0, "missing_rate": 0.0}
-    scripts = synthetic.write_scripts(Synthetic(**settings))[:36]
+    settings = load("mini", {"synthetic.train_clips": 36, "synthetic.missing_rate": 0.0}).synthetic
+    scripts = synthetic.write_scripts(settings)[:36]
     (folder / "clips").mkdir()
     files = [Path(synthetic.render(script, folder).video).relative_to(folder / "clips") for script in scripts]
     rows = [(str(file), LABELS[i % 3], f"actor-{i % SPEAKERS}") for i, file in enumerate(files)]
