@@ -7,6 +7,7 @@ Ray takes more than a second to import, so the functions that need it import it:
 import logging
 import math
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,13 @@ def connect(config: Config, dashboard: bool = False) -> None:
 
 
 def _configure_data() -> None:
-    """Settings of Ray Data in this process.
+    """Configure Ray Data in this process.
 
     Ray Data reads its environment variables once, at its import, which may come before that of this module. So they
     are passed on here.
     """
     import ray.data
+    from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -65,6 +67,11 @@ def _configure_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # one shard part is one block
+    # Ray Data puts an actor's constructor arguments into the object store, and Ray says at every start of a pool that
+    # an actor cannot be restarted once they are lost (ray-project/ray issues 53727 and 57733). By value they travel in
+    # the actor's specification, which Ray keeps.
+    for reference, value in {"_map_transformer_ref": "_map_transformer", "_data_context_ref": "data_context"}.items():
+        setattr(ActorPoolMapOperator, reference, property(attrgetter(value)))
 
 
 def _set_address() -> None:

@@ -71,9 +71,34 @@ answers.append({
 })
 """
 
+# An actor dies once, at its third row.
+KILL = """
+import pathlib, signal
+import ray.data
+from emo_ray import cluster
+from emo_ray.config import load
 
-def answers_of(code, home, **environment):
-    """What a new process answers, with no setting of this one's and its own home folder."""
+class Adder:
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, row):
+        killed = pathlib.Path(row["folder"]) / "killed"
+        if row["i"] == 3 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"sum": row["i"] + self.number}
+
+cluster.connect(load("mini", {"cluster.num_cpus": 2}))
+rows = [{"i": i, "folder": os.getcwd()} for i in range(6)]
+pool = {"compute": ray.data.ActorPoolStrategy(min_size=2, max_size=2), "num_cpus": 0.5}
+added = ray.data.from_items(rows, override_num_blocks=6).map(Adder, fn_constructor_args=(10,), **pool)
+answers += sorted(row["sum"] for row in added.iter_rows())
+"""
+
+
+def process_of(code, home, **environment):
+    """A new process with no setting of this one's and its own home folder, which prints its `answers` at the end."""
     values = f"SIZES, WORKERS, PARTS = {SIZES}, {WORKERS}, {PARTS}"
     code = f"import json, os\nanswers = []\n{values}\n{code}\nprint(json.dumps(answers))"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
@@ -85,7 +110,11 @@ def answers_of(code, home, **environment):
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+    return process
+
+
+def answers_of(code, home, **environment):
+    return json.loads(process_of(code, home, **environment).stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +179,13 @@ def test_gpus_that_are_demanded_and_absent_are_an_error(grown):
             else:
                 for word in ("train.use_gpu=yes", f"found {answer['gpus']:g}", f"expected {number}", "num_workers"):
                     assert word in used
+
+
+def test_an_actor_of_ray_data_that_dies_is_replaced_and_ray_foresees_no_trouble(tmp_path):
+    process = process_of(KILL, tmp_path, RAY_AUTH_MODE="disabled")
+    assert (tmp_path / "killed").exists()
+    assert json.loads(process.stdout.splitlines()[-1]) == [10, 11, 12, 13, 14, 15]
+    assert "constructor arguments" not in process.stdout + process.stderr
 
 
 @pytest.fixture(scope="module")

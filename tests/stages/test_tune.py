@@ -1,10 +1,13 @@
 """tune: every trial once, judged on validation clips alone, and the best of them trained again is what was said."""
 
+import io
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
@@ -38,14 +41,26 @@ def config(few_labels):
 
 
 @pytest.fixture(scope="module")
-def swept(config):
+def optuna_log():
+    """What Optuna logs while this module's sweeps run."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logging.getLogger("optuna").addHandler(handler)
+    yield stream
+    logging.getLogger("optuna").removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def swept(config, optuna_log):
     """A sweep in bulk."""
+    optuna.logging.set_verbosity(optuna.logging.INFO)
     return tune(config)
 
 
 @pytest.fixture(scope="module")
-def prompts(tiny_config, evaluated):
+def prompts(tiny_config, evaluated, optuna_log):
     """A sweep by Ray Tune whose trials train EmoVCLIP of a length that is not there yet: config, sweep, EmoVCLIPs."""
+    optuna.logging.set_verbosity(optuna.logging.INFO)
     own = {"tune.space": PROMPTS, "tune.trials": 4, "tune.grace_epochs": 1, "tune.reduction_factor": 2}
     config = override(tiny_config, own)
     before = emovclips(config)
@@ -103,6 +118,10 @@ def test_the_best_recipe_trained_as_it_is_reaches_what_was_reported(swept, confi
     assert again.store == config.store
     assert reached(again) == content["retrained"] == pytest.approx(value, abs=1e-9)
     assert reached(config) == pytest.approx(content["trials"][content["default"]]["value"], abs=1e-9)
+
+
+def test_optuna_prints_nothing(swept, prompts, optuna_log):
+    assert optuna_log.getvalue() == ""
 
 
 def test_a_second_run_repeats_nothing(swept, config):

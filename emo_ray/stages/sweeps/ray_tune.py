@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import optuna
 import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -25,6 +26,7 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
 
     Raises ValueError where the cluster has no room for a single trial, or keys cannot be perturbed.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it prints every study it creates
     config = task.config
     own, population = config.tune, config.tune.search == "pbt"
     if population:

@@ -61,6 +61,7 @@ def in_bulk(config: Config) -> bool:
 
 def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold], records: Records) -> None:
     """All trials of the sweep; those that `records` hold already are not repeated."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it prints every study it creates
     own, study = config.tune, optuna.create_study(direction="maximize")
     whole = records.folder / WAVES
     told = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else 0
