@@ -1,11 +1,14 @@
 """`Batch`, what every model and loop takes, and how rows become one.
 
+There is one kind of batch for each kind of input: encoders take the raw input of their modality (`VideoBatch`,
+`AudioBatch`, `TextBatch`), the fusion head takes features (`FeatureBatch`).
+
 Legend: B clip, T frame, C H W image, S sample, L token, D feature, K class, M modality (video, audio, text).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,49 +16,71 @@ import torch
 
 from emo_ray.config.model_settings import MODALITIES
 
+UNLABELLED = -(10**9)  # as a class index it fails in every loss, metric and table
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
+class SoftTargets:
+    """What training clips are trained towards, where some of them are pseudo-labelled."""
+
+    target_BK: torch.Tensor  # float32, probabilities
+    weight_B: torch.Tensor  # float32, how much each clip counts
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """B clips. Absent is `present_BM` false, never a zero vector that looks like data: absent rows hold anything."""
 
     clip_ids: tuple[str, ...]
     present_BM: torch.Tensor  # bool
-    frames_BTCHW: torch.Tensor | None = None  # uint8
-    audio_BS: torch.Tensor | None = None  # float32 in [-1, 1) at 16 kHz, zero-padded
-    audio_lengths_B: torch.Tensor | None = None  # int64, samples
-    texts: tuple[str, ...] | None = None
-    readings: tuple[str | None, ...] | None = None  # a stronger model's words on each text; None where it has none
-    features: Mapping[str, torch.Tensor] | None = None  # modality -> float32 (B, D of that modality)
-    label_B: torch.Tensor | None = None  # int64
-    # Both or none, for training clips of which some are pseudo-labelled.
-    target_BK: torch.Tensor | None = None  # float32, probabilities to train towards
-    weight_B: torch.Tensor | None = None  # float32, how much each clip counts
+    label_B: torch.Tensor  # int64; UNLABELLED for a clip without a label
+    soft: SoftTargets | None = None
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str) -> Self:
         """The same batch with its tensors on a device."""
+        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=True), lambda values: values)
 
-        def moved(value):
-            if isinstance(value, torch.Tensor):
-                return value.to(device, non_blocking=True)
-            return {k: moved(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-        return replace(self, **{field.name: moved(getattr(self, field.name)) for field in fields(self)})
-
-    def rows(self, index_B: torch.Tensor) -> "Batch":
+    def rows(self, index_B: torch.Tensor) -> Self:
         """The clips of an index (int64) or a mask (bool), in the index' order."""
         chosen = index_B.nonzero().flatten() if index_B.dtype == torch.bool else index_B
+        places = chosen.tolist()
+        return _mapped(self, lambda tensor: tensor[chosen], lambda values: tuple(values[i] for i in places))
 
-        def taken(value):
-            if isinstance(value, torch.Tensor):
-                return value[chosen]
-            if isinstance(value, Mapping):
-                return {k: taken(v) for k, v in value.items()}
-            return value and tuple(value[i] for i in chosen.tolist())
 
-        return Batch(**{field.name: taken(getattr(self, field.name)) for field in fields(self)})
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBatch(Batch):
+    """Clips with video, as their frames."""
+
+    frames_BTCHW: torch.Tensor  # uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioBatch(Batch):
+    """Clips with sound, as their samples."""
+
+    audio_BS: torch.Tensor  # float32 in [-1, 1) at 16 kHz, zero-padded
+    audio_lengths_B: torch.Tensor  # int64, samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch(Batch):
+    """Clips with a transcript."""
+
+    texts: tuple[str, ...]
+    readings: tuple[str | None, ...]  # a stronger model's words on each text; None where it has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBatch(Batch):
+    """Clips as the features that encoders have made of them."""
+
+    features: Mapping[str, torch.Tensor]  # modality -> float32 (B, D of that modality)
 
 
 class Output(NamedTuple):
@@ -65,31 +90,41 @@ class Output(NamedTuple):
     features_BD: torch.Tensor
 
 
-def from_shards(table: pa.Table, modalities: Sequence[str], labels: Mapping[str, int] | None = None) -> Batch:
-    """A batch of shard rows with the raw input of `modalities`, for rows that have all of them.
+def unlabelled(clips: int) -> torch.Tensor:
+    """The label_B of clips without labels."""
+    return torch.full((clips,), UNLABELLED)
 
-    Raises ValueError where a row lacks one: callers choose rows by status first.
+
+def video_from_shards(table: pa.Table, labels: Mapping[str, int] | None = None) -> VideoBatch:
+    """Shard rows to frames. Raises ValueError where a row has no video: callers choose rows by status first."""
+    return VideoBatch(**_clips(table, "video", labels), frames_BTCHW=_frames(table["frames"].to_pylist()))
+
+
+def audio_from_shards(table: pa.Table, labels: Mapping[str, int] | None = None) -> AudioBatch:
+    """Shard rows to samples. Raises ValueError where a row has no sound: callers choose rows by status first."""
+    audio_BS, audio_lengths_B = pad_audio(table["audio"].to_pylist())
+    return AudioBatch(**_clips(table, "audio", labels), audio_BS=audio_BS, audio_lengths_B=audio_lengths_B)
+
+
+def text_from_shards(table: pa.Table, labels: Mapping[str, int] | None = None) -> TextBatch:
+    """Shard rows to transcripts, and to readings where the table has a column of that name.
+
+    Raises ValueError where a row has no text: callers choose rows by status first.
     """
-    statuses = np.array([table[f"{name}_status"].to_numpy() == "ok" for name in MODALITIES]).T
-    for m, name in enumerate(MODALITIES):
-        if name in modalities and not statuses[:, m].all():
-            absent = table["clip_id"][int(np.argmin(statuses[:, m]))].as_py()
-            raise ValueError(f"clip {absent!r}: found no {name}, expected rows filtered by {name}_status")
-    ids = tuple(table["clip_id"].to_pylist())
-    raw = {"clip_ids": ids, "present_BM": torch.from_numpy(statuses)}
-    if "video" in modalities:
-        raw["frames_BTCHW"] = _frames(table["frames"].to_pylist())
-    if "audio" in modalities:
-        raw["audio_BS"], raw["audio_lengths_B"] = pad_audio(table["audio"].to_pylist())
-    if "text" in modalities:
-        raw["texts"] = tuple(table["text"].to_pylist())
-        raw["readings"] = tuple(table["reading"].to_pylist()) if "reading" in table.column_names else None
-    if labels is not None:
-        raw["label_B"] = torch.tensor([labels[name] for name in ids])
-    return Batch(**raw)
+    has_readings = "reading" in table.column_names
+    readings = table["reading"].to_pylist() if has_readings else [None] * len(table)
+    texts = tuple(table["text"].to_pylist())
+    return TextBatch(**_clips(table, "text", labels), texts=texts, readings=tuple(readings))
 
 
-def from_features(table: pa.Table) -> Batch:
+FROM_SHARDS: Mapping[str, Callable[[pa.Table], Batch]] = {
+    "video": video_from_shards,
+    "audio": audio_from_shards,
+    "text": text_from_shards,
+}
+
+
+def from_features(table: pa.Table) -> FeatureBatch:
     """A batch of rows of `clip_id`, optional `label`, and `<modality>` (fixed-size list) with `has_<modality>`."""
     present, features = [], {}
     for name in MODALITIES:
@@ -101,9 +136,13 @@ def from_features(table: pa.Table) -> Batch:
         values = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
         # Absent rows hold NaN, so that a forgotten mask shows; here the mask exists, and zeros are safe to compute on.
         features[name] = torch.from_numpy(np.where(present[-1][:, None], values, np.float32(0)))
-    label_B = torch.from_numpy(table["label"].to_numpy().copy()) if "label" in table.column_names else None
-    present_BM = torch.from_numpy(np.stack(present, axis=1))
-    return Batch(tuple(table["clip_id"].to_pylist()), present_BM, features=features, label_B=label_B)
+    has_labels = "label" in table.column_names
+    return FeatureBatch(
+        clip_ids=tuple(table["clip_id"].to_pylist()),
+        present_BM=torch.from_numpy(np.stack(present, axis=1)),
+        label_B=torch.from_numpy(table["label"].to_numpy().copy()) if has_labels else unlabelled(len(table)),
+        features=features,
+    )
 
 
 def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,6 +153,18 @@ def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
     for row, array in zip(audio_BS, arrays, strict=True):
         row[: len(array)] = array / 32768.0
     return torch.from_numpy(audio_BS), torch.tensor(lengths)
+
+
+def _clips(table: pa.Table, modality: str, labels: Mapping[str, int] | None) -> dict[str, Any]:
+    """The fields of `Batch` for shard rows that all have a modality; without `labels` no clip has one."""
+    statuses = np.array([table[f"{name}_status"].to_numpy() == "ok" for name in MODALITIES]).T
+    has_B = statuses[:, MODALITIES.index(modality)]
+    if not has_B.all():
+        absent = table["clip_id"][int(np.argmin(has_B))].as_py()
+        raise ValueError(f"clip {absent!r}: found no {modality}, expected rows filtered by {modality}_status")
+    clip_ids = tuple(table["clip_id"].to_pylist())
+    label_B = unlabelled(len(clip_ids)) if labels is None else torch.tensor([labels[name] for name in clip_ids])
+    return {"clip_ids": clip_ids, "present_BM": torch.from_numpy(statuses), "label_B": label_B}
 
 
 def _frames(rows: Sequence[Sequence[bytes]]) -> torch.Tensor:
@@ -127,4 +178,19 @@ def _frames(rows: Sequence[Sequence[bytes]]) -> torch.Tensor:
         if frames_BTCHW is None:
             frames_BTCHW = torch.empty((len(rows), len(frames), *frames[0].shape), dtype=torch.uint8)
         torch.stack(frames, out=frames_BTCHW[i])  # into its place: a batch is large, and copied once
+    assert frames_BTCHW is not None, "callers give at least one row"
     return frames_BTCHW
+
+
+def _mapped(value: Any, of_tensor: Callable[[torch.Tensor], torch.Tensor], of_tuple: Callable[[tuple], tuple]) -> Any:
+    """The same dataclass or mapping with functions applied to the tensors and tuples in it, however deep they lie."""
+    if isinstance(value, torch.Tensor):
+        return of_tensor(value)
+    if isinstance(value, tuple):
+        return of_tuple(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, of_tensor, of_tuple) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _mapped(getattr(value, field.name), of_tensor, of_tuple) for field in fields(value)}
+        return replace(value, **changes)
+    return value

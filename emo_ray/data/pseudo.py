@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from emo_ray import store
 from emo_ray.config.model_settings import Train
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import BatchT, SoftTargets
 
 _COLUMNS = ("clip_id", "calibrated", "prediction", "accepted", "round", "teacher")
 
@@ -90,22 +90,21 @@ def towards(calibrated_K: Sequence[float], k: int, train: Train) -> np.ndarray:
     return np.asarray(calibrated_K if train.pseudo_targets == "soft" else np.eye(len(calibrated_K))[k], np.float32)
 
 
-def with_targets(batch: Batch, pseudo: PseudoLabels | None) -> Batch:
-    """The batch with target_BK and weight_B: a labelled clip's target is one-hot and its weight 1.
+def with_targets(batch: BatchT, pseudo: PseudoLabels | None) -> BatchT:
+    """The batch with soft targets: a labelled clip's target is one-hot and its weight 1.
 
     Without pseudo-labels the batch is returned as it is.
     """
     if pseudo is None:
         return batch
-    assert batch.label_B is not None, "batches that are trained on have labels"
     target_BK = F.one_hot(batch.label_B, len(pseudo.labels)).float()
     for row, clip_id in enumerate(batch.clip_ids):
         if clip_id in pseudo.target_of:
             target_BK[row] = torch.from_numpy(pseudo.target_of[clip_id])
-    return replace(batch, target_BK=target_BK, weight_B=pseudo.weights(batch.clip_ids))
+    return replace(batch, soft=SoftTargets(target_BK=target_BK, weight_B=pseudo.weights(batch.clip_ids)))
 
 
-def read_with_targets(read: Callable[[pa.Table], Batch], pseudo: PseudoLabels | None, table: pa.Table) -> Batch:
+def read_with_targets(read: Callable[[pa.Table], BatchT], pseudo: PseudoLabels | None, table: pa.Table) -> BatchT:
     """The batch that `read` makes of a table, with targets. It is here so that Ray's workers import little for it."""
     return with_targets(read(table), pseudo)
 

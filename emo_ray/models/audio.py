@@ -19,7 +19,7 @@ from torch import nn
 from torchaudio.transforms import MFCC
 
 from emo_ray.config.model_settings import Audio
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import AudioBatch
 from emo_ray.models import pretrained
 from emo_ray.models.hidden_states import masked_sum, mean_of_layers
 
@@ -44,7 +44,7 @@ class Functionals(nn.Module):
         self.mfcc = MFCC(RATE_HZ, n_mfcc=20, melkwargs=mel)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: AudioBatch) -> torch.Tensor:
         """float32 features_BD, NaN under 25 ms; each clip is taken at its own length, so neighbours cannot matter."""
         clips = zip(batch.audio_BS, batch.audio_lengths_B.tolist(), strict=True)
         return torch.stack([self._clip(audio_S[:length]) for audio_S, length in clips])
@@ -131,7 +131,7 @@ class SpeechModel(nn.Module):
         self.masked = not self.whisper and self.extract.return_attention_mask and _mask_is_exact(self.model.config)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: AudioBatch) -> torch.Tensor:
         """float32 features_BD: hidden layers averaged, then frames; NaN for a clip without a frame.
 
         Every moment of a clip counts once, neighbours never matter. Raises ValueError for layers that are not there.
@@ -148,7 +148,7 @@ class SpeechModel(nn.Module):
         pretrained.check_finite(sums_BD[has_B], names, "audio")
         return sums_BD / frames_B1  # without a frame 0 / 0, which is NaN
 
-    def _windows(self, batch: Batch) -> Iterator[Window]:
+    def _windows(self, batch: AudioBatch) -> Iterator[Window]:
         """What the model is given of each clip; nothing of one that is too short."""
         size, overlap = round(self.config.window_s * RATE_HZ), round(self.config.overlap_s * RATE_HZ)
         clips = zip(batch.audio_BS.cpu(), batch.audio_lengths_B.tolist(), strict=True)

@@ -12,7 +12,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from emo_ray.config import Config
-from emo_ray.data.batch import Batch, Output
+from emo_ray.data.batch import Output, VideoBatch
 from emo_ray.models.clip import load_clip, pixel_statistics, tensor_digest, tokenizer
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.prompts import ClassContext, FramePrompts
@@ -74,9 +74,9 @@ class EmoVCLIP(nn.Module):
         self.clip.eval()
         return self
 
-    def forward(self, batch: Batch | torch.Tensor) -> Output:
+    def forward(self, batch: VideoBatch | torch.Tensor) -> Output:
         """A batch, or its uint8 frames_BTCHW alone, to logits_BK and features_BD."""
-        return self.classify(self.encode_video(batch.frames_BTCHW if isinstance(batch, Batch) else batch))
+        return self.classify(self.encode_video(batch if isinstance(batch, torch.Tensor) else batch.frames_BTCHW))
 
     def classify(self, features_BD: torch.Tensor) -> Output:
         """Video embeddings to logits: scaled cosines with the class embeddings."""
@@ -134,7 +134,7 @@ class VideoEncoder(nn.Module):
         super().__init__()
         self.model, self.dim = model, model.clip.visual.output_dim
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: VideoBatch) -> torch.Tensor:
         """The video embedding, without the text tower."""
         return self.model.encode_video(batch.frames_BTCHW)
 

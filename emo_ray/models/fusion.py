@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, Fusion
-from emo_ray.data.batch import Batch, Output
+from emo_ray.data.batch import FeatureBatch, Output
 
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
 _CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
@@ -39,7 +39,7 @@ class FusionHead(nn.Module):
         self.mix = _block(len(MODALITIES) * config.hidden, config.hidden)
         self.classify = nn.Linear(config.hidden, classes)
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: FeatureBatch) -> Output:
         """A batch with features to logits_BK and the fused features_BD; in training mode modalities are dropped."""
         present_BM, keep_of, keep_mixed = batch.present_BM, dict.fromkeys(MODALITIES, 1.0), 1.0
         if self.training:
@@ -57,7 +57,7 @@ class FusionHead(nn.Module):
         fused_BH = keep_mixed * self.mix(torch.cat(places, dim=-1))
         return Output(self.classify(fused_BH), fused_BH)
 
-    def scaled(self, batch: Batch, name: str, present_B: torch.Tensor) -> torch.Tensor:
+    def scaled(self, batch: FeatureBatch, name: str, present_B: torch.Tensor) -> torch.Tensor:
         """A modality's features (B, D), standardised; zeros, which are the training clips' mean, where there are none.
 
         Raises ValueError where they are not as many as those that the head was trained on.
@@ -96,7 +96,7 @@ def _block(wide: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(wide, hidden), nn.GELU(), nn.LayerNorm(hidden))
 
 
-def scalings(batch: Batch) -> dict[str, torch.Tensor]:
+def scalings(batch: FeatureBatch) -> dict[str, torch.Tensor]:
     """`scaling` of every modality that any of these (training) clips has; what none has cannot be learnt."""
     present = {name: batch.present_BM[:, MODALITIES.index(name)] for name in batch.features}
     return {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}

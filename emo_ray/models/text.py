@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
 from emo_ray.config.model_settings import Text
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import TextBatch
 from emo_ray.models import pretrained
 from emo_ray.models.hidden_states import masked_mean, mean_of_layers
 from emo_ray.models.pretrained_source import check_code
@@ -33,8 +33,8 @@ def filled(config: Text, transcript: str, reading: str | None = None) -> str:
     return _PLACE.sub(lambda place: places[place[1]], template)
 
 
-def _pairs(batch: Batch) -> list[tuple[str, str | None]]:
-    return list(zip(batch.texts, batch.readings or [None] * len(batch), strict=True))
+def _pairs(batch: TextBatch) -> list[tuple[str, str | None]]:
+    return list(zip(batch.texts, batch.readings, strict=True))
 
 
 class NGrams(nn.Module):
@@ -46,7 +46,7 @@ class NGrams(nn.Module):
         self.hash = HashingVectorizer(n_features=self.dim, ngram_range=(1, 2), token_pattern=TOKEN)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: TextBatch) -> torch.Tensor:
         """float32 features_BD."""
         texts = [filled(self.config, *pair) for pair in _pairs(batch)]
         return torch.from_numpy(self.hash.transform(texts).toarray()).float()
@@ -76,7 +76,7 @@ class LanguageModel(nn.Module):
         return self if self.placed else super().to(*args, **kwargs)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: TextBatch) -> torch.Tensor:
         """float32 features_BD: hidden layers averaged, then tokens; NaN for a text without tokens.
 
         Neighbours never matter. Raises ValueError for layers that the model has not.

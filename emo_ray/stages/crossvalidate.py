@@ -17,7 +17,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits
-from emo_ray.data.batch import Batch, from_features
+from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
 from emo_ray.stages.evaluate import (
@@ -90,12 +90,12 @@ def crossvalidate(config: Config) -> Evaluated:
     return Evaluated(folder, content, tracking.command(config, root))
 
 
-def _folds(config: Config, prepared: Prepared, batch: Batch) -> np.ndarray:
+def _folds(config: Config, prepared: Prepared, batch: FeatureBatch) -> np.ndarray:
     clip_of = {clip.clip_id: clip for clip in prepared.clips}
     return splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], config.data.folds, config.seed)
 
 
-def _predicted(config: Config, batch: Batch, fold_B: np.ndarray, classes: int) -> list[Probabilities]:
+def _predicted(config: Config, batch: FeatureBatch, fold_B: np.ndarray, classes: int) -> list[Probabilities]:
     """For each head, every clip's probabilities by the one that was trained without the clip's fold."""
     shared = ray.put(batch)
     tasks = {
@@ -118,20 +118,20 @@ def _predicted(config: Config, batch: Batch, fold_B: np.ndarray, classes: int) -
 
 
 @ray.remote(num_cpus=1)
-def _fold(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
+def _fold(batch: FeatureBatch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
     """Train on the clips that are not tested, and predict those that are, shown each subset of the modalities."""
     with one_thread():
         return held_out(batch, tested_B, config, classes)
 
 
-def held_out(batch: Batch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
+def held_out(batch: FeatureBatch, tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
     """What one head, trained on the other clips alone, gives for the tested ones."""
     mask_B = torch.tensor(tested_B)
     head = fit_head(batch.rows(~mask_B), None, config, classes)
     return {name: shown_only(head, batch.rows(mask_B), names) for name, names in SUBSETS.items()}
 
 
-def _content(prepared: Prepared, batch: Batch, fold_B: np.ndarray, probabilities: Probabilities) -> dict:
+def _content(prepared: Prepared, batch: FeatureBatch, fold_B: np.ndarray, probabilities: Probabilities) -> dict:
     speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
     folds = []
     for fold in range(fold_B.max() + 1):
@@ -144,7 +144,7 @@ def _content(prepared: Prepared, batch: Batch, fold_B: np.ndarray, probabilities
 
 
 def _notes(
-    config: Config, prepared: Prepared, batch: Batch, heads: Sequence[Probabilities], labelled_clips: int
+    config: Config, prepared: Prepared, batch: FeatureBatch, heads: Sequence[Probabilities], labelled_clips: int
 ) -> list[str]:
     grouped = any(clip.speaker is not None for clip in prepared.clips)
     alone = [metrics(head[EVERYTHING], batch.label_B.numpy())["waf"] for head in heads]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data.batch import Batch, from_features
+from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import say, show
@@ -102,7 +102,9 @@ def _split(config: Config, prepared: Prepared, path: Path) -> tuple[str, dict[st
     return name, unseen, [note] if left_out else []
 
 
-def _batch(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], label_of: dict[str, int]) -> Batch:
+def _batch(
+    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], label_of: dict[str, int]
+) -> FeatureBatch:
     """Features and labels of the split's clips, one batch: features are small."""
     parts = parts_with(prepared, label_of)
     table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts)
@@ -112,14 +114,14 @@ def _batch(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], 
 
 
 @torch.inference_mode()
-def shown_only(head: FusionHead, batch: Batch, names: Sequence[str]) -> np.ndarray:
+def shown_only(head: FusionHead, batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
     """Probabilities (B, K) when the head is shown only these modalities, of those that each clip has."""
     shown_M = torch.tensor([name in names for name in MODALITIES])
-    masked = Batch(batch.clip_ids, batch.present_BM & shown_M, features=batch.features)
+    masked = replace(batch, present_BM=batch.present_BM & shown_M)
     return head(masked).logits_BK.softmax(dim=-1).numpy()
 
 
-def scores(batch: Batch, probabilities: dict[str, np.ndarray]) -> dict:
+def scores(batch: FeatureBatch, probabilities: dict[str, np.ndarray]) -> dict:
     """A subset is measured on the clips that have all of it; "available" on every clip with whatever it has."""
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     subsets = {}
@@ -131,7 +133,7 @@ def scores(batch: Batch, probabilities: dict[str, np.ndarray]) -> dict:
     return {"subsets": subsets, "available": available}
 
 
-def measured(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepared, split: str) -> dict:
+def measured(batch: FeatureBatch, probabilities: dict[str, np.ndarray], prepared: Prepared, split: str) -> dict:
     """The report of these clips but for its `checkpoint`. Raises ValueError where none has any modality."""
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     everything, any_B = probabilities[EVERYTHING], present_BM.any(axis=1)
@@ -158,7 +160,7 @@ def measured(batch: Batch, probabilities: dict[str, np.ndarray], prepared: Prepa
 
 
 def write_predictions(
-    path: Path, batch: Batch, probabilities: dict[str, np.ndarray], labels: Sequence[str],
+    path: Path, batch: FeatureBatch, probabilities: dict[str, np.ndarray], labels: Sequence[str],
     further: Mapping[str, pa.Array] | None = None,
 ) -> None:  # fmt: skip
     """One row a clip: what is present, the label, and the probabilities per subset (in the order of the labels)."""

@@ -25,7 +25,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
-from emo_ray.data.batch import Batch, from_features
+from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
@@ -204,7 +204,7 @@ def _predict(config: Config, models: Models, plan: ShardPlan, todo: Sequence[str
     return clips / (time.monotonic() - start_s)
 
 
-def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> tuple[Batch, pa.Table]:
+def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> tuple[FeatureBatch, pa.Table]:
     """Shard rows as a batch of features: those known, and the others as their encoders give them.
 
     With the rows, whose statuses are those of the feature tables where a modality comes from such.
@@ -226,7 +226,7 @@ def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) ->
 
 
 @torch.inference_mode()
-def _shown(models: Models, batch: Batch) -> dict[str, np.ndarray]:
+def _shown(models: Models, batch: FeatureBatch) -> dict[str, np.ndarray]:
     """Probabilities (B, K) by column: when the head is shown what each clip has, and a single modality of that."""
     batch = batch.to(models.device)
     alone_M = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)

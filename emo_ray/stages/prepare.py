@@ -21,7 +21,7 @@ from emo_ray.config import Config
 from emo_ray.config.data_settings import Media, Tables
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
-from emo_ray.data.batch import from_shards
+from emo_ray.data.batch import video_from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress, say
@@ -316,7 +316,7 @@ def _write_sheet(path: Path, clips: Iterable[Clip], labels: Sequence[str], folde
     for name in sorted({part_of[clip_id] for ids in chosen.values() for clip_id in ids}):
         table = pq.read_table(folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
         table = table.filter(pc.is_in(table["clip_id"], pa.array([i for ids in chosen.values() for i in ids])))
-        batch = from_shards(table, ["video"])
+        batch = video_from_shards(table)
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
     rows = {
         label: ([frames[i][len(frames[i]) // 2] for i in ids], frames[ids[0]]) for label, ids in chosen.items() if ids

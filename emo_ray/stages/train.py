@@ -16,7 +16,7 @@ import torch
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
-from emo_ray.data.batch import from_features, from_shards
+from emo_ray.data.batch import from_features, video_from_shards
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.models import checkpoint
 from emo_ray.models.clip import check_tag
@@ -121,7 +121,7 @@ def _make_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
         for split, label_of in (("train", usable.train), ("validation", usable.validation))
         if label_of
     }
-    read = partial(from_shards, modalities=("video",), labels=usable.all_clips)
+    read = partial(video_from_shards, labels=usable.all_clips)
     job = ray_train.TrainingJob(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),

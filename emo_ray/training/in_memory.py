@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import Batch, FeatureBatch
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
@@ -31,14 +31,14 @@ def fit(
         return shuffled(train, own.batch_size, config.seed, epoch, passes)
 
     steps = -(-len(train) // own.batch_size) * passes
-    weight_K = class_weights(own, train.label_B, classes, train.weight_B)
+    weight_K = class_weights(own, train.label_B, classes, train.soft and train.soft.weight_B)
     plan = loop.LoopSettings(own, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
     best = loop.fit(model, shuffled_again, lambda epoch: chunks(validation), plan, loop.PlainReporter())
     load_trained(model, best["model"])
     return best
 
 
-def fit_head(train: Batch, validation: Batch | None, config: Config, classes: int) -> FusionHead:
+def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Config, classes: int) -> FusionHead:
     """A fusion head for these clips (all with any modality and a label), in evaluation mode.
 
     Everything it knows of the features' scale and of unknown values comes from the training clips.

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Optimisation
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import Batch, BatchT
 from emo_ray.models.trainable_state import cast_frozen, load_trained, trained_state
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, of_counts
@@ -215,7 +215,7 @@ def _backward(model: nn.Module, batch: Batch, plan: LoopSettings, class_weight_K
     parts = [batch] if size >= len(batch) else [batch.rows(i) for i in torch.arange(len(batch)).split(size)]
     total, whole = torch.zeros((), device=device), mass(batch, class_weight_K)
     several = isinstance(model, nn.parallel.DistributedDataParallel)
-    uneven = several and (class_weight_K is not None or batch.target_BK is not None)
+    uneven = several and (class_weight_K is not None or batch.soft is not None)
     if uneven:  # else the workers' equal shares are equally heavy
         torch.distributed.all_reduce(whole, group=model.process_group)
         whole = whole / torch.distributed.get_world_size(model.process_group)
@@ -258,7 +258,7 @@ def _counted(model: nn.Module, batches: Iterable[Batch], bf16: bool, subsets: Co
     return total
 
 
-def shown_all_of(batch: Batch, names: Sequence[str]) -> Batch:
+def shown_all_of(batch: BatchT, names: Sequence[str]) -> BatchT:
     """The clips that have all of these modalities, and nothing else of them."""
     shown_M = torch.tensor([name in names for name in MODALITIES], device=batch.present_BM.device)
     has_all_B = batch.present_BM[:, shown_M].all(dim=1)

@@ -10,24 +10,24 @@ from emo_ray.data.batch import Batch, Output
 def loss(
     output: Output, batch: Batch, label_smoothing: float = 0.0, class_weight_K: torch.Tensor | None = None
 ) -> dict[str, torch.Tensor]:
-    """Cross entropy of logits_BK against label_B, or against target_BK with weight_B where the batch has them.
+    """Cross entropy of logits_BK against label_B, or against the soft targets with their weights, if there are any.
 
     Label smoothing and class weights are torch's own. The mean is over `mass`, so that a one-hot target with weight 1
     is the same as its label.
     """
     logits_BK = output.logits_BK.float()
     options = {"weight": class_weight_K, "label_smoothing": label_smoothing}
-    if batch.target_BK is None:
+    if batch.soft is None:
         return {"cross_entropy": F.cross_entropy(logits_BK, batch.label_B, **options)}
-    each_B = F.cross_entropy(logits_BK, batch.target_BK, reduction="none", **options)
-    return {"cross_entropy": (batch.weight_B * each_B).sum() / mass(batch, class_weight_K)}
+    each_B = F.cross_entropy(logits_BK, batch.soft.target_BK, reduction="none", **options)
+    return {"cross_entropy": (batch.soft.weight_B * each_B).sum() / mass(batch, class_weight_K)}
 
 
 def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tensor:
     """What the mean in `loss` divides by: the clips of the batch by their weights, each as heavy as its classes."""
-    if batch.target_BK is not None:
-        heavy_B = 1.0 if class_weight_K is None else batch.target_BK @ class_weight_K
-        return (batch.weight_B * heavy_B).sum()
+    if batch.soft is not None:
+        heavy_B = 1.0 if class_weight_K is None else batch.soft.target_BK @ class_weight_K
+        return (batch.soft.weight_B * heavy_B).sum()
     return torch.ones_like(batch.label_B).sum() if class_weight_K is None else class_weight_K[batch.label_B].sum()
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
 from emo_ray.training.in_memory import orders
 from emo_ray.training.loop import epoch_seed, learning_rate_factor
@@ -55,8 +55,8 @@ class StackedHeads:
         self,
         heads: Sequence[FusionHead],
         lanes: Sequence[HeadConfig],
-        train: Batch,
-        validation: Batch | None,
+        train: FeatureBatch,
+        validation: FeatureBatch | None,
         epochs: int,
     ):
         first = lanes[0].own
@@ -79,10 +79,9 @@ class StackedHeads:
         self.decaying = sum(s.numel() for s in self.shapes.values() if len(s) > 1)
         self.flat_TP = torch.cat([whole[name].flatten(1) for name in self.shapes], dim=1)
         self.moments = [torch.zeros_like(self.flat_TP) for _ in range(2)]
-        self.target_BK, self.weight_B = train.target_BK, train.weight_B
-        if self.target_BK is None:
-            self.target_BK = F.one_hot(train.label_B, self.classes).float()
-            self.weight_B = torch.ones(len(train))
+        self.targets = train.soft or SoftTargets(
+            target_BK=F.one_hot(train.label_B, self.classes).float(), weight_B=torch.ones(len(train))
+        )
         self._settle()
 
     def select(self, places: Sequence[int]) -> None:
@@ -131,7 +130,8 @@ class StackedHeads:
         self.rate_TR = torch.stack([_rates(lane) for lane in self.lanes])
         self.smoothing_T11 = torch.tensor([own.label_smoothing for own in owns])[:, None, None]
         self.clip_T = torch.tensor([own.grad_clip_norm for own in owns])
-        weights = [class_weights(own, self.train.label_B, self.classes, self.train.weight_B) for own in owns]
+        weight_B = self.train.soft and self.train.soft.weight_B
+        weights = [class_weights(own, self.train.label_B, self.classes, weight_B) for own in owns]
         self.class_weight_T1K = torch.stack([torch.ones(self.classes) if w is None else w for w in weights])[:, None]
 
     def _gradients(self, index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ class StackedHeads:
             for m, name in enumerate(MODALITIES)
         ]
         logits_TBK = classify(self.tensors, rows, present, keeps[-1]).logits_BK
-        loss_T = self._loss(logits_TBK, self.target_BK[index], self.weight_B[index])
+        loss_T = self._loss(logits_TBK, self.targets.target_BK[index], self.targets.weight_B[index])
         grads = torch.autograd.grad(loss_T.sum(), [self.tensors[name] for name in self.shapes])
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=self.grad_TP)
         return loss_T.detach()
@@ -198,7 +198,7 @@ def _rates(lane: HeadConfig) -> torch.Tensor:
     return rates(lane.own.modality_dropout)
 
 
-def _scaled(head: FusionHead, batch: Batch) -> dict[str, torch.Tensor]:
+def _scaled(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tensor]:
     """Standardised once and not in every step."""
     known = [name for name in MODALITIES if name in head.project and name in batch.features]
     return {name: head.scaled(batch, name, batch.present_BM[:, MODALITIES.index(name)]) for name in known}

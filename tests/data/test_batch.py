@@ -1,5 +1,5 @@
 import io
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn.functional import cross_entropy, one_hot
 
 from emo_ray.config.data_settings import Media
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import batch, shards
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import AudioBatch, FeatureBatch, SoftTargets, TextBatch, VideoBatch
 from emo_ray.data.manifest import Clip
 
 NAN = float("nan")
@@ -98,7 +99,7 @@ def test_a_modality_without_a_column_is_absent_for_all():
     made = batch.from_features(feature_table([[True] * 3] * 4).drop_columns(["video", "has_video", "label"]))
     assert made.present_BM.tolist() == [[False, True, True]] * 4
     assert set(made.features) == {"audio", "text"}
-    assert made.label_B is None
+    assert made.label_B.tolist() == [batch.UNLABELLED] * 4
 
 
 def test_features_of_no_rows():
@@ -111,47 +112,51 @@ def test_features_of_no_rows():
 @pytest.mark.parametrize("how", ["whole", "slice", "take", "concat"])
 def test_shard_rows_become_their_raw_input(how):
     table, rows = cut(shard_rows(6), how)
-    made = batch.from_shards(table, MODALITIES, labels={f"c{i}": 7 * i for i in range(6)})
-    assert made.clip_ids == tuple(f"c{i}" for i in rows)
-    assert made.texts == tuple(f"text {i}" for i in rows)
-    assert made.label_B.tolist() == [7 * i for i in rows]
-    assert made.label_B.dtype == torch.int64
-    assert made.present_BM.all()
-    assert made.present_BM.shape == (len(rows), 3)
-    assert made.frames_BTCHW.shape == (len(rows), 2, 3, 16, 16)
-    assert made.frames_BTCHW.dtype == torch.uint8
-    greys = made.frames_BTCHW.float().mean((2, 3, 4))
+    made = {name: make(table) for name, make in batch.FROM_SHARDS.items()}
+    for part in made.values():
+        assert part.clip_ids == tuple(f"c{i}" for i in rows)
+        assert part.present_BM.all()
+        assert part.present_BM.shape == (len(rows), 3)
+        assert part.label_B.tolist() == [batch.UNLABELLED] * len(rows)
+        assert part.label_B.dtype == torch.int64
+    assert made["text"].texts == tuple(f"text {i}" for i in rows)
+    frames_BTCHW, audio_BS = made["video"].frames_BTCHW, made["audio"].audio_BS
+    assert frames_BTCHW.shape == (len(rows), 2, 3, 16, 16)
+    assert frames_BTCHW.dtype == torch.uint8
+    greys = frames_BTCHW.float().mean((2, 3, 4))
     torch.testing.assert_close(greys, torch.tensor([[10.0 * i, 10.0 * i + 1] for i in rows]), atol=1, rtol=0)
-    assert made.audio_lengths_B.tolist() == [5 * i + 1 for i in rows]
-    assert made.audio_BS.shape == (len(rows), max(5 * i + 1 for i in rows))
-    assert made.audio_BS.dtype == torch.float32
-    for i, samples_S in zip(rows, made.audio_BS, strict=True):
+    assert made["audio"].audio_lengths_B.tolist() == [5 * i + 1 for i in rows]
+    assert audio_BS.shape == (len(rows), max(5 * i + 1 for i in rows))
+    assert audio_BS.dtype == torch.float32
+    for i, samples_S in zip(rows, audio_BS, strict=True):
         assert samples_S.tolist() == [100 * i / 32768] * (5 * i + 1) + [0.0] * (len(samples_S) - 5 * i - 1)
+
+
+@pytest.mark.parametrize("make", batch.FROM_SHARDS.values())
+def test_labels_are_those_of_the_clips(make):
+    table, rows = cut(shard_rows(6), "take")
+    label_B = make(table, labels={f"c{i}": 7 * i for i in range(6)}).label_B
+    assert label_B.tolist() == [7 * i for i in rows]
+    assert label_B.dtype == torch.int64
+    with pytest.raises(KeyError, match="c1"):
+        make(shard_rows(3), labels={"c0": 0, "c2": 1})
 
 
 def test_real_rows_become_a_batch(media_files, tmp_path):
     rows = [shards.row(Clip("a", str(media_files["clip"]), text="x"), Media(frames=3), 64)]
-    made = batch.from_shards(pa.Table.from_pylist(rows, shards.SCHEMA), MODALITIES)
+    table = pa.Table.from_pylist(rows, shards.SCHEMA)
     expected = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in rows[0]["frames"]])
-    difference = made.frames_BTCHW[0].permute(0, 2, 3, 1).int() - torch.from_numpy(expected.astype(np.int32))
-    assert difference.abs().max() <= 3  # another JPEG decoder
-    np.testing.assert_array_equal(made.audio_BS[0] * 32768, np.frombuffer(rows[0]["audio"], "<i2"))
-
-
-def test_only_what_is_asked_for_is_made():
-    table = shard_rows(2)
-    for name, made in {name: batch.from_shards(table, [name]) for name in MODALITIES}.items():
-        has = {"video": made.frames_BTCHW, "audio": made.audio_BS, "text": made.texts}
-        assert [m for m in MODALITIES if has[m] is not None] == [name]
-        assert made.label_B is None
-        assert made.present_BM.all()  # what the rows have, asked for or not
+    frames_THWC = batch.video_from_shards(table).frames_BTCHW[0].permute(0, 2, 3, 1)
+    assert (frames_THWC.int() - torch.from_numpy(expected.astype(np.int32))).abs().max() <= 3  # another JPEG decoder
+    audio_S = batch.audio_from_shards(table).audio_BS[0]
+    np.testing.assert_array_equal(audio_S * 32768, np.frombuffer(rows[0]["audio"], "<i2"))
 
 
 def test_readings_are_those_of_the_column_where_there_is_one():
     table = shard_rows(3)
-    assert batch.from_shards(table, ["text"]).readings is None
+    assert batch.text_from_shards(table).readings == (None,) * 3
     given = table.append_column("reading", pa.array(["glad", None, "sad"]))
-    assert batch.from_shards(given.take([2, 1]), ["text"]).readings == ("sad", None)
+    assert batch.text_from_shards(given.take([2, 1])).readings == ("sad", None)
 
 
 def test_rows_that_lack_what_is_asked_for_are_named():
@@ -159,11 +164,25 @@ def test_rows_that_lack_what_is_asked_for_are_named():
     rows[1] |= {"frames": None, "video_status": "corrupt: why"}
     table = pa.Table.from_pylist(rows, shards.SCHEMA)
     with pytest.raises(ValueError, match="clip 'c1': found no video, expected rows filtered by video_status"):
-        batch.from_shards(table, ["text", "video"])
-    made = batch.from_shards(table, ["text", "audio"])
-    assert made.present_BM.tolist() == [[True] * 3, [False, True, True], [True] * 3]
-    with pytest.raises(KeyError, match="c1"):
-        batch.from_shards(table, ["text"], labels={"c0": 0, "c2": 1})
+        batch.video_from_shards(table)
+    made = batch.text_from_shards(table)
+    assert made.present_BM.tolist() == [[True] * 3, [False, True, True], [True] * 3]  # what they have, asked or not
+
+
+def test_the_label_of_an_unlabelled_clip_fails_wherever_it_is_used():
+    label_B = batch.unlabelled(4)
+    for use in (
+        lambda: cross_entropy(torch.zeros(4, 3), label_B),
+        lambda: cross_entropy(torch.zeros(4, 3), label_B, weight=torch.ones(3)),
+        lambda: torch.ones(3)[label_B],
+        lambda: one_hot(label_B, 3),
+        lambda: torch.bincount(label_B),
+        lambda: np.bincount(label_B.numpy()),
+        lambda: np.eye(3)[label_B.numpy()],
+        lambda: ("a", "b", "c")[label_B.tolist()[0]],
+    ):
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            use()
 
 
 @given(arrays=st.lists(st.lists(st.integers(-(2**15), 2**15 - 1), max_size=20), min_size=1, max_size=5))
@@ -177,60 +196,69 @@ def test_sound_is_scaled_and_padded_with_silence(arrays):
     assert audio_BS.numel() == 0 or -1 <= audio_BS.min() <= audio_BS.max() < 1
 
 
+def numbered(count):
+    """One batch of every kind, whose values are those of the clip's number in every field."""
+    number_B = torch.arange(count)
+    clips = {
+        "clip_ids": tuple(f"c{i}" for i in range(count)),
+        "present_BM": number_B[:, None] == torch.tensor([0, 1, 2]),
+        "label_B": 7 * number_B,
+        "soft": SoftTargets(target_BK=number_B[:, None] + torch.tensor([0.5, 0.25]), weight_B=0.5 * number_B),
+    }
+    return [
+        VideoBatch(**clips, frames_BTCHW=number_B.view(-1, 1, 1, 1, 1).expand(-1, 2, 3, 4, 4).to(torch.uint8)),
+        AudioBatch(**clips, audio_BS=number_B[:, None] + torch.zeros(5), audio_lengths_B=10 * number_B),
+        TextBatch(
+            **clips,
+            texts=tuple(f"text {i}" for i in range(count)),
+            readings=tuple(f"reading {i}" if i % 2 else None for i in range(count)),
+        ),
+        FeatureBatch(
+            **clips, features={"video": number_B[:, None] + torch.tensor([0.25, 0.5]), "text": number_B[:, None] + 0.0}
+        ),
+    ]
+
+
+def leaves(value):
+    """The tensors and tuples of a batch, by name."""
+    if isinstance(value, torch.Tensor | tuple):
+        return {"": value}
+    parts = value if isinstance(value, dict) else {field.name: getattr(value, field.name) for field in fields(value)}
+    return {f"{name}.{inner}": leaf for name, part in parts.items() for inner, leaf in leaves(part).items()}
+
+
 @pytest.mark.parametrize("kind", [torch.int64, torch.bool])
 @given(data=st.data(), count=st.integers(1, 6))
 def test_rows_are_those_of_every_field(kind, data, count):
-    number_B = torch.arange(count)
-    whole = Batch(
-        clip_ids=tuple(f"c{i}" for i in range(count)),
-        present_BM=number_B[:, None] == torch.tensor([0, 1, 2]),
-        audio_lengths_B=10 * number_B,
-        texts=tuple(f"text {i}" for i in range(count)),
-        readings=tuple(f"reading {i}" if i % 2 else None for i in range(count)),
-        features={"video": number_B[:, None] + torch.tensor([0.25, 0.5])},
-        label_B=7 * number_B,
-    )
     if kind == torch.bool:
         mask = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
         index_B, rows = torch.tensor(mask), [i for i in range(count) if mask[i]]
     else:
         rows = data.draw(st.lists(st.integers(0, count - 1), max_size=8))
         index_B = torch.tensor(rows, dtype=torch.int64)
-    made = whole.rows(index_B)
-    assert made.clip_ids == tuple(f"c{i}" for i in rows)
-    assert made.texts == tuple(f"text {i}" for i in rows)
-    assert made.readings == tuple(f"reading {i}" if i % 2 else None for i in rows)
-    assert made.label_B.tolist() == [7 * i for i in rows]
-    assert made.audio_lengths_B.tolist() == [10 * i for i in rows]
-    assert made.present_BM.tolist() == [[i == m for m in range(3)] for i in rows]
-    assert made.features["video"].tolist() == [[i + 0.25, i + 0.5] for i in rows]
-    assert made.frames_BTCHW is None
-    assert made.audio_BS is None
+    for whole in numbered(count):
+        made = whole.rows(index_B)
+        assert type(made) is type(whole)
+        assert len(made) == len(rows)
+        found = leaves(made)
+        for name, leaf in leaves(whole).items():
+            if isinstance(leaf, tuple):
+                assert found[name] == tuple(leaf[i] for i in rows)
+            else:
+                assert found[name].tolist() == [leaf[i].tolist() for i in rows]
 
 
 def test_to_moves_every_tensor_and_keeps_the_rest():
-    made = Batch(
-        clip_ids=("a", "b"),
-        present_BM=torch.ones(2, 3, dtype=torch.bool),
-        frames_BTCHW=torch.zeros(2, 1, 3, 4, 4, dtype=torch.uint8),
-        audio_BS=torch.zeros(2, 5),
-        audio_lengths_B=torch.tensor([5, 4]),
-        texts=("x", "y"),
-        readings=("glad", None),
-        features={"video": torch.zeros(2, 3), "text": torch.zeros(2, 1)},
-        label_B=torch.tensor([0, 1]),
-        target_BK=torch.full((2, 4), 0.25),
-        weight_B=torch.ones(2),
-    )
-    assert all(getattr(made, field.name) is not None for field in fields(Batch))
-    moved = made.to("meta")
-    for field in fields(Batch):
-        before, after = getattr(made, field.name), getattr(moved, field.name)
-        if isinstance(before, torch.Tensor):
-            assert after.device.type == "meta"
-            assert (after.shape, after.dtype) == (before.shape, before.dtype)
-    assert {name: tensor.device.type for name, tensor in moved.features.items()} == {"video": "meta", "text": "meta"}
-    assert (moved.clip_ids, moved.texts) == (made.clip_ids, made.texts)
-    assert made.audio_BS.device.type == "cpu"
-    bare = Batch(("a",), torch.ones(1, 3, dtype=torch.bool)).to("cpu")
-    assert bare.features is None
+    for made in numbered(3):
+        moved = made.to("meta")
+        assert type(moved) is type(made)
+        after = leaves(moved)
+        for name, before in leaves(made).items():
+            if isinstance(before, tuple):
+                assert after[name] == before
+            else:
+                assert after[name].device.type == "meta"
+                assert (after[name].shape, after[name].dtype) == (before.shape, before.dtype)
+                assert before.device.type == "cpu"
+    plain = replace(made, soft=None).to("cpu")
+    assert plain.soft is None

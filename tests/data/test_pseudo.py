@@ -72,12 +72,16 @@ def test_some_of_them_can_be_taken(folder):
 
 
 def test_a_batch_is_told_what_to_train_each_clip_towards(folder):
-    batch = Batch(("c0", "u1", "u0"), torch.ones(3, 3, dtype=torch.bool), label_B=torch.tensor([1, 2, 0]))
+    batch = Batch(
+        clip_ids=("c0", "u1", "u0"),
+        present_BM=torch.ones(3, 3, dtype=torch.bool),
+        label_B=torch.tensor([1, 2, 0]),
+    )
     found = pseudo.with_targets(batch, pseudo.read(folder, LABELS, Train(pseudo_weight=0.25)))
-    torch.testing.assert_close(found.target_BK, torch.tensor([[0.0, 1.0, 0.0], SOFT["u1"], SOFT["u0"]]))
-    torch.testing.assert_close(found.weight_B, torch.tensor([1.0, 0.25, 0.25]))
+    torch.testing.assert_close(found.soft.target_BK, torch.tensor([[0.0, 1.0, 0.0], SOFT["u1"], SOFT["u0"]]))
+    torch.testing.assert_close(found.soft.weight_B, torch.tensor([1.0, 0.25, 0.25]))
     part = found.rows(torch.tensor([2]))
-    torch.testing.assert_close(part.target_BK, torch.tensor([SOFT["u0"]]))
+    torch.testing.assert_close(part.soft.target_BK, torch.tensor([SOFT["u0"]]))
     assert pseudo.with_targets(batch, None) is batch
 
 

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from emo_ray.config.model_settings import Audio
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import AudioBatch, unlabelled
 from emo_ray.models import audio
 from emo_ray.models.identity import audio_digest
 
@@ -44,7 +44,13 @@ def batch_of(*waves):
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = wave
     names = tuple(map(str, range(len(waves))))
-    return Batch(names, torch.ones(len(waves), 3, dtype=torch.bool), audio_BS=padded, audio_lengths_B=lengths)
+    return AudioBatch(
+        clip_ids=names,
+        present_BM=torch.ones(len(waves), 3, dtype=torch.bool),
+        label_B=unlabelled(len(waves)),
+        audio_BS=padded,
+        audio_lengths_B=lengths,
+    )
 
 
 def tone(hz, seconds, level=0.3):

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emo_ray.config import Config, override
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, unlabelled
 from emo_ray.models import checkpoint, checkpoint_files, emovclip
 from emo_ray.models.checkpoint import resampled
 from emo_ray.models.clip import load_clip, tensor_digest
@@ -36,7 +36,12 @@ def test_fusion_comes_back_with_its_scaling(tmp_path):
     head = FusionHead(CONFIG.fusion, scaling, len(LABELS)).eval()
     checkpoint.write(tmp_path, trained_state(head), CONFIG, LABELS, "card")
     features = {"audio": torch.randn(4, 5), "text": torch.randn(4, 3)}
-    batch = Batch(tuple("abcd"), torch.tensor([[False, True, True]] * 4), features=features)
+    batch = FeatureBatch(
+        clip_ids=tuple("abcd"),
+        present_BM=torch.tensor([[False, True, True]] * 4),
+        label_B=unlabelled(4),
+        features=features,
+    )
     assert torch.equal(checkpoint.load_fusion(tmp_path)(batch).logits_BK, head(batch).logits_BK)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray.config.model_settings import MODALITIES, Fusion
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, unlabelled
 from emo_ray.models.fusion import (
     FusionHead,
     drop_modalities,
@@ -23,12 +23,17 @@ from emo_ray.models.fusion import (
 SIZES = {"video": 5, "audio": 3, "text": 4}
 
 
+def batch_with(present, features):
+    ids = tuple(map(str, range(len(present))))
+    return FeatureBatch(clip_ids=ids, present_BM=present, label_B=unlabelled(len(present)), features=features)
+
+
 def batch_of(rows=64, seed=0, present=None):
     generator = torch.Generator().manual_seed(seed)
     features = {name: torch.randn(rows, size, generator=generator) for name, size in SIZES.items()}
     if present is None:
         present = torch.rand(rows, 3, generator=generator) < 0.6
-    return Batch(tuple(map(str, range(rows))), present, features=features)
+    return batch_with(present, features)
 
 
 def drop(present, rate, seed=0):
@@ -64,7 +69,7 @@ def test_a_present_modality_matters():
 def test_a_modality_without_an_encoder_is_absent_everywhere():
     head = FusionHead(Fusion(hidden=8), {"audio": torch.stack([torch.zeros(3), torch.ones(3)])}, classes=2).eval()
     present = torch.tensor([[False, True, False]] * 4)
-    assert head(Batch(("a",) * 4, present, features={"audio": torch.randn(4, 3)})).logits_BK.shape == (4, 2)
+    assert head(batch_with(present, {"audio": torch.randn(4, 3)})).logits_BK.shape == (4, 2)
 
 
 def test_a_corpus_that_lacks_a_modality_is_read_by_a_head_that_knows_it():
@@ -219,7 +224,7 @@ def test_a_value_that_is_not_known_is_the_training_clips_mean():
     head = FusionHead(Fusion(hidden=8), {"audio": statistics}, classes=2).eval()
     present = torch.tensor([[False, True, False]] * 40)
     filled = torch.where(features.isnan(), statistics[0], features)
-    found, expected = (head(Batch(("a",) * 40, present, features={"audio": x})) for x in (features, filled))
+    found, expected = (head(batch_with(present, {"audio": x})) for x in (features, filled))
     torch.testing.assert_close(found.logits_BK, expected.logits_BK)
     found.logits_BK.sum().backward()
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
@@ -231,7 +236,7 @@ def test_a_value_that_no_training_clip_knows_never_counts():
     present = torch.tensor([[False, True, False]] * 40)
     other = features.clone()
     other[:, 2] = 1e6
-    found, same = (head.eval()(Batch(("a",) * 40, present, features={"audio": x})) for x in (features, other))
+    found, same = (head.eval()(batch_with(present, {"audio": x})) for x in (features, other))
     assert torch.equal(found.logits_BK, same.logits_BK)
 
 

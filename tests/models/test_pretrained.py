@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from emo_ray.config.model_settings import Text
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import TextBatch, unlabelled
 from emo_ray.models import text
 from emo_ray.models.identity import text_digest
 from emo_ray.models.pretrained_source import code_digest, source_digest
@@ -114,7 +114,13 @@ def trusting(folder):
 
 
 def batch_of(*texts):
-    return Batch(tuple(texts), torch.ones(len(texts), 3, dtype=torch.bool), texts=texts)
+    return TextBatch(
+        clip_ids=texts,
+        present_BM=torch.ones(len(texts), 3, dtype=torch.bool),
+        label_B=unlabelled(len(texts)),
+        texts=texts,
+        readings=(None,) * len(texts),
+    )
 
 
 def by_hand(sentence):

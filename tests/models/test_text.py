@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from emo_ray.config.model_settings import Text
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import TextBatch, unlabelled
 from emo_ray.models import text
 from emo_ray.models.identity import text_digest
 
@@ -64,7 +64,13 @@ FAMILIES = {  # model, architecture, what its tokenizer puts around a text, and 
 
 def batch_of(*texts, readings=None):
     names = tuple(map(str, range(len(texts))))
-    return Batch(names, torch.ones(len(texts), 3, dtype=torch.bool), texts=texts, readings=readings)
+    return TextBatch(
+        clip_ids=names,
+        present_BM=torch.ones(len(texts), 3, dtype=torch.bool),
+        label_B=unlabelled(len(texts)),
+        texts=texts,
+        readings=readings or (None,) * len(texts),
+    )
 
 
 def words(around="$A", **settings):

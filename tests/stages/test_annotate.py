@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from emo_ray.config import dump, override
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, TextBatch, unlabelled
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, text
 from emo_ray.models.fusion import FusionHead
@@ -151,7 +151,13 @@ def test_without_an_endpoint_it_says_what_is_missing(tiny_config):
 
 
 def encoded(config, words, reading=None):
-    batch = Batch(("x",), torch.tensor([[False, False, True]]), texts=(words,), readings=(reading,))
+    batch = TextBatch(
+        clip_ids=("x",),
+        present_BM=torch.tensor([[False, False, True]]),
+        label_B=unlabelled(1),
+        texts=(words,),
+        readings=(reading,),
+    )
     return text.build(config.text)(batch)[0].numpy()
 
 
@@ -223,7 +229,12 @@ def test_a_model_asks_its_questions_of_its_callers_endpoint(chat, config_of, mod
     for row in table.to_pylist():
         words = f"say {row['clip_id']}"
         feature_BD = torch.from_numpy(encoded(config, words, f"They mean: {words}"))[None]
-        batch = Batch(("x",), torch.tensor([[False, False, True]]), features={"text": feature_BD})
+        batch = FeatureBatch(
+            clip_ids=("x",),
+            present_BM=torch.tensor([[False, False, True]]),
+            label_B=unlabelled(1),
+            features={"text": feature_BD},
+        )
         expected = head(batch).logits_BK.softmax(dim=-1)[0].tolist()
         assert row["probabilities"] == pytest.approx(expected, abs=1e-6)
     assert server.answered == {"say a": 1, "say b": 1}

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from emo_ray.config import load, override
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import manifest, splits
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.crossvalidate import crossvalidate, held_out
 from emo_ray.stages.evaluate import EVERYTHING, PREDICTIONS
@@ -49,7 +49,7 @@ def batch_of(people, features, present):
     label = torch.tensor([CLASSES.index(clip.label) for clip in people])
     known = {name: torch.from_numpy(np.where(present[:, [m]], features[name], 0)) for m, name in enumerate(MODALITIES)}
     ids = tuple(clip.clip_id for clip in people)
-    return Batch(ids, torch.from_numpy(present), features=known, label_B=label)
+    return FeatureBatch(clip_ids=ids, present_BM=torch.from_numpy(present), features=known, label_B=label)
 
 
 def logistic_regression(features, present, label_B, fold_B):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from emo_ray.config import override
-from emo_ray.data.batch import from_features, from_shards
+from emo_ray.data.batch import audio_from_shards, from_features, video_from_shards
 from emo_ray.models import audio, checkpoint, checkpoint_files
 from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load, video_encoder
 from emo_ray.stages.prepare import prepare
@@ -45,7 +45,7 @@ def test_values_are_the_encoders_own(tiny_config, prepared, folders):
     shard = pq.read_table(prepared.shards / part)
     rows = [i for i, status in enumerate(shard["audio_status"].to_pylist()) if status == "ok"]
     module = audio.build(tiny_config.audio)
-    expected = module(from_shards(shard.take(rows), ["audio"]))
+    expected = module(audio_from_shards(shard.take(rows)))
     found = np.stack(pq.read_table(folders["audio"] / part).take(rows)["feature"].to_numpy(zero_copy_only=False))
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
 
@@ -100,7 +100,7 @@ def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluate
     part = prepared.parts[0]
     shard = pq.read_table(prepared.shards / part)
     rows = [i for i, status in enumerate(shard["video_status"].to_pylist()) if status == "ok"]
-    expected = checkpoint.load_emovclip(model / checkpoint_files.EMOVCLIP)(from_shards(shard.take(rows), ["video"]))
+    expected = checkpoint.load_emovclip(model / checkpoint_files.EMOVCLIP)(video_from_shards(shard.take(rows)))
     found = np.stack(pq.read_table(folder / part).take(rows)["feature"].to_numpy(zero_copy_only=False))
     torch.testing.assert_close(torch.from_numpy(found), expected.features_BD.detach(), atol=1e-5, rtol=1e-4)
 

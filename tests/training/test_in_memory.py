@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emo_ray.config import load
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.training import in_memory
 from emo_ray.training.loop import predict
@@ -20,7 +20,7 @@ def batch(clips=48, seed=0):
     label = torch.arange(clips) % 3
     features = {"audio": torch.eye(3)[label] + torch.randn(clips, 3, generator=generator)}
     present = torch.tensor([[False, True, False]] * clips)
-    return Batch(tuple(map(str, range(clips))), present, features=features, label_B=label)
+    return FeatureBatch(clip_ids=tuple(map(str, range(clips))), present_BM=present, label_B=label, features=features)
 
 
 def fresh(train):

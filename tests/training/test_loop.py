@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.training.loop import (
@@ -33,7 +33,12 @@ def make_batch(rows, seed):
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(0, 3, (rows,), generator=generator)
     features = {m: CENTRES[label] + torch.randn(rows, 6, generator=generator) for m in MODALITIES}
-    return Batch(tuple(map(str, range(rows))), torch.ones(rows, 3, dtype=torch.bool), features=features, label_B=label)
+    return FeatureBatch(
+        clip_ids=tuple(map(str, range(rows))),
+        present_BM=torch.ones(rows, 3, dtype=torch.bool),
+        label_B=label,
+        features=features,
+    )
 
 
 def model():
@@ -128,7 +133,10 @@ def soft(batch):
     generator = torch.Generator().manual_seed(len(batch))
     target_BK = torch.eye(3)[batch.label_B]
     target_BK[::3] = torch.rand(len(batch), 3, generator=generator).softmax(dim=1)[::3]
-    return replace(batch, target_BK=target_BK, weight_B=0.1 + torch.rand(len(batch), generator=generator))
+    return replace(
+        batch,
+        soft=SoftTargets(target_BK=target_BK, weight_B=0.1 + torch.rand(len(batch), generator=generator)),
+    )
 
 
 @pytest.mark.parametrize("class_weight_K", [None, torch.tensor([0.2, 1.0, 3.0])])

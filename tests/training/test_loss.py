@@ -10,16 +10,16 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
 from emo_ray.config.model_settings import Fusion
-from emo_ray.data.batch import Batch, Output
+from emo_ray.data.batch import Batch, Output, SoftTargets
 from emo_ray.training.loss import balanced_weights, class_weights, loss, mass
 
 DICE = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(20, 4, generator=DICE)
 LABELS = torch.arange(20) % 4
-BATCH = Batch(("x",) * 20, torch.ones(20, 3, dtype=torch.bool), label_B=LABELS)
+BATCH = Batch(clip_ids=("x",) * 20, present_BM=torch.ones(20, 3, dtype=torch.bool), label_B=LABELS)
 TARGETS = torch.randn(20, 4, generator=DICE).softmax(dim=1)
 WEIGHTS = torch.rand(20, generator=DICE) + 0.1
-SOFT = replace(BATCH, target_BK=TARGETS, weight_B=WEIGHTS)
+SOFT = replace(BATCH, soft=SoftTargets(target_BK=TARGETS, weight_B=WEIGHTS))
 HEAVY = torch.tensor([0.5, 1.0, 2.0, 0.0])
 
 
@@ -39,7 +39,7 @@ def test_smoothing_mixes_the_label_with_a_uniform_target():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_soft_targets_of_equal_weight_are_torchs(smoothing):
-    even = replace(SOFT, weight_B=torch.full((20,), 0.3))
+    even = replace(BATCH, soft=SoftTargets(target_BK=TARGETS, weight_B=torch.full((20,), 0.3)))
     torch.testing.assert_close(found(even, smoothing), F.cross_entropy(LOGITS, TARGETS, label_smoothing=smoothing))
 
 
@@ -60,7 +60,7 @@ def test_weighted_soft_targets_are_a_weighted_mean_of_what_each_clip_costs(smoot
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("class_weight_K", [None, HEAVY])
 def test_a_certain_target_with_weight_one_is_its_label(smoothing, class_weight_K):
-    certain = replace(BATCH, target_BK=torch.eye(4)[LABELS], weight_B=torch.ones(20))
+    certain = replace(BATCH, soft=SoftTargets(target_BK=torch.eye(4)[LABELS], weight_B=torch.ones(20)))
     options = smoothing, class_weight_K
     torch.testing.assert_close(found(certain, *options), found(BATCH, *options))
     torch.testing.assert_close(
@@ -72,7 +72,8 @@ def test_a_certain_target_with_weight_one_is_its_label(smoothing, class_weight_K
 def test_a_clip_of_weight_two_is_that_clip_twice():
     twice = BATCH.rows(torch.tensor([*range(20), 3]))
     heavier = replace(
-        BATCH, target_BK=torch.eye(4)[LABELS], weight_B=torch.ones(20).index_fill(0, torch.tensor([3]), 2.0)
+        BATCH,
+        soft=SoftTargets(target_BK=torch.eye(4)[LABELS], weight_B=torch.ones(20).index_fill(0, torch.tensor([3]), 2.0)),
     )
     expected = F.cross_entropy(LOGITS[[*range(20), 3]], twice.label_B, label_smoothing=0.1)
     torch.testing.assert_close(found(heavier, 0.1), expected)

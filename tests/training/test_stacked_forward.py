@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, unlabelled
 from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
 from emo_ray.training.stacked_forward import classify, classify_subsets, project, stack, transposed_weight
 
@@ -30,7 +30,9 @@ def clips():
     generator = torch.Generator().manual_seed(0)
     features = {n: torch.randn(ROWS, size, generator=generator, dtype=torch.float64) for n, size in SIZES.items()}
     present = torch.rand(ROWS, 3, generator=generator) < 0.6
-    return Batch(tuple(map(str, range(ROWS))), present, features=features)
+    return FeatureBatch(
+        clip_ids=tuple(map(str, range(ROWS))), present_BM=present, label_B=unlabelled(ROWS), features=features
+    )
 
 
 def projected(heads, batch, keeps=(None, None, None)):

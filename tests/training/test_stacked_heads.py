@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emo_ray.config import load, override
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.training import in_memory, loop
 from emo_ray.training.loss import class_weights
@@ -31,11 +31,14 @@ def clips(count, seed, soft=False):
     features["audio"][1, 2] = torch.nan
     present = torch.rand(count, 3, generator=generator) < 0.8
     present[~present.any(dim=1)] = True
-    batch = Batch(tuple(map(str, range(count))), present, features=features, label_B=label)
+    batch = FeatureBatch(clip_ids=tuple(map(str, range(count))), present_BM=present, label_B=label, features=features)
     if not soft:
         return batch
     weight = 0.1 + torch.rand(count, generator=generator)
-    return replace(batch, target_BK=torch.rand(count, 4, generator=generator).softmax(dim=1), weight_B=weight)
+    return replace(
+        batch,
+        soft=SoftTargets(target_BK=torch.rand(count, 4, generator=generator).softmax(dim=1), weight_B=weight),
+    )
 
 
 def fresh(lane, train):
@@ -46,7 +49,7 @@ def fresh(lane, train):
 def alone(lane, train, validation):
     """The loop's own training of one head: every epoch's metrics, and the weights after the last."""
     head, reporter, own = fresh(lane, train), loop.PlainReporter(), lane.own
-    weight_K = class_weights(own, train.label_B, 4, train.weight_B)
+    weight_K = class_weights(own, train.label_B, 4, train.soft and train.soft.weight_B)
     steps = -(-len(train) // own.batch_size) * own.passes_per_epoch
     plan = loop.LoopSettings(own, EPOCHS, steps, lane.seed, class_weight_K=weight_K, subsets=True)
     loop.fit(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.data import media, shards, synthetic
-from emo_ray.data.batch import Batch, from_shards
+from emo_ray.data.batch import Batch, video_from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.experiments.bench.step import LABELS, model_config
 from emo_ray.experiments.bench.timing import Comparison, Figure, compared, rounds, timed
@@ -48,7 +48,7 @@ def decode(config: Config, scratch: Path) -> Measured:
             assert status == media.OK, status
 
     def from_part() -> None:
-        from_shards(pq.read_table(part, columns=COLUMNS), ["video"])
+        video_from_shards(pq.read_table(part, columns=COLUMNS))
 
     ways = {"720p mp4": from_files, "shards": from_part}
     cpu_s = dict.fromkeys(ways, 0.0)
@@ -76,7 +76,7 @@ def stream(config: Config, scratch: Path) -> Measured:
     plan = loop.LoopSettings(own, epochs=1, steps_per_epoch=_STREAM_STEPS, seed=config.seed, bf16=True)
     torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
     model = emovclip.build(config, LABELS)
-    collate = partial(from_shards, modalities=("video",), labels=label_of)
+    collate = partial(video_from_shards, labels=label_of)
     wanted = dict(list(label_of.items())[: _STREAM_STEPS * size])
     dataset = video_dataset(paths, wanted)
     in_memory = list(in_batches(dataset, collate, size))

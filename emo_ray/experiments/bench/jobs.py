@@ -14,7 +14,7 @@ import torch
 
 from emo_ray import cluster
 from emo_ray.config import Config, override
-from emo_ray.data.batch import Batch, from_shards
+from emo_ray.data.batch import Batch, video_from_shards
 from emo_ray.experiments.bench.data import Measured, corpus, loader
 from emo_ray.experiments.bench.step import LABELS
 from emo_ray.experiments.bench.timing import Figure, Usage, compared, rounds, usage
@@ -41,7 +41,7 @@ def train(config: Config, scratch: Path) -> Measured:
     config = override(config, {"data.labels": LABELS, "train.num_workers": 1, "store.root": str(scratch / "store")})
     own = config.emovclip
     paths, label_of = corpus(config, scratch, max(config.bench.clips, 2 * own.batch_size))
-    collate = partial(from_shards, modalities=("video",), labels=label_of)
+    collate = partial(video_from_shards, labels=label_of)
     checked = dict(list(label_of.items())[: own.batch_size])
     datasets = {"train": video_dataset(paths, label_of), "validation": video_dataset(paths, checked)}
     job = ray_train.TrainingJob(

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from emo_ray.config import Config, load, override, parse_overrides
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import VideoBatch
 from emo_ray.experiments.bench.timing import Comparison, Figure, compared, rounds, timed
 from emo_ray.models import emovclip, reference
 from emo_ray.models.clip_source import image_size
@@ -83,16 +83,18 @@ def step(config: Config, done: Callable[[float], None] = lambda steps: None) -> 
     return figures, comparisons
 
 
-def random_batch(config: Config, size: int) -> Batch:
+def random_batch(config: Config, size: int) -> VideoBatch:
     """A labelled batch of noise in the shape that the model of this config takes."""
     side, generator = image_size(config), torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (size, config.media.frames, 3, side, side), dtype=torch.uint8, generator=generator)
     present_BM = torch.tensor([[True, False, False]] * size)
     label_B = torch.arange(size) % len(LABELS)
-    return Batch(tuple(map(str, range(size))), present_BM, frames_BTCHW=frames, label_B=label_B)
+    return VideoBatch(
+        clip_ids=tuple(map(str, range(size))), present_BM=present_BM, label_B=label_B, frames_BTCHW=frames
+    )
 
 
-def step_flops(model: EmoVCLIP, batch: Batch) -> int:
+def step_flops(model: EmoVCLIP, batch: VideoBatch) -> int:
     """Floating-point operations of our train step, counted from its matrix products (attention's too)."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         _train(model, batch)
@@ -106,12 +108,12 @@ def product_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / min(timed(lambda: a @ b, {"": 0.0}, "", _wait(device)) for _ in range(6))
 
 
-def _encode(model: EmoVCLIP, batch: Batch, plain: bool) -> torch.Tensor:
+def _encode(model: EmoVCLIP, batch: VideoBatch, plain: bool) -> torch.Tensor:
     features_BD = reference.encode_video(model, batch.frames_BTCHW) if plain else model.encode_video(batch.frames_BTCHW)
     return model.classify(features_BD).logits_BK
 
 
-def _train(model: EmoVCLIP, batch: Batch, plain: bool = False, bf16: bool = False) -> None:
+def _train(model: EmoVCLIP, batch: VideoBatch, plain: bool = False, bf16: bool = False) -> None:
     """Forward and backward."""
     with torch.autocast(batch.label_B.device.type, torch.bfloat16, enabled=bf16):
         logits_BK = _encode(model, batch, plain)
@@ -120,7 +122,7 @@ def _train(model: EmoVCLIP, batch: Batch, plain: bool = False, bf16: bool = Fals
 
 
 @torch.no_grad()
-def _forward(model: EmoVCLIP, batch: Batch, plain: bool = False) -> None:
+def _forward(model: EmoVCLIP, batch: VideoBatch, plain: bool = False) -> None:
     _encode(model, batch, plain)
 
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import UNLABELLED, FeatureBatch
 from emo_ray.data.pseudo import PseudoLabels, towards, with_targets
 from emo_ray.experiments.claims.trials import JUDGED, World, fused, video
 from emo_ray.models.fusion import FusionHead
@@ -29,10 +29,10 @@ class Clips:
     """What heads are trained, calibrated and judged on."""
 
     labels: tuple[str, ...]
-    pool: Batch  # training clips; the labels of those that are not known are -1, so that a use of them would fail
+    pool: FeatureBatch  # training clips, UNLABELLED where the label is hidden, so that a use of it would fail
     known_B: torch.Tensor  # bool
-    validation: Batch
-    test: Batch
+    validation: FeatureBatch
+    test: FeatureBatch
 
 
 def self_training(world: World, config: Config, labelled: int) -> dict[str, float]:
@@ -54,15 +54,15 @@ def hidden(world: World, config: Config, labelled: int) -> Clips:
     pool, known_B = world.splits["train"], torch.zeros(len(world.splits["train"]), dtype=torch.bool)
     drawn = {"test_size": labelled, "stratify": pool.label_B.numpy(), "random_state": config.seed}
     known_B[torch.from_numpy(train_test_split(np.arange(len(pool)), **drawn)[1])] = True
-    pool = replace(pool, label_B=torch.where(known_B, pool.label_B, -1))
+    pool = replace(pool, label_B=torch.where(known_B, pool.label_B, UNLABELLED))
     splits = world.splits | {"train": pool.rows(known_B), "pool": pool}
     _, features = video(replace(world, splits=splits), config)
     batches = (fused(splits[name], features[name]) for name in ("pool", *JUDGED))
-    pool, validation, test = (batch.rows(batch.present_BM.any(dim=1)) for batch in batches)
-    return Clips(world.labels, pool, pool.label_B >= 0, validation, test)
+    usable, validation, test = (batch.rows(batch.present_BM.any(dim=1)) for batch in batches)
+    return Clips(world.labels, usable, usable.label_B >= 0, validation, test)
 
 
-def teach(clips: Clips, config: Config) -> tuple[dict[str, float], Batch]:
+def teach(clips: Clips, config: Config) -> tuple[dict[str, float], FeatureBatch]:
     """Weighted F1 on "validation" and "test", with whatever each clip has ("test/student"), and the student's clips.
 
     teacher   the head of the labelled clips
@@ -79,7 +79,7 @@ def teach(clips: Clips, config: Config) -> tuple[dict[str, float], Batch]:
     return {f"{split}/{name}": _waf(heads[name], batches[split]) for name in HEADS for split in JUDGED}, lesson
 
 
-def taught(teacher: FusionHead, clips: Clips, config: Config) -> Batch:
+def taught(teacher: FusionHead, clips: Clips, config: Config) -> FeatureBatch:
     """The labelled clips, and those of the others whose pseudo-labels are accepted, with what to train them towards."""
     judged_BK = shown_only(teacher, clips.validation, MODALITIES)
     temperature = calibration.fit_temperature(judged_BK, clips.validation.label_B.numpy())
@@ -118,11 +118,11 @@ def _longer(clips: Clips, config: Config, size: int) -> FusionHead:
     return _fit(labelled, clips, override(config, {"fusion.passes_per_epoch": passes}))
 
 
-def _fit(batch: Batch, clips: Clips, config: Config) -> FusionHead:
+def _fit(batch: FeatureBatch, clips: Clips, config: Config) -> FusionHead:
     return in_memory.fit_head(batch, clips.validation, config, len(clips.labels))
 
 
-def _accepted(world: World, clips: Clips, lesson: Batch) -> dict[str, float]:
+def _accepted(world: World, clips: Clips, lesson: FeatureBatch) -> dict[str, float]:
     """What became of the clips whose labels were hidden, now that they may be looked at."""
     truth = dict(zip(world.splits["train"].clip_ids, world.splits["train"].label_B.tolist(), strict=True))
     known = {clip_id for clip_id, known in zip(clips.pool.clip_ids, clips.known_B.tolist(), strict=True) if known}
@@ -132,5 +132,5 @@ def _accepted(world: World, clips: Clips, lesson: Batch) -> dict[str, float]:
     return {"accepted/share": len(right) / hidden, "accepted/right": float(np.mean(right)) if right else 0.0}
 
 
-def _waf(head: FusionHead, batch: Batch) -> float:
+def _waf(head: FusionHead, batch: FeatureBatch) -> float:
     return metrics(shown_only(head, batch, MODALITIES), batch.label_B.numpy())["waf"]

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data.batch import Batch, from_features, from_shards
+from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards
 from emo_ray.models import emovclip
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.stages.encoding.actor import shard_columns
@@ -37,6 +37,13 @@ PROBE_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse, of the L
 _CHUNK = 64  # clips
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorldBatch(FeatureBatch):
+    """Clips as the features of their sound and text, and as their frames."""
+
+    frames_BTCHW: torch.Tensor  # uint8, zeros for a clip without video
+
+
 @dataclass(frozen=True)
 class World:
     """The labelled clips of a corpus in memory: frames (zeros where there are none), sound and text features.
@@ -45,7 +52,7 @@ class World:
     """
 
     labels: tuple[str, ...]
-    splits: dict[str, Batch]
+    splits: dict[str, WorldBatch]
     embedded: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -107,7 +114,7 @@ def over_time(frames_BTD: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def embedded(config: Config, splits: Mapping[str, Batch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def embedded(config: Config, splits: Mapping[str, WorldBatch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
     clip, result = load_clip(config), {}
     mean, std = pixel_statistics(clip)
@@ -151,32 +158,38 @@ def fusion(
     head = in_memory.fit_head(splits["train"], splits["validation"], config, len(world.labels))
     scores = {}
     for split in JUDGED:
-        batch = splits[split].rows(complete[split])
+        judged = splits[split].rows(complete[split])
         for key, names in SUBSETS.items():
             if set(names) <= set(given):
-                scores[f"{split}/{key}"] = _waf(shown_only(head, batch, names), batch.label_B.numpy())
+                scores[f"{split}/{key}"] = _waf(shown_only(head, judged, names), judged.label_B.numpy())
     return scores
 
 
-def fused(batch: Batch, video_features: np.ndarray) -> Batch:
+def fused(batch: WorldBatch, video_features: np.ndarray) -> FeatureBatch:
     """The clips as a fusion head takes them: with features of video in the place of frames."""
     features = {**batch.features, "video": torch.from_numpy(video_features)}
-    return replace(batch, frames_BTCHW=None, features=features)
+    return FeatureBatch(clip_ids=batch.clip_ids, present_BM=batch.present_BM, label_B=batch.label_B, features=features)
 
 
-def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> Batch:
+def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> WorldBatch:
     label = pa.array([label_of[clip_id] for clip_id in rows["clip_id"].to_pylist()], pa.int64())
     batch = from_features(features.append_column("label", label))
     seen_B = torch.from_numpy(rows["video_status"].to_numpy() == "ok")
-    decoded = from_shards(rows.filter(pa.array(seen_B.numpy())), ["video"]).frames_BTCHW
+    decoded = video_from_shards(rows.filter(pa.array(seen_B.numpy()))).frames_BTCHW
     frames_BTCHW = torch.zeros((len(batch), *decoded.shape[1:]), dtype=torch.uint8)
     frames_BTCHW[seen_B] = decoded
     present_BM = batch.present_BM.clone()
     present_BM[:, MODALITIES.index("video")] = seen_B
-    return replace(batch, present_BM=present_BM, frames_BTCHW=frames_BTCHW)
+    return WorldBatch(
+        clip_ids=batch.clip_ids,
+        present_BM=present_BM,
+        label_B=batch.label_B,
+        features=batch.features,
+        frames_BTCHW=frames_BTCHW,
+    )
 
 
-def _with(batch: Batch, modality: str) -> Batch:
+def _with(batch: WorldBatch, modality: str) -> WorldBatch:
     return batch.rows(batch.present_BM[:, MODALITIES.index(modality)])
 
 

@@ -19,7 +19,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards, tables
-from emo_ray.data.batch import Batch, from_shards
+from emo_ray.data.batch import FROM_SHARDS, Batch
 
 _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["text"]}
 
@@ -149,7 +149,7 @@ def _readings(path: Path) -> dict[str, str | None]:
 
 def _batches(table: pa.Table, chunks: Sequence[np.ndarray], modality: str) -> Iterator[Batch]:
     for chunk in chunks:
-        yield from_shards(table.take(chunk), [modality])
+        yield FROM_SHARDS[modality](table.take(chunk))
 
 
 def _ahead(items: Iterable) -> Iterator:

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import SUBSETS
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import scalings
 from emo_ray.progress import progress
@@ -37,8 +37,8 @@ Metrics = dict[str, float]
 class Fold:
     """The labelled clips with features of a split: to train on, and to validate on."""
 
-    train: Batch
-    validation: Batch
+    train: FeatureBatch
+    validation: FeatureBatch
 
 
 @dataclass

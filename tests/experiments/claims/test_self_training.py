@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from emo_ray.config import load, override
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import FeatureBatch
 from emo_ray.experiments.claims.self_training import HEADS, Clips, hidden, self_training, taught, teach
-from emo_ray.experiments.claims.trials import World
+from emo_ray.experiments.claims.trials import World, WorldBatch
 from emo_ray.training import in_memory
 
 LABELS = ("a", "b", "c")
@@ -26,7 +26,7 @@ def batch(split, count):
     present_BM = torch.tensor([[False, True, True]] * count)
     present_BM[::15] = torch.tensor([False, False, True])
     ids = tuple(f"{split}-{i}" for i in range(count))
-    return Batch(ids, present_BM, features=features, label_B=torch.from_numpy(label_B))
+    return FeatureBatch(clip_ids=ids, present_BM=present_BM, features=features, label_B=torch.from_numpy(label_B))
 
 
 def some_known(every=13):
@@ -55,8 +55,12 @@ def test_labels_are_hidden_from_everything_that_learns(config):
     for split, count in {"train": 30, "validation": 6, "test": 6}.items():
         own = batch(split, count)
         frames = torch.randint(0, 256, (count, 2, 3, 64, 64), dtype=torch.uint8)
-        splits[split] = replace(
-            own, frames_BTCHW=frames, present_BM=own.present_BM | torch.tensor([True, False, False])
+        splits[split] = WorldBatch(
+            clip_ids=own.clip_ids,
+            present_BM=own.present_BM | torch.tensor([True, False, False]),
+            label_B=own.label_B,
+            features=own.features,
+            frames_BTCHW=frames,
         )
     world, own = World(LABELS, splits, {}), override(config, {"train.epochs": 1, "media.frames": 2})
     clips = hidden(world, own, 9)
@@ -64,7 +68,6 @@ def test_labels_are_hidden_from_everything_that_learns(config):
     assert torch.bincount(clips.pool.label_B[clips.known_B]).tolist() == [3, 3, 3]
     assert torch.equal(clips.pool.label_B[clips.known_B], splits["train"].label_B[clips.known_B])
     assert set(clips.pool.features) == {"video", "audio", "text"}
-    assert clips.pool.frames_BTCHW is None
     assert torch.equal(hidden(world, own, 9).known_B, clips.known_B)
     assert not torch.equal(hidden(world, override(own, {"seed": 1}), 9).known_B, clips.known_B)
     scores = self_training(world, own, 9)
@@ -81,11 +84,11 @@ def test_a_lesson_holds_labels_that_are_known_and_labels_that_are_given(config):
     is_known_B = torch.tensor([clip_id in known for clip_id in lesson.clip_ids])
     assert int(is_known_B.sum()) == len(known)
     assert 0 < len(lesson) - len(known) <= 3 * len(known)
-    assert set(lesson.weight_B[is_known_B].tolist()) == {1.0}
-    assert set(lesson.weight_B[~is_known_B].tolist()) == {config.train.pseudo_weight}
-    assert torch.equal(lesson.target_BK.argmax(dim=1), lesson.label_B)
-    assert bool((lesson.target_BK[~is_known_B].max(dim=1).values < 1).all())
+    assert set(lesson.soft.weight_B[is_known_B].tolist()) == {1.0}
+    assert set(lesson.soft.weight_B[~is_known_B].tolist()) == {config.train.pseudo_weight}
+    assert torch.equal(lesson.soft.target_BK.argmax(dim=1), lesson.label_B)
+    assert bool((lesson.soft.target_BK[~is_known_B].max(dim=1).values < 1).all())
     hard = taught(teacher, clips, override(config, {"train.pseudo_targets": "hard"}))
-    assert torch.equal(hard.target_BK, torch.eye(3)[hard.label_B])
+    assert torch.equal(hard.soft.target_BK, torch.eye(3)[hard.label_B])
     nothing = taught(teacher, clips, override(config, {"pseudo.policy": "fixed", "pseudo.threshold": 1.0}))
-    assert (set(nothing.clip_ids), nothing.target_BK) == (known, None)
+    assert (set(nothing.clip_ids), nothing.soft) == (known, None)

@@ -8,11 +8,10 @@ from PIL import Image
 
 from emo_ray.config import load, override
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data.batch import Batch
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic_face import face
 from emo_ray.experiments.claims import trials
-from emo_ray.experiments.claims.trials import World
+from emo_ray.experiments.claims.trials import World, WorldBatch
 from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.training.mini_clip import FILES, normalised
 
@@ -41,9 +40,9 @@ def world(config):
         }
         present_BM = torch.ones(count, 3, dtype=torch.bool)
         present_BM[::10, 0] = False
-        splits[split] = Batch(
-            tuple(f"{split}-{i}" for i in range(count)),
-            present_BM,
+        splits[split] = WorldBatch(
+            clip_ids=tuple(f"{split}-{i}" for i in range(count)),
+            present_BM=present_BM,
             frames_BTCHW=torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).contiguous(),
             features=features,
             label_B=torch.from_numpy(label),
