@@ -2,22 +2,21 @@
 
 An artefact is a folder `<root>/<kind>/<digest>` whose digest is taken over everything that decides its content. It is
 complete exactly when its `meta.json` is there, because that is written last and the folder appears by one rename.
+`artefact` is the one way to make it.
 """
 
-import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePath
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,9 +25,18 @@ _FULL_READ_BYTES = 64 * 2**20
 
 
 def digest(*parts: Any) -> str:
-    """16 hex digits over JSON-able parts; equal parts give equal digests on every machine."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    """16 hex digits over JSON-able parts and paths; equal parts give equal digests on every machine.
+
+    Raises TypeError for anything else: its text might differ between machines or hide what it holds.
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_path_text)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _path_text(value: Any) -> str:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"found {type(value).__name__}, expected JSON-able values and paths alone")
 
 
 def digest_path(path: Path) -> str:
@@ -46,6 +54,24 @@ def digest_path(path: Path) -> str:
                 stream.seek(-(2**20), os.SEEK_END)
                 seen.update(stream.read())
     return seen.hexdigest()
+
+
+def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Make the artefact in `folder` unless it is complete, and return its `meta.json`.
+
+    `fill(temporary_folder)` writes the content, and may return further entries of the meta. Of several processes that
+    need the artefact, one makes it and the others wait. Where `fill` raises, nothing is left; what a killed process
+    left is removed by the next one.
+    """
+    if not is_complete(folder):
+        with lock(folder.with_name(f".{folder.name}.lock")) as is_alone:
+            if not is_complete(folder):
+                for leftover in folder.parent.glob(f".{folder.name}-*") if is_alone else ():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                entries = dict(meta)
+                with writing(folder, entries) as temporary:
+                    entries.update(fill(temporary) or {})
+    return read_meta(folder)
 
 
 def is_complete(folder: Path) -> bool:
@@ -75,7 +101,7 @@ def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
 
 def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     """Write `meta.json` into a filled folder and rename it into place; a complete one that is there already wins."""
-    write_text(temporary / META, json.dumps(meta, indent=1, ensure_ascii=False, default=str))
+    write_text(temporary / META, json.dumps(meta, indent=1, ensure_ascii=False, default=_path_text))
     temporary.chmod(0o755)
     try:
         temporary.rename(folder)  # never replaces a folder that holds anything
@@ -108,25 +134,22 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def alone(lock: Path, most_s: float = math.inf) -> Iterator[None]:
-    """One process at a time holds this lock file; others wait. It goes with its process, however that ends.
+def lock(path: Path, timeout_s: float = -1) -> Iterator[bool]:
+    """Let one process at a time hold this lock file; others wait. The lock goes with its process, however that ends.
 
-    Raises TimeoutError after `most_s`. Where files cannot be locked, nobody waits: work is done twice, and no harm.
+    The value is whether the file is locked: where files cannot be, nobody waits, and work may be done twice, which
+    costs time and harms nothing. Raises TimeoutError after `timeout_s` (negative: never).
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    until_s = time.monotonic() + most_s
-    with lock.open("a") as stream:  # nothing is written: its time stays
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until_s:
-                    raise TimeoutError(f"{lock}: found another holder for {most_s:g} s") from None
-            except OSError:
-                break
-            time.sleep(0.1)
-        yield
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        is_locked = True
+        try:
+            stack.enter_context(filelock.FileLock(path, timeout=timeout_s, poll_interval=0.1))
+        except filelock.Timeout:
+            raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s") from None
+        except (NotImplementedError, OSError):  # a file system without locks
+            is_locked = False
+        yield is_locked
 
 
 @contextmanager

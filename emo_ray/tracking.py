@@ -24,6 +24,7 @@ _LONGEST_VALUE = 500  # MLflow refuses longer parameter values
 _LONGEST_REASON = 200  # characters of an error that a message repeats
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # that a server takes at once
 _KEY_TAG, _PARENT_TAG = "emo_ray.key", "mlflow.parentRunId"
+_DATABASE = "mlflow.db"  # in the store
 _PRIVATE = {"tracking.uri"}  # may hold credentials
 _CREDENTIALS = re.compile(r"^([\w+]+://)?([^/@]*)@")
 _SETTINGS = {
@@ -223,7 +224,7 @@ def uri(config: Config, root: Path) -> str:
     """The tracking URI: sqlite in the store unless `tracking.uri` names a server or database."""
     if config.tracking.uri is None:
         root.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{root}/mlflow.db"
+        return f"sqlite:///{root}/{_DATABASE}"
     if "://" not in config.tracking.uri:
         raise unusable(config.tracking.uri, "MLflow no longer keeps runs in plain folders")
     return config.tracking.uri
@@ -251,6 +252,11 @@ def unusable(address: str, reason: str) -> ValueError:
         f"tracking.uri: found {_shown(address)} ({reason}), expected an MLflow server that answers at "
         "http(s)://host:port, or sqlite:////path.db: start it, or leave tracking.uri out to keep runs in the store"
     )
+
+
+def is_there(config: Config, root: Path) -> bool:
+    """Whether runs that were logged before are still kept: unknown for servers, which are believed to keep them."""
+    return config.tracking.uri is not None or (root / _DATABASE).is_file()
 
 
 def command(config: Config, root: Path) -> str:

@@ -39,7 +39,7 @@ def test_a_job_answers_with_one_line_of_json(ray_session, evaluated, recipe):
     found = json.loads(as_json.stdout)
     assert len(as_json.stdout.splitlines()) == 1
     assert found["path"] == str(evaluated.path)
-    assert found["subsets"] == evaluated.report["subsets"]
+    assert found["subsets"] == evaluated.content["subsets"]
 
 
 def test_stdout_holds_the_path_of_the_answer_alone(ray_session, evaluated, recipe):
@@ -64,7 +64,7 @@ def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, rec
     (tmp_path / "raw").mkdir()
     for name, source in {"a": "clip", "b": "silent", "c": "text"}.items():
         shutil.copy(media_files[source], tmp_path / "raw" / f"{name}.mp4")
-    model = f"{tiny_config.store.root}/checkpoints/{evaluated.report['checkpoint']}"
+    model = f"{tiny_config.store.root}/checkpoints/{evaluated.content['checkpoint']}"
     words = [f"checkpoint={model}", f"data.manifest={tmp_path / 'raw'}", f"store.root={tmp_path / 'store'}", "--json"]
     result = run("predict", recipe, *words, RAY_ADDRESS=ray_session.get_runtime_context().gcs_address)
     assert result.returncode == 0, result.stderr
@@ -81,7 +81,7 @@ def test_too_much_broken_media_is_said_when_the_rest_is_labelled(
     (tmp_path / "raw").mkdir()
     for name, source in {"a": "clip", "b": "silent", "c": "text"}.items():
         shutil.copy(media_files[source], tmp_path / "raw" / f"{name}.mp4")
-    model = f"{tiny_config.store.root}/checkpoints/{evaluated.report['checkpoint']}"
+    model = f"{tiny_config.store.root}/checkpoints/{evaluated.content['checkpoint']}"
     words = [f"checkpoint={model}", f"data.manifest={tmp_path / 'raw'}", f"store.root={tmp_path / 'store'}"]
     address = {"RAY_ADDRESS": ray_session.get_runtime_context().gcs_address}
     refused = run("pseudo_label", recipe, *words, **address)

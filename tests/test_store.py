@@ -203,13 +203,13 @@ def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
     held = threading.Event()
 
     def second():
-        with store.alone(tmp_path / "a" / "lock"):
+        with store.lock(tmp_path / "a" / "lock"):
             held.set()
 
     waiting = threading.Thread(target=second)
-    with store.alone(tmp_path / "a" / "lock"):
+    with store.lock(tmp_path / "a" / "lock"):
         waiting.start()
-        with pytest.raises(TimeoutError, match="another holder"), store.alone(tmp_path / "a" / "lock", 0.0):
+        with pytest.raises(TimeoutError, match="another holder"), store.lock(tmp_path / "a" / "lock", 0.0):
             pass
         assert not held.is_set()
     waiting.join(30)

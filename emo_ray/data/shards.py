@@ -84,7 +84,7 @@ def identity(clip: Clip) -> str:
 
 def settings(config: Media, image_size: int) -> dict:
     """How clips are decoded, and the versions of the format: with the identity this decides a row's content."""
-    return {**config.model_dump(exclude={"image_size"}), "size": image_size, "version": [VERSION, media.VERSION]}
+    return {**config.deciding("shards"), "size": image_size, "version": [VERSION, media.VERSION]}
 
 
 def row(clip: Clip, config: Media, image_size: int) -> dict[str, Any]:

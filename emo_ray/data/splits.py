@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from emo_ray.config.data_settings import Data
 from emo_ray.data.manifest import Clip
@@ -47,6 +46,8 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     If no clip has a speaker, labels alone are balanced. If only some have, each of the others counts as a speaker.
     Raises ValueError where there are too few speakers or clips.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # a second, where something is cut
+
     by_speaker = any(clip.speaker is not None for clip in clips)
     groups = _groups(clips)
     labels = _balanced_labels(clips, count)
@@ -100,6 +101,8 @@ def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
 
 def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, seed: int) -> tuple[list[Clip], str]:
     """Move about `fraction` of the clips of split `source` to `target`: one fold of a stratified, grouped k-fold."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     rows = [i for i, clip in enumerate(clips) if clip.split == source]
     candidates = [clips[i] for i in rows]
     by_speaker = any(clip.speaker is not None for clip in candidates)

@@ -58,7 +58,7 @@ class Script:
 
 def digest_parts(synthetic: Synthetic) -> tuple[Any, ...]:
     """Everything that decides the corpus' content, for `store.digest`."""
-    return synthetic.model_dump(), VERSION
+    return synthetic.deciding("corpus"), VERSION
 
 
 def write_scripts(synthetic: Synthetic) -> list[Script]:

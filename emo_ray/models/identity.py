@@ -34,8 +34,9 @@ def audio_digest(config: Audio) -> str:
     """Digest of a sound encoder. Raises ValueError where there is no such model."""
     if config.encoder in OFFLINE_AUDIO:
         return store.digest("audio", config.encoder, AUDIO_VERSION)
-    settings = config.model_dump(mode="json", include={"layers", "window_s", "overlap_s", "dtype"})
-    return store.digest("audio", settings, source_digest(config.encoder, config.revision), AUDIO_VERSION)
+    return store.digest(
+        "audio", config.deciding("audio_features"), source_digest(config.encoder, config.revision), AUDIO_VERSION
+    )
 
 
 def text_digest(config: Text, readings: str | None = None) -> str:

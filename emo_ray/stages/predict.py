@@ -26,14 +26,19 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.batch import FeatureBatch, from_features
-from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models import checkpoint
+from emo_ray.models.checkpoint_files import WEIGHTS, read_config
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
-from emo_ray.stages.annotate import Readings, readings_of
+from emo_ray.reports.training import summary_table
+from emo_ray.stages.chat.readings import Readings, readings_of
+from emo_ray.stages.decoding.corpus import plan_corpus
+from emo_ray.stages.decoding.shard_plan import ShardPlan, decode_tasks
 from emo_ray.stages.encoding import external_tables
-from emo_ray.stages.encoding.actor import EncoderSpec, actor_device, encode_rows, shard_columns
-from emo_ray.stages.features import actor_pool, encoders_of, feature_folder, of_checkpoint
-from emo_ray.stages.prepare import ShardPlan, decode_tasks, plan_shards
+from emo_ray.stages.encoding.actor import actor_device, encode_rows, shard_columns
+from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_folder, of_checkpoint
+from emo_ray.stages.encoding.feature_tables import actor_pool
+from emo_ray.stages.result import Result
 
 VERSION = 2  # 2: what each modality gives alone
 UNUSABLE = "no usable modality"
@@ -55,7 +60,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Made:
+class PredictionParts:
     """One model's predictions of shard parts: their folder, and all that decides a row beside its clip."""
 
     folder: Path
@@ -63,26 +68,7 @@ class Made:
     clips_per_s: float | None  # of this run with its start; None where nothing was left to do
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """A predictions table: its folder, and how many clips were given each label, or none."""
-
-    path: Path
-    counts: dict[str, int]
-    unusable: int  # clips without any usable modality, which are given no label
-    clips_per_s: float | None  # of this run with its start; None where nothing was left to do
-
-    def summary(self) -> dict:
-        """What a user wants to know at a glance."""
-        return {
-            "clips": sum(self.counts.values()) + self.unusable,
-            "predicted": self.counts,
-            "without any usable modality": self.unusable,
-            "clips/s": self.clips_per_s and round(self.clips_per_s, 1),
-        }
-
-
-def predict(config: Config) -> Predicted:
+def predict(config: Config) -> Result:
     """Predict every clip that `config.data` names (a table, a folder of media, or a folder that prepare made).
 
     Raises ValueError where `checkpoint` is missing or no model. Clips without any usable modality get a row that says
@@ -95,42 +81,52 @@ def predict(config: Config) -> Predicted:
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
-    cluster.connect(config)
-    plan = plan_shards(config)
-    made = make_parts(config, path, plan, {clip.clip_id for clips in plan.clips_of.values() for clip in clips})
-    meta = {"kind": "predictions", **made.decides, "parts": list(plan.clips_of)}
+    plan = plan_corpus(config)
+    readings = readings_of(config, plan.clips)
+    parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, readings)
+    meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of)}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
-    if not store.is_complete(folder) or not all((folder / name).exists() for name in plan.clips_of):
+    if not all((folder / name).exists() for name in plan.clips_of):
         (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
-        *counts, unusable = _tally_of_parts(made.folder, plan.clips_of, labels).tolist()
-        about = {"counts": dict(zip(labels, counts, strict=True)), "unusable": unusable}
-        with store.writing(folder, meta | about) as temporary:
-            for name in plan.clips_of:
-                store.link_or_copy(made.folder / name, temporary / name)
-    about = store.read_meta(folder)
-    return Predicted(folder, about["counts"], about["unusable"], made.clips_per_s)
+
+    def fill(temporary: Path) -> dict[str, Any]:
+        *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, labels).tolist()
+        for name in plan.clips_of:
+            store.link_or_copy(parts.folder / name, temporary / name)
+        return {"counts": dict(zip(labels, counts, strict=True)), "unusable": unusable}
+
+    about = store.artefact(folder, meta, fill)
+    content = {
+        "clips": sum(about["counts"].values()) + about["unusable"],
+        "predicted": about["counts"],
+        "without any usable modality": about["unusable"],
+        "clips/s": parts.clips_per_s and round(parts.clips_per_s, 1),
+    }
+    counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})
+    return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")])
 
 
-def make_parts(config: Config, path: Path, plan: ShardPlan, corpus: Collection[str]) -> Made:
+def predict_parts(
+    config: Config, path: Path, plan: ShardPlan, corpus: Collection[str], readings: Readings | None
+) -> PredictionParts:
     """Predict the parts of a plan that this model has not predicted yet, each into a file of the same name.
 
     They lie in one folder for all corpora and runs of a model. `corpus` are the clip_ids that feature tables from
     elsewhere should know.
     """
-    readings = readings_of(config, [clip for clips in plan.clips_of.values() for clip in clips])
     models = load_models(config, path, readings=readings)
     for encoder in models.encoders.values():
         external_tables.check(encoder, corpus)
     decides = {
         "version": VERSION,
-        "weights": store.digest_path(path / checkpoint_files.WEIGHTS),
+        "weights": store.digest_path(path / WEIGHTS),
         "encoders": {name: encoder.digest for name, encoder in models.encoders.items()},
         "labels": models.labels,
         "shards": plan.folder.name,
     }
     folder = cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}"
-    todo = [name for name in plan.clips_of if not (folder / name).exists()]
-    return Made(folder, decides, _predict(config, models, plan, todo, folder) if todo else None)
+    missing = [name for name in plan.clips_of if not (folder / name).exists()]
+    return PredictionParts(folder, decides, _predict(config, models, plan, missing, folder) if missing else None)
 
 
 def load_models(config: Config, path: Path, device: str = "cpu", readings: Readings | None = None) -> Models:
@@ -138,10 +134,10 @@ def load_models(config: Config, path: Path, device: str = "cpu", readings: Readi
     config = of_checkpoint(config, path)
     head = checkpoint.load_fusion(path).to(device)
     # Sound or text that no training clip had cannot be used, though there is an encoder.
-    everything = encoders_of(config, path, readings)
-    encoders = {encoder.modality: encoder for encoder in everything if encoder.modality in head.project}
+    all_encoders = encoders_of(config, path, readings)
+    encoders = {encoder.modality: encoder for encoder in all_encoders if encoder.modality in head.project}
     modules = {name: cache(partial(encoder.built, device)) for name, encoder in encoders.items()}
-    return Models(path, checkpoint_files.read_config(path)[1], head, encoders, modules, device, readings)
+    return Models(path, read_config(path)[1], head, encoders, modules, device, readings)
 
 
 def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:
@@ -150,17 +146,17 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     `feature_paths` names the feature part of each modality: those that exist are read, others are encoded and not kept.
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
-    known = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
-    needed = {media for name, encoder in models.encoders.items() if name not in known for media in encoder.reads}
+    features = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
+    needed = {media for name, encoder in models.encoders.items() if name not in features for media in encoder.reads}
     table = pq.read_table(shard, columns=shard_columns(sorted(needed)))
-    batch, table = _featured(models, table, known)
+    batch, table = _with_features(models, table, features)
     predictions = _table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
     store.write_parquet(out, predictions, rows_per_group=2**12)
     return _tally(predictions["prediction"], models.labels)
 
 
-class Predict:
-    """An actor: `__call__` predicts one shard part. It holds all encoders at once, so that a clip is one pass."""
+class PredictActor:
+    """An actor that predicts shard parts. It holds all encoders at once, so that a clip is one pass."""
 
     def __init__(
         self, config: Config, path: Path, readings: Readings | None, feature_folders: Mapping[str, Path], folder: Path
@@ -169,7 +165,7 @@ class Predict:
         self.feature_folders, self.folder = feature_folders, folder
 
     def __call__(self, row: dict) -> dict:
-        """A row of `shard` (a path) to the number of its clips; a part that is there already is left alone."""
+        """Predict the part `row["shard"]` (a path), unless it is predicted, and return the number of its clips."""
         shard = Path(row["shard"])
         out = self.folder / shard.name
         if not out.exists():  # else Ray asks again because the answer was on a node that is gone
@@ -178,13 +174,14 @@ class Predict:
         return {"clips": pq.read_metadata(out).num_rows}
 
 
-def _predict(config: Config, models: Models, plan: ShardPlan, todo: Sequence[str], folder: Path) -> float:
-    """Predict these parts, in parallel and while missing shards are decoded; the clips per second."""
+def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[str], folder: Path) -> float:
+    """Predict these parts, in parallel and while missing shards are decoded; returns the clips per second."""
+    cluster.connect(config)
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
-    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in todo]
+    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in missing]
 
-    def decoded(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
+    def decode(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
         if row["task"]:
             shards.write_part(*pickle.loads(row["task"]))
         return {"shard": row["shard"]}
@@ -193,27 +190,27 @@ def _predict(config: Config, models: Models, plan: ShardPlan, todo: Sequence[str
     if tasks:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
         # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait
         # for decoding; apart, they also decode while the actors load their models.
-        dataset = dataset.map(decoded, num_cpus=0.9 * cluster.task_cpus())
-    given = config, models.path, models.readings, feature_folders, folder
-    actor = {"fn_constructor_args": given, **actor_pool(config, len(rows))}
+        dataset = dataset.map(decode, num_cpus=0.9 * cluster.task_cpus())
+    arguments = config, models.path, models.readings, feature_folders, folder
+    actor = {"fn_constructor_args": arguments, **actor_pool(config, len(rows))}
     clips = 0
-    with progress("predicting", sum(len(plan.clips_of[name]) for name in todo), "clips") as advance:
-        for row in dataset.map(Predict, **actor).iter_rows():
+    with progress("predicting", sum(len(plan.clips_of[name]) for name in missing), "clips") as advance:
+        for row in dataset.map(PredictActor, **actor).iter_rows():
             clips += row["clips"]
             advance(row["clips"])
     return clips / (time.monotonic() - start_s)
 
 
-def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) -> tuple[FeatureBatch, pa.Table]:
-    """Shard rows as a batch of features: those known, and the others as their encoders give them.
+def _with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Table]) -> tuple[FeatureBatch, pa.Table]:
+    """Shard rows as a batch of features, stored ones or as the encoders give them, and the rows with their statuses.
 
-    With the rows, whose statuses are those of the feature tables where a modality comes from such.
+    Where a modality comes from feature tables, its statuses are the tables'.
     """
     columns = table.select(["clip_id"])
     for name, encoder in models.encoders.items():
         if not encoder.wanted(table):
             continue  # nobody has it: no need to load a model
-        features = known.get(name)
+        features = stored.get(name)
         if features is None:
             features = encode_rows(encoder, models.modules[name](), table, models.device)
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
@@ -227,13 +224,13 @@ def _featured(models: Models, table: pa.Table, known: Mapping[str, pa.Table]) ->
 
 @torch.inference_mode()
 def _shown(models: Models, batch: FeatureBatch) -> dict[str, np.ndarray]:
-    """Probabilities (B, K) by column: when the head is shown what each clip has, and a single modality of that."""
+    """Probabilities (B, K) by column: of a head that is shown all that each clip has, or a single modality of it."""
     batch = batch.to(models.device)
     alone_M = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)
     masks = {TOGETHER: batch.present_BM}
     masks |= {column: batch.present_BM & alone_M[m] for m, column in enumerate(ALONE.values())}
-    shown = {column: replace(batch, present_BM=mask_BM) for column, mask_BM in masks.items()}
-    return {column: models.head(one).logits_BK.softmax(dim=-1).cpu().numpy() for column, one in shown.items()}
+    batches = {column: replace(batch, present_BM=mask_BM) for column, mask_BM in masks.items()}
+    return {column: models.head(b).logits_BK.softmax(dim=-1).cpu().numpy() for column, b in batches.items()}
 
 
 def _table(
@@ -242,11 +239,11 @@ def _table(
     """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
     usable_B, together_BK = present_BM.any(axis=1), probabilities[TOGETHER]
 
-    def where(known_B: np.ndarray, values: Iterable, kind: pa.DataType) -> pa.Array:
-        return pa.array([value if known else None for value, known in zip(values, known_B, strict=True)], kind)
+    def where(usable_B: np.ndarray, values: Iterable, kind: pa.DataType) -> pa.Array:
+        return pa.array([value if usable else None for value, usable in zip(values, usable_B, strict=True)], kind)
 
-    def listed(column: str, known_B: np.ndarray) -> pa.Array:
-        return where(known_B, probabilities[column].tolist(), pa.list_(pa.float32()))
+    def listed(column: str, usable_B: np.ndarray) -> pa.Array:
+        return where(usable_B, probabilities[column].tolist(), pa.list_(pa.float32()))
 
     columns = {
         "clip_id": shard["clip_id"],

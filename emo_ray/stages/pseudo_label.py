@@ -10,22 +10,25 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from emo_ray import cluster, store
-from emo_ray.config import Config
+from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.manifest import Clip
+from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.shards import CONTENT
-from emo_ray.progress import progress, say, show
-from emo_ray.reports import pseudo_labels
-from emo_ray.stages import teachers as answering
-from emo_ray.stages.features import of_checkpoint
-from emo_ray.stages.fitting.plan import no_folds, parts_with
+from emo_ray.progress import progress, say
+from emo_ray.reports import pseudo_labels as report_page
+from emo_ray.stages.corpus import Corpus, is_labelled, open_corpus
+from emo_ray.stages.encoding.encoders import of_checkpoint
+from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.predict import TOGETHER, UNUSABLE, load_models
-from emo_ray.stages.prepare import BAD_MEDIA, Prepared, prepare
-from emo_ray.stages.teachers import Teacher, TeacherPredictions
+from emo_ray.stages.result import Result
+from emo_ray.stages.teachers import Teacher, TeacherPredictions, calibrate, gather, predictions_of
 from emo_ray.training import pseudo_label_policies as policies
 from emo_ray.training.calibration import LEAST, MOST
 
@@ -33,24 +36,6 @@ VERSION = 1
 REPORT, REFUSED = "report.json", "refused.csv"
 _BINS = 20  # of the picture of confidences
 _FLOAT = pa.float32()
-
-
-@dataclass(frozen=True)
-class PseudoLabelled:
-    """Pseudo-labels: the folder of a round, with parts, report and lists, and the content of the report."""
-
-    path: Path
-    report: dict
-
-    def summary(self) -> dict:
-        """What a user wants to know at a glance."""
-        about = {key: self.report[key] for key in ("clips", "accepted", "reasons", "broken_media", "classes", "notes")}
-        shown = self.report["calibration"][-1]
-        return about | {"calibration_error": shown["ece"], "round": self.report["round"]}
-
-    def show(self) -> None:
-        """The tables, for people."""
-        show(pseudo_labels.tables(self.report), self.report["notes"], self.path / "report.html")
 
 
 @dataclass(frozen=True)
@@ -64,69 +49,80 @@ class Pool:
     broken: list[tuple[str, str, str]]  # clip_id, modality, status
 
 
-def pseudo_label(config: Config) -> PseudoLabelled:
-    """Pseudo-labels of the unlabelled clips of `config.data`, by `checkpoint` (and `pseudo.teachers`).
+def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
+    """Pseudo-labels of the unlabelled clips of a corpus, by `checkpoint` (and `pseudo.teachers`).
 
-    Raises ValueError where there is no model or no unlabelled clip, and, when all is done and written, where more than
-    `pseudo.max_bad_fraction` of the clips have broken media.
+    `corpus` is by default the one that `config.data` names. Raises ValueError where there is no model or no unlabelled
+    clip, and, when all is done and written, where more than `pseudo.max_bad_fraction` of the clips have broken media.
     """
     if config.checkpoint is None:
         raise ValueError(
             "found no checkpoint, expected the teacher's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
         )
-    no_folds(config)
+    check_no_folds(config)
     paths = [Path(path).absolute() for path in (config.checkpoint, *config.pseudo.teachers)]
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
     policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
-    prepared = prepare(config)
-    pool = {clip.clip_id for clip in prepared.clips if clip.split == "unlabelled"}
+    corpus = corpus or open_corpus(config, lambda clip: is_labelled(clip) or is_unlabelled(clip))
+    prepared = corpus.prepared
+    pool = {clip.clip_id for clip in prepared.clips if is_unlabelled(clip)}
     if not pool:
         raise ValueError(f"{config.data.manifest}: found no unlabelled clips, expected some to label")
-    teachers = answering.gather(config, paths, prepared, pool)
+    teachers = gather(config, paths, corpus, pool)
     folder = _folder(config, teachers, prepared)
-    parts = parts_with(prepared, pool)
+    parts = prepared.parts_with(pool)
     if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
-        _make(config, teachers, prepared, pool, folder)
-    result = PseudoLabelled(folder, json.loads((folder / REPORT).read_text(encoding="utf-8")))
-    _check_media(config, result)
-    return result
+        _write(config, teachers, prepared, pool, folder)
+    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    _check_media(config, folder, content)
+    lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]
+    return Result(folder, content, report_page.tables(content), lines)
+
+
+def is_unlabelled(clip: Clip) -> bool:
+    """Whether the clip is one that a teacher may label."""
+    return clip.split == "unlabelled"
 
 
 def _folder(config: Config, teachers: Sequence[Teacher], prepared: Prepared) -> Path:
     """Named after everything that decides a row."""
-    settings = config.pseudo.model_dump(exclude={"teachers", "max_bad_fraction", "round"})
-    decides = [[teacher.made.decides, sorted(teacher.unseen)] for teacher in teachers]
-    key = store.digest(VERSION, settings, decides, prepared.path.name)
+    decides = [[teacher.predictions.decides, sorted(teacher.unseen)] for teacher in teachers]
+    key = store.digest(VERSION, settings_of(config, "pseudo_labels"), decides, prepared.path.name)
     return cluster.store_root(config) / "pseudo_labels" / key / f"round-{config.pseudo.round}"
 
 
-def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool: Collection[str], folder: Path) -> None:
-    """Select, write the parts that are missing, then everything about them, `meta.json` last."""
+def _write(
+    config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool: Collection[str], folder: Path
+) -> None:
+    """Select, write the parts that are missing, then everything about them, `meta.json` last.
+
+    Parts stay in the folder as they come, unlike the content of other artefacts, so that a killed run keeps them.
+    """
     (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
-    teachers, about = answering.calibrate(teachers, prepared)
+    teachers, calibrations = calibrate(teachers, prepared)
     leaks = leaking(prepared, pool)
-    clips = weighed(config, teachers, parts_with(prepared, pool), pool, leaks)
+    clips = weighed(config, teachers, prepared.parts_with(pool), pool, leaks)
     labelled_K = _labelled(prepared)
     most = int(config.pseudo.max_ratio * labelled_K.sum()) if labelled_K.sum() else None
-    given = config.pseudo, clips.confidence_N, clips.prediction_N, clips.against_N, prepared.labels, most
-    reason_N, threshold_K = policies.select(*given)
+    reason_N, threshold_K = policies.select(
+        config.pseudo, clips.confidence_N, clips.prediction_N, clips.against_N, prepared.labels, most
+    )
     with progress("writing pseudo-labels", len(reason_N), "clips") as advance:
         for part, rows in clips.parts.items():
             if not (folder / part).exists():
-                table = _table(
-                    config, teachers, answering.predictions_of(teachers, part, pool), reason_N[rows], threshold_K
-                )
+                predictions = predictions_of(teachers, part, pool)
+                table = _table(config, teachers, predictions, reason_N[rows], threshold_K)
                 store.write_parquet(folder / part, table, rows_per_group=2**12)
             advance(rows.stop - rows.start)
-    report = _report(config, prepared, about, clips, reason_N, threshold_K)
+    report = _report(config, prepared, calibrations, clips, reason_N, threshold_K)
     report["notes"] += _notes(report, prepared, pool, most)
     _write_list(folder / REFUSED, ["clip_id", "reason"], sorted(leaks.items()))
     file_of = {c.clip_id: {"video": c.video, "audio": c.audio or c.video} for c in prepared.clips if c.clip_id in pool}
     broken = [(*row, file_of[row[0]].get(row[1]) or "") for row in clips.broken]
     _write_list(folder / BAD_MEDIA, ["clip_id", "modality", "status", "file"], broken)
     store.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
-    pseudo_labels.write_html(report, folder)
+    report_page.write(report, folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
     meta |= {"clips": report["clips"], "accepted": report["accepted"], "teachers": [t.digest for t in teachers]}
     store.write_text(folder / store.META, json.dumps(meta, indent=1, ensure_ascii=False))
@@ -135,8 +131,8 @@ def _make(config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool:
 def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
     """Why an unlabelled clip would tell what is in validation or test: its speaker or its content; by clip_id.
 
-    Content is the decoded frames, of clips without them the sound, so that copies, other names and other containers
-    are known again.
+    Content is the decoded frames, or the sound of clips without frames: so copies under other names and in other
+    containers are recognised.
     """
     judged = {clip.clip_id: clip.split for clip in prepared.clips if clip.split in ("validation", "test")}
     split_of = {clip.speaker: clip.split for clip in prepared.clips if clip.clip_id in judged and clip.speaker}
@@ -145,7 +141,8 @@ def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
         for clip in prepared.clips
         if clip.clip_id in pool and clip.speaker in split_of
     }
-    rows, twin_of = list(_columns(prepared.ledger, "clip_id", *CONTENT)), {}
+    rows = list(_columns(prepared.ledger, "clip_id", *CONTENT))
+    twin_of: dict[str, str] = {}  # digest of content -> the clip of validation or test that has it
     for clip_id, *digests in sorted((row for row in rows if row[0] in judged), key=lambda row: row[0]):
         for digest in filter(None, digests):
             twin_of.setdefault(digest, clip_id)
@@ -160,35 +157,45 @@ def weighed(
     config: Config, teachers: Sequence[Teacher], parts: Sequence[str], pool: Collection[str], leaks: Mapping[str, str]
 ) -> Pool:
     """What all teachers together say of the clips in `pool`, and what speaks against a clip from the start."""
-    found, slices, broken, start = [], {}, [], 0
-    with progress("weighing answers", len(pool), "clips") as advance:
+    slices: dict[str, slice] = {}
+    broken: list[tuple[str, str, str]] = []
+    columns, start = [], 0
+    with progress("weighing predictions", len(pool), "clips") as advance:
         for part in parts:
-            own = answering.predictions_of(teachers, part, pool)
-            ids = own.table["clip_id"].to_pylist()
-            found.append((own.confidence_B, own.prediction_B.astype(np.int16), _against(config, own, ids, leaks)))
+            predictions = predictions_of(teachers, part, pool)
+            ids = predictions.table["clip_id"].to_pylist()
+            against_B = _against(config, predictions, ids, leaks)
+            columns.append((predictions.confidence_B, predictions.prediction_B.astype(np.int16), against_B))
             for name in MODALITIES:
-                statuses = zip(ids, own.table[f"{name}_status"].to_pylist(), strict=True)
+                statuses = zip(ids, predictions.table[f"{name}_status"].to_pylist(), strict=True)
                 broken += [(clip_id, name, status) for clip_id, status in statuses if _is_broken(status)]
-            slices[part] = slice(start, start := start + len(ids))
+            slices[part] = slice(start, start + len(ids))
+            start += len(ids)
             advance(len(ids))
-    return Pool(slices, *(np.concatenate(columns) for columns in zip(*found, strict=True)), broken)
+    confidence_N, prediction_N, against_N = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Pool(slices, confidence_N, prediction_N, against_N, broken)
 
 
-def _against(config: Config, own: TeacherPredictions, ids: Sequence[str], leaks: Mapping[str, str]) -> np.ndarray:
-    """What speaks against each of these clips, or None; of several reasons the last found here."""
-    agree_B = policies.teachers_agree(own.votes_TB, own.prediction_B, config.pseudo.agreement)
-    same_B = policies.modalities_agree(own.votes_MB, own.prediction_B, config.pseudo.agreeing_modalities)
+def _against(
+    config: Config, predictions: TeacherPredictions, ids: Sequence[str], leaks: Mapping[str, str]
+) -> np.ndarray:
+    """What speaks against each of these clips, or None; of several reasons the last one that is checked here."""
+    prediction_B = predictions.prediction_B
+    teachers_agree_B = policies.teachers_agree(predictions.votes_TB, prediction_B, config.pseudo.agreement)
+    modalities_agree_B = policies.modalities_agree(
+        predictions.votes_MB, prediction_B, config.pseudo.agreeing_modalities
+    )
     against_B = np.full(len(ids), None, object)
-    against_B[~same_B] = policies.MODALITIES_DISAGREE
-    against_B[~agree_B] = policies.DISAGREE
-    against_B[own.prediction_B < 0] = UNUSABLE
+    against_B[~modalities_agree_B] = policies.MODALITIES_DISAGREE
+    against_B[~teachers_agree_B] = policies.DISAGREE
+    against_B[prediction_B < 0] = UNUSABLE
     for row, clip_id in enumerate(ids):
         against_B[row] = leaks.get(clip_id, against_B[row])
     return against_B
 
 
 def _is_broken(status: str) -> bool:
-    """Not what was never there, such as the sound of a silent film."""
+    """Whether media are damaged or gone; what never existed, such as the sound of a silent film, is not broken."""
     return "corrupt" in status or status == "missing: no such file"
 
 
@@ -199,29 +206,32 @@ def _labelled(prepared: Prepared) -> np.ndarray:
 
 
 def _table(
-    config: Config, teachers: Sequence[Teacher], own: TeacherPredictions, reason_B: np.ndarray, threshold_K: np.ndarray
-) -> pa.Table:
+    config: Config, teachers: Sequence[Teacher], predictions: TeacherPredictions, reason_B: np.ndarray,
+    threshold_K: np.ndarray,
+) -> pa.Table:  # fmt: skip
     """A row a clip: the columns of its predictions, as all teachers give them, and what became of it.
 
-    `confidence` is that of the calibrated probabilities, which is compared with the threshold.
+    `confidence` is the calibrated probability of the predicted class, which is compared with the threshold.
     """
-    labels, prediction_B = teachers[0].made.decides["labels"], own.prediction_B
+    labels, prediction_B = teachers[0].labels, predictions.prediction_B
     usable_B = prediction_B >= 0
 
     def listed(values_BK: np.ndarray) -> pa.Array:
         known = ~np.isnan(values_BK).any(axis=1)
         return pa.array([v if k else None for v, k in zip(values_BK.tolist(), known, strict=True)], pa.list_(_FLOAT))
 
+    votes_of = dict(zip(MODALITIES, predictions.votes_MB, strict=True))
     changed = {
-        **{f"has_{name}": pa.array(votes_B >= 0) for name, votes_B in zip(MODALITIES, own.votes_MB, strict=True)},
+        **{f"has_{name}": pa.array(votes_B >= 0) for name, votes_B in votes_of.items()},
         "status": pa.array(["ok" if usable else UNUSABLE for usable in usable_B]),
-        TOGETHER: listed(own.probability_BK),
+        TOGETHER: listed(predictions.probability_BK),
         "prediction": pa.array([labels[k] if k >= 0 else None for k in prediction_B], pa.string()),
-        "confidence": pa.array(own.confidence_B, _FLOAT, mask=~usable_B),
-        **{column: listed(values_BK) for column, values_BK in own.alone_BK.items()},
+        "confidence": pa.array(predictions.confidence_B, _FLOAT, mask=~usable_B),
+        **{column: listed(values_BK) for column, values_BK in predictions.alone_BK.items()},
     }
-    columns = {name: changed.get(name, own.table[name]) for name in own.table.column_names} | {
-        "calibrated": listed(own.calibrated_BK),
+    table = predictions.table
+    columns = {name: changed.get(name, table[name]) for name in table.column_names} | {
+        "calibrated": listed(predictions.calibrated_BK),
         "accepted": pa.array(np.equal(reason_B, None).astype(bool)),
         "reason": pa.array(reason_B.tolist(), pa.string()),
         "threshold": pa.array(threshold_K[prediction_B], _FLOAT, mask=~usable_B),
@@ -232,9 +242,10 @@ def _table(
 
 
 def _report(
-    config: Config, prepared: Prepared, about: list[dict], clips: Pool, reason_N: np.ndarray, threshold_K: np.ndarray
-) -> dict:
-    """What pseudo_report draws."""
+    config: Config, prepared: Prepared, calibrations: list[dict], clips: Pool, reason_N: np.ndarray,
+    threshold_K: np.ndarray,
+) -> dict[str, Any]:  # fmt: skip
+    """The content of report.json: see `reports.pseudo_labels`."""
     accepted_N, usable_N = np.equal(reason_N, None).astype(bool), clips.prediction_N >= 0
     classes, edges = len(prepared.labels), np.linspace(0, 1, _BINS + 1)
     counts = {
@@ -251,12 +262,12 @@ def _report(
         "accepted": int(accepted_N.sum()),
         "reasons": dict(Counter(_kind(reason) for reason in reason_N if reason is not None).most_common()),
         "thresholds": dict(zip(prepared.labels, map(float, threshold_K), strict=True)),
-        "classes": {name: dict(zip(prepared.labels, own.tolist(), strict=True)) for name, own in counts.items()},
+        "classes": {name: dict(zip(prepared.labels, n_K.tolist(), strict=True)) for name, n_K in counts.items()},
         "drift": dict(zip(prepared.labels, policies.drift(counts["labelled"], counts["accepted"]), strict=True)),
-        "calibration": about,
+        "calibration": calibrations,
         "confidence": {
             "edges": edges.tolist(),
-            **{name: np.histogram(clips.confidence_N[own_N], edges)[0].tolist() for name, own_N in groups.items()},
+            **{name: np.histogram(clips.confidence_N[rows_N], edges)[0].tolist() for name, rows_N in groups.items()},
         },
         "broken_media": len({clip_id for clip_id, *_ in clips.broken}),
         "notes": list(prepared.notes),
@@ -271,17 +282,18 @@ def _kind(reason: str) -> str:
 
 def _notes(report: dict, prepared: Prepared, pool: Collection[str], most: int | None) -> list[str]:
     notes = []
-    for own in report["calibration"]:
-        if own["n"] == 0:
-            notes.append(f"{own['checkpoint']}: no labelled validation clip to calibrate it on; its temperature is 1")
-        elif not 1.01 * LEAST < own.get("temperature", 1.0) < 0.99 * MOST:
-            notes.append(f"{own['checkpoint']}: its temperature is the last one tried; {own['n']} clips may be too few")
-    for label, what in report["drift"].items():
-        if what:
+    for change in report["calibration"]:
+        name, clips = change["checkpoint"], change["n"]
+        if clips == 0:
+            notes.append(f"{name}: no labelled validation clip to calibrate it on; its temperature is 1")
+        elif not 1.01 * LEAST < change.get("temperature", 1.0) < 0.99 * MOST:
+            notes.append(f"{name}: its temperature is the last one tried; {clips} clips may be too few")
+    for label, drift in report["drift"].items():
+        if drift:
             counts = report["classes"]
-            shares = [counts[k][label] / sum(counts[k].values()) for k in ("accepted", "labelled")]
-            found = f"{100 * shares[0]:.1f} % of the accepted clips and {100 * shares[1]:.1f} % of the labelled ones"
-            notes.append(f"warning: {label!r} {what}: {found} (see pseudo.policy)")
+            accepted, labelled = (counts[k][label] / sum(counts[k].values()) for k in ("accepted", "labelled"))
+            shares = f"{100 * accepted:.1f} % of the accepted clips and {100 * labelled:.1f} % of the labelled ones"
+            notes.append(f"warning: {label!r} {drift}: {shares} (see pseudo.policy)")
     if not report["accepted"]:
         notes.append("warning: no clip was accepted: see the reasons, and pseudo.floor or pseudo.threshold")
     if most is None:
@@ -301,15 +313,15 @@ def _write_list(path: Path, header: Sequence[str], rows: Collection[Sequence[str
         csv.writer(stream).writerows([header, *rows])
 
 
-def _check_media(config: Config, result: PseudoLabelled) -> None:
+def _check_media(config: Config, folder: Path, report: dict[str, Any]) -> None:
     """Say how many clips have broken media. Raises ValueError where they are too many."""
-    broken, clips = result.report["broken_media"], result.report["clips"]
+    broken, clips = report["broken_media"], report["clips"]
     if not broken:
         return
-    found = f"{broken} of {clips} unlabelled clips have broken media (listed in {result.path / BAD_MEDIA})"
+    sentence = f"{broken} of {clips} unlabelled clips have broken media (listed in {folder / BAD_MEDIA})"
     if broken > config.pseudo.max_bad_fraction * clips:
         raise ValueError(
-            f"found {found}, expected at most {100 * config.pseudo.max_bad_fraction:g} %: mend them, or raise "
-            f"pseudo.max_bad_fraction; the pseudo-labels of all others are in {result.path}"
+            f"found {sentence}, expected at most {100 * config.pseudo.max_bad_fraction:g} %: mend them, or raise "
+            f"pseudo.max_bad_fraction; the pseudo-labels of all others are in {folder}"
         )
-    say(found)
+    say(sentence)

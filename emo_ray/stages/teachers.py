@@ -13,27 +13,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emo_ray.config import Config, override
-from emo_ray.models import checkpoint_files
-from emo_ray.stages.features import of_checkpoint
-from emo_ray.stages.fitting.plan import parts_with
-from emo_ray.stages.predict import ALONE, TOGETHER, Made, load_models, make_parts
-from emo_ray.stages.prepare import Prepared, plan_some_parts
+from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.models.checkpoint_files import SEEN
+from emo_ray.stages.corpus import Corpus, for_config
+from emo_ray.stages.decoding.shard_plan import plan_some_parts
+from emo_ray.stages.encoding.encoders import of_checkpoint
+from emo_ray.stages.predict import ALONE, TOGETHER, PredictionParts, load_models, predict_parts
 from emo_ray.training import calibration
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model whose predictions are made, and the labelled clips that it may be calibrated on (class by clip_id)."""
+    """A model whose predictions are made, and the labelled clips that it may be calibrated on."""
 
     path: Path
-    made: Made
-    unseen: dict[str, int]
+    predictions: PredictionParts
+    unseen: LabelOf
     temperature: float = 1.0
 
     @property
     def digest(self) -> str:
-        """Of its weights."""
-        return self.made.decides["weights"]
+        """The digest of its weights."""
+        return self.predictions.decides["weights"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its classes, in the order of its probabilities."""
+        return self.predictions.decides["labels"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class TeacherPredictions:
 
     @property
     def confidence_B(self) -> np.ndarray:
-        """Its calibrated probability."""
+        """The calibrated probability of the likeliest class."""
         return self.calibrated_BK.max(axis=1)
 
     @property
@@ -62,18 +68,21 @@ class TeacherPredictions:
         return np.stack([votes(alone_BK) for alone_BK in self.alone_BK.values()])
 
 
-def gather(config: Config, paths: Sequence[Path], prepared: Prepared, pool: Collection[str]) -> list[Teacher]:
+def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collection[str]) -> list[Teacher]:
     """The models in these folders as teachers of the clips in `pool`; missing predictions are made.
 
     `config` is the first one's own. Raises ValueError where others know other classes.
     """
-    corpus = {clip.clip_id for clip in prepared.clips}
-    teachers = []
+    prepared, teachers = corpus.prepared, []
+    clip_ids = {clip.clip_id for clip in prepared.clips}
     for path in paths:
-        own = _config_of(config, path, prepared.labels)
+        teacher_config = _config_of(config, path, prepared.labels)
         unseen = _unseen(prepared, path)
-        parts = parts_with(prepared, {*pool, *unseen})
-        teachers.append(Teacher(path, make_parts(own, path, plan_some_parts(own, prepared, parts), corpus), unseen))
+        needed = {*pool, *unseen}
+        plan = plan_some_parts(teacher_config, prepared, prepared.parts_with(needed))
+        corpus = for_config(corpus, teacher_config, {clip.clip_id for clip in plan.clips})
+        readings = corpus.readings_for({clip.clip_id for clip in plan.clips})
+        teachers.append(Teacher(path, predict_parts(teacher_config, path, plan, clip_ids, readings), unseen))
     return teachers
 
 
@@ -83,36 +92,46 @@ def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Tea
     After them one for the mean of them all, on the clips that none was trained on, where there are several teachers and
     such clips. `reliability` of each holds the bins before and after.
     """
-    fitted, about, known = [], [], []
+    calibrated: list[Teacher] = []
+    changes: list[dict] = []
+    before_of: list[dict[str, np.ndarray]] = []  # for each teacher, clip_id -> probabilities (K,)
+    after_of: list[dict[str, np.ndarray]] = []
     for teacher in teachers:
-        ids, probability_BK = _read(teacher, parts_with(prepared, teacher.unseen), teacher.unseen)
+        ids, probability_BK = _read(teacher, prepared.parts_with(teacher.unseen), teacher.unseen)
         label_B = np.array([teacher.unseen[clip_id] for clip_id in ids], int)
         temperature = calibration.fit_temperature(probability_BK, label_B)
-        fitted.append(replace(teacher, temperature=temperature))
+        calibrated.append(replace(teacher, temperature=temperature))
         after_BK = calibration.calibrated(probability_BK, temperature)
-        own = {"checkpoint": teacher.path.name, "digest": teacher.digest, "temperature": temperature}
-        about.append(own | _change(probability_BK, after_BK, label_B))
-        known.append((dict(zip(ids, probability_BK, strict=True)), dict(zip(ids, after_BK, strict=True))))
-    common = sorted(set.intersection(*(set(before) for before, _ in known)))
+        about = {"checkpoint": teacher.path.name, "digest": teacher.digest, "temperature": temperature}
+        changes.append(about | _change(probability_BK, after_BK, label_B))
+        before_of.append(dict(zip(ids, probability_BK, strict=True)))
+        after_of.append(dict(zip(ids, after_BK, strict=True)))
+    common = sorted(set.intersection(*(set(before) for before in before_of)))
     if len(teachers) > 1 and common:
         label_B = np.array([teachers[0].unseen[clip_id] for clip_id in common])
-        means = [mean(np.array([[one[which][i] for i in common] for one in known])) for which in (0, 1)]
-        about.append({"checkpoint": "the mean of all"} | _change(*means, label_B))
-    return fitted, about
+        before_BK, after_BK = (
+            mean(np.array([[probabilities[clip_id] for clip_id in common] for probabilities in each]))
+            for each in (before_of, after_of)
+        )
+        changes.append({"checkpoint": "the mean of all"} | _change(before_BK, after_BK, label_B))
+    return calibrated, changes
 
 
 def predictions_of(teachers: Sequence[Teacher], part: str, pool: Collection[str]) -> TeacherPredictions:
     """What the teachers say of the rows of a part that are in `pool`."""
-    tables = [pq.read_table(teacher.made.folder / part) for teacher in teachers]
+    tables = [pq.read_table(teacher.predictions.folder / part) for teacher in teachers]
     rows = pa.array([clip_id in pool for clip_id in tables[0]["clip_id"].to_pylist()])
     tables = [table.filter(rows) for table in tables]
     assert all(table["clip_id"].equals(tables[0]["clip_id"]) for table in tables), f"{part}: teachers differ in rows"
-    classes = len(teachers[0].made.decides["labels"])
-    each = [matrix(table[TOGETHER], classes) for table in tables]
-    sure = [calibration.calibrated(own, teacher.temperature) for own, teacher in zip(each, teachers, strict=True)]
-    alone = {c: mean(np.stack([matrix(table[c], classes) for table in tables])) for c in ALONE.values()}
-    votes_TB = np.stack([votes(own_BK) for own_BK in each])
-    return TeacherPredictions(tables[0], mean(np.stack(each)), mean(np.stack(sure)), alone, votes_TB)
+    classes = len(teachers[0].labels)
+    each_BK = [matrix(table[TOGETHER], classes) for table in tables]
+    calibrated_BK = [
+        calibration.calibrated(values_BK, teacher.temperature)
+        for values_BK, teacher in zip(each_BK, teachers, strict=True)
+    ]
+    alone_BK = {c: mean(np.stack([matrix(table[c], classes) for table in tables])) for c in ALONE.values()}
+    votes_TB = np.stack([votes(values_BK) for values_BK in each_BK])
+    return TeacherPredictions(tables[0], mean(np.stack(each_BK)), mean(np.stack(calibrated_BK)), alone_BK, votes_TB)
 
 
 def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:
@@ -123,7 +142,7 @@ def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:
 
 
 def mean(values_TBK: np.ndarray) -> np.ndarray:
-    """Over those of T that are no NaN; (B, K)."""
+    """The mean over T of the values that are no NaN; (B, K)."""
     known_TB = ~np.isnan(values_TBK).any(axis=2)
     count_B1 = known_TB.sum(axis=0)[:, None].astype(np.float32)
     unknown_BK = np.full(values_TBK.shape[1:], np.nan, np.float32)
@@ -137,24 +156,24 @@ def votes(values_BK: np.ndarray) -> np.ndarray:
 
 def _config_of(config: Config, path: Path, labels: Sequence[str]) -> Config:
     """A teacher's own config on the parts of the first."""
-    own = of_checkpoint(config, path)
-    theirs = load_models(own, path).labels
-    if theirs != tuple(labels):
+    teacher_config = of_checkpoint(config, path)
+    teacher_labels = load_models(teacher_config, path).labels
+    if teacher_labels != tuple(labels):
         raise ValueError(
-            f"pseudo.teachers: found the classes {', '.join(theirs)} in {path}, expected {', '.join(labels)}: teachers "
-            "of one ensemble know the same classes in the same order"
+            f"pseudo.teachers: found the classes {', '.join(teacher_labels)} in {path}, expected {', '.join(labels)}: "
+            "teachers of one ensemble know the same classes in the same order"
         )
-    return override(own, {"media.clips_per_part": config.media.clips_per_part})
+    return override(teacher_config, {"media.clips_per_part": config.media.clips_per_part})
 
 
-def _unseen(prepared: Prepared, path: Path) -> dict[str, int]:
-    """The labelled clips that a model was not trained on, those of test left alone; class by clip_id.
+def _unseen(prepared: Prepared, path: Path) -> LabelOf:
+    """The labelled clips that a model was not trained on, those of test left alone.
 
-    Those are of the validation split, its own where it was trained with another.
+    These are clips of the validation split: of its own where it was trained with another one.
     """
-    seen = path / checkpoint_files.SEEN
+    seen = path / SEEN
     split_of = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else {}
-    index = {label: i for i, label in enumerate(prepared.labels)}
+    index = {label: k for k, label in enumerate(prepared.labels)}
     return {
         clip.clip_id: index[clip.label]
         for clip in prepared.clips
@@ -164,29 +183,34 @@ def _unseen(prepared: Prepared, path: Path) -> dict[str, int]:
     }
 
 
-def _read(teacher: Teacher, parts: Iterable[str], wanted: Mapping[str, int]) -> tuple[list[str], np.ndarray]:
-    """The wanted clips that it has predicted, and their probabilities (B, K)."""
-    ids, found, classes = [], [], len(teacher.made.decides["labels"])
+def _read(teacher: Teacher, parts: Iterable[str], label_of: Mapping[str, int]) -> tuple[list[str], np.ndarray]:
+    """The clips of `label_of` that a teacher has predicted, and their probabilities (B, K)."""
+    classes = len(teacher.labels)
+    ids: list[str] = []
+    probabilities = [np.zeros((0, classes), np.float32)]
     for part in parts:
-        table = pq.read_table(teacher.made.folder / part, columns=["clip_id", TOGETHER])
-        own_B = np.array([clip_id in wanted for clip_id in table["clip_id"].to_pylist()], bool)
-        table = table.filter(pa.array(own_B & table[TOGETHER].is_valid().to_numpy()))
+        table = pq.read_table(teacher.predictions.folder / part, columns=["clip_id", TOGETHER])
+        chosen_B = np.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()], bool)
+        table = table.filter(pa.array(chosen_B & table[TOGETHER].is_valid().to_numpy()))
         ids += table["clip_id"].to_pylist()
-        found.append(matrix(table[TOGETHER], classes))
-    return ids, np.concatenate([np.zeros((0, classes), np.float32), *found])
+        probabilities.append(matrix(table[TOGETHER], classes))
+    return ids, np.concatenate(probabilities)
 
 
 def _change(before_BK: np.ndarray, after_BK: np.ndarray, label_B: np.ndarray) -> dict:
     """What calibration did; None where there were no clips to see it on."""
-    bins = {name: calibration.reliability(p, label_B) for name, p in (("before", before_BK), ("after", after_BK))}
-    nll = {"before": before_BK, "after": after_BK}
+    probabilities = {"before": before_BK, "after": after_BK}
+    bins = {name: calibration.reliability(values_BK, label_B) for name, values_BK in probabilities.items()}
     return {
         "n": len(label_B),
-        "ece": {name: _number(own.error) for name, own in bins.items()},
-        "nll": {name: _number(calibration.negative_log_likelihood(p, label_B)) for name, p in nll.items()},
+        "ece": {name: _number(reliability.error) for name, reliability in bins.items()},
+        "nll": {
+            name: _number(calibration.negative_log_likelihood(values_BK, label_B))
+            for name, values_BK in probabilities.items()
+        },
         "reliability": {
-            name: {key: [_number(v) for v in values.tolist()] for key, values in asdict(own).items()}
-            for name, own in bins.items()
+            name: {key: [_number(v) for v in values.tolist()] for key, values in asdict(reliability).items()}
+            for name, reliability in bins.items()
         },
     }
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,10 +180,11 @@ def few_labels(ray_session, tiny_config, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few_teacher(few_labels):
-    """The model of its labelled clips alone."""
-    from emo_ray.stages.train import train
+    """The model of its labelled clips alone: `path`, `corpus` and `prepared`."""
+    from emo_ray.stages.train import train_model
 
-    return train(few_labels)
+    path, corpus = train_model(few_labels)
+    return SimpleNamespace(path=path, corpus=corpus, prepared=corpus.prepared)
 
 
 @pytest.fixture(scope="session")

@@ -20,15 +20,25 @@ from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.stages.annotate import annotate, readings_of
+from emo_ray.stages.annotate import annotate
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import FINAL
+from emo_ray.stages.chat.readings import readings_of
+from emo_ray.stages.decoding.corpus import plan_corpus
 from emo_ray.stages.encoding.actor import encode_rows
-from emo_ray.stages.features import features, frozen_encoders, of_checkpoint
+from emo_ray.stages.encoding.encoders import frozen_encoders, of_checkpoint
+from emo_ray.stages.features import features
 from emo_ray.stages.predict import predict
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 KEY = "sk-never-to-be-written-anywhere"  # conftest's
+
+
+def ask(config):
+    """The readings that `annotate` shows."""
+    return readings_of(config, plan_corpus(config).clips)
+
+
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "annotate.py"
 
 
@@ -59,24 +69,24 @@ def test_every_transcript_is_asked_about_once_over_clips_and_runs(chat, config_o
     texts = {"a": "say hello", "b": "say hello", "c": "empty words", "silent": "", "blank": "  "}
     server = chat()
     config = config_of(server, texts)
-    first = annotate(config)
+    first = ask(config)
     rows = rows_of(first)
     assert list(rows) == ["a", "b", "c"]
     assert rows["a"] == rows["b"] | {"clip_id": "a"}
     assert (rows["a"]["reading"], rows["a"]["status"]) == ("They mean: say hello", "ok")
     assert (rows["c"]["reading"], rows["c"]["status"]) == (None, "empty")
     assert rows["a"]["digest"] == answer_log.digest(config.annotate, "say hello")
-    assert first.summary() == {
+    assert first.content() == {
         **{"clips": 3, "transcripts": 2, "statuses": {"ok": 2, "empty": 1}, "requests": 2, "tokens": 30}
     }
-    again = annotate(config)
-    assert (again.path, again.digest, again.used.requests) == (first.path, first.digest, 0)
-    more = annotate(config_of(server, texts | {"d": "say more"}))
-    assert (more.used.requests, more.digest) == (1, first.digest)
+    again = ask(config)
+    assert (again.path, again.digest, again.usage.requests) == (first.path, first.digest, 0)
+    more = ask(config_of(server, texts | {"d": "say more"}))
+    assert (more.usage.requests, more.digest) == (1, first.digest)
     assert len(rows_of(more)) == 4
     assert set(server.answered.values()) == {1}
-    other = annotate(override(config, {"annotate.language": "French"}))
-    assert (other.used.requests, other.path.parent == first.path.parent) == (3, False)
+    other = ask(override(config, {"annotate.language": "French"}))
+    assert (other.usage.requests, other.path.parent == first.path.parent) == (3, False)
 
 
 def test_two_hundred_transcripts_faults_a_kill_and_a_budget(chat, config_of, ray_session, tmp_path):
@@ -93,11 +103,11 @@ def test_two_hundred_transcripts_faults_a_kill_and_a_budget(chat, config_of, ray
     with max(folder.glob("answers-*.jsonl")).open("ab") as torn:
         torn.write(b'{"digest": "')
 
-    short = annotate(override(config, {"annotate.max_requests": 40}))
-    assert sum(server.asked.values()) - sent == short.used.requests == 40
+    short = ask(override(config, {"annotate.max_requests": 40}))
+    assert sum(server.asked.values()) - sent == short.usage.requests == 40
     assert sum(short.statuses.values()) == 200
     assert short.statuses["budget"] > 0
-    whole = annotate(config)
+    whole = ask(config)
     assert whole.statuses == {"ok": 200}
     rows = rows_of(whole)
     assert {row["reading"] for row in rows.values()} == {f"They mean: say {i}" for i in range(200)}
@@ -107,7 +117,7 @@ def test_two_hundred_transcripts_faults_a_kill_and_a_budget(chat, config_of, ray
     assert not {answer_log.digest(config.annotate, words) for words in twice} & kept.keys()
     assert twice <= at_kill.keys(), "no answer that reached a living run was asked for again"
     before = sum(server.asked.values())
-    assert annotate(config).path == whole.path
+    assert ask(config).path == whole.path
     assert sum(server.asked.values()) == before
     assert short.digest != whole.digest
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -138,15 +148,15 @@ def killed_in_the_middle(server, config, ray_session, tmp_path):
 def test_what_failed_is_asked_again_by_the_next_run(chat, config_of, capsys):
     server = chat(script=[(503, {}, "{}")] * 4)
     config = config_of(server, {"a": "say a", "b": "say b"}, max_attempts=2)
-    failed = annotate(config)
+    failed = ask(config)
     assert failed.statuses == {"error": 2}
     assert rows_of(failed)["a"]["status"].startswith("error: Error code: 503")
     assert "2 of 2 transcripts have no answer yet" in capsys.readouterr().err
-    assert annotate(config).statuses == {"ok": 2}
+    assert ask(config).statuses == {"ok": 2}
 
 
 def test_without_an_endpoint_it_says_what_is_missing(tiny_config):
-    with pytest.raises(ValueError, match=r"found no annotate\.url, expected .*OPENAI_API_KEY"):
+    with pytest.raises(ValueError, match=r"annotate\.url.*OPENAI_API_KEY"):
         annotate(tiny_config)
 
 
@@ -186,14 +196,14 @@ def test_features_are_of_transcripts_with_their_readings(chat, config_of):
     bare, partly = rows_encoded(alone, texts), rows_encoded(part, texts)
     assert sum(np.array_equal(partly[clip_id], bare[clip_id]) for clip_id in texts) == 8, "no answer, no reading"
     more = readings_of(config, [*clips, Clip("new", text="say something new")])
-    assert (more.used.requests, frozen_encoders(config, more)[1].digest) == (1, encoder.digest)
+    assert (more.usage.requests, frozen_encoders(config, more)[1].digest) == (1, encoder.digest)
 
 
 def test_the_features_job_makes_readings_and_uses_them(chat, config_of):
     texts = {"a": "say a", "b": "say b", "none": ""}
     server = chat()
     config = config_of(server, texts)
-    table = pq.read_table(next(features(config).folders["text"].glob("part-*")))
+    table = pq.read_table(next(Path(features(config).content["text"]).glob("part-*")))
     found = dict(zip(table["clip_id"].to_pylist(), table["feature"].to_pylist(), strict=True))
     for name in ("a", "b"):
         expected = encoded(config, texts[name], f"They mean: {texts[name]}")
@@ -269,13 +279,13 @@ def test_a_real_server_reads_transcripts(config_of, tmp_path):
         there = SimpleNamespace(url=f"http://127.0.0.1:{port}/v1")
         texts = {f"clip {i}": f"i am {'happy' if i % 2 else 'sad'} {'so ' * i}" for i in range(12)}
         config = config_of(there, texts, model=str(folder), timeout_s=60.0, concurrency=4, max_answer_tokens=6)
-        found = annotate(config)
+        found = ask(config)
         rows = rows_of(found)
         assert set(found.statuses) <= set(FINAL), found.statuses
-        assert found.used.requests == len(rows) == 12
+        assert found.usage.requests == len(rows) == 12
         assert all(row["prompt_tokens"] > 4 and 1 <= row["answer_tokens"] <= 6 for row in rows.values())
         assert all(len(row["reading"].split()) == 6 and row["status"] == "cut" for row in rows.values())
-        assert annotate(config).used.requests == 0
+        assert ask(config).usage.requests == 0
     finally:
         server.terminate()
         server.wait(30)

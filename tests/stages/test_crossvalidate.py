@@ -19,9 +19,10 @@ from emo_ray.data import manifest, splits
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.crossvalidate import crossvalidate, held_out
-from emo_ray.stages.evaluate import EVERYTHING, PREDICTIONS
+from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.train import train
 from emo_ray.training.in_memory import fit_head, one_thread
+from emo_ray.training.scoring import EVERYTHING
 
 WIDTHS = {"video": 60, "audio": 80, "text": 50}
 CLASSES = ("angry", "happy", "neutral", "sad")
@@ -117,7 +118,7 @@ def crossvalidated(corpus):
 
 
 def test_every_number_follows_from_the_predictions(crossvalidated):
-    report, table = crossvalidated.report, pq.read_table(crossvalidated.path / PREDICTIONS)
+    report, table = crossvalidated.content, pq.read_table(crossvalidated.path / PREDICTIONS)
     labels = json.loads(table.schema.metadata[b"labels"])
     truth = np.array([labels.index(name) for name in table["label"].to_pylist()])
     fold_B = table["fold"].to_numpy()
@@ -139,7 +140,7 @@ def test_every_number_follows_from_the_predictions(crossvalidated):
 
 
 def test_speakers_stay_apart(crossvalidated):
-    people = [speaker for fold in crossvalidated.report["folds"] for speaker in fold["speakers"]]
+    people = [speaker for fold in crossvalidated.content["folds"] for speaker in fold["speakers"]]
     assert sorted(people) == sorted({f"s{i}" for i in range(9)})
 
 
@@ -150,12 +151,12 @@ def test_the_page_and_the_terminal_show_the_folds(crossvalidated, capsys):
     crossvalidated.show()
     shown = capsys.readouterr().err
     assert all(f"{score} fold by fold" in shown for score in ("WAF", "accuracy", "UAR"))
-    assert any("2 heads" in note for note in crossvalidated.report["notes"])
+    assert any("2 heads" in note for note in crossvalidated.content["notes"])
 
 
 def test_a_second_run_trains_nothing(crossvalidated, corpus):
     assert crossvalidate(corpus).path == crossvalidated.path
-    assert crossvalidate(corpus).report == crossvalidated.report
+    assert crossvalidate(corpus).content == crossvalidated.content
 
 
 def test_what_cannot_be_had_is_one_clear_message(corpus):

@@ -12,8 +12,8 @@ from sklearn.metrics import f1_score, recall_score
 from emo_ray.config import override
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import manifest
+from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, evaluate
-from emo_ray.stages.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -32,12 +32,12 @@ def test_every_number_follows_from_the_predictions(evaluated):
     table = pq.read_table(evaluated.path / PREDICTIONS)
     labels = json.loads(table.schema.metadata[b"labels"])
     truth = np.array([labels.index(name) for name in table["label"].to_pylist()])
-    assert len(table) == evaluated.report["n_clips"] == 24
+    assert len(table) == evaluated.content["n_clips"] == 24
     for name, modalities in SUBSETS.items():
         rows = np.all([table[f"has_{m}"].to_numpy() for m in modalities], axis=0)
         probabilities = np.array(table[f"p_{name}"].to_pylist())
         assert probabilities.sum(axis=1) == pytest.approx(np.ones(24), abs=1e-5)
-        guess, found = probabilities.argmax(axis=1)[rows], evaluated.report["subsets"][name]
+        guess, found = probabilities.argmax(axis=1)[rows], evaluated.content["subsets"][name]
         assert found["n"] == rows.sum()
         assert found["accuracy"] == pytest.approx((guess == truth[rows]).mean())
         assert found["waf"] == pytest.approx(f1_score(truth[rows], guess, average="weighted", zero_division=0))
@@ -57,24 +57,24 @@ def test_a_subset_hides_the_other_modalities(evaluated):
 
 
 def test_a_checkpoint_is_measured_with_its_own_settings(evaluated, tiny_config):
-    model = next((Path(tiny_config.store.root) / "checkpoints").glob(evaluated.report["checkpoint"]))
+    model = next((Path(tiny_config.store.root) / "checkpoints").glob(evaluated.content["checkpoint"]))
     given = override(tiny_config, {"checkpoint": str(model), "emovclip.global_prompts": 1, "seed": 99})
-    assert evaluate(given).report == evaluated.report
-    other = evaluate(override(given, {"evaluate.split": "validation"})).report
+    assert evaluate(given).content == evaluated.content
+    other = evaluate(override(given, {"evaluate.split": "validation"})).content
     assert other["split"] == "validation"
     assert other["n_clips"] == 12
 
 
 def test_clips_that_a_checkpoint_has_seen_are_not_tested_on(evaluated, tiny_config, tmp_path):
     """The same corpus without its splits: our cut would put training clips into test."""
-    prepared = prepare(tiny_config)
+    prepared = prepare_corpus(tiny_config)
     seen = {clip.clip_id for clip in prepared.clips if clip.split in ("train", "validation")}
     manifest.write(tmp_path / "clips.parquet", [replace(clip, split=None) for clip in prepared.clips])
-    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
     keys = {"checkpoint": str(model), "data.manifest": str(tmp_path / "clips.parquet"), "data.test_fraction": 0.5}
     found = evaluate(override(tiny_config, keys))
     assert not seen & set(pq.read_table(found.path / PREDICTIONS)["clip_id"].to_pylist())
-    assert any("trained or selected on" in note for note in found.report["notes"])
+    assert any("trained or selected on" in note for note in found.content["notes"])
 
 
 def test_sound_without_video_goes_through_the_same_stages(tiny_config, media_files, tmp_path):
@@ -85,7 +85,7 @@ def test_sound_without_video_goes_through_the_same_stages(tiny_config, media_fil
     table = tmp_path / "clips.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
     keys = {"data.manifest": str(table), "store.root": str(tmp_path / "store"), "train.epochs": 1}
-    report = evaluate(override(tiny_config, keys)).report
+    report = evaluate(override(tiny_config, keys)).content
     assert [name for name, values in report["subsets"].items() if values] == ["A"]
     assert report["available"] == report["subsets"]["A"]
 
@@ -94,7 +94,7 @@ def test_a_split_without_labels_is_said(tiny_config, evaluated, media_files, tmp
     table = tmp_path / "clips.csv"
     lines = ["clip_id,video,label,split", *(f"c{i},{media_files['clip']},,test" for i in range(2))]
     table.write_text("\n".join(lines))
-    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
     keys = {"checkpoint": str(model), "data.manifest": str(table), "store.root": str(tmp_path / "store")}
     with pytest.raises(ValueError, match="no labelled clips in test or validation"):
         evaluate(override(tiny_config, keys))

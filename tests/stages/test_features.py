@@ -12,15 +12,17 @@ import torch
 from emo_ray.config import override
 from emo_ray.data.batch import audio_from_shards, from_features, video_from_shards
 from emo_ray.models import audio, checkpoint, checkpoint_files
-from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load, video_encoder
-from emo_ray.stages.prepare import prepare
+from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.encoding.encoders import frozen_encoders, video_encoder
+from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+from emo_ray.stages.features import features
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture(scope="module")
 def prepared(tiny_config, ray_session):
-    return prepare(tiny_config)
+    return prepare_corpus(tiny_config)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_a_clip_that_an_encoder_has_no_feature_for_is_absent(tiny_config, tmp_pa
             file.setparams((1, 2, 16_000, 0, "NONE", ""))
             file.writeframes(np.int16(9000 * np.sin(np.arange(samples) / 8)).tobytes())
     config = override(tiny_config, {"data.manifest": str(tmp_path), "data.corpus": "folder"})
-    prepared = prepare(config)
+    prepared = prepare_corpus(config)
     assert prepared.ledger["audio_status"].unique().to_pylist() == ["ok"]
     table = load(prepared, encode_corpus(config, prepared, frozen_encoders(config)[:1]))
     has = dict(zip(table["clip_id"].to_pylist(), table["has_audio"].to_pylist(), strict=True))
@@ -107,8 +109,8 @@ def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluate
 
 def test_the_job_covers_video_where_a_checkpoint_is_given(tiny_config, evaluated):
     model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
-    assert set(features(tiny_config).folders) == {"audio", "text"}
-    assert set(features(override(tiny_config, {"checkpoint": str(model)})).folders) == {"audio", "text", "video"}
+    assert set(features(tiny_config).content) == {"audio", "text"}
+    assert set(features(override(tiny_config, {"checkpoint": str(model)})).content) == {"audio", "text", "video"}
 
 
 def test_clips_that_join_a_corpus_are_the_only_ones_encoded(tiny_config, tmp_path):
@@ -126,7 +128,7 @@ def test_clips_that_join_a_corpus_are_the_only_ones_encoded(tiny_config, tmp_pat
         manifest.write_text("\n".join(["clip_id,text,label,split", *lines[:clips]]))
         base = {"data.manifest": str(manifest), "data.corpus": "table", "store.root": str(tmp_path / "store")}
         config = override(tiny_config, base)
-        prepared = prepare(config)
+        prepared = prepare_corpus(config)
         return prepared, encode_corpus(config, prepared, [text_encoder(config)])["text"]
 
     def text_encoder(config):

@@ -17,10 +17,11 @@ from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
+from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
+from emo_ray.stages.encoding.encoders import encoders_of, feature_folder
+from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.evaluate import PREDICTIONS
-from emo_ray.stages.features import encode_corpus, encoders_of, feature_folder
 from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
-from emo_ray.stages.prepare import plan_shards, prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -28,13 +29,13 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 @pytest.fixture(scope="module")
 def config(tiny_config, evaluated):
     """The tiny corpus and its trained model."""
-    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
     return override(tiny_config, {"checkpoint": str(model)})
 
 
 @pytest.fixture(scope="module")
 def prepared(config):
-    return prepare(override(config, {"checkpoint": None}))
+    return prepare_corpus(override(config, {"checkpoint": None}))
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +111,16 @@ def test_parts_are_those_of_the_shards_and_agree_with_themselves(predicted, prep
             assert row["confidence"] == max(row["probabilities"])
             assert row["prediction"] == labels[int(np.argmax(row["probabilities"]))]
             counts[row["prediction"]] += 1
-    assert predicted.summary() == {
+    assert predicted.content == {
         "clips": 72,
         "predicted": counts,
         "without any usable modality": 0,
-        "clips/s": pytest.approx(predicted.clips_per_s, abs=0.1),
+        "clips/s": predicted.content["clips/s"],
     }
+
+
+def counts_of(result):
+    return {name: value for name, value in result.content.items() if name != "clips/s"}
 
 
 def test_a_loop_in_one_process_writes_the_same_bytes(predicted, prepared, models, tmp_path):
@@ -169,14 +174,15 @@ def test_a_killed_run_goes_on_where_it_stopped(elsewhere, predicted, prepared):
     assert {name for name in after if after[name] != before[name]} == lost
     for folder in (made, again.path):
         assert {name: (folder / name).read_bytes() for name in prepared.parts} == content
-    assert (again.path, again.counts, again.unusable) == (predicted.path, predicted.counts, predicted.unusable)
+    assert again.path == predicted.path
+    assert counts_of(again) == counts_of(predicted)
 
 
 def test_a_table_that_lost_parts_is_whole_again(elsewhere, predicted, prepared):
     content = {part: (predicted.path / part).read_bytes() for part in prepared.parts}
     (predicted.path / prepared.parts[0]).unlink()
     again = predict(elsewhere)
-    assert (again.path, again.clips_per_s) == (predicted.path, None)
+    assert (again.path, again.content["clips/s"]) == (predicted.path, None)
     assert {part: (again.path / part).read_bytes() for part in prepared.parts} == content
 
 
@@ -189,7 +195,7 @@ def test_other_corpora_share_the_parts_they_have_in_common(elsewhere, predicted,
     more = predict(config)
     after = files_of(shared(elsewhere.store.root))
     assert {name: after[name] for name in before} == before
-    wanted = set(plan_shards(config).clips_of)  # a transcript without words is none in a manifest: another part
+    wanted = set(plan_corpus(config).clips_of)  # a transcript without words is none in a manifest: another part
     assert wanted & set(before)
     assert set(after) == wanted | set(before)
     assert set(rows_of(more.path)) == {*rows_of(predicted.path), "new"}
@@ -199,7 +205,8 @@ def test_other_corpora_share_the_parts_they_have_in_common(elsewhere, predicted,
 def test_a_second_run_does_nothing_and_counts_the_same(elsewhere, predicted):
     before = files_of(predicted.path)
     again = predict(elsewhere)
-    assert (again.path, again.counts, again.clips_per_s) == (predicted.path, predicted.counts, None)
+    assert again.path == predicted.path
+    assert again.content == predicted.content | {"clips/s": None}
     assert files_of(again.path) == before
 
 
@@ -219,23 +226,23 @@ def test_a_folder_of_anything_gets_a_row_a_clip(config, raw, tmp_path):
     assert broken["status"] == UNUSABLE
     assert broken["probabilities"] is broken["prediction"] is broken["confidence"] is None
     assert all(row["status"] == "ok" and len(row["probabilities"]) == 6 for row in rows.values())
-    assert found.unusable == 1
-    assert sum(found.counts.values()) == 4
+    assert found.content["without any usable modality"] == 1
+    assert sum(found.content["predicted"].values()) == 4
 
 
 def test_shards_are_enough_where_the_media_are_gone(config, raw, tmp_path):
     given = override(config, {"checkpoint": None, "data.manifest": str(raw), "store.root": str(tmp_path / "store")})
-    prepared = prepare(given)
+    prepared = prepare_corpus(given)
     shutil.rmtree(raw)
-    plan = plan_shards(override(given, {"data.manifest": str(prepared.path)}))
+    plan = plan_corpus(override(given, {"data.manifest": str(prepared.path)}))
     assert (plan.folder, tuple(plan.clips_of)) == (prepared.shards, prepared.parts)
     names = {clip.clip_id for clips in plan.clips_of.values() for clip in clips}
     assert names == {"broken", "cut", "day one/with sound", "silent", "voice"}
     with pytest.raises(ValueError, match=r"decoded with .*'frames': 2.*expected .*'frames': 3.*data\.manifest"):
-        plan_shards(override(given, {"data.manifest": str(prepared.path), "media.frames": 3}))
+        plan_corpus(override(given, {"data.manifest": str(prepared.path), "media.frames": 3}))
     (prepared.shards / prepared.parts[0]).unlink()
     with pytest.raises(ValueError, match=r"found no part-.*run jobs/prepare\.py again"):
-        plan_shards(override(given, {"data.manifest": str(prepared.path)}))
+        plan_corpus(override(given, {"data.manifest": str(prepared.path)}))
 
 
 def test_labels_and_splits_of_the_clips_do_not_matter(config, media_files, tmp_path):
@@ -244,8 +251,8 @@ def test_labels_and_splits_of_the_clips_do_not_matter(config, media_files, tmp_p
     (tmp_path / "clips.csv").write_text("\n".join(["clip_id,video,label,speaker", *lines]))
     given = override(config, {"data.manifest": str(tmp_path / "clips.csv"), "data.labels": ["happy", "sad"]})
     with pytest.raises(ValueError, match="'joy'"):
-        prepare(override(given, {"checkpoint": None}))
-    assert [len(clips) for clips in plan_shards(given).clips_of.values()] == [2]
+        prepare_corpus(override(given, {"checkpoint": None}))
+    assert [len(clips) for clips in plan_corpus(given).clips_of.values()] == [2]
 
 
 def test_what_the_model_was_not_trained_on_is_no_modality(config, prepared, tmp_path):

@@ -20,8 +20,8 @@ from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
+from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.predict import UNUSABLE, predict
-from emo_ray.stages.prepare import prepare
 from emo_ray.stages.pseudo_label import REFUSED, REPORT, pseudo_label
 from emo_ray.training import calibration
 from emo_ray.training import pseudo_label_policies as policies
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 @pytest.fixture(scope="module")
 def teacher(tiny_config, evaluated):
-    return Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    return Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
 
 
 @pytest.fixture(scope="module")
 def labelled(tiny_config):
     """The 72 labelled clips of the tiny corpus."""
-    return prepare(tiny_config).clips
+    return prepare_corpus(tiny_config).clips
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def listed(path):
 def test_every_unlabelled_clip_has_one_row_that_explains_itself(labelled_by, clips, teacher):
     names = [row["clip_id"] for part in labelled_by.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()]
     assert sorted(names) == sorted(clip.clip_id for clip in clips if clip.split == "unlabelled")
-    report, rows = labelled_by.report, rows_of(labelled_by.path)
+    report, rows = labelled_by.content, rows_of(labelled_by.path)
     digest = store.digest_path(teacher / checkpoint_files.WEIGHTS)
     for row in rows.values():
         assert row["accepted"] == (row["reason"] is None)
@@ -147,8 +147,8 @@ def test_the_columns_are_those_of_predictions_and_their_own(labelled_by, config)
         *("calibrated", "accepted", "reason", "threshold", "round", "teacher")
     ]
     assert schemas[0].field("calibrated").type == schemas[1].field("probabilities").type
-    assert json.loads(schemas[0].metadata[b"labels"]) == labelled_by.report["labels"]
-    temperature = labelled_by.report["calibration"][0]["temperature"]
+    assert json.loads(schemas[0].metadata[b"labels"]) == labelled_by.content["labels"]
+    temperature = labelled_by.content["calibration"][0]["temperature"]
     for name, row in rows_of(labelled_by.path).items():
         assert {key: row[key] for key in theirs[name] if key != "confidence"} == {
             key: value for key, value in theirs[name].items() if key != "confidence"
@@ -159,11 +159,11 @@ def test_the_columns_are_those_of_predictions_and_their_own(labelled_by, config)
 
 
 def test_calibration_is_measured_on_the_validation_clips(labelled_by, config, clips):
-    rows, labels = rows_of(predict(config).path), labelled_by.report["labels"]
+    rows, labels = rows_of(predict(config).path), labelled_by.content["labels"]
     own = {c.clip_id: labels.index(c.label) for c in clips if c.split == "validation" and rows[c.clip_id]["prediction"]}
     probability_BK = np.array([rows[clip_id]["probabilities"] for clip_id in own], np.float32)
     label_B = np.array(list(own.values()))
-    found = labelled_by.report["calibration"][0]
+    found = labelled_by.content["calibration"][0]
     assert found["n"] == len(own) == 13
     assert found["temperature"] == pytest.approx(calibration.fit_temperature(probability_BK, label_B), rel=1e-4)
     after_BK = calibration.calibrated(probability_BK, found["temperature"])
@@ -186,17 +186,17 @@ def test_what_validation_and_test_know_is_refused_with_a_list(labelled_by, clips
     assert {row["clip_id"]: row["reason"] for row in listed(labelled_by.path / REFUSED)} == expected
     assert {name: rows[name]["reason"] for name in expected} == expected
     assert not any(rows[name]["accepted"] for name in expected)
-    kinds = labelled_by.report["reasons"]
+    kinds = labelled_by.content["reasons"]
     assert (kinds["same content as a clip of test"], kinds["same content as a clip of validation"]) == (2, 1)
     assert "same content" not in (rows["silent too"]["reason"] or "")
-    assert "3 clips have neither pictures nor sound" in " ".join(labelled_by.report["notes"])
+    assert "3 clips have neither pictures nor sound" in " ".join(labelled_by.content["notes"])
     assert rows["nothing"]["reason"] == UNUSABLE
 
 
 def test_a_second_run_does_nothing(labelled_by, config):
     before = {path: path.stat().st_mtime_ns for path in labelled_by.path.parents[2].rglob("*") if path.is_file()}
     again = pseudo_label(config)
-    assert (again.path, again.report) == (labelled_by.path, labelled_by.report)
+    assert (again.path, again.content) == (labelled_by.path, labelled_by.content)
     after = {path: path.stat().st_mtime_ns for path in labelled_by.path.parents[2].rglob("*") if path.is_file()}
     assert after == before
 
@@ -265,7 +265,7 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
             assert (row["reason"] == policies.DISAGREE) == (votes != {row["prediction"]})
         disagree += len(votes) > 1
     assert disagree
-    assert [own["checkpoint"] for own in both.report["calibration"]] == [
+    assert [own["checkpoint"] for own in both.content["calibration"]] == [
         *(Path(config.checkpoint).name, "other teacher", "the mean of all")
     ]
     lenient = pseudo_label(override(config, {"pseudo.teachers": [str(other_teacher)], "pseudo.agreement": 0.5}))
@@ -277,7 +277,7 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
 
 def test_modalities_that_disagree_keep_a_clip_out(config):
     found = pseudo_label(override(config, {"pseudo.agreeing_modalities": 3}))
-    labels, seen = found.report["labels"], set()
+    labels, seen = found.content["labels"], set()
     for row in rows_of(found.path).values():
         votes = [labels[int(np.argmax(row[f"p_{m[0].upper()}"]))] for m in MODALITIES if row[f"has_{m}"]]
         differ = len(votes) > 1 and set(votes) != {row["prediction"]}
@@ -289,12 +289,12 @@ def test_modalities_that_disagree_keep_a_clip_out(config):
 
 def test_the_cap_counts_labelled_training_clips(config):
     found = pseudo_label(override(config, {"pseudo.max_ratio": 0.25, "pseudo.quantile": 0.0}))
-    assert found.report["accepted"] == 9  # of 36
-    assert found.report["reasons"][policies.OVER_CAP] > 0
+    assert found.content["accepted"] == 9  # of 36
+    assert found.content["reasons"][policies.OVER_CAP] > 0
 
 
 def test_drift_is_told_class_by_class(labelled_by):
-    report = labelled_by.report
+    report = labelled_by.content
     counts = [np.array(list(report["classes"][name].values())) for name in ("labelled", "accepted")]
     assert counts[0].sum() == 36
     expected = dict(zip(report["labels"], policies.drift(*counts), strict=True))
@@ -307,7 +307,7 @@ def test_without_labelled_clips_nothing_is_calibrated_capped_or_compared(config,
     lines = [json.dumps({"clip_id": f"c{i}", "text": f"I am number {i}"}) for i in range(5)]
     (tmp_path / "words.jsonl").write_text("\n".join(lines))
     changes = {"data.manifest": str(tmp_path / "words.jsonl"), "store.root": str(tmp_path / "store")}
-    report = pseudo_label(override(config, changes)).report
+    report = pseudo_label(override(config, changes)).content
     assert report["calibration"][0]["temperature"] == 1
     assert report["calibration"][0]["ece"] == {"before": None, "after": None}
     notes = " ".join(report["notes"])
@@ -342,7 +342,7 @@ def test_bad_media_of_many_kinds_cost_nobody_else_anything(config, clips, media_
     with pytest.raises(ValueError, match=rf"{message}.*expected at most 20 %"):
         pseudo_label(given)
     found = pseudo_label(override(given, {"pseudo.max_bad_fraction": 0.5}))
-    assert found.report["broken_media"] == len(broken)
+    assert found.content["broken_media"] == len(broken)
     rows = rows_of(found.path)
     assert set(rows) == {clip.clip_id for clip in (*pool, *broken)}
     for name in bad:

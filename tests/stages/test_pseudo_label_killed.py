@@ -28,7 +28,7 @@ from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.stages.prepare import prepare
+from emo_ray.stages.decoding.corpus import prepare_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -67,7 +67,7 @@ import resource, sys
 from emo_ray.config import load
 from emo_ray.stages.pseudo_label import pseudo_label
 found = pseudo_label(load(sys.argv[1]))
-print(found.report["clips"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(found.content["clips"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -78,12 +78,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def labelled(tiny_config):
-    return prepare(tiny_config).clips
+    return prepare_corpus(tiny_config).clips
 
 
 def teacher_of(tiny_config, evaluated, folder, clips_per_part):
     """The tiny model on parts of another size; a checkpoint brings how clips are decoded."""
-    source = Path(tiny_config.store.root) / "checkpoints" / evaluated.report["checkpoint"]
+    source = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
     target = folder / f"teacher-{clips_per_part}"
     if not target.exists():
         shutil.copytree(source, target)

@@ -19,7 +19,7 @@ from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.reports import rounds as rounds_report
 from emo_ray.stages import self_train as stage
-from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, over, self_train
+from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, self_train, why_over
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "self_train.py"
 
@@ -33,7 +33,7 @@ def made_up(number, waf, accepted=5, name=None):
 def played(wafs, own, first=0.5):
     """The rounds whose students would have these WAFs (None: no clip is accepted), and why they end."""
     done = [Round(0, None, "model-0", None, {}, [], {"waf": first}, kept=True)]
-    while (ended := over(done, own)) is None:
+    while (ended := why_over(done, own)) is None:
         number = len(done)
         waf = wafs[number - 1]
         done.append(judged(made_up(number, waf, accepted=0 if waf is None else 5), done))
@@ -74,7 +74,7 @@ def test_most_patience_and_nothing_accepted_end_it():
 def test_a_student_that_was_there_before_ends_it():
     done, _ = played([0.6], Rounds(most=1))
     again = judged(made_up(2, 0.6, name="model-1"), done)
-    assert "nothing changed: the student of round 2 is the model of round 1" in over([*done, again], Rounds(most=9))
+    assert "nothing changed: the student of round 2 is the model of round 1" in why_over([*done, again], Rounds(most=9))
     assert not again.kept
 
 
@@ -122,8 +122,8 @@ def test_a_round_has_a_teacher_pseudo_labels_and_a_student(done, config, few_tea
     assert second["scores"] == {key: reached[key] for key in ("waf", "accuracy", "uar", "n")}
     assert second["gain"] == pytest.approx(second["scores"]["waf"] - first["scores"]["waf"])
     best = max(done.content["rounds"], key=lambda r: r["scores"].get("waf", 0))
-    assert done.best == root / best["checkpoint"]
-    assert done.summary()["checkpoint"] == str(done.best)
+    assert Path(done.content["checkpoint"]) == root / best["checkpoint"]
+    assert done.content["checkpoint"] == str(Path(done.content["checkpoint"]))
     assert {p.name for p in done.path.iterdir()} >= {ROUNDS, rounds_report.PAGE, rounds_report.PICTURE}
     written = (done.path / ROUNDS).read_text()
     assert json.loads(written) == done.content

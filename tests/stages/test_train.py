@@ -7,6 +7,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -20,10 +21,11 @@ from emo_ray import store, tracking
 from emo_ray.config import flatten, override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.fitting.epoch_log import METRICS
+from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
-from emo_ray.stages.prepare import prepare
-from emo_ray.stages.train import feature_rows, fusion_job, train, train_phases
+from emo_ray.stages.train import train, train_model
 from emo_ray.training import loop
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -31,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 @pytest.fixture(scope="module")
 def trained(evaluated, tiny_config):
-    return train(tiny_config)
+    """The tiny model: `path` and `prepared`."""
+    path, corpus = train_model(tiny_config)
+    return SimpleNamespace(path=path, prepared=corpus.prepared)
 
 
 def with_workers(config, count):
@@ -78,7 +82,7 @@ def test_a_second_run_trains_nothing(trained, tiny_config):
 def test_of_two_that_want_a_model_one_makes_it_and_both_hear_of_every_epoch(few_labels):
     """As trials of a sweep do that were suggested the same."""
     config = override(few_labels, {"fusion.dropout": 0.123})
-    plan, told, start = resolve_training(config, prepare(config)), ([], []), threading.Barrier(2)
+    plan, told, start = resolve_training(config, prepare_corpus(config)), ([], []), threading.Barrier(2)
 
     def want(mine):
         start.wait()
@@ -101,7 +105,7 @@ def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path
         np.savez(tmp_path / f"{name}.npz", **{clip_id: row for clip_id, row in rows.items() if clip_id not in lacking})
     keys = {f"tables.{name}": str(tmp_path / f"{name}.npz") for name in ("audio", "text")}
     config = override(few_labels, keys | {"fusion.class_weights": "balanced"})
-    plan = resolve_training(config, prepare(config))
+    plan = resolve_training(config, prepare_corpus(config))
     job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.all_clips))
     counts = np.array([2, 8, 8])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
@@ -120,7 +124,7 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
 def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
     """To the same weights, bit for bit, with features from actors, and with every epoch told."""
     config = with_workers(tiny_config, 1)
-    plan, told = resolve_training(config, prepare(config)), []
+    plan, told = resolve_training(config, prepare_corpus(config)), []
     train_phases(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])))
     assert told == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
     assert plan.path.name == trained.path.name
@@ -146,7 +150,7 @@ def test_mlflow_has_one_run_with_parameters_epochs_and_artifacts(trained, evalua
     for phase in ("emovclip", "fusion"):
         steps = [m.step for m in client.get_metric_history(run.info.run_id, f"{phase}/train_loss")]
         assert steps == list(range(tiny_config.train.epochs))
-    assert run.data.metrics["test/VAT/waf"] == pytest.approx(evaluated.report["subsets"]["VAT"]["waf"])
+    assert run.data.metrics["test/VAT/waf"] == pytest.approx(evaluated.content["subsets"]["VAT"]["waf"])
     names = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert names >= {"checkpoint", f"report-{evaluated.path.name}"}
     inside = {item.path for item in client.list_artifacts(run.info.run_id, "checkpoint")}
@@ -265,14 +269,14 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     folder = pseudo_round(tmp_path / "round", sixth, labels, lost)
     keys = {"data.manifest": str(tmp_path / "clips.parquet"), "train.epochs": 1, "emovclip.class_weights": "balanced"}
     keys |= {"train.pseudo_labels": str(folder), "train.pseudo_phases": "both", "emovclip.micro_batch_size": 3}
-    made = train(override(tiny_config, keys))
-    ledger = made.prepared.ledger
+    path, corpus = train_model(override(tiny_config, keys))
+    ledger = corpus.prepared.ledger
     statuses = zip(ledger["clip_id"].to_pylist(), ledger["video_status"].to_pylist(), strict=True)
     with_video = {clip_id for clip_id, status in statuses if status == "ok"}
     trained_on = {c.clip_id for c in trained.prepared.clips if c.split == "train"} & with_video
-    history = store.read_meta(made.path / checkpoint_files.EMOVCLIP)["history"]
+    history = store.read_meta(path / checkpoint_files.EMOVCLIP)["history"]
     assert [row["train_clips"] for row in history] == [len(trained_on)]
-    card = (made.path / checkpoint_files.EMOVCLIP / checkpoint_files.CARD).read_text()
+    card = (path / checkpoint_files.EMOVCLIP / checkpoint_files.CARD).read_text()
     assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card
 
 

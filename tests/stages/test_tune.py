@@ -16,14 +16,14 @@ from emo_ray.config import load, override
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import manifest, splits
 from emo_ray.data.batch import from_features
-from emo_ray.stages.evaluate import scores, shown_only
+from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.fitting.phases import feature_rows, labelled
 from emo_ray.stages.fitting.plan import resolve_training
-from emo_ray.stages.prepare import prepare
-from emo_ray.stages.sweeps.trial import without_test
-from emo_ray.stages.train import feature_rows, labelled, train
+from emo_ray.stages.train import train
 from emo_ray.stages.tune import BEST, tune
 from emo_ray.training import search
 from emo_ray.training.in_memory import fit_head
+from emo_ray.training.scoring import scores, shown_only
 
 HEADS = {
     "fusion.lr": {"loguniform": [1e-6, 3e-2]},
@@ -149,10 +149,10 @@ def test_mlflow_has_a_run_for_the_sweep_and_one_in_it_for_each_trial(swept, conf
 
 def test_clips_of_the_test_split_decide_nothing(swept, config, tmp_path):
     """Other labels and features of theirs, and the very same trials."""
-    prepared = prepare(config)
+    prepared = prepare_corpus(config)
     tested = {clip.clip_id for clip in prepared.clips if clip.split == "test"}
     assert tested
-    assert not any(clip.clip_id in tested for clip in without_test(prepared).clips)
+    assert not any(clip.clip_id in tested for clip in prepared).clips.without_test()
     clips = list(manifest.read(Path(config.data.manifest)))
     changed = [replace(c, label="upset") if c.clip_id in tested else c for c in clips]
     manifest.write(tmp_path / "clips.parquet", changed)
@@ -167,7 +167,7 @@ def test_clips_of_the_test_split_decide_nothing(swept, config, tmp_path):
 
 
 def test_no_row_of_a_test_clip_is_read(config):
-    prepared = without_test(prepare(config))
+    prepared = prepare_corpus(config).without_test()
     plan = resolve_training(config, prepared)
     table = feature_rows(config, plan, plan.wanted.all_clips)
     assert set(table["clip_id"].to_pylist()) == set(plan.wanted.all_clips)
@@ -177,7 +177,7 @@ def test_no_row_of_a_test_clip_is_read(config):
 def test_over_folds_the_objective_is_that_of_heads_trained_without_their_clips(config):
     folds = override(config, {"tune.folds": 3, "tune.trials": 1, "tune.objective": "mean/uar"})
     found = tune(folds).content["trials"][0]["value"]
-    prepared = without_test(prepare(config))
+    prepared = prepare_corpus(config).without_test()
     plan = resolve_training(config, prepared)
     label_of = plan.wanted.labelled | plan.wanted.validation
     batch = from_features(labelled(feature_rows(config, plan, label_of), label_of))

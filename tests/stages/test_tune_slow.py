@@ -14,7 +14,7 @@ import pytest
 
 from emo_ray import store
 from emo_ray.config import dump, load, override
-from emo_ray.stages.prepare import prepare
+from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.train import train
 from emo_ray.stages.tune import BEST, SWEEP, tune
 from emo_ray.training import search
@@ -30,7 +30,7 @@ TRIALS, EPOCHS = 18, 4
 def config(few_labels):
     own = {"tune.space": SPACE, "tune.trials": TRIALS, "train.epochs": EPOCHS, "tune.grace_epochs": 1}
     config = override(few_labels, own | {"cluster.num_cpus": 4})
-    prepare(config)
+    prepare_corpus(config)
     return config
 
 

@@ -15,6 +15,7 @@ import torch
 from emo_ray import cluster
 from emo_ray.config import Config, override
 from emo_ray.data.batch import Batch, video_from_shards
+from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.bench.data import Measured, corpus, loader
 from emo_ray.experiments.bench.step import LABELS
 from emo_ray.experiments.bench.timing import Figure, Usage, compared, rounds, usage
@@ -22,13 +23,14 @@ from emo_ray.models import audio, checkpoint, checkpoint_files, emovclip, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.progress import progress
-from emo_ray.stages.features import encode_corpus, encoders_of
+from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.encoding.encoders import encoders_of
+from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.fitting import ray_train
+from emo_ray.stages.fitting.phases import video_dataset
 from emo_ray.stages.fitting.ray_train import in_batches
 from emo_ray.stages.predict import load_models, predict_part
 from emo_ray.stages.predict import predict as predict_job
-from emo_ray.stages.prepare import Prepared, prepare
-from emo_ray.stages.train import video_dataset
 from emo_ray.training import loop
 
 
@@ -91,7 +93,7 @@ def features(config: Config, scratch: Path) -> Measured:
     """What it costs to prepare clips and to encode each of their modalities, with the start of the processes."""
     config, figures = _small(config, scratch), []
     with usage() as used:
-        prepared = prepare(config)
+        prepared = prepare_corpus(config)
     clips = len(prepared.clips)
     size = sum((prepared.shards / name).stat().st_size for name in prepared.parts)
     figures.append(_figure("features", "prepare (render and decode)", clips, used, size))
@@ -109,7 +111,7 @@ def predict(config: Config, scratch: Path) -> Measured:
     Compared are the rates once every process has finished a part; a start takes the same seconds for any corpus.
     """
     config = _small(config, scratch)
-    prepared = prepare(config)
+    prepared = prepare_corpus(config)
     path, clips = model_folder(config, prepared, scratch), len(prepared.clips)
     config, alone = override(config, {"checkpoint": str(path)}), scratch / "single"
     torch.set_num_threads(1)

@@ -14,13 +14,15 @@ from safetensors.numpy import load_file, save_file
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override
+from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.claims import comparisons, self_training, trials
 from emo_ray.experiments.claims.comparisons import OURS, Found, Scores, Trial, claimed, seeds_of, trials_of
 from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import console, progress, say
 from emo_ray.reports import claims as claims_report
-from emo_ray.stages.features import encode_corpus, frozen_encoders
-from emo_ray.stages.prepare import Prepared, prepare
+from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.encoding.encoders import frozen_encoders
+from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.training.in_memory import one_thread
 
 VERSION = 2  # raise it when the same trial gives other scores; 2: a head draws all its noise at once
@@ -103,7 +105,7 @@ def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
     for world in range(config.claims.worlds):
         behind = config.synthetic.seed + 1 + world  # the config's own world is where settings were chosen
         own = override(config, {"synthetic.seed": behind, "synthetic.unlabelled_clips": 0})
-        prepared = prepare(own)
+        prepared = prepare_corpus(own)
         loaded = None
         whole: dict[int, Path] = {}  # seed -> EmoVCLIP
         for name, trial in trials_of(config).items():

@@ -15,10 +15,10 @@ from emo_ray.data.batch import UNLABELLED, FeatureBatch
 from emo_ray.data.pseudo import PseudoLabels, towards, with_targets
 from emo_ray.experiments.claims.trials import JUDGED, World, fused, video
 from emo_ray.models.fusion import FusionHead
-from emo_ray.stages.evaluate import shown_only
 from emo_ray.training import calibration, in_memory
 from emo_ray.training import pseudo_label_policies as policies
 from emo_ray.training.metrics import metrics
+from emo_ray.training.scoring import shown_only
 
 ROUNDS = 3
 HEADS = ("teacher", "longer", "student", "kept")

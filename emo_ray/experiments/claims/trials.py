@@ -21,15 +21,14 @@ from sklearn.preprocessing import StandardScaler
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards
+from emo_ray.data.prepared import Prepared
 from emo_ray.models import emovclip
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.stages.encoding.actor import shard_columns
-from emo_ray.stages.evaluate import shown_only
-from emo_ray.stages.features import load
-from emo_ray.stages.fitting.plan import labels_of, parts_with
-from emo_ray.stages.prepare import Prepared
+from emo_ray.stages.encoding.feature_tables import load
 from emo_ray.training import in_memory, loop
 from emo_ray.training.metrics import metrics
+from emo_ray.training.scoring import shown_only
 
 SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
 CAPTIONS = ("{}", "a photo of a {} face", "a person who looks {}")
@@ -58,7 +57,7 @@ class World:
 
 def load_world(config: Config, prepared: Prepared, folders: Mapping[str, Path]) -> World:
     """A small prepared corpus with the feature tables of its frozen encoders, clips in the order of their ids."""
-    label_of = {split: labels_of(prepared, split) for split in SPLITS}
+    label_of = {split: prepared.labels_of(split) for split in SPLITS}
     parts = labelled_parts(prepared)
     features = load(prepared, folders, parts).sort_by("clip_id")
     columns = shard_columns(["video"])
@@ -73,7 +72,7 @@ def load_world(config: Config, prepared: Prepared, folders: Mapping[str, Path]) 
 
 def labelled_parts(prepared: Prepared) -> list[str]:
     """The shard parts that hold the labelled clips."""
-    return parts_with(prepared, {clip_id: k for split in SPLITS for clip_id, k in labels_of(prepared, split).items()})
+    return prepared.parts_with({clip_id: k for split in SPLITS for clip_id, k in prepared.labels_of(split).items()})
 
 
 def zero_shot(world: World, config: Config) -> dict[str, float]:

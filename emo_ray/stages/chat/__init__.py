@@ -1,1 +1,1 @@
-"""Asking a chat endpoint about transcripts, and keeping its answers. Reading order: answer_log, client."""
+"""Asking a chat endpoint about transcripts, and keeping its answers. Reading order: answer_log, client, readings."""

@@ -47,8 +47,7 @@ class ChatAnswer:
 
 def settings(config: Annotate) -> dict:
     """What decides an answer beside the transcript. Not the URL: a model may move."""
-    deciding = config.model_dump(include={"model", "prompt", "language", "max_answer_tokens", "request"})
-    return {**deciding, "temperature": TEMPERATURE, "version": VERSION}
+    return {**config.deciding("readings"), "temperature": TEMPERATURE, "version": VERSION}
 
 
 def digest(config: Annotate, transcript: str) -> str:
@@ -116,7 +115,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises ValueError where another run holds it for longer than a killed one could.
     """
     try:
-        with store.alone(folder / "lock", _LOCK_WAIT_S):
+        with store.lock(folder / "lock", _LOCK_WAIT_S):
             yield
     except TimeoutError:
         raise ValueError(

@@ -1,1 +1,4 @@
-"""Encoders over shard parts, and feature tables from and for other tools. Reading order: actor, external_tables."""
+"""Encoders over shard parts, and feature tables from and for other tools.
+
+Reading order: encoders, actor, external_tables, feature_tables.
+"""

@@ -1,82 +1,48 @@
 """The actor that encodes: one shard part in, one feature part out. Kept light: each of its processes imports it."""
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import torch
 
 from emo_ray import cluster, store
-from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import shards, tables
+from emo_ray.data import shards
 from emo_ray.data.batch import FROM_SHARDS, Batch
+from emo_ray.stages.encoding.encoders import EncoderSpec
 
 _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["text"]}
 
 
-@dataclass(frozen=True)
-class EncoderSpec:
-    """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`.
-
-    A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame. One that reads
-    no media (`sources`) looks features up instead: `build()` gives `data.tables.Tables`.
-    """
-
-    modality: str
-    digest: str
-    build: Callable[[], Any]
-    batch_size: int
-    readings: Path | None = None  # a table of `clip_id` and `reading`, which an encoder of text is given beside them
-    sources: tuple[str, ...] = ()  # feature tables from elsewhere
-
-    @property
-    def reads(self) -> list[str]:
-        """The modalities whose media it needs."""
-        return [] if self.sources else [self.modality]
-
-    def wanted(self, table: pa.Table) -> bool:
-        """Whether any of these rows (of a ledger or of shards) has what this encoder reads."""
-        return bool(self.sources) or pc.any(pc.equal(table[f"{self.modality}_status"], "ok")).as_py() is True
-
-    def built(self, device: str) -> Any:
-        """What encodes, on a device and in evaluation mode."""
-        return self.build() if self.sources else self.build().eval().to(device)
-
-
-def table_encoder(config: Config, modality: str) -> EncoderSpec:
-    """The feature tables that `tables.*` names for a modality, in the place of an encoder."""
-    sources = config.tables.of(modality)
-    return EncoderSpec(modality, tables.digest(sources), partial(tables.Tables, sources), batch_size=1, sources=sources)
-
-
 class EncodeActor:
-    """An actor, or without Ray an object: `__call__` encodes a shard part with an encoder, and holds the last used.
+    """An actor, or without Ray an object, that encodes shard parts. It holds the encoder that it used last.
 
     Tasks come encoder by encoder, so each is loaded once, and two large models are never in memory together.
     """
 
     def __init__(self, encoders: Sequence[EncoderSpec], device: str | None = None):
-        self.encoders, self.loaded, self.device = encoders, -1, device or actor_device()
+        self.encoders, self.device = encoders, device or actor_device()
+        self.module: Any = None
+        self.loaded = -1  # index of the encoder that `module` is
 
     def __call__(self, row: dict) -> dict:
-        """A row of `encoder` (its index), `shard` and `feature` (paths) and `known` to the number of its clips.
+        """Encode one shard part and return the number of its clips.
 
-        `known` is the pickled answer of shards.find on parts that have features already: those rows are copied.
+        A row has `encoder` (its index), `shard` and `feature` (paths) and `encoded_in`: the pickled answer of
+        shards.find on parts that have features already. Those rows are copied.
         """
-        encoder, known = self.encoders[row["encoder"]], pickle.loads(row["known"])
+        encoder, part_of = self.encoders[row["encoder"]], pickle.loads(row["encoded_in"])
         shard = pq.read_table(row["shard"], columns=["identity", *shard_columns(encoder.reads)])
-        fresh = shard.filter(pa.array([one not in known for one in shard["identity"].to_pylist()]))
-        tables = [_rows_of(name, row, known) for name in sorted(set(known.values()))]
+        fresh = shard.filter(pa.array([identity not in part_of for identity in shard["identity"].to_pylist()]))
+        tables = [_copied_rows(name, row, part_of) for name in sorted(set(part_of.values()))]
         if len(fresh):
             tables.append(encode_rows(encoder, self._module(row["encoder"]), fresh, self.device))
         table = pa.concat_tables(tables)
@@ -92,11 +58,11 @@ class EncodeActor:
         return self.module
 
 
-def _rows_of(name: str, row: dict, known: Mapping[str, str]) -> pa.Table:
-    """The features of the rows that part `name` is known for, from beside the part that `row` is to make."""
+def _copied_rows(name: str, row: dict, part_of: Mapping[str, str]) -> pa.Table:
+    """The features that part `name` holds of the rows that it was chosen for, from beside the part to be made."""
     identities = shards.identities(Path(row["shard"]).with_name(name))
     features = pq.read_table(Path(row["feature"]).with_name(name))
-    return features.filter(pa.array([known.get(one) == name for one in identities]))
+    return features.filter(pa.array([part_of.get(identity) == name for identity in identities]))
 
 
 def actor_device() -> str:

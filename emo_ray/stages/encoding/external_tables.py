@@ -14,7 +14,7 @@ from emo_ray import store
 from emo_ray.config.data_settings import Tables
 from emo_ray.data import tables
 from emo_ray.progress import progress, say
-from emo_ray.stages.encoding.actor import EncoderSpec
+from emo_ray.stages.encoding.encoders import EncoderSpec
 
 BAD_ROWS = "bad_rows.csv"
 _LONGEST_NAME = 250  # bytes that a file's name may have

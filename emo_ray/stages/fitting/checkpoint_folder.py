@@ -5,19 +5,19 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emo_ray import store
 from emo_ray.config import Config
+from emo_ray.data.prepared import Prepared
 from emo_ray.data.pseudo import PseudoLabels
-from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models import checkpoint
+from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN
 from emo_ray.models.clip_source import description
-from emo_ray.stages.prepare import Prepared
-
-VERSION = 4  # of trained models; 4: class weights are of clips with something to see, hear or read
 
 
 @dataclass(frozen=True)
-class Phase:
+class TrainedPhase:
     """What was trained, and on how many clips, pseudo-labelled ones among them."""
 
     name: str
@@ -25,29 +25,31 @@ class Phase:
     pseudo: PseudoLabels | None = None
 
 
-def save(
-    path: Path, best: dict, config: Config, prepared: Prepared, phase: Phase, video_path: Path | None = None
-) -> None:
-    """The best epoch as a checkpoint folder; a model's holds its EmoVCLIP as well."""
+def write_checkpoint(
+    folder: Path, best: dict, config: Config, prepared: Prepared, phase: TrainedPhase, video_path: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Write the best epoch into a checkpoint folder; a model's holds its EmoVCLIP as well.
+
+    Returns what the folder's meta says of training: `best`, the validation metrics of each phase at its best epoch, and
+    `history`, the metrics of every epoch.
+    """
     metrics = {k.removeprefix("val_"): v for k, v in best["metrics"].items() if k.startswith("val_")}
-    numbers = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
+    card = _card(phase, config, prepared, metrics)
+    checkpoint.write(folder, best["model"], config, prepared.labels, card)
+    store.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
+    best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
     if video_path is not None:
-        numbers |= store.read_meta(video_path)["best"]
-    meta = {"kind": "checkpoint", "version": VERSION, "best": numbers, "history": best["history"]}
-    with store.writing(path, meta) as folder:
-        card = _card(phase, config, prepared, metrics)
-        checkpoint.write(folder, best["model"], config, prepared.labels, card)
-        store.write_text(folder / checkpoint_files.SEEN, json.dumps(_seen(config, prepared, phase)))
-        if video_path is not None:
-            _link_tree(video_path, folder / checkpoint_files.EMOVCLIP)
+        _link_tree(video_path, folder / EMOVCLIP)
+        best_of_phases |= store.read_meta(video_path)["best"]
+    return {"best": best_of_phases, "history": best["history"]}
 
 
-def _seen(config: Config, prepared: Prepared, phase: Phase) -> dict[str, str]:
+def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, str]:
     """The split of every clip that decided the weights, also of those that the weights it started from had seen."""
     seen = {}
     for start in (config.emovclip.start_from, config.fusion.start_from):
-        if start is not None and (Path(start) / checkpoint_files.SEEN).is_file():
-            seen |= json.loads((Path(start) / checkpoint_files.SEEN).read_text(encoding="utf-8"))
+        if start is not None and (Path(start) / SEEN).is_file():
+            seen |= json.loads((Path(start) / SEEN).read_text(encoding="utf-8"))
     seen |= dict.fromkeys(phase.pseudo.target_of if phase.pseudo else (), "train")
     judged = [clip for clip in prepared.clips if clip.split in ("train", "validation") and clip.label is not None]
     return seen | {clip.clip_id: clip.split for clip in judged}
@@ -55,21 +57,21 @@ def _seen(config: Config, prepared: Prepared, phase: Phase) -> dict[str, str]:
 
 def _card_of_features(config: Config) -> list[str]:
     """Where the features of each modality come from."""
-    own = {
+    sources = {
         "video": f"frozen CLIP: {description(config)}",
         "audio": f"sound encoder: {config.audio.encoder}",
         "text": f"text encoder: {config.text.encoder}",
     }
-    own |= {
+    sources |= {
         name: f"{name}: tables {', '.join(Path(p).name for p in config.tables.of(name))}"
         for name in config.tables.given
     }
     starts = {"EmoVCLIP": config.emovclip.start_from, "head": config.fusion.start_from}
-    own |= {name: f"{name} started from: {Path(path).name}" for name, path in starts.items() if path}
-    return [f"- {line}" for line in own.values()]
+    sources |= {name: f"{name} started from: {Path(path).name}" for name, path in starts.items() if path}
+    return [f"- {line}" for line in sources.values()]
 
 
-def _card_of_pseudo_labels(config: Config, phase: Phase) -> list[str]:
+def _card_of_pseudo_labels(config: Config, phase: TrainedPhase) -> list[str]:
     """How many clips no person labelled, and whose labels they have."""
     pseudo = phase.pseudo
     if pseudo is None:
@@ -84,7 +86,7 @@ def _link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
 
 
-def _card(phase: Phase, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
+def _card(phase: TrainedPhase, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
     counts = Counter(clip.label for clip in prepared.clips if clip.split == "train")
     numbers = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     lines = [

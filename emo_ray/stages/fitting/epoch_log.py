@@ -1,6 +1,6 @@
-"""The epochs of a training run, as its folder tells of them: whoever trains writes there, and the driver looks.
+"""The epochs of a training run, in files of its folder: the process that trains writes them, and the driver reads them.
 
-So a run tells the same in workers, in this process, and after a kill.
+So progress looks the same for training in workers, in this process, and after a kill.
 """
 
 import json
@@ -19,59 +19,60 @@ OnEpoch = Callable[[str, dict[str, float]], None]  # (phase, metrics of an epoch
 
 
 class ProgressFile:
-    """The step under way, written down for who looks, at most twice a second."""
+    """The step under way, in a file that is written at most twice a second."""
 
     def __init__(self, folder: Path):
-        self.path, self.written_s = folder / PROGRESS, 0.0
+        self.path, self.written_s = folder / PROGRESS, 0.0  # a time of time.monotonic
 
-    def __call__(self, epoch: int, step: int, steps: int) -> bool:
-        """Whether it was written."""
+    def write(self, epoch: int, step: int, steps: int) -> bool:
+        """Write the step where half a second has passed since the last one; returns whether it was written."""
         now_s = time.monotonic()
-        if due := now_s - self.written_s > _POLL_S:
+        is_due = now_s - self.written_s > _POLL_S
+        if is_due:
             self.written_s = now_s
             store.write_text(self.path, json.dumps([epoch, step, steps]))
-        return due
+        return is_due
 
 
 def append(folder: Path, metrics: dict[str, float]) -> None:
-    """Write an epoch's metrics down."""
+    """Add an epoch's metrics to the log."""
     with (folder / METRICS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(metrics) + "\n")
 
 
 @contextmanager
 def epoch_progress(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> Iterator[Callable[[], None]]:
-    """A progress bar, and a function that tells it and `on_epoch` what the folder says that they have not heard."""
-    told: set[int] = set()
+    """Show a progress bar; the yielded function reports newly written epochs to it and to `on_epoch`."""
+    reported: set[int] = set()
     with progress(f"training {phase}", epochs, "epochs") as advance:
 
-        def tell() -> None:
+        def report() -> None:
             for metrics in history(folder):
-                if metrics["epoch"] in told:
+                if int(metrics["epoch"]) in reported:
                     continue
-                told.add(metrics["epoch"])
+                reported.add(int(metrics["epoch"]))
                 score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
                 advance(1, f"loss {metrics['train_loss']:.3f} {score}")
                 on_epoch(phase, metrics)
             with suppress(OSError, ValueError):
                 epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-                if epoch not in told:
+                if epoch not in reported:
                     advance(0, f"epoch {epoch + 1}, step {step} of {steps}")
 
-        tell()
-        yield tell
+        report()
+        yield report
 
 
 @contextmanager
 def poll(look: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, and at its end, look at what others write."""
+    """Call `look` every half second while the block runs, and once at its end."""
     stop = Event()
 
-    def follow() -> None:
+    def keep_looking() -> None:
         while not stop.wait(_POLL_S):
             look()
 
-    thread = Thread(target=follow, daemon=True)
+    thread = Thread(target=keep_looking, daemon=True)
     thread.start()
     try:
         yield

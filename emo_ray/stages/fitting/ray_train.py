@@ -53,32 +53,55 @@ Rows = ray.data.Dataset | ray.data.DataIterator
 def train(
     job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: epoch_log.OnEpoch
 ) -> dict[str, Any]:
-    """Train on Ray and return the best epoch (`training.loop.fit`), with `history`, a list of every epoch's metrics.
+    """Train, and return the best epoch (see `training.loop.fit`) with `history`, a list of every epoch's metrics.
 
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
-    this process as epochs end, and for those of earlier runs, which are not repeated. With `train.num_workers=0` this
+    this process as epochs end, and for epochs of earlier runs, which are not repeated. With `train.num_workers=0` this
     process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
     """
-    folder = _folder(job, config)
-    best = (_train_on_ray if config.train.num_workers else _train_locally)(job, config, datasets, folder, on_epoch)
+    folder = _state_folder(config, job.phase, job.digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell:
+        if config.train.num_workers == 0:
+            best = train_locally(job, config, datasets, LocalReporter(folder, tell))
+        else:
+            with epoch_log.poll(tell):
+                best = _train_on_ray(job, config, datasets, folder)
     return {**best, "history": epoch_log.history(folder)}
 
 
-def _train_on_ray(
-    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
+def train_locally(
+    job: TrainingJob, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
 ) -> dict[str, Any]:
-    if job.train_rows < config.train.num_workers:
+    """The training loop in this process, with any reporter."""
+    with own_device(config) as device:
+        return _train_in_worker(job, config, datasets, reporter, device)
+
+
+def clean_up(config: Config, phase: str, digest: str) -> None:
+    """Remove the state that only resuming needs, once the result is stored."""
+    shutil.rmtree(_state_folder(config, phase, digest), ignore_errors=True)
+
+
+def _state_folder(config: Config, phase: str, digest: str) -> Path:
+    return cluster.store_root(config) / "train" / f"{phase}-{digest}"
+
+
+def _train_on_ray(
+    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path
+) -> dict[str, Any]:
+    workers = config.train.num_workers
+    if job.train_rows < workers:
         raise ValueError(
-            f"found {job.train_rows} {job.phase} training clips for {config.train.num_workers} workers, expected at "
-            "least one each: lower train.num_workers"
+            f"found {job.train_rows} {job.phase} training clips for {workers} workers, expected at least one each: "
+            "lower train.num_workers"
         )
-    gpu = cluster.use_gpu(config, config.train.num_workers)
-    cpus = cluster.train_worker_cpus(config.train.num_workers)
+    gpu, cpus = cluster.use_gpu(config, workers), cluster.train_worker_cpus(workers)
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
     trainer = (ray.train.torch.TorchTrainer if cluster.has_dashboard() else _LocalTrainer)(
         partial(_worker, job, config, folder, cluster.usable_threads(cpus)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.train.num_workers,
+            num_workers=workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
         ),
@@ -92,43 +115,16 @@ def _train_on_ray(
         datasets=datasets,
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
-    with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell, epoch_log.poll(tell):
-        result = trainer.fit()
+    result = trainer.fit()
     with result.checkpoint.as_directory() as state:
         return loop.load_state(Path(state))["best"]
 
 
-def _train_locally(
-    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path, on_epoch: epoch_log.OnEpoch
-) -> dict[str, Any]:
-    with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell:
-        return train_locally(job, config, datasets, LocalReporter(folder, tell))
-
-
-def train_locally(
-    job: TrainingJob, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
-) -> dict[str, Any]:
-    """The training loop in this process, with any reporter."""
-    with own_device(config) as device:
-        return _train_in_worker(job, config, datasets, reporter, device)
-
-
-def _folder(job: TrainingJob, config: Config) -> Path:
-    folder = cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def clean_up(job: TrainingJob, config: Config) -> None:
-    """Remove the state that only resuming needs, once the result is stored."""
-    shutil.rmtree(cluster.store_root(config) / "train" / f"{job.phase}-{job.digest}", ignore_errors=True)
-
-
 class _LocalTrainer(ray.train.torch.TorchTrainer):
-    """Without the callback that frees the resources of a controller that died.
+    """A trainer for a local cluster, without the callback that frees the resources of a controller that died.
 
-    It asks the dashboard, and where there is none every run ends with its time-out of 12 s. A local cluster dies with
-    its driver anyway.
+    The callback asks the dashboard, and without one every run ends with the callback's time-out of 12 s. A local
+    cluster dies with its driver anyway.
     """
 
     def _create_default_callbacks(self) -> list:
@@ -137,12 +133,12 @@ class _LocalTrainer(ray.train.torch.TorchTrainer):
 
 
 class RayTrainReporter:
-    """`training.loop.Reporter` for a Ray Train worker."""
+    """The `training.loop.Reporter` of a Ray Train worker."""
 
     def __init__(self, folder: Path):
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.folder, self.note = folder, epoch_log.ProgressFile(folder)
+        self.folder, self.progress_file = folder, epoch_log.ProgressFile(folder)
 
     def restore(self) -> Path | None:
         """The last committed state."""
@@ -157,9 +153,9 @@ class RayTrainReporter:
             epoch_log.append(self.folder, metrics)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
-        """Leaves a note for the driver."""
+        """Writes the step down for the driver."""
         if self.rank == 0:
-            self.note(epoch, step, steps)
+            self.progress_file.write(epoch, step, steps)
 
     def gather(self, value: Any) -> list[Any]:
         """All ranks' values on every rank."""
@@ -170,11 +166,11 @@ class RayTrainReporter:
 
 
 class LocalReporter(loop.PlainReporter):
-    """For one process: state and metrics are kept in a folder."""
+    """The reporter of a single process without Ray: it keeps state and metrics in a folder."""
 
     def __init__(self, folder: Path, tell: Callable[[], None]):
         super().__init__()
-        self.folder, self.tell, self.note = folder, tell, epoch_log.ProgressFile(folder)
+        self.folder, self.tell, self.progress_file = folder, tell, epoch_log.ProgressFile(folder)
 
     def restore(self) -> Path | None:
         """The folder, if it holds the state of an epoch."""
@@ -188,8 +184,8 @@ class LocalReporter(loop.PlainReporter):
         self.tell()
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
-        """Tells of it now and then."""
-        if self.note(epoch, step, steps):
+        """Shows the step in the progress bar, at most twice a second."""
+        if self.progress_file.write(epoch, step, steps):
             self.tell()
 
 
@@ -200,7 +196,7 @@ class Collate(ArrowBatchCollateFn):
         self.function = function
 
     def __call__(self, table: pa.Table) -> Batch:
-        """What the function makes of the table."""
+        """The batch of a table."""
         return self.function(table)
 
 
@@ -211,7 +207,7 @@ def _worker(job: TrainingJob, config: Config, folder: Path, threads: int) -> Non
         torch.set_num_threads(threads)
     with suppress(KeyError):
         rows["validation"] = ray.train.get_dataset_shard("validation")
-    # A head that another began may know modalities that no clip here has.
+    # A warm-started head may have projections for modalities that this corpus lacks: DDP must allow unused parameters.
     unused = job.fusion and job.optimisation.start_from is not None
     options = {"parallel_strategy_kwargs": {"broadcast_buffers": False, "find_unused_parameters": unused}}
     _train_in_worker(
@@ -221,28 +217,31 @@ def _worker(job: TrainingJob, config: Config, folder: Path, threads: int) -> Non
 
 def _train_in_worker(
     job: TrainingJob, config: Config, rows: Mapping[str, Rows], reporter: loop.Reporter, device: torch.device,
-    prepared: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """A worker's share of every batch, the one training loop."""
+    """Run the training loop on a worker's share of every batch; `wrap` makes the model a distributed one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # the same initial weights on every worker
         model = job.build()
-    model = prepared(model) if prepared else model.to(device)
-    share = job.optimisation.batch_size // reporter.world_size
-    steps = -(-(job.train_rows // reporter.world_size) // share) * job.passes_per_epoch
-    bf16 = _bf16(job.precision, device)
-    plan = loop.LoopSettings(
-        job.optimisation, config.train.epochs, steps, config.seed, bf16, job.class_weight_K, job.fusion
+    model = wrap(model) if wrap else model.to(device)
+    batch_size = job.optimisation.batch_size // reporter.world_size
+    steps = -(-(job.train_rows // reporter.world_size) // batch_size) * job.passes_per_epoch
+    settings = loop.LoopSettings(
+        job.optimisation,
+        config.train.epochs,
+        steps,
+        config.seed,
+        _bf16(job.precision, device),
+        job.class_weight_K,
+        job.fusion,
     )
     if job.fusion:
-        train = partial(shuffled, _held(job, rows["train"]), share, config.seed, passes=job.passes_per_epoch)
+        features = job.collate(pa.concat_tables(rows["train"].iter_batches(batch_size=None, batch_format="pyarrow")))
+        train = partial(shuffled, features, batch_size, config.seed, passes=job.passes_per_epoch)
     else:
-        train = partial(_train_batches, job, config, rows["train"], share)
-    return loop.fit(model, train, partial(_validation_batches, job, rows.get("validation"), reporter), plan, reporter)
-
-
-def _held(job: TrainingJob, rows: Rows) -> Batch:
-    return job.collate(pa.concat_tables(rows.iter_batches(batch_size=None, batch_format="pyarrow")))
+        train = partial(_train_batches, job, config, rows["train"], batch_size)
+    validation = partial(_validation_batches, job, rows.get("validation"), reporter)
+    return loop.fit(model, train, validation, settings, reporter)
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
@@ -269,7 +268,7 @@ def in_batches(
 
 
 def _validation_batches(job: TrainingJob, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:
-    """Every worker reads the whole split and decodes its turn of the batches: splitting would drop rows."""
+    """A worker's share of the validation batches: it reads the whole split, because Ray's splitting would drop rows."""
     if rows is None:
         return
     tables: Iterable[pa.Table] = rows.iter_batches(batch_size=job.optimisation.batch_size, batch_format="pyarrow")

@@ -16,7 +16,7 @@ from emo_ray import cluster
 from emo_ray.config import Config
 from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
-from emo_ray.stages.sweeps.trial import PHASES, Task, member, trial
+from emo_ray.stages.sweeps.trial import PHASES, Task, population_member, trial
 from emo_ray.training import search
 from emo_ray.training.stacked_heads import SHARED_FIELDS
 
@@ -28,11 +28,11 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it prints every study it creates
     config = task.config
-    own, population = config.tune, config.tune.search == "pbt"
-    if population:
+    is_population = config.tune.search == "pbt"
+    if is_population:
         _check_population(config)
     at_once, resources = room(config)
-    trainable = ray.tune.with_parameters(member if population else trial, task=task)
+    trainable = ray.tune.with_parameters(population_member if is_population else trial, task=task)
     trainable = ray.tune.with_resources(trainable, resources)
     random.seed(config.seed)  # population-based training takes its chances from these two
     np.random.seed(config.seed)
@@ -45,25 +45,25 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
             tune_config=ray.tune.TuneConfig(
                 metric="value",
                 mode="max",
-                num_samples=own.trials,
+                num_samples=config.tune.trials,
                 max_concurrent_trials=at_once,
-                search_alg=None if population else _searcher(config),
+                search_alg=None if is_population else _searcher(config),
                 scheduler=_scheduler(config),
-                reuse_actors=config.train.num_workers <= 1 and not population,
+                reuse_actors=config.train.num_workers <= 1 and not is_population,
             ),
             run_config=ray.tune.RunConfig(
                 name=folder.name,
                 storage_path=str(folder.parent),
-                failure_config=ray.tune.FailureConfig(max_failures=own.max_failures),
+                failure_config=ray.tune.FailureConfig(max_failures=config.tune.max_failures),
                 callbacks=[Watch()],
                 verbose=0,
             ),
         )
-    with progress("searching", own.trials, "trials") as advance:
-        Watch.now = _UnderWay(records, advance, set())
+    with progress("searching", config.tune.trials, "trials") as advance:
+        Watch.sweep = _RunningSweep(records, advance, set())
         advance(sum(record["state"] is not None for record in records.trials.values()))
         tuner.fit()
-    records.forget(set(records.trials) - Watch.now.known)
+    records.forget(set(records.trials) - Watch.sweep.trial_ids)
 
 
 def room(config: Config) -> tuple[int, dict[str, float]]:
@@ -71,7 +71,7 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
 
     A trial in one process shares the machine with the data tasks of all; one with workers reserves nothing itself.
     """
-    own, workers = config.tune, config.train.shares
+    workers = config.train.shares
     gpu = cluster.use_gpu(config, workers)
     if workers == 1:
         most = int(cluster.gpus() if gpu else cluster.cpus())
@@ -83,105 +83,106 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
             f"found {cluster.cpus():g} CPUs and {cluster.gpus():g} GPUs, expected room for a trial of {workers} "
             "workers and for the data tasks that feed it: lower train.num_workers"
         )
-    at_once = min(most, own.trials, own.max_concurrent or most)
+    at_once = min(most, config.tune.trials, config.tune.max_concurrent or most)
     if workers > 1:
         return at_once, {"node:__internal_head__": 0.001}
     return at_once, {"CPU": cluster.train_worker_cpus(at_once), **({"GPU": 1} if gpu else {})}
 
 
 class Asha(FIFOScheduler):
-    """Ray's ASHA for each phase of trials by itself, for their values do not compare.
+    """Ray's ASHA for each phase of trials by itself, because values of different phases do not compare.
 
-    What costs nothing is no reason to stop: epochs of an EmoVCLIP that is there already. And the recipe as it is, which
-    all others are compared with, runs to its end.
+    Two kinds of epochs stop no trial: free ones, of an EmoVCLIP that another trial trained, and those of the recipe as
+    it is, which runs to its end because all others are compared with it.
     """
 
     def __init__(self, spared: search.Params | None, **options: Any):
         super().__init__()
         self.spared = spared
-        self.phases = {name: AsyncHyperBandScheduler(time_attr="phase_epoch", **options) for name in PHASES}
+        self.schedulers = {name: AsyncHyperBandScheduler(time_attr="phase_epoch", **options) for name in PHASES}
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Ray's, of both."""
-        return all(one.set_search_properties(metric, mode, **spec) for one in self.phases.values())
+        """Set them in the schedulers of both phases."""
+        return all(scheduler.set_search_properties(metric, mode, **spec) for scheduler in self.schedulers.values())
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:
-        """Ray's, of both."""
-        for one in self.phases.values():
-            one.on_trial_add(controller, trial)
+        """Add the trial to both phases."""
+        for scheduler in self.schedulers.values():
+            scheduler.on_trial_add(controller, trial)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict) -> str:
-        """Ray's decision, in the phase that the trial is in."""
+        """The decision of the scheduler whose phase the trial is in."""
         if result["free"]:
             return TrialScheduler.CONTINUE
-        decision = self.phases[result["phase"]].on_trial_result(controller, trial, result)
+        decision = self.schedulers[result["phase"]].on_trial_result(controller, trial, result)
         return TrialScheduler.CONTINUE if trial.config == self.spared else decision
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict) -> None:
-        """Ray's, in the phase that the trial was in."""
-        for name, one in self.phases.items():
-            if name == result.get("phase"):
-                one.on_trial_complete(controller, trial, result)
+        """Complete the trial in the phase that it was in, and remove it from the other."""
+        for phase, scheduler in self.schedulers.items():
+            if phase == result.get("phase"):
+                scheduler.on_trial_complete(controller, trial, result)
             else:
-                one.on_trial_remove(controller, trial)
+                scheduler.on_trial_remove(controller, trial)
 
     def on_trial_remove(self, controller: Any, trial: Any) -> None:
-        """Ray's, of both."""
-        for one in self.phases.values():
-            one.on_trial_remove(controller, trial)
+        """Remove the trial from both phases."""
+        for scheduler in self.schedulers.values():
+            scheduler.on_trial_remove(controller, trial)
 
 
 @dataclass
-class _UnderWay:
+class _RunningSweep:
     """The sweep of this process."""
 
     records: Records
     advance: Callable
-    known: set[str]
+    trial_ids: set[str]  # of the trials that Ray Tune knows
 
 
 class Watch(ray.tune.Callback):
-    """Writes what happens to the records of the sweep under way. It holds nothing itself: Ray keeps it in a file."""
+    """Writes what happens to the records of the running sweep. It holds no state itself, because Ray pickles it."""
 
-    now: ClassVar[_UnderWay]
+    sweep: ClassVar[_RunningSweep]
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        """Keeps their names: of a killed sweep there may be records of trials that Ray had not noted yet."""
-        self.now.known = {one.trial_id for one in trials}
+        """Note the trials that Ray knows: a killed sweep may have records of trials that Ray had not noted yet."""
+        self.sweep.trial_ids = {trial.trial_id for trial in trials}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial begins or goes on."""
-        records = self.now.records
+        """Record a trial that begins or goes on."""
+        records = self.sweep.records
         records.begin(trial.trial_id, search.from_optuna(records.config.tune.space, _suggested(records.config, trial)))
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        """An epoch."""
-        records = self.now.records
+        """Record an epoch."""
+        records = self.sweep.records
         params = search.from_optuna(records.config.tune.space, _suggested(records.config, trial))
         records.epoch(trial.trial_id, result["epoch"], result["value"], params)
-        records.tell(trial.trial_id, [(result["phase"], result["told"])])
+        records.log(trial.trial_id, [(result["phase"], result["metrics"])])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial at its end, or stopped.
+        """Record a trial at its end, or one that was stopped.
 
-        A member of a population that takes over one at its end has nothing left to train, and that one's last result.
+        A member of a population that takes over another one at its end has nothing left to train, and reports that
+        one's last result: it counts as stopped.
         """
-        result, record = trial.last_result, self.now.records.trials.get(trial.trial_id, {})
-        own = result.get("epoch") == record.get("epochs")
-        self._end(trial, COMPLETE if own and result.get("last") else PRUNED)
+        result, record = trial.last_result, self.sweep.records.trials.get(trial.trial_id, {})
+        is_its_result = result.get("epoch") == record.get("epochs")
+        self._end(trial, COMPLETE if is_its_result and result.get("last") else PRUNED)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """A trial that failed once too often."""
+        """Record a trial that failed once too often."""
         cause = trial.get_error()
         lines = [line for line in str(cause).splitlines() if line.strip()]
         self._end(trial, FAILED, lines[-1].strip() if lines else type(cause).__name__)
 
     def _end(self, trial: Any, state: str, error: str | None = None) -> None:
-        records = self.now.records
+        records = self.sweep.records
         if trial.trial_id in records.trials and records.trials[trial.trial_id]["state"] is None:
             records.end(trial.trial_id, state, error)
             values = [r["value"] for r in records.trials.values() if r["state"] == COMPLETE]
-            self.now.advance(1, f"best {max(values):.3f}" if values else "")
+            self.sweep.advance(1, f"best {max(values):.3f}" if values else "")
 
 
 def _suggested(config: Config, trial: Any) -> search.Params:
@@ -200,33 +201,33 @@ def _searcher(config: Config) -> OptunaSearch:
 
 
 def _scheduler(config: Config) -> TrialScheduler:
-    own = config.tune
-    if own.search == "pbt":
+    settings = config.tune
+    if settings.search == "pbt":
         return PopulationBasedTraining(
-            time_attr="epoch", perturbation_interval=own.grace_epochs, hyperparam_mutations=_param_space(config)
+            time_attr="epoch", perturbation_interval=settings.grace_epochs, hyperparam_mutations=_param_space(config)
         )
-    if own.scheduler == "none":
+    if settings.scheduler == "none":
         return FIFOScheduler()
     return Asha(
         search.default_params(config),
-        max_t=max(own.grace_epochs, config.train.epochs - 1),  # the last epoch is paid for: none is stopped there
+        max_t=max(settings.grace_epochs, config.train.epochs - 1),  # the last epoch is paid for: none is stopped there
         stop_last_trials=False,
-        grace_period=own.grace_epochs,
-        reduction_factor=own.reduction_factor,
+        grace_period=settings.grace_epochs,
+        reduction_factor=settings.reduction_factor,
     )
 
 
 def _param_space(config: Config) -> dict[str, Any]:
-    """What Ray draws itself: the population's settings, of which Optuna knows nothing."""
-    made = {}
-    for key, given in config.tune.space.items() if config.tune.search == "pbt" else ():
-        ((form, values),) = given.items()
-        if form == "choice":
-            made[key] = ray.tune.choice(list(search.distributions({key: given})[key].choices))
+    """The search space in Ray's terms, for population-based training, which Optuna has no part in; else empty."""
+    space: dict[str, Any] = {}
+    for key, form in config.tune.space.items() if config.tune.search == "pbt" else ():
+        ((kind, values),) = form.items()
+        if kind == "choice":
+            space[key] = ray.tune.choice(list(search.distributions({key: form})[key].choices))
         else:
             low, high = values
-            made[key] = getattr(ray.tune, form)(low, high + 1 if form == "randint" else high)
-    return made
+            space[key] = getattr(ray.tune, kind)(low, high + 1 if kind == "randint" else high)
+    return space
 
 
 def _check_population(config: Config) -> None:

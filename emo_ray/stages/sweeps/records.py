@@ -1,6 +1,6 @@
-"""What is known of a sweep's trials while it runs: a file for each in the store, and a run for each in MLflow.
+"""The records of a sweep's trials while it runs: a file for each in the store, and a run for each in MLflow.
 
-Files are what a sweep that was killed goes on from, and what its report is made of.
+A killed sweep goes on from the files, and its report is made of them.
 """
 
 import json
@@ -13,8 +13,8 @@ from emo_ray.config import Config
 from emo_ray.training.search import Params, applied
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
-_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}  # in MLflow's words
-Told = tuple[str, Mapping[str, float]]  # (phase, metrics of an epoch)
+_MLFLOW_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+PhaseEpoch = tuple[str, Mapping[str, float]]  # (phase, metrics of an epoch)
 
 
 class Records:
@@ -28,7 +28,7 @@ class Records:
         self._begun_s: dict[str, float] = {}
 
     def begin(self, name: str, params: Params) -> None:
-        """A trial that starts, or goes on."""
+        """Record a trial that starts, or goes on."""
         now_s = time.monotonic()
         fresh = {
             "number": len(self.trials),
@@ -46,7 +46,7 @@ class Records:
         self._runs[name] = run
 
     def epoch(self, name: str, epoch: int, value: float, params: Params | None = None) -> None:
-        """A trial's epoch: its number from 1, and the objective. One heard of before counts once.
+        """Record a trial's epoch: its number from 1, and the objective. An epoch that was recorded before counts once.
 
         `params`: its settings now, where they may change on the way.
         """
@@ -57,12 +57,12 @@ class Records:
             record["seconds"] = time.monotonic() - self._begun_s[name]
             self._write(name)
 
-    def tell(self, name: str, told: Iterable[Told]) -> None:
-        """Metrics of a trial's epochs, for MLflow."""
-        self._runs[name].epochs(told)
+    def log(self, name: str, epochs: Iterable[PhaseEpoch]) -> None:
+        """Log metrics of a trial's epochs to MLflow."""
+        self._runs[name].epochs(epochs)
 
     def end(self, name: str, state: str, error: str | None = None, seconds: float | None = None) -> None:
-        """A trial that is complete, was stopped early, or has failed."""
+        """Record that a trial is complete, was stopped early, or has failed."""
         record = self.trials[name]
         record |= {"state": state, "error": error}
         if seconds is not None:
@@ -72,10 +72,10 @@ class Records:
         run.tag("state", state)
         if record["value"] is not None:
             run.metrics({"objective": record["value"]})
-        run.finish(_STATUS[state])
+        run.finish(_MLFLOW_STATUS[state])
 
     def forget(self, names: Iterable[str]) -> None:
-        """Trials that a killed sweep had begun and that are begun anew under another name."""
+        """Drop trials that a killed sweep had begun and that are begun anew under another name."""
         for name in names:
             record = self.trials.pop(name)
             (self.folder / f"{name}.json").unlink()

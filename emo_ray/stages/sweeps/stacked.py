@@ -1,7 +1,7 @@
-"""Sweeps of the fusion head alone: trials are trained many at a time, on each core in one process.
+"""Sweeps of the fusion head alone: trials are trained many at a time, in one process on each core.
 
-They come in waves of as many as the processes hold. All of a wave end an epoch together, and then those that promise
-little are stopped (ASHA); so nothing depends on which process is faster. A sweep that is killed repeats its last wave.
+Trials come in waves of as many as the processes hold. All trials of a wave end an epoch together, and then those that
+promise little are stopped (ASHA); so nothing depends on which process is faster. A killed sweep repeats its last wave.
 """
 
 import json
@@ -29,7 +29,7 @@ from emo_ray.training.loop import validation_metrics
 from emo_ray.training.stacked_heads import SHARED_FIELDS, HeadConfig, StackedHeads
 
 WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
-WAVES = "whole.txt"  # how many trials the waves have that are told of to the end
+FINISHED_WAVES = "whole.txt"  # how many trials the waves have that are recorded to the end
 Metrics = dict[str, float]
 
 
@@ -42,49 +42,38 @@ class Fold:
 
 
 @dataclass
-class _Playing:
+class _Trial:
     """A trial of a wave."""
 
-    trial: optuna.Trial
+    suggestion: optuna.Trial
     params: search.Params
     epochs: list[Metrics]
     history: list[tuple[int, float]]  # epoch from 1, objective
     state: str = COMPLETE
 
 
-def in_bulk(config: Config) -> bool:
-    """Whether the trials of this sweep can be trained in bulk: they differ in the head alone."""
-    own = config.tune
-    alone = own.bulk == "no" or own.search == "pbt" or config.train.num_workers > 1
-    return not alone and all(key.startswith("fusion.") for key in own.space)
-
-
-def search_in_bulk(config: Config, labels: Sequence[str], folds: Sequence[Fold], records: Records) -> None:
-    """All trials of the sweep; those that `records` hold already are not repeated."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it prints every study it creates
-    own, study = config.tune, optuna.create_study(direction="maximize")
-    whole = records.folder / WAVES
-    told = json.loads(whole.read_text(encoding="utf-8")) if whole.exists() else 0
-    records.forget([name for name, record in records.trials.items() if record["number"] >= told])
-    for record in records.table():
-        study.add_trial(search.to_optuna_trial(own, record))
-    if not study.trials and (point := search.default_params(config)) is not None:
-        study.enqueue_trial(point)
-    space, processes = search.distributions(own.space), _processes(config)
+def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold], records: Records) -> None:
+    """All trials of the sweep; those that `records` holds already are not repeated."""
+    settings = config.tune
+    finished_waves = records.folder / FINISHED_WAVES
+    finished = json.loads(finished_waves.read_text(encoding="utf-8")) if finished_waves.exists() else 0
+    records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
+    study = _study(config, records)
+    space, processes = search.distributions(settings.space), _processes(config)
     workers = [Worker.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
-    with progress("searching", own.trials, "trials") as advance:
+    with progress("searching", settings.trials, "trials") as advance:
         advance(len(study.trials))
-        while (begun := len(records.trials)) < own.trials:
-            study.sampler = search.sampler(own, config.seed + begun)  # a resumed sweep goes on as it would have
-            wave = [study.ask(space) for _ in range(wave_of(own.trials - begun, processes))]
+        while (begun := len(records.trials)) < settings.trials:
+            study.sampler = search.sampler(settings, config.seed + begun)  # a resumed sweep goes on as it would have
+            suggestions = [study.ask(space) for _ in range(wave_of(settings.trials - begun, processes))]
             begun_s = time.monotonic()
-            played = _play(config, wave, workers, records)
-            _record(played, records, time.monotonic() - begun_s)
-            store.write_text(whole, json.dumps(len(records.trials)))
-            for one in played:
-                pruned = {"state": optuna.trial.TrialState.PRUNED} if one.state == PRUNED else {}
-                study.tell(one.trial, None if pruned else one.history[-1][1], **pruned)
-            advance(len(wave), f"best {max(r['value'] for r in records.trials.values()):.3f}")
+            trials = _run_wave(config, suggestions, workers, records)
+            _record(trials, records, time.monotonic() - begun_s)
+            store.write_text(finished_waves, json.dumps(len(records.trials)))
+            for trial in trials:
+                pruned = {"state": optuna.trial.TrialState.PRUNED} if trial.state == PRUNED else {}
+                study.tell(trial.suggestion, None if pruned else trial.history[-1][1], **pruned)
+            advance(len(trials), f"best {max(r['value'] for r in records.trials.values()):.3f}")
     for worker in workers:
         ray.kill(worker)
 
@@ -99,51 +88,64 @@ def wave_of(trials: int, processes: int) -> int:
     return min(trials, processes * -(-each // waves))
 
 
+def _study(config: Config, records: Records) -> optuna.Study:
+    """Optuna's view of the sweep so far: recorded trials, else the recipe as it is as the first suggestion."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it prints every study it creates
+    study = optuna.create_study(direction="maximize")
+    for record in records.table():
+        study.add_trial(search.to_optuna_trial(config.tune, record))
+    if not study.trials and (params := search.default_params(config)) is not None:
+        study.enqueue_trial(params)
+    return study
+
+
 def _processes(config: Config) -> int:
     """One a core, but no more than can be filled."""
-    most = config.tune.max_concurrent or int(cluster.cpus())
-    return max(1, min(most, int(cluster.cpus()), -(-config.tune.trials // WIDTH)))
+    cores = int(cluster.cpus())
+    return max(1, min(config.tune.max_concurrent or cores, cores, -(-config.tune.trials // WIDTH)))
 
 
-def _play(config: Config, wave: Sequence[optuna.Trial], workers: Sequence, records: Records) -> list[_Playing]:
-    """A wave from its first epoch to its last."""
-    own, rungs = config.tune, search.rungs(config.tune, config.train.epochs)
-    played = {t.number: _Playing(t, search.from_optuna(own.space, t.params), [], []) for t in wave}
-    hosts = [list(played)[i :: len(workers)] for i in range(len(workers))]
-    ray.get([w.start.remote({n: played[n].params for n in mine}) for w, mine in zip(workers, hosts, strict=True)])
-    live = set(played)
+def _run_wave(
+    config: Config, suggestions: Sequence[optuna.Trial], workers: Sequence[Any], records: Records
+) -> list[_Trial]:
+    """Train a wave of trials from its first epoch to its last."""
+    settings, rungs = config.tune, search.rungs(config.tune, config.train.epochs)
+    trials = {s.number: _Trial(s, search.from_optuna(settings.space, s.params), [], []) for s in suggestions}
+    share_of = [(worker, list(trials)[i :: len(workers)]) for i, worker in enumerate(workers)]
+    ray.get([worker.start.remote({n: trials[n].params for n in numbers}) for worker, numbers in share_of])
+    live = set(trials)
     for epoch in range(1, config.train.epochs + 1):
-        made = ray.get([w.epoch.remote([n for n in mine if n in live]) for w, mine in zip(workers, hosts, strict=True)])
-        for number, metrics in sorted(item for each in made for item in each.items()):
-            one = played[number]
-            one.epochs.append(metrics | {"epoch": epoch - 1})
-            one.history.append((epoch, _value(one.epochs, own.objective, own.folds)))
+        results = ray.get([worker.epoch.remote([n for n in numbers if n in live]) for worker, numbers in share_of])
+        for number, metrics in sorted(item for result in results for item in result.items()):
+            trial = trials[number]
+            trial.epochs.append(metrics | {"epoch": epoch - 1})
+            trial.history.append((epoch, _value(trial.epochs, settings.objective, settings.folds)))
         if epoch in rungs:
-            before = [dict(map(tuple, r["history"])).get(epoch) for r in records.trials.values()]
-            reached = [v for v in before if v is not None] + [played[n].history[-1][1] for n in live]
+            earlier = [dict(map(tuple, record["history"])).get(epoch) for record in records.trials.values()]
+            reached = [value for value in earlier if value is not None] + [trials[n].history[-1][1] for n in live]
             for number in sorted(live - {0}):  # the first is what all others are compared with
-                if not search.is_promoted(played[number].history[-1][1], reached, own.reduction_factor):
-                    played[number].state = PRUNED
+                if not search.is_promoted(trials[number].history[-1][1], reached, settings.reduction_factor):
+                    trials[number].state = PRUNED
                     live.remove(number)
-    return list(played.values())
+    return list(trials.values())
 
 
 def _value(epochs: Sequence[Metrics], objective: str, folds: int | None) -> float:
-    """That of the epoch that `train` would keep; in folds, where it would keep the last, that of the last."""
-    kept = epochs[-1] if folds else max(epochs, key=lambda metrics: metrics["val_waf"])  # the first of equal ones
-    return search.objective(kept, objective)
+    """Objective at the epoch `train` keeps: the best by validation WAF, or the last one in cross-validation."""
+    best = epochs[-1] if folds else max(epochs, key=lambda metrics: metrics["val_waf"])  # the first of equal ones
+    return search.objective(best, objective)
 
 
-def _record(played: Sequence[_Playing], records: Records, seconds: float) -> None:
-    """A wave that is over; of its time each trial has the share of its epochs."""
-    each_s = seconds / sum(len(one.epochs) for one in played)
-    for one in played:
-        name = f"{one.trial.number:05d}"
-        records.begin(name, one.params)
-        for epoch, value in one.history:
+def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
+    """Record a wave that is over; each trial gets the share of its time that its epochs took."""
+    epoch_s = seconds / sum(len(trial.epochs) for trial in trials)
+    for trial in trials:
+        name = f"{trial.suggestion.number:05d}"
+        records.begin(name, trial.params)
+        for epoch, value in trial.history:
             records.epoch(name, epoch, value)
-        records.tell(name, [("fusion", metrics) for metrics in one.epochs])
-        records.end(name, one.state, seconds=each_s * len(one.epochs))
+        records.log(name, [("fusion", metrics) for metrics in trial.epochs])
+        records.end(name, trial.state, seconds=epoch_s * len(trial.epochs))
 
 
 @ray.remote(num_cpus=1)
@@ -155,44 +157,44 @@ class Worker:
         threadpool_limits(1)
         self.config, self.labels, self.folds = config, labels, ray.get(folds)
         self.scalings = [scalings(fold.train) for fold in self.folds]
-        self.groups: list[tuple[list[int], list[StackedHeads]]] = []
+        self.groups: list[tuple[list[int], list[StackedHeads]]] = []  # numbers of trials, and their heads on each fold
 
     def start(self, params_of: Mapping[int, search.Params]) -> None:
-        """Fresh heads for trials, by number."""
+        """Make fresh heads for trials, by number."""
         shapes: dict[Any, list[int]] = defaultdict(list)
         configs = {number: search.applied(self.config, params) for number, params in params_of.items()}
         for number, config in configs.items():
-            own = config.fusion
-            shape = [getattr(own, name) for name in SHARED_FIELDS]
-            shapes[(*shape, isinstance(own.modality_dropout, dict))].append(number)
+            shape = [getattr(config.fusion, name) for name in SHARED_FIELDS]
+            shapes[(*shape, isinstance(config.fusion.modality_dropout, dict))].append(number)
         self.groups = [
-            (numbers, [self._bulk([configs[n] for n in numbers], i) for i in range(len(self.folds))])
+            (numbers, [self._stack([configs[n] for n in numbers], fold) for fold in range(len(self.folds))])
             for numbers in shapes.values()
         ]
 
-    def _bulk(self, configs: Sequence[Config], fold: int) -> StackedHeads:
+    def _stack(self, configs: Sequence[Config], fold: int) -> StackedHeads:
         heads = []
         with torch.random.fork_rng(devices=[]):
             for config in configs:
                 torch.manual_seed(config.seed)
                 heads.append(checkpoint.fresh_fusion(config, self.scalings[fold], self.labels))
-        lanes = [HeadConfig(config.fusion, config.seed) for config in configs]
+        head_configs = [HeadConfig(config.fusion, config.seed) for config in configs]
         clips = self.folds[fold]
-        return StackedHeads(heads, lanes, clips.train, clips.validation, self.config.train.epochs)
+        return StackedHeads(heads, head_configs, clips.train, clips.validation, self.config.train.epochs)
 
     def epoch(self, live: Collection[int]) -> dict[int, Metrics]:
-        """The next epoch of these trials, and never again one of others; over folds the clips are counted together."""
-        made = {}
-        for g, (numbers, bulks) in enumerate(self.groups):
+        """Train the next epoch of these trials; trials that are left out never go on. Folds are counted together."""
+        metrics_of: dict[int, Metrics] = {}
+        for g, (numbers, stacks) in enumerate(self.groups):
             places = [i for i, number in enumerate(numbers) if number in live]
             if not places:
                 continue
             if len(places) < len(numbers):
-                for bulk in bulks:
-                    bulk.select(places)
-                self.groups[g] = ([numbers[i] for i in places], bulks)
-            for i, epochs in enumerate(zip(*(bulk.epoch() for bulk in bulks), strict=True)):
-                loss = sum(one.train_loss for one in epochs) / len(epochs)
-                counted = sum(one.counts_SKK for one in epochs)
-                made[self.groups[g][0][i]] = {"train_loss": loss, **validation_metrics(counted, tuple(SUBSETS))}
-        return made
+                for stack in stacks:
+                    stack.select(places)
+                numbers = [numbers[i] for i in places]
+                self.groups[g] = (numbers, stacks)
+            for i, epochs in enumerate(zip(*(stack.epoch() for stack in stacks), strict=True)):
+                loss = sum(epoch.train_loss for epoch in epochs) / len(epochs)
+                counts_SKK = sum(epoch.counts_SKK for epoch in epochs)
+                metrics_of[numbers[i]] = {"train_loss": loss, **validation_metrics(counts_SKK, tuple(SUBSETS))}
+        return metrics_of

@@ -14,11 +14,13 @@ from emo_ray.config import absolute_paths, override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.encoding.encoders import frozen_encoders
 from emo_ray.stages.encoding.external_tables import BAD_ROWS
+from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.evaluate import evaluate
-from emo_ray.stages.features import encode_corpus, features, frozen_encoders, load
+from emo_ray.stages.features import features
 from emo_ray.stages.predict import predict
-from emo_ray.stages.prepare import prepare
 from emo_ray.stages.train import train
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -53,7 +55,7 @@ def measured(corpus):
 
 
 def table_of(config):
-    prepared = prepare(config)
+    prepared = prepare_corpus(config)
     return load(prepared, encode_corpus(config, prepared, frozen_encoders(config))).sort_by("clip_id")
 
 
@@ -62,11 +64,11 @@ def as_rows(table, name):
 
 
 def test_a_head_is_trained_and_measured_without_any_media(measured, corpus):
-    subsets = measured.report["subsets"]
+    subsets = measured.content["subsets"]
     assert [name for name, scores in subsets.items() if scores] == ["A", "T", "AT"]
-    assert (subsets["A"]["n"], subsets["T"]["n"], measured.report["n_clips"]) == (11, 12, 12)
+    assert (subsets["A"]["n"], subsets["T"]["n"], measured.content["n_clips"]) == (11, 12, 12)
     assert subsets["A"]["waf"] > 0.6
-    model = Path(corpus.store.root) / "checkpoints" / measured.report["checkpoint"]
+    model = Path(corpus.store.root) / "checkpoints" / measured.content["checkpoint"]
     assert not (model / checkpoint_files.EMOVCLIP).exists()
     assert "audio: tables hubert" in (model / checkpoint_files.CARD).read_text()
     widths = {k: v.shape[1] for k, v in load_file(model / checkpoint_files.WEIGHTS).items() if k.startswith("scaling_")}
@@ -92,15 +94,19 @@ def test_a_second_run_makes_nothing(measured, corpus):
 
 def test_another_table_is_another_model(measured, corpus):
     fewer = train(override(corpus, {"tables.text": [], "train.epochs": 1}))
-    assert fewer.path.name != measured.report["checkpoint"]
+    assert fewer.path.name != measured.content["checkpoint"]
     assert set(checkpoint.load_fusion(fewer.path).project) == {"audio"}
 
 
 def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, corpus):
-    model = Path(corpus.store.root) / "checkpoints" / measured.report["checkpoint"]
+    model = Path(corpus.store.root) / "checkpoints" / measured.content["checkpoint"]
     given = override(corpus, {"checkpoint": str(model)})
     predicted = predict(given)
-    assert (sum(predicted.counts.values()), predicted.unusable) == (59, 1)  # of c3 nothing is known
+    counts = predicted.content
+    assert (sum(counts["predicted"].values()), counts["without any usable modality"]) == (
+        59,
+        1,
+    )  # of c3 nothing is known
     rows = {row["clip_id"]: row for part in predicted.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()}
     assert [rows[name]["audio_status"] for name in ("c0", "c3", "c7")] == ["ok", "missing", "corrupt: infinite values"]
     assert not rows["c3"]["has_audio"]
@@ -119,24 +125,24 @@ def test_a_table_of_other_clips_is_refused(corpus, tmp_path):
 def test_clips_without_ids_or_media_are_refused(corpus, tmp_path):
     (tmp_path / "clips.csv").write_text("label\na\nb\n")
     with pytest.raises(ValueError, match=r"expected at least one of video, audio, text, file.*clip_id"):
-        prepare(override(corpus, {"data.manifest": str(tmp_path / "clips.csv")}))
+        prepare_corpus(override(corpus, {"data.manifest": str(tmp_path / "clips.csv")}))
 
 
 def test_media_that_are_not_there_are_not_missed(corpus, tmp_path):
     clips = [replace(clip, video=f"/nowhere/{clip.clip_id}.mp4") for clip in manifest.read(Path(corpus.data.manifest))]
     manifest.write(tmp_path / "clips.parquet", clips)
     config = override(corpus, {"data.manifest": str(tmp_path / "clips.parquet")})
-    assert prepare(config).ledger["video_status"].unique().to_pylist() == ["missing"]
+    assert prepare_corpus(config).ledger["video_status"].unique().to_pylist() == ["missing"]
     with pytest.raises(ValueError, match="found none of the 60 media files"):
-        prepare(override(config, {"tables.audio": [], "tables.text": []}))
+        prepare_corpus(override(config, {"tables.audio": [], "tables.text": []}))
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.parquet"])
 def test_what_is_exported_is_read_back_identically(tiny_config, tmp_path, form):
     config = override(tiny_config, {"tables.export": str(tmp_path / "out")})
     made = features(config)
-    assert {p.name for p in made.exported} == {"audio", "audio.parquet", "text", "text.parquet"}
-    assert features(config).exported == made.exported
+    assert {Path(p).name for p in made.content["exported"]} == {"audio", "audio.parquet", "text", "text.parquet"}
+    assert features(config).content == made.content
     keys = {f"tables.{name}": str(tmp_path / "out" / form.format(name)) for name in SIZES}
     ours, theirs = table_of(tiny_config), table_of(override(tiny_config, keys))
     assert theirs["clip_id"].equals(ours["clip_id"])
@@ -153,7 +159,7 @@ def test_an_export_keeps_what_others_left(tiny_config, tmp_path):
     other = override(config, {"text.ngram_features": 32})
     with pytest.raises(ValueError, match=r"found files of other features.*choose another tables\.export"):
         features(other)
-    absent = [row["clip_id"] for row in prepare(tiny_config).ledger.to_pylist() if row["audio_status"] != "ok"]
+    absent = [row["clip_id"] for row in prepare_corpus(tiny_config).ledger.to_pylist() if row["audio_status"] != "ok"]
     assert absent
     assert not any((tmp_path / "audio" / f"{clip_id}.npy").exists() for clip_id in absent)
 
@@ -172,6 +178,6 @@ def test_paths_of_tables_become_absolute_where_they_exist(tiny_config, tmp_path,
 def test_a_jsonl_manifest_of_ids_and_labels_will_do(corpus, tmp_path):
     rows = [{"id": clip.clip_id, "emotion": clip.label} for clip in manifest.read(Path(corpus.data.manifest))]
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    prepared = prepare(override(corpus, {"data.manifest": str(tmp_path / "clips.jsonl")}))
+    prepared = prepare_corpus(override(corpus, {"data.manifest": str(tmp_path / "clips.jsonl")}))
     assert prepared.labels == ("a", "b", "c")
     assert pq.read_table(prepared.path / "manifest.parquet").num_rows == 60

@@ -7,8 +7,8 @@ import pytest
 from emo_ray import store
 from emo_ray.config import override
 from emo_ray.models import checkpoint_files
+from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.fitting.plan import resolve_training
-from emo_ray.stages.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -19,8 +19,8 @@ SURE = (0.8, 0.1, 0.1)
 @pytest.fixture(scope="module")
 def plan_of(evaluated, tiny_config):
     """A function that plans the tiny job, trained already, with changes."""
-    prepared = prepare(tiny_config)
-    return lambda changes: resolve_training(override(tiny_config, changes), prepared)
+    corpus = open_corpus(tiny_config)
+    return lambda changes: resolve_training(override(tiny_config, changes), corpus)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_student_is_known_by_what_its_pseudo_labels_say(
 ):
     def name(folder, **changes):
         config = override(few_labels, {"train.pseudo_labels": str(folder), **changes})
-        return resolve_training(config, few_teacher.prepared).path.name
+        return resolve_training(config, few_teacher.corpus).path.name
 
     less = dict.fromkeys(UNLABELLED[:30], (0.5, 0.3, 0.2))
     unsure = pseudo_round(tmp_path / "unsure", less, few_teacher.prepared.labels, UNLABELLED)
@@ -87,7 +87,7 @@ def test_a_round_that_accepted_nothing_plans_the_model_of_labelled_clips(
 ):
     none = pseudo_round(tmp_path / "none", dict.fromkeys(UNLABELLED, SURE), few_teacher.prepared.labels, [])
     config = override(few_labels, {"train.pseudo_labels": str(none)})
-    assert resolve_training(config, few_teacher.prepared).path == few_teacher.path
+    assert resolve_training(config, few_teacher.corpus).path == few_teacher.path
 
 
 @pytest.mark.parametrize("clip_id", ["validation-003", "test-000", "train-001", "stranger"])
@@ -96,4 +96,4 @@ def test_what_a_model_is_judged_on_is_never_trained_on(few_labels, few_teacher, 
     folder = pseudo_round(tmp_path / "leaking", made, few_teacher.prepared.labels, list(made))
     where = clip_id.split("-")[0].replace("stranger", "not in the manifest")
     with pytest.raises(ValueError, match=rf"found 1 accepted clips .*'{clip_id}' \({where}\)"):
-        resolve_training(override(few_labels, {"train.pseudo_labels": str(folder)}), few_teacher.prepared)
+        resolve_training(override(few_labels, {"train.pseudo_labels": str(folder)}), few_teacher.corpus)

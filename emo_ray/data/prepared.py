@@ -1,0 +1,66 @@
+"""A prepared corpus: clips with splits and labels, and the shard parts that hold them decoded."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.manifest import Clip
+
+MANIFEST, LEDGER, BAD_MEDIA = "manifest.parquet", "ledger.parquet", "bad_media.csv"
+LabelOf = dict[str, int]  # clip_id -> class index
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The folder of a prepared corpus, and what its files say."""
+
+    path: Path
+    clips: tuple[Clip, ...]
+    labels: tuple[str, ...]  # K, in the order of their indices
+    notes: tuple[str, ...]
+    shards: Path  # the folder of parts
+    parts: tuple[str, ...]  # the file names in it that are this corpus's
+
+    @property
+    def ledger(self) -> pa.Table:
+        """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
+        return pq.read_table(self.path / LEDGER)
+
+    def labels_of(self, split: str) -> LabelOf:
+        """The class index of every labelled clip of a split."""
+        index = {label: k for k, label in enumerate(self.labels)}
+        return {c.clip_id: index[c.label] for c in self.clips if c.split == split and c.label is not None}
+
+    def parts_with(self, clip_ids: Iterable[str]) -> list[str]:
+        """The parts that hold any of these clips, in their order."""
+        ledger = self.ledger
+        rows = pc.is_in(ledger["clip_id"], pa.array(list(clip_ids), pa.string()))
+        parts = set(ledger.filter(rows)["part"].to_pylist())
+        return [part for part in self.parts if part in parts]
+
+    def without_test(self) -> "Prepared":
+        """The corpus as a sweep sees it: the clips of the test split are not there, nor their labels."""
+        return replace(self, clips=tuple(clip for clip in self.clips if clip.split != "test"))
+
+    def counts(self) -> dict:
+        """Clips by split, and by status of each modality."""
+        ledger = self.ledger
+        statuses = {m: Counter(status_kind(s) for s in ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
+        return {
+            "clips": len(self.clips),
+            "labels": list(self.labels),
+            "splits": dict(Counter(clip.split for clip in self.clips)),
+            **{name: dict(counts) for name, counts in statuses.items()},
+            "notes": list(self.notes),
+        }
+
+
+def status_kind(status: str) -> str:
+    """The first word of a status: ok, missing or corrupt."""
+    return status.partition(":")[0]

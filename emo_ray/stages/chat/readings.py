@@ -1,0 +1,154 @@
+"""A stronger model's reading of each transcript, as a table.
+
+Each distinct transcript is asked about once, over all corpora and runs; what failed, or was beyond the budget, is asked
+again by the next run.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.data.manifest import Clip
+from emo_ray.progress import progress, say
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.answer_log import FINAL, UNASKED, ChatAnswer
+
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),  # of transcript, prompt and model
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reading", pa.string()),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("prompt_tokens", "answer_tokens", "attempts")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a job has sent, and the tokens that its answers took."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Readings:
+    """A table of readings (SCHEMA), one row a clip with a transcript, and what they are to an encoder of text."""
+
+    path: Path
+    settings: Mapping[str, Any]  # that decide an answer beside the transcript: answer_log.settings
+    log_name: str  # of the answers that the readings are taken from; other answers have another name
+    unanswered: Mapping[str, str]  # clip_id -> digest of its question, of clips without a final answer
+    statuses: Mapping[str, int]  # clips by kind of status
+    transcripts: int  # distinct ones
+    usage: Usage  # of the whole job up to here
+
+    @property
+    def digest(self) -> str:
+        """Of the readings that clips have or will have, and of those that are still to come."""
+        return store.digest(self.log_name, sorted(set(self.unanswered.values())))
+
+    def only(self, clip_ids: Collection[str]) -> "Readings":
+        """The readings as these clips see them: questions of others that are still open do not count."""
+        return replace(self, unanswered={i: digest for i, digest in self.unanswered.items() if i in clip_ids})
+
+    def content(self) -> dict[str, Any]:
+        """Counts of clips, transcripts and statuses, and what the job used."""
+        return {
+            "clips": sum(self.statuses.values()),
+            "transcripts": self.transcripts,
+            "statuses": dict(self.statuses),
+            **asdict(self.usage),
+        }
+
+
+def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = None) -> Readings | None:
+    """The table of these clips, by clip_id, asking for what has no final answer; None without `annotate.url`.
+
+    `usage` is what the job has used before: `annotate.max_requests` and `annotate.max_tokens` are limits of a whole
+    job. Raises ValueError where the endpoint is not there or refuses every request.
+    """
+    if config.annotate.url is None:
+        return None
+    text_of = {clip.clip_id: clip.text for clip in clips if clip.text and clip.text.strip()}
+    digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}
+    folder, log_name = answer_log.open_folder(cluster.store_root(config), config.annotate)
+    answers, usage = answer_log.read(folder), usage or Usage()
+    prompts = {
+        digest: answer_log.filled(config.annotate, text_of[clip_id])
+        for clip_id, digest in digest_of.items()
+        if digest not in answers
+    }
+    if prompts:
+        new_answers, usage = _ask(config, folder, prompts, usage)
+        answers |= new_answers
+    rows = [{"clip_id": clip_id, **asdict(answers[digest])} for clip_id, digest in sorted(digest_of.items())]
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    path = folder / f"readings-{store.digest(table.to_pydict())}.parquet"
+    if not path.exists():
+        store.write_parquet(path, table, rows_per_group=2**12)
+    unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
+    kinds = Counter(status.partition(":")[0] for status in table["status"].to_pylist())
+    settings, transcripts = answer_log.settings(config.annotate), len(set(digest_of.values()))
+    readings = Readings(path, settings, log_name, unanswered, dict(kinds), transcripts, usage)
+    if unanswered:
+        say(
+            f"{len(set(unanswered.values()))} of {readings.transcripts} transcripts have no answer yet and stand alone "
+            f"until then: run jobs/annotate.py again ({_reasons(answers[d] for d in set(unanswered.values()))})"
+        )
+    return readings
+
+
+def _ask(config: Config, folder: Path, prompts: dict[str, str], usage: Usage) -> tuple[dict[str, ChatAnswer], Usage]:
+    """The answers to these prompts, by digest, and what the job has used with them."""
+    settings = _within(config, usage)
+    answers = {digest: ChatAnswer(digest, UNASKED) for digest in prompts}
+    if settings is None:
+        return answers, usage
+    import ray  # most jobs have nothing to ask
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from emo_ray.stages.chat.client import ChatActor
+
+    cluster.connect(config)
+    # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
+    # Ray keeps how actors are made.
+    beside_us = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ChatActor.options(scheduling_strategy=beside_us).remote()
+    spent = Usage()
+    try:
+        with progress(f"asking {config.annotate.model}", len(prompts), "transcripts") as advance:
+            for reference in actor.ask.remote(settings, config.seed, folder, prompts, cluster.api_key()):
+                reply = ray.get(reference)
+                answers[reply.answer.digest] = reply.answer
+                spent = Usage(max(spent.requests, reply.requests), max(spent.tokens, reply.tokens))
+                advance(1)
+    finally:
+        ray.kill(actor)
+    return answers, Usage(usage.requests + spent.requests, usage.tokens + spent.tokens)
+
+
+def _within(config: Config, usage: Usage) -> Any:
+    """The settings of asking with what is left of the job's budget; None where nothing is left."""
+    left: dict[str, int] = {}
+    for name, used in (("max_requests", usage.requests), ("max_tokens", usage.tokens)):
+        limit = getattr(config.annotate, name)
+        if limit is not None:
+            left[name] = limit - used
+    if any(value < 1 for value in left.values()):
+        return None
+    return config.annotate.model_copy(update=left)
+
+
+def _reasons(answers: Iterable[ChatAnswer]) -> str:
+    """The commonest statuses of transcripts without a final answer, with how many transcripts have each."""
+    counts = Counter(answer.status for answer in answers if answer.status not in FINAL)
+    words = {UNASKED: "not asked: the budget of annotate.max_requests or annotate.max_tokens was used up"}
+    return "; ".join(f"{count} {words.get(status, status)}" for status, count in counts.most_common(3))

@@ -1,0 +1,55 @@
+"""What a job works on: decoded clips, and where `annotate.url` is set the readings of their transcripts.
+
+A job opens its corpus once and hands it to every stage, so that nothing is decoded or asked for twice and all asking
+stays within one budget.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from emo_ray.config import Config
+from emo_ray.data.manifest import Clip
+from emo_ray.data.prepared import Prepared
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.readings import Readings, readings_of
+from emo_ray.stages.decoding.corpus import prepare_corpus
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus, and readings of the transcripts of those clips that the job needs; None: no readings."""
+
+    prepared: Prepared
+    readings: Readings | None = None
+
+    def readings_for(self, clip_ids: Collection[str]) -> Readings | None:
+        """The readings as these clips see them."""
+        return None if self.readings is None else self.readings.only(clip_ids)
+
+
+def is_labelled(clip: Clip) -> bool:
+    """Whether a person has named the clip's class."""
+    return clip.label is not None
+
+
+def open_corpus(config: Config, needs_reading: Callable[[Clip], bool] = is_labelled) -> Corpus:
+    """Prepare the corpus of `config.data`, and make the readings of the clips that need one.
+
+    Raises ValueError for a manifest that cannot be used, and where a chat endpoint refuses every request.
+    """
+    prepared = prepare_corpus(config)
+    return Corpus(prepared, readings_of(config, filter(needs_reading, prepared.clips)))
+
+
+def for_config(corpus: Corpus, config: Config, clip_ids: Collection[str]) -> Corpus:
+    """The corpus with readings of these clips as another config of the same job asks for them, in the same budget.
+
+    Such as a teacher's own, which may have been trained with another model's readings.
+    """
+    readings = corpus.readings
+    if config.annotate.url is None:
+        return replace(corpus, readings=None)
+    if readings is not None and readings.settings == answer_log.settings(config.annotate):
+        return corpus
+    clips = [clip for clip in corpus.prepared.clips if clip.clip_id in clip_ids]
+    return replace(corpus, readings=readings_of(config, clips, readings.usage if readings else None))

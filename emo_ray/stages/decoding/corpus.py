@@ -1,0 +1,172 @@
+"""A corpus on disk to a checked manifest, splits, and decoded shards.
+
+Every part is one task and one file named after its content, so a killed run goes on where it stopped, a second run
+decodes nothing, and corpora that share clips in equal parts share files.
+"""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.config.data_settings import Tables
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
+from emo_ray.data.manifest import Clip
+from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, Prepared
+from emo_ray.progress import say
+from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet
+from emo_ray.stages.decoding.parallel import in_parallel
+from emo_ray.stages.decoding.shard_plan import (
+    ShardPlan,
+    decode_tasks,
+    local_files,
+    plan_prepared_folder,
+    plan_shards,
+)
+
+VERSION = 2  # 2: the ledger holds the digests of the content
+SHEET = "contact_sheet.png"
+_CLIPS_PER_TASK = 16  # of synthesis
+
+
+def prepare_corpus(config: Config) -> Prepared:
+    """Read the corpus that `config.data` names, cut splits, decode what is not decoded yet.
+
+    Ray is started only where something is left to decode. Raises ValueError for a manifest that cannot be used; bad
+    media are rows with a status and lines of bad_media.csv.
+    """
+    root = cluster.store_root(config)
+    clips = _read_clips(config, root)
+    names, clips, notes = _labels_and_splits(config, clips)
+    plan = plan_shards(config, root, clips)
+    meta = {
+        "kind": "prepared",
+        "version": VERSION,
+        "labels": names,
+        "notes": notes,
+        "shards": plan.folder.name,
+        "parts": list(plan.clips_of),
+        "settings": plan.settings,
+    }
+    path = root / "prepared" / store.digest(meta, [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
+    if not store.is_complete(path) or not plan.is_decoded:
+        _check_weights(config)
+        for note in notes:
+            say(note)
+        _decode(config, plan)
+    store.artefact(path, meta, lambda folder: _write(folder, clips, names, plan))
+    prepared = Prepared(path, tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
+    say(_sentence(prepared.counts(), config.tables))
+    return prepared
+
+
+def plan_corpus(config: Config) -> ShardPlan:
+    """The parts of the corpus that `config.data` names, which needs no labels and is not split: to use a model on it.
+
+    A folder that prepare made is taken as it lies, also where its media are gone.
+    """
+    folder = Path(config.data.manifest or "")
+    if (folder / LEDGER).is_file() and store.is_complete(folder):
+        return plan_prepared_folder(config, folder.absolute())
+    root = cluster.store_root(config)
+    return plan_shards(config, root, _read_clips(config, root))
+
+
+def _check_weights(config: Config) -> None:
+    """Raises ValueError for a pretrained tag that does not exist: before an hour of decoding and not after it."""
+    from emo_ray.models.clip import check_tag  # open_clip takes seconds to import
+
+    check_tag(config)
+
+
+def _read_clips(config: Config, root: Path) -> list[Clip]:
+    data = config.data
+    if data.corpus == "synthetic" or (data.manifest is None and data.corpus == "auto"):
+        return _synthesise(config, root)
+    return _without_needless_media(corpora.read_corpus(data, bare=bool(config.tables.given)), config.tables)
+
+
+def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
+    """The clips without media that feature tables replace, for decoding is what costs; all media where none is there.
+
+    A video is kept as long as its sight or its sound may be needed.
+    """
+    paths = local_files(clips) if tables.given else []
+    all_gone = bool(paths) and not any(Path(path).exists() for path in paths)
+    if all_gone:
+        say(f"found none of the {len(paths)} media files of the manifest (first: {paths[0]}): tables alone are used")
+    needless = all_gone or {"video", "audio"} <= set(tables.given)
+    return [replace(clip, video=None, audio=None) for clip in clips] if needless else clips
+
+
+def _labels_and_splits(config: Config, clips: list[Clip]) -> tuple[tuple[str, ...], list[Clip], list[str]]:
+    """The labels in index order, the clips with splits, and notes. With fewer than two labels nothing is cut."""
+    distinct = {clip.label for clip in clips if clip.label is not None and clip.split != "unlabelled"}
+    if len(distinct) < 2 and config.data.labels is None:
+        default_split = {False: "train", True: "unlabelled"}
+        clips = [replace(clip, split=clip.split or default_split[clip.label is None]) for clip in clips]
+        return tuple(distinct), clips, [f"found {len(distinct)} label(s): nothing to train on, and no splits are cut"]
+    names = labels.vocabulary([c.label for c in clips if c.split != "unlabelled"], config.data.labels)
+    return names, *splits.assign(clips, config.data, config.seed)
+
+
+def _synthesise(config: Config, root: Path) -> list[Clip]:
+    """Make the demo corpus in the store, in parallel; clips that are there already are kept."""
+    folder = root / "corpora" / f"synthetic-{store.digest(synthetic.digest_parts(config.synthetic))}"
+    if not store.is_complete(folder):
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        scripts = synthetic.write_scripts(config.synthetic)
+        batches = [scripts[i : i + _CLIPS_PER_TASK] for i in range(0, len(scripts), _CLIPS_PER_TASK)]
+
+        def render(batch: bytes) -> bytes:
+            return pickle.dumps([synthetic.render(script, folder) for script in pickle.loads(batch)])
+
+        sizes = [len(batch) for batch in batches]
+        rendered = in_parallel(config, render, [pickle.dumps(b) for b in batches], "synthesising clips", sizes)
+        clips = sorted((clip for batch in rendered for clip in pickle.loads(batch)), key=lambda c: c.clip_id)
+        manifest.write(folder / MANIFEST, clips)
+        store.write_text(folder / store.META, '{"kind": "corpus"}')
+    return manifest.read(folder / MANIFEST)
+
+
+def _decode(config: Config, plan: ShardPlan) -> None:
+    """Decode the parts that are not there yet, in parallel."""
+    tasks = decode_tasks(plan)
+
+    def decode(task: bytes) -> bytes:
+        shards.write_part(*pickle.loads(task))
+        return b""
+
+    sizes = [len(plan.clips_of[name]) for name in tasks]
+    total = sum(map(len, plan.clips_of.values()))
+    if tasks and sum(sizes) < total:
+        say(f"{total - sum(sizes)} of {total} clips are decoded already")
+    if all(clip.video is None and clip.audio is None for clip in plan.clips):
+        title = "writing transcripts and statuses"  # feature tables leave nothing to decode
+    else:
+        title = "decoding clips"
+    in_parallel(config, decode, list(tasks.values()), title, sizes)
+
+
+def _write(folder: Path, clips: Sequence[Clip], names: Sequence[str], plan: ShardPlan) -> None:
+    ledger = pa.concat_tables([shards.ledger(plan.folder / name) for name in plan.clips_of])
+    manifest.write(folder / MANIFEST, clips)
+    store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
+    write_bad_media(folder / BAD_MEDIA, clips, ledger)
+    write_contact_sheet(folder / SHEET, clips, names, plan.folder, ledger)
+
+
+def _sentence(counts: dict, tables: Tables) -> str:
+    splits_text = [f"{count} {split}" for split, count in counts["splits"].items()]
+    media_text = [
+        f"{name} {', '.join(f'{n} {kind}' for kind, n in sorted(counts[name].items(), key=lambda i: i[0] != 'ok'))}"
+        if name not in tables.given
+        else f"{name} from tables"
+        for name in MODALITIES
+    ]
+    return f"{counts['clips']} clips ({', '.join(splits_text)}); {'; '.join(media_text)}"

@@ -1,0 +1,52 @@
+"""What a person looks at after decoding: the list of bad media, and a sheet of stills."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.manifest import Clip
+
+
+def write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
+    """Write one line per clip and modality that could not be used, with the file and the reason."""
+    clip_of = {clip.clip_id: clip for clip in clips}
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["clip_id", "modality", "status", "file"])
+        for row in ledger.to_pylist():
+            clip = clip_of[row["clip_id"]]
+            files = {"video": clip.video, "audio": clip.audio or clip.video, "text": None}
+            for name in MODALITIES:
+                if row[f"{name}_status"] not in ("ok", "missing"):
+                    writer.writerow([clip.clip_id, name, row[f"{name}_status"], files[name] or ""])
+
+
+def write_contact_sheet(
+    path: Path, clips: Iterable[Clip], labels: Sequence[str], shards: Path, ledger: pa.Table
+) -> None:
+    """Write stills of some clips of every label as one picture, from the decoded frames; nothing without video."""
+    from emo_ray.data.batch import video_from_shards  # torch takes seconds to import
+    from emo_ray.reports.contact_sheet import STILLS, contact_sheet
+
+    usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))
+    part_of = dict(zip(usable["clip_id"].to_pylist(), usable["part"].to_pylist(), strict=True))
+    chosen: dict[str, list[str]] = {label: [] for label in labels}
+    for clip in clips:
+        if clip.clip_id in part_of and clip.label in chosen and len(chosen[clip.label]) < STILLS:
+            chosen[clip.label].append(clip.clip_id)
+    clip_ids = [clip_id for ids in chosen.values() for clip_id in ids]
+    frames = {}
+    for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
+        table = pq.read_table(shards / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
+        batch = video_from_shards(table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids))))
+        frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
+    rows = {
+        label: ([frames[i][len(frames[i]) // 2] for i in ids], frames[ids[0]]) for label, ids in chosen.items() if ids
+    }
+    if rows:
+        path.write_bytes(contact_sheet(rows))

@@ -1,0 +1,122 @@
+"""Which shard parts a corpus consists of, where they lie, and what is left to decode."""
+
+import pickle
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from emo_ray import store
+from emo_ray.config import Config
+from emo_ray.config.data_settings import Media
+from emo_ray.data import manifest, shards
+from emo_ray.data.manifest import Clip
+from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
+from emo_ray.models.clip_source import image_size
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The shard parts of a corpus: their folder, the clips of each by file name, and how clips are decoded."""
+
+    folder: Path
+    clips_of: dict[str, list[Clip]]
+    media: Media
+    size: int  # of the frames, pixels
+
+    @property
+    def settings(self) -> dict:
+        """What decides a row beside its clip; the folder is named by its digest."""
+        return shards.settings(self.media, self.size)
+
+    @property
+    def clips(self) -> list[Clip]:
+        """All clips, part by part."""
+        return [clip for clips in self.clips_of.values() for clip in clips]
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether every part is there."""
+        return all((self.folder / name).exists() for name in self.clips_of)
+
+
+def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
+    """The parts of these clips. Raises ValueError where not one local media file exists."""
+    _check_files(clips)
+    size = image_size(config)
+    folder = root / "shards" / store.digest(shards.settings(config.media, size))
+    parts = shards.assign_parts(clips, config.media.clips_per_part)
+    return ShardPlan(folder, {shards.part_name(part): part for part in parts}, config.media, size)
+
+
+def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
+    """The parts of a folder that prepare made, as it lies, also where its media are gone.
+
+    Raises ValueError where its shards are gone, or decoded with other settings than this config's.
+    """
+    meta = store.read_meta(path)
+    folder = path.parents[1] / "shards" / meta["shards"]
+    plan = ShardPlan(folder, {name: [] for name in meta["parts"]}, config.media, image_size(config))
+    if store.digest(plan.settings) != folder.name:
+        raise ValueError(
+            f"{path}: found clips decoded with {meta['settings']}, expected {plan.settings}: give the manifest that "
+            "it was made from as data.manifest, and its clips are decoded anew"
+        )
+    missing = [name for name in plan.clips_of if not (folder / name).exists()]
+    if missing:
+        raise ValueError(f"{folder}: found no {missing[0]} ({len(missing)} parts are gone): run jobs/prepare.py again")
+    _fill(plan.clips_of, manifest.read(path / MANIFEST), path / LEDGER)
+    return plan
+
+
+def plan_some_parts(config: Config, prepared: Prepared, parts: Collection[str]) -> ShardPlan:
+    """Some parts of a prepared corpus, for a config that may want them decoded otherwise: then into another folder."""
+    size = image_size(config)
+    folder = prepared.shards.parent / store.digest(shards.settings(config.media, size))
+    clips_of: dict[str, list[Clip]] = {name: [] for name in prepared.parts if name in parts}
+    _fill(clips_of, prepared.clips, prepared.path / LEDGER)
+    return ShardPlan(folder, clips_of, config.media, size)
+
+
+def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
+    """The pickled arguments of `shards.write_part` for each part that is not there yet, by its name.
+
+    Clips that lie in parts of other corpora, such as this one before it grew, are copied from there.
+    """
+    missing = {name: clips for name, clips in plan.clips_of.items() if not (plan.folder / name).exists()}
+    if not missing:
+        return {}
+    store.write_text(plan.folder / "settings.txt", repr(plan.settings))
+    other_parts = {path.name for path in plan.folder.glob("part-*.parquet")} - plan.clips_of.keys()
+    identities_of = {name: [shards.identity(clip) for clip in clips] for name, clips in missing.items()}
+    decoded_in = shards.find(plan.folder, other_parts, {i for identities in identities_of.values() for i in identities})
+    tasks = {}
+    for name, clips in missing.items():
+        part_of = {identity: decoded_in[identity] for identity in identities_of[name] if identity in decoded_in}
+        tasks[name] = pickle.dumps((plan.folder / name, clips, plan.media, plan.size, part_of))
+    return tasks
+
+
+def local_files(clips: Iterable[Clip]) -> list[str]:
+    """The paths of all media that are no URIs."""
+    return [path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path]
+
+
+def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) -> None:
+    """Put the clips of these parts in, in the order of their rows."""
+    clip_of = {clip.clip_id: clip for clip in clips}
+    rows = pq.read_table(ledger, columns=["clip_id", "part"])
+    for clip_id, part in zip(rows["clip_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
+        if part in clips_of:
+            clips_of[part].append(clip_of[clip_id])
+
+
+def _check_files(clips: Iterable[Clip]) -> None:
+    """Raises ValueError where not one local media file exists: that is a wrong root, not bad media."""
+    paths = local_files(clips)
+    if paths and not any(Path(path).exists() for path in paths):
+        raise ValueError(
+            f"found none of the {len(paths)} media files of the manifest (first: {paths[0]}), expected them there: "
+            "set data.root to the folder that relative paths start from"
+        )

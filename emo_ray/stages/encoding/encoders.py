@@ -1,0 +1,142 @@
+"""Which encoders a config or a checkpoint uses, and under which digests their features lie.
+
+Nothing is loaded here: an encoder's weights are read where it is built, in the process that encodes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emo_ray import cluster, store
+from emo_ray.config import Config, flatten, keys_of_caller, override
+from emo_ray.config.model_settings import Audio, Text
+from emo_ray.data import tables
+from emo_ray.models import checkpoint_files
+from emo_ray.models.identity import audio_digest, frozen_digest, text_digest
+from emo_ray.progress import say
+from emo_ray.stages.chat.readings import Readings
+
+VERSION = 2  # of the feature tables' form
+_VIDEO_BATCH = 8  # clips
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How the features of one modality are made: `build()` gives a callable module `(batch) -> features_BD`.
+
+    A row of NaN says that there is no feature for that clip, such as for sound shorter than one frame. A spec with
+    `sources` reads no media and looks features up instead: its `build()` gives `data.tables.Tables`.
+    """
+
+    modality: str
+    digest: str
+    build: Callable[[], Any]
+    batch_size: int
+    readings: Path | None = None  # a table of `clip_id` and `reading`, which an encoder of text is given beside them
+    sources: tuple[str, ...] = ()  # feature tables from elsewhere
+
+    @property
+    def reads(self) -> list[str]:
+        """The modalities whose media it needs."""
+        return [] if self.sources else [self.modality]
+
+    def wanted(self, table: pa.Table) -> bool:
+        """Whether any of these rows (of a ledger or of shards) has what this encoder reads."""
+        return bool(self.sources) or pc.any(pc.equal(table[f"{self.modality}_status"], "ok")).as_py() is True
+
+    def built(self, device: str) -> Any:
+        """The module that encodes, on a device and in evaluation mode."""
+        return self.build() if self.sources else self.build().eval().to(device)
+
+
+def frozen_encoders(config: Config, readings: Readings | None = None, without: Sequence[str] = ()) -> list[EncoderSpec]:
+    """The encoders that no training changes: sound and text, or the tables of `tables.*` in the place of any.
+
+    The encoder of text uses `readings` where there are any.
+    """
+    digest = text_digest(config.text, readings.digest if readings else None)
+    table = readings.path if readings else None
+    makers: dict[str, Callable[[], EncoderSpec]] = {
+        "audio": lambda: EncoderSpec(
+            "audio", audio_digest(config.audio), partial(_build_audio, config.audio), config.audio.batch_size
+        ),
+        "text": lambda: EncoderSpec("text", digest, partial(_build_text, config.text), config.text.batch_size, table),
+    }
+    makers |= {name: partial(table_encoder, config, name) for name in config.tables.given}
+    return [make() for name, make in makers.items() if name not in without]
+
+
+def table_encoder(config: Config, modality: str) -> EncoderSpec:
+    """The feature tables that `tables.*` names for a modality, in the place of an encoder."""
+    sources = config.tables.of(modality)
+    return EncoderSpec(modality, tables.digest(sources), partial(tables.Tables, sources), batch_size=1, sources=sources)
+
+
+def video_encoder(folder: Path) -> EncoderSpec:
+    """The trained EmoVCLIP in a checkpoint folder, as an encoder of video."""
+    config, _ = checkpoint_files.read_config(folder)
+    digest = store.digest(frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS))
+    return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH)
+
+
+def encoders_of(config: Config, path: Path, readings: Readings | None = None) -> list[EncoderSpec]:
+    """The encoders of a model in a checkpoint folder; a model of sound and text alone has no EmoVCLIP.
+
+    What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises
+    ValueError where nothing is left.
+    """
+    model_config, _ = checkpoint_files.read_config(path)
+    video, tabled = path / checkpoint_files.EMOVCLIP, config.tables.given
+    without = [name for name in model_config.tables.given if name not in tabled]
+    encoders = frozen_encoders(config, readings, without)
+    if video.is_dir() and "video" not in (*tabled, *without):
+        encoders.append(video_encoder(video))
+    if not encoders:
+        expected = " or ".join(f"tables.{name}=PATH" for name in model_config.tables.given)
+        raise ValueError(f"{path}: found a model of feature tables, expected some of the same kind: {expected}")
+    return encoders
+
+
+def of_checkpoint(config: Config, path: Path) -> Config:
+    """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
+    model_config, labels = checkpoint_files.read_config(path)
+    if model_config.annotate.url is not None and config.annotate.url is None:
+        _say_without(path.name, model_config.annotate.model)
+    values = flatten(config)
+    callers = {key: values[key] for key in keys_of_caller()}
+    workers = {"train.num_workers": min(1, config.train.num_workers)}  # all that it says of a model that is trained
+    return override(model_config, callers | workers | {"data.labels": labels})
+
+
+def feature_folder(config: Config, shards: Path, encoder: EncoderSpec) -> Path:
+    """Where this encoder's features of these shards lie or will lie; its parts are named as the shards'."""
+    key = store.digest(VERSION, encoder.digest, shards.name)
+    return cluster.store_root(config) / "features" / f"{encoder.modality}-{key}"
+
+
+@cache
+def _say_without(name: str, model: str) -> None:
+    say(f"{name} was trained with readings by {model}; annotate.url is not set, so transcripts stand alone")
+
+
+def _build_audio(settings: Audio) -> Any:
+    from emo_ray.models import audio
+
+    return audio.build(settings)
+
+
+def _build_text(settings: Text) -> Any:
+    from emo_ray.models import text
+
+    return text.build(settings)
+
+
+def _build_video(folder: Path) -> Any:
+    from emo_ray.models import checkpoint, emovclip
+
+    return emovclip.VideoEncoder(checkpoint.load_emovclip(folder))

@@ -1,0 +1,148 @@
+"""Encoders over shards to feature tables, once per encoder digest and shard part.
+
+A feature part has the name and the rows of its shard part. Missing parts are made, parts that are there are kept, so
+encoding costs nothing the second time and goes on after a kill.
+"""
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.data import shards
+from emo_ray.data.prepared import Prepared
+from emo_ray.progress import progress
+from emo_ray.stages.encoding import external_tables
+from emo_ray.stages.encoding.encoders import EncoderSpec, feature_folder
+
+
+def encode_corpus(
+    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], parts: Sequence[str] | None = None
+) -> dict[str, Path]:
+    """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
+    parts = prepared.parts if parts is None else parts
+    ledger = prepared.ledger
+    clip_ids = set(ledger["clip_id"].to_pylist())
+    ledger = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts))))
+    folders: dict[str, Path] = {}
+    rows: list[dict[str, Any]] = []
+    for i, encoder in enumerate(encoders):
+        if not encoder.wanted(ledger):
+            continue  # nobody has it: no need to load a model
+        folder = folders[encoder.modality] = feature_folder(config, prepared.shards, encoder)
+        _note(folder, prepared.shards, encoder)
+        missing = [name for name in parts if not (folder / name).exists()]
+        if missing and encoder.sources:
+            external_tables.check(encoder, clip_ids)
+        encoded_in = {} if encoder.sources else _encoded_elsewhere(folder, prepared, missing)
+        rows += [
+            {
+                "encoder": i,
+                "shard": str(prepared.shards / name),
+                "feature": str(folder / name),
+                "part": name,
+                "encoded_in": pickle.dumps(encoded_in.get(name, {})),
+            }
+            for name in missing
+        ]
+    if rows:
+        _encode_with_progress(config, prepared, encoders, rows)
+    for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
+        external_tables.tell(encoders[i], folders[encoders[i].modality], parts)
+    return folders
+
+
+def load(
+    prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | None = None,
+    clip_ids: Collection[str] | None = None,
+) -> pa.Table:  # fmt: skip
+    """The rows of `parts` as `clip_id` and, per modality, `<modality>` (fixed-size list) and `has_<modality>`.
+
+    With `clip_ids` the rows of these clips, and no others are ever in memory. Modalities that none of the clips has are
+    left out.
+    """
+    parts = prepared.parts if parts is None else parts
+    ledger = prepared.ledger
+    table = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts)))).select(["clip_id"])
+    chosen = None if clip_ids is None else pc.field("clip_id").isin(list(clip_ids))
+    table = table if chosen is None else table.filter(chosen)
+    for modality, folder in folders.items():
+        column = pa.concat_tables([pq.read_table(folder / name, filters=chosen) for name in parts])
+        assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"
+        if pc.any(column["present"]).as_py():
+            table = table.append_column(modality, column["feature"])
+            table = table.append_column(f"has_{modality}", column["present"])
+    return table
+
+
+def actor_pool(config: Config, parts: int) -> dict[str, Any]:
+    """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
+    import ray.data
+
+    gpu = cluster.use_gpu(config, 1)
+    most = cluster.actor_count(parts, gpu)
+    # A local cluster has what it has: its actors start at once, but for a CPU, or tasks that feed them would wait for
+    # ever. One that grows starts with one actor and asks for more.
+    room = int((cluster.cpus() - 1) / cluster.task_cpus())
+    least = 1 if cluster.has_dashboard() else max(1, min(most, room))
+    return {
+        "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        "num_cpus": cluster.task_cpus(),
+        "num_gpus": 1 if gpu else 0,
+    }
+
+
+def _encoded_elsewhere(folder: Path, prepared: Prepared, missing: Sequence[str]) -> dict[str, dict[str, str]]:
+    """For each missing part, which of its rows have features already, in parts of other corpora.
+
+    Such as this corpus before it grew. From identities to the parts that hold them: see shards.find.
+    """
+    other_parts = {path.name for path in folder.glob("part-*.parquet")} - set(prepared.parts)
+    decoded = [name for name in other_parts if (prepared.shards / name).exists()]
+    if not decoded:
+        return {}
+    identities_of = {name: shards.identities(prepared.shards / name) for name in missing}
+    part_of = shards.find(prepared.shards, decoded, {i for identities in identities_of.values() for i in identities})
+    return {name: {i: part_of[i] for i in identities if i in part_of} for name, identities in identities_of.items()}
+
+
+def _note(folder: Path, shards: Path, encoder: EncoderSpec) -> None:
+    """Write what the folder holds. Unlike elsewhere this does not say that it is complete: parts are asked for."""
+    if not (folder / store.META).exists():
+        about = {"kind": "features", "modality": encoder.modality, "encoder": encoder.digest}
+        store.write_text(folder / store.META, json.dumps({**about, "shards": shards.name}))
+
+
+def _encode_with_progress(
+    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], rows: list[dict]
+) -> None:
+    clips_of = Counter(prepared.ledger["part"].to_pylist())
+    names = ", ".join(encoder.modality for i, encoder in enumerate(encoders) if any(r["encoder"] == i for r in rows))
+    with progress(f"encoding {names}", sum(clips_of[row["part"]] for row in rows), "clips") as advance:
+        for row in _encode(config, encoders, rows):
+            advance(row["clips"])
+
+
+def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -> Iterator[dict]:
+    """Run `EncodeActor` over these rows, in actors or in this process."""
+    from emo_ray.stages.encoding.actor import EncodeActor  # torch and Ray take seconds to import
+    from emo_ray.training.in_memory import own_device
+
+    if config.train.num_workers == 0:
+        with own_device(config) as device:
+            yield from map(EncodeActor(encoders, device.type), rows)
+        return
+    import ray.data
+
+    cluster.connect(config)
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    pool = actor_pool(config, len(rows))
+    yield from dataset.map(EncodeActor, fn_constructor_args=(encoders,), **pool).iter_rows()

@@ -1,0 +1,194 @@
+"""The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+import torch
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.config.model_settings import Optimisation
+from emo_ray.data.batch import from_features, video_from_shards
+from emo_ray.data.prepared import LabelOf
+from emo_ray.data.pseudo import read_with_targets
+from emo_ray.models import checkpoint
+from emo_ray.models.clip import check_tag
+from emo_ray.models.fusion import scalings
+from emo_ray.progress import say
+from emo_ray.stages.encoding.actor import shard_columns
+from emo_ray.stages.encoding.encoders import video_encoder
+from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+from emo_ray.stages.fitting import ray_train
+from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
+from emo_ray.stages.fitting.epoch_log import OnEpoch
+from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
+from emo_ray.training.loss import class_weights
+
+_KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
+_BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
+
+
+def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
+    """Train the planned phases. For phases that are already trained, replay their recorded epochs to `on_epoch`."""
+    if plan.video_path is not None:
+        train_emovclip(config, plan, on_epoch)
+
+    def train(folder: Path) -> dict[str, Any]:
+        table = feature_rows(config, plan, plan.clips.all_clips)
+        job, datasets = fusion_job(config, plan, table)
+        best = ray_train.train(job, config, datasets, on_epoch)
+        trained_ids = labelled(table, plan.clips.train)["clip_id"].to_pylist()
+        phase = TrainedPhase("fusion", job.train_rows, plan.clips.pseudo and plan.clips.pseudo.only(trained_ids))
+        return write_checkpoint(folder, best, config, plan.prepared, phase, plan.video_path)
+
+    _train_once(plan.path, "fusion", config, on_epoch, train)
+
+
+def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
+    """Train the planned EmoVCLIP, or replay its recorded epochs where it is trained already."""
+    path = plan.video_path
+    assert path is not None, "the plan trains no EmoVCLIP"
+
+    def train(folder: Path) -> dict[str, Any]:
+        check_tag(config)
+        job, datasets = _emovclip_job(config, plan, path)
+        best = ray_train.train(job, config, datasets, on_epoch)
+        pseudo = clips_with_video(config, plan.prepared, plan.clips).pseudo
+        return write_checkpoint(folder, best, config, plan.prepared, TrainedPhase("EmoVCLIP", job.train_rows, pseudo))
+
+    if store.is_complete(path):
+        say(f"EmoVCLIP {path.name} is trained already")
+    _train_once(path, "emovclip", config, on_epoch, train)
+
+
+def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) -> pa.Table:
+    """The features of these clips, as `feature_tables.load` gives them; EmoVCLIP's where the plan has one."""
+    parts = plan.prepared.parts_with(clip_ids)
+    encoders = [*plan.frozen, *([video_encoder(plan.video_path)] if plan.video_path else [])]
+    return load(plan.prepared, encode_corpus(config, plan.prepared, encoders, parts), parts, clip_ids)
+
+
+def fusion_job(
+    config: Config, plan: TrainingPlan, table: pa.Table
+) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
+    """How the head is trained on these features. Raises ValueError where no training clip has any."""
+    cluster.connect(config)
+    prepared, clips = plan.prepared, plan.clips
+    tables = {"train": labelled(table, clips.train), "validation": labelled(table, clips.validation)}
+    datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
+    if "train" not in datasets:
+        raise ValueError(
+            f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
+            "name feature tables with tables.video, tables.audio, tables.text"
+        )
+    # Pseudo-labelled clips count too, for they are training clips: how features are scaled tells nothing of labels.
+    statistics, usable = scalings(from_features(tables["train"])), tables["train"]["clip_id"].to_pylist()
+    job = ray_train.TrainingJob(
+        phase="fusion",
+        digest=plan.key,
+        build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
+        collate=partial(read_with_targets, from_features, clips.pseudo),
+        optimisation=config.fusion,
+        train_rows=len(usable),
+        fusion=True,
+        passes_per_epoch=config.fusion.passes_per_epoch,
+        class_weight_K=_class_weights(config.fusion, clips, usable, len(prepared.labels)),
+    )
+    return job, datasets
+
+
+def labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
+    """The rows of these clips that have any modality, with their `label`."""
+    table = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
+    usable_B = np.zeros(len(table), bool)
+    for name in table.column_names:
+        usable_B |= table[name].to_numpy() if name.startswith("has_") else False
+    table = table.filter(pa.array(usable_B))
+    return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
+
+
+def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
+    """Rows of these clips in shard parts: whole parts are read and other rows dropped before any JPEG is decoded.
+
+    Rows that fit are kept in the object store, so that an epoch starts at once; more are streamed from disk each epoch.
+    """
+    ids = pa.array(list(clip_ids))
+
+    def keep(table: pa.Table) -> pa.Table:
+        return table.filter(pc.is_in(table["clip_id"], ids))
+
+    dataset = read_video(paths).map_batches(
+        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=cluster.task_cpus()
+    )
+    dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
+    fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
+    return dataset.materialize() if fits else dataset
+
+
+def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
+    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
+    blocks = math.ceil(sum(p.stat().st_size for p in paths) / _BLOCK_BYTES)
+    return ray.data.read_parquet(
+        [str(p) for p in paths],
+        columns=shard_columns(["video"]),
+        num_cpus=cluster.task_cpus(),
+        override_num_blocks=min(blocks, len(paths)),
+    )
+
+
+def _train_once(
+    path: Path, phase: str, config: Config, on_epoch: OnEpoch, train: Callable[[Path], dict[str, Any]]
+) -> None:
+    """Make the checkpoint at `path` with `train(folder)`, unless this or another process, such as a trial, made it."""
+    is_trained_here = False
+
+    def fill(folder: Path) -> dict[str, Any]:
+        nonlocal is_trained_here
+        is_trained_here = True
+        return train(folder)
+
+    meta = store.artefact(path, {"kind": "checkpoint", "version": VERSION}, fill)
+    if is_trained_here:
+        ray_train.clean_up(config, phase, path.name.rpartition("-")[2])
+    else:
+        for metrics in meta["history"]:
+            on_epoch(phase, metrics)
+
+
+def _emovclip_job(
+    config: Config, plan: TrainingPlan, path: Path
+) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
+    cluster.connect(config)
+    prepared, clips = plan.prepared, clips_with_video(config, plan.prepared, plan.clips)
+    datasets = {
+        split: video_dataset([prepared.shards / name for name in prepared.parts_with(label_of)], label_of)
+        for split, label_of in (("train", clips.train), ("validation", clips.validation))
+        if label_of
+    }
+    read = partial(video_from_shards, labels=clips.all_clips)
+    job = ray_train.TrainingJob(
+        phase="emovclip",
+        digest=path.name.removeprefix("emovclip-"),
+        build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
+        collate=partial(read_with_targets, read, clips.pseudo),
+        optimisation=config.emovclip,
+        train_rows=len(clips.train),
+        precision=config.train.precision,
+        class_weight_K=_class_weights(config.emovclip, clips, list(clips.train), len(prepared.labels)),
+    )
+    return job, datasets
+
+
+def _class_weights(
+    settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], classes: int
+) -> torch.Tensor | None:
+    """From the classes of the clips trained on; a pseudo-labelled clip counts for as much as it weighs."""
+    weight_B = clips.pseudo and clips.pseudo.weights(clip_ids)
+    return class_weights(settings, torch.tensor([clips.train[name] for name in clip_ids]), classes, weight_B)

@@ -1,0 +1,28 @@
+"""What every job ends with: where its result lies, what it holds, and what a person is shown of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emo_ray.progress import console, say
+from emo_ray.reports.table import Table, terminal
+
+
+@dataclass(frozen=True)
+class Result:
+    """The folder of a result and its content, which is what `--json` prints: plain values alone."""
+
+    path: Path
+    content: dict[str, Any]
+    tables: Sequence[Table] = ()
+    lines: Sequence[str] = ()  # said below the tables
+
+    def show(self) -> None:
+        """Print the tables and lines for people."""
+        for table in self.tables:
+            if table.visible_rows == 0:
+                continue  # for the page alone
+            console.print(terminal(table))
+        for line in self.lines:
+            say(line)
