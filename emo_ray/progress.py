@@ -1,4 +1,4 @@
-"""What a user sees while a stage runs: rich bars and notes on standard error, so that standard output stays clean."""
+"""What a user sees of a stage: bars, notes and tables, on standard error, so that standard output stays clean."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -7,37 +7,41 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+
+from emo_ray.reports.table import Table, terminal
 
 # A file has no width, and 80 columns would break every table in a log.
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 150)
 
 
 def say(message: str) -> None:
-    """One line for the user."""
+    """Print one line for the user."""
     console.print(message, markup=False, soft_wrap=True)
 
 
-def show(tables: Iterable[Table], notes: Iterable[str], page: Path) -> None:
-    """A report for people: its tables, its notes, and where the rest of it lies."""
+def show(tables: Iterable[Table], notes: Iterable[str] = (), page: Path | None = None) -> None:
+    """Print a report: its tables, its notes, and where its page lies if it has one."""
     for table in tables:
-        console.print(table)
+        if table.visible_rows != 0:
+            console.print(terminal(table))
     for note in notes:
         say(note)
-    say(f"pictures and details: {page}")
+    if page is not None:
+        say(f"pictures and details: {page}")
 
 
 @contextmanager
-def progress(title: str, total: float, unit: str) -> Iterator[Callable[[float], None]]:
-    """A bar with rate and expected end; the value is called with what was done since the last call.
+def progress(title: str, total: int, unit: str) -> Iterator[Callable[[float], None]]:
+    """Show a bar with rate and expected end; call what it yields with the number of units done since the last call.
 
-    Where standard error is no terminal, one line at the end is printed instead.
+    `unit` is a plural, such as "clips". Where standard error is no terminal, one line at the end is printed instead.
     """
+    noun = unit.removesuffix("s") if total == 1 else unit
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(noun),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -52,4 +56,4 @@ def progress(title: str, total: float, unit: str) -> Iterator[Callable[[float], 
         yield advance
         seconds = bar.tasks[0].elapsed or 0.0
     if not console.is_terminal:
-        say(f"{title}: {total:g} {unit} in {seconds:.1f} s")
+        say(f"{title}: {total} {noun} in {seconds:.1f} s")

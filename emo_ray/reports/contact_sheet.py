@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from emo_ray.reports.page import FAINT, INK, figure, png
+from emo_ray.reports.figures import FAINT, INK, empty_figure, pad, png
 
 STILLS = 6  # clips per label
 _ROWS, _FRAMES = 12, 8  # a picture of all labels of a large corpus, or all frames of a clip, could not be looked at
@@ -18,8 +18,8 @@ def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -
         for label, (stills, clip) in list(rows.items())[:_ROWS]
     }
     frames = max(len(clip) for _, clip in rows.values())
-    sheet = figure(1.6 + _CELL_IN * (STILLS + frames + _GAP), 0.7 + _CELL_IN * len(rows))
-    sheet.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    sheet = empty_figure(1.6 + _CELL_IN * (STILLS + frames + _GAP), 0.7 + _CELL_IN * len(rows))
+    pad(sheet, w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     widths = [*[1] * STILLS, _GAP, *[1] * frames]
     grid = sheet.add_gridspec(len(rows), len(widths), width_ratios=widths)
     for r, (label, (stills, clip)) in enumerate(rows.items()):

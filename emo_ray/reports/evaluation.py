@@ -1,220 +1,197 @@
-"""What evaluation measured, drawn: a table for the terminal, pictures, and one self-contained HTML page.
-
-A `report` is a plain dict, as `report.json` holds it:
-
-    subsets     {"V", "A", "T", "VA", "VT", "AT", "VAT": scores, or None where no clip has these modalities}
-    available   scores with whatever modalities each clip has
-    per_class_f1, per_class_n    {label: F1}, {label: clips}
-    confusion   K rows (truth) of K counts (prediction), in the order of `labels`
-    chance      {"uniform_accuracy": 1/K, "majority_accuracy", "majority_waf"}
-    split, labels, checkpoint (digest), n_clips, notes (sentences)
-    folds       instead of `checkpoint` in a cross-validation: for each {"n_clips", "speakers", "subsets", "available"}
-                (the scores above are then those of all folds' clips together)
-
-where scores are `{"waf", "accuracy", "uar", "macro_f1", "n"}`. All rates are in [0, 1] there and shown in percent.
-"""
+"""What evaluation and cross-validation measured: tables, pictures, and one page."""
 
 import math
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from emo_ray.reports import page
-from emo_ray.reports.page import CHANCE, FAINT, INK
+from emo_ray.reports.figures import (
+    BLUE,
+    CHANCE,
+    FAINT,
+    INK,
+    LIGHT_BLUE,
+    PALE_BLUE,
+    empty_figure,
+    name_x_ticks,
+    style_axes,
+)
+from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.table import Cell, Table
+from emo_ray.reports.wording import AVAILABLE, DASH, SCORES, SUBSET_NAMES, percent, plural, shorten
 
-SUBSETS = {
-    "V": "video",
-    "A": "audio",
-    "T": "text",
-    "VA": "video + audio",
-    "VT": "video + text",
-    "AT": "audio + text",
-    "VAT": "video + audio + text",
-}
-AVAILABLE = "whatever each clip has"
-SCORES = {"waf": "WAF", "accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro F1", "n": "clips"}
+PAGE = "report.html"
 FOLD_SCORES = ("waf", "accuracy", "uar")  # shown fold by fold
 _NOTHING = "no clips"
-_BLUES = ("#A3D0EC", "#56A5D8", "#0072B2")  # one, two, three modalities: told apart by lightness alone
-_LONGEST_LABEL = 20  # characters on an axis; the page has the whole
+_BLUES = (PALE_BLUE, LIGHT_BLUE, BLUE)  # bars of one, two, three modalities: told apart by lightness alone
+
+Scores = dict[str, float]  # "waf", "accuracy", "uar", "macro_f1" in [0, 1], and "n": clips
 
 
-def tables(report: dict[str, Any]) -> list[Table]:
-    """All of it for the terminal: `table`, and of a cross-validation a table over its folds for each rate."""
-    drawn = [table(report)]
-    for key in FOLD_SCORES if "folds" in report else ():
-        drawn.append(Table(title=f"{SCORES[key]} fold by fold", box=box.SIMPLE_HEAD))
-        for name in _fold_header(report):
-            drawn[-1].add_column(name, justify="left" if name == "modalities" else "right")
-        for row in _fold_rows(report, key):
-            drawn[-1].add_row(*row)
-    return drawn
+class SubsetScores(TypedDict):
+    """Scores by what is shown to the model."""
+
+    subsets: dict[str, Scores | None]  # of "V", "A", "T", "VA", ...; None: no clip has these modalities
+    available: Scores | None  # with whatever modalities each clip has
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The seven subsets and what each clip has, for the terminal."""
-    drawn = Table(
-        title=Text(f"{report['n_clips']} clips of {_where(report)}"),  # no markup
-        caption=_chance_sentence(report),
-        box=box.SIMPLE_HEAD,
+class FoldScores(SubsetScores):
+    """Scores of the clips of one fold."""
+
+    n_clips: int
+    speakers: list[str]
+
+
+class EvaluationReport(SubsetScores):
+    """The content of report.json. Rates are in [0, 1]; those of a cross-validation are of all folds' clips together."""
+
+    per_class_f1: dict[str, float]
+    per_class_n: dict[str, int]
+    confusion: list[list[int]]  # rows: truth, columns: prediction, both in the order of `labels`
+    split: str
+    labels: list[str]
+    chance: dict[str, float]  # what guessing reaches: "uniform_accuracy", "majority_accuracy", "majority_waf"
+    n_clips: int
+    notes: list[str]
+    checkpoint: NotRequired[str]  # the name of the evaluated checkpoint
+    folds: NotRequired[list[FoldScores]]  # in place of `checkpoint`
+
+
+def tables(report: EvaluationReport) -> list[Table]:
+    """Scores by modalities, by class, the confusion counts on demand, and for a cross-validation the scores by fold."""
+    return [_score_table(report), _class_table(report), _confusion_table(report), *_fold_tables(report)]
+
+
+def write(report: EvaluationReport, folder: Path) -> Path:
+    """Write `report.html`, `subsets.png` and `confusion.png`; the path of the page."""
+    scores, classes, counts, *folds = tables(report)
+    about_bars = "Bars: weighted F1 for each subset of the modalities, with one standard error."
+    about_matrix = "Confusion matrix: truth in rows, prediction in columns, colour by share of the row."
+    shown = Page(
+        title=f"Emotion recognition on {_where(report)}",
+        summary=_summary(report),
+        blocks=[
+            scores,
+            Picture("subsets", _subset_bars(report), about_bars),
+            classes,
+            Picture("confusion", _confusion_matrix(report), about_matrix),
+            counts,
+            *folds,
+        ],
+        notes=report["notes"],
+        footer=f"{_model(report)} · rates in percent · "
+        "WAF: F1 weighted by class size · UAR: mean recall of the classes",
     )
-    drawn.add_column("modalities")
-    for name in SCORES.values():
-        drawn.add_column(name, justify="right")
-    for name, scores in _score_rows(report):
-        drawn.add_row(name, *_cells(scores), style="bold" if name == AVAILABLE else None)
-    return drawn
+    return page.write(shown, folder / PAGE)
 
 
-def write_pictures(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `confusion.png` and `subsets.png` into a folder, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in (("confusion", _confusion(report)), ("subsets", _subset_bars(report))):
-        paths.append(folder / f"{name}.png")
-        paths[-1].write_bytes(page.png(figure))
-    return paths
+def _score_table(report: EvaluationReport) -> Table:
+    rows = [(name, report["subsets"].get(subset)) for subset, name in SUBSET_NAMES.items()]
+    rows.append((AVAILABLE, report["available"]))
+    return Table(
+        title=f"{plural(report['n_clips'], 'clip')} of {_where(report)}",
+        header=["modalities", *SCORES.values(), "clips"],
+        rows=[[name, *_score_cells(scores)] for name, scores in rows],
+        note=_chance_sentence(report),
+        emphasised=(len(rows) - 1,),
+    )
 
 
-def write_html(report: dict[str, Any], folder: Path) -> Path:
-    """Write `report.html`, and the pictures that it holds a copy of."""
-    confusion, subsets = (path.read_bytes() for path in write_pictures(report, folder))
-    title = f"Emotion recognition on {_where(report)}"
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p class='summary'>{escape(_summary(report))}</p>",
-        f"<p>{escape(_chance_sentence(report))}</p>",
-        "<h2>With some of the modalities</h2>",
-        page.html_table(["modalities", *SCORES.values()], [(n, *_cells(s)) for n, s in _score_rows(report)]),
-        page.picture(subsets, "Bars: weighted F1 for each subset of the modalities, with one standard error."),
-        "<h2>For each class</h2>",
-        page.html_table(["class", "F1", "clips"], _class_rows(report)),
-        page.picture(confusion, "Confusion matrix: truth in rows, prediction in columns, colour by share of the row."),
-        "<details><summary>The same counts as a table</summary>",
-        page.html_table(["truth \\ prediction", *report["labels"]], _confusion_rows(report)),
-        "</details>",
-        *_fold_tables(report),
-        *page.notes(report["notes"]),
-        f"<footer>{_model(report)} · rates in percent · "
-        "WAF: F1 weighted by class size · UAR: mean recall of the classes</footer>",
-    ]
-    path = folder / "report.html"
-    path.write_text(page.document(title, body), encoding="utf-8")
-    return path
+def _score_cells(scores: Scores | None) -> list[str]:
+    if scores is None:
+        return [_NOTHING, *[""] * len(SCORES)]
+    return [*(percent(scores[name]) for name in SCORES), f"{scores['n']:.0f}"]
 
 
-def _where(report: dict[str, Any]) -> str:
+def _class_table(report: EvaluationReport) -> Table:
+    f1, clips = report["per_class_f1"], report["per_class_n"]
+    rows = [[label, percent(f1.get(label)), str(clips.get(label, 0))] for label in report["labels"]]
+    return Table("Classes", ["class", "F1", "clips"], rows)
+
+
+def _confusion_table(report: EvaluationReport) -> Table:
+    pairs = zip(report["labels"], report["confusion"], strict=True)
+    rows = [[label, *map(str, counts)] for label, counts in pairs]
+    title = "Clips by true and predicted class"
+    return Table(title, ["truth \\ prediction", *report["labels"]], rows, visible_rows=0)
+
+
+def _fold_tables(report: EvaluationReport) -> list[Table]:
+    """A table for each rate, of the subsets that any clip has: in each fold, over folds, on all clips together."""
+    if "folds" not in report:
+        return []
+    folds = [_by_name(fold) for fold in report["folds"]]
+    names = [f"{number} ({plural(fold['n_clips'], 'clip')})" for number, fold in enumerate(report["folds"], start=1)]
+    fold_tables = []
+    for score in FOLD_SCORES:
+        rows: list[list[str | Cell]] = []
+        for name, pooled in _by_name(report).items():
+            if pooled is None:
+                continue
+            rates = [None if (scores := fold[name]) is None else scores[score] for fold in folds]
+            measured = [rate for rate in rates if rate is not None]
+            spread = f"{percent(float(np.mean(measured)))} ± {percent(float(np.std(measured)))}" if measured else DASH
+            rows.append([name, *map(percent, rates), spread, percent(pooled[score])])
+        header = ["modalities", *names, "mean ± deviation", "all clips"]
+        fold_tables.append(Table(f"{SCORES[score]} fold by fold", header, rows))
+    return fold_tables
+
+
+def _by_name(measured: SubsetScores) -> dict[str, Scores | None]:
+    """Scores by the words for what was shown."""
+    subsets = {name: measured["subsets"].get(subset) for subset, name in SUBSET_NAMES.items()}
+    return subsets | {AVAILABLE: measured["available"]}
+
+
+def _where(report: EvaluationReport) -> str:
     return f"{len(report['folds'])} folds" if "folds" in report else f"the {report['split']} split"
 
 
-def _model(report: dict[str, Any]) -> str:
-    """In HTML."""
+def _model(report: EvaluationReport) -> str:
     if "folds" in report:
         return "cross-validation: each clip by heads that were trained on the other folds"
-    return f"checkpoint <code>{escape(str(report['checkpoint']))}</code>"
+    return f"checkpoint {report['checkpoint']}"
 
 
-def _fold_header(report: dict[str, Any]) -> list[str]:
-    folds = [f"{i} ({fold['n_clips']} clips)" for i, fold in enumerate(report["folds"], start=1)]
-    return ["modalities", *folds, "mean ± deviation", "all clips"]
-
-
-def _fold_rows(report: dict[str, Any], key: str) -> list[list[str]]:
-    """One rate of every subset that any clip has: in each fold, over folds, and on all their clips together."""
-    names, rows = {**SUBSETS, "available": AVAILABLE}, []
-    pooled = {**report["subsets"], "available": report["available"]}
-    for subset, name in names.items():
-        if pooled.get(subset) is None:
-            continue
-        each = [{**fold["subsets"], "available": fold["available"]}[subset] for fold in report["folds"]]
-        rates = [scores[key] for scores in each if scores is not None]
-        spread = f"{page.percent(np.mean(rates))} ± {page.percent(np.std(rates))}"
-        cells = [page.percent(scores and scores[key]) for scores in each]
-        rows.append([name, *cells, spread, page.percent(pooled[subset][key])])
-    return rows
-
-
-def _fold_tables(report: dict[str, Any]) -> list[str]:
-    """In HTML; nothing without folds."""
-    if "folds" not in report:
-        return []
-    body = ["<h2>Fold by fold</h2>"]
-    for key in FOLD_SCORES:
-        body += [f"<h3>{SCORES[key]}</h3>", page.html_table(_fold_header(report), _fold_rows(report, key))]
-    return body
-
-
-def _score_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any] | None]]:
-    rows = [(name, report["subsets"].get(key)) for key, name in SUBSETS.items()]
-    return [*rows, (AVAILABLE, report["available"])]
-
-
-def _cells(scores: dict[str, Any] | None) -> list[str]:
-    if scores is None:
-        return [_NOTHING, *[""] * (len(SCORES) - 1)]
-    return [str(scores[key]) if key == "n" else page.percent(scores[key]) for key in SCORES]
-
-
-def _class_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    f1, n = report["per_class_f1"], report["per_class_n"]
-    return [(label, page.percent(f1.get(label)), str(n.get(label, 0))) for label in report["labels"]]
-
-
-def _confusion_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    pairs = zip(report["labels"], report["confusion"], strict=True)
-    return [(label, *(str(int(count)) for count in row)) for label, row in pairs]
-
-
-def _summary(report: dict[str, Any]) -> str:
-    where = f"{report['n_clips']} clips of {_where(report)}, {len(report['labels'])} classes"
+def _summary(report: EvaluationReport) -> str:
+    clips = f"{plural(report['n_clips'], 'clip')} of {_where(report)}, {len(report['labels'])} classes"
     scores = report["available"]
-    if scores is not None and scores["n"] != report["n_clips"]:
-        where = f"{scores['n']} of the {where}"
     if scores is None:
-        return f"Nothing was measured on {where}."
+        return f"Nothing was measured on {clips}."
+    if scores["n"] != report["n_clips"]:
+        clips = f"{scores['n']:.0f} of the {clips}"
     return (
-        f"With whatever each clip has, the model reaches {page.percent(scores['waf'])} % weighted F1 and "
-        f"{page.percent(scores['accuracy'])} % accuracy on {where}."
+        f"With whatever each clip has, the model reaches {percent(scores['waf'])} % weighted F1 and "
+        f"{percent(scores['accuracy'])} % accuracy on {clips}."
     )
 
 
-def _chance_sentence(report: dict[str, Any]) -> str:
+def _chance_sentence(report: EvaluationReport) -> str:
     chance = report["chance"]
     return (
-        f"Chance: guessing evenly is {page.percent(chance['uniform_accuracy'])} % accurate; always naming the most "
-        f"frequent class gives {page.percent(chance['majority_accuracy'])} % accuracy and "
-        f"{page.percent(chance['majority_waf'])} % WAF."
+        f"Chance: guessing evenly is {percent(chance['uniform_accuracy'])} % accurate; always naming the most "
+        f"frequent class gives {percent(chance['majority_accuracy'])} % accuracy and "
+        f"{percent(chance['majority_waf'])} % WAF."
     )
 
 
-def _confusion(report: dict[str, Any]) -> Figure:
+def _confusion_matrix(report: EvaluationReport) -> Figure:
     counts_KK = np.asarray(report["confusion"], dtype=float)
-    labels = [_short(label) for label in report["labels"]]
+    labels = [shorten(label) for label in report["labels"]]
     rows_K1 = counts_KK.sum(axis=1, keepdims=True)
     shares_KK = np.divide(counts_KK, rows_K1, out=np.zeros_like(counts_KK), where=rows_K1 > 0)
-    side = max(2.6, 0.62 * len(labels))
-    figure = page.figure(side + 2.4, side + 1.6)
+    side_in = max(2.6, 0.62 * len(labels))
+    figure = empty_figure(side_in + 2.4, side_in + 1.6)
     axes = figure.add_subplot()
     image = axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares_KK):
         ink = "white" if share > 0.55 else (INK if counts_KK[row, column] else FAINT)
         axes.text(column, row, f"{counts_KK[row, column]:.0f}", ha="center", va="center", color=ink, size=9.5)
-    ticks = range(len(labels))
-    upright = len(labels) <= 4 and max(map(len, labels)) <= 9
-    turned = {} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(ticks, labels, **turned)
-    axes.set_yticks(ticks, labels)
-    axes.set_xticks([tick + 0.5 for tick in ticks][:-1], minor=True)
-    axes.set_yticks([tick + 0.5 for tick in ticks][:-1], minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)
+    _class_ticks(axes, labels)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title("Clips by true and predicted class", loc="left", pad=12)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=28, ticks=[0, 0.5, 1])
@@ -225,48 +202,47 @@ def _confusion(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def _subset_bars(report: dict[str, Any]) -> Figure:
-    figure = page.figure(8, 4.8)
+def _class_ticks(axes: Axes, labels: list[str]) -> None:
+    """A label for each row and column, and white lines between the cells."""
+    name_x_ticks(axes, range(len(labels)), labels, turned=len(labels) > 4 or max(map(len, labels)) > 9)
+    axes.set_yticks(range(len(labels)), labels)
+    edges = [column + 0.5 for column in range(len(labels) - 1)]
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _subset_bars(report: EvaluationReport) -> Figure:
+    figure = empty_figure(8, 4.8)
     axes = figure.add_subplot()
-    for position, key in enumerate(SUBSETS):
-        scores = report["subsets"].get(key)
+    even, majority = 100 * report["chance"]["uniform_accuracy"], 100 * report["chance"]["majority_waf"]
+    names = []
+    for position, (subset, name) in enumerate(SUBSET_NAMES.items()):
+        scores = report["subsets"].get(subset)
+        names.append(name if scores is None else f"{name}  (n = {scores['n']:.0f})")
         if scores is None:
-            beside_lines = 100 * max(report["chance"]["uniform_accuracy"], report["chance"]["majority_waf"]) + 1.5
-            axes.text(beside_lines, position, _NOTHING, va="center", color=FAINT, style="italic")
+            axes.text(max(even, majority) + 1.5, position, _NOTHING, va="center", color=FAINT, style="italic")
             continue
         waf, error = 100 * scores["waf"], 100 * _standard_error(scores["waf"], scores["n"])
-        axes.barh(position, waf, height=0.66, color=_BLUES[len(key) - 1])
+        axes.barh(position, waf, height=0.66, color=_BLUES[len(subset) - 1])
         axes.errorbar(waf, position, xerr=error, color=INK, capsize=3, linewidth=1.2)
         axes.text(min(waf + error, 100) + 1.5, position, f"{waf:.1f}", va="center", color=INK)
-    _chance_lines(axes, report["chance"])
-    axes.set_yticks(range(len(SUBSETS)), [_with_clips(key, report) for key in SUBSETS])
-    axes.set_ylim(len(SUBSETS) - 0.4, -0.6)  # the first on top
+    # Guessing evenly has about its accuracy as WAF; naming the most frequent class has far less.
+    for rate, line, name in ((even, "--", "guessing evenly"), (majority, ":", "always the most frequent class")):
+        axes.axvline(rate, linestyle=line, label=f"{name}: {rate:.1f}", color=CHANCE, linewidth=1.6)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
     axes.set_xlim(0, 108)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("weighted F1 (WAF), percent; whiskers: ±1 standard error")
-    page.ruled(axes, "x")
+    style_axes(axes, "x")
     axes.set_title("What each subset of the modalities is worth", loc="left", pad=12)
     return figure
 
 
-def _chance_lines(axes: Any, chance: dict[str, float]) -> None:
-    """Guessing evenly has about its accuracy as WAF; the most frequent class has far less."""
-    even, majority = 100 * chance["uniform_accuracy"], 100 * chance["majority_waf"]
-    style = {"color": CHANCE, "linewidth": 1.6}
-    axes.axvline(even, linestyle="--", label=f"guessing evenly: {even:.1f}", **style)
-    axes.axvline(majority, linestyle=":", label=f"always the most frequent class: {majority:.1f}", **style)
-    axes.figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9.5)
-
-
-def _standard_error(rate: float, n: int) -> float:
-    """As of a share of n independent clips; F1 is not one, so this is a guide to the size of luck."""
-    return math.sqrt(max(rate * (1 - rate), 0) / max(n, 1))
-
-
-def _with_clips(key: str, report: dict[str, Any]) -> str:
-    scores = report["subsets"].get(key)
-    return SUBSETS[key] if scores is None else f"{SUBSETS[key]}  (n = {scores['n']})"
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+def _standard_error(rate: float, clips: float) -> float:
+    """Standard error of a share of independent clips. F1 is not such a share, so this only guides the eye."""
+    return math.sqrt(max(rate * (1 - rate), 0) / max(clips, 1))

@@ -123,7 +123,7 @@ def why_over(rounds: Sequence[Round], settings: Rounds) -> str | None:
         points = f"{100 * settings.min_gain:g} points"
         return f"validation WAF has not risen by {points} for {plural(settings.patience, 'round')} (rounds.patience)"
     if last.number >= settings.most:
-        return f"rounds.most={settings.most} was reached"
+        return f"{plural(settings.most, 'round')} played (rounds.most)"
     return None
 
 

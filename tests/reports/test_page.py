@@ -1,55 +1,61 @@
-import io
-import math
-
-import pytest
 from PIL import Image
+from reading import embedded, loaded, visible
 
 from emo_ray.reports import page
+from emo_ray.reports.figures import empty_figure
+from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.table import Table
+
+HOSTILE = '<script>it\'s & "this"</script>{{ x }}'
 
 
-@pytest.mark.parametrize(("rate", "text"), [(0.1234, "12.3"), (1.0, "100.0"), (0, "0.0"), (None, "–"), (math.nan, "–")])
-def test_percent_by_hand(rate, text):
-    assert page.percent(rate) == text
+def written(tmp_path, **changes):
+    figure = empty_figure(4, 3)
+    figure.add_subplot().plot([0, 1])
+    parts = {
+        "title": "A title",
+        "summary": "A summary.",
+        "blocks": [Table("A table", ["a"], [["1"]]), Picture("plot", figure, "a line", "A heading", "A caption.")],
+        "footer": "A footer",
+        "paragraphs": ["A paragraph."],
+        "notes": ["A note."],
+    }
+    return page.write(Page(**parts | changes), tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("share", "text"), [(0.0123, "+1.2"), (-0.004, "−0.4"), (-0.0001, "+0.0"), (None, "–"), (math.nan, "–")]
-)
-def test_points_always_have_a_sign(share, text):
-    assert page.points(share) == text
+def test_a_page_says_everything_in_order(tmp_path):
+    words = visible(written(tmp_path))
+    parts = ["A title", "A summary.", "A paragraph.", "A table", "A heading", "A caption.", "Notes", "A note."]
+    places = [words.index(part) for part in [*parts, "A footer"]]
+    assert places == sorted(places)
+    assert "Notes" not in visible(written(tmp_path, notes=[]))
 
 
-def test_notes_are_escaped_and_may_be_none():
-    assert "<li>a &lt;b&gt;</li>" in page.notes(["a <b>", "c"])
-    assert page.notes([]) == []
-
-
-def test_table_cells_are_escaped_and_may_have_a_class():
-    html = page.html_table(["a<", "b"], [("x&y", "good"), ("good", "<b>")], {"good": "green"})
-    assert "<th scope='col'>a&lt;</th>" in html
-    assert "<tr><th scope='row'>x&amp;y</th><td class='green'>good</td></tr>" in html
-    assert "<tr><th scope='row'>good</th><td>&lt;b&gt;</td></tr>" in html
-    assert "class='green'" not in page.html_table(["a", "b"], [("x", "good")])
-
-
-def test_a_picture_is_as_large_as_it_was_drawn_and_the_same_every_time():
-    def drawn():
-        figure = page.figure(4, 3)
-        axes = figure.add_subplot()
-        axes.set_title("$\\frac$ is no formula")
-        page.ruled(axes, "x")
-        return page.png(figure)
-
-    assert drawn() == drawn()
-    with Image.open(io.BytesIO(drawn())) as image:
+def test_a_page_holds_the_picture_that_lies_beside_it_in_its_size(tmp_path):
+    html = written(tmp_path)
+    assert embedded(html) == [(tmp_path / "deep" / "plot.png").read_bytes()]
+    assert 'width="384"' in html  # 4 inches of 96 CSS pixels
+    assert 'alt="a line"' in html
+    with Image.open(tmp_path / "deep" / "plot.png") as image:
         assert image.size == (600, 450)
-    html = page.picture(drawn(), "it's <this>")
-    assert "width='384'" in html  # 4 inches of 96 CSS pixels
-    assert "alt='it&#x27;s &lt;this&gt;'" in html
 
 
-def test_a_document_holds_its_parts_and_puts_its_own_rules_last():
-    html = page.document("a < {b}", ["<p>{one}</p>", "<p>two</p>"], "p { color: red; }")
-    assert "<title>a &lt; {b}</title>" in html
-    assert "<p>{one}</p>\n<p>two</p>" in html
-    assert html.index("font-variant-numeric") < html.index("p { color: red; }") < html.index("</style>")
+def test_all_text_is_escaped(tmp_path):
+    figure = empty_figure(4, 3)
+    blocks = [Picture("plot", figure, HOSTILE, HOSTILE, HOSTILE)]
+    texts = {"title": HOSTILE, "summary": HOSTILE, "footer": HOSTILE, "paragraphs": [HOSTILE], "notes": [HOSTILE]}
+    html = written(tmp_path, blocks=blocks, **texts)
+    assert "<script" not in html
+    assert visible(html).count(HOSTILE) == 7
+    assert 'alt="&lt;script&gt;it&#39;s &amp; &#34;this&#34;' in html
+
+
+def test_a_page_loads_nothing(tmp_path):
+    html = written(tmp_path)
+    assert not loaded(html)
+    assert "default-src 'none'" in html
+
+
+def test_a_verdict_colours_the_summary(tmp_path):
+    assert 'class="summary bad"' in written(tmp_path, verdict="bad")
+    assert 'class="summary "' in written(tmp_path)

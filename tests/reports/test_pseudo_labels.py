@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from reading import terminal, visible
 
-from emo_ray.reports import pseudo_labels as drawn
+from emo_ray.reports import pseudo_labels
 
 LABELS = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 
@@ -51,13 +51,13 @@ def example(labels=LABELS, seed=0, teachers=1):
 
 
 def printed(report):
-    return terminal(drawn.tables(report), 150)
+    return terminal(pseudo_labels.tables(report), 150)
 
 
 @pytest.mark.parametrize("teachers", [1, 3])
 def test_the_numbers_are_on_the_page_and_in_the_terminal(tmp_path, teachers):
     report = example(teachers=teachers)
-    page = visible(drawn.write_html(report, tmp_path).read_text(encoding="utf-8"))
+    page = visible(pseudo_labels.write(report, tmp_path).read_text(encoding="utf-8"))
     for text in (page, printed(report)):
         words = set(re.findall(r"\d+(?:\.\d+)?", text))
         for counts in report["classes"].values():
@@ -70,7 +70,7 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal(tmp_path, teachers):
             assert own["checkpoint"] in text
         assert {"2345", "5210", "2500", "12"} <= words
         assert all(word in text for word in ("starved", "floods", "same content as a clip of test"))
-    assert "17 clips have broken media" in page
+    assert "broken media: 17" in page
     assert "warning: 'sad' floods" in page
 
 
@@ -87,7 +87,7 @@ def test_what_could_not_be_measured_is_a_dash(tmp_path):
     report["classes"]["accepted"] = dict.fromkeys(LABELS, 0)
     report["drift"], report["reasons"] = dict.fromkeys(LABELS), {}
     report["confidence"]["accepted"] = [0] * 20
-    page = visible(drawn.write_html(report, tmp_path).read_text(encoding="utf-8"))
+    page = visible(pseudo_labels.write(report, tmp_path).read_text(encoding="utf-8"))
     assert "could not be calibrated" in page
     assert "–" in printed(report)
     assert "nan" not in page.lower()
@@ -96,17 +96,23 @@ def test_what_could_not_be_measured_is_a_dash(tmp_path):
 def test_labels_are_no_markup(tmp_path):
     report = example(["<b>bold</b>", "[red]sad", "a very long label that no axis has room for"])
     assert "[red]sad" in printed(report)
-    html = drawn.write_html(report, tmp_path).read_text(encoding="utf-8")
+    html = pseudo_labels.write(report, tmp_path).read_text(encoding="utf-8")
     assert "<b>bold" not in html
     assert "a very long label that no axis has room for" in visible(html)
 
 
 def test_pictures_are_the_same_every_time(tmp_path):
-    paths = [drawn.write_pictures(example(), tmp_path), drawn.write_pictures(example(), tmp_path)]
-    assert [path.name for path in paths[0]] == ["reliability.png", "classes.png", "confidence.png"]
-    for path in paths[0]:
-        before = path.read_bytes()
-        drawn.write_pictures(example(), tmp_path)
-        assert path.read_bytes() == before
+    pseudo_labels.write(example(), tmp_path / "a")
+    pseudo_labels.write(example(), tmp_path / "b")
+    paths = sorted((tmp_path / "a").glob("*.png"))
+    assert [path.name for path in paths] == ["classes.png", "confidence.png", "reliability.png"]
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
         with Image.open(path) as image:
             assert min(image.size) > 400
+
+
+def test_a_class_that_drifts_is_a_warning():
+    drift = [row[-1] for row in pseudo_labels.tables(example())[0].cells()]
+    assert [cell.style for cell in drift] == ["", "warning", "", "warning", "", ""]
+    assert [cell.text for cell in drift] == ["", "starved", "", "floods", "", ""]

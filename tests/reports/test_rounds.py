@@ -1,10 +1,7 @@
-"""What a table, a picture and a page of rounds show, from rounds that are made up."""
-
-import io
-import re
+"""What tables, picture and page of self-training show, from made-up rounds."""
 
 import pytest
-from rich.console import Console
+from reading import embedded, texts, visible
 
 from emo_ray.reports import rounds as report
 
@@ -39,21 +36,30 @@ CONTENT = {
 }
 
 
-def shown(content):
-    stream = io.StringIO()
-    Console(file=stream, width=200).print(report.table(content))
-    return stream.getvalue()
+def test_a_row_says_what_every_round_did():
+    scores, classes = report.tables(CONTENT)
+    assert texts(scores) == [
+        ["0", "–", "–", "61.0", "62.0", "60.0", "–", "yes"],
+        ["1", "round 0", "40", "65.5", "66.5", "64.5", "+4.5", "yes"],
+        ["2", "round 0", "40", "64.0", "65.0", "63.0", "−1.5", "no"],
+        ["3", "round 0", "0", "–", "–", "–", "–", "no"],
+    ]
+    assert list(scores.emphasised) == [1]
+    assert list(classes.header) == ["round", "angry", "sad <b>", "drift"]
+    assert texts(classes) == [
+        ["labelled", "12", "11", "–"],
+        ["1", "30", "10", "sad <b> starved"],
+        ["2", "30", "10", "–"],
+        ["3", "0", "0", "–"],
+    ]
 
 
-def test_the_table_says_what_every_round_did():
-    lines = {line.split()[0]: line for line in shown(CONTENT).splitlines() if line.strip()[:1].isdigit()}
-    assert "61.0" in lines["0"]
-    for words in ("round 0", "40", "65.5", "66.5", "64.5", "+4.5", "yes", "angry 30 (12), sad <b> 10 (11)", "starved"):
-        assert words in lines["1"]
-    assert "−1.5" in lines["2"]
-    assert "no" in lines["2"].split()
-    assert lines["3"].split()[:4] == ["3", "round", "0", "0"]
-    assert "Best: round 1 with 65.5 % WAF. Ended: no clip was accepted." in shown(CONTENT)
+def test_the_end_is_told_once_on_the_page_and_below_the_table(tmp_path):
+    scores, _ = report.tables(CONTENT)
+    assert "round 1 with 65.5 %" in scores.note
+    assert "no clip was accepted" in scores.note
+    html = report.write(CONTENT, tmp_path).read_text(encoding="utf-8")
+    assert visible(html).count(scores.note) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -69,14 +75,8 @@ def test_the_picture_holds_every_round(count):
 
 
 def test_the_page_escapes_labels_and_holds_the_picture(tmp_path):
-    report.write(CONTENT, tmp_path)
-    html = (tmp_path / report.PAGE).read_text()
-    lines = [re.findall("<t[hd].*?</t[hd]>", line) for line in html.split("<tr>")]
-    rows = [[re.sub("<.*?>", "", cell) for cell in line] for line in lines]
-    assert ["round", "angry", "sad &lt;b&gt;", "drift"] in rows
-    assert ["labelled", "12", "11", "–"] in rows
-    assert ["1", "30", "10", "sad &lt;b&gt; starved"] in rows
-    assert ["3", "0", "0", "–"] in rows
+    html = report.write(CONTENT, tmp_path).read_text(encoding="utf-8")
     assert "<b>" not in html
-    assert "data:image/png" in html
-    assert (tmp_path / report.PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert "sad <b> starved" in visible(html)
+    assert embedded(html) == [(tmp_path / report.PICTURE).read_bytes()]
+    assert (tmp_path / report.PAGE).is_file()

@@ -1,4 +1,4 @@
-"""What tables, CSV and page of a sweep show, from trials that are made up."""
+"""What tables, CSV and page of a sweep show, from made-up trials."""
 
 import copy
 import csv
@@ -9,7 +9,7 @@ from html import unescape
 import numpy as np
 import pytest
 from PIL import Image
-from reading import terminal, visible
+from reading import terminal, texts, visible
 
 from emo_ray.reports import sweep as report
 
@@ -71,14 +71,10 @@ def page_of(content, folder):
     return report.write(content, folder).read_text(encoding="utf-8")
 
 
-def rows(table):
-    return list(zip(*(column.cells for column in table.columns), strict=True))
-
-
 def test_the_best_stands_beside_the_recipe_with_every_setting(tmp_path):
     content = example()
     content["trials"][0]["value"], content["trials"][5]["value"], content["best"] = 0.65, 0.7123, 5
-    compared = [[str(cell) for cell in row] for row in rows(report.tables(content)[0])]
+    compared = texts(report.tables(content)[0])
     assert compared[0] == ["objective, percent", "65.0", "71.2", "+6.2"]
     assert compared[1] == ["… trained again in the ordinary way", "", "61.2", ""]
     assert [row[0] for row in compared[2:]] == list(SPACE)
@@ -107,9 +103,9 @@ def test_the_summary_says_what_there_is(changes, sentence):
 def test_a_space_without_the_recipe_is_compared_with_nothing(tmp_path):
     content = example(default=None)
     best = content["trials"][content["best"]]
-    _, rows = report._compared(content)
+    rows = texts(report.tables(content)[0])
     assert rows[0] == ["objective, percent", "–", f"{100 * best['value']:.1f}", "–"]
-    assert [row[2] for row in rows[2:]] == [report.shown(best["params"][key]) for key in SPACE]
+    assert [row[2] for row in rows[2:]] == [report.as_text(best["params"][key]) for key in SPACE]
     assert "recipe" not in report.summary(content)
     assert report.write(content, tmp_path).exists()
 
@@ -118,7 +114,7 @@ def test_a_space_without_the_recipe_is_compared_with_nothing(tmp_path):
 def test_a_recipe_that_did_not_get_to_the_end_is_compared_with_nothing(state):
     content = example()
     content["trials"][0]["state"] = state
-    row = [str(cell) for cell in rows(report.tables(content)[0])[0]]
+    row = texts(report.tables(content)[0])[0]
     assert row[1].endswith({"pruned": "(stopped early)", "failed": "(failed)"}[state])
     assert row[3] == "–"
 
@@ -132,17 +128,25 @@ def test_trials_stand_the_best_first_by_state():
     assert [trial["number"] for trial in report.ordered(equal)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("count", "said"), [(25, ""), (26, "1 more trial in trials.csv"), (40, "15 more trials in")])
-def test_the_terminal_shows_the_first_trials_and_how_many_there_are(count, said):
-    table = report.tables(example(pruned=count - 8, failed=0))[1]
-    assert table.row_count == 25
-    assert str(table.caption or "").startswith(said)
-    assert bool(table.caption) == bool(said)
+@pytest.mark.parametrize(("count", "more"), [(25, ""), (26, "1 more"), (40, "15 more")])
+def test_the_first_trials_are_shown_and_the_others_counted(count, more):
+    content = example(pruned=count - 8, failed=0)
+    table = report.tables(content)[1]
+    assert len(table.rows) == count
+    assert table.visible_rows == 25
+    assert more in printed(content)
+    assert ("more on the page" in printed(content)) == bool(more)
+
+
+def test_the_best_and_the_recipe_are_emphasised_among_the_trials():
+    content = example()
+    table = report.tables(content)[1]
+    assert {texts(table)[row][0] for row in table.emphasised} == {str(content["best"]), "0"}
 
 
 def test_the_first_phase_has_no_numbers(tmp_path):
     content = example(complete=2, pruned=4, failed=0)
-    cells = {str(row[0]): [str(cell) for cell in row] for row in rows(report.tables(content)[1])}
+    cells = {row[0]: row for row in texts(report.tables(content)[1])}
     assert cells["3"][1:3] == ["stopped in EmoVCLIP's phase", "not yet"]
     assert cells["4"][1:3] == ["stopped early", "30.4"]
     page = visible(page_of(content, tmp_path))
@@ -157,7 +161,7 @@ def test_prompts_by_hand():
     trials.append(trial(3, 0.3, "pruned", settings | {"emovclip.global_prompts": 8}))
     space = {key: SPACE[key] for key in ("emovclip.global_prompts", "fusion.lr", "emovclip.context_length")}
     table = report.tables(example(0, 0, 0, trials=trials, best=1, space=space))[2]
-    assert [[str(cell) for cell in row] for row in rows(table)] == [
+    assert texts(table) == [
         ["emovclip.global_prompts = 0", "3", "2", "60.0", "70.0", "3.0"],
         ["emovclip.global_prompts = 8", "1", "0", "–", "–", "–"],
         ["emovclip.context_length = 2", "4", "2", "60.0", "70.0", "3.0"],
@@ -205,13 +209,13 @@ def test_the_page_counts_trials_and_holds_every_picture(tmp_path):
     )
     assert said in visible(page)
     assert "5 folds of the training and validation clips" in visible(page)
-    names = ["curves.png", "parallel.png", "settings.png", report.PAGE, report.CSV, "trials.png"]
+    names = ["curves.png", "settings.png", report.PAGE, report.CSV, "trials.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
-    assert page.count("data:image/png") == 4
+    assert page.count("data:image/png") == 3
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 400
-    numbers = set(re.findall(r"<th scope='row'>(\d+)</th>", page))
+    numbers = set(re.findall(r'<th scope="row">(\d+)</th>', page))
     assert numbers == {str(number) for number in range(40)}
 
 

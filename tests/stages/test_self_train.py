@@ -65,7 +65,8 @@ def test_a_rise_below_min_gain_is_kept_but_is_no_rise():
 
 
 def test_most_patience_and_nothing_accepted_end_it():
-    assert played([0.6, 0.7, 0.8], Rounds(most=2))[1] == "2 rounds are played (rounds.most)"
+    assert played([0.6, 0.7, 0.8], Rounds(most=2))[1] == "2 rounds played (rounds.most)"
+    assert played([0.6, 0.7], Rounds(most=1))[1] == "1 round played (rounds.most)"
     done, ended = played([0.6, None], Rounds(most=9))
     assert (len(done), ended) == (3, "no clip was accepted")
     assert not done[-1].kept

@@ -18,7 +18,7 @@ from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.claims import comparisons, self_training, trials
 from emo_ray.experiments.claims.comparisons import OURS, Found, Scores, Trial, claimed, seeds_of, trials_of
 from emo_ray.models.identity import frozen_digest
-from emo_ray.progress import console, progress, say
+from emo_ray.progress import progress, show
 from emo_ray.reports import claims as claims_report
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.encoding.encoders import frozen_encoders
@@ -51,9 +51,7 @@ class Claimed:
 
     def show(self) -> None:
         """The tables, for people."""
-        for table in claims_report.tables(self.content):
-            console.print(table)
-        say(f"pictures and details: {self.path / claims_report.PAGE}")
+        show(claims_report.tables(self.content), claims_report.notes(self.content), self.path / claims_report.PAGE)
 
 
 def claims(config: Config) -> Claimed:
@@ -82,7 +80,7 @@ def claims(config: Config) -> Claimed:
         content = claimed(config, _found(config, trials_made))
         with store.writing(folder, {"kind": "claims", "version": VERSION}) as temporary:
             store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
-            claims_report.write_html(content, temporary)
+            claims_report.write(content, temporary)
     content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
     run = tracking.open_run(config, root, key, folder.name)
     run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})

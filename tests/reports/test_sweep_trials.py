@@ -4,80 +4,24 @@ import numpy as np
 import pytest
 from optuna import logging
 
-from emo_ray.reports import sweep_axes as sweep
-from emo_ray.reports.sweep_axes import Axis
+from emo_ray.reports import sweep_trials as sweep
 
 
 def trial(number, value, state="complete", **params):
     return {"number": number, "value": value, "state": state, "params": params}
 
 
-def axis(space, *settings):
-    return sweep.axes_of({"space": {"a": space}, "trials": [trial(i, 0.5, a=s) for i, s in enumerate(settings)]})[0]
-
-
-@pytest.mark.parametrize(
-    ("space", "setting", "place"),
-    [
-        ({"uniform": [0.0, 0.6]}, 0.15, 0.25),
-        ({"loguniform": [1e-4, 1e-2]}, 1e-3, 0.5),
-        ({"randint": [10, 30]}, 20, 0.5),
-        ({"choice": [0, "x"]}, 0, 0.25),
-        ({"choice": [0, "x"]}, "x", 0.75),
-        ({"choice": [None]}, None, 0.5),
-        ({"uniform": [2.0, 2.0]}, 2.0, 0.5),
-    ],
-)
-def test_places_by_hand(space, setting, place):
-    assert axis(space, setting).place(setting) == pytest.approx(place)
-
-
-def test_true_is_not_one():
-    drawn = axis({"choice": [1, True, 0, False, None, "1"]})
-    places = [drawn.place(setting) for setting in (1, True, 0, False, None, "1")]
-    assert places == sorted(set(places))
-    assert drawn.place(1.0) == drawn.place(1)
-
-
-@pytest.mark.parametrize("space", [{"uniform": [0.1, 0.6]}, {"loguniform": [1e-4, 1e-2]}, {"randint": [1, 9]}])
-@pytest.mark.parametrize("setting", [0, None, "off", True, 50, 1e-7])
-def test_the_recipe_may_lie_outside_the_space(space, setting):
-    """A number widens the scale; what it has no place for stands below it, with a tick of its own."""
-    drawn = axis(space, setting)
-    low, high = drawn.ends()
-    assert low < drawn.place(setting) < high
-    assert all(low < place < high for place, _ in drawn.ticks())
-    if setting in (None, "off", True) or (setting == 0 and "loguniform" in space):
-        assert drawn.place(setting) < 0
-        assert (drawn.place(setting), sweep.shown(setting)) in drawn.ticks()
-    else:
-        assert 0 <= drawn.place(setting) <= 1
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_ticks_are_few_distinct_and_where_they_say(seed):
-    rng = np.random.default_rng(seed)
-    low, high = sorted(10 ** rng.uniform(-6, 3, 2))
-    for space in ({"uniform": [low, high]}, {"loguniform": [low, high]}, {"randint": [round(low), round(high) + 2]}):
-        drawn = axis(space)
-        places, texts = zip(*drawn.ticks(), strict=True)
-        assert 2 <= len(set(texts)) == len(texts) <= 7
-        assert [drawn.place(float(text)) for text in texts] == pytest.approx(places, abs=0.01)
-
-
-def test_trials_of_one_choice_are_moved_apart_but_not_to_another():
-    drawn = axis({"choice": ["a", "b", "c"]})
-    places = [drawn.jittered(trial(number, 0.5, a="b")) for number in range(100)]
-    assert len(set(places)) == 100
-    assert max(abs(place - 0.5) for place in places) < 1 / 6
-    assert places[0] == 0.5  # the recipe's
-    moved = axis({"uniform": [0, 1]})
-    assert moved.jittered(trial(7, 0.5, a=0.3)) == pytest.approx(0.3)
+def test_true_is_not_one_and_lists_are_choices_too():
+    choices = [1, True, 0, False, None, "1", [1, 2]]
+    trials = [trial(number, 0.5, a=choice) for number, choice in enumerate(choices)]
+    content = {"space": {"a": {"choice": choices[:3]}}, "trials": trials}
+    assert list(map(repr, sweep.choices_of(content, "a"))) == list(map(repr, choices))
+    assert [len(members) for _, members in sweep.groups(content, "a")] == [1] * 7
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), -0.6])
 def test_no_objective_and_that_of_the_first_phase_are_none(value):
-    assert sweep.value(trial(1, value)) is None
+    assert not sweep.reached(value)
     assert sweep.finished({"trials": [trial(1, value), trial(0, 0.5), trial(2, 0.7, "pruned")]}) == [trial(0, 0.5)]
     assert sweep.stopped_in_first_phase(trial(1, value, "pruned")) == (value == -0.6)
 
@@ -90,10 +34,11 @@ def test_the_best_so_far_never_falls_and_is_the_highest_until_then(seed):
     assert all(a <= b for a, b in itertools.pairwise(best))
 
 
-def test_groups_hold_every_trial_once_in_the_order_of_the_axis():
-    drawn = axis({"choice": [8, None, 4]})
-    trials = [trial(i, 0.5, a=setting) for i, setting in enumerate([4, 8, None, 4])]
-    assert sweep.groups(trials, drawn) == [(8, [trials[1]]), (None, [trials[2]]), (4, [trials[0], trials[3]])]
+def test_groups_hold_every_trial_once_in_the_order_of_choices_or_numbers():
+    trials = [trial(i, 0.5, a=setting, b=number) for i, (setting, number) in enumerate([(4, 9), (8, 3), (None, 9)])]
+    content = {"space": {"a": {"choice": [8, None, 4]}, "b": {"randint": [1, 9]}}, "trials": trials}
+    assert sweep.groups(content, "a") == [(8, [trials[1]]), (None, [trials[2]]), (4, [trials[0]])]
+    assert sweep.groups(content, "b") == [(3, [trials[1]]), (9, [trials[0], trials[2]])]
 
 
 @pytest.mark.parametrize(
@@ -110,21 +55,11 @@ def test_groups_hold_every_trial_once_in_the_order_of_the_axis():
         (1e6, "1e6"),
         ("a b", "a b"),
         (False, "false"),
+        ([1, "a"], '[1, "a"]'),
     ],
 )
 def test_settings_as_text_by_hand(setting, text):
-    assert sweep.shown(setting) == text
-
-
-@pytest.mark.parametrize(
-    "key", ["fusion.lr", "emovclip.global_prompts", "a_very_long.key_with_many_parts", "unbreakable"]
-)
-@pytest.mark.parametrize("letters", [5, 10, 14, 26])
-def test_keys_are_broken_and_nothing_is_lost(key, letters):
-    lines = sweep.broken(key, letters).split("\n")
-    assert "".join(lines) == key
-    assert all(len(line) <= letters or not set("._") & set(line[:-1]) for line in lines)
-    assert all(len(a + b.partition(".")[0].partition("_")[0]) >= letters for a, b in itertools.pairwise(lines))
+    assert sweep.as_text(setting) == text
 
 
 SPACE = {
@@ -192,7 +127,7 @@ def test_the_lowest_ordinary_objective_by_hand(objectives, low):
 
 def test_settings_outside_the_space_count_too():
     content = searched(20, lambda p: p["plain"])
-    content["trials"][0]["params"] |= {"log": 0, "plain": 1.5, "word": "y"}
+    content["trials"][0]["params"] |= {"log": 0.1, "plain": 1.5, "word": "y"}
     assert next(iter(sweep.importances(content))) == "plain"
 
 
@@ -216,7 +151,3 @@ def test_asking_for_importance_says_nothing_and_leaves_optuna_as_it_was(capfd):
 )
 def test_importance_is_not_asked_of_too_little(content):
     assert sweep.importances(content) == {}
-
-
-def test_an_axis_without_a_scale_has_a_tick_for_each_choice():
-    assert [text for _, text in Axis("a", choices=(0, "mean", None)).ticks()] == ["0", "mean", "null"]
