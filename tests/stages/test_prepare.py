@@ -10,8 +10,8 @@ from PIL import Image
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
-from emo_ray.stages import prepare as stage
-from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.data.prepared import BAD_MEDIA, MANIFEST
+from emo_ray.stages.decoding.corpus import SHEET, prepare_corpus
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -68,7 +68,7 @@ def test_bad_media_are_rows_with_a_status(corpus):
         "unlabelled": ("ok", "ok", "ok"),
     }
     assert abs(rows["good-2"]["audio_s"] - 2.0) < 0.05
-    with (prepared.path / stage.BAD_MEDIA).open() as stream:
+    with (prepared.path / BAD_MEDIA).open() as stream:
         bad = {(row["clip_id"], row["modality"]): row for row in csv.DictReader(stream)}
     assert bad["truncated", "video"]["file"].endswith("truncated.mp4")
     assert ("good-1", "video") not in bad
@@ -153,10 +153,10 @@ def test_speakers_do_not_cross_our_cuts(tiny_config, ray_session, tmp_path):
 
 def test_the_prepared_corpus_is_itself_a_manifest(tiny_config):
     prepared = prepare_corpus(tiny_config)
-    again = manifest.read_table(prepared.path / stage.MANIFEST)
+    again = manifest.read_table(prepared.path / MANIFEST)
     assert again == [replace(c, text=c.text or None) for c in prepared.clips]  # an empty cell is no transcript
 
 
 def test_a_corpus_has_a_contact_sheet_of_its_labels(tiny_config):
-    with Image.open(prepare_corpus(tiny_config).path / stage.SHEET) as sheet:
+    with Image.open(prepare_corpus(tiny_config).path / SHEET) as sheet:
         assert sheet.width > sheet.height > 500

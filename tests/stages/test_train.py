@@ -21,7 +21,7 @@ from emo_ray import store, tracking
 from emo_ray.config import flatten, override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint, checkpoint_files
-from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.fitting.epoch_log import METRICS
 from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
@@ -82,7 +82,7 @@ def test_a_second_run_trains_nothing(trained, tiny_config):
 def test_of_two_that_want_a_model_one_makes_it_and_both_hear_of_every_epoch(few_labels):
     """As trials of a sweep do that were suggested the same."""
     config = override(few_labels, {"fusion.dropout": 0.123})
-    plan, told, start = resolve_training(config, prepare_corpus(config)), ([], []), threading.Barrier(2)
+    plan, told, start = resolve_training(config, open_corpus(config)), ([], []), threading.Barrier(2)
 
     def want(mine):
         start.wait()
@@ -105,8 +105,8 @@ def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path
         np.savez(tmp_path / f"{name}.npz", **{clip_id: row for clip_id, row in rows.items() if clip_id not in lacking})
     keys = {f"tables.{name}": str(tmp_path / f"{name}.npz") for name in ("audio", "text")}
     config = override(few_labels, keys | {"fusion.class_weights": "balanced"})
-    plan = resolve_training(config, prepare_corpus(config))
-    job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.wanted.all_clips))
+    plan = resolve_training(config, open_corpus(config))
+    job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.clips.all_clips))
     counts = np.array([2, 8, 8])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
     np.testing.assert_allclose(job.class_weight_K.numpy(), expected, rtol=1e-6)
@@ -124,7 +124,7 @@ def test_another_head_keeps_the_prompts(trained, tiny_config):
 def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
     """To the same weights, bit for bit, with features from actors, and with every epoch told."""
     config = with_workers(tiny_config, 1)
-    plan, told = resolve_training(config, prepare_corpus(config)), []
+    plan, told = resolve_training(config, open_corpus(config)), []
     train_phases(config, plan, lambda phase, metrics: told.append((phase, metrics["epoch"])))
     assert told == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
     assert plan.path.name == trained.path.name

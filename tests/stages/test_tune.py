@@ -16,6 +16,7 @@ from emo_ray.config import load, override
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import manifest, splits
 from emo_ray.data.batch import from_features
+from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.fitting.phases import feature_rows, labelled
 from emo_ray.stages.fitting.plan import resolve_training
@@ -167,10 +168,10 @@ def test_clips_of_the_test_split_decide_nothing(swept, config, tmp_path):
 
 
 def test_no_row_of_a_test_clip_is_read(config):
-    prepared = prepare_corpus(config).without_test()
-    plan = resolve_training(config, prepared)
-    table = feature_rows(config, plan, plan.wanted.all_clips)
-    assert set(table["clip_id"].to_pylist()) == set(plan.wanted.all_clips)
+    corpus = Corpus(prepare_corpus(config).without_test())
+    plan = resolve_training(config, corpus)
+    table = feature_rows(config, plan, plan.clips.all_clips)
+    assert set(table["clip_id"].to_pylist()) == set(plan.clips.all_clips)
     assert not {name for name in table["clip_id"].to_pylist() if name.startswith("test")}
 
 
@@ -178,8 +179,8 @@ def test_over_folds_the_objective_is_that_of_heads_trained_without_their_clips(c
     folds = override(config, {"tune.folds": 3, "tune.trials": 1, "tune.objective": "mean/uar"})
     found = tune(folds).content["trials"][0]["value"]
     prepared = prepare_corpus(config).without_test()
-    plan = resolve_training(config, prepared)
-    label_of = plan.wanted.labelled | plan.wanted.validation
+    plan = resolve_training(config, Corpus(prepared))
+    label_of = plan.clips.labelled | plan.clips.validation
     batch = from_features(labelled(feature_rows(config, plan, label_of), label_of))
     clip_of = {clip.clip_id: clip for clip in prepared.clips}
     fold_B = splits.folds([clip_of[name] for name in batch.clip_ids], 3, config.seed)
