@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypedDict
 
 from matplotlib import colormaps
@@ -89,7 +90,10 @@ def _lines(table: ClaimTable, metric: str, chance: float) -> Figure:
         lines.append(axes.errorbar(places, rates, yerr=errors, linewidth=1.3, elinewidth=1, **style))
     even = _chance_line(chance)
     guessing = axes.axhline(100 * chance, **even)
-    name_x_ticks(axes, range(len(columns)), columns, turned=max(map(len, columns)) * len(columns) > 68)
+    words = [textwrap.fill(column, 10, break_long_words=False) for column in columns]
+    widths = [max(map(len, word.splitlines()), default=0) for word in words]
+    crowded = any(left + right > 136 / len(columns) for left, right in pairwise(widths))
+    name_x_ticks(axes, range(len(columns)), words, turned=crowded)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(*_span(table, chance))
     axes.set_ylabel(_axis_label(table, metric).replace("; ", "\n"))

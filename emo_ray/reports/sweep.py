@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from emo_ray.reports.sweep_trials import (
     as_text,
     finished,
     groups,
-    in_lines,
     reached,
     stopped_in_first_phase,
     value,
@@ -129,7 +129,7 @@ def _trial_table(content: SweepReport) -> Table:
     """All trials, the best first: complete ones, then those that were stopped early, then those that failed."""
     trials = ordered(content)
     keys, errors = list(content["space"]), any(trial["error"] for trial in trials)
-    header = ["trial", "state", "objective", "epochs", "seconds", *(in_lines(key) for key in keys)]
+    header = ["trial", "state", "objective", "epochs", "seconds", *(re.sub(r"(?<=[._])", "\n", key) for key in keys)]
     rows = [
         [
             str(trial["number"]),

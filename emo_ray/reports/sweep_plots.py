@@ -32,7 +32,6 @@ from emo_ray.reports.sweep_trials import (
     finished,
     identity,
     importances,
-    in_lines,
     lowest_ordinary,
     reached,
     stopped_in_first_phase,
@@ -149,7 +148,7 @@ def _panels(content: SweepReport, objective: str) -> Figure:
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, key in zip(panels, keys, strict=False):
         _mark_trials(axes, content, _scaled(axes, content, key, columns))
-        axes.set_title(in_lines(key), size=10, loc="left")
+        axes.set_title(key.replace(".", ".\n"), size=10, loc="left")
         style_axes(axes, "y")
     for axes in panels[len(keys) :]:
         axes.set_axis_off()

@@ -10,9 +10,8 @@ import numpy as np
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 ENOUGH = 10  # complete trials; with fewer the importance of keys is noise
 
-Space = dict[
-    str, dict[str, list[Any]]
-]  # key -> {"uniform", "loguniform" or "randint": [low, high]} or {"choice": [...]}
+# key -> {"uniform", "loguniform" or "randint": [low, high]} or {"choice": values}
+Space = dict[str, dict[str, list[Any]]]
 
 
 class Trial(TypedDict):
@@ -163,8 +162,3 @@ def as_text(setting: Any) -> str:
             return np.format_float_scientific(setting, precision=3, trim="-", exp_digits=1)
         return f"{setting:.4g}".replace("e+0", "e")
     return setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False)
-
-
-def in_lines(key: str) -> str:
-    """A key with its parts on lines of their own, for narrow columns."""
-    return key.replace(".", ".\n")
