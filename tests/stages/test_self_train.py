@@ -124,10 +124,9 @@ def test_a_round_has_a_teacher_pseudo_labels_and_a_student(done, config, few_tea
     assert second["gain"] == pytest.approx(second["scores"]["waf"] - first["scores"]["waf"])
     best = max(done.content["rounds"], key=lambda r: r["scores"].get("waf", 0))
     assert Path(done.content["checkpoint"]) == root / best["checkpoint"]
-    assert done.content["checkpoint"] == str(Path(done.content["checkpoint"]))
     assert {p.name for p in done.path.iterdir()} >= {ROUNDS, rounds_report.PAGE, rounds_report.PICTURE}
     written = (done.path / ROUNDS).read_text()
-    assert json.loads(written) == done.content
+    assert json.loads(written) == done.content | {"checkpoint": best["checkpoint"]}
     assert str(root) not in written
 
 

@@ -153,7 +153,7 @@ def test_clips_of_the_test_split_decide_nothing(swept, config, tmp_path):
     prepared = prepare_corpus(config)
     tested = {clip.clip_id for clip in prepared.clips if clip.split == "test"}
     assert tested
-    assert not any(clip.clip_id in tested for clip in prepared).clips.without_test()
+    assert not any(clip.clip_id in tested for clip in prepared.without_test().clips)
     clips = list(manifest.read(Path(config.data.manifest)))
     changed = [replace(c, label="upset") if c.clip_id in tested else c for c in clips]
     manifest.write(tmp_path / "clips.parquet", changed)
