@@ -51,13 +51,13 @@ class FusionHead(nn.Module):
         for m, name in enumerate(MODALITIES):
             place_BH = self.absent_MH[m].expand(len(batch), -1)
             if name in self.project and name in batch.features:  # otherwise no clip here has it
-                projected_BH = keep_of[name] * self.project[name](self.scaled(batch, name, present_BM[:, m]))
+                projected_BH = keep_of[name] * self.project[name](self.standardise(batch, name, present_BM[:, m]))
                 place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
             places.append(place_BH)
         fused_BH = keep_mixed * self.mix(torch.cat(places, dim=-1))
         return Output(self.classify(fused_BH), fused_BH)
 
-    def scaled(self, batch: FeatureBatch, name: str, present_B: torch.Tensor) -> torch.Tensor:
+    def standardise(self, batch: FeatureBatch, name: str, present_B: torch.Tensor) -> torch.Tensor:
         """A modality's features (B, D), standardised; zeros, which are the training clips' mean, where there are none.
 
         Raises ValueError where they are not as many as those that the head was trained on.

@@ -1,6 +1,6 @@
-"""How sure a model may be: temperature scaling and the expected calibration error (Guo et al. 2017, sections 2 and 4).
+"""Calibration: temperature scaling and the expected calibration error (Guo et al. 2017, sections 2 and 4).
 
-A row of NaN is a clip without probabilities: it stays one, and is not measured.
+A row of NaN is a clip without probabilities. It stays NaN and takes no part in any measure.
 """
 
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-BINS = 15  # of the confidence, equally wide
-LEAST, MOST = 0.1, 10.0  # temperatures that are tried: a handful of clips, all of them right, would want none at all
-_TINY = 1e-12  # what a probability of zero is taken for
+BINS = 15  # equally wide bins of confidence
+LEAST, MOST = 0.1, 10.0  # bounds of the temperature: for a few clips that are all right the best would be 0
+_TINY = 1e-12  # stands for a probability of zero, whose logarithm is infinite
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often the clips of each bin of confidence are right; NaN where a bin has none."""
+    """Mean confidence and accuracy of the clips in each bin of confidence; NaN for a bin without clips."""
 
-    edges: np.ndarray  # (bins + 1,); a bin holds its upper edge
+    edges: np.ndarray  # (bins + 1,); a bin includes its upper edge
     count: np.ndarray  # (bins,) int64
     confidence: np.ndarray  # (bins,) mean
     accuracy: np.ndarray  # (bins,)
@@ -32,9 +32,9 @@ class Reliability:
 
 
 def fit_temperature(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
-    """The temperature in [LEAST, MOST] that makes the labels likeliest; 1.0 without clips.
+    """The temperature in [LEAST, MOST] that maximises the likelihood of the labels; 1.0 without clips.
 
-    `probability_BK` are softmax outputs: their logarithms are the logits but for a constant, which softmax ignores.
+    `probability_BK` are softmax outputs. Their logarithms equal the logits up to a constant, which softmax ignores.
     """
     probability_BK, label_B = _measurable(probability_BK, label_B)
     if not len(label_B):
@@ -44,19 +44,19 @@ def fit_temperature(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
     def nll(log_temperature: float) -> float:  # convex in 1 / temperature, so there is one minimum
         return float(-log_softmax(logits_BK / np.exp(log_temperature), axis=1)[rows, label_B].mean())
 
-    found = minimize_scalar(nll, bounds=(np.log(LEAST), np.log(MOST)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    result = minimize_scalar(nll, bounds=(np.log(LEAST), np.log(MOST)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(result.x))
 
 
 def calibrated(probability_BK: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(log p / T), float32 (B, K); the most likely class stays the most likely."""
+    """Probabilities at a temperature T, softmax(log p / T), float32 (B, K). The most likely class stays the same."""
     if temperature == 1.0:
         return np.asarray(probability_BK, np.float32)
     return softmax(_logits(probability_BK) / temperature, axis=1).astype(np.float32)
 
 
 def negative_log_likelihood(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
-    """The mean over clips, in nats; NaN without clips."""
+    """The mean negative log-likelihood of the labels in nats; NaN without clips."""
     probability_BK, label_B = _measurable(probability_BK, label_B)
     if not len(label_B):
         return float("nan")
@@ -64,7 +64,7 @@ def negative_log_likelihood(probability_BK: np.ndarray, label_B: np.ndarray) -> 
 
 
 def reliability(probability_BK: np.ndarray, label_B: np.ndarray, bins: int = BINS) -> Reliability:
-    """The values of a reliability diagram over the highest probability of each clip."""
+    """The values of a reliability diagram; a clip's confidence is its highest probability."""
     probability_BK, label_B = _measurable(probability_BK, label_B)
     edges, confidence_B = np.linspace(0, 1, bins + 1), probability_BK.max(axis=1)
     right_B = probability_BK.argmax(axis=1) == label_B
@@ -78,6 +78,7 @@ def reliability(probability_BK: np.ndarray, label_B: np.ndarray, bins: int = BIN
 
 
 def _measurable(probability_BK: np.ndarray, label_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities, as float64, and labels of the clips that have probabilities."""
     known_B = ~np.isnan(probability_BK).any(axis=1)
     return np.asarray(probability_BK, np.float64)[known_B], np.asarray(label_B)[known_B]
 

@@ -16,15 +16,17 @@ def loss(
     is the same as its label.
     """
     logits_BK = output.logits_BK.float()
-    options = {"weight": class_weight_K, "label_smoothing": label_smoothing}
     if batch.soft is None:
-        return {"cross_entropy": F.cross_entropy(logits_BK, batch.label_B, **options)}
-    each_B = F.cross_entropy(logits_BK, batch.soft.target_BK, reduction="none", **options)
+        value = F.cross_entropy(logits_BK, batch.label_B, weight=class_weight_K, label_smoothing=label_smoothing)
+        return {"cross_entropy": value}
+    each_B = F.cross_entropy(
+        logits_BK, batch.soft.target_BK, weight=class_weight_K, reduction="none", label_smoothing=label_smoothing
+    )
     return {"cross_entropy": (batch.soft.weight_B * each_B).sum() / mass(batch, class_weight_K)}
 
 
 def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tensor:
-    """What the mean in `loss` divides by: the clips of the batch by their weights, each as heavy as its classes."""
+    """The divisor of the mean in `loss`: the sum over clips of the clip's weight times the weight of its classes."""
     if batch.soft is not None:
         heavy_B = 1.0 if class_weight_K is None else batch.soft.target_BK @ class_weight_K
         return (batch.soft.weight_B * heavy_B).sum()
@@ -32,18 +34,18 @@ def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tens
 
 
 def class_weights(
-    own: Optimisation, label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None
+    optimisation: Optimisation, label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None
 ) -> torch.Tensor | None:
-    """The K weights that `class_weights` asks for, from the training labels; None for none."""
-    return None if own.class_weights == "none" else balanced_weights(label_B, classes, weight_B)
+    """The K weights that the setting `class_weights` asks for, from the training labels; None for equal weights."""
+    return None if optimisation.class_weights == "none" else balanced_weights(label_B, classes, weight_B)
 
 
 def balanced_weights(label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None) -> torch.Tensor:
-    """Class weights inversely proportional to frequency, mean 1 over the labels given; absent classes weigh 0.
+    """Class weights inversely proportional to frequency, mean 1 over the given labels; absent classes weigh 0.
 
-    With weight_B a clip counts for so much. A pseudo-labelled one counts for the class it was given and not for others
-    that its probabilities name too: a class that they hardly name would get a huge weight.
+    `weight_B` is how much each clip counts. A pseudo-labelled clip counts for its predicted class alone, and not for
+    others that its probabilities name: a class that they hardly name would get a huge weight.
     """
     count_K = torch.bincount(label_B, weight_B, minlength=classes).float()
-    found = count_K > 0
-    return torch.where(found, count_K.sum() / (found.sum() * torch.where(found, count_K, 1.0)), 0.0)
+    occurs_K = count_K > 0
+    return torch.where(occurs_K, count_K.sum() / (occurs_K.sum() * torch.where(occurs_K, count_K, 1.0)), 0.0)

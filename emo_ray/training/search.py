@@ -1,4 +1,4 @@
-"""The space of a sweep, and what is sought in it. Optuna suggests; nothing here knows how trials are run."""
+"""The search space of a sweep and its objective. Optuna suggests; nothing here knows how trials are run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,76 +16,85 @@ Params = dict[str, Any]  # dotted key -> value
 
 
 def distributions(space: Mapping[str, Mapping[str, Sequence]]) -> dict[str, optuna.distributions.BaseDistribution]:
-    """`tune.space` for Optuna. Lists and tables among the choices are JSON there: see `decoded`."""
-    made = {}
-    for key, given in space.items():
-        ((form, values),) = given.items()
+    """`tune.space` for Optuna. Lists and mappings among the choices become JSON: `from_optuna` undoes it."""
+    distribution_of: dict[str, optuna.distributions.BaseDistribution] = {}
+    for key, dimension in space.items():
+        ((form, values),) = dimension.items()
         if form == "choice":
-            made[key] = optuna.distributions.CategoricalDistribution([_encoded(value) for value in values])
+            distribution_of[key] = optuna.distributions.CategoricalDistribution([_encoded(value) for value in values])
         elif form == "randint":
-            made[key] = optuna.distributions.IntDistribution(*values)
+            low, high = values
+            distribution_of[key] = optuna.distributions.IntDistribution(low, high)
         else:
-            made[key] = optuna.distributions.FloatDistribution(*values, log=form == "loguniform")
-    return made
+            low, high = values
+            distribution_of[key] = optuna.distributions.FloatDistribution(low, high, log=form == "loguniform")
+    return distribution_of
 
 
-def sampler(own: Tune, seed: int) -> optuna.samplers.BaseSampler:
-    """What suggests: TPE, or chance."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for every study and trial
-    if own.search == "random":
+def sampler(tune: Tune, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of `tune.search`: TPE or random."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise it prints a line for every study and trial
+    if tune.search == "random":
         return optuna.samplers.RandomSampler(seed)
     return optuna.samplers.TPESampler(seed=seed)
 
 
 def from_optuna(space: Mapping[str, Mapping[str, Sequence]], params: Params) -> Params:
-    """A suggestion as values of the config."""
-    choices = {key: {_encoded(v): v for v in given["choice"]} for key, given in space.items() if "choice" in given}
+    """Optuna's parameters as values of the config."""
+    choices = {
+        key: {_encoded(value): value for value in dimension["choice"]}
+        for key, dimension in space.items()
+        if "choice" in dimension
+    }
     return {key: choices[key][value] if key in choices else value for key, value in params.items()}
 
 
-def to_optuna_trial(own: Tune, record: Mapping[str, Any]) -> optuna.trial.FrozenTrial:
-    """What Optuna is to know of a trial that is over (a dict as `sweep_report` takes it)."""
+def to_optuna_trial(tune: Tune, record: Mapping[str, Any]) -> optuna.trial.FrozenTrial:
+    """A finished trial for Optuna, from its record: `state`, `value`, `params` and `history` (epoch, objective)."""
     state = optuna.trial.TrialState[{"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[record["state"]]]
     return optuna.trial.create_trial(
         state=state,
         value=record["value"] if record["state"] == "complete" else None,
         params={key: _encoded(value) for key, value in record["params"].items()},
-        distributions=distributions(own.space),
+        distributions=distributions(tune.space),
         intermediate_values=dict(record["history"]),
     )
 
 
-def rungs(own: Tune, epochs: int) -> list[int]:
-    """The epochs after which ASHA (Li et al., MLSys 2020) stops trials; none without it."""
-    found, rung = [], own.grace_epochs
-    while own.scheduler == "asha" and rung < epochs:
-        found.append(rung)
-        rung *= own.reduction_factor
-    return found
+def rungs(tune: Tune, epochs: int) -> list[int]:
+    """The epochs after which ASHA (Li et al., MLSys 2020) stops trials; empty for other schedulers."""
+    epochs_of_rungs, rung = [], tune.grace_epochs
+    while tune.scheduler == "asha" and rung < epochs:
+        epochs_of_rungs.append(rung)
+        rung *= tune.reduction_factor
+    return epochs_of_rungs
 
 
 def is_promoted(value: float, reached: Sequence[float], factor: int) -> bool:
-    """Whether a trial is among the best 1 / factor of all that reached its rung, itself among them."""
-    return value >= np.quantile(reached, 1 - 1 / factor)
+    """Whether a trial is among the best 1 / factor of all trials that reached its rung, itself included."""
+    return bool(value >= np.quantile(reached, 1 - 1 / factor))
 
 
 def default_params(config: Config) -> Params | None:
-    """The suggestion that is the config as it is; None where the space does not hold it."""
-    point, values = {}, flatten(config)
-    for key, given in config.tune.space.items():
-        ((form, ends),) = given.items()
+    """Optuna's parameters for the values that the config itself has; None where one of them is outside the space."""
+    params, values = {}, flatten(config)
+    for key, dimension in config.tune.space.items():
+        ((form, ends),) = dimension.items()
         value = values[key] if key in values else _part(values, key)
         if form == "choice":
             if value not in ends:
                 return None
         elif not isinstance(value, int | float) or not ends[0] <= value <= ends[1]:
             return None
-        point[key] = _encoded(value)
-    return point
+        params[key] = _encoded(value)
+    return params
 
 
 def applied(config: Config, params: Params) -> Config:
-    """The config of a trial; a rate of one modality leaves those of the others. Raises ValueError as override does."""
+    """The config of a trial; the dropout rate of one modality leaves the others as they are.
+
+    Raises ValueError as `override` does.
+    """
     base = config.fusion.modality_dropout
     if any(key.startswith(_MODALITY_DROPOUT + ".") for key in params) and not isinstance(base, dict):
         config = override(config, {_MODALITY_DROPOUT: dict.fromkeys(MODALITIES, base)})
@@ -93,11 +102,11 @@ def applied(config: Config, params: Params) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError where any end or choice of the space is no value of its key."""
+    """Raises ValueError for an empty space, and for a bound or choice that its key does not accept."""
     if not config.tune.space:
         raise ValueError("found an empty tune.space, expected keys to search, e.g. tune.space.fusion.lr={...}")
-    for key, given in config.tune.space.items():
-        for values in given.values():
+    for key, dimension in config.tune.space.items():
+        for values in dimension.values():
             for value in values:
                 try:
                     applied(config, {key: value})
@@ -106,7 +115,10 @@ def check(config: Config) -> None:
 
 
 def objective(metrics: Mapping[str, float], name: str) -> float:
-    """`tune.objective` in an epoch's metrics. Raises ValueError where no validation clip has what it asks for."""
+    """The value of `tune.objective` in an epoch's metrics.
+
+    Raises ValueError where no validation clip has the modalities that it names.
+    """
     where, metric = name.split("/")
     key = f"val_{metric}" if where == "available" else f"val_{where}/{metric}"
     if key not in metrics:
@@ -115,11 +127,12 @@ def objective(metrics: Mapping[str, float], name: str) -> float:
 
 
 def _part(values: Mapping[str, Any], key: str) -> Any:
-    """The value of a key that is a part of a leaf, such as the rate of one modality."""
+    """The value of a key that names a part of a setting, such as the dropout rate of one modality."""
     leaf, _, part = key.rpartition(".")
     whole = values[leaf]
     return whole.get(part) if isinstance(whole, dict) else whole
 
 
 def _encoded(value: Any) -> Any:
+    """A value as Optuna accepts it: lists and mappings as JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else value

@@ -16,7 +16,7 @@ from emo_ray.training.loop import (
     TIMES,
     LoopSettings,
     PlainReporter,
-    Waited,
+    WaitTimer,
     _backward,
     fit,
     learning_rate_factor,
@@ -211,7 +211,7 @@ def test_waiting_is_counted_where_it_is_spent():
             work()
             yield i
 
-    slow, quick = Waited(slow_items()), Waited(range(20))
+    slow, quick = WaitTimer(slow_items()), WaitTimer(range(20))
     assert list(slow) == list(range(20))
     for _ in quick:
         work()

@@ -40,7 +40,7 @@ def projected(heads, batch, keeps=(None, None, None)):
     tensors, rows = stack(heads), []
     for m, name in enumerate(MODALITIES):
         known = name in heads[0].project
-        scaled = heads[0].scaled(batch, name, batch.present_BM[:, m]) if known else None
+        scaled = heads[0].standardise(batch, name, batch.present_BM[:, m]) if known else None
         rows.append(project(tensors, name, scaled, keeps[m]) if known else None)
     return tensors, rows
 

@@ -43,12 +43,12 @@ def clips(count, seed, soft=False):
 
 def fresh(lane, train):
     torch.manual_seed(lane.seed)
-    return FusionHead(lane.own, scalings(train), 4)
+    return FusionHead(lane.settings, scalings(train), 4)
 
 
 def alone(lane, train, validation):
     """The loop's own training of one head: every epoch's metrics, and the weights after the last."""
-    head, reporter, own = fresh(lane, train), loop.PlainReporter(), lane.own
+    head, reporter, own = fresh(lane, train), loop.PlainReporter(), lane.settings
     weight_K = class_weights(own, train.label_B, 4, train.soft and train.soft.weight_B)
     steps = -(-len(train) // own.batch_size) * own.passes_per_epoch
     plan = loop.LoopSettings(own, EPOCHS, steps, lane.seed, class_weight_K=weight_K, subsets=True)
