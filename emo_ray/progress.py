@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,15 +18,13 @@ def say(message: str) -> None:
     console.print(message, markup=False, soft_wrap=True)
 
 
-def show(tables: Iterable[Table], notes: Iterable[str] = (), page: Path | None = None) -> None:
-    """Print a report: its tables, its notes, and where its page lies if it has one."""
+def show(tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
+    """Print tables, but for those that only a page shows, and lines below them."""
     for table in tables:
         if table.visible_rows != 0:
             console.print(terminal(table))
-    for note in notes:
-        say(note)
-    if page is not None:
-        say(f"pictures and details: {page}")
+    for line in lines:
+        say(line)
 
 
 @contextmanager

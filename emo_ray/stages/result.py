@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emo_ray.progress import console, say
-from emo_ray.reports.table import Table, terminal
+from emo_ray.progress import show
+from emo_ray.reports.table import Table
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,4 @@ class Result:
 
     def show(self) -> None:
         """Print the tables and lines for people."""
-        for table in self.tables:
-            if table.visible_rows == 0:
-                continue  # for the page alone
-            console.print(terminal(table))
-        for line in self.lines:
-            say(line)
+        show(self.tables, self.lines)

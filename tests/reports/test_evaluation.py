@@ -117,8 +117,8 @@ def test_nothing_measured_at_all(tmp_path):
 
 
 def with_folds(report, count=3):
-    each = [example(seed=seed) for seed in range(1, count + 1)]
-    folds = [{"speakers": [], **{k: one[k] for k in ("n_clips", "subsets", "available")}} for one in each]
+    reports = [example(seed=seed) for seed in range(1, count + 1)]
+    folds = [{"speakers": [], **{k: fold[k] for k in ("n_clips", "subsets", "available")}} for fold in reports]
     return {k: v for k, v in report.items() if k != "checkpoint"} | {"folds": folds}
 
 

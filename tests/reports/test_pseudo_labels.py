@@ -21,10 +21,10 @@ def example(labels=LABELS, seed=0, teachers=1):
         count = rng.integers(0, 90, 15)
         count[:4] = 0
         middles = (np.arange(15) + 0.5) / 15
-        known = [None if not n else float(m) for n, m in zip(count, middles, strict=True)]
-        right = [None if m is None else float(np.clip(m + rng.normal(scale=0.06), 0, 1)) for m in known]
+        means = [None if not n else float(m) for n, m in zip(count, middles, strict=True)]
+        right = [None if m is None else float(np.clip(m + rng.normal(scale=0.06), 0, 1)) for m in means]
         edges = np.linspace(0, 1, 16).tolist()
-        return {"edges": edges, "count": count.tolist(), "confidence": known, "accuracy": right}
+        return {"edges": edges, "count": count.tolist(), "confidence": means, "accuracy": right}
 
     def fit(name):
         pairs = [{"before": float(rng.uniform(0.1, 0.2)), "after": float(rng.uniform(0, 0.05))} for _ in range(2)]
@@ -65,9 +65,9 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal(tmp_path, teachers):
             assert {str(count) for count in counts.values()} <= words
             assert {f"{100 * count / total:.1f}" for count in counts.values()} <= words
         assert {f"{value:.3f}" for value in report["thresholds"].values()} <= words
-        for own in report["calibration"]:
-            assert {f"{100 * value:.1f}" for value in own["ece"].values()} | {"1.37", "501"} <= words
-            assert own["checkpoint"] in text
+        for fitted in report["calibration"]:
+            assert {f"{100 * value:.1f}" for value in fitted["ece"].values()} | {"1.37", "501"} <= words
+            assert fitted["checkpoint"] in text
         assert {"2345", "5210", "2500", "12"} <= words
         assert all(word in text for word in ("starved", "floods", "same content as a clip of test"))
     assert "broken media: 17" in page
@@ -76,11 +76,11 @@ def test_the_numbers_are_on_the_page_and_in_the_terminal(tmp_path, teachers):
 
 def test_what_could_not_be_measured_is_a_dash(tmp_path):
     report = copy.deepcopy(example())
-    own = report["calibration"][0]
-    own["n"], own["temperature"] = 0, 1.0
+    fitted = report["calibration"][0]
+    fitted["n"], fitted["temperature"] = 0, 1.0
     for key in ("ece", "nll"):
-        own[key] = {"before": None, "after": None}
-    for bins in own["reliability"].values():
+        fitted[key] = {"before": None, "after": None}
+    for bins in fitted["reliability"].values():
         bins["count"] = [0] * 15
         bins["confidence"] = bins["accuracy"] = [None] * 15
     report["classes"]["labelled"] = dict.fromkeys(LABELS, 0)

@@ -51,7 +51,8 @@ class Claimed:
 
     def show(self) -> None:
         """The tables, for people."""
-        show(claims_report.tables(self.content), claims_report.notes(self.content), self.path / claims_report.PAGE)
+        page = f"pictures and details: {self.path / claims_report.PAGE}"
+        show(claims_report.tables(self.content), [*claims_report.notes(self.content), page])
 
 
 def claims(config: Config) -> Claimed:
