@@ -1,4 +1,4 @@
-"""What many tests share: a quiet environment for Ray, the real data beside the project, and small media files.
+"""Fixtures for many tests: a quiet environment for Ray, the real data beside the project, and small media files.
 
 Media are written and read with PyAV alone, so they are an independent reference; emo_ray is imported by the fixtures
 that run it.
@@ -15,7 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-# Read by Ray, torch and their friends when they are imported, which nothing above does.
+# Ray, torch and others read these when they are imported. None of the imports above imports them.
 for _name, _value in {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
@@ -31,7 +31,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-# A busy machine is no failure, and the same examples every time make a failure everybody's.
+# No deadline: a busy machine is no failure. The same examples in every run, so that a failure can be repeated.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
@@ -39,7 +39,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FPS = 25
 WIDTH, HEIGHT = 160, 120
 BITS = 10  # horizontal bars of 12 pixels, black or white: the frame's number; any centre crop keeps them
-ROTATIONS = {  # the display matrix's a, b, c, d of mp4 files: how a viewer has to turn the picture
+ROTATIONS = {  # a, b, c, d of an mp4 file's display matrix, by which a viewer turns the picture
     "rotated": (0, 1, -1, 0),  # clockwise by 90 degrees, as telephones held upright write it
     "rotated_left": (0, -1, 1, 0),
     "rotated_180": (-1, 0, 0, -1),
@@ -118,7 +118,7 @@ def frame_number():
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One Ray for all tests that need it: more logical CPUs than there are, so that nothing can wait for ever."""
+    """A Ray shared by all tests that need it. It has 4 logical CPUs on any machine, so that no task waits for ever."""
     import ray
 
     from emo_ray import cluster
@@ -162,7 +162,7 @@ def tiny_config(tmp_path_factory):
             "media.frames": 2,
             "media.clips_per_part": 16,
             "train.epochs": 2,
-            "train.num_workers": 0,  # Ray's take ten seconds to start: where they matter tests ask for them
+            "train.num_workers": 0,  # Ray Train's workers take ten seconds to start; tests that need them set it
             "emovclip.batch_size": 8,
             "fusion.hidden": 16,
             "fusion.passes_per_epoch": 1,
@@ -173,7 +173,7 @@ def tiny_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def evaluated(ray_session, tiny_config):
-    """The tiny job run once, from nothing to its report."""
+    """The result of the tiny job, from an empty store to its report."""
     from emo_ray.stages.evaluate import evaluate
 
     return evaluate(tiny_config)
@@ -183,19 +183,20 @@ def evaluated(ray_session, tiny_config):
 def pseudo_round():
     """A function that writes a round's folder as jobs/pseudo_label.py leaves it, with the columns that are read.
 
-    Of clips with these probabilities (clip_id -> K of them); keyword arguments replace whole columns.
+    `probabilities` are the K of each clip by clip_id, `accepted_ids` those that are accepted; keyword arguments
+    replace whole columns.
     """
     import pyarrow as pa
 
     from emo_ray import store
 
-    def write(folder, probabilities, labels, taken, per_part=2, **changes):
+    def write(folder, probabilities, labels, accepted_ids, per_part=2, **changes):
         rows = [
             {
                 "clip_id": clip_id,
                 "calibrated": values,
                 "prediction": labels[int(np.argmax(values))],
-                "accepted": clip_id in taken,
+                "accepted": clip_id in accepted_ids,
                 "round": 2,
                 "teacher": "model-a",
                 **changes,
@@ -233,7 +234,7 @@ def stereo(seconds: float, rate_hz: int = 48_000) -> np.ndarray:
 
 
 def with_quiet_start(samples_SC: np.ndarray) -> np.ndarray:
-    """The same with as much silence before it, which compresses to almost nothing."""
+    """The sound after as much silence, which compresses to almost nothing."""
     return np.concatenate([np.zeros_like(samples_SC), samples_SC])
 
 
@@ -249,7 +250,7 @@ def write_media(
     rate_hz: int = 48_000,
     container: dict[str, str] | None = None,
 ) -> Path:
-    """A media file of frames and sound, in the container its suffix names."""
+    """Write frames and sound to a media file, in the container that its suffix names."""
     with av.open(str(path), "w", options=container or {}) as out:
         video = audio = None
         if frames_THWC is not None:
@@ -272,7 +273,7 @@ def write_media(
 
 
 def turned(path: Path, name: str) -> Path:
-    """A copy of an mp4 file whose header asks viewers to turn the picture, written into the bytes by hand."""
+    """A copy of an mp4 file whose header asks viewers to turn the picture, edited byte by byte."""
     a, b, c, d = (value * 2**16 for value in ROTATIONS[name])
     data = bytearray(path.read_bytes())
     matrix = data.find(b"tkhd") + 4 + 4 + 20 + 16  # version and flags; times, id and duration; layer, volume
@@ -283,7 +284,7 @@ def turned(path: Path, name: str) -> Path:
 
 
 def edited(path: Path, target: Path, hidden_s: int) -> Path:
-    """The same packets, `hidden_s` earlier: mp4 hides what lies before zero behind an edit list."""
+    """A copy whose packets are `hidden_s` earlier: by an edit list, mp4 hides those before time zero."""
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(str(path)) as source, av.open(str(target), "w", options=options) as out:
         stream = source.streams.video[0]

@@ -9,7 +9,8 @@ value; a clip whose values are all unknown is missing.
 import csv
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,22 +197,30 @@ def _load(file: Path) -> Array | str | None:
 
 def _npz(path: Path) -> tuple[list[str], Read]:
     """The ids of an .npz and how to read one of them. If it has an array for each clip, `Read` reads it from disk."""
-    try:
+    with _npz_errors(path):
         archive = np.load(path, allow_pickle=False)
-        names = list(archive.files)
-        if "clip_id" not in names:
-            members = set(names)
-            return names, lambda clip_id: _member(archive, clip_id) if clip_id in members else None
-        ids_B = archive["clip_id"]
-        values = archive[next(name for name in names if name != "clip_id")] if len(names) == 2 else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not readable as .npz of plain numbers and strings: {error}") from error
+    names = list(archive.files)
+    if "clip_id" not in names:
+        members = set(names)
+        return names, lambda clip_id: _member(archive, clip_id) if clip_id in members else None
+    with archive, _npz_errors(path):
+        arrays = {name: archive[name] for name in names}
+    ids_B = arrays.pop("clip_id")
+    values = next(iter(arrays.values())) if len(arrays) == 1 else None
     if values is None or ids_B.ndim != 1 or len(values) != len(ids_B):
-        shapes = ", ".join(f"{name} {archive[name].shape}" for name in names)
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in {"clip_id": ids_B, **arrays}.items())
         raise ValueError(f"{path}: found {shapes}, expected clip_id (N,) and feature (N, D) or (N, T, D)")
     ids = [i.decode() if isinstance(i, bytes) else str(i) for i in ids_B.tolist()]
     index = {clip_id: i for i, clip_id in enumerate(_unique(ids, path))}
     return ids, lambda clip_id: values[index[clip_id]] if clip_id in index else None
+
+
+@contextmanager
+def _npz_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not readable as .npz of plain numbers and strings: {error}") from error
 
 
 def _member(archive: np.lib.npyio.NpzFile, clip_id: str) -> Array | str:

@@ -1,3 +1,5 @@
+"""Importers: each layout gives the clips that its files and tables describe, and errors name the file at fault."""
+
 import csv
 import os
 import random
@@ -97,7 +99,7 @@ CORPORA = {
 
 
 class Entries(list):
-    """What os.scandir gives, as a list."""
+    """A list that is a context manager, like the iterator that os.scandir returns."""
 
     def __enter__(self):
         return self
@@ -109,15 +111,18 @@ class Entries(list):
 class TestEveryCorpus:
     @pytest.mark.parametrize("seed", range(5))
     @pytest.mark.parametrize("corpus", CORPORA)
-    def test_the_file_systems_order_does_not_show(self, corpus, seed, tmp_path, monkeypatch):
-        def shuffled(at):
-            with scandir(at) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-            shuffles.append(Entries(rng.sample(found, len(found))))
+    def test_the_file_systems_order_does_not_matter(self, corpus, seed, tmp_path, monkeypatch):
+        def shuffled(folder):
+            with scandir(folder) as entries:
+                in_order = sorted(entries, key=lambda entry: entry.name)
+            shuffles.append(Entries(rng.sample(in_order, len(in_order))))
             return shuffles[-1]
 
         root = CORPORA[corpus](tmp_path)
-        expected, scandir, rng, shuffles = read(root, corpus), os.scandir, random.Random(seed), []
+        expected = read(root, corpus)
+        scandir = os.scandir
+        rng = random.Random(seed)
+        shuffles = []
         monkeypatch.setattr(os, "scandir", shuffled)
         assert read(root, corpus) == expected
         assert shuffles
@@ -140,7 +145,7 @@ class TestEveryCorpus:
     @pytest.mark.parametrize("corpus", ["auto", "ravdess", "folder", "class_folders"])
     def test_an_empty_folder_is_an_error(self, corpus, tmp_path):
         touch(tmp_path, "notes.txt", "._a.mp4", ".hidden/a.mp4")
-        with pytest.raises(ValueError, match=r"found no clips as \w+, expected some .*\.mp4"):
+        with pytest.raises(ValueError, match=r"no clips .*\.mp4"):
             read(tmp_path, corpus)
 
 
@@ -154,32 +159,30 @@ class TestReadCorpus:
 
     def test_repeated_ids_are_an_error(self, tmp_path):
         table(tmp_path / "t.csv", ["clip_id", "text"], ["a", "one"], ["a", "two"])
-        with pytest.raises(ValueError, match=r"t\.csv: .*found 'a' in 2 rows"):
+        with pytest.raises(ValueError, match=r"t\.csv: .*'a' in 2 rows"):
             read(tmp_path / "t.csv")
 
-    def test_synthetic_and_no_manifest_are_not_its_business(self, tmp_path):
-        with pytest.raises(
-            ValueError, match=r"found data\.manifest=None, data\.corpus=auto, expected a corpus on disk"
-        ):
+    def test_without_a_corpus_on_disk_it_is_an_error(self, tmp_path):
+        with pytest.raises(ValueError, match=r"data\.manifest=None, data\.corpus=auto"):
             read_corpus(Data())
-        with pytest.raises(ValueError, match=r"data\.corpus=synthetic, expected a corpus on disk"):
+        with pytest.raises(ValueError, match=r"data\.corpus=synthetic"):
             read(tmp_path, "synthetic")
 
     @pytest.mark.parametrize("corpus", ["auto", "table", "meld"])
     def test_a_missing_path_is_named(self, corpus, tmp_path):
-        with pytest.raises(ValueError, match=r"gone: found no such file or folder, expected .*data\.manifest"):
+        with pytest.raises(ValueError, match=r"gone: .*data\.manifest"):
             read(tmp_path / "gone", corpus)
 
-    def test_files_and_folders_do_not_stand_for_each_other(self, tmp_path):
+    def test_a_folder_in_place_of_a_file_is_an_error_and_the_other_way_round(self, tmp_path):
         touch(tmp_path, "t.csv")
-        with pytest.raises(ValueError, match=r"found a folder, expected a file for data\.corpus=table"):
+        with pytest.raises(ValueError, match=r"a folder, expected a file .*data\.corpus=table"):
             read(tmp_path, "table")
-        with pytest.raises(ValueError, match=r"t\.csv: found a file, expected a folder for data\.corpus=meld"):
+        with pytest.raises(ValueError, match=r"t\.csv: found a file, .*data\.corpus=meld"):
             read(tmp_path / "t.csv", "meld")
 
     @pytest.mark.parametrize("setting", [{"root": "/media"}, {"columns": {"label": "feeling"}}])
     def test_settings_of_tables_are_not_silently_dropped(self, setting, tmp_path):
-        with pytest.raises(ValueError, match=r"(feeling|/media).* with a folder folder, expected neither"):
+        with pytest.raises(ValueError, match=r"data\.root=.*(feeling|/media)"):
             read(touch(tmp_path, "a.mp4"), **setting)
 
     def test_links_are_followed_and_loops_are_not(self, tmp_path):
@@ -210,12 +213,12 @@ class TestRavdess:
     @pytest.mark.parametrize("name", ["holiday.mp4", "03-01-09-01-01-01-01.wav", "04-01-01-01-01-01-01.mp4"])
     @pytest.mark.parametrize("corpus", ["auto", "ravdess"])
     def test_other_media_are_named(self, name, corpus, tmp_path):
-        with pytest.raises(ValueError, match=rf"found odd/{name}, expected only RAVDESS names such as 03-"):
+        with pytest.raises(ValueError, match=rf"odd/{name}, .*RAVDESS"):
             read(touch(tiny_ravdess(tmp_path), f"odd/{name}"), corpus)
 
     def test_the_error_shows_the_first_few(self, tmp_path):
         touch(tmp_path, *(f"{i}.mp4" for i in range(8)))
-        with pytest.raises(ValueError, match=r"found 0\.mp4, 1\.mp4, 2\.mp4, 3\.mp4, 4\.mp4 and 3 more, expected"):
+        with pytest.raises(ValueError, match=r"0\.mp4, 1\.mp4, 2\.mp4, 3\.mp4, 4\.mp4 and 3 more"):
             read(tmp_path, "ravdess")
 
     def test_against_the_manifest_of_real_takes(self):
@@ -269,32 +272,32 @@ class TestMer2024:
 
     def test_labels_are_utf_8(self, tmp_path):
         table(tmp_path / "label.csv", ["name", "discrete"], ["a", "担心"], encoding="gb18030")
-        with pytest.raises(ValueError, match=r"label\.csv: found bytes that are not utf-8-sig, expected text"):
+        with pytest.raises(ValueError, match=r"label\.csv: .*utf-8-sig"):
             read(tmp_path)
 
     def test_disagreeing_tables_are_an_error(self, tmp_path):
         table(tiny_mer(tmp_path) / "other.csv", ["name", "discrete"], ["b", "angry"], ["gone", "sad"])
-        with pytest.raises(ValueError, match=r"other\.csv: found 'happy' and 'angry' for 'b', expected one"):
+        with pytest.raises(ValueError, match=r"other\.csv: .*'happy' and 'angry' for 'b'"):
             read(tmp_path)
 
     def test_a_name_in_two_video_folders_is_an_error(self, tmp_path):
         touch(tiny_mer(tmp_path), "video-unlabeled-with-test2noise/a.avi")
-        with pytest.raises(ValueError, match=r"found 'video-unlabeled-with-test2noise/a\.avi' and .* for 'a'"):
+        with pytest.raises(ValueError, match=r"'video-unlabeled-with-test2noise/a\.avi' and .* for 'a'"):
             read(tmp_path)
 
     def test_cells_that_do_not_fit_are_named(self, tmp_path):
         (tmp_path / "l.csv").write_text("name,discrete\na,sad\nb,sad,so,what\n", encoding="utf-8")
-        with pytest.raises(ValueError, match=r"l\.csv: row 2: found too few or too many cells, expected 2"):
+        with pytest.raises(ValueError, match=r"l\.csv: row 2: .*expected 2"):
             read(tmp_path)
         (tmp_path / "l.csv").write_text('name,discrete\na,"sad\nb,happy\n', encoding="utf-8")
-        with pytest.raises(ValueError, match=r"l\.csv: not readable as csv: unexpected end of data"):
+        with pytest.raises(ValueError, match=r"l\.csv: .*unexpected end of data"):
             read(tmp_path)
 
     def test_no_label_table_says_what_there_is(self, tmp_path):
-        with pytest.raises(ValueError, match="found no CSV, expected a CSV with the columns name and discrete"):
+        with pytest.raises(ValueError, match=r"no CSV, .*name and discrete"):
             read(tmp_path, "mer2024")
         table(tmp_path / "openset.csv", ["name", "openset"], ["a", "[sad]"])
-        with pytest.raises(ValueError, match=r"found openset\.csv \(name, openset\), expected a CSV"):
+        with pytest.raises(ValueError, match=r"openset\.csv \(name, openset\)"):
             read(tmp_path, "mer2024")
 
 
@@ -325,16 +328,16 @@ class TestMeld:
 
     @pytest.mark.parametrize("name", ["copy/train_sent_emo.csv", "old_sent_emo.csv"])
     def test_doubled_and_unknown_tables_are_named(self, name, tmp_path):
-        with pytest.raises(ValueError, match=rf"found .*{name}.*, expected one each of train_sent_emo\.csv"):
+        with pytest.raises(ValueError, match=rf"found .*{name}.*expected .*train_sent_emo\.csv"):
             read(touch(tiny_meld(tmp_path), name))
 
     def test_no_table_is_an_error(self, tmp_path):
-        with pytest.raises(ValueError, match=r"found no \*_sent_emo\.csv, expected one each of train_sent_emo\.csv"):
+        with pytest.raises(ValueError, match=r"no \*_sent_emo\.csv, .*train_sent_emo\.csv"):
             read(tmp_path, "meld")
 
     def test_missing_columns_are_named(self, tmp_path):
         table(tmp_path / "dev_sent_emo.csv", ["Utterance", "Emotion"], ["Hey.", "joy"])
-        with pytest.raises(ValueError, match="found columns Utterance, Emotion, expected Speaker, Dialogue_ID, Utt"):
+        with pytest.raises(ValueError, match="Utterance, Emotion, expected Speaker, Dialogue_ID, Utt"):
             read(tmp_path)
 
 
@@ -351,19 +354,19 @@ class TestFolder:
 
     def test_every_media_file_is_in_exactly_one_clip(self, tmp_path):
         clips = read(tiny_classes(tmp_path))
-        found = Counter(path for clip in clips for path in (clip.video, clip.audio) if path)
+        paths = Counter(path for clip in clips for path in (clip.video, clip.audio) if path)
         media = [str(p) for p in tmp_path.rglob("*.*") if p.suffix != ".jpg" and not p.name.startswith("._")]
-        assert found == Counter(media)
+        assert paths == Counter(media)
 
-    @pytest.mark.parametrize(("one", "two"), [("a.mov", "a.mp4"), ("a.flac", "a.wav")])
-    def test_two_of_a_kind_are_an_error(self, one, two, tmp_path):
-        with pytest.raises(ValueError, match=rf"a: found '.*{one}' and '.*{two}' for '(video|audio)', expected one"):
-            read(touch(tmp_path, one, two))
+    @pytest.mark.parametrize(("first", "second"), [("a.mov", "a.mp4"), ("a.flac", "a.wav")])
+    def test_two_videos_or_sounds_of_a_clip_are_an_error(self, first, second, tmp_path):
+        with pytest.raises(ValueError, match=rf"a: .*{first}' and '.*{second}' for '(video|audio)'"):
+            read(touch(tmp_path, first, second))
 
     def test_transcripts_are_utf_8(self, tmp_path):
         touch(tmp_path, "a.mp4")
         (tmp_path / "a.txt").write_bytes("Grüß".encode("latin-1"))
-        with pytest.raises(ValueError, match=r"a\.txt: found bytes that are not utf-8-sig, expected text: save it as"):
+        with pytest.raises(ValueError, match=r"a\.txt: .*utf-8-sig"):
             read(tmp_path)
 
 
@@ -377,10 +380,10 @@ class TestClassFolders:
         ]
 
     def test_media_outside_of_a_class_are_named(self, tmp_path):
-        with pytest.raises(ValueError, match=r"found loose\.wav outside of any class folder, expected LABEL/clip\.mp4"):
+        with pytest.raises(ValueError, match=r"loose\.wav .*LABEL/clip\.mp4"):
             read(touch(tiny_classes(tmp_path), "loose.wav"), "class_folders")
 
 
 def test_every_corpus_of_the_config_has_an_importer():
-    named = set(Data.model_fields["corpus"].annotation.__args__)
-    assert set(corpora.FOLDER_IMPORTERS) == named - {"auto", "synthetic", "table"}
+    names = set(Data.model_fields["corpus"].annotation.__args__)
+    assert set(corpora.FOLDER_IMPORTERS) == names - {"auto", "synthetic", "table"}

@@ -1,3 +1,5 @@
+"""Manifests: every format gives the same clips, and every fault is named with its file, row and column."""
+
 import csv
 import json
 from dataclasses import astuple
@@ -31,7 +33,7 @@ ROW = st.fixed_dictionaries(
 
 
 def write(path, rows, headers=None):
-    """A table of dicts of strings, by the standard library and pyarrow."""
+    """Write dicts of strings as a table, with the standard library and pyarrow alone."""
     headers = headers or list(rows[0])
     if path.suffix in (".csv", ".tsv"):
         with path.open("w", newline="", encoding="utf-8") as stream:
@@ -108,16 +110,14 @@ def test_transcripts_keep_their_lines_and_quotes(tmp_path):
         ("lang", "language", "zh"),
     ],
 )
-def test_usual_headers_are_understood_unless_another_column_was_named(tmp_path, header, field, value):
-    path = write(
-        tmp_path / "clips.csv", [{"video": "a.mp4", header: value, "mine": "mine" if field != "split" else "dev"}]
-    )
+def test_usual_headers_are_understood_unless_another_column_is_configured(tmp_path, header, field, value):
+    cell, expected = ("dev", "validation") if field == "split" else ("x", "x")
+    path = write(tmp_path / "clips.csv", [{"video": "a.mp4", header: value, "other": cell}])
     assert getattr(manifest.read_table(path)[0], field) == value
-    named = getattr(manifest.read_table(path, columns={field: "mine"})[0], field)
-    assert named == ("mine" if field != "split" else "validation")
+    assert getattr(manifest.read_table(path, columns={field: "other"})[0], field) == expected
 
 
-def test_a_column_named_for_one_field_is_not_taken_for_another(tmp_path):
+def test_a_column_configured_for_one_field_is_not_taken_for_another(tmp_path):
     path = write(tmp_path / "clips.csv", [{"video": "a.mp4", "name": "Ann"}])
     clip = manifest.read_table(path, columns={"speaker": "name"})[0]
     assert (clip.clip_id, clip.speaker) == ("a", "Ann")
@@ -126,21 +126,18 @@ def test_a_column_named_for_one_field_is_not_taken_for_another(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
     path = write(tmp_path / f"clips.{suffix}", [{"video": "a.mp4", "feeling": "happy"}])
-    with pytest.raises(ValueError, match=r"data\.columns\.label: found no column 'emotion', expected .*video, feeling"):
+    with pytest.raises(ValueError, match=r"data\.columns\.label: .*'emotion', .*video, feeling"):
         manifest.read_table(path, columns={"label": "emotion"})
     path = write(tmp_path / f"other.{suffix}", [{"feeling": "happy", "who": "Ann"}])
-    with pytest.raises(
-        ValueError, match=r"found columns feeling, who, expected at least one of video, audio, text, file"
-    ):
+    with pytest.raises(ValueError, match=r"feeling, who, .*video, audio, text, file"):
         manifest.read_table(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_wrong_split_is_named_with_row_and_column(tmp_path, suffix):
     rows = [{"video": f"{i}.mp4", "partition": split} for i, split in enumerate(["train", "holdout", "", "tset"])]
-    with pytest.raises(ValueError, match=r"row 2, column partition: found 'holdout', expected one of train, ") as error:
+    with pytest.raises(ValueError, match=r"row 2, column partition: .*'holdout', .*train, .*row 4, .*'tset'"):
         manifest.read_table(write(tmp_path / f"clips.{suffix}", rows))
-    assert "row 4, column partition: found 'tset'" in str(error.value)
 
 
 def test_many_problems_are_counted_not_listed(tmp_path):
@@ -153,30 +150,30 @@ def test_many_problems_are_counted_not_listed(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "found no rows"),
-        ("a.csv", b"video,label\n", "found no rows"),
-        ("a.csv", b"video,label\na.mp4\n", r"row 1: found 1 cells, expected 2"),
-        ("a.csv", b"video,text\na.mp4,x\nb.mp4,Well, yes\n", r"row 2: found 3 cells, expected 2: quote commas"),
-        ("a.csv", b"video,label,label\na.mp4,x,y\n", "found column 'label' twice"),
-        ("a.csv", b'video,text\na.mp4,"x\n', "not readable as csv: unexpected end of data"),
+        ("a.csv", b"", "no rows"),
+        ("a.csv", b"video,label\n", "no rows"),
+        ("a.csv", b"video,label\na.mp4\n", r"row 1: .*1 cells, expected 2"),
+        ("a.csv", b"video,text\na.mp4,x\nb.mp4,Well, yes\n", r"row 2: .*3 cells, expected 2"),
+        ("a.csv", b"video,label,label\na.mp4,x,y\n", "'label' twice"),
+        ("a.csv", b'video,text\na.mp4,"x\n', "csv: unexpected end of data"),
         ("a.csv", b'video,text\na.mp4,"x" y\n', "not readable as csv"),
         ("a.csv", bytes(range(256)), "not readable as csv"),
-        ("a.csv", b"\0" * 100, "found no rows"),
+        ("a.csv", b"\0" * 100, "no rows"),
         ("a.csv", "video,label\na,x\n".encode("utf-16"), "not readable as csv"),
-        ("a.csv", b"a.mp4,happy\nb.mp4,sad\n", "found columns a.mp4, happy, expected at least one of"),
-        ("a.jsonl", b"", "found no rows"),
-        ("a.jsonl", b"{}\n{}\n", "found columns , expected at least one of"),
+        ("a.csv", b"a.mp4,happy\nb.mp4,sad\n", "a.mp4, happy, .*video, audio, text, file"),
+        ("a.jsonl", b"", "no rows"),
+        ("a.jsonl", b"{}\n{}\n", "video, audio, text, file"),
         ("a.jsonl", b'{"video": "a"}\n{"video": \n', "row 2: not JSON"),
-        ("a.jsonl", b'["a"]\n', "row 1: found list, expected an object per line"),
+        ("a.jsonl", b'["a"]\n', "row 1: .*list"),
         ("a.jsonl", b"[" * 100_000, "row 1: not JSON"),
         ("a.jsonl", b'{"video": 1' + b"0" * 9999 + b"}", "row 1: not JSON"),
         ("a.jsonl", bytes(range(256)), "not readable as jsonl"),
-        ("a.jsonl", b'{"video": ["a"]}\n', "row 1, column video: found list, expected text or a number"),
-        ("a.jsonl", b'{"file": ["a"]}\n', "row 1, column file: found list, expected text or a number"),
-        ("a.jsonl", b'{"text": "\\ud83d"}\n', "row 1, column text: found half of a surrogate pair"),
+        ("a.jsonl", b'{"video": ["a"]}\n', "row 1, column video: .*list"),
+        ("a.jsonl", b'{"file": ["a"]}\n', "row 1, column file: .*list"),
+        ("a.jsonl", b'{"text": "\\ud83d"}\n', "row 1, column text: .*surrogate"),
         ("a.parquet", b"", "not readable as parquet"),
         ("a.parquet", b"PAR1" + bytes(range(256)) * 4 + b"PAR1", "not readable as parquet"),
-        ("a.xlsx", b"PK", r"found suffix '\.xlsx', expected one of \.csv"),
+        ("a.xlsx", b"PK", r"'\.xlsx', .*\.csv"),
     ],
 )
 def test_bad_tables_are_named_with_what_is_wrong(tmp_path, name, content, message):
@@ -188,17 +185,17 @@ def test_bad_tables_are_named_with_what_is_wrong(tmp_path, name, content, messag
 
 def test_a_table_that_is_not_there(tmp_path):
     for path in (tmp_path / "clips.csv", tmp_path):
-        with pytest.raises(ValueError, match="found no such file, expected a manifest"):
+        with pytest.raises(ValueError, match="no such file"):
             manifest.read_table(path)
 
 
 def test_a_parquet_table_of_bytes_or_without_rows(tmp_path):
     path = tmp_path / "clips.parquet"
     pq.write_table(pa.table({"video": pa.array([], pa.string())}), path)
-    with pytest.raises(ValueError, match="found no rows"):
+    with pytest.raises(ValueError, match="no rows"):
         manifest.read_table(path)
     pq.write_table(pa.table({"video": [b"a"]}), path)
-    with pytest.raises(ValueError, match="row 1, column video: found bytes"):
+    with pytest.raises(ValueError, match=r"row 1, column video: .*bytes"):
         manifest.read_table(path)
 
 
@@ -249,9 +246,9 @@ def test_paths_start_at_the_root_and_uris_are_left_alone(tmp_path, monkeypatch):
     path = write(tmp_path / "clips.csv", rows)
     for root, start in ((None, str(tmp_path)), (Path("/media"), "/media"), (Path("rel"), str(tmp_path / "rel"))):
         monkeypatch.chdir(tmp_path)
-        one, two = manifest.read_table(path, root)
-        assert (one.video, one.audio) == (f"{start}/x/a.mp4", "s3://bucket/x/a.wav")
-        assert (two.video, two.audio) == ("/abs/b.mp4", "gs://b/c d.wav?v=1")
+        relative, absolute = manifest.read_table(path, root)
+        assert (relative.video, relative.audio) == (f"{start}/x/a.mp4", "s3://bucket/x/a.wav")
+        assert (absolute.video, absolute.audio) == ("/abs/b.mp4", "gs://b/c d.wav?v=1")
 
 
 def test_clips_are_named_after_their_files(tmp_path):
@@ -267,18 +264,16 @@ def test_clips_are_named_after_their_files(tmp_path):
         "s3://bucket/a",
     ]
     assert ids("text\nHello\nHello\n") == ["row-1", "row-2"]
-    assert ids("clip_id,video\nmine,x/a.mp4\n,x/b.mp4\n") == ["mine", "b"]
+    assert ids("clip_id,video\nan id,x/a.mp4\n,x/b.mp4\n") == ["an id", "b"]
 
 
 def test_ids_that_are_doubled_or_missing_are_errors(tmp_path):
     clips = [Clip("a"), Clip("b"), Clip("a"), Clip(""), Clip("a")]
-    with pytest.raises(
-        ValueError, match=r"^here: column clip_id: found 'a' in 3 rows, .*row 4, column clip_id: found nothing"
-    ):
+    with pytest.raises(ValueError, match=r"^here: column clip_id: .*'a' in 3 rows, .*row 4, column clip_id: "):
         manifest.check(clips, "here")
     manifest.check(clips[:2], "here")
     twice = manifest.read_table(table(tmp_path / "twice.csv", "video\nx/a.mp4\nx/a.mp4\n"))
-    with pytest.raises(ValueError, match=r"found 'x/a' in 2 rows"):
+    with pytest.raises(ValueError, match=r"'x/a' in 2 rows"):
         manifest.check(twice, "here")
 
 

@@ -1,3 +1,5 @@
+"""Decoding: frames and sound are those of an independent decoder, and damaged files have a status."""
+
 import random
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from emo_ray.data import media
 
 FPS = 25
 GOOD_VIDEO = ("clip", "faststart", "short_gop", "long_gop", "silent", "edited", "mkv", "avi", "mpg", "ts")
-ROTATED = {  # what a viewer shows of the picture as it is stored
+ROTATED = {  # from the stored picture to what a viewer shows
     "rotated": lambda image: np.rot90(image, -1),
     "rotated_left": lambda image: np.rot90(image, 1),
     "rotated_180": lambda image: np.rot90(image, 2),
@@ -24,7 +26,7 @@ ROTATED = {  # what a viewer shows of the picture as it is stored
 
 
 def every_image(path):
-    """All images of a video in the order of showing, by PyAV alone."""
+    """All images of a video in the order they are shown, with PyAV alone."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -40,7 +42,7 @@ def expected_places(count, frames):
 
 
 def every_sample(path):
-    """Sound as float samples_CS at its own rate, by PyAV alone."""
+    """Sound as float samples_CS at the file's rate, and that rate, with PyAV alone."""
     with av.open(str(path), metadata_errors="ignore") as container:
         rate_hz = container.streams.audio[0].rate
         chunks = [
@@ -128,25 +130,23 @@ def test_seeking_finds_the_same_frames_whatever_the_key_frames(
     keys=st.sets(st.integers(0, 79)),
     frames=st.integers(1, 10),
 )
-def test_segments_hold_each_wanted_frame_once_and_start_at_key_frames(gaps, keys, frames):
+def test_segments_hold_each_target_frame_once_and_start_at_key_frames(gaps, keys, frames):
     shown = np.cumsum(gaps).tolist()
     packets = [(pts, i == 0 or i in keys) for i, pts in enumerate(shown)]
-    wanted = [shown[i] for i in media.spread(len(shown), frames)]
-    segments = media._segments(packets, wanted)
-    assert [pts for _, group in segments for pts in group] == sorted(set(wanted))
+    targets = [shown[i] for i in media.spread(len(shown), frames)]
+    segments = media._segments(packets, targets)
+    assert [pts for _, group in segments for pts in group] == sorted(set(targets))
     assert all(start is None or ((start, True) in packets and start <= group[0]) for start, group in segments)
-    straight = shown.index(wanted[-1]) + 1
-    assert (
-        sum(shown.index(group[-1]) + 1 - (shown.index(start) if start else 0) for start, group in segments) <= straight
-    )
+    decoded = [shown.index(group[-1]) + 1 - (shown.index(start) if start else 0) for start, group in segments]
+    assert sum(decoded) <= shown.index(targets[-1]) + 1  # no more frames than straight through
 
 
 def test_seeking_is_for_frequent_key_frames_only(media_files):
     for name, starts in (("short_gop", 3), ("long_gop", 1)):
         with av.open(str(media_files[name])) as container:
             packets = media._packets(container, container.streams.video[0])
-        wanted = [sorted(pts for pts, _ in packets)[i] for i in media.spread(250, 3)]
-        assert len(media._segments(packets, wanted)) == starts
+        targets = [sorted(pts for pts, _ in packets)[i] for i in media.spread(250, 3)]
+        assert len(media._segments(packets, targets)) == starts
 
 
 def test_short_clips_repeat_frames(media_files, frame_number):
@@ -200,7 +200,7 @@ def test_sound_that_needs_no_change_is_not_changed(tmp_path):
     np.testing.assert_array_equal(samples_S, tones[0])
 
 
-def test_channels_are_mixed_and_what_is_too_high_is_gone(tmp_path):
+def test_channels_are_mixed_and_frequencies_above_8_khz_are_removed(tmp_path):
     path = tmp_path / "stereo.wav"
     write_tones(path, [440, 11_000], layout="stereo")  # folded down, 11 kHz would sound as 5 kHz
     spectrum = np.abs(np.fft.rfft(media.read_audio(str(path), 60)[0])) / media.RATE_HZ * 2
@@ -211,17 +211,17 @@ def test_channels_are_mixed_and_what_is_too_high_is_gone(tmp_path):
     assert spectrum[[440, 1000]] == pytest.approx([4500, 4500], rel=0.02)
 
 
-def test_sound_that_is_too_long_is_said_to_be(media_files):
+def test_sound_that_is_too_long_has_a_status(media_files):
     samples_S, status = media.read_audio(str(media_files["wav"]), 1.5)
     assert samples_S is None
-    assert status == "corrupt: more than media.max_audio_s=1.5 s of sound: cut it into utterances"
+    assert status.startswith("corrupt: more than media.max_audio_s=1.5 s")
     assert media.read_audio(str(media_files["wav"]), 2.0)[1] == "ok"
 
 
-def test_a_guessed_length_is_not_believed(media_files):
+def test_a_length_that_ffmpeg_guesses_is_ignored(media_files):
     with av.open(str(media_files["adts"])) as container:
         stream = container.streams.audio[0]
-        assert stream.duration * stream.time_base > 20  # of 4: FFmpeg takes the silence for all of it
+        assert stream.duration * stream.time_base > 20  # it is 4: FFmpeg extrapolates from the silent start
     assert media.read_audio(str(media_files["adts"]), 60)[1] == "ok"
 
 
@@ -237,8 +237,8 @@ def test_a_guessed_length_is_not_believed(media_files):
         ("truncated_faststart", "corrupt: truncated: ", "corrupt: truncated: "),
         ("truncated_header", "corrupt: ", "corrupt: "),
         ("text", "corrupt: ", "corrupt: "),
-        ("subtitles", "corrupt: the file holds text", "corrupt: the file holds text"),
-        ("empty", "corrupt: the file has 0 bytes", "corrupt: the file has 0 bytes"),
+        ("subtitles", "corrupt: ", "corrupt: "),
+        ("empty", "corrupt: ", "corrupt: "),
     ],
 )
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -274,7 +274,7 @@ def test_sources_that_are_no_files_have_a_status(source, kind):
     assert media.read_audio(source, 60)[1].startswith(kind)
 
 
-def test_a_uri_gives_what_its_file_gives(media_files):
+def test_a_uri_gives_the_same_as_its_path(media_files):
     path = str(media_files["clip"])
     np.testing.assert_array_equal(media.read_video(f"file://{path}", 4, 64)[0], media.read_video(path, 4, 64)[0])
     np.testing.assert_array_equal(media.read_audio(f"file://{path}", 60)[0], media.read_audio(path, 60)[0])
@@ -283,8 +283,10 @@ def test_a_uri_gives_what_its_file_gives(media_files):
 @pytest.mark.parametrize(
     "name", ["clip", "faststart", "edited", "rotated", "mkv", "avi", "ts", "mpg", "cover", "wav", "adts"]
 )
-def test_no_damage_makes_it_raise(media_files, tmp_path, name):
-    content, draw, path = media_files[name].read_bytes(), random.Random(name), tmp_path / "damaged.mp4"
+def test_no_damaged_file_raises(media_files, tmp_path, name):
+    content = media_files[name].read_bytes()
+    draw = random.Random(name)
+    path = tmp_path / "damaged.mp4"
     for trial in range(12):
         damaged = bytearray(content)
         for _ in range(draw.choice([1, 5, 50])):
@@ -306,9 +308,8 @@ def test_a_real_clip_is_decoded(shared_data):
     images = every_image(path)
     for image, place in zip(frames_THWC, expected_places(len(images), 8), strict=True):
         resized = Image.fromarray(images[place]).resize((398, 224), Image.Resampling.BICUBIC)
-        assert (
-            np.abs(image.astype(float) - middle(np.asarray(resized), 224)).mean() < 2
-        )  # swscale's rounding makes it 1.6 darker
+        difference = np.abs(image.astype(float) - middle(np.asarray(resized), 224))
+        assert difference.mean() < 2  # swscale's rounding makes the image 1.6 darker
     samples_S, status = media.read_audio(str(path), 60)
     assert status == "ok"
     assert len(samples_S) / media.RATE_HZ == pytest.approx(3.3, abs=0.05)

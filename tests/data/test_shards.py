@@ -1,3 +1,5 @@
+"""Shards: which clips are in which part, what a row holds, and when rows are decoded again."""
+
 import io
 import os
 from collections import Counter
@@ -34,7 +36,7 @@ def names(clips, clips_per_part=64):
 
 
 @given(clips=CLIPS, clips_per_part=st.integers(1, 70))
-def test_a_plan_holds_every_clip_once_and_labelled_apart_from_unlabelled(clips, clips_per_part):
+def test_parts_hold_every_clip_once_and_labelled_apart_from_unlabelled(clips, clips_per_part):
     parts = shards.assign_parts(clips, clips_per_part)
     assert Counter(clip for part in parts for clip in part) == Counter(clips)
     assert all(parts)
@@ -48,9 +50,9 @@ def test_the_order_of_clips_does_not_matter(clips, seed):
 
 
 @pytest.mark.parametrize(("count", "clips_per_part"), [(1000, 64), (5000, 64), (5000, 1), (100, 64), (1, 64)])
-def test_parts_are_about_as_large_as_wanted(count, clips_per_part):
+def test_parts_are_about_as_large_as_configured(count, clips_per_part):
     sizes = [len(part) for part in shards.assign_parts([replace(c, label="x") for c in corpus(count)], clips_per_part)]
-    assert np.mean(sizes) <= max(1.6 * clips_per_part, 2)  # of parts that hold anything
+    assert np.mean(sizes) <= max(1.6 * clips_per_part, 2)  # empty parts are left out
     assert np.mean(sizes) >= min(count, clips_per_part) / 1.6
 
 
@@ -70,7 +72,7 @@ def test_rows_of_a_part_are_mixed():
     assert 0.2 < min(shares) <= max(shares) < 0.8
 
 
-def test_a_part_is_named_after_what_its_rows_hold(tmp_path):
+def test_a_part_is_named_after_the_content_of_its_rows(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"12345678")
     os.utime(path, ns=(10**18, 10**18))
@@ -114,7 +116,7 @@ def test_a_corpus_that_moves_keeps_its_parts(tmp_path):
     assert names[0] == names[1]
 
 
-def test_a_uri_is_looked_at_as_its_file_is(tmp_path):
+def test_a_changed_file_changes_the_identity_of_its_uri(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"1")
     before = shards.identity(Clip("a", audio=f"file://{path}"))
@@ -125,7 +127,7 @@ def test_a_uri_is_looked_at_as_its_file_is(tmp_path):
 @pytest.mark.parametrize(
     "source", ["/nowhere", "nul\0byte", "x" * 5000, "https://example.org/a.mp4", "file:///a b", "s3://"]
 )
-def test_media_that_are_not_there_have_an_identity_and_a_row(source):
+def test_missing_media_have_an_identity_and_a_row(source):
     clip = Clip("a", video=source)
     assert shards.identity(clip) != shards.identity(Clip("a", video="elsewhere"))
     row = shards.row(clip, CONFIG, 32)
@@ -133,7 +135,7 @@ def test_media_that_are_not_there_have_an_identity_and_a_row(source):
     assert row["video_status"] == row["audio_status"] != "ok"
 
 
-def test_settings_change_with_whatever_changes_the_rows():
+def test_everything_that_changes_rows_changes_the_settings():
     settings = [
         shards.settings(Media(**{name: value}), 224) for name, value in {"frames": 4, "jpeg_quality": 80}.items()
     ]
@@ -142,12 +144,12 @@ def test_settings_change_with_whatever_changes_the_rows():
         shards.settings(Media(), 224),
         shards.settings(Media(), 32),
     ]
-    assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
+    assert all(a != b for i, a in enumerate(settings) for b in settings[:i])
     assert shards.settings(Media(image_size=32), 224) == shards.settings(Media(), 224)  # the size that is used counts
     assert settings[0]["version"] == [shards.VERSION, media.VERSION]
 
 
-def test_a_row_holds_what_the_media_held(media_files, tmp_path):
+def test_a_row_holds_the_decoded_media(media_files, tmp_path):
     clip = Clip("a", str(media_files["clip"]), text=" Hello\n", label="happy")
     path = tmp_path / "part-x.parquet"
     shards.write_part(path, [clip], CONFIG, 64)
@@ -186,7 +188,7 @@ def test_empty_transcripts_are_missing(text, kept, status):
     assert (row["video_status"], row["audio_status"]) == ("missing", "missing")
 
 
-def test_the_ledger_tells_every_clip_s_statuses(media_files, tmp_path):
+def test_the_ledger_holds_every_clip_s_statuses(media_files, tmp_path):
     clips = [
         Clip("clip", str(media_files["clip"]), text="x"),
         Clip("silent", str(media_files["silent"])),
@@ -211,8 +213,8 @@ def test_the_ledger_tells_every_clip_s_statuses(media_files, tmp_path):
     assert rows["clip"]["audio_s"] == pytest.approx(2.0, abs=0.03)
     assert rows["broken"]["audio_s"] == 2.0
     assert rows["silent"]["audio_s"] is None
-    held = {name: [row[column] is not None for column in shards.CONTENT] for name, row in rows.items()}
-    assert held == {
+    has_digest = {name: [row[column] is not None for column in shards.CONTENT] for name, row in rows.items()}
+    assert has_digest == {
         "clip": [True, True],
         "silent": [True, False],
         "broken": [False, True],
@@ -222,7 +224,7 @@ def test_the_ledger_tells_every_clip_s_statuses(media_files, tmp_path):
     assert {row["part"] for row in rows.values()} == {"part-x.parquet"}
 
 
-def test_content_is_known_again_under_another_name_and_in_another_container(media_files, tmp_path):
+def test_content_has_the_same_digest_under_another_name_and_in_another_container(media_files, tmp_path):
     (tmp_path / "copy.mp4").write_bytes(media_files["clip"].read_bytes())
     remuxed = tmp_path / "clip.mov"
     with av.open(str(media_files["clip"])) as source, av.open(str(remuxed), "w") as out:
@@ -244,7 +246,7 @@ def test_content_is_known_again_under_another_name_and_in_another_container(medi
     assert rows["silent"]["audio_digest"] is rows["wav"]["video_digest"] is rows["text"]["video_digest"] is None
 
 
-def test_what_says_nothing_is_no_content(tmp_path):
+def test_blank_pictures_and_silence_have_no_digest(tmp_path):
     for name, level, sound in (("grey", 128, 0), ("hiss", 128, 1), ("tone", 128, 900)):
         frames_THWC = np.full((10, 32, 32, 3), level, np.uint8)
         samples_SC = (sound * np.sign(np.sin(np.arange(16_000)))).astype(np.int16)[:, None]
@@ -265,13 +267,13 @@ def test_what_says_nothing_is_no_content(tmp_path):
     assert rows["tone"]["audio_digest"] is not None
 
 
-def test_a_part_that_is_there_is_left_alone(media_files, tmp_path):
+def test_a_part_that_exists_is_left_alone(media_files, tmp_path):
     path = tmp_path / "part-x.parquet"
     clips = [Clip("a", str(media_files["clip"]))]
     shards.write_part(path, clips, CONFIG, 32)
-    content, when = path.read_bytes(), path.stat().st_mtime_ns
+    content, mtime_ns = path.read_bytes(), path.stat().st_mtime_ns
     shards.write_part(path, [Clip("b")], CONFIG, 32)
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, when)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, mtime_ns)
     shards.write_part(tmp_path / "again.parquet", clips, CONFIG, 32)
     assert (tmp_path / "again.parquet").read_bytes() == content  # same input, same bytes
     assert sorted(os.listdir(tmp_path)) == ["again.parquet", "part-x.parquet"]
@@ -283,9 +285,9 @@ def test_rows_that_another_part_has_are_copied_and_others_decoded(tmp_path):
     table = pq.read_table(tmp_path / "before.parquet")
     marked = table.set_column(table.column_names.index("text"), "text", pa.array(["never said"]))
     pq.write_table(marked, tmp_path / "before.parquet")
-    known = shards.find(tmp_path, ["before.parquet"], [shards.identity(clip) for clip in (new, old)])
-    assert known == {shards.identity(old): "before.parquet"}
-    shards.write_part(tmp_path / "after.parquet", [new, old], CONFIG, 32, known)
+    part_of = shards.find(tmp_path, ["before.parquet"], [shards.identity(clip) for clip in (new, old)])
+    assert part_of == {shards.identity(old): "before.parquet"}
+    shards.write_part(tmp_path / "after.parquet", [new, old], CONFIG, 32, part_of)
     after = pq.read_table(tmp_path / "after.parquet")
     assert after["clip_id"].to_pylist() == ["new", "old"]
     assert after["text"].to_pylist() == ["the words of new", "never said"]

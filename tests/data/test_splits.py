@@ -1,3 +1,6 @@
+"""Splits: those of the manifest are kept, cuts are balanced, and no speaker is in two of them."""
+
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -32,7 +35,8 @@ def balanced(speakers, clips_each, seed=0):
     return corpus([people[i] for i in draw.permutation(len(people))])
 
 
-def attempt(clips, seed):
+def assign_or_error(clips, seed):
+    """The clips and the notes, or None and the error's message."""
     try:
         return splits.assign(clips, Data(), seed)
     except ValueError as error:
@@ -50,46 +54,45 @@ def shares(clips):
 @example(people=[(None, label) for label in LABELS * 4], seed=0, split=None)
 def test_no_speaker_crosses_a_cut_and_no_clip_without_a_label_is_in_one(people, seed, split):
     clips = corpus(people, split)
-    cut, notes = attempt(clips, seed)
+    cut, notes = assign_or_error(clips, seed)
     if cut is None:
         assert notes.startswith("found 1 ")
-        assert "give the manifest a split column" in notes
+        assert "split column" in notes
         return
     assert [replace(clip, split=split) for clip in cut] == clips  # nothing but splits changed, order included
     assert not splits.crossing_speakers(cut)
     assert {clip.split for clip in cut if clip.label is None} <= {"unlabelled"}
     labelled = Counter(clip.split for clip in cut if clip.label is not None)
-    wanted = () if not labelled else CUTS if split is None else ("train", "validation")
-    assert set(labelled) == set(wanted)  # none of them empty
-    assert len(notes) == max(0, len(wanted) - 1)
+    expected = () if not labelled else CUTS if split is None else ("train", "validation")
+    assert set(labelled) == set(expected)  # none of them empty
+    assert len(notes) == max(0, len(expected) - 1)
 
 
-@given(people=PEOPLE, given_splits=st.lists(st.sampled_from([*CUTS, "unlabelled"]), min_size=60, max_size=60))
-def test_given_splits_are_respected(people, given_splits):
-    clips = [replace(clip, split=split) for clip, split in zip(corpus(people), given_splits, strict=False)]
+@given(people=PEOPLE, manifest_splits=st.lists(st.sampled_from([*CUTS, "unlabelled"]), min_size=60, max_size=60))
+def test_splits_of_the_manifest_are_kept(people, manifest_splits):
+    clips = [replace(clip, split=split) for clip, split in zip(corpus(people), manifest_splits, strict=False)]
     assume({"validation"} <= {clip.split for clip in clips})
     cut, notes = splits.assign(clips, Data(), 0)
     for before, after in zip(clips, cut, strict=True):
         held_out = before.split in ("validation", "test")
         assert after == (before if before.label or held_out else replace(before, split="unlabelled"))
     crossing = splits.crossing_speakers(cut)
-    assert [f"warning: {len(crossing)} speakers cross the manifest's own splits" in note for note in notes] == (
-        [True] if crossing else []
-    )
+    assert [f"warning: {len(crossing)} speakers" in note for note in notes] == ([True] if crossing else [])
 
 
-def test_speakers_that_cross_given_splits_are_named():
+def test_speakers_that_cross_the_manifest_s_splits_are_named():
     clips = [
         Clip(f"c{i}", label="x", split=split, speaker=who)
         for i, (who, split) in enumerate([("Ann", "train"), ("Ann", "test"), ("Bob", "validation"), ("Cat", "train")])
     ]
     clips.append(Clip("u", split="unlabelled", speaker="Bob"))
     assert splits.crossing_speakers(clips) == {"Ann": {"train", "test"}}
-    notes = splits.assign(clips, Data(), 0)[1]
-    assert notes == ["warning: 1 speakers cross the manifest's own splits (Ann): results may flatter"]
+    (note,) = splits.assign(clips, Data(), 0)[1]
+    assert note.startswith("warning: 1 speakers")
+    assert "(Ann)" in note
 
 
-def test_cuts_are_of_the_wanted_size_and_keep_the_balance_of_labels():
+def test_cuts_are_of_the_configured_size_and_keep_the_balance_of_labels():
     clips = balanced(speakers=40, clips_each=25)
     cut, notes = splits.assign(clips, Data(), 0)
     sizes = Counter(clip.split for clip in cut)
@@ -97,9 +100,8 @@ def test_cuts_are_of_the_wanted_size_and_keep_the_balance_of_labels():
     assert sizes["validation"] == pytest.approx(0.15 * (len(clips) - sizes["test"]), rel=0.2)
     for split in CUTS:
         np.testing.assert_allclose(shares([c for c in cut if c.split == split]), shares(clips), atol=0.05)
-    assert f"cut {sizes['test']} of 1000 clips from all as test" in notes[0]
-    assert f"cut {sizes['validation']} of {1000 - sizes['test']} clips from train as validation" in notes[1]
-    assert all("speakers, seed 0" in note for note in notes)
+    assert re.search(rf"{sizes['test']} of 1000 .* test .*seed 0", notes[0])
+    assert re.search(rf"{sizes['validation']} of {1000 - sizes['test']} .* train .*validation .*seed 0", notes[1])
 
 
 def test_without_speakers_the_balance_is_exact():
@@ -112,7 +114,7 @@ def test_without_speakers_the_balance_is_exact():
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-def test_the_fraction_is_heard(fraction):
+def test_the_validation_fraction_is_respected(fraction):
     clips = [replace(clip, split="train") for clip in balanced(speakers=100, clips_each=5)]
     cut, _ = splits.assign(clips, Data(validation_fraction=fraction), 0)
     assert Counter(clip.split for clip in cut)["validation"] == pytest.approx(fraction * len(clips), rel=0.1)
@@ -125,11 +127,11 @@ def test_a_seed_decides_the_cut():
     assert len(set(map(frozenset, tests))) == 4
 
 
-def test_only_what_is_not_given_is_cut():
+def test_only_missing_splits_are_cut():
     clips = balanced(speakers=20, clips_each=5)
-    given_test = [replace(clip, split="test" if clip.speaker in ("s0", "s1") else "train") for clip in clips]
-    cut, notes = splits.assign(given_test, Data(), 0)
-    assert [c.split == "test" for c in cut] == [c.split == "test" for c in given_test]
+    with_test = [replace(clip, split="test" if clip.speaker in ("s0", "s1") else "train") for clip in clips]
+    cut, notes = splits.assign(with_test, Data(), 0)
+    assert [clip.split == "test" for clip in cut] == [clip.split == "test" for clip in with_test]
     assert {clip.split for clip in cut} == set(CUTS)
     assert len(notes) == 1
     only_test = [replace(clip, split="test") for clip in clips]
@@ -146,34 +148,31 @@ def test_clips_without_labels_need_no_cut():
 
 def test_splits_for_some_labelled_clips_are_an_error():
     clips = [Clip("a", label="x", split="train"), Clip("b", label="x"), Clip("u"), Clip("c", label="y")]
-    with pytest.raises(
-        ValueError, match=r"found 2 labelled clips without a split \(first: 'b'\) beside splits \['train'\]"
-    ):
+    with pytest.raises(ValueError, match=r"2 labelled clips .*'b'.*\['train'\]"):
         splits.assign(clips, Data(), 0)
-    apart = [Clip("u", split="unlabelled"), *(Clip(f"c{i}", label="xy"[i % 2]) for i in range(20))]
-    assert {clip.split for clip in splits.assign(apart, Data(), 0)[0]} == {"unlabelled", *CUTS}
+    only_unlabelled = [Clip("u", split="unlabelled"), *(Clip(f"c{i}", label="xy"[i % 2]) for i in range(20))]
+    assert {clip.split for clip in splits.assign(only_unlabelled, Data(), 0)[0]} == {"unlabelled", *CUTS}
 
 
 @pytest.mark.parametrize(
     ("people", "message"),
     [
-        ([("A", "x"), ("A", "y"), ("A", "x")], r"found 1 speaker\(s\) to cut a test split from, expected at least 2"),
-        ([("A", "x"), ("B", "y"), ("A", "y")], r"found 1 speaker\(s\) to cut a validation split from"),
-        ([(None, "x")], r"found 1 clip\(s\) to cut a test split from"),
+        ([("A", "x"), ("A", "y"), ("A", "x")], "1 speaker.* test .*at least 2.*split column"),
+        ([("A", "x"), ("B", "y"), ("A", "y")], "1 speaker.* validation .*split column"),
+        ([(None, "x")], "1 clip.* test .*split column"),
     ],
 )
 def test_an_impossible_cut_says_what_to_do(people, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=message):
         splits.assign(corpus(people), Data(), 0)
-    assert "give the manifest a split column" in str(error.value)
 
 
 def test_few_clips_of_many_labels_can_be_cut():
-    for clips, labels in ((32, 8), (24, 16), (25, 25), (3, 3)):  # fewer clips of each label than folds
-        cut, _ = splits.assign(corpus([(None, f"label {i % labels}") for i in range(clips)]), Data(), 0)
+    for clip_count, label_count in ((32, 8), (24, 16), (25, 25), (3, 3)):  # fewer clips of each label than folds
+        cut, _ = splits.assign(corpus([(None, f"label {i % label_count}") for i in range(clip_count)]), Data(), 0)
         sizes = Counter(clip.split for clip in cut)
         assert set(sizes) == set(CUTS)
-        assert sizes["test"] == pytest.approx(0.2 * clips, abs=1)
+        assert sizes["test"] == pytest.approx(0.2 * clip_count, abs=1)
 
 
 @settings(max_examples=150)
@@ -182,7 +181,7 @@ def test_folds_hold_every_clip_once_and_no_speaker_twice(people, seed, count):
     clips = [clip for clip in corpus(people) if clip.label is not None]
     names = [clip.speaker or clip.clip_id for clip in clips]
     if len(set(names)) < count:
-        with pytest.raises(ValueError, match=r"lower data\.folds"):
+        with pytest.raises(ValueError, match=rf"data\.folds={count}"):
             splits.folds(clips, count, seed)
         return
     fold_B = splits.folds(clips, count, seed)
@@ -191,25 +190,26 @@ def test_folds_hold_every_clip_once_and_no_speaker_twice(people, seed, count):
     folds_of = {}
     for clip, fold in zip(clips, fold_B, strict=True):
         folds_of.setdefault(clip.speaker, set()).add(fold)
-    assert all(len(found) == 1 for speaker, found in folds_of.items() if speaker is not None)
+    assert all(len(folds) == 1 for speaker, folds in folds_of.items() if speaker is not None)
 
 
 @pytest.mark.parametrize("clips", [balanced(30, 10), corpus([(None, LABELS[i % 3]) for i in range(300)])])
 def test_folds_are_balanced_in_size_and_labels(clips):
     fold_B = splits.folds(clips, 6, 0)
     for fold in range(6):
-        own = [clip for clip, at in zip(clips, fold_B, strict=True) if at == fold]
-        assert 40 <= len(own) <= 60
-        assert np.abs(shares(own) - shares(clips)).max() < 0.12
+        members = [clip for clip, fold_of_clip in zip(clips, fold_B, strict=True) if fold_of_clip == fold]
+        assert 40 <= len(members) <= 60
+        assert np.abs(shares(members) - shares(clips)).max() < 0.12
 
 
-def test_too_few_speakers_for_the_folds_is_said():
-    with pytest.raises(ValueError, match=r"found 3 speakers for data\.folds=4.*lower data\.folds"):
+def test_too_few_speakers_for_the_folds_are_an_error():
+    with pytest.raises(ValueError, match=r"3 speakers .*data\.folds=4"):
         splits.folds(balanced(3, 10), 4, 0)
 
 
 def test_folds_take_the_place_of_splits():
     clips = [*corpus([("A", "sad"), ("B", "happy")], "test"), *corpus([("C", None)], "train")]
-    found, notes = splits.assign(clips, Data(folds=2), 0)
-    assert [clip.split for clip in found] == ["train", "train", "unlabelled"]
-    assert notes == ["2 folds take the place of the manifest's own splits"]
+    assigned, notes = splits.assign(clips, Data(folds=2), 0)
+    assert [clip.split for clip in assigned] == ["train", "train", "unlabelled"]
+    assert len(notes) == 1
+    assert notes[0].startswith("2 folds ")

@@ -1,3 +1,5 @@
+"""The synthetic corpus: the same seed gives the same bytes, rates hold, and every modality tells the class shown."""
+
 import os
 import subprocess
 import sys
@@ -44,7 +46,7 @@ def rendered(tmp_path_factory):
 
 
 def decode(clip):
-    """Grey frames_THW and float samples_S of a clip's file, by PyAV alone."""
+    """Grey frames_THW and float samples_S of a clip's file, with PyAV alone."""
     frames, samples = [], []
     with av.open(clip.video or clip.audio) as container:
         for frame in container.decode():
@@ -55,27 +57,29 @@ def decode(clip):
     return np.array(frames, np.float32), np.concatenate(samples) if samples else np.zeros(0)
 
 
-def sized(clips, **changes):
-    """A corpus whose splits are all this long."""
+def with_split_size(clips, **changes):
+    """The settings of a corpus with this many clips in every split."""
     return Synthetic(**{f"{split}_clips": clips for split in SPLITS} | changes)
 
 
-def first(scripts, clips, *modalities):
+def first_with(scripts, clips, *modalities):
+    """The first clip that has exactly these modalities."""
     return next(c for s, c in zip(scripts, clips, strict=True) if set(s.shown) == set(modalities))
 
 
-def content(scripts, folder):
+def rendered_bytes(scripts, folder):
+    """The content of every clip's file."""
     clips = [synthetic.render(script, folder) for script in scripts]
     return [Path(clip.video or clip.audio).read_bytes() for clip in clips]
 
 
 class TestSeed:
     def test_same_seed_same_bytes_and_another_seed_others(self, tmp_path):
-        plans = {seed: synthetic.write_scripts(sized(6, seed=seed)) for seed in (3, 4)}
-        assert plans[3] == synthetic.write_scripts(sized(6, seed=3)) != plans[4]
-        once = content(plans[3][:6], tmp_path / "a")
-        assert once == content(plans[3][:6], tmp_path / "b")
-        assert not set(once) & set(content(plans[4][:6], tmp_path / "c"))
+        scripts = {seed: synthetic.write_scripts(with_split_size(6, seed=seed)) for seed in (3, 4)}
+        assert scripts[3] == synthetic.write_scripts(with_split_size(6, seed=3)) != scripts[4]
+        files = rendered_bytes(scripts[3][:6], tmp_path / "a")
+        assert files == rendered_bytes(scripts[3][:6], tmp_path / "b")
+        assert not set(files) & set(rendered_bytes(scripts[4][:6], tmp_path / "c"))
 
     def test_another_process_renders_the_same_bytes(self, tmp_path):
         code = (
@@ -84,14 +88,15 @@ class TestSeed:
             "synthetic.render(synthetic.write_scripts(Synthetic(seed=3))[0], Path(sys.argv[1]))"
         )
         environment = {**os.environ, "PYTHONHASHSEED": "7"}
-        subprocess.run([sys.executable, "-c", code, tmp_path / "there"], check=True, env=environment)
-        here = synthetic.render(synthetic.write_scripts(Synthetic(seed=3))[0], tmp_path / "here")
-        assert Path(here.video).read_bytes() == (tmp_path / "there/clips" / Path(here.video).name).read_bytes()
+        subprocess.run([sys.executable, "-c", code, tmp_path / "other"], check=True, env=environment)
+        clip = synthetic.render(synthetic.write_scripts(Synthetic(seed=3))[0], tmp_path / "this")
+        assert Path(clip.video).read_bytes() == (tmp_path / "other/clips" / Path(clip.video).name).read_bytes()
 
-    def test_threads_side_by_side_write_what_one_alone_writes(self, rendered, tmp_path):
+    def test_parallel_threads_write_the_same_as_a_single_one(self, rendered, tmp_path):
         scripts, clips = rendered
-        alone = content(scripts[:4], tmp_path)
-        assert alone == [Path(clip.video or clip.audio).read_bytes() for clip in clips[:4]]
+        assert rendered_bytes(scripts[:4], tmp_path) == [
+            Path(clip.video or clip.audio).read_bytes() for clip in clips[:4]
+        ]
 
     def test_rendering_again_keeps_the_file_and_leaves_nothing_else(self, tmp_path):
         script = synthetic.write_scripts(CORPUS)[0]
@@ -102,15 +107,16 @@ class TestSeed:
         assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
 
     def test_a_clip_does_not_depend_on_the_number_of_others(self):
-        few = synthetic.write_scripts(sized(60))
+        few = synthetic.write_scripts(with_split_size(60))
         others = {
-            script.clip_id: script for script in synthetic.write_scripts(sized(60, test_clips=300, unlabelled_clips=0))
+            script.clip_id: script
+            for script in synthetic.write_scripts(with_split_size(60, test_clips=300, unlabelled_clips=0))
         }
         assert all(others.get(s.clip_id) == s for s in few if s.split != "unlabelled")
-        longer = {script.clip_id: script for script in synthetic.write_scripts(sized(300))}
+        longer = {script.clip_id: script for script in synthetic.write_scripts(with_split_size(300))}
         assert all(longer[s.clip_id] == s for s in few)  # whole speakers of ten clips
 
-    def test_every_setting_is_in_the_digest(self):
+    def test_every_setting_is_in_the_digest_parts(self):
         changes = {"seed": 1, "true_rate": 0.5, "unlabelled_clips": 0}
         changes |= {f"{name}_rate": 0.01 for name in ("missing", "dark", "occluded", "noisy", "empty")}
         digests = [synthetic.digest_parts(Synthetic(**{key: value})) for key, value in changes.items()]
@@ -118,7 +124,9 @@ class TestSeed:
 
 
 class TestSplits:
-    @pytest.mark.parametrize("corpus", [Synthetic(), CORPUS, sized(6, seed=-1), sized(15), sized(127)])
+    @pytest.mark.parametrize(
+        "corpus", [Synthetic(), CORPUS, with_split_size(6, seed=-1), with_split_size(15), with_split_size(127)]
+    )
     def test_splits_share_no_speaker_and_balance_classes(self, corpus):
         speakers, labels = defaultdict(set), defaultdict(Counter)
         for script in synthetic.write_scripts(corpus):
@@ -133,16 +141,18 @@ class TestSplits:
             assert max(counts.values()) - min(counts.values()) <= 1
 
     def test_nothing_is_unlabelled_unless_asked_for(self):
-        assert {s.split for s in synthetic.write_scripts(sized(12, unlabelled_clips=0))} == set(SPLITS) - {"unlabelled"}
+        assert {s.split for s in synthetic.write_scripts(with_split_size(12, unlabelled_clips=0))} == set(SPLITS) - {
+            "unlabelled"
+        }
 
     def test_many_speakers_of_about_ten_clips_and_all_classes(self, many):
         assert len({s.speaker for s in synthetic.write_scripts(Synthetic()) if s.split == "train"}) >= 60
-        for scripts in (many, synthetic.write_scripts(sized(127))):
+        for scripts in (many, synthetic.write_scripts(with_split_size(127))):
             classes = defaultdict(list)
             for script in scripts:
                 classes[script.speaker].append(script.label)
-            assert {len(own) for own in classes.values()} <= {9, 10, 11}
-            assert all(set(own) == set(LABELS) for own in classes.values())  # so a speaker does not tell the class
+            assert {len(labels) for labels in classes.values()} <= {9, 10, 11}
+            assert all(set(labels) == set(LABELS) for labels in classes.values())  # a speaker does not tell the class
 
     def test_a_clips_number_does_not_tell_its_class(self, many):
         rows = [s for s in many if s.split == "train"]
@@ -154,7 +164,7 @@ class TestSplits:
 
 
 class TestRates:
-    def test_modalities_show_the_class_or_one_like_it_each_on_its_own(self, many):
+    def test_modalities_independently_show_the_class_or_one_like_it(self, many):
         for modality in MODALITIES:
             shown = [(s.shown[modality], s.label) for s in many if modality in s.shown]
             assert np.mean([a == b for a, b in shown]) == pytest.approx(MANY.true_rate, abs=0.015)
@@ -173,39 +183,39 @@ class TestRates:
         }
         assert {flaw for s in many for flaw in s.flaws.items()} == set(rates)
         for split in ("train", "unlabelled"):
-            mine = [s for s in many if s.split == split]
+            scripts = [s for s in many if s.split == split]
             for modality in MODALITIES:
-                share = np.mean([modality not in s.shown for s in mine])
+                share = np.mean([modality not in s.shown for s in scripts])
                 assert share == pytest.approx(MANY.missing_rate, abs=0.01), (split, modality)
             for (modality, flaw), rate in rates.items():
-                share = np.mean([s.flaws.get(modality) == flaw for s in mine if modality in s.shown])
+                share = np.mean([s.flaws.get(modality) == flaw for s in scripts if modality in s.shown])
                 assert share == pytest.approx(rate, abs=0.012), (split, flaw)
 
-    def test_no_clip_lacks_two_modalities_and_none_that_is_missing_has_a_flaw(self, many):
+    def test_no_clip_lacks_two_modalities_and_no_missing_modality_has_a_flaw(self, many):
         assert {len(s.shown) for s in many} == {2, 3}
         assert all(set(s.flaws) <= set(s.shown) for s in many)
 
-    def test_an_empty_transcript_has_no_words_and_only_then(self, many):
+    def test_transcripts_are_empty_exactly_where_that_is_the_flaw(self, many):
         for script in many:
             assert (script.text is None) == ("text" not in script.shown)
             assert (script.text == "") == (script.flaws.get("text") == "empty")
 
-    def test_rates_hold_to_their_ends(self):
+    def test_the_smallest_and_largest_rates_hold(self):
         rates = ("missing_rate", "dark_rate", "occluded_rate", "noisy_rate", "empty_rate")
-        perfect = synthetic.write_scripts(sized(150, **dict.fromkeys(rates, 0)))
+        perfect = synthetic.write_scripts(with_split_size(150, **dict.fromkeys(rates, 0)))
         assert all(len(s.shown) == 3 and not s.flaws for s in perfect)
-        ruined = synthetic.write_scripts(sized(150, **dict(zip(rates, (1 / 3, 0.5, 0.5, 1, 1), strict=True))))
+        ruined = synthetic.write_scripts(with_split_size(150, **dict(zip(rates, (1 / 3, 0.5, 0.5, 1, 1), strict=True))))
         assert all(len(s.shown) == 2 and set(s.flaws) == set(s.shown) for s in ruined)
 
-    def test_the_class_is_always_shown_or_never(self):
+    def test_a_true_rate_of_0_or_1_never_or_always_shows_the_class(self):
         for rate in (0.0, 1.0):
-            scripts = synthetic.write_scripts(sized(60, true_rate=rate))
+            scripts = synthetic.write_scripts(with_split_size(60, true_rate=rate))
             assert {shown == s.label for s in scripts for shown in s.shown.values()} == {bool(rate)}
 
 
 class TestCeiling:
     @pytest.mark.parametrize("modality", MODALITIES)
-    def test_confusion_is_what_a_plan_shows(self, many, modality):
+    def test_confusion_is_the_frequency_of_shown_classes_in_scripts(self, many, modality):
         table_KK = synthetic.confusion(modality, MANY.true_rate)
         assert table_KK.shape == (6, 6)
         assert table_KK.min() >= 0
@@ -218,18 +228,15 @@ class TestCeiling:
         assert np.array_equal(synthetic.confusion(modality, 1.0), np.eye(6))
 
     @pytest.mark.parametrize("modalities", SUBSETS)
-    def test_ceiling_is_what_the_best_guess_reaches(self, many, modalities):
-        """The guess: what half of the clips that show the same most often are. Its hits: among the other half."""
+    def test_ceiling_is_the_accuracy_of_the_best_guess(self, many, modalities):
+        """The guess is the most frequent class among clips that show the same; it is made on half of the clips."""
         complete = [s for s in many if set(modalities) <= set(s.shown)]
-        known, new = complete[::2], complete[1::2]
-        seen = defaultdict(Counter)
-        for s in known:
-            seen[tuple(s.shown[m] for m in modalities)][s.label] += 1
-        guesses = {shown: counts.most_common(1)[0][0] for shown, counts in seen.items()}
-        reached = np.mean([guesses.get(tuple(s.shown[m] for m in modalities)) == s.label for s in new])
-        ceiling = synthetic.ceiling(modalities, MANY.true_rate)
-        print(modalities, "best guess", round(float(reached), 4), "ceiling", round(ceiling, 4))
-        assert reached == pytest.approx(ceiling, abs=0.015)
+        label_counts = defaultdict(Counter)
+        for s in complete[::2]:
+            label_counts[tuple(s.shown[m] for m in modalities)][s.label] += 1
+        guesses = {shown: counts.most_common(1)[0][0] for shown, counts in label_counts.items()}
+        hits = [guesses.get(tuple(s.shown[m] for m in modalities)) == s.label for s in complete[1::2]]
+        assert np.mean(hits) == pytest.approx(synthetic.ceiling(modalities, MANY.true_rate), abs=0.015)
 
     def test_ceiling_is_one_at_full_truth_and_no_modality_lowers_it(self):
         for rate in (0.0, 0.3, 0.6, 0.8, 1.0):
@@ -255,7 +262,7 @@ class TestFiles:
             assert Path(clip.video or clip.audio).is_absolute()
 
     def test_files_hold_24_frames_and_2_s_of_sound(self, rendered):
-        clip = first(*rendered, "video", "audio", "text")
+        clip = first_with(*rendered, "video", "audio", "text")
         with av.open(clip.video) as container:
             video, audio = container.streams.video[0], container.streams.audio[0]
             assert (video.codec_context.name, video.pix_fmt, video.average_rate) == ("h264", "yuv420p", 12)
@@ -268,19 +275,21 @@ class TestFiles:
         assert 0.005 < np.abs(samples_S).max() <= 1
 
     def test_files_lack_the_stream_of_a_missing_modality(self, rendered):
-        silent, unseen = first(*rendered, "video", "text"), first(*rendered, "audio", "text")
+        silent, unseen = first_with(*rendered, "video", "text"), first_with(*rendered, "audio", "text")
         assert silent.audio is None
         assert [len(x) > 0 for x in decode(silent)] == [True, False]
         assert unseen.video is None
         assert [len(x) > 0 for x in decode(unseen)] == [False, True]
 
-    def test_files_tell_the_class_shown_and_not_the_class_of_the_clip(self, tmp_path):
+    def test_files_depend_on_the_class_shown_and_not_on_the_class_of_the_clip(self, tmp_path):
         script = next(
             s for s in synthetic.write_scripts(CORPUS) if len(s.shown) == 3 and s.shown["video"] == s.label != "sad"
         )
         changes = ({}, {"label": "sad"}, {"shown": script.shown | {"video": "sad"}})
-        own, relabelled, sad = (content([replace(script, **c)], tmp_path / str(n))[0] for n, c in enumerate(changes))
-        assert own == relabelled != sad
+        original, relabelled, sad = (
+            rendered_bytes([replace(script, **change)], tmp_path / str(n))[0] for n, change in enumerate(changes)
+        )
+        assert original == relabelled != sad
 
     def test_flaws_reach_the_files_and_change_nothing_else(self, tmp_path):
         script = next(s for s in synthetic.write_scripts(CORPUS) if len(s.shown) == 3)
@@ -298,7 +307,7 @@ class TestFiles:
 
 
 def perform(script):
-    """Grey frames_THW and float samples_S of a script, straight from the brush and the voice; None where missing."""
+    """Grey frames_THW and float samples_S of a script without encoding them; None where missing."""
 
     def person(use):
         return np.random.default_rng(list(f"{script.speaker}/{use}".encode()))
@@ -308,11 +317,12 @@ def perform(script):
 
     frames_THW = samples_S = None
     if "video" in script.shown:
-        draw, time_T = clip("face"), (np.arange(6) + 0.5) * synthetic.DURATION_S / 6
-        act = synthetic_face.sample_act(script.shown["video"], draw, time_T, synthetic.DURATION_S)
+        clip_rng = clip("face")
+        time_T = (np.arange(6) + 0.5) * synthetic.DURATION_S / 6
+        act = synthetic_face.sample_act(script.shown["video"], clip_rng, time_T, synthetic.DURATION_S)
         frames_THWC = synthetic_face.paint(synthetic_face.sample_look(person("face")), act)
         if "video" in script.flaws:
-            frames_THWC = synthetic_face.add_flaw(frames_THWC, script.flaws["video"], draw)
+            frames_THWC = synthetic_face.add_flaw(frames_THWC, script.flaws["video"], clip_rng)
         frames_THW = frames_THWC.mean(3)
     if "audio" in script.shown:
         noisy = "audio" in script.flaws
@@ -321,7 +331,7 @@ def perform(script):
 
 
 def face_features(frames_THW):
-    """Coarse pixels of the clip against its grey level; their course; their change from frame to frame."""
+    """Coarse pixels, standardised over the clip: their mean, their slope over time, their change between frames."""
     blocks_TD = frames_THW.reshape(len(frames_THW), 16, 6, 16, 6).mean((2, 4)).reshape(len(frames_THW), 256)
     blocks_TD = (blocks_TD - blocks_TD.mean()) / blocks_TD.std()
     slope_D = np.linspace(-1, 1, len(blocks_TD)) @ blocks_TD
@@ -363,8 +373,8 @@ def test_each_modality_tells_the_class_of_unseen_speakers_and_all_tell_more():
         rows = [features[modality](i) for i in np.flatnonzero(has)]
         model.fit([r for r, t in zip(rows, in_train[has], strict=True) if t], labels[has & in_train])
         log_p_BK[has] += model.predict_log_proba(rows)
-        wanted = labels[has & ~in_train]
-        accuracy[modality] = round(float(np.mean(model.predict(rows)[~in_train[has]] == wanted)), 3)
+        hits = model.predict(rows)[~in_train[has]] == labels[has & ~in_train]
+        accuracy[modality] = round(float(np.mean(hits)), 3)
     fused = round(float(np.mean(model.classes_[log_p_BK.argmax(1)][~in_train] == labels[~in_train])), 3)
     print({**accuracy, "fused": fused})
     assert min(accuracy.values()) > 0.33, accuracy  # chance is 0.17

@@ -1,3 +1,5 @@
+"""Faces of the synthetic corpus: a person stays recognisable, flaws are visible, and order in time tells classes."""
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -36,7 +38,7 @@ def test_a_face_moves_in_uint8_and_repeats(label):
     assert (short != clip).any()
 
 
-def test_a_person_looks_like_themself_whatever_they_feel():
+def test_a_person_looks_alike_in_every_expression():
     looks_NC = np.array(
         [face(label, p, c, duration_s=0.1)[0, ::6, ::6].ravel() for p in range(6) for c, label in MOODS], float
     )
@@ -52,7 +54,7 @@ def test_a_dark_face_is_the_same_face_in_a_dark_room(clip):
     assert 0.08 < dark_THWC.mean() / clear_THWC.mean() < 0.4
     assert np.percentile(dark_THWC, 90) < np.percentile(clear_THWC, 50)
     clear, dark = grey_blocks(clear_THWC), grey_blocks(dark_THWC)
-    assert np.corrcoef(clear.ravel(), dark.ravel())[0, 1] > 0.95  # one can still see it
+    assert np.corrcoef(clear.ravel(), dark.ravel())[0, 1] > 0.95  # the face is still visible
 
 
 @pytest.mark.parametrize("clip", range(5))
@@ -69,14 +71,14 @@ def test_something_covers_part_of_the_face_in_some_frames_of_one_stretch(clip):
 
 @pytest.fixture(scope="module")
 def clips():
-    """Coarse pixels_NTD and action units_NTU of clips of both pairs, with the labels and persons they are of."""
+    """Coarse pixels_NTD and action units_NTU of clips of both pairs, with their labels and persons."""
     pixels, units, labels, people = [], [], [], []
     for person in range(PEOPLE):
         look = synthetic_face.sample_look(np.random.default_rng([3, person]))
         for label in (label for pair in PAIRS for label in pair):
             for clip in range(CLIPS):
-                draw = np.random.default_rng([4, person, LABELS.index(label), clip])
-                act = synthetic_face.sample_act(label, draw, TIME_T, DURATION_S)
+                clip_rng = np.random.default_rng([4, person, LABELS.index(label), clip])
+                act = synthetic_face.sample_act(label, clip_rng, TIME_T, DURATION_S)
                 pixels.append(grey_blocks(synthetic_face.paint(look, act)))
                 units.append([[moment[name] for name in synthetic_face.UNITS] for moment in act.units_T])
                 labels.append(label)
@@ -84,22 +86,22 @@ def clips():
     return tuple(np.array(x) for x in (pixels, units, labels, people))
 
 
-def read(pixels_NTD, units_NTU, known):
-    """Action units that a ridge regression reads from the pixels of single frames, taught by the known clips."""
-    inputs_FD = (pixels_NTD - pixels_NTD.mean(1, keepdims=True))[known].reshape(-1, pixels_NTD.shape[2])
-    targets_FU = (units_NTU - units_NTU.mean(1, keepdims=True))[known].reshape(-1, units_NTU.shape[2])
+def read_units(pixels_NTD, units_NTU, in_train_N):
+    """Action units of single frames, from their pixels by a ridge regression that is fitted to the training clips."""
+    inputs_FD = (pixels_NTD - pixels_NTD.mean(1, keepdims=True))[in_train_N].reshape(-1, pixels_NTD.shape[2])
+    targets_FU = (units_NTU - units_NTU.mean(1, keepdims=True))[in_train_N].reshape(-1, units_NTU.shape[2])
     reader = Ridge(1e4).fit(inputs_FD, targets_FU)
     return reader.predict(pixels_NTD.reshape(-1, pixels_NTD.shape[2])).reshape(units_NTU.shape)
 
 
-def shuffled(tracks_NTU, draw):
-    """Every clip's moments in an order of its own."""
-    order_NT = draw.permuted(np.tile(np.arange(FRAMES), (len(tracks_NTU), 1)), axis=1)
+def shuffled(tracks_NTU, rng):
+    """The clips with their frames in random order."""
+    order_NT = rng.permuted(np.tile(np.arange(FRAMES), (len(tracks_NTU), 1)), axis=1)
     return np.take_along_axis(tracks_NTU, order_NT[:, :, None], axis=1)
 
 
 def course(tracks_NTU):
-    """Mean, deviation, slope and mean step from frame to frame: only the last two know the order of frames."""
+    """Mean, deviation, slope and mean step from frame to frame: only the last two depend on the order of frames."""
     slope = np.einsum("t,ntu->nu", TIME_T - TIME_T.mean(), tracks_NTU)
     step = np.abs(np.diff(tracks_NTU, axis=1)).mean(1)
     return np.concatenate([tracks_NTU.mean(1), tracks_NTU.std(1), slope, step], axis=1)
@@ -109,19 +111,19 @@ def test_alike_faces_differ_in_the_order_of_their_frames_on_unseen_people(clips)
     pixels_NTD, units_NTU, labels, people = clips
     hits = {pair: {"mean": [], "shuffled": [], "ordered": []} for pair in PAIRS}
     for fold in range(FOLDS):
-        known = people % FOLDS != fold
-        tracks_NTU = read(pixels_NTD, units_NTU, known)
+        in_train_N = people % FOLDS != fold
+        tracks_NTU = read_units(pixels_NTD, units_NTU, in_train_N)
         mixed_NTU = shuffled(tracks_NTU, np.random.default_rng(fold))
         views = {"mean": tracks_NTU.mean(1), "shuffled": course(mixed_NTU), "ordered": course(tracks_NTU)}
-        for pair, found in hits.items():
-            here = np.isin(labels, pair)
+        for pair, scores_of in hits.items():
+            in_pair_N = np.isin(labels, pair)
+            train_N, test_N = in_pair_N & in_train_N, in_pair_N & ~in_train_N
             for view, features in views.items():
                 probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-                probe.fit(features[here & known], labels[here & known])
-                found[view].append(probe.score(features[here & ~known], labels[here & ~known]))
-    for pair, found in hits.items():
-        accuracy = {view: round(float(np.mean(scores)), 3) for view, scores in found.items()}
-        print(pair, accuracy)
+                probe.fit(features[train_N], labels[train_N])
+                scores_of[view].append(probe.score(features[test_N], labels[test_N]))
+    for pair, scores_of in hits.items():
+        accuracy = {view: round(float(np.mean(scores)), 3) for view, scores in scores_of.items()}
         assert accuracy["ordered"] > 0.8, (pair, accuracy)
         assert accuracy["shuffled"] < 0.72, (pair, accuracy)
         assert accuracy["ordered"] > accuracy["shuffled"] + 0.15, (pair, accuracy)

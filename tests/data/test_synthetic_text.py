@@ -1,3 +1,5 @@
+"""Sentences of the synthetic corpus: plain, varied, and telling of their class more often than not."""
+
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
@@ -11,45 +13,44 @@ EACH = 200
 
 
 @pytest.fixture(scope="module")
-def spoken():
+def sentences():
     """Sentences of each class."""
-    draw = np.random.default_rng(7)
-    return {label: [sentence(label, draw) for _ in range(EACH)] for label in LABELS}
+    rng = np.random.default_rng(7)
+    return {label: [sentence(label, rng) for _ in range(EACH)] for label in LABELS}
 
 
-def test_the_same_draws_say_the_same():
+def test_the_same_generator_gives_the_same_sentence():
     assert sentence("sad", np.random.default_rng(1)) == sentence("sad", np.random.default_rng(1))
     assert len({sentence("sad", np.random.default_rng(seed)) for seed in range(10)}) > 7
 
 
-def test_sentences_are_plain_and_seldom_repeat(spoken):
-    for label, said in spoken.items():
-        assert len(set(said)) > 0.75 * EACH, label
-        for words in said:
-            assert words[0].isupper()
-            assert words.endswith(".")
-            assert words.count(".") == 1
-            assert 3 < len(words.split()) < 30
-            assert "  " not in words
+def test_sentences_are_plain_and_seldom_repeat(sentences):
+    for label, texts in sentences.items():
+        assert len(set(texts)) > 0.75 * EACH, label
+        for text in texts:
+            assert text[0].isupper()
+            assert text.endswith(".")
+            assert text.count(".") == 1
+            assert 3 < len(text.split()) < 30
+            assert "  " not in text
 
 
-def test_words_tell_the_class_of_new_sentences_but_not_always(spoken):
-    known, new = (
-        [(words, label) for label in LABELS for words in spoken[label][part]]
+def test_words_tell_the_class_of_new_sentences_but_not_always(sentences):
+    train, test = (
+        [(text, label) for label in LABELS for text in sentences[label][part]]
         for part in (slice(0, 150), slice(150, None))
     )
     model = make_pipeline(CountVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000))
-    model.fit(*zip(*known, strict=True))
-    accuracy = model.score(*zip(*new, strict=True))
-    print("text of the class itself:", round(accuracy, 3))
+    model.fit(*zip(*train, strict=True))
+    accuracy = model.score(*zip(*test, strict=True))
     assert 0.75 < accuracy < 0.99
 
 
 def test_who_did_what_tells_nothing_of_the_class():
-    draw, told = np.random.default_rng(6), {}
+    rng = np.random.default_rng(6)
+    shares_K2 = []
     for label in LABELS:
-        said = [sentence(label, draw) for _ in range(2000)]
-        told[label] = [np.mean([word in words for words in said]) for word in ("letter", "boss")]
-    letter, boss = np.array(list(told.values())).T
-    assert min(letter.min(), boss.min()) > 0.03
-    assert max(np.ptp(letter), np.ptp(boss)) < 0.03
+        texts = [sentence(label, rng) for _ in range(2000)]
+        shares_K2.append([np.mean([word in text for text in texts]) for word in ("letter", "boss")])
+    assert np.min(shares_K2) > 0.03
+    assert np.ptp(shares_K2, axis=0).max() < 0.03

@@ -1,6 +1,7 @@
-"""Feature tables: every form of a source gives the same rows, and what is not there is never a number."""
+"""Feature tables: every form of a source gives the same rows, and a missing value is never a number."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -78,17 +79,17 @@ def rows(table):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_rows_in_the_order_asked_for(tmp_path, form):
+def test_every_form_gives_the_same_rows_in_the_requested_order(tmp_path, form):
     path = FORMS[form](tmp_path)
     assert sorted(tables.clip_ids(path)) == sorted(IDS)
     source = Tables([str(path)])
-    found = source(["中文", "nobody", "a", "007"])
+    features = source(["中文", "nobody", "a", "007"])
     assert source.dim == 5
-    assert found["clip_id"].to_pylist() == ["中文", "nobody", "a", "007"]
-    assert found["status"].to_pylist() == ["ok", "missing", "ok", "ok"]
-    assert found["present"].to_pylist() == [True, False, True, True]
-    np.testing.assert_allclose(rows(found)[[0, 2, 3]], VALUES[[3, 0, 1]], atol=1e-6)
-    assert np.isnan(rows(found)[1]).all()
+    assert features["clip_id"].to_pylist() == ["中文", "nobody", "a", "007"]
+    assert features["status"].to_pylist() == ["ok", "missing", "ok", "ok"]
+    assert features["present"].to_pylist() == [True, False, True, True]
+    np.testing.assert_allclose(rows(features)[[0, 2, 3]], VALUES[[3, 0, 1]], atol=1e-6)
+    assert np.isnan(rows(features)[1]).all()
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.floats(-1e6, 1e6)))
@@ -98,7 +99,7 @@ def test_frames_are_averaged_over_time(frames_TD):
     np.testing.assert_allclose(values_D, frames_TD.mean(axis=0), rtol=1e-5, atol=1e-5)
 
 
-def test_frames_that_are_not_known_do_not_count():
+def test_the_mean_over_frames_leaves_nan_out():
     frames_TD = np.array([[1.0, np.nan, np.nan], [3.0, np.nan, 5.0]])
     values_D, status = vector(frames_TD, 3)
     assert status == "ok"
@@ -106,7 +107,7 @@ def test_frames_that_are_not_known_do_not_count():
 
 
 @pytest.mark.parametrize(
-    ("found", "status"),
+    ("array", "status"),
     [
         (None, "missing"),
         (np.zeros((0, 3)), "missing: empty"),
@@ -119,8 +120,8 @@ def test_frames_that_are_not_known_do_not_count():
         ("not readable", "corrupt: not readable"),
     ],
 )
-def test_what_cannot_be_used_is_a_status(found, status):
-    assert vector(found, 3) == (None, status)
+def test_an_array_that_cannot_be_used_is_a_status(array, status):
+    assert vector(array, 3) == (None, status)
 
 
 def test_damaged_files_are_rows_with_a_status_and_the_others_are_read(tmp_path):
@@ -128,29 +129,30 @@ def test_damaged_files_are_rows_with_a_status_and_the_others_are_read(tmp_path):
     (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes()[:100])
     np.save(folder / "007.npy", np.zeros(4))
     np.save(folder / "b c.npy", np.array([{"a": 1}], dtype=object))
-    found = Tables([str(folder)])(list(IDS))
-    assert [s.split(":")[0] for s in found["status"].to_pylist()] == ["corrupt", "corrupt", "corrupt", "ok"]
-    assert found["present"].to_pylist() == [False, False, False, True]
+    features = Tables([str(folder)])(list(IDS))
+    assert [status.split(":")[0] for status in features["status"].to_pylist()] == ["corrupt"] * 3 + ["ok"]
+    assert features["present"].to_pylist() == [False, False, False, True]
 
 
 def test_sources_stand_side_by_side_and_one_may_lack_a_clip(tmp_path):
-    one, two = npy(tmp_path / "one"), saved(tmp_path / "two.npz", a=np.arange(3.0), x=np.ones(3))
-    found = Tables([str(one), str(two)])(["a", "007", "x", "nobody"])
-    np.testing.assert_allclose(rows(found)[0], [*VALUES[0], 0, 1, 2])
-    np.testing.assert_array_equal(np.isnan(rows(found)).sum(axis=1), [0, 3, 5, 8])
-    assert found["present"].to_pylist() == [True, True, True, False]
-    assert found["status"].to_pylist() == ["ok", "one: ok; two: missing", "one: missing; two: ok", "missing"]
+    wide = npy(tmp_path / "wide")
+    narrow = saved(tmp_path / "narrow.npz", a=np.arange(3.0), x=np.ones(3))
+    features = Tables([str(wide), str(narrow)])(["a", "007", "x", "nobody"])
+    np.testing.assert_allclose(rows(features)[0], [*VALUES[0], 0, 1, 2])
+    np.testing.assert_array_equal(np.isnan(rows(features)).sum(axis=1), [0, 3, 5, 8])
+    assert features["present"].to_pylist() == [True, True, True, False]
+    assert features["status"].to_pylist() == ["ok", "wide: ok; narrow: missing", "wide: missing; narrow: ok", "missing"]
 
 
-def test_empty_cells_and_nulls_are_not_known(tmp_path):
+def test_empty_cells_and_nulls_are_nan(tmp_path):
     (tmp_path / "a.csv").write_text("clip_id,x,y\na,1,\nb,nan,\nc,2,3\n")
-    found = Tables([str(tmp_path / "a.csv")])(["a", "b", "c"])
-    np.testing.assert_array_equal(rows(found), [[1, np.nan], [np.nan, np.nan], [2, 3]])
-    assert found["present"].to_pylist() == [True, False, True]
+    features = Tables([str(tmp_path / "a.csv")])(["a", "b", "c"])
+    np.testing.assert_array_equal(rows(features), [[1, np.nan], [np.nan, np.nan], [2, 3]])
+    assert features["present"].to_pylist() == [True, False, True]
     table = pa.table({"clip_id": ["a", "b", "c"], "feature": pa.array([[1.0, 2.0], None, [3.0, None]])})
-    found = Tables([str(parquet(tmp_path / "a.parquet", table))])(["a", "b", "c"])
-    np.testing.assert_array_equal(rows(found), [[1, 2], [np.nan, np.nan], [3, np.nan]])
-    assert found["present"].to_pylist() == [True, False, True]
+    features = Tables([str(parquet(tmp_path / "a.parquet", table))])(["a", "b", "c"])
+    np.testing.assert_array_equal(rows(features), [[1, 2], [np.nan, np.nan], [3, np.nan]])
+    assert features["present"].to_pylist() == [True, False, True]
 
 
 def test_clips_in_folders_keep_their_path(tmp_path):
@@ -167,38 +169,42 @@ def written(path, content):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p / "nowhere", "found no such file or folder"),
-        (lambda p: p, "neither .npy nor .parquet"),
-        (lambda p: written(p / "a.txt", "x"), "found suffix '.txt'"),
-        (lambda p: written(p / "a.npz", "x"), "not readable as .npz"),
-        (lambda p: written(p / "a.parquet", "x"), "not readable as clip ids and numbers"),
-        (lambda p: written(p / "a.csv", "x,y\n1,2\n"), "found columns x, y, ..., expected clip_id or id or name"),
-        (lambda p: written(p / "a.csv", "id,x,x\n1,2,3\n"), "found column 'x' twice"),
-        (lambda p: written(p / "a.csv", "clip_id,x,label\na,2,3\n"), "found column 'label'.* take it out"),
-        (lambda p: written(p / "a.csv", "clip_id,x\na,sad\n"), "not readable as clip ids and numbers.*sad"),
-        (lambda p: written(p / "a.csv", "clip_id,x\na,1\na,2\n"), "found clip_id 'a' in several rows"),
-        (lambda p: written(p / "a.csv", "clip_id,x\n,1\n"), "row 1: found no clip_id"),
-        (lambda p: written(p / "a.csv", "clip_id\na\n"), "a column of ids alone"),
-        (lambda p: saved(p / "a.npz", clip_id=np.array(IDS), feature=VALUES[:2]), r"expected clip_id \(N,\)"),
+        (lambda p: p / "nowhere", "no such file or folder"),
+        (lambda p: p, ".npy nor .parquet"),
+        (lambda p: written(p / "a.txt", "x"), "'.txt'"),
+        (lambda p: written(p / "a.npz", "x"), "not readable"),
+        (lambda p: written(p / "a.parquet", "x"), "not readable"),
+        (lambda p: written(p / "a.csv", "x,y\n1,2\n"), "x, y, ..., expected clip_id or id or name"),
+        (lambda p: written(p / "a.csv", "id,x,x\n1,2,3\n"), "'x' twice"),
+        (lambda p: written(p / "a.csv", "clip_id,x,label\na,2,3\n"), "'label'.*beside 'clip_id'"),
+        (lambda p: written(p / "a.csv", "clip_id,x\na,sad\n"), "not readable.*sad"),
+        (lambda p: written(p / "a.csv", "clip_id,x\na,1\na,2\n"), "'a' in several rows"),
+        (lambda p: written(p / "a.csv", "clip_id,x\n,1\n"), "row 1: .*clip_id"),
+        (lambda p: written(p / "a.csv", "clip_id\na\n"), "ids alone"),
+        (
+            lambda p: saved(p / "a.npz", clip_id=np.array(IDS), feature=VALUES[:2]),
+            r"\(4,\), feature \(2, 5\), ",
+        ),
         (lambda p: saved(p / "a.npz", clip_id=np.array(["a", "a"]), feature=VALUES[:2]), "several rows"),
-        (lambda p: saved(p / "a.npz", clip_id=np.array(["a", None]), feature=VALUES[:2]), "plain numbers and strings"),
-        (lambda p: saved(p / "a.npz", a=np.array(["x"])), "found no array of numbers"),
-        (lambda p: parquet(p / "a.parquet", lists(x=VALUES[:, 0])), "one column of lists, or numbers"),
-        (lambda p: parquet(p / "a.parquet", pa.table({"id": ["a"], "x": [["y"]]})), "lists of numbers"),
-        (lambda p: parquet(p / "a.parquet", pa.table({"id": ["a"], "x": ["y"]})), "found string in column 'x'"),
+        (lambda p: saved(p / "a.npz", clip_id=np.array(["a", None]), feature=VALUES[:2]), "not readable"),
+        (lambda p: saved(p / "a.npz", a=np.array(["x"])), "no array of numbers"),
+        (lambda p: parquet(p / "a.parquet", lists(x=VALUES[:, 0])), "feature, x, .*lists"),
+        (lambda p: parquet(p / "a.parquet", pa.table({"id": ["a"], "x": [["y"]]})), "lists of string"),
+        (lambda p: parquet(p / "a.parquet", pa.table({"id": ["a"], "x": ["y"]})), "string in column 'x'"),
     ],
 )
-def test_what_is_no_source_is_one_clear_message(tmp_path, make, message):
+def test_a_source_that_cannot_be_read_is_one_clear_message(tmp_path, make, message):
     path = make(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{message}"):
         Tables([str(path)])
 
 
 def test_the_digest_is_of_content_and_order_and_not_of_the_place(tmp_path):
-    one, same = npy(tmp_path / "one"), npy(tmp_path / "same")
+    first = npy(tmp_path / "first")
+    same = npy(tmp_path / "same")
     other = npy(tmp_path / "other", values=VALUES + 1)
-    digest = {path.name: tables.digest([str(path)]) for path in (one, same, other)}
-    assert digest["one"] == digest["same"] != digest["other"]
-    assert tables.digest([str(one), str(other)]) != tables.digest([str(other), str(one)])
-    (one / "meta.json").write_text(json.dumps({}))
-    assert tables.digest([str(one)]) == digest["one"]
+    digest = {path.name: tables.digest([str(path)]) for path in (first, same, other)}
+    assert digest["first"] == digest["same"] != digest["other"]
+    assert tables.digest([str(first), str(other)]) != tables.digest([str(other), str(first)])
+    (first / "meta.json").write_text(json.dumps({}))
+    assert tables.digest([str(first)]) == digest["first"]
