@@ -1,8 +1,8 @@
-"""Sound encoders, all frozen: `(batch) -> features_BD`, with `dim`; `identity` tells what decides their output.
+"""Sound encoders, all frozen: `(batch) -> features_BD`, with D as `dim`. `identity.audio_digest` names their output.
 
-A row of NaN says that the encoder has no feature for that clip: its sound is shorter than one frame. `functionals`
-needs no download; any other name is a transformers speech model (HuBERT, wav2vec2, WavLM or Whisper's encoder), pooled
-as the field's baseline does: mean over time of the mean of the last four hidden layers.
+A row of NaN means that the encoder has no feature for that clip, because its sound is shorter than one frame.
+`functionals` needs no download. Any other name is a transformers speech model (HuBERT, wav2vec2, WavLM or Whisper's
+encoder), pooled as the field's baseline does: mean over time of the mean of the last four hidden layers.
 """
 
 import math
@@ -25,16 +25,16 @@ from emo_ray.models.hidden_states import masked_sum, mean_of_layers
 
 RATE_HZ = 16_000
 HOP = 160  # samples: 10 ms
-_WINDOW = 400  # samples: 25 ms, of the functionals' and Whisper's short-time spectra
+_WINDOW = 400  # samples: 25 ms, the window of short-time spectra
 _MIN_SAMPLES = RATE_HZ // 2  # the functionals pad shorter sound with zeros: the pitch smoother needs 30 frames
 _PITCH_HZ = (65.0, 500.0)
 _VOICED_DB = 30.0  # frames within this of the loudest count as voiced
-# Where a mask was shown to undo padding; elsewhere only sound of one length is put together.
+# Models whose attention mask was shown to undo padding; for others a batch holds sound of one length.
 _MASKED = {"hubert", "wav2vec2", "wavlm"}
 
 
 class Functionals(nn.Module):
-    """Statistics over time of MFCC, their deltas, energy and pitch: the offline stand-in for a speech model."""
+    """Statistics over time of MFCC, their deltas, energy and pitch: the offline substitute for a speech model."""
 
     dim = 20 * 4 + 6 + 7
 
@@ -45,7 +45,7 @@ class Functionals(nn.Module):
 
     @torch.inference_mode()
     def forward(self, batch: AudioBatch) -> torch.Tensor:
-        """float32 features_BD, NaN under 25 ms; each clip is taken at its own length, so neighbours cannot matter."""
+        """float32 features_BD; NaN for sound under 25 ms. Padding is cut off, so neighbours cannot matter."""
         clips = zip(batch.audio_BS, batch.audio_lengths_B.tolist(), strict=True)
         return torch.stack([self._clip(audio_S[:length]) for audio_S, length in clips])
 
@@ -87,21 +87,21 @@ def _shape(values_F: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Frames:
-    """Where a model's frames lie, in samples: frame f is there once `first + f * stride` samples are."""
+    """The positions of a model's frames, in samples: frame f exists from `first + f * stride` samples on."""
 
     first: int
     stride: int
     centre: int  # of frame 0
-    shortest: int  # sound with less than this has no frame
+    shortest: int  # shorter sound has no frame
 
     def count(self, samples: int) -> int:
-        """The frames of so much sound."""
+        """The number of frames in this many samples."""
         return 1 + (samples - self.first) // self.stride if samples >= self.shortest else 0
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a clip's sound, and the frames in it that count."""
+    """A stretch of a clip's sound, and which of its frames count."""
 
     clip: int
     wave_S: np.ndarray
@@ -123,7 +123,7 @@ class SpeechModel(nn.Module):
                 "which is what shards hold: choose another model"
             )
         self.extract.padding_side = "right"  # frames are counted from a clip's beginning
-        # Loaded in full precision, and cast on the device it runs on.
+        # Loaded in fp32; `forward` casts it, because `auto` depends on the device.
         self.model = pretrained.load_body(AutoModel, config.encoder, revision=config.revision, dtype=torch.float32)
         self.dim = self.model.config.hidden_size
         self.frames = _frames(config, self.model.config, self.extract)
@@ -132,15 +132,15 @@ class SpeechModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, batch: AudioBatch) -> torch.Tensor:
-        """float32 features_BD: hidden layers averaged, then frames; NaN for a clip without a frame.
+        """float32 features_BD: the mean over layers, then over frames; NaN for a clip without a frame.
 
-        Every moment of a clip counts once, neighbours never matter. Raises ValueError for layers that are not there.
+        Every moment of a clip counts once, and neighbours never matter. Raises ValueError for layers that do not exist.
         """
-        self.model.to(pretrained.dtype_on(self.model.device, self.config.dtype))
+        pretrained.cast(self.model, self.config.dtype)
         sums_BD = torch.zeros(len(batch), self.dim, device=self.model.device)
         frames_B1 = torch.zeros(len(batch), 1, device=self.model.device)
         for group in self._groups(self._windows(batch)):
-            for window, sum_D in zip(group, self._summed(group), strict=True):
+            for window, sum_D in zip(group, self._sums(group), strict=True):
                 sums_BD[window.clip] += sum_D
                 frames_B1[window.clip] += len(window.kept)
         has_B = frames_B1.flatten() > 0
@@ -149,7 +149,7 @@ class SpeechModel(nn.Module):
         return sums_BD / frames_B1  # without a frame 0 / 0, which is NaN
 
     def _windows(self, batch: AudioBatch) -> Iterator[Window]:
-        """What the model is given of each clip; nothing of one that is too short."""
+        """The windows of all clips; a clip that is too short has none."""
         size, overlap = round(self.config.window_s * RATE_HZ), round(self.config.overlap_s * RATE_HZ)
         clips = zip(batch.audio_BS.cpu(), batch.audio_lengths_B.tolist(), strict=True)
         for clip, (audio_S, length) in enumerate(clips):
@@ -160,16 +160,16 @@ class SpeechModel(nn.Module):
                     yield Window(clip, audio_S[start:stop].numpy(), kept)
 
     def _groups(self, all_windows: Iterable[Window]) -> Iterator[list[Window]]:
-        """Windows that go through the model together, similar lengths side by side: less padding."""
+        """Batches of windows; similar lengths are put together, which needs less padding."""
         ordered = sorted(all_windows, key=_samples)
-        padded = self.masked or self.whisper
-        parts = [ordered] if padded else [list(part) for _, part in groupby(ordered, key=_samples)]
+        may_pad = self.masked or self.whisper
+        parts = [ordered] if may_pad else [list(part) for _, part in groupby(ordered, key=_samples)]
         size = self.config.batch_size
         yield from (part[i : i + size] for part in parts for i in range(0, len(part), size))
 
-    def _summed(self, group: Sequence[Window]) -> torch.Tensor:
-        """The sum over the kept frames of the mean of layers, (windows, D)."""
-        padding = {} if self.whisper else {"padding": True}  # Whisper's own is to a fixed length
+    def _sums(self, group: Sequence[Window]) -> torch.Tensor:
+        """The sum over kept frames of the mean over layers, (windows, D)."""
+        padding = {} if self.whisper else {"padding": True}  # Whisper pads to a fixed length by itself
         inputs = self.extract(
             [window.wave_S for window in group],
             sampling_rate=RATE_HZ,
@@ -177,7 +177,7 @@ class SpeechModel(nn.Module):
             return_tensors="pt",
             **padding,
         ).to(self.model.device, self.model.dtype)
-        with warnings.catch_warnings():  # WavLM hands torch a boolean mask beside its float position bias
+        with warnings.catch_warnings():  # WavLM gives torch a boolean mask and a float position bias
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
             states = pretrained.hidden_states(self.model, **inputs)
         values_BFD = mean_of_layers(states, self.config.layers)
@@ -196,10 +196,10 @@ def _samples(window: Window) -> int:
 
 
 def windows(samples: int, size: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """Overlapping stretches of a sound as (start, stop, first, last), in samples.
+    """Overlapping windows over a sound as (start, stop, first, last), in samples.
 
-    What counts of each is first..last, which lie side by side: half an overlap is cut off where two windows meet, as
-    there a model has least context. The last window is shorter than the others.
+    Of each window only first..last counts, and these parts lie side by side: where two windows meet, half the overlap
+    of each is left out, because a model has least context there. The last window may be shorter than the others.
     """
     hop, half = size - overlap, overlap // 2
     starts = [i * hop for i in range(1 + max(0, math.ceil((samples - size) / hop)))]
@@ -208,7 +208,7 @@ def windows(samples: int, size: int, overlap: int) -> list[tuple[int, int, int, 
 
 
 def _frames(config: Audio, architecture: Any, extract: Any) -> Frames:
-    """Raises ValueError for a model that takes sound in another way than HuBERT or Whisper do."""
+    """The frames of a model. Raises ValueError for one that takes sound in another way than HuBERT or Whisper do."""
     if architecture.model_type == "whisper":
         longest_s = extract.n_samples / RATE_HZ
         if config.window_s > longest_s:
@@ -228,10 +228,10 @@ def _frames(config: Audio, architecture: Any, extract: Any) -> Frames:
 
 
 def _mask_is_exact(architecture: Any) -> bool:
-    """Whether a masked, padded clip gives the values of the clip alone.
+    """Whether a padded clip with a mask gives the same values as the clip alone.
 
-    Group norm takes its statistics over time, padding included; batch norm makes the zeros that stand for padding other
-    values than those that a convolution sees beyond a clip's end.
+    It does not with group norm, whose statistics over time include the padding, nor with batch norm, which turns the
+    zeros of the padding into other values than those that a convolution sees beyond a clip's end.
     """
     if architecture.model_type not in _MASKED:
         return False

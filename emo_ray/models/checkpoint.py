@@ -28,11 +28,11 @@ from emo_ray.models.trainable_state import load_trained
 if TYPE_CHECKING:
     from emo_ray.models.emovclip import EmoVCLIP
 
-TIME_TABLES = ("time_TD", "local_TD")  # how the names end of what EmoVCLIP learns for each frame
+TIME_TABLES = ("time_TD", "local_TD")  # endings of the names of EmoVCLIP's tables with a row for each frame
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, labels: Sequence[str], card: str) -> None:
-    """Write a trained state and what is needed to use it into a folder that exists."""
+    """Write a trained state, and what is needed to use it, into an existing folder."""
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
     shareable = config.model_copy(update={"tracking": Tracking()})  # a tracking URI may hold credentials
     store.write_text(folder / CONFIG, dump(shareable))
@@ -43,28 +43,29 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, label
 def load_emovclip(folder: Path, frames: int | None = None) -> "EmoVCLIP":
     """The EmoVCLIP of a checkpoint folder, on the frozen CLIP that its config names, in evaluation mode.
 
-    With `frames`, for clips of so many, which need not be those it was trained on. Raises ValueError where the CLIP is
-    not the one it was trained on.
+    `frames` is the number of frames of a clip, by default that of the training clips. Raises ValueError where the CLIP
+    is not the one it was trained on.
     """
     config, labels = read_config(folder)
     config = override(config, {"media.frames": frames or config.media.frames})
-    model = _built(config, labels)
-    _put(model, folder, config.media.frames)
+    model = _build_emovclip(config, labels)
+    _load_weights(model, folder, config.media.frames)
     return model.eval()
 
 
 def fresh_emovclip(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
     """The EmoVCLIP that training starts with: new prompts, or those of `emovclip.start_from`."""
-    folder, model = start_folder(config, labels), _built(config, labels)
+    folder = start_folder(config, labels)
+    model = _build_emovclip(config, labels)
     if folder is not None:
-        _put(model, folder, config.media.frames)
+        _load_weights(model, folder, config.media.frames)
     return model
 
 
 def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch.Tensor]:
     """A trained state whose tables over time have `frames` rows.
 
-    Rows are read linearly at the middles of equal stretches, which is where media.spread takes frames.
+    Rows are interpolated linearly at the middles of equal stretches, where `media.spread` takes frames.
     """
     return {
         name: _over_time(value, frames) if name.endswith(TIME_TABLES) and len(value) != frames else value
@@ -73,34 +74,35 @@ def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch
 
 
 def load_fusion(folder: Path) -> FusionHead:
-    """The fusion head of a checkpoint folder, in evaluation mode. Raises ValueError where the folder has none."""
+    """The fusion head of a checkpoint folder, in evaluation mode. Raises ValueError for a folder without a head."""
     config, labels = read_config(folder)
-    return _fusion(folder, config.fusion, labels).eval()
+    return _load_fusion(folder, config.fusion, labels).eval()
 
 
 def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str]) -> FusionHead:
-    """The fusion head that training starts with: a new one for this scaling, or that of `fusion.start_from` with its.
+    """The fusion head that training starts with: a new one with this scaling, or the one of `fusion.start_from`.
 
-    Raises ValueError where that one is for other classes or shapes, or lacks a modality that there is now.
+    The latter keeps its own scaling. Raises ValueError where it is for other classes or shapes, or lacks a modality of
+    the training clips.
     """
     folder = fusion_start_folder(config, labels)
     if folder is None:
         return FusionHead(config.fusion, scaling, len(labels))
-    head = _fusion(folder, config.fusion, labels)
-    if lacking := sorted(set(scaling) - set(head.project)):
+    head = _load_fusion(folder, config.fusion, labels)
+    if missing := sorted(set(scaling) - set(head.project)):
         raise ValueError(
-            f"fusion.start_from: found no {' and '.join(lacking)} in the head in {folder}, expected every modality "
+            f"fusion.start_from: found no {' and '.join(missing)} in the head in {folder}, expected every modality "
             "that training clips have: start from nothing"
         )
     return head
 
 
-def _fusion(folder: Path, own: Fusion, labels: Sequence[str]) -> FusionHead:
+def _load_fusion(folder: Path, settings: Fusion, labels: Sequence[str]) -> FusionHead:
     state = load_file(folder / WEIGHTS)
     scaling = {name: state[f"scaling_{name}"] for name in MODALITIES if f"scaling_{name}" in state}
     if not scaling:
         raise ValueError(f"{folder}: found no fusion head, expected a whole model: the folder that jobs/train.py names")
-    head = FusionHead(own, scaling, len(labels))
+    head = FusionHead(settings, scaling, len(labels))
     try:
         load_trained(head, state)
     except ValueError as error:
@@ -112,14 +114,14 @@ def _over_time(table_TD: torch.Tensor, frames: int) -> torch.Tensor:
     return F.interpolate(table_TD.T[None], size=frames, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-def _built(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
+def _build_emovclip(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
     from emo_ray.models import emovclip  # open_clip takes seconds to import, and a head needs none of it
 
     return emovclip.build(config, labels)
 
 
-def _put(model: "EmoVCLIP", folder: Path, frames: int) -> None:
-    """Load a checkpoint's weights into a model for clips of `frames`."""
+def _load_weights(model: "EmoVCLIP", folder: Path, frames: int) -> None:
+    """Put a checkpoint's weights into a model for clips of `frames` frames."""
     try:
         load_trained(model, resampled(load_file(folder / WEIGHTS), frames))
     except ValueError as error:

@@ -4,22 +4,23 @@ import hashlib
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import open_clip
 import torch
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 from open_clip.transformer import QuickGELU
-from torch import nn
 
 from emo_ray.config import Config
 from emo_ray.models.clip_source import ClipSource, clip_source, image_size
 from emo_ray.models.clip_weights import State, quick_gelu_beside, read_state
 
+# open_clip has no types: for a type checker both are Any.
+Clip: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP
 _POSITIONS = "visual.positional_embedding"
 
 
-def load_clip(config: Config) -> nn.Module:
+def load_clip(config: Config) -> Clip:
     """The open_clip model of `emovclip.clip` with `emovclip.weights`, for images of `media.image_size`.
 
     The weights are a pretrained tag, a local file, those of the folder that `emovclip.clip` is, or None: random ones
@@ -34,7 +35,7 @@ def load_clip(config: Config) -> nn.Module:
     with torch.random.fork_rng(devices=[], enabled=state is None):
         if state is None:
             torch.manual_seed(config.seed)
-        clip = _built(architecture, statistics)
+        clip = _build(architecture, statistics)
     if state is not None:
         _fill(clip, state, source)
     return (clip if size == source.native_size else _resized(clip, architecture, statistics, size)).eval()
@@ -52,8 +53,8 @@ def tokenizer(config: Config) -> Callable[..., torch.Tensor]:
     return open_clip.get_tokenizer(source.name, **({"bpe_path": str(source.merges)} if source.merges else {}))
 
 
-def pixel_statistics(clip: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (3, 1, 1) by which the CLIP wants pixels in [0, 1] normalised."""
+def pixel_statistics(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (3, 1, 1) by which pixels in [0, 1] are normalised for a CLIP."""
     pixels = open_clip.get_model_preprocess_cfg(clip)
     mean = torch.tensor(pixels.get("mean") or open_clip.OPENAI_DATASET_MEAN)
     std = torch.tensor(pixels.get("std") or open_clip.OPENAI_DATASET_STD)
@@ -83,25 +84,28 @@ def check_tag(config: Config) -> None:
         )
 
 
-def tensor_digest(clip: nn.Module) -> torch.Tensor:
-    """16 bytes (uint8) over a CLIP's tensors (names, shapes, values in float32) and over where it has QuickGELU.
+def tensor_digest(clip: Clip) -> torch.Tensor:
+    """A digest of 16 bytes (uint8) of a CLIP's tensors (names, shapes, values in float32) and its QuickGELU modules.
 
-    It knows the CLIP whatever the type its weights are stored in and whatever size its images have: interpolated
-    positions differ in their last bit between machines, so the table they were made from counts in their place.
+    It is the same whatever type the weights are stored in and whatever size the images have. Interpolated positions
+    differ in their last bit between machines, so the table from which they were interpolated counts in their place.
     """
     state = clip.state_dict() | getattr(clip, "before_resizing", {})
-    seen = hashlib.blake2b(digest_size=16)
+    hashed = hashlib.blake2b(digest_size=16)
     for name, module in clip.named_modules():
         if isinstance(module, QuickGELU):
-            seen.update(f"{name};".encode())
+            hashed.update(f"{name};".encode())
     for name, value in sorted(state.items()):
-        seen.update(f"{name}{tuple(value.shape)};".encode())
-        seen.update(value.detach().to("cpu", torch.float32).contiguous().view(-1).numpy())
-    return torch.frombuffer(bytearray(seen.digest()), dtype=torch.uint8)
+        hashed.update(f"{name}{tuple(value.shape)};".encode())
+        hashed.update(value.detach().to("cpu", torch.float32).contiguous().view(-1).numpy())
+    return torch.frombuffer(bytearray(hashed.digest()), dtype=torch.uint8)
 
 
 def _read(source: ClipSource) -> tuple[State | None, bool]:
-    """The published weights (None: random) and whether they were trained with QuickGELU. May download a tag's file."""
+    """The published weights (None: random), and whether they were trained with QuickGELU.
+
+    May download the file of a pretrained tag.
+    """
     quick_gelu = bool(source.architecture.get("quick_gelu"))
     if source.weights is None:
         return None, quick_gelu
@@ -140,26 +144,28 @@ def _statistics(source: ClipSource) -> dict[str, Any]:
     return {key: tag[key] for key in ("mean", "std") if key in tag}
 
 
-def _built(architecture: dict[str, Any], statistics: dict[str, Any]) -> nn.Module:
+def _build(architecture: dict[str, Any], statistics: dict[str, Any]) -> Clip:
     """A fresh model of an open_clip config."""
-    own = deepcopy(architecture)
-    clip = (open_clip.CustomTextCLIP if own.pop("custom_text", False) else open_clip.CLIP)(**own)
+    arguments = deepcopy(architecture)
+    clip = (open_clip.CustomTextCLIP if arguments.pop("custom_text", False) else open_clip.CLIP)(**arguments)
     default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     open_clip.set_model_preprocess_cfg(clip, {"size": clip.visual.image_size, **default, **statistics})
     return clip
 
 
-def _fill(clip: nn.Module, state: State, source: ClipSource) -> None:
-    """Put published weights into a fresh model. Raises ValueError where they are those of another architecture."""
+def _fill(clip: Clip, state: State, source: ClipSource) -> None:
+    """Put published weights into a fresh model. Raises ValueError for the weights of another architecture."""
     state = convert_to_custom_text_state_dict(state) if hasattr(clip, "text") else dict(state)
-    own = clip.state_dict()
+    expected = clip.state_dict()
     if "logit_scale" in state and state["logit_scale"].numel() == 1:
-        state["logit_scale"] = state["logit_scale"].view(own["logit_scale"].shape)  # published as a scalar or a vector
-    wrong = [f"no {name}" for name in own if name not in state]
-    wrong += [f"{name}, which it has not" for name in state if name not in own]
+        state["logit_scale"] = state["logit_scale"].view(
+            expected["logit_scale"].shape
+        )  # published as a scalar or a vector
+    wrong = [f"no {name}" for name in expected if name not in state]
+    wrong += [f"{name}, which it has not" for name in state if name not in expected]
     wrong += [
         f"{name} of shape {tuple(state[name].shape)} where it has {tuple(value.shape)}"
-        for name, value in own.items()
+        for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
     if wrong:
@@ -170,14 +176,14 @@ def _fill(clip: nn.Module, state: State, source: ClipSource) -> None:
     clip.load_state_dict(state)
 
 
-def _resized(clip: nn.Module, architecture: dict[str, Any], statistics: dict[str, Any], size: int) -> nn.Module:
-    """The same CLIP for square images of another size: open_clip interpolates its positions."""
+def _resized(clip: Clip, architecture: dict[str, Any], statistics: dict[str, Any], size: int) -> Clip:
+    """The same CLIP for square images of another size, with positions interpolated by open_clip."""
     vision = architecture["vision_cfg"] | {"image_size": size}
-    with torch.random.fork_rng(devices=[]):  # what is drawn after it does not depend on the size
-        other = _built(architecture | {"vision_cfg": vision}, statistics)
+    with torch.random.fork_rng(devices=[]):  # so that what is drawn later does not depend on the size
+        resized = _build(architecture | {"vision_cfg": vision}, statistics)
     state = clip.state_dict()
-    before = {_POSITIONS: state[_POSITIONS].clone()}
-    resize_pos_embed(state, other)
-    other.load_state_dict(state)
-    other.before_resizing = before
-    return other
+    before_resizing = {_POSITIONS: state[_POSITIONS].clone()}
+    resize_pos_embed(state, resized)
+    resized.load_state_dict(state)
+    resized.before_resizing = before_resizing  # for `tensor_digest`
+    return resized

@@ -1,10 +1,12 @@
 """EmoVCLIP: a frozen CLIP made into a video emotion model by vision-language prompts (DESIGN section 5).
 
-In every block the attention of each frame runs over `[CLS, patches | prompts]`. Prompt tokens are dropped afterwards
-(deep prompting), so they need keys and values alone, and those of prompts that frames or clips share are computed once.
+In every block the attention of each frame runs over `[CLS, patches | prompts]`. Prompt tokens are dropped after each
+block (deep prompting), so they need keys and values but no queries, and prompts that frames or clips share are
+projected once. `reference` says the same plainly and slowly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch import nn
 
 from emo_ray.config import Config
 from emo_ray.data.batch import Output, VideoBatch
-from emo_ray.models.clip import load_clip, pixel_statistics, tensor_digest, tokenizer
+from emo_ray.models.clip import Clip, load_clip, pixel_statistics, tensor_digest, tokenizer
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.prompts import ClassContext, FramePrompts
 from emo_ray.models.temporal_pooling import TemporalAttention
@@ -24,19 +26,24 @@ PLACEHOLDER = "X"  # one token; its embedding is replaced by a context vector
 class EmoVCLIP(nn.Module):
     """Maps video frames to class logits and an embedding.
 
-    `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower; it is frozen and shared,
-    not copied, and its digest is part of the state, which no other CLIP takes. `labels` (default:
+    `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower. It is frozen and shared,
+    not copied; its digest is part of the state, so that a state cannot be loaded on another CLIP. `labels` (default:
     `config.data.labels`) name the K classes. Trained are the prompts, the summary attention, `cls_proj`, the time
-    embedding, the temporal pooling, the contexts and the logit scale.
-    Raises ValueError for towers it cannot prompt.
+    embedding, the temporal pooling, the contexts and the logit scale. Raises ValueError for towers it cannot prompt.
     """
+
+    clip: Clip
+    frozen_digest: torch.Tensor
+    tokens_KL: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
     frozen_prefix = "clip."  # state-dict keys that checkpoints leave out
 
     def __init__(
         self,
         config: Config,
-        clip: nn.Module,
+        clip: Clip,
         labels: Sequence[str] | None = None,
     ):
         super().__init__()
@@ -47,29 +54,29 @@ class EmoVCLIP(nn.Module):
         self.clip = clip.requires_grad_(False)
         self.register_buffer("frozen_digest", tensor_digest(clip))
         self.register_load_state_dict_pre_hook(_check_digest)
-        own, visual = config.emovclip, clip.visual
+        settings, visual = config.emovclip, clip.visual
         self.frames, width = config.media.frames, visual.conv1.out_channels
         heads = visual.transformer.resblocks[0].attn.num_heads
         patch_area = visual.patch_size[0] * visual.patch_size[1]
         self.prompts = nn.ModuleList(
-            FramePrompts(own, self.frames, width, heads, patch_area) for _ in visual.transformer.resblocks
+            FramePrompts(settings, self.frames, width, heads, patch_area) for _ in visual.transformer.resblocks
         )
-        self.time_TD = None
-        if own.time_embedding:
+        self.time_TD: nn.Parameter | None = None
+        if settings.time_embedding:
             self.time_TD = nn.Parameter(torch.empty(self.frames, width).normal_(std=0.02))
-        self.pooling = TemporalAttention(self.frames, visual.output_dim) if own.pooling == "attention" else None
-        self.context = None
-        if own.context_tokens:
+        self.pooling = TemporalAttention(self.frames, visual.output_dim) if settings.pooling == "attention" else None
+        self.context: ClassContext | None = None
+        if settings.context_tokens:
             text_width = _text_tower(clip).token_embedding.embedding_dim
-            self.context = ClassContext(own, len(labels), text_width)
-        tokens_KL = _tokens(clip, labels, own.context_tokens, tokenizer(config))
+            self.context = ClassContext(settings, len(labels), text_width)
+        tokens_KL = _tokens(clip, labels, settings.context_tokens, tokenizer(config))
         self.register_buffer("tokens_KL", tokens_KL, persistent=False)
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
         for name, value in zip(("mean", "std"), pixel_statistics(clip), strict=True):
             self.register_buffer(name, value, persistent=False)
 
     def train(self, mode: bool = True) -> "EmoVCLIP":
-        """As nn.Module's, but the frozen CLIP stays in evaluation mode."""
+        """Set the mode as `nn.Module.train` does, but leave the frozen CLIP in evaluation mode."""
         super().train(mode)
         self.clip.eval()
         return self
@@ -79,7 +86,7 @@ class EmoVCLIP(nn.Module):
         return self.classify(self.encode_video(batch if isinstance(batch, torch.Tensor) else batch.frames_BTCHW))
 
     def classify(self, features_BD: torch.Tensor) -> Output:
-        """Video embeddings to logits: scaled cosines with the class embeddings."""
+        """Video embeddings to logits, which are scaled cosines with the class embeddings."""
         classes_KD = self.encode_classes()
         with torch.autocast(features_BD.device.type, enabled=False):  # bf16 cosines at scale 100 would tie
             cosines_BK = F.normalize(features_BD.float(), dim=-1) @ F.normalize(classes_KD.float(), dim=-1).T
@@ -87,9 +94,9 @@ class EmoVCLIP(nn.Module):
         return Output(logits_BK, features_BD)
 
     def encode_video(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
-        """uint8 frames to features_BD: CLIP's image embeddings of the prompted frames, pooled over time.
+        """uint8 frames to features_BD, the image embeddings of the prompted frames pooled over time.
 
-        Raises ValueError for shapes that the model was not made for.
+        Raises ValueError for shapes other than those the model was made for.
         """
         visual = self.clip.visual
         B, T, C, H, W = frames_BTCHW.shape
@@ -114,7 +121,7 @@ class EmoVCLIP(nn.Module):
         return embedding_BTD.mean(dim=1) if self.pooling is None else self.pooling(embedding_BTD)
 
     def encode_classes(self) -> torch.Tensor:
-        """The K class embeddings (K, D): contexts and class names through the frozen text tower."""
+        """The K class embeddings (K, D): contexts and class names go through the frozen text tower."""
         text, ids_KL = _text_tower(self.clip), self.tokens_KL
         x = text.token_embedding(ids_KL)
         if self.context is not None:
@@ -135,14 +142,14 @@ class VideoEncoder(nn.Module):
         self.model, self.dim = model, model.clip.visual.output_dim
 
     def forward(self, batch: VideoBatch) -> torch.Tensor:
-        """The video embedding, without the text tower."""
+        """The video embeddings; the text tower is not used."""
         return self.model.encode_video(batch.frames_BTCHW)
 
 
 def prompted_block(
     block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]
 ) -> torch.Tensor:  # fmt: skip
-    """One block of CLIP over frame rows, whose attention also sees prompt tokens (each broadcasts to (B, T, *, D))."""
+    """One block of CLIP over the rows of frames, whose attention also sees prompts that broadcast to (B, T, *, D)."""
     B, T, N, D = x_BTND.shape
     attn, weight, bias = block.attn, block.attn.in_proj_weight, block.attn.in_proj_bias
     query_bias, key_value_bias = (None, None) if bias is None else bias.split([D, 2 * D])
@@ -157,10 +164,10 @@ def prompted_block(
 
 
 def cls_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]) -> torch.Tensor:
-    """The CLS tokens (B, T, D) that `prompted_block` makes, without keys and values of any row.
+    """The CLS tokens (B, T, D) that `prompted_block` makes, without projecting any row to keys and values.
 
-    For the one query of a head, q . (K x) is (K^T q) . x, and the weighted mean of V x is V applied to that of x; a key
-    bias adds the same to every score.
+    There is one query a head, so q . (K x) is computed as (K^T q) . x, and the weighted mean of V x as V applied to the
+    weighted mean of x. A key bias would add the same to every score and is left out.
     """
     D, heads = x_BTND.shape[-1], block.attn.num_heads
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
@@ -175,39 +182,41 @@ def cls_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list
 
 
 def _residual(block: ResidualAttentionBlock, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    """What follows the heads of a block's attention."""
+    """The rest of a block after the heads of its attention: output projection, MLP and both residual sums."""
     x = x + block.ls_1(block.attn.out_proj(mixed))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _cls(x_BTND: torch.Tensor) -> torch.Tensor:
-    """The CLS tokens (B, T, D), copied: torch multiplies a strided view by one matrix for every clip."""
+    """A copy of the CLS tokens (B, T, D): on a strided view torch would run one matrix product for each clip."""
     return x_BTND[:, :, 0].contiguous()
 
 
 def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
-    """A fresh EmoVCLIP on the CLIP that the config names; what is random comes from `config.seed` alone."""
-    image_size(config)  # refuses what the CLIP cannot take
+    """A fresh EmoVCLIP on the CLIP that the config names; `config.seed` alone decides what is random."""
+    image_size(config)  # raises ValueError for a size that the CLIP cannot take
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return EmoVCLIP(config, load_clip(config), labels)
 
 
 def _check_digest(model: EmoVCLIP, state: Mapping[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """Before a state is loaded: that it was trained on this very CLIP. Raises ValueError where it was not."""
-    found, own = state.get(prefix + "frozen_digest"), model.frozen_digest.tolist()
-    if found is not None and found.tolist() != own:
+    """A hook that raises ValueError before a state is loaded that was trained on another CLIP."""
+    digest, expected = state.get(prefix + "frozen_digest"), model.frozen_digest.tolist()
+    if digest is not None and digest.tolist() != expected:
         raise ValueError(
-            f"found weights trained on another CLIP (digest {bytes(found.tolist()).hex()}), expected "
-            f"{bytes(own).hex()}: name the CLIP they were trained on with emovclip.clip and emovclip.weights"
+            f"found weights trained on another CLIP (digest {bytes(digest.tolist()).hex()}), expected "
+            f"{bytes(expected).hex()}: name the CLIP they were trained on with emovclip.clip and emovclip.weights"
         )
 
 
-def _text_tower(clip: nn.Module) -> nn.Module:
+def _text_tower(clip: Clip) -> Any:
+    """The text tower: a module of its own, or the CLIP itself. open_clip has both forms, and types for neither."""
     return getattr(clip, "text", clip)
 
 
-def _check_towers(clip: nn.Module) -> None:
+def _check_towers(clip: Clip) -> None:
+    """Raises ValueError for towers that cannot be prompted."""
     visual, text = clip.visual, _text_tower(clip)
     plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok" and visual.attn_pool is None
     if not plain or any(type(b) is not ResidualAttentionBlock for b in visual.transformer.resblocks):
@@ -220,10 +229,10 @@ def _check_towers(clip: nn.Module) -> None:
         raise ValueError(f"found a text tower with pooling {pool!r}, expected a causal one pooled at the end token")
 
 
-def _tokens(clip: nn.Module, labels: Sequence[str], context_tokens: int, tokenize: Callable) -> torch.Tensor:
-    """Ids of `start, placeholders, class name, end` for K classes, cut behind the last end token.
+def _tokens(clip: Clip, labels: Sequence[str], context_tokens: int, tokenize: Callable) -> torch.Tensor:
+    """Token ids of `start, placeholders, class name, end` for K classes, cut after the last end token.
 
-    The mask is causal and the end token is where the tower is read, so what follows it never matters.
+    The mask is causal and the tower is read at the end token, so later tokens never matter.
     """
     length = _text_tower(clip).context_length
     names = [f"{PLACEHOLDER} " * context_tokens + label.replace("_", " ") for label in labels]

@@ -23,8 +23,8 @@ class FusionHead(nn.Module):
     """Projects each present modality, puts a learned token in the place of each absent one, and classifies.
 
     `scaling` holds, for every modality that has features, their mean and deviation (2, D) over the training clips.
-    What stands in an absent modality's features can never reach the output; a NaN in a present one's is a value that is
-    not known, and is taken for the training clips' mean.
+    The values that a clip has in an absent modality never reach the output. A NaN in a present modality is an unknown
+    value, and is replaced by the training clips' mean.
     """
 
     def __init__(self, config: Fusion, scaling: Mapping[str, torch.Tensor], classes: int):
@@ -41,11 +41,12 @@ class FusionHead(nn.Module):
 
     def forward(self, batch: FeatureBatch) -> Output:
         """A batch with features to logits_BK and the fused features_BD; in training mode modalities are dropped."""
-        present_BM, keep_of, keep_mixed = batch.present_BM, dict.fromkeys(MODALITIES, 1.0), 1.0
+        present_BM = batch.present_BM
+        keep_of: dict[str, torch.Tensor | float] = dict.fromkeys((*MODALITIES, "mix"), 1.0)  # nothing is dropped
         if self.training:
             noise_BN = torch.rand(len(batch), noise_columns(self.hidden), device=present_BM.device)
-            chances_BC, (*keeps, keep_mixed) = split_noise(noise_BN, self.dropout)
-            keep_of = dict(zip(MODALITIES, keeps, strict=True))
+            chances_BC, keeps_BH = split_noise(noise_BN, self.dropout)
+            keep_of.update(zip(keep_of, keeps_BH, strict=True))
             present_BM = drop_modalities(present_BM, self.modality_dropout.to(present_BM.device), chances_BC)
         places = []
         for m, name in enumerate(MODALITIES):
@@ -54,24 +55,24 @@ class FusionHead(nn.Module):
                 projected_BH = keep_of[name] * self.project[name](self.standardise(batch, name, present_BM[:, m]))
                 place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
             places.append(place_BH)
-        fused_BH = keep_mixed * self.mix(torch.cat(places, dim=-1))
+        fused_BH = keep_of["mix"] * self.mix(torch.cat(places, dim=-1))
         return Output(self.classify(fused_BH), fused_BH)
 
     def standardise(self, batch: FeatureBatch, name: str, present_B: torch.Tensor) -> torch.Tensor:
-        """A modality's features (B, D), standardised; zeros, which are the training clips' mean, where there are none.
+        """A modality's features (B, D), standardised; absent and unknown values are 0, the training clips' mean.
 
-        Raises ValueError where they are not as many as those that the head was trained on.
+        Raises ValueError where their number is not that of the features that the head was trained on.
         """
-        mean_D, deviation_D = getattr(self, f"scaling_{name}")
-        found = batch.features[name].shape[1]
-        if found != len(mean_D):
+        mean_D, deviation_D = self.get_buffer(f"scaling_{name}")
+        width = batch.features[name].shape[1]
+        if width != len(mean_D):
             raise ValueError(
-                f"found {found} {name} features of a clip, expected {len(mean_D)}: the head was trained on others, so "
+                f"found {width} {name} features of a clip, expected {len(mean_D)}: the head was trained on others, so "
                 f"give its {name} encoder, or tables.{name} of the same kind"
             )
-        scaled_BD = ((batch.features[name] - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
-        # Zeroed before the projection as well: a NaN there would pass through the gradient of torch.where.
-        return scaled_BD.masked_fill(~present_B[:, None], 0.0)
+        standardised_BD = ((batch.features[name] - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
+        # Absent rows are zeroed here although torch.where drops them later: a NaN would pass through its gradient.
+        return standardised_BD.masked_fill(~present_B[:, None], 0.0)
 
 
 def noise_columns(hidden: int) -> int:
@@ -97,15 +98,16 @@ def _block(wide: int, hidden: int) -> nn.Sequential:
 
 
 def scalings(batch: FeatureBatch) -> dict[str, torch.Tensor]:
-    """`scaling` of every modality that any of these (training) clips has; what none has cannot be learnt."""
+    """The `scaling` of every modality that any of these training clips has; no other can be learnt."""
     present = {name: batch.present_BM[:, MODALITIES.index(name)] for name in batch.features}
     return {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}
 
 
 def scaling(features_BD: torch.Tensor) -> torch.Tensor:
-    """Mean and deviation (2, D) of the known values of present training features.
+    """Mean and standard deviation (2, D) of the known values of training features.
 
-    Constant ones get a deviation of 1; those that no clip knows an infinite one, so that they never count.
+    A constant feature gets a deviation of 1. A feature that is unknown in all clips gets an infinite one, so that it
+    never counts.
     """
     mean_D, count_D = features_BD.nanmean(dim=0), features_BD.isfinite().sum(dim=0)
     filled_BD = torch.where(features_BD.isnan(), mean_D, features_BD)
@@ -116,21 +118,22 @@ def scaling(features_BD: torch.Tensor) -> torch.Tensor:
 
 
 def rates(rate: float | Mapping[str, float]) -> torch.Tensor:
-    """A rate of modality dropout as `drop_modalities` takes it: a single one (1,), or one per modality (M,)."""
+    """`fusion.modality_dropout` as a tensor for `drop_modalities`: one rate (1,), or one per modality (M,)."""
     return torch.tensor([rate.get(name, 0.0) for name in MODALITIES] if isinstance(rate, Mapping) else [float(rate)])
 
 
 def drop_modalities(present_BM: torch.Tensor, rate_R: torch.Tensor, chances_BC: torch.Tensor) -> torch.Tensor:
-    """Modality dropout: the mask with modalities taken away at random, never the last one.
+    """Modality dropout: `present_BM` with modalities removed at random, but never a clip's last one.
 
-    A single rate (1,) is the probability with which one of the incomplete, non-empty patterns of a clip's present
-    modalities is drawn uniformly. A rate per modality (M,) drops each by itself; where all would go, one of them, drawn
-    uniformly, stays. `chances_BC` are uniform in [0, 1), with C = M + 1. All may have a leading axis T.
+    With one rate (1,), a clip is reduced with that probability, to a pattern drawn uniformly from the incomplete,
+    non-empty patterns of its present modalities. With a rate per modality (M,), each is dropped by itself; where all
+    would be dropped, one of them, drawn uniformly, stays. `chances_BC` are uniform in [0, 1), with C = M + 1. All
+    arguments may have a leading axis T.
     """
     if rate_R.shape[-1] == 1:
         patterns = [p for p in product((False, True), repeat=len(MODALITIES)) if any(p)]
         patterns_PM = torch.tensor(patterns, device=present_BM.device)
-        # Pattern p is allowed for clip b where it is a proper subset of what b has.
+        # Pattern p is allowed for clip b if it is a proper subset of the modalities of b.
         within_BP = (~patterns_PM | present_BM[..., None, :]).all(dim=-1)
         allowed_BP = within_BP & (patterns_PM.sum(dim=1) < present_BM.sum(dim=-1, keepdim=True))
         drawn_BM = (_one_of(allowed_BP, chances_BC[..., -1])[..., None] & patterns_PM).any(dim=-2)
@@ -141,7 +144,7 @@ def drop_modalities(present_BM: torch.Tensor, rate_R: torch.Tensor, chances_BC: 
 
 
 def _one_of(allowed_BP: torch.Tensor, chance_B: torch.Tensor) -> torch.Tensor:
-    """One of the allowed in each row, all of them equally likely; none where none is allowed."""
+    """A mask with one of the allowed places of each row, drawn uniformly; without any for a row that allows none."""
     count_B1 = allowed_BP.sum(dim=-1, keepdim=True)
-    place_B1 = (chance_B[..., None] * count_B1).long().clamp(max=count_B1 - 1)  # 0.99... times 6 may round to 6
+    place_B1 = (chance_B[..., None] * count_B1).long().clamp(max=count_B1 - 1)  # 0.999... times 6 may round to 6
     return allowed_BP & (allowed_BP.cumsum(dim=-1) - 1 == place_B1)

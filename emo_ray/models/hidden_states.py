@@ -6,7 +6,7 @@ import torch
 
 
 def mean_of_layers(states: Sequence[torch.Tensor], layers: Sequence[int]) -> torch.Tensor:
-    """The mean of the chosen hidden states (B, L, D), in float32. Raises ValueError for layers that are not there."""
+    """The mean of the chosen hidden states (B, L, D), in float32. Raises ValueError for layers that do not exist."""
     count = len(states)
     if not all(-count <= layer < count for layer in layers):
         raise ValueError(
@@ -18,11 +18,11 @@ def mean_of_layers(states: Sequence[torch.Tensor], layers: Sequence[int]) -> tor
 
 
 def masked_sum(values_BLD: torch.Tensor, valid_BL: torch.Tensor) -> torch.Tensor:
-    """The sum over valid positions, (B, D); what stands at the others, even no number, does not matter."""
+    """The sum over valid positions (B, D); the values of the others do not matter, even where they are NaN."""
     invalid_BL1 = ~valid_BL.to(values_BLD.device, torch.bool).unsqueeze(-1)
     return values_BLD.masked_fill(invalid_BL1, 0).sum(dim=1)
 
 
 def masked_mean(values_BLD: torch.Tensor, valid_BL: torch.Tensor) -> torch.Tensor:
-    """The mean over valid positions, (B, D); NaN where there are none."""
+    """The mean over valid positions (B, D); NaN for a row without any."""
     return masked_sum(values_BLD, valid_BL) / valid_BL.sum(dim=1, keepdim=True).to(values_BLD.device)

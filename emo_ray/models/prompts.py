@@ -13,14 +13,17 @@ from emo_ray.config.model_settings import EmoVCLIP as EmoVCLIPConfig
 class FramePrompts(nn.Module):
     """The prompts of one block of the vision tower.
 
-    From the CLS tokens of a clip's frames it makes up to three kinds of prompt tokens, all of CLIP's width D:
-    G global ones, the same for every clip; T local ones, given to every frame of the clip; one summary token a frame.
+    From the CLS tokens of a clip's frames it makes up to three kinds of prompt tokens, all of CLIP's width D: G global
+    tokens, the same for every clip; T local tokens, given to every frame of the clip; one summary token for each frame.
     """
 
     def __init__(self, config: EmoVCLIPConfig, frames: int, width: int, heads: int, patch_area: int):
         super().__init__()
         bound = (6 / (3 * patch_area + width)) ** 0.5
-        self.global_GD = self.local_TD = self.cls_proj = self.attn = None
+        self.global_GD: nn.Parameter | None = None
+        self.local_TD: nn.Parameter | None = None
+        self.cls_proj: nn.Linear | None = None
+        self.attn: nn.MultiheadAttention | None = None
         if config.global_prompts:
             self.global_GD = nn.Parameter(torch.empty(config.global_prompts, width).uniform_(-bound, bound))
         if config.local_prompts:
@@ -35,7 +38,7 @@ class FramePrompts(nn.Module):
             self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, cls_BTD: torch.Tensor) -> list[torch.Tensor]:
-        """The prompt tokens as tensors that broadcast to (B, T, any number, D): global, local, summary."""
+        """The global, local and summary tokens, as tensors that broadcast to (B, T, number of tokens, D)."""
         tokens: list[torch.Tensor] = []
         if self.global_GD is not None:
             tokens.append(self.global_GD[None, None])
@@ -60,7 +63,7 @@ class ClassContext(nn.Module):
         self.context_KND = nn.Parameter(torch.empty(rows, config.context_tokens, width).normal_(std=0.02))
 
     def forward(self, embedded_KLD: torch.Tensor) -> torch.Tensor:
-        """Token embeddings with the places after the start token replaced by the context."""
+        """Token embeddings whose places after the start token are replaced by the context."""
         context_KND = self.context_KND.to(embedded_KLD.dtype).expand(len(embedded_KLD), -1, -1)
         n = context_KND.shape[1]
         return torch.cat([embedded_KLD[:, :1], context_KND, embedded_KLD[:, 1 + n :]], dim=1)

@@ -1,7 +1,7 @@
-"""EmoVCLIP's mathematics written down plainly: slow, and easily seen to be right.
+"""EmoVCLIP's mathematics written down plainly: slow, but easily seen to be right.
 
-Tests compare the model with it, and the benchmark measures against it; nothing else uses it. Prompt tokens are rows
-like any others here, made anew for every frame, and attention is spelt out.
+Tests compare the model with it and the benchmark measures against it; nothing else uses it. Here prompt tokens are rows
+like any others, made anew for every frame, and attention is written out.
 """
 
 import torch
@@ -13,7 +13,7 @@ from emo_ray.models.prompts import FramePrompts
 
 
 def encode_video(model: EmoVCLIP, frames_BTCHW: torch.Tensor) -> torch.Tensor:
-    """What `model.encode_video` gives, features_BD, from the same weights."""
+    """features_BD as `model.encode_video` gives them, from the same weights."""
     visual, (B, T) = model.clip.visual, frames_BTCHW.shape[:2]
     images = (frames_BTCHW.flatten(0, 1) / 255 - model.mean) / model.std
     patches = visual.conv1(images).flatten(2).transpose(1, 2)
@@ -23,6 +23,7 @@ def encode_video(model: EmoVCLIP, frames_BTCHW: torch.Tensor) -> torch.Tensor:
     x_FND = visual.ln_pre(x_FND)
     rows = x_FND.shape[1]
     for block, prompts in zip(visual.transformer.resblocks, model.prompts, strict=True):
+        assert isinstance(prompts, FramePrompts)
         x_FND = torch.cat([x_FND, *_prompt_rows(prompts, x_FND[:, 0].view(B, T, -1))], dim=1)
         x_FND = x_FND + block.ls_1(_attention(block.attn, block.ln_1(x_FND)))
         x_FND = x_FND + block.ls_2(block.mlp(block.ln_2(x_FND)))
@@ -32,7 +33,7 @@ def encode_video(model: EmoVCLIP, frames_BTCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _prompt_rows(prompts: FramePrompts, cls_BTD: torch.Tensor) -> list[torch.Tensor]:
-    """The prompt tokens of every frame F = B T: global (F, G, D), local (F, T, D), summary (F, 1, D)."""
+    """The prompt tokens of all F = B T frames: global (F, G, D), local (F, T, D), summary (F, 1, D)."""
     B, T, D = cls_BTD.shape
     rows = []
     if prompts.global_GD is not None:

@@ -1,4 +1,4 @@
-"""Temporal pooling: from the embeddings of a clip's frames to one of the clip (`emovclip.pooling`)."""
+"""Temporal pooling: the embeddings of a clip's frames become one of the clip (`emovclip.pooling`)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ HEADS, QUERIES = 4, 4
 
 
 class TemporalAttention(nn.Module):
-    """The mean over frames, plus what learned queries find when they attend over the frames and their times.
+    """The mean over frames plus a correction, from learned queries that attend over the frames and their times.
 
-    Ours, not the paper's: CLIP's tower sees single frames, so in a mean of its embeddings the order of frames survives
-    only as far as prompts have carried it into each frame. It starts as the mean: the last layer is zero.
+    This is ours, not the paper's: CLIP's tower sees single frames, so a mean of its embeddings knows the order of
+    frames only as far as prompts have carried it into each frame. Training starts at the mean: the last layer is zero.
     """
 
     def __init__(self, frames: int, width: int):
@@ -25,14 +25,15 @@ class TemporalAttention(nn.Module):
         self.time_TD = nn.Parameter(torch.empty(frames, width).normal_(std=0.5))
         self.query_QD = nn.Parameter(torch.empty(QUERIES, width).normal_())
         self.attn = nn.MultiheadAttention(width, HEADS, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(QUERIES * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        first, last = nn.Linear(QUERIES * width, 2 * width), nn.Linear(2 * width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(first, nn.GELU(), last)
 
     def forward(self, frames_BTD: torch.Tensor) -> torch.Tensor:
-        """Frame embeddings to features_BD, of length about 1: only their direction counts in a cosine."""
+        """Frame embeddings to features_BD of length about 1; only their direction matters, for they enter a cosine."""
         frames_BTD = F.normalize(frames_BTD, dim=-1)
         normed_BTD = self.ln(frames_BTD)
         query_BQD = self.query_QD.expand(len(frames_BTD), -1, -1)
-        found_BQD, _ = self.attn(query_BQD, normed_BTD + self.time_TD, normed_BTD, need_weights=False)
-        return frames_BTD.mean(dim=1) + self.mlp(found_BQD.flatten(1))
+        attended_BQD, _ = self.attn(query_BQD, normed_BTD + self.time_TD, normed_BTD, need_weights=False)
+        return frames_BTD.mean(dim=1) + self.mlp(attended_BQD.flatten(1))

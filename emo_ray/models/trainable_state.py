@@ -1,4 +1,4 @@
-"""The part of a model's state that training decides."""
+"""The part of a model's state that training changes."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state that training decides, on the CPU: everything but a frozen part the model names."""
+    """A copy on the CPU of all parameters and buffers but the frozen part, which `model.frozen_prefix` names."""
     frozen = getattr(model, "frozen_prefix", None)
     return {
         name: value.detach().cpu().clone()
@@ -17,7 +17,7 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the matrices of the frozen part in the dtype of autocast, which would cast them anew at every use."""
+    """Cast the matrices of the frozen part to the dtype of autocast once, instead of anew at every use."""
     prefix = getattr(model, "frozen_prefix", None)
     for name, module in model.named_modules():
         if prefix and name.startswith(prefix) and isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
@@ -26,10 +26,9 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Put a `trained_state` back. Raises ValueError where names or shapes do not fit."""
-    own = model.state_dict()
+    """Put a `trained_state` back into a model. Raises ValueError where names or shapes do not fit."""
     expected = trained_state(model)
-    wrong = sorted(set(expected) ^ set(state)) or [k for k in state if state[k].shape != own[k].shape]
+    wrong = sorted(set(expected) ^ set(state)) or [k for k in state if state[k].shape != expected[k].shape]
     if wrong:
         raise ValueError(
             f"found weights that do not fit the model ({', '.join(wrong[:5])}), expected those of the same config"
