@@ -18,14 +18,14 @@ LabelOf = dict[str, int]  # clip_id -> class index
 
 @dataclass(frozen=True)
 class Prepared:
-    """The folder of a prepared corpus, and what its files say."""
+    """The folder of a prepared corpus, and the content of its small files."""
 
     path: Path
     clips: tuple[Clip, ...]
     labels: tuple[str, ...]  # K, in the order of their indices
     notes: tuple[str, ...]
     shards: Path  # the folder of parts
-    parts: tuple[str, ...]  # the file names in it that are this corpus's
+    parts: tuple[str, ...]  # file names of this corpus's parts; the folder may hold others
 
     @property
     def ledger(self) -> pa.Table:
@@ -45,7 +45,7 @@ class Prepared:
         return [part for part in self.parts if part in parts]
 
     def without_test(self) -> "Prepared":
-        """The corpus as a sweep sees it: the clips of the test split are not there, nor their labels."""
+        """The corpus without the clips of the test split and their labels: what a sweep may see."""
         return replace(self, clips=tuple(clip for clip in self.clips if clip.split != "test"))
 
     def counts(self) -> dict:

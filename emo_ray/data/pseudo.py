@@ -79,13 +79,13 @@ def read(folder: Path, labels: Sequence[str], train: Train) -> PseudoLabels:
         if values is None or len(values) != len(labels) or not abs(sum(values) - 1) < 1e-3:
             raise ValueError(f"{folder}: found {values} for clip {clip_id!r}, expected {len(labels)} probabilities")
         label_of[clip_id] = labels.index(row["prediction"])
-        target_of[clip_id] = towards(values, label_of[clip_id], train)
+        target_of[clip_id] = training_target(values, label_of[clip_id], train)
         rounds.append((row["round"], row["teacher"]))
     last_round, teacher = max(rounds, default=(0, ""))
     return PseudoLabels(tuple(labels), target_of, label_of, train.pseudo_weight, last_round, teacher)
 
 
-def towards(calibrated_K: Sequence[float], k: int, train: Train) -> np.ndarray:
+def training_target(calibrated_K: Sequence[float], k: int, train: Train) -> np.ndarray:
     """The target of a clip with these probabilities and predicted class `k`: float32 (K,)."""
     return np.asarray(calibrated_K if train.pseudo_targets == "soft" else np.eye(len(calibrated_K))[k], np.float32)
 

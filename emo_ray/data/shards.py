@@ -130,16 +130,16 @@ def write_part(
 ) -> None:  # fmt: skip
     """Decode clips into one Parquet part; a part that exists already is left alone.
 
-    `part_of` is what `find` gives for the parts of the same folder: their rows are copied instead of decoded.
+    `part_of` is what `find_rows` gives for other parts of the folder: their rows are copied instead of decoded.
     """
     if not path.exists():
-        old_rows = {row["identity"]: row for row in copied(path.parent, part_of or {}).to_pylist()}
+        old_rows = {row["identity"]: row for row in _read_rows(path.parent, part_of or {}).to_pylist()}
         rows = [old_rows.get(identity(clip)) or row(clip, config, image_size) for clip in clips]
         # JPEG and speech hardly shrink further: no codec.
         store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
 
 
-def find(folder: Path, names: Iterable[str], row_identities: Collection[str]) -> dict[str, str]:
+def find_rows(folder: Path, names: Iterable[str], row_identities: Collection[str]) -> dict[str, str]:
     """The part that holds each of these rows, by the row's identity; rows that no part holds are left out."""
     part_of: dict[str, str] = {}
     for name in sorted(names):
@@ -152,8 +152,8 @@ def identities(path: Path) -> list[str]:
     return pq.read_table(path, columns=["identity"])["identity"].to_pylist()
 
 
-def copied(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
-    """The rows that `find` has found, in any order."""
+def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
+    """The rows that `find_rows` has found, in no particular order."""
     tables = [SCHEMA.empty_table()]
     row_identities = pa.array(list(part_of), pa.string())
     for name in sorted(set(part_of.values())):

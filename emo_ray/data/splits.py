@@ -46,7 +46,8 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     If no clip has a speaker, labels alone are balanced. If only some have, each of the others counts as a speaker.
     Raises ValueError where there are too few speakers or clips.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # a second, where something is cut
+    # Imported here because it takes a second, and most runs cut nothing.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     by_speaker = any(clip.speaker is not None for clip in clips)
     groups = _groups(clips)

@@ -285,7 +285,7 @@ def test_rows_that_another_part_has_are_copied_and_others_decoded(tmp_path):
     table = pq.read_table(tmp_path / "before.parquet")
     marked = table.set_column(table.column_names.index("text"), "text", pa.array(["never said"]))
     pq.write_table(marked, tmp_path / "before.parquet")
-    part_of = shards.find(tmp_path, ["before.parquet"], [shards.identity(clip) for clip in (new, old)])
+    part_of = shards.find_rows(tmp_path, ["before.parquet"], [shards.identity(clip) for clip in (new, old)])
     assert part_of == {shards.identity(old): "before.parquet"}
     shards.write_part(tmp_path / "after.parquet", [new, old], CONFIG, 32, part_of)
     after = pq.read_table(tmp_path / "after.parquet")

@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import UNLABELLED, FeatureBatch
-from emo_ray.data.pseudo import PseudoLabels, towards, with_targets
+from emo_ray.data.pseudo import PseudoLabels, training_target, with_targets
 from emo_ray.experiments.claims.trials import JUDGED, World, fused, video
 from emo_ray.models.fusion import FusionHead
 from emo_ray.training import calibration, in_memory
@@ -90,7 +90,7 @@ def taught(teacher: FusionHead, clips: Clips, config: Config) -> FeatureBatch:
     reason_B, _ = policies.select(config.pseudo, sure_BK.max(axis=1), guess_B, nothing_B, clips.labels, most)
     taken = {others.clip_ids[i]: i for i in np.flatnonzero(np.equal(reason_B, None).astype(bool))}
     label_of = {clip_id: int(guess_B[i]) for clip_id, i in taken.items()}
-    target_of = {clip_id: towards(sure_BK[i], label_of[clip_id], config.train) for clip_id, i in taken.items()}
+    target_of = {clip_id: training_target(sure_BK[i], label_of[clip_id], config.train) for clip_id, i in taken.items()}
     label_B = clips.pool.label_B.clone()
     label_B[~clips.known_B] = torch.from_numpy(guess_B)
     taken_B = torch.tensor([clip_id in taken for clip_id in clips.pool.clip_ids])

@@ -90,7 +90,9 @@ def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
     store.write_text(plan.folder / "settings.txt", repr(plan.settings))
     other_parts = {path.name for path in plan.folder.glob("part-*.parquet")} - plan.clips_of.keys()
     identities_of = {name: [shards.identity(clip) for clip in clips] for name, clips in missing.items()}
-    decoded_in = shards.find(plan.folder, other_parts, {i for identities in identities_of.values() for i in identities})
+    decoded_in = shards.find_rows(
+        plan.folder, other_parts, {i for identities in identities_of.values() for i in identities}
+    )
     tasks = {}
     for name, clips in missing.items():
         part_of = {identity: decoded_in[identity] for identity in identities_of[name] if identity in decoded_in}

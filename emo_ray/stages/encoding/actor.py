@@ -37,7 +37,7 @@ class EncodeActor:
         """Encode one shard part and return the number of its clips.
 
         A row has `encoder` (its index), `shard` and `feature` (paths) and `encoded_in`: the pickled answer of
-        shards.find on parts that have features already. Those rows are copied.
+        shards.find_rows on parts that have features already. Those rows are copied.
         """
         encoder, part_of = self.encoders[row["encoder"]], pickle.loads(row["encoded_in"])
         shard = pq.read_table(row["shard"], columns=["identity", *shard_columns(encoder.reads)])

@@ -103,14 +103,16 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
 def _encoded_elsewhere(folder: Path, prepared: Prepared, missing: Sequence[str]) -> dict[str, dict[str, str]]:
     """For each missing part, which of its rows have features already, in parts of other corpora.
 
-    Such as this corpus before it grew. From identities to the parts that hold them: see shards.find.
+    Such as this corpus before it grew. From identities to the parts that hold them: see shards.find_rows.
     """
     other_parts = {path.name for path in folder.glob("part-*.parquet")} - set(prepared.parts)
     decoded = [name for name in other_parts if (prepared.shards / name).exists()]
     if not decoded:
         return {}
     identities_of = {name: shards.identities(prepared.shards / name) for name in missing}
-    part_of = shards.find(prepared.shards, decoded, {i for identities in identities_of.values() for i in identities})
+    part_of = shards.find_rows(
+        prepared.shards, decoded, {i for identities in identities_of.values() for i in identities}
+    )
     return {name: {i: part_of[i] for i in identities if i in part_of} for name, identities in identities_of.items()}
 
 
