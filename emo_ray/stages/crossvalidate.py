@@ -52,8 +52,7 @@ def crossvalidate(config: Config) -> Result:
             "found labelled clips of fewer than two classes, expected at least two: see data.columns.label"
         )
     encoders = frozen_encoders(config, corpus.readings)
-    digests = [encoder.digest for encoder in encoders]
-    key = store.digest(VERSION, settings_of(config, "folds"), digests, prepared.path.name)
+    key = _key(config, prepared, encoders)
     folder = cluster.store_root(config) / "reports" / f"folds-{key}"
 
     def fill(temporary: Path) -> None:
@@ -63,6 +62,12 @@ def crossvalidate(config: Config) -> Result:
     content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     track_report(config, key, folder.name, folder, content)
     return report_result(config, folder, content)
+
+
+def _key(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec]) -> str:
+    """Digest of everything that decides the scores of cross-validation."""
+    digests = [encoder.digest for encoder in encoders]
+    return store.digest(VERSION, settings_of(config, "folds"), digests, prepared.path.name)
 
 
 def _measure(

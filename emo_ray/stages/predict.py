@@ -65,7 +65,7 @@ class PredictionParts:
 
     folder: Path
     decides: dict[str, Any]
-    clips_per_s: float | None  # of this run with its start; None where nothing was left to do
+    clips_per_s: float | None = None  # of this run with its start; None where nothing was left to do
 
 
 def predict(config: Config) -> Result:
@@ -117,16 +117,21 @@ def predict_parts(
     models = load_models(config, path, readings=readings)
     for encoder in models.encoders.values():
         external_tables.check(encoder, corpus)
+    parts = planned_parts(config, models, plan)
+    missing = [name for name in plan.clips_of if not (parts.folder / name).exists()]
+    return replace(parts, clips_per_s=_predict(config, models, plan, missing, parts.folder)) if missing else parts
+
+
+def planned_parts(config: Config, models: Models, plan: ShardPlan) -> PredictionParts:
+    """Where the predictions of a plan's parts lie or will lie, and what decides them."""
     decides = {
         "version": VERSION,
-        "weights": store.digest_path(path / WEIGHTS),
+        "weights": store.digest_path(models.path / WEIGHTS),
         "encoders": {name: encoder.digest for name, encoder in models.encoders.items()},
         "labels": models.labels,
         "shards": plan.folder.name,
     }
-    folder = cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}"
-    missing = [name for name in plan.clips_of if not (folder / name).exists()]
-    return PredictionParts(folder, decides, _predict(config, models, plan, missing, folder) if missing else None)
+    return PredictionParts(cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}", decides)
 
 
 def load_models(config: Config, path: Path, device: str = "cpu", readings: Readings | None = None) -> Models:

@@ -41,7 +41,7 @@ def prepare_corpus(config: Config) -> Prepared:
     media are rows with a status and lines of bad_media.csv.
     """
     root = cluster.store_root(config)
-    clips = _read_clips(config, root)
+    clips = _read_clips(config)
     names, clips, notes = _labels_and_splits(config, clips)
     plan = plan_shards(config, root, clips)
     meta = {
@@ -73,8 +73,7 @@ def plan_corpus(config: Config) -> ShardPlan:
     folder = Path(config.data.manifest or "")
     if (folder / LEDGER).is_file() and store.is_complete(folder):
         return plan_prepared_folder(config, folder.absolute())
-    root = cluster.store_root(config)
-    return plan_shards(config, root, _read_clips(config, root))
+    return plan_shards(config, cluster.store_root(config), _read_clips(config))
 
 
 def _check_weights(config: Config) -> None:
@@ -84,11 +83,10 @@ def _check_weights(config: Config) -> None:
     check_tag(config)
 
 
-def _read_clips(config: Config, root: Path) -> list[Clip]:
-    data = config.data
-    if data.corpus == "synthetic" or (data.manifest is None and data.corpus == "auto"):
-        return _synthesise(config, root)
-    return _without_needless_media(corpora.read_corpus(data, bare=bool(config.tables.given)), config.tables)
+def _read_clips(config: Config) -> list[Clip]:
+    if config.data.is_synthetic:
+        return _synthesise(config)
+    return _without_needless_media(corpora.read_corpus(config.data, bare=bool(config.tables.given)), config.tables)
 
 
 def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
@@ -115,9 +113,15 @@ def _labels_and_splits(config: Config, clips: list[Clip]) -> tuple[tuple[str, ..
     return names, *splits.assign(clips, config.data, config.seed)
 
 
-def _synthesise(config: Config, root: Path) -> list[Clip]:
+def synthetic_folder(config: Config) -> Path:
+    """Where the synthetic corpus of this config lies or will lie."""
+    name = f"synthetic-{store.digest(synthetic.digest_parts(config.synthetic))}"
+    return cluster.store_root(config) / "corpora" / name
+
+
+def _synthesise(config: Config) -> list[Clip]:
     """Make the demo corpus in the store, in parallel; clips that are there already are kept."""
-    folder = root / "corpora" / f"synthetic-{store.digest(synthetic.digest_parts(config.synthetic))}"
+    folder = synthetic_folder(config)
     if not store.is_complete(folder):
         (folder / "clips").mkdir(parents=True, exist_ok=True)
         scripts = synthetic.write_scripts(config.synthetic)
