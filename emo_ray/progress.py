@@ -1,8 +1,9 @@
 """What a user sees of a stage: bars, notes and tables, on standard error, so that standard output stays clean."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +12,13 @@ from emo_ray.reports.table import Table, terminal
 
 # A file has no width, and 80 columns would break every table in a log.
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 150)
+
+
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: float = 0, note: str = "") -> None:
+        """Add what was done since the last call, and show a note in place of the rate."""
 
 
 def say(message: str) -> None:
@@ -28,7 +36,7 @@ def show(tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Callable[[float], None]]:
+def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
     """Show a bar with rate and expected end; call what it yields with the number of units done since the last call.
 
     `unit` is a plural, such as "clips". Where standard error is no terminal, one line at the end is printed instead.

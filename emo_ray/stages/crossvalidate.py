@@ -8,7 +8,7 @@ dozen clips would choose an epoch by chance and cost clips to train on. A fold a
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from emo_ray.data import splits
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
+from emo_ray.reports.evaluation import EvaluationReport, FoldScores
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, report_result, track_report
@@ -89,7 +90,7 @@ def _measure(
     fold_B = _folds(config, prepared, batch)
     heads = _predict_folds(config, batch, fold_B, len(prepared.labels))
     probabilities = {name: np.mean([head[name] for head in heads], axis=0) for name in SUBSETS}
-    content = report_of(batch, probabilities, prepared, "folds")
+    content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, heads, len(label_of))
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
@@ -150,20 +151,27 @@ def held_out(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classe
 
 def _fold_scores(
     prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray, probabilities: Probabilities
-) -> list[dict[str, Any]]:
+) -> list[FoldScores]:
     """The scores of each fold, with its speakers."""
     import torch
 
     from emo_ray.training.scoring import scores
 
-    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
-    folds = []
+    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips if clip.speaker is not None}
+    folds: list[FoldScores] = []
     for fold in range(fold_B.max() + 1):
         tested_B = fold_B == fold
         rows = batch.rows(torch.from_numpy(tested_B))
-        speakers = {speaker_of[clip_id] for clip_id in rows.clip_ids} - {None}
-        about = {"n_clips": len(rows), "speakers": sorted(speakers)}
-        folds.append(about | scores(rows, {name: values[tested_B] for name, values in probabilities.items()}))
+        speakers = {speaker_of[clip_id] for clip_id in rows.clip_ids if clip_id in speaker_of}
+        measured = scores(rows, {name: values[tested_B] for name, values in probabilities.items()})
+        folds.append(
+            {
+                "n_clips": len(rows),
+                "speakers": sorted(speakers),
+                "subsets": measured["subsets"],
+                "available": measured["available"],
+            }
+        )
     return folds
 
 

@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.models.checkpoint_files import SEEN, WEIGHTS
 from emo_ray.reports import evaluation
+from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
@@ -59,14 +59,14 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
     return report_result(config, folder, content)
 
 
-def report_result(config: Config, folder: Path, content: dict[str, Any]) -> Result:
+def report_result(config: Config, folder: Path, content: EvaluationReport) -> Result:
     """What a person is shown of a report."""
     runs = tracking.command(config, cluster.store_root(config))
     lines = [*content["notes"], f"pictures and details: {folder / evaluation.PAGE}", f"all runs: {runs}"]
-    return Result(folder, content, evaluation.tables(content), lines)
+    return Result(folder, dict(content), evaluation.tables(content), lines)
 
 
-def track_report(config: Config, key: str, name: str, folder: Path, content: dict[str, Any]) -> None:
+def track_report(config: Config, key: str, name: str, folder: Path, content: EvaluationReport) -> None:
     """Log a report to MLflow, once for each run and tracking server: what is logged is noted beside the report."""
     root, note = cluster.store_root(config), folder.parent / f"{folder.name}.{TRACKED}"
     place = {"run": key, "uri": store.digest(config.tracking.uri), "experiment": config.tracking.experiment}
@@ -75,7 +75,7 @@ def track_report(config: Config, key: str, name: str, folder: Path, content: dic
         return
     run, split = tracking.open_run(config, root, key, name), content["split"]
     values = {f"{split}/{n}/{k}": v for n, scores in content["subsets"].items() if scores for k, v in scores.items()}
-    run.metrics(values | {f"{split}/available/{k}": v for k, v in content["available"].items()})
+    run.metrics(values | {f"{split}/available/{k}": v for k, v in (content["available"] or {}).items()})
     run.artifacts(folder, f"report-{folder.name}")
     run.finish()
     if run.server.flush() == 0:  # nothing waits for a server that is away
@@ -133,7 +133,8 @@ def _measure(
     label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
     batch, head = from_features(table.append_column("label", label)), checkpoint.load_fusion(path)
     probabilities = {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
-    content = report_of(batch, probabilities, prepared, judged.split) | {"checkpoint": path.name}
+    content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
+    content["checkpoint"] = path.name
     content["notes"] += judged.notes
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels)

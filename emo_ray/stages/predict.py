@@ -54,7 +54,7 @@ class Models:
     labels: tuple[str, ...]
     head: FusionHead
     encoders: dict[str, EncoderSpec]
-    modules: dict[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
+    modules: Mapping[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
     readings: Readings | None  # for the encoder of text
 
@@ -191,16 +191,17 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
             shards.write_part(*pickle.loads(row["task"]))
         return {"shard": row["shard"]}
 
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     if tasks:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
         # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait
         # for decoding; apart, they also decode while the actors load their models.
         dataset = dataset.map(decode, num_cpus=0.9 * cluster.task_cpus())
     arguments = config, models.path, models.readings, feature_folders, folder
     actor = {"fn_constructor_args": arguments, **actor_pool(config, len(rows))}
+    actor_class: Any = PredictActor  # Ray's types know functions alone
     clips = 0
     with progress("predicting", sum(len(plan.clips_of[name]) for name in missing), "clips") as advance:
-        for row in dataset.map(PredictActor, **actor).iter_rows():
+        for row in dataset.map(actor_class, **actor).iter_rows():
             clips += row["clips"]
             advance(row["clips"])
     return clips / (time.monotonic() - start_s)
@@ -242,7 +243,8 @@ def _table(
     shard: pa.Table, present_BM: np.ndarray, probabilities: Mapping[str, np.ndarray], labels: Sequence[str]
 ) -> pa.Table:
     """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
-    usable_B, together_BK = present_BM.any(axis=1), probabilities[TOGETHER]
+    usable_B = np.asarray(present_BM.any(axis=1))
+    together_BK = probabilities[TOGETHER]
 
     def where(usable_B: np.ndarray, values: Iterable, kind: pa.DataType) -> pa.Array:
         return pa.array([value if usable else None for value, usable in zip(values, usable_B, strict=True)], kind)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.shards import CONTENT
 from emo_ray.progress import progress, say
 from emo_ray.reports import pseudo_labels as report_page
+from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
 from emo_ray.stages.corpus import Corpus, is_labelled, open_corpus
 from emo_ray.stages.encoding.encoders import of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
@@ -232,7 +232,7 @@ def _table(
     table = predictions.table
     columns = {name: changed.get(name, table[name]) for name in table.column_names} | {
         "calibrated": listed(predictions.calibrated_BK),
-        "accepted": pa.array(np.equal(reason_B, None).astype(bool)),
+        "accepted": pa.array(_without_reason(reason_B)),
         "reason": pa.array(reason_B.tolist(), pa.string()),
         "threshold": pa.array(threshold_K[prediction_B], _FLOAT, mask=~usable_B),
         "round": pa.array(np.full(len(reason_B), config.pseudo.round, np.int32)),
@@ -242,18 +242,20 @@ def _table(
 
 
 def _report(
-    config: Config, prepared: Prepared, calibrations: list[dict], clips: Pool, reason_N: np.ndarray,
+    config: Config, prepared: Prepared, calibrations: list[Calibration], clips: Pool, reason_N: np.ndarray,
     threshold_K: np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
+) -> PseudoLabelReport:  # fmt: skip
     """The content of report.json: see `reports.pseudo_labels`."""
-    accepted_N, usable_N = np.equal(reason_N, None).astype(bool), clips.prediction_N >= 0
+    accepted_N, usable_N = _without_reason(reason_N), clips.prediction_N >= 0
     classes, edges = len(prepared.labels), np.linspace(0, 1, _BINS + 1)
     counts = {
         "labelled": _labelled(prepared),
         "predicted": np.bincount(clips.prediction_N[usable_N], minlength=classes),
         "accepted": np.bincount(clips.prediction_N[accepted_N], minlength=classes),
     }
-    groups = {"accepted": accepted_N, "refused": usable_N & ~accepted_N}
+    accepted_counts, refused_counts = (
+        np.histogram(clips.confidence_N[rows_N], edges)[0].tolist() for rows_N in (accepted_N, usable_N & ~accepted_N)
+    )
     return {
         "round": config.pseudo.round,
         "policy": config.pseudo.policy,
@@ -267,11 +269,17 @@ def _report(
         "calibration": calibrations,
         "confidence": {
             "edges": edges.tolist(),
-            **{name: np.histogram(clips.confidence_N[rows_N], edges)[0].tolist() for name, rows_N in groups.items()},
+            "accepted": accepted_counts,
+            "refused": refused_counts,
         },
         "broken_media": len({clip_id for clip_id, *_ in clips.broken}),
         "notes": list(prepared.notes),
     }
+
+
+def _without_reason(reason_N: np.ndarray) -> np.ndarray:
+    """Which clips are accepted, bool (N,): those that have no reason against them."""
+    return np.array([reason is None for reason in reason_N], bool)
 
 
 def _kind(reason: str) -> str:
@@ -280,7 +288,7 @@ def _kind(reason: str) -> str:
     return f"{start} as a clip of {clip.rsplit(' of ', 1)[-1]}" if clip else reason
 
 
-def _notes(report: dict, prepared: Prepared, pool: Collection[str], most: int | None) -> list[str]:
+def _notes(report: PseudoLabelReport, prepared: Prepared, pool: Collection[str], most: int | None) -> list[str]:
     notes = []
     for change in report["calibration"]:
         name, clips = change["checkpoint"], change["n"]
@@ -313,7 +321,7 @@ def _write_list(path: Path, header: Sequence[str], rows: Collection[Sequence[str
         csv.writer(stream).writerows([header, *rows])
 
 
-def _check_media(config: Config, folder: Path, report: dict[str, Any]) -> None:
+def _check_media(config: Config, folder: Path, report: PseudoLabelReport) -> None:
     """Say how many clips have broken media. Raises ValueError where they are too many."""
     broken, clips = report["broken_media"], report["clips"]
     if not broken:

@@ -7,16 +7,17 @@ the state after that round back.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, override, settings_of
 from emo_ray.config.job_settings import Rounds
-from emo_ray.data.prepared import MANIFEST, LabelOf, Prepared
+from emo_ray.data.prepared import MANIFEST, Prepared
 from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, WEIGHTS, read_config
 from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import say
@@ -76,11 +77,11 @@ def self_train(config: Config) -> Result:
         best = best_of(rounds)
         job.metrics({f"teacher/{name}": value for name, value in first.scores.items()})
         job.metrics({f"validation/{name}": value for name, value in best.scores.items()} | {"best_round": best.number})
-    content = {
-        "rounds": [_with_store_paths(root, round_) for round_ in rounds],
+    content: report_page.RoundsReport = {
+        "rounds": [_as_reported(root, round_) for round_ in rounds],
         "labelled": _counts(prepared.labels_of("train"), prepared.labels),
         "best": best.number,
-        "checkpoint": _with_store_paths(root, best)["checkpoint"],
+        "checkpoint": _in_store(root, _checkpoint(best)),
         "ended": ended,
     }
     folder = root / "self_train" / store.digest(VERSION, key, content)
@@ -92,12 +93,18 @@ def self_train(config: Config) -> Result:
     store.artefact(folder, {"kind": "self_train", "version": VERSION, "checkpoint": content["checkpoint"]}, fill)
     checkpoint = root / content["checkpoint"]  # an absolute one stays as it is
     lines = [f"picture: {folder / report_page.PAGE}", f"the best model: checkpoint={checkpoint}"]
-    return Result(folder, content | {"checkpoint": str(checkpoint)}, report_page.tables(content), lines)
+    return Result(folder, {**content, "checkpoint": str(checkpoint)}, report_page.tables(content), lines)
 
 
 def best_of(rounds: Sequence[Round]) -> Round:
     """The last round that was kept: each kept one was better than all before it."""
     return next(round_ for round_ in reversed(rounds) if round_.kept)
+
+
+def _checkpoint(round_: Round) -> str:
+    """The model of a round that was kept."""
+    assert round_.checkpoint is not None, "a round without a student is never kept"
+    return round_.checkpoint
 
 
 def judged(new: Round, rounds: Sequence[Round]) -> Round:
@@ -127,13 +134,23 @@ def why_over(rounds: Sequence[Round], settings: Rounds) -> str | None:
     return None
 
 
-def _with_store_paths(root: Path, round_: Round) -> dict:
+def _as_reported(root: Path, round_: Round) -> report_page.Round:
     """A round as rounds.json holds it: folders of the store by their path in it, so that the store may be moved."""
-    fields = asdict(round_)
-    for name in ("checkpoint", "pseudo_labels"):
-        if fields[name] is not None and Path(fields[name]).is_relative_to(root):
-            fields[name] = Path(fields[name]).relative_to(root).as_posix()
-    return fields
+    return {
+        "number": round_.number,
+        "taught_by": round_.taught_by,
+        "checkpoint": round_.checkpoint and _in_store(root, round_.checkpoint),
+        "pseudo_labels": round_.pseudo_labels and _in_store(root, round_.pseudo_labels),
+        "accepted": round_.accepted,
+        "drift": round_.drift,
+        "scores": round_.scores,
+        "gain": round_.gain,
+        "kept": round_.kept,
+    }
+
+
+def _in_store(root: Path, folder: str) -> str:
+    return Path(folder).relative_to(root).as_posix() if Path(folder).is_relative_to(root) else folder
 
 
 def _run_rounds(config: Config, corpus: Corpus, first: Round, job: tracking.Run) -> tuple[list[Round], str]:
@@ -147,7 +164,7 @@ def _run_rounds(config: Config, corpus: Corpus, first: Round, job: tracking.Run)
             new = judged(_run_round(config, corpus, number, teacher), rounds)
             rounds.append(new)
             accepted = sum(new.accepted.values())
-            values = {"accepted": accepted, "kept": new.kept, "taught_by": teacher.number}
+            values: dict[str, float] = {"accepted": accepted, "kept": new.kept, "taught_by": teacher.number}
             values |= {} if new.gain is None else {"gain": new.gain}
             run.metrics(values | {f"validation/{name}": value for name, value in new.scores.items()})
             if new.pseudo_labels is not None:
@@ -162,18 +179,19 @@ def _run_round(config: Config, corpus: Corpus, number: int, teacher: Round) -> R
     from emo_ray.data import pseudo
 
     prepared = corpus.prepared
-    labels = pseudo_label(override(config, {"checkpoint": teacher.checkpoint, "pseudo.round": number}), corpus)
+    teacher_checkpoint = _checkpoint(teacher)
+    labels = pseudo_label(override(config, {"checkpoint": teacher_checkpoint, "pseudo.round": number}), corpus)
     accepted = pseudo.read(labels.path, prepared.labels, config.train)
     counts = _counts(accepted.label_of, prepared.labels) if accepted.label_of else {}
     round_ = Round(number, teacher.number, None, str(labels.path), counts, _drift(prepared, counts), {})
     if not counts:
         return round_
-    changes = {"checkpoint": None, "train.pseudo_labels": str(labels.path)}
+    changes: dict[str, Any] = {"checkpoint": None, "train.pseudo_labels": str(labels.path)}
     if config.rounds.start == "warm":
-        changes["fusion.start_from"] = teacher.checkpoint
-        has_prompts = (Path(teacher.checkpoint) / EMOVCLIP).is_dir() and not config.tables.video
+        changes["fusion.start_from"] = teacher_checkpoint
+        has_prompts = (Path(teacher_checkpoint) / EMOVCLIP).is_dir() and not config.tables.video
         if config.train.pseudo_phases == "both" and has_prompts:  # else its EmoVCLIP is the teacher's anyway
-            changes["emovclip.start_from"] = teacher.checkpoint
+            changes["emovclip.start_from"] = teacher_checkpoint
     student, _ = train_model(override(config, changes), corpus)
     return replace(round_, checkpoint=str(student), scores=_validation_scores(student))
 
@@ -192,7 +210,11 @@ def _first(config: Config, corpus: Corpus) -> Round:
 
 def _scores_of(config: Config, corpus: Corpus, path: Path) -> dict[str, float]:
     """What a model from elsewhere reaches on the validation split of this corpus, decoded as that model needs it."""
-    changes = {"data.manifest": str(corpus.prepared.path / MANIFEST), "data.corpus": "table", "data.root": None}
+    changes: dict[str, Any] = {
+        "data.manifest": str(corpus.prepared.path / MANIFEST),
+        "data.corpus": "table",
+        "data.root": None,
+    }
     changes |= {"data.columns": {}, "checkpoint": str(path), "evaluate.split": "validation"}
     config = override(config, changes)
     model_config = of_checkpoint(config, path)
@@ -255,7 +277,7 @@ def _drift(prepared: Prepared, counts: dict[str, int]) -> list[str]:
     return [f"{label} {word}" for label, word in zip(prepared.labels, words, strict=True) if word]
 
 
-def _counts(label_of: LabelOf, labels: Sequence[str]) -> dict[str, int]:
+def _counts(label_of: Mapping[str, int], labels: Sequence[str]) -> dict[str, int]:
     counts = Counter(label_of.values())
     return {label: counts[k] for k, label in enumerate(labels)}
 

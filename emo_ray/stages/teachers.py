@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from emo_ray.config import Config, override
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.models.checkpoint_files import SEEN
+from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
 from emo_ray.stages.encoding.encoders import of_checkpoint
@@ -86,14 +88,14 @@ def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collecti
     return teachers
 
 
-def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Teacher], list[dict]]:
+def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Teacher], list[Calibration]]:
     """The teachers with their temperatures, and for each what changed (n, temperature, ece and nll before and after).
 
     After them one for the mean of them all, on the clips that none was trained on, where there are several teachers and
     such clips. `reliability` of each holds the bins before and after.
     """
     calibrated: list[Teacher] = []
-    changes: list[dict] = []
+    changes: list[Calibration] = []
     before_of: list[dict[str, np.ndarray]] = []  # for each teacher, clip_id -> probabilities (K,)
     after_of: list[dict[str, np.ndarray]] = []
     for teacher in teachers:
@@ -197,7 +199,7 @@ def _read(teacher: Teacher, parts: Iterable[str], label_of: Mapping[str, int]) -
     return ids, np.concatenate(probabilities)
 
 
-def _change(before_BK: np.ndarray, after_BK: np.ndarray, label_B: np.ndarray) -> dict:
+def _change(before_BK: np.ndarray, after_BK: np.ndarray, label_B: np.ndarray) -> Any:
     """What calibration did; None where there were no clips to see it on."""
     probabilities = {"before": before_BK, "after": after_BK}
     bins = {name: calibration.reliability(values_BK, label_B) for name, values_BK in probabilities.items()}

@@ -15,6 +15,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override, recipe, settings_of
 from emo_ray.data import splits
 from emo_ray.reports import sweep as report_page
+from emo_ray.reports.sweep_trials import SweepReport
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, clips_with_video, resolve_training
 from emo_ray.stages.result import Result
@@ -117,7 +118,7 @@ def _key(config: Config, plan: TrainingPlan) -> str:
     return store.digest(VERSION, settings_of(config, "sweep"), plan.key)
 
 
-def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) -> dict[str, Any]:
+def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) -> SweepReport:
     """All trials, and what the best of them is worth, as `reports.sweep` takes it."""
     from emo_ray.stages.sweeps.ray_tune import search_by_trials  # Ray and torch: a finished sweep needs neither
     from emo_ray.stages.sweeps.records import Records
@@ -130,7 +131,7 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
     records, notes = Records(config, Path(config.store.root), state / "trials", run), list(plan.prepared.notes)
     try:
         if trains_stacked(config):
-            folds = _folds(config, plan) if config.tune.folds else [_split(config, plan, run)]
+            folds = _folds(config, plan, config.tune.folds) if config.tune.folds else [_split(config, plan, run)]
             notes += [_NO_VIDEO] if config.tune.folds and plan.video_path is not None else []
             search_stacked(config, plan.prepared.labels, folds, records)
         else:
@@ -138,10 +139,10 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
     finally:
         seconds = before_s + time.monotonic() - begun_s
         store.write_text(seconds_file, json.dumps(seconds))
-    return _content(config, plan, records.table(), notes) | {"seconds": seconds}
+    return _content(config, plan, records.table(), notes, seconds)
 
 
-def _content(config: Config, plan: TrainingPlan, trials: list[dict], notes: list[str]) -> dict[str, Any]:
+def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[str], seconds: float) -> SweepReport:
     settings, params = config.tune, search.default_params(config)
     recipe_params = None if params is None else search.from_optuna(settings.space, params)
     default = next((trial["number"] for trial in trials if trial["params"] == recipe_params), None)
@@ -157,15 +158,19 @@ def _content(config: Config, plan: TrainingPlan, trials: list[dict], notes: list
             *notes,
             f"{BEST} has the settings that the best ended with, and its value is that of training with them",
         ]
-    names = ("objective", "search", "folds", "space")
-    return {name: settings.model_dump(mode="json")[name] for name in names} | {
+    return {
+        "objective": settings.objective,
+        "search": settings.search,
+        "folds": settings.folds,
+        "space": settings.model_dump(mode="json")["space"],
         "scheduler": "none" if settings.search == "pbt" else settings.scheduler,
         "bulk": trains_stacked(config),
         "trials": trials,
-        "best": best and best["number"],
+        "best": None if best is None else best["number"],
         "default": default,
         "retrained": retrained,
         "notes": notes,
+        "seconds": seconds,
     }
 
 
@@ -176,7 +181,7 @@ def _retrained(config: Config, plan: TrainingPlan) -> float:
     return search.objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
 
 
-def _write(folder: Path, config: Config, content: dict[str, Any]) -> None:
+def _write(folder: Path, config: Config, content: SweepReport) -> None:
     store.write_text(folder / SWEEP, json.dumps(content, indent=1, ensure_ascii=False))
     if content["best"] is not None:
         best = search.applied(config, content["trials"][content["best"]]["params"])
@@ -203,7 +208,7 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
     return Fold(with_targets(from_features(train_rows), plan.clips.pseudo), from_features(validation_rows))
 
 
-def _folds(config: Config, plan: TrainingPlan) -> "list[Fold]":
+def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     """The labelled clips of training and validation in folds that no speaker crosses, without video."""
     import torch
 
@@ -214,6 +219,6 @@ def _folds(config: Config, plan: TrainingPlan) -> "list[Fold]":
     label_of = plan.clips.labelled | plan.clips.validation
     batch = from_features(labelled(feature_rows(config, replace(plan, video_path=None), label_of), label_of))
     clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
-    fold_B = splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], config.tune.folds, config.seed)
-    held_out = [torch.from_numpy(fold_B == fold) for fold in range(config.tune.folds)]
+    fold_B = splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], count, config.seed)
+    held_out = [torch.from_numpy(fold_B == fold) for fold in range(count)]
     return [Fold(batch.rows(~mask_B), batch.rows(mask_B)) for mask_B in held_out]

@@ -41,8 +41,10 @@ def scores(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, Any]:
     return {"subsets": subsets, "available": available}
 
 
-def report_of(batch: FeatureBatch, probabilities: Probabilities, prepared: Prepared, split: str) -> dict[str, Any]:
-    """The report of these clips but for its `checkpoint`. Raises ValueError where none has any modality."""
+def report_of(batch: FeatureBatch, probabilities: Probabilities, prepared: Prepared, split: str) -> Any:
+    """The report of these clips (reports.evaluation.EvaluationReport) but for its `checkpoint`.
+
+    Raises ValueError where none has any modality."""
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     everything_BK, any_B = probabilities[EVERYTHING], present_BM.any(axis=1)
     if not any_B.any():

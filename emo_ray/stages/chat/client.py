@@ -98,7 +98,8 @@ class ChatRun:
         Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key. What was
         under way then has ended before.
         """
-        waiting, running = iter(prompts.items()), set()
+        waiting = iter(prompts.items())
+        running: set[asyncio.Task[ChatAnswer]] = set()
         try:
             while True:
                 free = 0 if self.budget.over.is_set() else self.config.concurrency - len(running)

@@ -121,7 +121,8 @@ def _ask(config: Config, folder: Path, prompts: dict[str, str], usage: Usage) ->
     # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
     # Ray keeps how actors are made.
     beside_us = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ChatActor.options(scheduling_strategy=beside_us).remote()
+    actor_class: Any = ChatActor  # Ray's decorator keeps the plain class's type
+    actor = actor_class.options(scheduling_strategy=beside_us).remote()
     spent = Usage()
     try:
         with progress(f"asking {config.annotate.model}", len(prompts), "transcripts") as advance:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,7 +41,7 @@ def write_contact_sheet(
         if clip.clip_id in part_of and clip.label in chosen and len(chosen[clip.label]) < STILLS:
             chosen[clip.label].append(clip.clip_id)
     clip_ids = [clip_id for ids in chosen.values() for clip_id in ids]
-    frames = {}
+    frames: dict[str, Any] = {}  # clip_id -> uint8 frames (T, H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
         table = pq.read_table(shards / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
         batch = video_from_shards(table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids))))

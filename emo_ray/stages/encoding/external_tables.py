@@ -21,23 +21,22 @@ _LONGEST_NAME = 250  # bytes that a file's name may have
 
 
 def check(encoder: EncoderSpec, corpus: Collection[str]) -> None:
-    """Raises ValueError where a source is none, holds a clip twice, or knows no clip of the corpus."""
+    """Raises ValueError where a source is none, holds a clip twice, or has no clip of the corpus."""
     for path in map(Path, encoder.sources):
-        theirs = set(tables.clip_ids(path))
-        shared = theirs.intersection(corpus)
+        source_ids = set(tables.clip_ids(path))
+        shared = source_ids.intersection(corpus)
         if not shared:
             raise ValueError(
-                f"{path}: found none of the {len(corpus)} clips of the manifest: it knows {_examples(theirs)}, and the "
-                f"manifest {_examples(corpus)}; expected the same clip_id in both (see data.columns.clip_id)"
+                f"{path}: found none of the {len(corpus)} clips of the manifest: it holds {_examples(source_ids)}, and "
+                f"the manifest {_examples(corpus)}; expected the same clip_id in both (see data.columns.clip_id)"
             )
-        if len(shared) < len(theirs):
-            say(
-                f"{path.name}: {len(theirs) - len(shared)} of its {len(theirs)} clips are not in the manifest: left out"
-            )
+        if len(shared) < len(source_ids):
+            left_out = len(source_ids) - len(shared)
+            say(f"{path.name}: {left_out} of its {len(source_ids)} clips are not in the manifest: left out")
 
 
-def tell(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> None:
-    """Say what the tables gave, and write the rows that could not be used with the reason, as bad_rows.csv."""
+def report_rows(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> None:
+    """Say how many clips the tables gave features of, and write the damaged rows with the reason to bad_rows.csv."""
     columns = ["clip_id", "present", "status"]
     table = pa.concat_tables([pq.read_table(folder / name, columns=columns) for name in parts])
     statuses = table["status"].to_pylist()
@@ -45,29 +44,30 @@ def tell(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> None:
     with (folder / BAD_ROWS).open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("clip_id", "status"), *bad])
     kinds = Counter(_kind(status) for status in statuses)
-    parts_of = [f"{kinds[kind]} {kind}" for kind in ("missing", "incomplete", "corrupt") if kinds[kind]]
-    where = f": {bad[0][0]!r} is {bad[0][1]}; all in {folder / BAD_ROWS}" if bad else ""
+    counts = "".join(f", {kinds[kind]} {kind}" for kind in ("missing", "incomplete", "corrupt") if kinds[kind])
+    example = f": {bad[0][0]!r} is {bad[0][1]}; all in {folder / BAD_ROWS}" if bad else ""
     names = ", ".join(Path(source).name for source in encoder.sources)
     present = pc.sum(table["present"]).as_py()
-    say(f"{encoder.modality}: {present} of {len(table)} clips in {names}" + "".join(f", {p}" for p in parts_of) + where)
+    say(f"{encoder.modality}: {present} of {len(table)} clips in {names}{counts}{example}")
 
 
-def export(own: Tables, folders: Mapping[str, Path], parts: Sequence[str]) -> list[Path]:
-    """Copy feature tables to `tables.export`, as `<modality>/CLIP_ID.npy` and `<modality>.parquet`; what was made.
+def export(settings: Tables, folders: Mapping[str, Path], parts: Sequence[str]) -> list[Path]:
+    """Copy feature tables to `tables.export` as `<modality>/CLIP_ID.npy` and `<modality>.parquet`; returns the paths.
 
     A clip without the modality has no file, and null in its row. Raises ValueError where files of other features lie
     there, or a clip_id cannot name a file.
     """
-    made = []
+    assert settings.export is not None, "the caller has a folder to export to"
+    paths = []
     for modality, folder in folders.items():
-        target = Path(own.export).absolute() / modality
-        if "npy" in own.export_as:
+        target = Path(settings.export).absolute() / modality
+        if "npy" in settings.export_as:
             _export_npy(target, folder, parts)
-            made.append(target)
-        if "parquet" in own.export_as:
-            made.append(target.with_suffix(".parquet"))
-            _export_parquet(made[-1], folder, parts)
-    return made
+            paths.append(target)
+        if "parquet" in settings.export_as:
+            paths.append(target.with_suffix(".parquet"))
+            _export_parquet(paths[-1], folder, parts)
+    return paths
 
 
 def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
@@ -88,20 +88,16 @@ def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
 
 
 def _export_parquet(target: Path, folder: Path, parts: Sequence[str]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with store.renamed(target) as temporary:
-        writer = None
+    # Lists of no fixed size: pyarrow writes null among fixed-size ones, and cannot read it.
+    schema = pa.schema({"clip_id": pa.string(), "feature": pa.list_(pa.float32())})
+    with store.renamed(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in _parts(folder, parts):
             absent = ~table["present"].to_numpy()
             values_BD = _values(table)
             ends_B = np.cumsum(np.where(absent, 0, values_BD.shape[1]))
             starts = pa.array(np.append(0, ends_B), pa.int32(), mask=np.append(absent, False))
-            # Lists of no fixed size: pyarrow writes null among those that have one, and cannot read it.
             rows = pa.ListArray.from_arrays(starts, pa.array(values_BD[~absent].ravel()))
-            made = pa.table({"clip_id": table["clip_id"], "feature": rows})
-            writer = writer or pq.ParquetWriter(temporary, made.schema, compression="zstd")
-            writer.write_table(made)
-        writer.close()
+            writer.write_table(pa.table({"clip_id": table["clip_id"], "feature": rows}))
 
 
 def _parts(folder: Path, parts: Sequence[str]) -> Iterator[pa.Table]:
@@ -123,9 +119,12 @@ def _file_name(clip_id: str) -> str:
 
 
 def _kind(status: str) -> str:
-    """Several sources of which one lacks a clip leave it incomplete."""
-    found = next((kind for kind in ("corrupt", tables.MISSING) if status.startswith(kind)), None)
-    return found or ("corrupt" if "corrupt" in status else tables.OK if status == tables.OK else "incomplete")
+    """A status as one word: ok, missing, corrupt, or incomplete where one of several sources lacks the clip."""
+    if status.startswith("corrupt") or status.startswith(tables.MISSING):
+        return "corrupt" if status.startswith("corrupt") else tables.MISSING
+    if "corrupt" in status:
+        return "corrupt"
+    return tables.OK if status == tables.OK else "incomplete"
 
 
 def _examples(names: Collection[str]) -> str:

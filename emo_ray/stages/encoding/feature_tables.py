@@ -56,7 +56,7 @@ def encode_corpus(
     if rows:
         _encode_with_progress(config, prepared, encoders, rows)
     for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
-        external_tables.tell(encoders[i], folders[encoders[i].modality], parts)
+        external_tables.report_rows(encoders[i], folders[encoders[i].modality], parts)
     return folders
 
 
@@ -147,4 +147,5 @@ def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -
     cluster.connect(config)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = actor_pool(config, len(rows))
-    yield from dataset.map(EncodeActor, fn_constructor_args=(encoders,), **pool).iter_rows()
+    actor: Any = EncodeActor  # Ray's types know functions alone
+    yield from dataset.map(actor, fn_constructor_args=(encoders,), **pool).iter_rows()

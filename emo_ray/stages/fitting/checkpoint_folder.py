@@ -46,13 +46,15 @@ def write_checkpoint(
 
 def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, str]:
     """The split of every clip that decided the weights, also of those that the weights it started from had seen."""
-    seen = {}
+    seen: dict[str, str] = {}
     for start in (config.emovclip.start_from, config.fusion.start_from):
         if start is not None and (Path(start) / SEEN).is_file():
             seen |= json.loads((Path(start) / SEEN).read_text(encoding="utf-8"))
     seen |= dict.fromkeys(phase.pseudo.target_of if phase.pseudo else (), "train")
-    judged = [clip for clip in prepared.clips if clip.split in ("train", "validation") and clip.label is not None]
-    return seen | {clip.clip_id: clip.split for clip in judged}
+    for clip in prepared.clips:
+        if clip.split in ("train", "validation") and clip.label is not None:
+            seen[clip.clip_id] = clip.split
+    return seen
 
 
 def _card_of_features(config: Config) -> list[str]:

@@ -190,5 +190,5 @@ def _class_weights(
     settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], classes: int
 ) -> torch.Tensor | None:
     """From the classes of the clips trained on; a pseudo-labelled clip counts for as much as it weighs."""
-    weight_B = clips.pseudo and clips.pseudo.weights(clip_ids)
+    weight_B = clips.pseudo.weights(clip_ids) if clips.pseudo else None
     return class_weights(settings, torch.tensor([clips.train[name] for name in clip_ids]), classes, weight_B)

@@ -88,7 +88,7 @@ def _state_folder(config: Config, phase: str, digest: str) -> Path:
 
 
 def _train_on_ray(
-    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], folder: Path
+    job: TrainingJob, config: Config, datasets: Mapping[str, ray.data.Dataset], folder: Path
 ) -> dict[str, Any]:
     workers = config.train.num_workers
     if job.train_rows < workers:
@@ -110,13 +110,14 @@ def _train_on_ray(
             storage_path=str(folder),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg] # typed as Train V1's
         ),
-        datasets=datasets,
+        datasets=dict(datasets),
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
-    result = trainer.fit()
-    with result.checkpoint.as_directory() as state:
+    checkpoint = trainer.fit().checkpoint
+    assert checkpoint is not None, "every epoch reports one"
+    with checkpoint.as_directory() as state:
         return loop.load_state(Path(state))["best"]
 
 
@@ -128,7 +129,7 @@ class _LocalTrainer(ray.train.torch.TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list:
-        callbacks = super()._create_default_callbacks()
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc] # a method of Train V2
         return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
 
 
@@ -177,7 +178,8 @@ class LocalReporter(loop.PlainReporter):
         return self.folder if (self.folder / loop.STATE).exists() else None
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
-        """The metrics first: an epoch that is listed but not kept is run again, and counts once."""
+        """Writes the metrics first: an epoch that is listed but not kept is run again, and counts once."""
+        assert state is not None, "a single process is rank 0"
         epoch_log.append(self.folder, metrics)
         with store.renamed(self.folder / loop.STATE) as temporary:
             shutil.copyfile(state / loop.STATE, temporary)
@@ -195,24 +197,24 @@ class Collate(ArrowBatchCollateFn):
     def __init__(self, function: Callable[[pa.Table], Batch]):
         self.function = function
 
-    def __call__(self, table: pa.Table) -> Batch:
+    def __call__(self, table: pa.Table) -> Batch:  # type: ignore[override] # Ray hands on what this returns
         """The batch of a table."""
         return self.function(table)
 
 
 def _worker(job: TrainingJob, config: Config, folder: Path, threads: int) -> None:
     """One Ray Train worker."""
-    device, rows = ray.train.torch.get_device(), {"train": ray.train.get_dataset_shard("train")}
+    device = ray.train.torch.get_device()
+    rows: dict[str, Rows] = {"train": ray.train.get_dataset_shard("train")}
     if device.type == "cpu":
         torch.set_num_threads(threads)
     with suppress(KeyError):
         rows["validation"] = ray.train.get_dataset_shard("validation")
     # A warm-started head may have projections for modalities that this corpus lacks: DDP must allow unused parameters.
-    unused = job.fusion and job.optimisation.start_from is not None
-    options = {"parallel_strategy_kwargs": {"broadcast_buffers": False, "find_unused_parameters": unused}}
-    _train_in_worker(
-        job, config, rows, RayTrainReporter(folder), device, partial(ray.train.torch.prepare_model, **options)
-    )
+    unused = job.fusion and config.fusion.start_from is not None
+    ddp_options = {"broadcast_buffers": False, "find_unused_parameters": unused}
+    wrap = partial(ray.train.torch.prepare_model, parallel_strategy_kwargs=ddp_options)
+    _train_in_worker(job, config, rows, RayTrainReporter(folder), device, wrap)
 
 
 def _train_in_worker(
@@ -236,12 +238,17 @@ def _train_in_worker(
         job.fusion,
     )
     if job.fusion:
-        features = job.collate(pa.concat_tables(rows["train"].iter_batches(batch_size=None, batch_format="pyarrow")))
+        features = job.collate(_all_rows(rows["train"]))
         train = partial(shuffled, features, batch_size, config.seed, passes=job.passes_per_epoch)
     else:
         train = partial(_train_batches, job, config, rows["train"], batch_size)
     validation = partial(_validation_batches, job, rows.get("validation"), reporter)
     return loop.fit(model, train, validation, settings, reporter)
+
+
+def _all_rows(rows: Rows) -> pa.Table:
+    blocks = rows.iter_batches(batch_size=None, batch_format="pyarrow")  # type: ignore[arg-type] # None: whole blocks
+    return pa.concat_tables(blocks)
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
@@ -258,13 +265,14 @@ def in_batches(
     seed: int | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """One pass over the rows in batches, made by threads while earlier ones are used; shuffled within a buffer."""
-    yield from rows.iter_torch_batches(
+    batches: Iterable[Any] = rows.iter_torch_batches(
         batch_size=batch_size,
         collate_fn=Collate(collate),
         prefetch_batches=2,
         local_shuffle_buffer_size=shuffle_buffer,
         local_shuffle_seed=seed,
     )
+    yield from batches
 
 
 def _validation_batches(job: TrainingJob, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import optuna
 import ray.tune
+from optuna.distributions import CategoricalDistribution
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -223,7 +224,9 @@ def _param_space(config: Config) -> dict[str, Any]:
     for key, form in config.tune.space.items() if config.tune.search == "pbt" else ():
         ((kind, values),) = form.items()
         if kind == "choice":
-            space[key] = ray.tune.choice(list(search.distributions({key: form})[key].choices))
+            distribution = search.distributions({key: form})[key]
+            assert isinstance(distribution, CategoricalDistribution), "a choice is categorical"
+            space[key] = ray.tune.choice(list(distribution.choices))
         else:
             low, high = values
             space[key] = getattr(ray.tune, kind)(low, high + 1 if kind == "randint" else high)

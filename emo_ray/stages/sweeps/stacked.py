@@ -60,7 +60,8 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
     space, processes = search.distributions(settings.space), _processes(config)
-    workers = [Worker.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
+    worker_class: Any = Worker  # Ray's decorator keeps the plain class's type
+    workers = [worker_class.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
     with progress("searching", settings.trials, "trials") as advance:
         advance(len(study.trials))
         while (begun := len(records.trials)) < settings.trials:
@@ -71,8 +72,10 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
             _record(trials, records, time.monotonic() - begun_s)
             store.write_text(finished_waves, json.dumps(len(records.trials)))
             for trial in trials:
-                pruned = {"state": optuna.trial.TrialState.PRUNED} if trial.state == PRUNED else {}
-                study.tell(trial.suggestion, None if pruned else trial.history[-1][1], **pruned)
+                if trial.state == PRUNED:
+                    study.tell(trial.suggestion, state=optuna.trial.TrialState.PRUNED)
+                else:
+                    study.tell(trial.suggestion, trial.history[-1][1])
             advance(len(trials), f"best {max(r['value'] for r in records.trials.values()):.3f}")
     for worker in workers:
         ray.kill(worker)

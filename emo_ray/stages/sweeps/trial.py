@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.tune
@@ -71,8 +72,8 @@ class TuneReporter:
         self.objective, self.epochs, self.video_path = config.tune.objective, config.train.epochs, video_path
         self.best: float | None = None
 
-    def __call__(self, phase: str, metrics: Mapping[str, float], checkpoint: ray.tune.Checkpoint | None = None) -> None:
-        """Report an epoch's metrics, as `on_epoch` gets them."""
+    def __call__(self, phase: str, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
+        """Report an epoch's metrics, as `on_epoch` gets them, with a checkpoint of Ray Tune where there is one."""
         phase_epoch = int(metrics["epoch"]) + 1
         report = {"phase": phase, "phase_epoch": phase_epoch, "metrics": dict(metrics)}
         if phase == "emovclip":
@@ -102,4 +103,5 @@ class PbtReporter(loop.PlainReporter):
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         """Report an epoch with its state."""
+        assert state is not None, "a single process is rank 0"
         self.reporter("fusion", metrics, ray.tune.Checkpoint.from_directory(state))
