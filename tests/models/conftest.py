@@ -16,7 +16,7 @@ TINY = {
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A config on a tiny ViT; keyword arguments are written over the open_clip model config."""
+    """Make a config on a tiny ViT; keyword arguments override its open_clip model config."""
 
     def make(changes=None, frames=4, name="tiny-vit", **architecture):
         path = tmp_path / f"{name}.json"
@@ -30,12 +30,12 @@ def tiny(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder_of(request, tmp_path_factory):
-    """From a name to the folder of a saved model: `saved(folder, *FAMILIES[name])` of the test's module, made once."""
-    made, module = {}, request.module
+    """The folder of a saved model by its name: `saved(folder, *FAMILIES[name])` of the test's module, run once."""
+    folders, module = {}, request.module
 
     def folder(name):
-        if name not in made:
-            made[name] = str(module.saved(tmp_path_factory.mktemp(name), *module.FAMILIES[name]))
-        return made[name]
+        if name not in folders:
+            folders[name] = str(module.saved(tmp_path_factory.mktemp(name), *module.FAMILIES[name]))
+        return folders[name]
 
     return folder

@@ -1,4 +1,4 @@
-"""Sound encoders: neighbours never matter, and pooling is what it says."""
+"""Sound encoders: neighbours never matter, and features are pooled as the docstrings say."""
 
 import math
 import shutil
@@ -79,7 +79,7 @@ WHISPER = {
 }  # fmt: skip
 NO_MASK, MASK = Wav2Vec2FeatureExtractor(), Wav2Vec2FeatureExtractor(return_attention_mask=True)
 ODD = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False, padding_value=0.5, padding_side="left")
-FAMILIES = {  # model, architecture, and what turns sound into its input
+FAMILIES = {  # model class, architecture, feature extractor
     "hubert-base": (HubertModel, HubertConfig(**SHAPE), NO_MASK),  # group norm
     "hubert-large": (HubertModel, HubertConfig(**SHAPE, **LARGE), MASK),
     "hubert-unmasked": (HubertModel, HubertConfig(**SHAPE, **LARGE), NO_MASK),
@@ -95,7 +95,7 @@ FAMILIES = {  # model, architecture, and what turns sound into its input
 
 
 def saved(folder, family, architecture, extract):
-    """A tiny model whose biases and norms are as far from their first values as training takes them."""
+    """A folder with a tiny model whose biases and norms are not the 0 and 1 they start with."""
     torch.manual_seed(0)
     model = family(architecture)
     for parameter in model.parameters():
@@ -117,7 +117,7 @@ def hubert(folder_of):
 
 
 def plainly(folder, wave, layers):
-    """What transformers gives for one clip without padding: the mean over its frames of the mean of layers."""
+    """The mean over frames of the mean over layers, of one clip without padding, computed with transformers."""
     extract, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     inputs = extract(wave.numpy(), sampling_rate=RATE, return_tensors="pt", return_attention_mask=False)
     with torch.inference_mode():
@@ -145,9 +145,9 @@ def test_functionals_are_finite_for_silence_and_for_short_sound(samples):
 
 def test_functionals_have_nothing_for_less_than_one_frame():
     encode = audio.build(Audio())
-    found = encode(batch_of(noise(1)[:399], WAVES[1], noise(1)[:1]))
-    assert found.isnan().all(dim=1).tolist() == [True, False, True]
-    assert torch.equal(found[1:2], encode(batch_of(WAVES[1])))
+    actual = encode(batch_of(noise(1)[:399], WAVES[1], noise(1)[:1]))
+    assert actual.isnan().all(dim=1).tolist() == [True, False, True]
+    assert torch.equal(actual[1:2], encode(batch_of(WAVES[1])))
 
 
 def test_functionals_hear_pitch_and_loudness():
@@ -176,7 +176,7 @@ def test_a_speech_model_is_the_mean_over_time_of_the_mean_of_layers(speech):
 
 @pytest.mark.parametrize("family", ["hubert-base", "hubert-batch-norm", "wavlm-base"])
 def test_a_mask_does_not_undo_padding_for_some_models(folder_of, family):
-    """Why these take clips of one length only; and that the tests above would notice."""
+    """So these models take clips of one length only. It also shows that the tests above would notice."""
     folder, waves = folder_of(family), [wave.numpy() for wave in WAVES[:2]]
     model = AutoModel.from_pretrained(folder).eval()
     inputs = MASK(waves, sampling_rate=RATE, padding=True, return_tensors="pt")
@@ -189,24 +189,24 @@ def test_a_mask_does_not_undo_padding_for_some_models(folder_of, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sound_shorter_than_the_receptive_field_has_no_feature(folder_of, family):
     encode, click = audio.build(Audio(encoder=folder_of(family), layers=(-1,))), noise(1)[:399]
-    found = encode(batch_of(click, WAVES[1], click[:1], WAVES[6]))
-    assert found.isnan().all(dim=1).tolist() == [True, False, True, False]
-    torch.testing.assert_close(found[1:2], encode(batch_of(WAVES[1])), atol=1e-5, rtol=0)
+    actual = encode(batch_of(click, WAVES[1], click[:1], WAVES[6]))
+    assert actual.isnan().all(dim=1).tolist() == [True, False, True, False]
+    torch.testing.assert_close(actual[1:2], encode(batch_of(WAVES[1])), atol=1e-5, rtol=0)
     assert encode(batch_of(click)).isnan().all()
 
 
 @given(samples=st.integers(0, 500), size=st.integers(1, 100), share=st.floats(0, 0.99))
 def test_windows_cover_every_moment_once(samples, size, share):
     overlap = int(share * size)
-    found = audio.windows(samples, size, overlap)
-    assert [first for *_, first, _ in found] == [0, *(last for *_, last in found[:-1])]
-    assert found[-1][1] == found[-1][3] == samples
-    assert all(start <= first <= last <= stop <= start + size for start, stop, first, last in found)
-    assert all(a[1] - b[0] == overlap for a, b in pairwise(found))
+    stretches = audio.windows(samples, size, overlap)
+    assert [first for *_, first, _ in stretches] == [0, *(last for *_, last in stretches[:-1])]
+    assert stretches[-1][1] == stretches[-1][3] == samples
+    assert all(start <= first <= last <= stop <= start + size for start, stop, first, last in stretches)
+    assert all(a[1] - b[0] == overlap for a, b in pairwise(stretches))
 
 
 def test_windows_give_what_the_whole_does_where_context_is_short(folder_of):
-    """State 0 knows five frames only, so that it shows whether each frame counts once."""
+    """Hidden state 0 depends on five frames only, so it shows whether each frame counts once."""
     folder, wave = folder_of("hubert-odd"), noise(5.3, 3)
     for window_s, overlap_s in ((1.0, 0.4), (2.0, 0.2), (3.0, 0.2), (5.0, 0.2)):
         encode = audio.build(Audio(encoder=folder, layers=(0,), window_s=window_s, overlap_s=overlap_s))
@@ -222,23 +222,23 @@ def test_windows_do_not_depend_on_neighbours(speech):
 
 
 def test_windows_that_cannot_be(folder_of):
-    with pytest.raises(ValueError, match=r"audio\.window_s=31 for a model of 30 s"):
+    with pytest.raises(ValueError, match=r"audio\.window_s=31 .* 30 s"):
         audio.build(Audio(encoder=folder_of("whisper"), window_s=31))
-    with pytest.raises(ValueError, match=r"audio\.overlap_s=2 with audio\.window_s=2"):
+    with pytest.raises(ValueError, match=r"audio\.overlap_s=2 .*audio\.window_s=2"):
         Audio(window_s=2, overlap_s=2)
 
 
 def test_digest_follows_what_decides_the_values_and_nothing_else(hubert, tmp_path):
-    own = Audio(encoder=hubert)
-    digest = audio_digest(own)
+    config = Audio(encoder=hubert)
+    digest = audio_digest(config)
     for same in (
         {"batch_size": 3},
         {"revision": "main"},
         {"encoder": str(shutil.copytree(hubert, tmp_path / "moved"))},
     ):
-        assert audio_digest(own.model_copy(update=same)) == digest
+        assert audio_digest(config.model_copy(update=same)) == digest
     others = ({"layers": (-1,)}, {"window_s": 20.0}, {"overlap_s": 1.0}, {"dtype": "bf16"}, {"encoder": "functionals"})
-    assert len({digest, *(audio_digest(own.model_copy(update=other)) for other in others)}) == 1 + len(others)
+    assert len({digest, *(audio_digest(config.model_copy(update=other)) for other in others)}) == 1 + len(others)
     model = HubertModel.from_pretrained(hubert)
     torch.nn.init.zeros_(model.encoder.layer_norm.bias)
     model.save_pretrained(tmp_path / "moved")
@@ -252,7 +252,7 @@ def test_a_model_that_is_nowhere_is_one_clear_message():
 
 def test_layers_that_the_model_has_not_are_named_with_the_range(hubert):
     for layers in ((9,), (-1, -7)):
-        with pytest.raises(ValueError, match=r"found layers .* expected numbers from -6 to 5: .* 6 hidden states"):
+        with pytest.raises(ValueError, match=r"layers .*-6 to 5"):
             audio.build(Audio(encoder=hubert, layers=layers))(batch_of(WAVES[0]))
 
 
@@ -267,7 +267,7 @@ def test_bf16_is_near_fp32_and_auto_means_fp32_here(hubert):
 
 AST = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 REFUSED = {
-    "found a model of 8000 Hz sound, expected 16000": (
+    "8000 Hz": (
         *FAMILIES["hubert-large"][:2],
         Wav2Vec2FeatureExtractor(1, 8000),
     ),
@@ -288,5 +288,5 @@ def test_damaged_weights_are_an_error_and_not_a_missing_feature(tmp_path):
     model = HubertModel.from_pretrained(folder)
     torch.nn.init.constant_(model.encoder.layers[4].feed_forward.output_dense.bias, torch.inf)
     model.save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"clip '0': found a feature that is not finite"):
+    with pytest.raises(ValueError, match=r"clip '0': .*audio\.encoder"):
         audio.build(Audio(encoder=str(folder), layers=(-1,)))(batch_of(WAVES[0]))

@@ -1,4 +1,4 @@
-"""CLIPs as others publish them give what their own libraries give."""
+"""CLIPs as others publish them give the same embeddings as in their own libraries."""
 
 import json
 
@@ -16,7 +16,7 @@ from emo_ray.models.clip_weights import read_state
 from emo_ray.models.identity import frozen_digest
 
 SIZES = {"width": 64, "layers": 2}
-# OpenAI's archives do not say their heads: they are 64 wide.
+# OpenAI's archives do not say how wide a head is: it is always 64.
 ARCHITECTURE = {
     "embed_dim": 24,
     "vision_cfg": {**SIZES, "image_size": 32, "patch_size": 16, "head_width": 64},
@@ -45,7 +45,7 @@ class Named(nn.Module):
 
 @pytest.fixture(scope="module")
 def published():
-    """A CLIP with weights that matter, in half precision as OpenAI publishes: (model, state)."""
+    """A CLIP whose weights are large enough to matter, in half precision as OpenAI publishes: (model, state)."""
     torch.manual_seed(5)
     model = open_clip.CLIP(**ARCHITECTURE, quick_gelu=True).eval()
     state = {name: (10 * value if "mlp" in name else value).half() for name, value in model.state_dict().items()}
@@ -73,10 +73,10 @@ def tokens():
     return open_clip.SimpleTokenizer()(WORDS, 24)
 
 
-def assert_same(ours, theirs, atol=1e-5):
+def assert_same(actual, expected, atol=1e-5):
     with torch.inference_mode():
-        torch.testing.assert_close(ours.encode_image(images()), theirs.encode_image(images()), atol=atol, rtol=0)
-        torch.testing.assert_close(ours.encode_text(tokens()), theirs.encode_text(tokens()), atol=atol, rtol=0)
+        torch.testing.assert_close(actual.encode_image(images()), expected.encode_image(images()), atol=atol, rtol=0)
+        torch.testing.assert_close(actual.encode_text(tokens()), expected.encode_text(tokens()), atol=atol, rtol=0)
 
 
 @scripting
@@ -95,7 +95,7 @@ def test_openais_own_file_has_quick_gelu_whatever_the_architecture_says(publishe
         other = open_clip.CLIP(**ARCHITECTURE).eval()
         other.load_state_dict(published[1])
         far = (other.encode_image(images()) - loaded.encode_image(images())).abs().max()
-    assert far > 1e-3  # and nothing but the numbers would tell
+    assert far > 1e-3  # without QuickGELU it would load as well, and only the numbers would differ
 
 
 @scripting
@@ -103,9 +103,9 @@ def test_openais_file_of_another_architecture_is_refused(published, named, tmp_p
     path = tmp_path / "ViT-X.pt"
     torch.jit.script(Named(published[1] | OPENAI)).save(str(path))
     config = named({"emovclip.weights": str(path)}, vision_cfg=ARCHITECTURE["vision_cfg"] | {"image_size": 48})
-    with pytest.raises(ValueError, match=r"positional_embedding of shape \(5, 64\) where it has \(10, 64\)"):
+    with pytest.raises(ValueError, match=r"ViT-X\.pt: .*positional_embedding .*\(5, 64\) .*\(10, 64\)"):
         clip.load_clip(config)
-    with pytest.raises(ValueError, match=r"ViT-X\.pt: found weights that do not fit ViT-B-32"):
+    with pytest.raises(ValueError, match=r"ViT-X\.pt: .*ViT-B-32"):
         clip.load_clip(override(config, {"emovclip.clip": "ViT-B-32"}))
 
 
@@ -115,10 +115,10 @@ def test_files_of_something_else_are_refused(published, tmp_path):
     torch.jit.script(Named(published[1])).save(str(archive))
     text.write_text("not weights")
     torch.save([1, 2], listed)
-    with pytest.raises(ValueError, match="TorchScript archive without input_resolution"):
+    with pytest.raises(ValueError, match=r"scripted\.pt: .*input_resolution"):
         read_state(archive)
     for path in (text, listed, tmp_path / "missing.pt"):
-        with pytest.raises(ValueError, match=f"{path.name}: found no weights of a CLIP"):
+        with pytest.raises(ValueError, match=f"{path.name}: found no weights"):
             read_state(path)
 
 
@@ -139,8 +139,8 @@ def of_folder(folder, changes=None):
 
 def test_open_clips_folder_brings_everything(open_clips_folder):
     config = of_folder(open_clips_folder)
-    loaded, theirs = clip.load_clip(config), open_clip.create_model(f"local-dir:{open_clips_folder}").eval()
-    assert_same(loaded, theirs)
+    loaded, expected = clip.load_clip(config), open_clip.create_model(f"local-dir:{open_clips_folder}").eval()
+    assert_same(loaded, expected)
     assert [value.flatten().tolist() for value in clip.pixel_statistics(loaded)] == [
         pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4, 0.5, 0.6])
     ]  # fmt: skip
@@ -160,18 +160,18 @@ def test_transformers_folder_gives_transformers_embeddings(tmp_path, activation)
     vision = {"hidden_size": 32, "intermediate_size": 70, "num_attention_heads": 2, "num_hidden_layers": 3}
     text |= {"hidden_act": activation, "max_position_embeddings": 24, "layer_norm_eps": 1e-3, "initializer_range": 0.5}
     vision |= {"hidden_act": activation, "image_size": 32, "patch_size": 8, "initializer_range": 0.5}
-    theirs = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)).eval()
+    expected = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in expected.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms start as 0 and 1
-    theirs.save_pretrained(tmp_path)
+    expected.save_pretrained(tmp_path)
     CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     ours = clip.load_clip(of_folder(tmp_path))
     with torch.inference_mode():
-        image, words = theirs(tokens(), images(), return_dict=False)[3:1:-1]
+        image, words = expected(tokens(), images(), return_dict=False)[3:1:-1]
         torch.testing.assert_close(ours.encode_image(images(), normalize=True), image, atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.encode_text(tokens(), normalize=True), words, atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.logit_scale, theirs.logit_scale)
+    torch.testing.assert_close(ours.logit_scale, expected.logit_scale)
     mean, std = (value.flatten().tolist() for value in clip.pixel_statistics(ours))
     assert mean == pytest.approx([0.1, 0.2, 0.3])
     assert std == pytest.approx(open_clip.OPENAI_DATASET_STD)
@@ -190,12 +190,12 @@ def hugging_face(tmp_path_factory):
 
 def test_a_folder_takes_no_weights_and_is_none(open_clips_folder, hugging_face, named):
     weights = open_clips_folder / "open_clip_model.safetensors"
-    with pytest.raises(ValueError, match=r"expected none, .* set emovclip\.weights=null"):
+    with pytest.raises(ValueError, match=r"emovclip\.weights=null"):
         frozen_digest(of_folder(open_clips_folder, {"emovclip.weights": str(weights)}))
-    with pytest.raises(ValueError, match=r"expected a file: folders go to emovclip\.clip"):
+    with pytest.raises(ValueError, match=r"emovclip\.weights: found the folder .*emovclip\.clip"):
         frozen_digest(named({"emovclip.weights": str(open_clips_folder)}))
-    with pytest.raises(ValueError, match="which do not say their activation, expected their folder"):
+    with pytest.raises(ValueError, match=r"emovclip\.weights: .*emovclip\.clip"):
         clip.load_clip(named({"emovclip.weights": str(hugging_face / "model.safetensors")}))
-    with pytest.raises(ValueError, match="with QuickGELU as the JSON beside it says"):
+    with pytest.raises(ValueError, match=r"emovclip\.weights: .*with QuickGELU"):
         clip.load_clip(named({"emovclip.weights": str(weights)}))
     clip.load_clip(named({"emovclip.weights": str(weights)}, quick_gelu=True))

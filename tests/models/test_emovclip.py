@@ -1,4 +1,4 @@
-"""EmoVCLIP against open_clip itself: no prompts is CLIP's mean over frames, prompts are a plain longer sequence."""
+"""EmoVCLIP against open_clip: without prompts it is CLIP's mean over frames, with prompts a longer sequence."""
 
 from functools import partial
 
@@ -66,12 +66,12 @@ KINDS = ("emovclip.local_prompts", "emovclip.summary_prompt", "emovclip.time_emb
 
 
 def trained_of(model):
-    """The parameters that video features depend on, and that training changes."""
+    """The trained parameters that video features depend on."""
     return [p for n, p in model.named_parameters() if p.requires_grad and n.startswith(("prompts", "time", "pooling"))]
 
 
 def with_biases(model):
-    """A fresh CLIP's biases are zero and its norms one, which would hide what is done wrong with them."""
+    """The model with random biases and norms: at 0 and 1, where they start, errors in their use would not show."""
     with torch.no_grad():
         for i, parameter in enumerate(p for p in model.clip.visual.parameters() if p.ndim == 1):
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
@@ -86,15 +86,17 @@ def test_it_equals_the_plain_formulation_and_so_do_its_gradients(tiny, kinds, fr
     model = with_biases(build(tiny({**on, "emovclip.global_prompts": global_prompts}, frames)))
     trained = trained_of(model)
     for clips in (1, 3):
-        images, made = frames_of(clips, frames), []
+        images, results = frames_of(clips, frames), []
         for encode in (model.encode_video, partial(reference.encode_video, model)):
             features_BD = encode(images)
             weight_BD = torch.randn(features_BD.shape, generator=torch.Generator().manual_seed(0))
-            made.append((features_BD, torch.autograd.grad((features_BD * weight_BD).sum(), trained) if trained else ()))
-        (ours, our_gradients), (plain, plain_gradients) = made
+            results.append(
+                (features_BD, torch.autograd.grad((features_BD * weight_BD).sum(), trained) if trained else ())
+            )
+        (ours, our_gradients), (plain, plain_gradients) = results
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
-        for mine, expected in zip(our_gradients, plain_gradients, strict=True):
-            assert (mine - expected).norm() <= 1e-4 * expected.norm() + 1e-7
+        for gradient, expected in zip(our_gradients, plain_gradients, strict=True):
+            assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-7
 
 
 def test_the_plain_formulation_is_open_clips_own_blocks_over_more_rows(tiny):

@@ -1,4 +1,4 @@
-"""The fusion head and modality dropout as probabilities and as a mask."""
+"""The fusion head and its modality dropout."""
 
 from collections import Counter
 from dataclasses import replace
@@ -53,9 +53,9 @@ def test_what_stands_in_an_absent_modality_reaches_neither_output_nor_gradient(g
     spoilt = {
         name: batch.features[name].masked_fill(~batch.present_BM[:, [m]], garbage) for m, name in enumerate(MODALITIES)
     }
-    expected, found = head(batch), head(replace(batch, features=spoilt))
-    assert torch.equal(found.logits_BK, expected.logits_BK)
-    found.logits_BK.square().sum().backward()
+    expected, output = head(batch), head(replace(batch, features=spoilt))
+    assert torch.equal(output.logits_BK, expected.logits_BK)
+    output.logits_BK.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
@@ -187,14 +187,14 @@ def test_the_head_is_what_its_formulas_say():
 
 
 def test_the_heads_random_decisions_come_from_one_draw_of_noise():
-    """Its dropout and its modality dropout are those of a head in evaluation that is shown the reduced mask."""
+    """Training on a seed equals evaluation with the mask that the same seed's noise gives."""
     head, batch = head_of(dropout=0.0, modality_dropout=0.7).train(), batch_of()
     torch.manual_seed(5)
-    found = head(batch)
+    output = head(batch)
     torch.manual_seed(5)
     chances, _ = split_noise(torch.rand(len(batch), noise_columns(16)), 0.0)
     shown = replace(batch, present_BM=drop_modalities(batch.present_BM, rates(0.7), chances))
-    assert torch.equal(found.logits_BK, head.eval()(shown).logits_BK)
+    assert torch.equal(output.logits_BK, head.eval()(shown).logits_BK)
 
 
 def test_scaling_standardises_and_survives_constants():
@@ -206,12 +206,12 @@ def test_scaling_standardises_and_survives_constants():
 
 
 def test_a_modality_that_no_training_clip_has_gets_no_place():
-    """Its mean would be NaN, and with it every later clip that has it."""
+    """The mean of its features would be NaN, and so would be the output of every later clip that has it."""
     present = torch.tensor([[True, False, True]] * 8)
     batch = batch_of(rows=8, present=present)
-    found = scalings(batch)
-    assert set(found) == {"video", "text"}
-    head = FusionHead(Fusion(hidden=8), found, classes=2).eval()
+    statistics = scalings(batch)
+    assert set(statistics) == {"video", "text"}
+    head = FusionHead(Fusion(hidden=8), statistics, classes=2).eval()
     assert head(batch_of(present=torch.ones(64, 3, dtype=torch.bool))).logits_BK.isfinite().all()
 
 
@@ -224,9 +224,9 @@ def test_a_value_that_is_not_known_is_the_training_clips_mean():
     head = FusionHead(Fusion(hidden=8), {"audio": statistics}, classes=2).eval()
     present = torch.tensor([[False, True, False]] * 40)
     filled = torch.where(features.isnan(), statistics[0], features)
-    found, expected = (head(batch_with(present, {"audio": x})) for x in (features, filled))
-    torch.testing.assert_close(found.logits_BK, expected.logits_BK)
-    found.logits_BK.sum().backward()
+    output, expected = (head(batch_with(present, {"audio": x})) for x in (features, filled))
+    torch.testing.assert_close(output.logits_BK, expected.logits_BK)
+    output.logits_BK.sum().backward()
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
 
 
@@ -236,12 +236,12 @@ def test_a_value_that_no_training_clip_knows_never_counts():
     present = torch.tensor([[False, True, False]] * 40)
     other = features.clone()
     other[:, 2] = 1e6
-    found, same = (head.eval()(batch_with(present, {"audio": x})) for x in (features, other))
-    assert torch.equal(found.logits_BK, same.logits_BK)
+    output, same = (head.eval()(batch_with(present, {"audio": x})) for x in (features, other))
+    assert torch.equal(output.logits_BK, same.logits_BK)
 
 
 def test_features_of_another_width_are_refused():
     batch = batch_of()
     wider = replace(batch, features={**batch.features, "audio": torch.zeros(64, 7)})
-    with pytest.raises(ValueError, match=r"found 7 audio features of a clip, expected 3.*tables\.audio"):
+    with pytest.raises(ValueError, match=r"found 7 audio features .*expected 3.*tables\.audio"):
         head_of()(wider)

@@ -86,9 +86,9 @@ def test_names_of_results_need_no_model_library(plain_folder, clip_folder, emovc
 def test_architectures_are_those_of_open_clip():
     names = [name for name in open_clip.list_models() if name in open_clip_configs()]  # others may be registered here
     assert len(names) == len(open_clip_configs()) > 100
-    own = [name for name in names if not _foreign(open_clip.get_model_config(name))]
-    assert len(own) > 30
-    for name in own:
+    supported = [name for name in names if not _foreign(open_clip.get_model_config(name))]
+    assert len(supported) > 30
+    for name in supported:
         source = clip_source(override(Config(), {"emovclip.clip": name}))
         assert source.architecture == open_clip.get_model_config(name)
 

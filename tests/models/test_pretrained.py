@@ -77,7 +77,7 @@ class OwnForCausalLM(PreTrainedModel):
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
-    """Where transformers copies the code that it runs, and whence it imports it."""
+    """Keep the folder that transformers copies custom code to, and the import path, out of other tests."""
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -96,7 +96,7 @@ def own_weights():
 
 
 def own_folder(folder, classes=("AutoModelForCausalLM",), prefix="model", code=CODE):
-    """A model folder as Baichuan2's: its code beside its weights, mapped to the causal class alone."""
+    """A model folder like Baichuan2's: code beside the weights, mapped to the causal class alone by default."""
     folder.mkdir()
     mapped = {name: f"modeling_own.{c}" for name, c in {"AutoModel": "OwnModel"}.items() if name in classes}
     mapped |= {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
@@ -137,7 +137,7 @@ def by_hand(sentence):
     ("classes", "prefix", "body"),
     [
         (("AutoModelForCausalLM",), "model", "OwnModel"),
-        (("AutoModelForCausalLM",), "", "OwnForCausalLM"),  # which does not say what it is built on
+        (("AutoModelForCausalLM",), "", "OwnForCausalLM"),  # a class without the name of its base model
         (("AutoModel", "AutoModelForCausalLM"), "model", "OwnModel"),
     ],
 )
@@ -152,9 +152,7 @@ def test_a_model_with_code_of_its_own_gives_its_hidden_states(tmp_path, classes,
 def test_code_runs_only_where_it_is_trusted_and_the_error_says_what_to_set(tmp_path):
     ran = tmp_path / "ran"
     folder = own_folder(tmp_path / "own", code=f"open({str(ran)!r}, 'w').close()\n{CODE}")
-    says = (
-        rf"own: found a model that needs code .* text\.trust_remote_code=true and text\.revision={code_digest(folder)}:"
-    )
+    says = rf"own: .*text\.trust_remote_code=true and text\.revision={code_digest(folder)}:"
     for use in (text_digest, text.build):
         with pytest.raises(ValueError, match=says):
             use(Text(encoder=str(folder)))
@@ -181,13 +179,13 @@ def test_code_from_another_repository_is_refused(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"]["AutoModelForCausalLM"] = "somebody/else--modeling.Model"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"another repository \(somebody/else--modeling.Model\)"):
+    with pytest.raises(ValueError, match=r"somebody/else--modeling.Model"):
         text.build(trusting(folder))
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "abc"])
 def test_branches_and_tags_pin_nothing(revision):
-    with pytest.raises(ValueError, match=rf"text\.revision={revision}, expected a commit of somebody/model \(40 hex"):
+    with pytest.raises(ValueError, match=rf"text\.revision={revision}, expected a commit of somebody/model"):
         text_digest(Text(encoder="somebody/model", trust_remote_code=True, revision=revision))
 
 
@@ -200,7 +198,7 @@ def test_branches_and_tags_pin_nothing(revision):
 )
 def test_code_that_fails_is_one_message(tmp_path, code, message):
     folder = own_folder(tmp_path / "own", code=code)
-    with pytest.raises(ValueError, match=rf"own: found nothing that .* can load.* code for it: {message}"):
+    with pytest.raises(ValueError, match=rf"own: .*code for it: {message}"):
         text.build(trusting(folder))
 
 
@@ -213,20 +211,20 @@ def bert(tmp_path):
 
 
 def test_a_checkpoint_that_lacks_weights_is_an_error_and_not_a_random_model(bert):
-    text.build(Text(encoder=str(bert)))  # without the pooler, which no hidden state needs
+    text.build(Text(encoder=str(bert)))  # it lacks the pooler, which no hidden state needs
     weights = load_file(bert / "model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, bert / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"no weights for encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(ValueError, match=r"encoder\.layer\.1\.output\.dense\.weight"):
         text.build(Text(encoder=str(bert)))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("config.json", r"bert: found nothing that AutoModel .* expected a whole model folder .* config\.json"),
-        ("model.safetensors", "bert: found nothing that AutoModel .* can load, expected a whole model folder"),
-        ("tokenizer*", "bert: found a tokenizer of 5 tokens for a model of 60"),  # which transformers makes up
+        ("config.json", r"bert: .*AutoModel .*config\.json"),
+        ("model.safetensors", "bert: .*AutoModel .*whole model folder"),
+        ("tokenizer*", "bert: .*tokenizer of 5 tokens .*60"),  # transformers makes one up
     ],
 )
 def test_a_folder_that_is_not_whole_is_one_message(bert, name, message):
@@ -241,7 +239,7 @@ def test_another_models_tokenizer_is_one_message(bert):
     with_more = tokenizer(*map(str, range(100)))
     with_more.save_pretrained(bert)
     encode = text.build(Text(encoder=str(bert)))
-    with pytest.raises(ValueError, match="found tokens beyond the model's 60, expected its own tokenizer"):
+    with pytest.raises(ValueError, match=r"bert: .*tokens beyond .*60"):
         encode(batch_of("i am 99"))
 
 

@@ -1,4 +1,4 @@
-"""Temporal pooling: it starts as the mean, and it can tell time, which the mean cannot."""
+"""Temporal pooling starts as the mean, and can learn the order of frames, which the mean cannot."""
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def test_clips_do_not_touch_each_other():
 
 
 def test_it_learns_what_the_mean_cannot_see():
-    """Which of two frames came first: the same frames in both orders, so their mean says nothing."""
+    """Clips of the same two frames in both orders; the label is the order, so the mean of frames says nothing."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 16, generator=generator)
     noise = 0.3 * torch.randn(200, 6, 16, generator=generator)

@@ -1,4 +1,4 @@
-"""What training decides, and the frozen rest in another dtype."""
+"""The trained part of a state, and the dtype of the frozen part."""
 
 import torch
 

@@ -40,12 +40,12 @@ def plain_error(probability_BK, label_B, bins=15):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_that_a_model_was_spoilt_with_is_found(temperature):
     probability_BK, label_B = world(0, temperature=temperature)
-    found = fit_temperature(probability_BK, label_B)
-    assert found == pytest.approx(temperature, rel=0.05)
-    own_BK = calibrated(probability_BK, found)
-    assert reliability(own_BK, label_B).error < 0.02
+    fitted = fit_temperature(probability_BK, label_B)
+    assert fitted == pytest.approx(temperature, rel=0.05)
+    calibrated_BK = calibrated(probability_BK, fitted)
+    assert reliability(calibrated_BK, label_B).error < 0.02
     if temperature != 1:
-        assert reliability(own_BK, label_B).error < reliability(probability_BK, label_B).error / 2
+        assert reliability(calibrated_BK, label_B).error < reliability(probability_BK, label_B).error / 2
 
 
 def test_no_other_temperature_is_likelier():
@@ -57,8 +57,8 @@ def test_no_other_temperature_is_likelier():
 
 def test_the_likelihood_is_that_of_scikit_learn():
     probability_BK, label_B = world(2, clips=200)
-    found = negative_log_likelihood(probability_BK, label_B)
-    assert found == pytest.approx(log_loss(label_B, probability_BK), abs=1e-5)
+    actual = negative_log_likelihood(probability_BK, label_B)
+    assert actual == pytest.approx(log_loss(label_B, probability_BK), abs=1e-5)
 
 
 @given(seed=SEEDS, temperature=st.floats(LEAST, MOST))
@@ -81,7 +81,7 @@ def test_certainty_stays_finite():
     assert np.isfinite(calibrated(sure_BK, 3.0)).all()
     assert np.isfinite(negative_log_likelihood(sure_BK, label_B))
     assert fit_temperature(sure_BK, np.array([1, 2, 0])) == pytest.approx(MOST, rel=1e-3)
-    right_BK = 0.2 + 0.4 * np.eye(3)  # all of them right: it cannot be too sure
+    right_BK = 0.2 + 0.4 * np.eye(3)  # all are right, so no confidence is too high
     assert fit_temperature(right_BK, np.arange(3)) == pytest.approx(LEAST, rel=1e-3)
 
 
@@ -98,22 +98,22 @@ def test_bins_are_those_of_scikit_learn(seed):
     probability_BK, label_B = world(seed, clips=100)
     right_B = probability_BK.argmax(axis=1) == label_B
     accuracy, confidence = calibration_curve(right_B, probability_BK.max(axis=1).astype(float), n_bins=15)
-    own = reliability(probability_BK, label_B)
-    filled = own.count > 0
-    np.testing.assert_allclose(own.accuracy[filled], accuracy)
-    np.testing.assert_allclose(own.confidence[filled], confidence)
-    assert np.isnan(own.accuracy[~filled]).all()
-    assert own.count.sum() == 100
-    assert len(own.edges) == 16
+    diagram = reliability(probability_BK, label_B)
+    filled = diagram.count > 0
+    np.testing.assert_allclose(diagram.accuracy[filled], accuracy)
+    np.testing.assert_allclose(diagram.confidence[filled], confidence)
+    assert np.isnan(diagram.accuracy[~filled]).all()
+    assert diagram.count.sum() == 100
+    assert len(diagram.edges) == 16
 
 
 def test_bins_and_error_by_hand():
     probability_BK = np.array([[0.55, 0.45], [0.6, 0.4], [0.1, 0.9], [0.0, 1.0]])
-    own = reliability(probability_BK, np.array([0, 1, 1, 1]), bins=10)
-    assert own.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 1, 1]  # 0.6 and 0.9 belong below
-    assert own.accuracy[5] == 0.5
-    assert own.confidence[5] == pytest.approx(0.575)
-    assert own.error == pytest.approx((2 * 0.075 + 0.1 + 0) / 4)
+    diagram = reliability(probability_BK, np.array([0, 1, 1, 1]), bins=10)
+    assert diagram.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 1, 1]  # 0.6 and 0.9 belong below
+    assert diagram.accuracy[5] == 0.5
+    assert diagram.confidence[5] == pytest.approx(0.575)
+    assert diagram.error == pytest.approx((2 * 0.075 + 0.1 + 0) / 4)
 
 
 def test_clips_without_probabilities_stay_so_and_count_nowhere():

@@ -1,4 +1,4 @@
-"""Training in memory: the loop's own weights, at the epoch that it says."""
+"""Training in memory leaves the model with the weights of the epoch that it names."""
 
 from dataclasses import replace
 
@@ -38,12 +38,12 @@ def test_the_model_is_left_at_the_best_epoch_or_at_the_last_without_validation()
 
 def test_the_seed_alone_decides_a_head():
     train = batch()
-    one, same, other = (
+    state, same, other = (
         in_memory.fit_head(train, None, config, 3).state_dict()
         for config in (CONFIG, CONFIG, CONFIG.model_copy(update={"seed": 5}))
     )
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["classify.weight"], other["classify.weight"])
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    assert not torch.equal(state["classify.weight"], other["classify.weight"])
 
 
 def test_chunks_are_the_batch_in_order():

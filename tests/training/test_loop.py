@@ -59,7 +59,7 @@ def plan(epochs):
 
 
 class Keeping(PlainReporter):
-    """Keeps every epoch's state in a folder, can start from one, and can die after an epoch."""
+    """A reporter that keeps every epoch's state in a folder, can restore one, and can fail after an epoch."""
 
     def __init__(self, folder, restored=None, dies_after=None):
         super().__init__()
@@ -106,17 +106,17 @@ def test_subsets_are_validated_on_the_clips_that_have_all_of_them_shown_nothing_
         replace(plan(1), subsets=True),
         reporter,
     )
-    found, wafs = reporter.history[0], []
-    assert found["val_waf"] == pytest.approx(metrics(*predict(head, [whole]))["waf"])
+    actual, wafs = reporter.history[0], []
+    assert actual["val_waf"] == pytest.approx(metrics(*predict(head, [whole]))["waf"])
     for name, names in SUBSETS.items():
         shown = torch.tensor([one in names for one in MODALITIES])
         rows = whole.rows(torch.tensor([all(row[shown]) for row in whole.present_BM]))
         expected = metrics(*predict(head, [replace(rows, present_BM=rows.present_BM & shown)]))
-        assert {k: found[f"val_{name}/{k}"] for k in ("waf", "uar")} == pytest.approx(
+        assert {k: actual[f"val_{name}/{k}"] for k in ("waf", "uar")} == pytest.approx(
             {k: expected[k] for k in ("waf", "uar")}
         )
         wafs.append(expected["waf"])
-    assert found["val_mean/waf"] == pytest.approx(sum(wafs) / 7)
+    assert actual["val_mean/waf"] == pytest.approx(sum(wafs) / 7)
 
 
 def test_a_subset_that_no_clip_has_all_of_is_not_measured():
@@ -124,12 +124,12 @@ def test_a_subset_that_no_clip_has_all_of_is_not_measured():
     whole = replace(whole, present_BM=whole.present_BM & torch.tensor([True, True, False]))
     reporter = PlainReporter()
     fit(model(), train, lambda epoch: [whole], replace(plan(1), subsets=True), reporter)
-    found = {name for name in SUBSETS if f"val_{name}/waf" in reporter.history[0]}
-    assert found == {"V", "A", "VA"}
+    actual = {name for name in SUBSETS if f"val_{name}/waf" in reporter.history[0]}
+    assert actual == {"V", "A", "VA"}
 
 
 def soft(batch):
-    """The same clips, every third of them pseudo-labelled, each with a weight of its own."""
+    """The same clips, every third of them pseudo-labelled, with random weights."""
     generator = torch.Generator().manual_seed(len(batch))
     target_BK = torch.eye(3)[batch.label_B]
     target_BK[::3] = torch.rand(len(batch), 3, generator=generator).softmax(dim=1)[::3]
@@ -141,16 +141,16 @@ def soft(batch):
 
 @pytest.mark.parametrize("class_weight_K", [None, torch.tensor([0.2, 1.0, 3.0])])
 @pytest.mark.parametrize("size", [1, 5, 15])
-@pytest.mark.parametrize("told", [lambda batch: batch, soft], ids=["labels", "targets"])
-def test_micro_batches_train_the_same_model(size, class_weight_K, told):
+@pytest.mark.parametrize("with_targets", [lambda batch: batch, soft], ids=["labels", "targets"])
+def test_micro_batches_train_the_same_model(size, class_weight_K, with_targets):
     states, losses = [], []
     for micro_batch_size in (None, size):
-        own = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": micro_batch_size})
+        settings = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": micro_batch_size})
         torch.manual_seed(0)
-        head = FusionHead(own, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
+        head = FusionHead(settings, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
         reporter = PlainReporter()
-        batches = [[told(batch) for batch in train(epoch)] for epoch in range(2)]
-        plan = LoopSettings(own, 2, 6, 3, class_weight_K=class_weight_K)
+        batches = [[with_targets(batch) for batch in train(epoch)] for epoch in range(2)]
+        plan = LoopSettings(settings, 2, 6, 3, class_weight_K=class_weight_K)
         states.append(fit(head, lambda epoch, b=batches: b[epoch], validation, plan, reporter)["model"])
         losses.append([m["train_loss"] for m in reporter.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -158,7 +158,7 @@ def test_micro_batches_train_the_same_model(size, class_weight_K, told):
         torch.testing.assert_close(value, states[1][name], atol=1e-4, rtol=1e-4)
 
 
-# One of two workers: the gradient of its half of a batch that is the same for both, after DDP's mean.
+# One of two workers: its gradient, after DDP's mean, on its half of a batch that both have.
 WORKER = """
 import sys, torch
 from emo_ray.training import loop
@@ -176,7 +176,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
-    """Their halves weigh differently, by clip and by class; with micro-batches and without."""
+    """The halves have different weights of clips and classes; with micro-batches and without."""
     heavy, work = torch.tensor([0.2, 1.0, 3.0]), {}
     for name, batch, class_weight_K in [
         ("labels", make_batch(16, 1), None),
@@ -185,20 +185,20 @@ def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
         ("both", soft(make_batch(16, 1)), heavy),
     ]:
         for size in (None, 3):
-            own = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
+            settings = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
             torch.manual_seed(0)
-            head = FusionHead(own, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
-            work[f"{name}-{size}"] = head, batch, LoopSettings(own, 1, 1, 0, class_weight_K=class_weight_K)
+            head = FusionHead(settings, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
+            work[f"{name}-{size}"] = head, batch, LoopSettings(settings, 1, 1, 0, class_weight_K=class_weight_K)
     torch.save(work, tmp_path / "work.pt")
     started = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     for name, (head, batch, plan) in work.items():
         expected = _backward(head, batch, plan, plan.class_weight_K)
-        found = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
-        torch.testing.assert_close((found[0].pop("loss") + found[1].pop("loss")) / 2, expected)
+        results = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
+        torch.testing.assert_close((results[0].pop("loss") + results[1].pop("loss")) / 2, expected)
         for key, parameter in head.named_parameters():
-            torch.testing.assert_close(found[0][key], parameter.grad, atol=1e-6, rtol=1e-4)
-            assert torch.equal(found[0][key], found[1][key])
+            torch.testing.assert_close(results[0][key], parameter.grad, atol=1e-6, rtol=1e-4)
+            assert torch.equal(results[0][key], results[1][key])
 
 
 def test_waiting_is_counted_where_it_is_spent():

@@ -1,4 +1,4 @@
-"""The loss against its formula, the weights against scikit-learn."""
+"""The loss against its formula, and class weights against scikit-learn."""
 
 from dataclasses import replace
 
@@ -23,37 +23,37 @@ SOFT = replace(BATCH, soft=SoftTargets(target_BK=TARGETS, weight_B=WEIGHTS))
 HEAVY = torch.tensor([0.5, 1.0, 2.0, 0.0])
 
 
-def found(batch, *options):
+def actual(batch, *options):
     return loss(Output(LOGITS, LOGITS), batch, *options)["cross_entropy"]
 
 
 def test_plain_cross_entropy_is_scikit_learns_log_loss():
-    assert found(BATCH).item() == pytest.approx(log_loss(LABELS, LOGITS.double().softmax(dim=1)), rel=1e-5)
+    assert actual(BATCH).item() == pytest.approx(log_loss(LABELS, LOGITS.double().softmax(dim=1)), rel=1e-5)
 
 
 def test_smoothing_mixes_the_label_with_a_uniform_target():
     target = 0.8 * torch.eye(4)[LABELS] + 0.2 / 4
     expected = -(target * LOGITS.log_softmax(dim=1)).sum(dim=1).mean()
-    torch.testing.assert_close(found(BATCH, 0.2), expected)
+    torch.testing.assert_close(actual(BATCH, 0.2), expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_soft_targets_of_equal_weight_are_torchs(smoothing):
     even = replace(BATCH, soft=SoftTargets(target_BK=TARGETS, weight_B=torch.full((20,), 0.3)))
-    torch.testing.assert_close(found(even, smoothing), F.cross_entropy(LOGITS, TARGETS, label_smoothing=smoothing))
+    torch.testing.assert_close(actual(even, smoothing), F.cross_entropy(LOGITS, TARGETS, label_smoothing=smoothing))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("class_weight_K", [None, HEAVY])
 def test_weighted_soft_targets_are_a_weighted_mean_of_what_each_clip_costs(smoothing, class_weight_K):
-    """Written out clip by clip and class by class."""
+    """The expected value is summed clip by clip and class by class."""
     heavy, above, below = (torch.ones(4) if class_weight_K is None else class_weight_K), 0.0, 0.0
     for logits, target, weight in zip(LOGITS.double(), TARGETS.double(), WEIGHTS.double(), strict=True):
         for k in range(4):
             nll = logits.logsumexp(dim=0) - logits[k]
             above += weight * heavy[k] * ((1 - smoothing) * target[k] + smoothing / 4) * nll
             below += weight * heavy[k] * target[k]
-    assert found(SOFT, smoothing, class_weight_K).item() == pytest.approx((above / below).item(), rel=1e-5)
+    assert actual(SOFT, smoothing, class_weight_K).item() == pytest.approx((above / below).item(), rel=1e-5)
     assert mass(SOFT, class_weight_K).item() == pytest.approx(below.item(), rel=1e-5)
 
 
@@ -62,9 +62,9 @@ def test_weighted_soft_targets_are_a_weighted_mean_of_what_each_clip_costs(smoot
 def test_a_certain_target_with_weight_one_is_its_label(smoothing, class_weight_K):
     certain = replace(BATCH, soft=SoftTargets(target_BK=torch.eye(4)[LABELS], weight_B=torch.ones(20)))
     options = smoothing, class_weight_K
-    torch.testing.assert_close(found(certain, *options), found(BATCH, *options))
+    torch.testing.assert_close(actual(certain, *options), actual(BATCH, *options))
     torch.testing.assert_close(
-        found(BATCH, *options),
+        actual(BATCH, *options),
         F.cross_entropy(LOGITS, LABELS, HEAVY if class_weight_K is not None else None, label_smoothing=smoothing),
     )
 
@@ -76,22 +76,22 @@ def test_a_clip_of_weight_two_is_that_clip_twice():
         soft=SoftTargets(target_BK=torch.eye(4)[LABELS], weight_B=torch.ones(20).index_fill(0, torch.tensor([3]), 2.0)),
     )
     expected = F.cross_entropy(LOGITS[[*range(20), 3]], twice.label_B, label_smoothing=0.1)
-    torch.testing.assert_close(found(heavier, 0.1), expected)
+    torch.testing.assert_close(actual(heavier, 0.1), expected)
 
 
 def test_balanced_weights_are_scikit_learns():
     labels = np.array([0] * 30 + [1] * 5 + [3] * 15)
     expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
-    found = balanced_weights(torch.tensor(labels), 4)
-    torch.testing.assert_close(found[[0, 1, 3]], torch.tensor(expected, dtype=torch.float32))
-    assert found[2] == 0
+    actual = balanced_weights(torch.tensor(labels), 4)
+    torch.testing.assert_close(actual[[0, 1, 3]], torch.tensor(expected, dtype=torch.float32))
+    assert actual[2] == 0
 
 
 def test_balanced_weights_count_a_clip_as_scikit_learn_does_with_sample_weights():
     labels, weights = np.array([0] * 30 + [1] * 5 + [3] * 15), np.linspace(0.1, 1, 50)
     classes = np.array([0, 1, 3])
     expected = compute_class_weight("balanced", classes=classes, y=labels, sample_weight=weights)
-    found = balanced_weights(torch.tensor(labels), 4, torch.tensor(weights, dtype=torch.float32))
-    torch.testing.assert_close(found[classes], torch.tensor(expected, dtype=torch.float32))
-    assert found[2] == 0
+    actual = balanced_weights(torch.tensor(labels), 4, torch.tensor(weights, dtype=torch.float32))
+    torch.testing.assert_close(actual[classes], torch.tensor(expected, dtype=torch.float32))
+    assert actual[2] == 0
     assert class_weights(Fusion(class_weights="none"), torch.tensor(labels), 4) is None

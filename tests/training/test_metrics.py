@@ -1,4 +1,4 @@
-"""Metrics against sums done by hand, and against scikit-learn."""
+"""Metrics against hand computation and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ F1 = [2 * 3 / (2 * 3 + 1 + 1), 2 * 2 / (2 * 2 + 1 + 0), 0.0]
 
 
 def test_against_sums_done_by_hand():
-    found = metrics(PROBABILITIES, LABELS)
-    assert found["n"] == 7
-    assert found["accuracy"] == pytest.approx(5 / 7)
-    assert found["uar"] == pytest.approx((3 / 4 + 1 + 0) / 3)
-    assert found["macro_f1"] == pytest.approx(sum(F1) / 3)
-    assert found["waf"] == pytest.approx((4 * F1[0] + 2 * F1[1]) / 7)
+    actual = metrics(PROBABILITIES, LABELS)
+    assert actual["n"] == 7
+    assert actual["accuracy"] == pytest.approx(5 / 7)
+    assert actual["uar"] == pytest.approx((3 / 4 + 1 + 0) / 3)
+    assert actual["macro_f1"] == pytest.approx(sum(F1) / 3)
+    assert actual["waf"] == pytest.approx((4 * F1[0] + 2 * F1[1]) / 7)
 
 
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 2**31))
@@ -29,7 +29,7 @@ def test_many_models_at_once_against_scikit_learn(clips, classes, seed):
     rng = np.random.default_rng(seed)
     label_B, guess_XB = rng.integers(classes, size=clips), rng.integers(classes, size=(2, 3, clips))
     counted = counts(guess_XB, label_B, classes)
-    found = of_counts(counted)
+    actual = of_counts(counted)
     options = {"labels": np.unique(label_B), "zero_division": 0}
     for x in np.ndindex(2, 3):
         guess_B = guess_XB[x]
@@ -40,7 +40,7 @@ def test_many_models_at_once_against_scikit_learn(clips, classes, seed):
             "uar": recall_score(label_B, guess_B, average="macro", **options),
             "macro_f1": f1_score(label_B, guess_B, average="macro", **options),
         }
-        assert {name: value[x] for name, value in found.items()} == pytest.approx(expected)
+        assert {name: value[x] for name, value in actual.items()} == pytest.approx(expected)
         assert metrics(np.eye(classes)[guess_B], label_B) == pytest.approx(expected | {"n": clips})
 
 
@@ -51,10 +51,10 @@ def test_per_class_and_confusion_cover_all_classes():
 
 
 def test_chance_is_what_constant_guesses_reach():
-    found = chance(LABELS, 4)
-    assert found["uniform_accuracy"] == 0.25
-    assert found["majority_accuracy"] == pytest.approx(4 / 7)
-    assert found["majority_waf"] == pytest.approx(4 / 7 * (2 * 4 / (2 * 4 + 3)))
+    actual = chance(LABELS, 4)
+    assert actual["uniform_accuracy"] == 0.25
+    assert actual["majority_accuracy"] == pytest.approx(4 / 7)
+    assert actual["majority_waf"] == pytest.approx(4 / 7 * (2 * 4 / (2 * 4 + 3)))
 
 
 def test_nothing_to_measure_is_an_error():

@@ -1,4 +1,4 @@
-"""Policies by hand, and what holds for all of them."""
+"""Policies against hand computation, and properties that all of them have."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ def policy(name, **settings):
 
 @st.composite
 def clips(draw, ties=True):
-    """Confidences (few distinct ones, so that many tie), predictions and what speaks against some."""
+    """Confidences (few distinct ones, so that many tie), predictions, and vetoes against some clips."""
     count = draw(st.integers(0, 60))
     values = st.sampled_from([0.4, 0.5, 0.6, 0.9, 1.0]) if ties else st.floats(0.34, 1, width=32)
     confidence_N = np.array(draw(st.lists(values, min_size=count, max_size=count)), np.float32)
     prediction_N = np.array(draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)), int)
-    against = draw(st.lists(st.sampled_from([None, None, "why"]), min_size=count, max_size=count))
-    return confidence_N, prediction_N, np.array([*against, None], object)[:-1]
+    veto = draw(st.lists(st.sampled_from([None, None, "why"]), min_size=count, max_size=count))
+    return confidence_N, prediction_N, np.array([*veto, None], object)[:-1]
 
 
 def kept(reason_N):
@@ -39,7 +39,7 @@ def kept(reason_N):
 def test_fixed_and_per_class_by_hand():
     assert policies.fixed(0.7, 3).tolist() == [0.7] * 3
     assert policies.per_class({"sad": 0.2}, 0.9, LABELS).tolist() == [0.9, 0.9, 0.2]
-    with pytest.raises(ValueError, match=r"pseudo\.thresholds: found joy, expected classes of angry, happy, sad"):
+    with pytest.raises(ValueError, match=r"pseudo\.thresholds: found joy, .*angry, happy, sad"):
         policies.per_class({"sad": 0.2, "joy": 0.1}, 0.9, LABELS)
 
 
@@ -57,8 +57,8 @@ def test_quantile_by_hand_with_a_floor():
 
 def test_adaptive_by_hand():
     """Two of angry, one of happy and none of sad pass 0.75; four of seven do not, so beta is 2/4, 1/4 and 0."""
-    found = policies.adaptive(CONFIDENCE_N, PREDICTION_N, 3, 0.75, 0.0)
-    np.testing.assert_allclose(found, [0.75 * 0.5 / 1.5, 0.75 * 0.25 / 1.75, 0.0])
+    actual = policies.adaptive(CONFIDENCE_N, PREDICTION_N, 3, 0.75, 0.0)
+    np.testing.assert_allclose(actual, [0.75 * 0.5 / 1.5, 0.75 * 0.25 / 1.75, 0.0])
     assert policies.adaptive(CONFIDENCE_N, PREDICTION_N, 3, 0.75, 0.2).tolist()[1:] == [0.2, 0.2]
     # Once most pass, the best learnt class has the whole threshold: 3 of angry, 2 of happy, 1 of sad of 0.45.
     np.testing.assert_allclose(
@@ -68,44 +68,44 @@ def test_adaptive_by_hand():
 
 
 @given(clips(), st.floats(0.05, 1))
-def test_adaptive_thresholds_rise_with_what_is_learnt_and_never_pass_the_fixed_one(given, threshold):
-    confidence_N, prediction_N, _ = given
-    found_K = policies.adaptive(confidence_N, prediction_N, 3, threshold, 0.0)
+def test_adaptive_thresholds_rise_with_what_is_learnt_and_never_pass_the_fixed_one(drawn, threshold):
+    confidence_N, prediction_N, _ = drawn
+    threshold_K = policies.adaptive(confidence_N, prediction_N, 3, threshold, 0.0)
     passed_K = np.bincount(prediction_N[confidence_N >= np.float32(threshold)], minlength=3)
-    assert (found_K <= threshold + 1e-12).all()
+    assert (threshold_K <= threshold + 1e-12).all()
     order = np.argsort(passed_K, kind="stable")
-    assert (np.diff(found_K[order]) >= -1e-12).all()
+    assert (np.diff(threshold_K[order]) >= -1e-12).all()
 
 
 def test_the_most_confident_by_hand():
     among_N = np.array([True, True, True, False, True, True, True])
-    found = policies.most_confident(CONFIDENCE_N, PREDICTION_N, among_N, np.array([2, 1, 0]))
-    assert np.flatnonzero(found).tolist() == [0, 1, 4]
+    actual = policies.most_confident(CONFIDENCE_N, PREDICTION_N, among_N, np.array([2, 1, 0]))
+    assert np.flatnonzero(actual).tolist() == [0, 1, 4]
     tied = policies.most_confident(np.full(4, 0.5, np.float32), np.zeros(4, int), np.ones(4, bool), np.array([2]))
     assert np.flatnonzero(tied).tolist() == [0, 1]
 
 
 @given(clips(), st.lists(st.integers(0, 9), min_size=3, max_size=3))
-def test_the_most_confident_are_as_many_as_may_be_and_none_better_is_left(given, most):
-    confidence_N, prediction_N, against_N = given
-    among_N = kept(against_N)
-    found_N = policies.most_confident(confidence_N, prediction_N, among_N, np.array(most))
+def test_the_most_confident_are_as_many_as_may_be_and_none_better_is_left(drawn, most):
+    confidence_N, prediction_N, veto_N = drawn
+    among_N = kept(veto_N)
+    chosen_N = policies.most_confident(confidence_N, prediction_N, among_N, np.array(most))
     for k in range(3):
-        own_N, chosen_N = among_N & (prediction_N == k), found_N & (prediction_N == k)
-        assert chosen_N.sum() == min(own_N.sum(), most[k])
-        assert not (chosen_N & ~own_N).any()
-        left = confidence_N[own_N & ~chosen_N]
-        assert not len(left) or not chosen_N.any() or left.max() <= confidence_N[chosen_N].min()
+        of_class_N, of_class_chosen_N = among_N & (prediction_N == k), chosen_N & (prediction_N == k)
+        assert of_class_chosen_N.sum() == min(of_class_N.sum(), most[k])
+        assert not (of_class_chosen_N & ~of_class_N).any()
+        left = confidence_N[of_class_N & ~of_class_chosen_N]
+        assert not len(left) or not of_class_chosen_N.any() or left.max() <= confidence_N[of_class_chosen_N].min()
 
 
 @given(clips(), st.integers(0, 70))
-def test_a_cap_is_kept_to_the_clip_and_shares_stay(given, most):
-    confidence_N, prediction_N, against_N = given
-    accepted_N = kept(against_N)
-    found_N = policies.capped(confidence_N, prediction_N, accepted_N, most)
-    assert found_N.sum() == min(accepted_N.sum(), most)
-    assert not (found_N & ~accepted_N).any()
-    before_K, after_K = (np.bincount(prediction_N[mask], minlength=3) for mask in (accepted_N, found_N))
+def test_a_cap_is_kept_to_the_clip_and_shares_stay(drawn, most):
+    confidence_N, prediction_N, veto_N = drawn
+    accepted_N = kept(veto_N)
+    chosen_N = policies.capped(confidence_N, prediction_N, accepted_N, most)
+    assert chosen_N.sum() == min(accepted_N.sum(), most)
+    assert not (chosen_N & ~accepted_N).any()
+    before_K, after_K = (np.bincount(prediction_N[mask], minlength=3) for mask in (accepted_N, chosen_N))
     if before_K.sum() > most:
         assert (np.abs(after_K - before_K * most / before_K.sum()) < 1).all()
 
@@ -129,33 +129,33 @@ def test_agreement_of_modalities_by_hand():
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@given(given=clips(), most=st.none() | st.integers(0, 40))
-def test_every_clip_is_kept_or_told_why_not(name, given, most):
-    confidence_N, prediction_N, against_N = given
-    own = policy(name, threshold=0.55, quota=3, floor=0.45)
-    reason_N, threshold_K = policies.select(own, confidence_N, prediction_N, against_N, LABELS, most)
+@given(drawn=clips(), most=st.none() | st.integers(0, 40))
+def test_every_clip_is_kept_or_told_why_not(name, drawn, most):
+    confidence_N, prediction_N, veto_N = drawn
+    settings = policy(name, threshold=0.55, quota=3, floor=0.45)
+    reason_N, threshold_K = policies.select(settings, confidence_N, prediction_N, veto_N, LABELS, most)
     assert threshold_K.dtype == np.float32
     assert threshold_K.shape == (3,)
     reached_N = confidence_N >= threshold_K[prediction_N]
-    for reason, against, reached in zip(reason_N, against_N, reached_N, strict=True):
-        expected = {against} if against else {None, OVER_QUOTA, OVER_CAP} if reached else {BELOW}
+    for reason, veto, reached in zip(reason_N, veto_N, reached_N, strict=True):
+        expected = {veto} if veto else {None, OVER_QUOTA, OVER_CAP} if reached else {BELOW}
         assert reason in expected
     accepted_N = kept(reason_N)
     assert most is None or accepted_N.sum() <= most
     if name == "quota":
         assert (np.bincount(prediction_N[accepted_N], minlength=3) <= 3).all()
     if most is None and name != "quota":
-        assert (accepted_N == (reached_N & kept(against_N))).all()
+        assert (accepted_N == (reached_N & kept(veto_N))).all()
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@given(given=clips(), seed=st.integers(0, 99))
-def test_thresholds_do_not_know_the_order_of_clips(name, given, seed):
-    confidence_N, prediction_N, _ = given
+@given(drawn=clips(), seed=st.integers(0, 99))
+def test_thresholds_do_not_know_the_order_of_clips(name, drawn, seed):
+    confidence_N, prediction_N, _ = drawn
     order = np.random.default_rng(seed).permutation(len(confidence_N))
-    own = policy(name, threshold=0.55, quota=3)
-    shuffled = policies.thresholds(own, confidence_N[order], prediction_N[order], LABELS)
-    np.testing.assert_allclose(shuffled, policies.thresholds(own, confidence_N, prediction_N, LABELS))
+    settings = policy(name, threshold=0.55, quota=3)
+    shuffled = policies.thresholds(settings, confidence_N[order], prediction_N[order], LABELS)
+    np.testing.assert_allclose(shuffled, policies.thresholds(settings, confidence_N, prediction_N, LABELS))
 
 
 def test_the_sure_are_kept_whatever_the_class_frequencies():
@@ -173,9 +173,9 @@ def test_the_sure_are_kept_whatever_the_class_frequencies():
 
 
 def test_reasons_against_a_clip_stay_and_keep_it_out_of_every_count():
-    against_N = NOTHING_N.copy()
-    against_N[0] = "speaker in test"
-    reason_N, threshold_K = policies.select(policy("quota", quota=2), CONFIDENCE_N, PREDICTION_N, against_N, LABELS, 2)
+    veto_N = NOTHING_N.copy()
+    veto_N[0] = "speaker in test"
+    reason_N, threshold_K = policies.select(policy("quota", quota=2), CONFIDENCE_N, PREDICTION_N, veto_N, LABELS, 2)
     np.testing.assert_allclose(threshold_K, [0.6, 0.7, 0.0], rtol=1e-6)
     # Of angry 0.8 and 0.6, happy 0.95 and 0.7, sad 0.5, two may stay: shares of 0.8, 0.8 and 0.4.
     assert reason_N.tolist() == ["speaker in test", None, OVER_CAP, None, OVER_CAP, OVER_CAP, BELOW]
@@ -201,6 +201,6 @@ def test_drift_by_hand():
 
 
 def test_named_thresholds_belong_to_one_policy():
-    with pytest.raises(ValueError, match=r"found pseudo\.thresholds with pseudo\.policy=quantile"):
+    with pytest.raises(ValueError, match=r"pseudo\.thresholds .*pseudo\.policy=quantile"):
         Pseudo(thresholds={"sad": 0.5})
     assert Pseudo(policy="per_class", thresholds={"sad": 0.5}).thresholds == {"sad": 0.5}

@@ -1,4 +1,4 @@
-"""The space of a sweep: what is suggested lies in it, and becomes a config."""
+"""The search space of a sweep: suggestions lie in it and become configs."""
 
 import numpy as np
 import optuna
@@ -20,8 +20,8 @@ SPACE = {
 }
 
 
-def config_of(space=SPACE, **own):
-    return load("mini", {"tune.space": space} | {f"tune.{key}": value for key, value in own.items()})
+def config_of(space=SPACE, **settings):
+    return load("mini", {"tune.space": space} | {f"tune.{key}": value for key, value in settings.items()})
 
 
 def ask(config, trials, seed=0):
@@ -33,54 +33,54 @@ def ask(config, trials, seed=0):
 @pytest.mark.parametrize("how", ["tpe", "random"])
 def test_suggestions_lie_in_the_space_and_the_seed_decides_them(how):
     config = config_of(search=how)
-    params = ask(config, 30)
-    assert params == ask(config, 30)
-    assert params != ask(config, 30, seed=1)
-    for one in params:
-        assert 1e-4 <= one["fusion.lr"] <= 1e-2
-        assert 0 <= one["fusion.dropout"] <= 0.6
+    suggestions = ask(config, 30)
+    assert suggestions == ask(config, 30)
+    assert suggestions != ask(config, 30, seed=1)
+    for params in suggestions:
+        assert 1e-4 <= params["fusion.lr"] <= 1e-2
+        assert 0 <= params["fusion.dropout"] <= 0.6
         for key in ("emovclip.summary_prompt", "audio.layers", "fusion.modality_dropout"):
-            assert one[key] in SPACE[key]["choice"]
-        applied = search.applied(config, one)
-        assert applied.fusion.lr == one["fusion.lr"]
-        assert applied.audio.layers == tuple(one["audio.layers"])
-        assert applied.fusion.modality_dropout == one["fusion.modality_dropout"]
-    assert {one["fusion.hidden"] for one in ask(config_of({"fusion.hidden": {"randint": [8, 9]}}), 30)} == {8, 9}
+            assert params[key] in SPACE[key]["choice"]
+        applied = search.applied(config, params)
+        assert applied.fusion.lr == params["fusion.lr"]
+        assert applied.audio.layers == tuple(params["audio.layers"])
+        assert applied.fusion.modality_dropout == params["fusion.modality_dropout"]
+    assert {params["fusion.hidden"] for params in ask(config_of({"fusion.hidden": {"randint": [8, 9]}}), 30)} == {8, 9}
 
 
 def test_the_recipe_is_a_point_of_a_space_that_holds_it():
     config = config_of()
     point = search.default_params(config)
     assert search.applied(config, search.from_optuna(SPACE, point)) == config
-    for key, given_ in {"fusion.lr": {"uniform": [0.5, 0.7]}, "fusion.hidden": {"choice": [7]}}.items():
-        assert search.default_params(config_of({**SPACE, key: given_})) is None
+    for key, dimension in {"fusion.lr": {"uniform": [0.5, 0.7]}, "fusion.hidden": {"choice": [7]}}.items():
+        assert search.default_params(config_of({**SPACE, key: dimension})) is None
 
 
 def test_a_rate_of_one_modality_leaves_the_others():
     config = config_of({"fusion.modality_dropout.video": {"uniform": [0.0, 1.0]}})
     rate = config.fusion.modality_dropout
-    found = search.applied(config, {"fusion.modality_dropout.video": 0.9}).fusion.modality_dropout
-    assert found == dict.fromkeys(MODALITIES, rate) | {"video": 0.9}
+    rates = search.applied(config, {"fusion.modality_dropout.video": 0.9}).fusion.modality_dropout
+    assert rates == dict.fromkeys(MODALITIES, rate) | {"video": 0.9}
     assert search.default_params(config) == {"fusion.modality_dropout.video": rate}
 
 
 def test_what_is_seen_of_a_trial_is_what_it_was():
-    own = config_of().tune
+    tune = config_of().tune
     params = ask(config_of(), 1)[0]
     record = {"params": params, "history": [[1, 0.2], [2, 0.3]], "value": 0.3, "state": "complete"}
-    complete = search.to_optuna_trial(own, record)
+    complete = search.to_optuna_trial(tune, record)
     assert (complete.value, complete.intermediate_values) == (0.3, {1: 0.2, 2: 0.3})
-    assert search.from_optuna(own.space, complete.params) == params
-    assert search.to_optuna_trial(own, record | {"state": "pruned"}).state == optuna.trial.TrialState.PRUNED
-    assert search.to_optuna_trial(own, record | {"state": "failed", "value": None, "history": []}).value is None
+    assert search.from_optuna(tune.space, complete.params) == params
+    assert search.to_optuna_trial(tune, record | {"state": "pruned"}).state == optuna.trial.TrialState.PRUNED
+    assert search.to_optuna_trial(tune, record | {"state": "failed", "value": None, "history": []}).value is None
 
 
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(1, 60))
 def test_rungs_lie_a_factor_apart_and_before_the_end(grace, factor, epochs):
-    found = search.rungs(config_of(grace_epochs=grace, reduction_factor=factor).tune, epochs)
-    assert found == [grace * factor**i for i in range(len(found))]
-    assert all(rung < epochs for rung in found)
-    assert grace * factor ** len(found) >= epochs
+    rungs = search.rungs(config_of(grace_epochs=grace, reduction_factor=factor).tune, epochs)
+    assert rungs == [grace * factor**i for i in range(len(rungs))]
+    assert all(rung < epochs for rung in rungs)
+    assert grace * factor ** len(rungs) >= epochs
     assert search.rungs(config_of(scheduler="none").tune, epochs) == []
 
 
@@ -88,7 +88,7 @@ def test_rungs_lie_a_factor_apart_and_before_the_end(grace, factor, epochs):
 def test_the_best_goes_on_and_at_least_one_in_factor(reached, factor):
     going = [value for value in reached if search.is_promoted(value, reached, factor)]
     assert max(reached) in going
-    assert len(going) > len(reached) / factor - 1  # a quantile of ties is a matter of rounding
+    assert len(going) > len(reached) / factor - 1  # rounding may put the quantile of ties above them
     assert min(going) >= max((value for value in reached if value not in going), default=-2)
     if len(set(reached)) == len(reached):
         assert len(going) <= int(np.ceil(len(reached) / factor)) + 1

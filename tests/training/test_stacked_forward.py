@@ -1,4 +1,4 @@
-"""Heads put together give what each of them gives by itself."""
+"""Stacked heads give what each of them gives alone."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ ROWS, HIDDEN = 64, 16
 
 
 def heads_of(count, names=MODALITIES, **changes):
-    """Heads in float64, where what rounding does is no excuse, with parameters that are all their own."""
+    """Heads with random parameters, in float64, where rounding explains no difference."""
     torch.manual_seed(0)
     statistics = {n: torch.stack([torch.zeros(SIZES[n]), torch.ones(SIZES[n])]) for n in names}
     heads = [FusionHead(Fusion(hidden=HIDDEN, **changes), statistics, classes=4).double() for _ in range(count)]
@@ -45,17 +45,17 @@ def projected(heads, batch, keeps=(None, None, None)):
     return tensors, rows
 
 
-def assert_same(found, expected):
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-10, rtol=0)
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, torch.stack(expected), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("lacking", [None, "audio"])
 def test_many_heads_at_once_are_each_of_them(lacking):
     batch, heads = clips(), heads_of(2, [n for n in MODALITIES if n != lacking])
     expected = [head.eval()(batch) for head in heads]
-    found = classify(*projected(heads, batch), batch.present_BM)
-    assert_same(found.logits_BK, [output.logits_BK for output in expected])
-    assert_same(found.features_BD, [output.features_BD for output in expected])
+    actual = classify(*projected(heads, batch), batch.present_BM)
+    assert_same(actual.logits_BK, [output.logits_BK for output in expected])
+    assert_same(actual.features_BD, [output.features_BD for output in expected])
 
 
 @pytest.mark.parametrize("rate", [0.4, {"video": 0.5, "audio": 0.1, "text": 0.0}])
@@ -70,20 +70,20 @@ def test_in_training_each_has_its_own_noise_and_rates(rate):
         noises.append(torch.rand(ROWS, noise_columns(HIDDEN), generator=torch.Generator().manual_seed(seed)))
     chances, keeps = split_noise(torch.stack(noises), torch.tensor(dropouts)[:, None, None])
     present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
-    found = classify(*projected(heads, batch, keeps), present, keeps[-1])
-    # The factors of dropout are float32 here and there, of a rate that is one here and a Python float there.
-    torch.testing.assert_close(found.logits_BK, torch.stack([o.logits_BK for o in expected]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.features_BD, torch.stack([o.features_BD for o in expected]), atol=1e-5, rtol=1e-5)
+    actual = classify(*projected(heads, batch, keeps), present, keeps[-1])
+    # Dropout's factors are float32; the rate is a tensor in the stacked form and a Python float in the plain one.
+    torch.testing.assert_close(actual.logits_BK, torch.stack([o.logits_BK for o in expected]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual.features_BD, torch.stack([o.features_BD for o in expected]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lacking", [None, "audio"])
 def test_subsets_at_once_are_what_each_head_says_of_each_alone(lacking):
-    """Of clips that lack modalities, and of heads that know no more than two."""
+    """This also holds for clips that lack modalities and for heads that know only two."""
     batch, heads = clips(), [head.eval() for head in heads_of(2, [n for n in MODALITIES if n != lacking])]
     at_once = classify_subsets(*projected(heads, batch), batch.present_BM, list(SUBSETS.values()))
-    for names, found in zip(SUBSETS.values(), at_once, strict=True):
+    for names, actual in zip(SUBSETS.values(), at_once, strict=True):
         shown = replace(batch, present_BM=batch.present_BM & torch.tensor([name in names for name in MODALITIES]))
-        assert_same(found, [head(shown).logits_BK for head in heads])
+        assert_same(actual, [head(shown).logits_BK for head in heads])
 
 
 def test_stacked_parameters_come_back_as_they_were():

@@ -1,4 +1,4 @@
-"""Heads trained together are the heads that the loop would train one by one."""
+"""Heads trained together become the heads that the loop would train one by one."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ EACH = {"video": 0.5, "audio": 0.1, "text": 0.3}
 
 
 def clips(count, seed, soft=False):
-    """With absent modalities, an unknown value, and classes that are not equally frequent."""
+    """Clips with absent modalities, an unknown value, and classes of different frequency."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(0, 6, (count,), generator=generator) % 4
     features = {
@@ -41,20 +41,20 @@ def clips(count, seed, soft=False):
     )
 
 
-def fresh(lane, train):
-    torch.manual_seed(lane.seed)
-    return FusionHead(lane.settings, scalings(train), 4)
+def fresh(config, train):
+    torch.manual_seed(config.seed)
+    return FusionHead(config.settings, scalings(train), 4)
 
 
-def alone(lane, train, validation):
-    """The loop's own training of one head: every epoch's metrics, and the weights after the last."""
-    head, reporter, own = fresh(lane, train), loop.PlainReporter(), lane.settings
-    weight_K = class_weights(own, train.label_B, 4, train.soft and train.soft.weight_B)
-    steps = -(-len(train) // own.batch_size) * own.passes_per_epoch
-    plan = loop.LoopSettings(own, EPOCHS, steps, lane.seed, class_weight_K=weight_K, subsets=True)
+def alone(config, train, validation):
+    """Train one head with the loop: the metrics of every epoch, and the final weights."""
+    head, reporter, settings = fresh(config, train), loop.PlainReporter(), config.settings
+    weight_K = class_weights(settings, train.label_B, 4, train.soft and train.soft.weight_B)
+    steps = -(-len(train) // settings.batch_size) * settings.passes_per_epoch
+    plan = loop.LoopSettings(settings, EPOCHS, steps, config.seed, class_weight_K=weight_K, subsets=True)
     loop.fit(
         head,
-        lambda epoch: in_memory.shuffled(train, own.batch_size, lane.seed, epoch, own.passes_per_epoch),
+        lambda epoch: in_memory.shuffled(train, settings.batch_size, config.seed, epoch, settings.passes_per_epoch),
         lambda epoch: in_memory.chunks(validation),
         plan,
         reporter,
@@ -62,19 +62,22 @@ def alone(lane, train, validation):
     return reporter.history, head.state_dict()
 
 
-def together(lanes, train, validation):
-    bulk = StackedHeads([fresh(lane, train) for lane in lanes], lanes, train, validation, EPOCHS)
-    epochs = [bulk.epoch() for _ in range(EPOCHS)]
-    return [[epoch[i] for epoch in epochs] for i in range(len(lanes))], [bulk.state(i) for i in range(len(lanes))]
-
-
-def lanes_of(*changes):
-    return [
-        HeadConfig(override(CONFIG, {f"fusion.{k}": v for k, v in own.items()}).fusion, seed) for seed, own in changes
+def together(configs, train, validation):
+    stacked = StackedHeads([fresh(config, train) for config in configs], configs, train, validation, EPOCHS)
+    epochs = [stacked.epoch() for _ in range(EPOCHS)]
+    return [[epoch[i] for epoch in epochs] for i in range(len(configs))], [
+        stacked.state(i) for i in range(len(configs))
     ]
 
 
-LANES = {
+def configs_of(*changes):
+    return [
+        HeadConfig(override(CONFIG, {f"fusion.{k}": v for k, v in settings.items()}).fusion, seed)
+        for seed, settings in changes
+    ]
+
+
+CHANGES = {
     "one seed": [(0, {}), (0, {"lr": 3e-3, "dropout": 0.0}), (0, {"modality_dropout": 0.0, "label_smoothing": 0.0})],
     "seeds": [(0, {}), (1, {}), (2, {"lr": 2e-3, "warmup_fraction": 0.0, "weight_decay": 0.3}), (1, {"dropout": 0.6})],
     "rates of each": [(0, {"modality_dropout": EACH}), (3, {"modality_dropout": {**EACH, "text": 0.9}})],
@@ -83,34 +86,34 @@ LANES = {
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "targets"])
-@pytest.mark.parametrize("changes", LANES.values(), ids=LANES)
-def test_each_lane_is_what_the_loop_makes_alone(changes, soft):
-    train, validation, lanes = clips(70, 0, soft), clips(90, 1), lanes_of(*changes)
-    curves, states = together(lanes, train, validation)
-    for lane, epochs, state in zip(lanes, curves, states, strict=True):
-        history, expected = alone(lane, train, validation)
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_each_head_is_what_the_loop_makes_alone(changes, soft):
+    train, validation, configs = clips(70, 0, soft), clips(90, 1), configs_of(*changes)
+    curves, states = together(configs, train, validation)
+    for config, epochs, state in zip(configs, curves, states, strict=True):
+        history, expected = alone(config, train, validation)
         assert [e.train_loss for e in epochs] == pytest.approx([h["train_loss"] for h in history], abs=1e-4)
         for name, value in state.items():
             torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
         for epoch, metrics in zip(epochs, history, strict=True):
-            found = loop.validation_metrics(epoch.counts_SKK, tuple(loop.SUBSETS))
-            assert found == pytest.approx({k: v for k, v in metrics.items() if k.startswith("val_")})
+            actual = loop.validation_metrics(epoch.counts_SKK, tuple(loop.SUBSETS))
+            assert actual == pytest.approx({k: v for k, v in metrics.items() if k.startswith("val_")})
 
 
-def test_lanes_that_are_taken_out_change_nothing_for_the_others():
+def test_heads_that_are_taken_out_change_nothing_for_the_others():
     train, validation = clips(70, 0), clips(90, 1)
-    lanes = lanes_of((0, {}), (1, {}), (0, {"lr": 3e-3}), (2, {}))
-    curves, states = together(lanes, train, validation)
-    bulk = StackedHeads([fresh(lane, train) for lane in lanes], lanes, train, validation, EPOCHS)
-    bulk.epoch()
-    bulk.select([0, 2, 3])
-    second = bulk.epoch()
+    configs = configs_of((0, {}), (1, {}), (0, {"lr": 3e-3}), (2, {}))
+    curves, states = together(configs, train, validation)
+    stacked = StackedHeads([fresh(config, train) for config in configs], configs, train, validation, EPOCHS)
+    stacked.epoch()
+    stacked.select([0, 2, 3])
+    second = stacked.epoch()
     assert [e.train_loss for e in second] == pytest.approx([curves[i][1].train_loss for i in (0, 2, 3)], abs=1e-5)
-    bulk.select([1])
-    bulk.epoch()
-    last = bulk.epoch()
+    stacked.select([1])
+    stacked.epoch()
+    last = stacked.epoch()
     assert last[0].train_loss == pytest.approx(curves[2][3].train_loss, abs=1e-5)
-    for name, value in bulk.state(0).items():
+    for name, value in stacked.state(0).items():
         torch.testing.assert_close(value, states[2][name], atol=1e-5, rtol=1e-4)
 
 
@@ -118,9 +121,9 @@ def test_a_modality_that_no_training_clip_has_is_absent_for_all():
     train, validation = clips(70, 0), clips(90, 1)
     train = replace(train, present_BM=train.present_BM & torch.tensor([True, True, False]))
     train = train.rows(train.present_BM.any(dim=1))
-    lanes = lanes_of((0, {}), (1, {}))
-    for lane, epochs in zip(lanes, together(lanes, train, validation)[0], strict=True):
-        history, _ = alone(lane, train, validation)
+    configs = configs_of((0, {}), (1, {}))
+    for config, epochs in zip(configs, together(configs, train, validation)[0], strict=True):
+        history, _ = alone(config, train, validation)
         assert [e.train_loss for e in epochs] == pytest.approx([h["train_loss"] for h in history], abs=1e-4)
 
 
@@ -129,25 +132,25 @@ def test_a_modality_that_only_the_start_knows_is_left_as_it_was():
     features = {name: rows for name, rows in everything.features.items() if name != "text"}
     train = replace(everything, features=features, present_BM=everything.present_BM & torch.tensor([True, True, False]))
     train = train.rows(train.present_BM.any(dim=1))
-    lanes = lanes_of((0, {}), (1, {}))
-    heads = [fresh(lane, everything) for lane in lanes]
-    bulk = StackedHeads(heads, lanes, train, validation, EPOCHS)
-    bulk.epoch()
-    bulk.select([1])
-    state = bulk.state(0)
+    configs = configs_of((0, {}), (1, {}))
+    heads = [fresh(config, everything) for config in configs]
+    stacked = StackedHeads(heads, configs, train, validation, EPOCHS)
+    stacked.epoch()
+    stacked.select([1])
+    state = stacked.state(0)
     for name, value in heads[1].named_parameters():
         assert torch.equal(state[name], value) is name.startswith("project.text"), name
 
 
 def test_without_validation_clips_nothing_is_counted():
-    lanes = lanes_of((0, {}))
-    assert together(lanes, clips(40, 0), None)[0][0][-1].counts_SKK is None
+    configs = configs_of((0, {}))
+    assert together(configs, clips(40, 0), None)[0][0][-1].counts_SKK is None
 
 
 @pytest.mark.parametrize(
     "change", [{"hidden": 8}, {"batch_size": 8}, {"passes_per_epoch": 1}, {"modality_dropout": EACH}]
 )
 def test_heads_of_other_shapes_are_refused(change):
-    lanes, train = lanes_of((0, {}), (0, change)), clips(40, 0)
+    configs, train = configs_of((0, {}), (0, change)), clips(40, 0)
     with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change))}"):
-        StackedHeads([fresh(lane, train) for lane in lanes], lanes, train, None, EPOCHS)
+        StackedHeads([fresh(config, train) for config in configs], configs, train, None, EPOCHS)
