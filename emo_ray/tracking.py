@@ -104,6 +104,20 @@ class Server:
         return _reason(error, self.address)
 
 
+class Nowhere(Server):
+    """In the place of a server where `tracking.enabled` is false: it drops all entries."""
+
+    def __init__(self) -> None:
+        self.address, self.has_answered = "", True
+
+    def write(self, call: Callable[[], None]) -> None:
+        """Drop the call."""
+
+    def flush(self) -> int:
+        """0: nothing is kept."""
+        return 0
+
+
 class Run:
     """One MLflow run that is being written to."""
 
@@ -176,11 +190,12 @@ class Run:
 
     def metrics(self, metrics: Mapping[str, float]) -> None:
         """Log metrics without an epoch, such as a report's; once, and again when they have changed."""
-        from mlflow.entities import Metric
-
-        values = [Metric(name, float(value), _now_ms(), 0) for name, value in metrics.items()]
+        now_ms = _now_ms()
 
         def send(run_id: str) -> None:
+            from mlflow.entities import Metric
+
+            values = [Metric(name, float(value), now_ms, 0) for name, value in metrics.items()]
             logged = self.server.client.get_run(run_id).data.metrics
             changed = [metric for metric in values if logged.get(metric.key) != metric.value]
             self.server.client.log_batch(run_id, metrics=changed)
@@ -233,8 +248,11 @@ def uri(config: Config, root: Path) -> str:
 def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None = None) -> Run:
     """The run with this key, running again, or a new one. `key` is the digest of what the run makes.
 
-    With a parent it is shown inside of it. Raises ValueError where `tracking.uri` has never answered in this process.
+    With a parent it is shown inside of it. Nothing is recorded where `tracking.enabled` is false. Raises ValueError
+    where `tracking.uri` has never answered in this process.
     """
+    if not config.tracking.enabled:
+        return Run(Nowhere(), key, parent)
     address = uri(config, root)
     try:
         server = _server(address)
@@ -261,6 +279,8 @@ def is_there(config: Config, root: Path) -> bool:
 
 def command(config: Config, root: Path) -> str:
     """The shell command that shows the runs, or where they are."""
+    if not config.tracking.enabled:
+        return "none are recorded (tracking.enabled is false)"
     if config.tracking.uri is not None:
         return "on the tracking server of tracking.uri"
     mlflow = Path(sys.executable).with_name("mlflow")

@@ -168,6 +168,19 @@ def test_the_command_shows_the_store_or_names_the_setting(root):
     assert SECRET not in tracking.command(config_of(f"http://me:{SECRET}@127.0.0.1"), root)
 
 
+def test_nothing_is_recorded_where_tracking_is_off(tmp_path):
+    config = config_of(**{"tracking.enabled": False})
+    run = tracking.open_run(config, tmp_path, KEY, "run")
+    with run.running():
+        run.epoch("fusion", EPOCHS[0])
+        run.metrics({"waf": 0.5})
+        run.tag("state", "complete")
+        run.artifacts(tmp_path, "files")
+        tracking.open_run(config, tmp_path, "child", "child", parent=run).finish()
+    assert list(tmp_path.iterdir()) == []
+    assert "tracking.enabled" in tracking.command(config, tmp_path)
+
+
 # A server that is away
 
 

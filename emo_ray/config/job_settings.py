@@ -245,6 +245,7 @@ class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
         None, "MLflow's tracking URI; on a cluster an http(s) server. null: an SQLite file in store.root."
     )
     experiment: str = setting("emo_ray", "Name of the MLflow experiment.")
+    enabled: bool = setting(True, "Whether runs are recorded at all.")
 
 
 class Cluster(Section, decides=NOTHING, owner="caller", in_recipe=False):

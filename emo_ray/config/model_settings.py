@@ -250,7 +250,7 @@ class Train(Section):
 
     num_workers: int = setting(
         1,
-        "Ray Train workers. 0: train and encode in the job's own process, on its GPU or on one core.",
+        "Ray Train workers. 0: train, encode and predict in the job's own process, on its GPU or on one core.",
         decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion"),
         normalised=shares,
         ge=0,

@@ -7,7 +7,7 @@ and nothing reads the environment.
 import difflib
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -26,7 +26,7 @@ from emo_ray.config.job_settings import (
     Store,
     Tracking,
 )
-from emo_ray.config.model_settings import VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
+from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 from emo_ray.config.sweep_settings import Tune
 
@@ -50,6 +50,13 @@ class Config(Section):
         owner="caller",
         path=True,
         in_recipe=False,
+    )
+    modalities: tuple[Literal["video", "audio", "text"], ...] = setting(
+        MODALITIES,
+        "Modalities that a model is trained on and sees; nothing is encoded or trained for the others.",
+        decides=by_value("fusion", "folds"),
+        normalised=lambda names: [name for name in MODALITIES if name in names],
+        min_length=1,
     )
     data: Data = Data()
     synthetic: Synthetic = Synthetic()

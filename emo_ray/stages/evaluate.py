@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
@@ -16,6 +17,10 @@ from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkp
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
+
+if TYPE_CHECKING:
+    from emo_ray.data.batch import FeatureBatch
+    from emo_ray.training.scoring import Probabilities
 
 VERSION = 1
 REPORT, PREDICTIONS, TRACKED = "report.json", "predictions.parquet", "tracked.json"
@@ -68,6 +73,8 @@ def report_result(config: Config, folder: Path, content: EvaluationReport) -> Re
 
 def track_report(config: Config, key: str, name: str, folder: Path, content: EvaluationReport) -> None:
     """Log a report to MLflow, once for each run and tracking server: what is logged is noted beside the report."""
+    if not config.tracking.enabled:
+        return
     root, note = cluster.store_root(config), folder.parent / f"{folder.name}.{TRACKED}"
     place = {"run": key, "uri": store.digest(config.tracking.uri), "experiment": config.tracking.experiment}
     logged = json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
@@ -80,6 +87,30 @@ def track_report(config: Config, key: str, name: str, folder: Path, content: Eva
     run.finish()
     if run.server.flush() == 0:  # nothing waits for a server that is away
         store.write_text(note, json.dumps([*logged, place]))
+
+
+def predict_subsets(
+    config: Config, path: Path, encoders: Sequence[EncoderSpec], prepared: Prepared, label_of: LabelOf
+) -> "tuple[FeatureBatch, Probabilities]":
+    """The features of labelled clips, made where they are missing, and a model's probabilities for every subset.
+
+    Features are small, so all clips are one batch.
+    """
+    # torch takes seconds to import, which a report that is there already does not need
+    import pyarrow as pa
+
+    from emo_ray.config.model_settings import SUBSETS
+    from emo_ray.data.batch import from_features
+    from emo_ray.models import checkpoint
+    from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+    from emo_ray.training.scoring import shown_only
+
+    parts = prepared.parts_with(label_of)
+    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts)
+    table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
+    label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
+    batch, head = from_features(table.append_column("label", label)), checkpoint.load_fusion(path)
+    return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
 
 
 def _folder(
@@ -116,23 +147,10 @@ def _measure(
     folder: Path, config: Config, path: Path, encoders: Sequence[EncoderSpec], prepared: Prepared,
     judged: JudgedClips,
 ) -> None:  # fmt: skip
-    """Write the report of a model on a split: features are small, so all clips of the split are one batch."""
-    # torch takes seconds to import, which a report that is there already does not need
-    import pyarrow as pa
+    """Write the report of a model on a split."""
+    from emo_ray.training.scoring import report_of, write_predictions
 
-    from emo_ray.config.model_settings import SUBSETS
-    from emo_ray.data.batch import from_features
-    from emo_ray.models import checkpoint
-    from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-    from emo_ray.training.scoring import report_of, shown_only, write_predictions
-
-    label_of = judged.label_of
-    parts = prepared.parts_with(label_of)
-    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts)
-    table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
-    label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
-    batch, head = from_features(table.append_column("label", label)), checkpoint.load_fusion(path)
-    probabilities = {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
+    batch, probabilities = predict_subsets(config, path, encoders, prepared, judged.label_of)
     content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
     content["checkpoint"] = path.name
     content["notes"] += judged.notes

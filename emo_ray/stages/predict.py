@@ -9,7 +9,7 @@ import json
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from emo_ray.stages.encoding.actor import actor_device, encode_rows, shard_colum
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.result import Result
+from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
 UNUSABLE = "no usable modality"
@@ -161,12 +162,16 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
 
 
 class PredictActor:
-    """An actor that predicts shard parts. It holds all encoders at once, so that a clip is one pass."""
+    """An actor, or without Ray an object, that predicts shard parts.
+
+    It holds all encoders at once, so that a clip is one pass.
+    """
 
     def __init__(
-        self, config: Config, path: Path, readings: Readings | None, feature_folders: Mapping[str, Path], folder: Path
-    ):
-        self.models = load_models(config, path, actor_device(), readings)
+        self, config: Config, path: Path, readings: Readings | None, feature_folders: Mapping[str, Path], folder: Path,
+        device: str | None = None,
+    ):  # fmt: skip
+        self.models = load_models(config, path, device or actor_device(), readings)
         self.feature_folders, self.folder = feature_folders, folder
 
     def __call__(self, row: dict) -> dict:
@@ -180,11 +185,33 @@ class PredictActor:
 
 
 def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[str], folder: Path) -> float:
-    """Predict these parts, in parallel and while missing shards are decoded; returns the clips per second."""
-    cluster.connect(config)
+    """Predict these parts while missing shards are decoded; returns the clips per second."""
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in missing]
+    arguments = config, models.path, models.readings, feature_folders, folder
+    run = _in_this_process if config.train.num_workers == 0 else _in_actors
+    clips = 0
+    with progress("predicting", sum(len(plan.clips_of[name]) for name in missing), "clips") as advance:
+        for row in run(config, rows, arguments):
+            clips += row["clips"]
+            advance(row["clips"])
+    return clips / (time.monotonic() - start_s)
+
+
+def _in_this_process(config: Config, rows: Sequence[dict], arguments: tuple) -> Iterator[dict]:
+    """Decode and predict one part after the other. `arguments` are those of `PredictActor`."""
+    with own_device(config) as device:
+        actor = PredictActor(*arguments, device=device.type)
+        for row in rows:
+            if row["task"]:
+                shards.write_part(*pickle.loads(row["task"]))
+            yield actor(row)
+
+
+def _in_actors(config: Config, rows: Sequence[dict], arguments: tuple) -> Iterator[dict]:
+    """Decode in Ray Data tasks and predict in actors. `arguments` are those of `PredictActor`."""
+    cluster.connect(config)
 
     def decode(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
         if row["task"]:
@@ -192,19 +219,14 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
         return {"shard": row["shard"]}
 
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    if tasks:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
+    must_decode = any(row["task"] for row in rows)
+    if must_decode:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
         # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait
         # for decoding; apart, they also decode while the actors load their models.
         dataset = dataset.map(decode, num_cpus=0.9 * cluster.task_cpus())
-    arguments = config, models.path, models.readings, feature_folders, folder
     actor = {"fn_constructor_args": arguments, **actor_pool(config, len(rows))}
     actor_class: Any = PredictActor  # Ray's types know functions alone
-    clips = 0
-    with progress("predicting", sum(len(plan.clips_of[name]) for name in missing), "clips") as advance:
-        for row in dataset.map(actor_class, **actor).iter_rows():
-            clips += row["clips"]
-            advance(row["clips"])
-    return clips / (time.monotonic() - start_s)
+    yield from dataset.map(actor_class, **actor).iter_rows()
 
 
 def _with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Table]) -> tuple[FeatureBatch, pa.Table]:

@@ -53,11 +53,12 @@ class Round:
     kept: bool = False
 
 
-def self_train(config: Config) -> Result:
+def self_train(config: Config, corpus: Corpus | None = None) -> Result:
     """Rounds of self-training until they bring nothing more; `checkpoint`, or a model trained here, teaches first.
 
-    The result's content is that of rounds.json, with the best checkpoint's path as other jobs take it. Raises
-    ValueError where rounds could not be judged, or the judgement would not be fair.
+    `corpus` is by default the one that `config.data` names. The result's content is that of rounds.json, with the best
+    checkpoint's path as other jobs take it. Raises ValueError where rounds could not be judged, or the judgement would
+    not be fair.
     """
     check_no_folds(config)
     if config.train.pseudo_labels is not None:
@@ -65,7 +66,7 @@ def self_train(config: Config) -> Result:
             f"found train.pseudo_labels={config.train.pseudo_labels}, expected none: self-training makes its own; "
             "jobs/train.py takes some from elsewhere"
         )
-    corpus = open_corpus(config, lambda clip: is_labelled(clip) or is_unlabelled(clip))
+    corpus = corpus or open_corpus(config, lambda clip: is_labelled(clip) or is_unlabelled(clip))
     prepared = corpus.prepared
     _check_clips(prepared)
     root = cluster.store_root(config)

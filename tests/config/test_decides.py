@@ -45,6 +45,7 @@ OTHER = {  # values for those of which no other can be made by rule
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
     "tune.objective": "VAT/uar",
     "claims.dropout_rates": [0.5],
+    "modalities": ["audio", "text"],
     "audio.layers": [-1],
     "text.layers": [-1],
     "audio.revision": "abc",

@@ -90,6 +90,14 @@ def test_sound_without_video_goes_through_the_same_stages(tiny_config, media_fil
     assert report["available"] == report["subsets"]["A"]
 
 
+def test_a_model_of_some_modalities_is_measured_on_those_alone(evaluated, tiny_config):
+    report = evaluate(override(tiny_config, {"modalities": ["video", "text"]})).content
+    assert [name for name, values in report["subsets"].items() if values] == ["V", "T", "VT"]
+    assert {n: report["subsets"][n]["n"] for n in ("V", "VT")} == {
+        n: evaluated.content["subsets"][n]["n"] for n in ("V", "VT")
+    }
+
+
 def test_a_split_without_labels_is_said(tiny_config, evaluated, media_files, tmp_path):
     table = tmp_path / "clips.csv"
     lines = ["clip_id,video,label,split", *(f"c{i},{media_files['clip']},,test" for i in range(2))]

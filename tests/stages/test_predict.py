@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def config(tiny_config, evaluated):
     """The tiny corpus and its trained model."""
     model = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
-    return override(tiny_config, {"checkpoint": str(model)})
+    return override(tiny_config, {"checkpoint": str(model), "train.num_workers": 1})  # in actors
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,16 @@ def test_a_loop_in_one_process_writes_the_same_bytes(predicted, prepared, models
             assert (tmp_path / part).read_bytes() == (predicted.path / part).read_bytes()
     finally:
         torch.set_num_threads(threads)
+
+
+def test_without_workers_the_jobs_own_process_writes_the_same_bytes(elsewhere, predicted, raw, tmp_path):
+    changes = {"train.num_workers": 0, "store.root": str(tmp_path / "store")}
+    made = predict(override(elsewhere, changes))
+    assert counts_of(made) == counts_of(predicted)
+    parts = {path.name: path.read_bytes() for path in predicted.path.glob("*.parquet")}
+    assert {path.name: path.read_bytes() for path in made.path.glob("*.parquet")} == parts
+    fresh = override(elsewhere, changes | {"data.manifest": str(raw)})  # clips that have to be decoded
+    assert predict(fresh).content["clips"] == 5
 
 
 def test_features_that_exist_stand_for_the_media(config, predicted, prepared, models, tmp_path):

@@ -106,6 +106,7 @@ def config(tiny_config, evaluated, labelled, folder):
             "checkpoint": str(teacher_of(tiny_config, evaluated, folder, 4)),
             "data.manifest": str(folder / "clips.parquet"),
             "pseudo.floor": 0.0,
+            "train.num_workers": 1,  # predictions in actors, which can be killed
         },
     )
 

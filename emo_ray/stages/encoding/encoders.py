@@ -57,7 +57,7 @@ class EncoderSpec:
 def frozen_encoders(config: Config, readings: Readings | None = None, without: Sequence[str] = ()) -> list[EncoderSpec]:
     """The encoders that no training changes: sound and text, or the tables of `tables.*` in the place of any.
 
-    The encoder of text uses `readings` where there are any.
+    The encoder of text uses `readings` where there are any. A modality that `modalities` lacks has no encoder.
     """
     digest = text_digest(config.text, readings.digest if readings else None)
     table = readings.path if readings else None
@@ -68,7 +68,7 @@ def frozen_encoders(config: Config, readings: Readings | None = None, without: S
         "text": lambda: EncoderSpec("text", digest, partial(_build_text, config.text), config.text.batch_size, table),
     }
     makers |= {name: partial(table_encoder, config, name) for name in config.tables.given}
-    return [make() for name, make in makers.items() if name not in without]
+    return [make() for name, make in makers.items() if name in config.modalities and name not in without]
 
 
 def table_encoder(config: Config, modality: str) -> EncoderSpec:

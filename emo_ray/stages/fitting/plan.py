@@ -128,7 +128,7 @@ def _training_clips(config: Config, prepared: Prepared) -> TrainingClips:
 
 def _emovclip_path(config: Config, prepared: Prepared, clips: TrainingClips, root: Path) -> Path | None:
     """Where the EmoVCLIP of this config and corpus lies or will lie; None where none is to be trained."""
-    if config.tables.video:
+    if config.tables.video or "video" not in config.modalities:
         return None
     usable = clips_with_video(config, prepared, clips)
     if not usable.train:

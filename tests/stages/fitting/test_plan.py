@@ -54,6 +54,15 @@ def test_what_changes_a_result_changes_its_name_and_no_other(plan_of, changes, p
     assert (plan.video_path != reference.video_path) is prompts_too
 
 
+def test_modalities_that_a_model_lacks_are_neither_encoded_nor_trained_for(plan_of):
+    whole, listened = plan_of({}), plan_of({"modalities": ["audio"]})
+    assert (listened.video_path, [encoder.modality for encoder in listened.frozen]) == (None, ["audio"])
+    assert listened.path != whole.path
+    seen = plan_of({"modalities": ["video"]})
+    assert (seen.video_path, seen.frozen) == (whole.video_path, ())
+    assert plan_of({"modalities": ["text", "audio", "video"]}).path == whole.path
+
+
 def test_what_training_starts_from_is_known_by_its_weights(plan_of, tmp_path):
     start = plan_of({}).path
     copied = shutil.copytree(start / checkpoint_files.EMOVCLIP, tmp_path / "copied")
