@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from emo_ray import config as configuration
 from emo_ray.config import Config, explain
-from emo_ray.progress import console, say
+from emo_ray.progress import console
 
 COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
 _USAGE = """\
@@ -23,15 +23,19 @@ one line, the path of the result, or with --json its content; progress and table
 already is not made again. STORE is the folder store.root, `artifacts` by default."""
 
 
-class Artefact(Protocol):
-    """What a stage returns: where its result lies, and what is worth knowing of it."""
+class JobResult(Protocol):
+    """What a job returns: where its result lies, and what is worth knowing of it."""
 
     @property
     def path(self) -> Path:
         """The result's file or folder."""
 
-    def summary(self) -> dict[str, Any]:
+    @property
+    def content(self) -> dict[str, Any]:
         """JSON-able values."""
+
+    def show(self) -> None:
+        """Print it for people."""
 
 
 def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | None = None) -> None:
@@ -40,8 +44,8 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
     `about`: the job's docstring, with an example and where the result lies. `sections`: of the config, beside COMMON.
     With `choice`, a word in front is that key's value.
 
-    All of stdout is one line: the artefact's path, with --json JSON. What the user can mend (a ValueError) is printed
-    as one message, with exit status 2.
+    All of stdout is one line: the path of the result, or with --json its content. What the user can mend (a ValueError)
+    is printed as one message, with exit status 2.
     """
     words = sys.argv[1:]
     flag = next((word for word in words if word in ("-h", "--help")), None)
@@ -52,7 +56,7 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
             shown = [explain.explain(word, explain.width()) for word in asked]
             print("\n\n".join(shown or [job_help(about, sections, choice)]), file=answer)
             return
-        artefact = _run(stage, [word for word in words if word != "--json"], choice)
+        result = _run(stage, [word for word in words if word != "--json"], choice)
     except Exception as error:
         message = _for_user(error)
         if message is None:
@@ -60,14 +64,11 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
         console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     if "--json" in words:
-        content = {"path": str(artefact.path), **artefact.summary()}
+        content = {"path": str(result.path), **result.content}
         print(json.dumps(content, ensure_ascii=False), file=answer, flush=True)
         return
-    if hasattr(artefact, "show"):
-        artefact.show()
-    else:
-        say(json.dumps(artefact.summary(), indent=1, ensure_ascii=False))
-    print(artefact.path, file=answer, flush=True)
+    result.show()
+    print(result.path, file=answer, flush=True)
 
 
 def job_help(about: str, sections: Sequence[str], choice: str | None = None) -> str:
@@ -112,7 +113,7 @@ def _lines(about: dict[str, str]) -> str:
     )
 
 
-def _run(stage: str, words: list[str], choice: str | None) -> Artefact:
+def _run(stage: str, words: list[str], choice: str | None) -> JobResult:
     """The stage's result for these words. Stages take seconds to import, so that comes when the config is known."""
     chosen = [f"{choice}={words.pop(0)}"] if choice and words and words[0] in configuration.choices(choice) else []
     recipe = words.pop(0) if words and "=" not in words[0] else "mini"
