@@ -1,7 +1,7 @@
 """Answers on disk: one folder per model, prompt, language and length of answer, shared by all corpora.
 
-Every run appends to a file of its own, one line an answer, each safe on disk before it counts. What a kill tears is the
-last line, which is left out when the files are read. A final answer is never asked for again, and never changes.
+Every run appends to a file of its own, one line an answer, and each line is safe on disk before it counts. A kill may
+tear the last line, which is left out when the files are read. Final answers never change.
 """
 
 import json
@@ -27,9 +27,9 @@ _PLACE = re.compile(r"{(transcript|language)}")
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What came of asking: a final status, `error: why`, or `budget`, and the reading where there is one.
+    """The outcome for one transcript: a final status, `error: why`, or `budget`, and the reading where there is one.
 
-    `cut` is an answer that ended at `annotate.max_answer_tokens`: what there is of it is used.
+    The status `cut` says that the answer ended at `annotate.max_answer_tokens`; its text is used as it is.
     """
 
     digest: str  # of transcript, prompt and model
@@ -41,12 +41,12 @@ class ChatAnswer:
 
     @property
     def final(self) -> bool:
-        """Whether it is never asked for again."""
+        """Whether the transcript is never asked about again."""
         return self.status in FINAL
 
 
 def settings(config: Annotate) -> dict:
-    """What decides an answer beside the transcript. Not the URL: a model may move."""
+    """The settings that decide an answer beside the transcript. The URL does not: a model may move."""
     return {**config.deciding("readings"), "temperature": TEMPERATURE, "version": VERSION}
 
 
@@ -57,15 +57,15 @@ def digest(config: Annotate, transcript: str) -> str:
 
 def filled(config: Annotate, transcript: str) -> str:
     """The prompt for a transcript."""
-    places = {"transcript": transcript, "language": config.language}
-    return _PLACE.sub(lambda place: places[place[1]], config.prompt)
+    values = {"transcript": transcript, "language": config.language}
+    return _PLACE.sub(lambda place: values[place[1]], config.prompt)
 
 
 def open_folder(root: Path, config: Annotate) -> tuple[Path, str]:
-    """The folder of these settings' answers, made where it is missing, and its own name.
+    """The folder of these settings' answers, made where it is missing, and its name, which is drawn once.
 
-    A model asked twice may answer otherwise, so settings do not tell what the answers are; the name, which is given
-    once, does: answers that are thrown away and asked for anew are others.
+    A model that is asked twice may answer differently, so the settings do not identify the answers. The name does: when
+    answers are deleted and asked for anew, their folder gets another name.
     """
     folder = root / "readings" / store.digest(settings(config))
     if not store.is_complete(folder):
@@ -75,8 +75,8 @@ def open_folder(root: Path, config: Annotate) -> tuple[Path, str]:
 
 
 def read(folder: Path) -> dict[str, ChatAnswer]:
-    """The final answers by digest. Lines that are torn are none."""
-    found: dict[str, ChatAnswer] = {}
+    """The final answers by digest; torn lines are left out."""
+    answers: dict[str, ChatAnswer] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
         *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends with its newline
         for line in lines:
@@ -85,13 +85,13 @@ def read(folder: Path) -> dict[str, ChatAnswer]:
             except (ValueError, TypeError):  # blocks of a file that a machine lost when it went down
                 continue
             if answer.final:
-                found.setdefault(answer.digest, answer)
-    return found
+                answers.setdefault(answer.digest, answer)
+    return answers
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Callable[[ChatAnswer], None]]:
-    """A function that appends an answer to this run's file; when it returns, the answer is on disk."""
+    """Yield a function that appends an answer to this run's file; when it returns, the answer is on disk."""
     path = folder / f"answers-{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
     parent = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,8 @@
-"""The actor that asks a chat endpoint, many prompts at a time, each until it has an answer or has had its attempts.
+"""The actor that sends prompts to a chat endpoint, many at a time, each until it is answered or out of attempts.
 
-One actor with one event loop: requests wait for the network, so a fraction of a core keeps hundreds under way, and with
-one counter and one writer budgets are exact and nothing is asked twice. Kept light, as it is a process of its own.
+There is one actor with one event loop. Requests wait for the network, so a fraction of a core keeps hundreds of them
+running; one counter keeps the budget exact, and one writer ensures that nothing is asked twice. The module imports
+little, because the actor is a process of its own.
 """
 
 import asyncio
@@ -24,13 +25,13 @@ from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer
 
 _TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
-_AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may do better later
+_AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may succeed later
 _LONGEST_WHY = 200  # characters of an error's reason that are kept
 
 
 @dataclass(frozen=True)
 class Done:
-    """An answer, and what the run has used up to it."""
+    """An answer, and what the run has used until then."""
 
     answer: ChatAnswer
     requests: int
@@ -39,17 +40,17 @@ class Done:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one request. `tokens` is None where an answer did not say."""
+    """The outcome of one request. `tokens` is None where the answer did not tell."""
 
     status: str
     reading: str | None = None
     tokens: tuple[int, int] | None = (0, 0)  # of the prompt and of the answer
-    again: bool = False  # it may do better later
-    wait_s: float = 0.0  # what the endpoint asked for
+    again: bool = False  # the same request may succeed later
+    wait_s: float = 0.0  # how long the endpoint asked to wait
 
 
 class Budget:
-    """What a run may still send. A request holds its most possible tokens until it is known what it took."""
+    """What a run may still send. A request reserves the most tokens it can take until its real use is known."""
 
     def __init__(self, most_requests: int | None, most_tokens: int | None):
         self.most_requests = most_requests or float("inf")
@@ -58,7 +59,7 @@ class Budget:
         self.over, self.changed = asyncio.Event(), asyncio.Event()  # over: nothing more is sent
 
     async def take(self, tokens: int) -> bool:
-        """Count a request of at most so many tokens; false where there is no room for it, and none will come."""
+        """Reserve a request of at most so many tokens; false where the budget has no room for it and never will."""
         while not self.over.is_set():
             if self.tokens + self.held + tokens <= self.most_tokens:
                 self.requests, self.held = self.requests + 1, self.held + tokens
@@ -67,19 +68,19 @@ class Budget:
                 return True
             if self.held:
                 self.changed.clear()
-                await self.changed.wait()  # for what others hold and do not use
+                await self.changed.wait()  # others may give back tokens that they reserved and did not use
             else:
                 self.over.set()
         return False
 
     def settle(self, held: int, used: int) -> None:
-        """Give back what a request held, less what it used."""
+        """Give back the tokens that a request reserved and did not use."""
         self.held, self.tokens = self.held - held, self.tokens + used
         self.changed.set()
 
 
 class ChatRun:
-    """A run: its client, its budget, until when the endpoint wants to be left alone, and what is wrong with it."""
+    """One run of asking: its client, its budget, how long the endpoint asked to wait, and what the user must mend."""
 
     def __init__(self, config: Annotate, seed: int, key: SecretStr | None, write: Callable[[ChatAnswer], None]):
         self.config, self.seed, self.write = config, seed, write
@@ -89,14 +90,14 @@ class ChatRun:
         )
         self.budget = Budget(config.max_requests, config.max_tokens)
         self.resume_s = 0.0  # a time of `time.monotonic`
-        self.heard = False  # whether the endpoint has said anything at all
+        self.has_answered = False  # whether the endpoint has sent anything at all
         self.wrong: str | None = None
 
     async def ask_all(self, prompts: Mapping[str, str]) -> AsyncIterator[Done]:
-        """Ask prompts (by digest), `annotate.concurrency` at a time, in any order, until all are asked or none may be.
+        """Ask prompts (by digest), `annotate.concurrency` at a time, until all are asked or none may be.
 
-        Raises ValueError where the endpoint is not there or refuses every request: a wrong URL, model or key. What was
-        under way then has ended before.
+        Raises ValueError where the endpoint is not there or refuses every request (a wrong URL, model or key), after
+        the running requests have ended.
         """
         waiting = iter(prompts.items())
         running: set[asyncio.Task[ChatAnswer]] = set()
@@ -117,49 +118,49 @@ class ChatRun:
             raise ValueError(self.wrong)
 
     async def ask_one(self, digest: str, prompt: str) -> ChatAnswer:
-        """Ask until there is an answer; it is on disk when this returns."""
+        """Ask about one transcript until it is answered; the answer is on disk when this returns."""
         dice = random.Random(f"{self.seed} {digest}")
         # A token is a byte or more.
         most_tokens = len(prompt.encode()) + _TEMPLATE_TOKENS + self.config.max_answer_tokens
         answer = ChatAnswer(digest, UNASKED)
         for attempt in range(1, self.config.max_attempts + 1):
-            await self.until_wanted()
+            await self.wait_for_endpoint()
             if not await self.budget.take(most_tokens):
                 break
-            tried = await self.attempt(prompt)
-            prompt_tokens, answer_tokens = (most_tokens, 0) if tried.tokens is None else tried.tokens
+            outcome = await self.attempt(prompt)
+            prompt_tokens, answer_tokens = (most_tokens, 0) if outcome.tokens is None else outcome.tokens
             self.budget.settle(most_tokens, prompt_tokens + answer_tokens)
             answer = ChatAnswer(
                 digest,
-                tried.status,
-                tried.reading,
+                outcome.status,
+                outcome.reading,
                 answer.prompt_tokens + prompt_tokens,
                 answer.answer_tokens + answer_tokens,
                 attempt,
             )
-            if not tried.again or attempt == self.config.max_attempts:
+            if not outcome.again or attempt == self.config.max_attempts:
                 break
-            self.resume_s = max(self.resume_s, time.monotonic() + tried.wait_s)
+            self.resume_s = max(self.resume_s, time.monotonic() + outcome.wait_s)
             longest_s = min(self.config.max_wait_s, self.config.backoff_s * 2 ** (attempt - 1))
-            await self.sleep(tried.wait_s + longest_s * dice.uniform(0.5, 1))
+            await self.sleep(outcome.wait_s + longest_s * dice.uniform(0.5, 1))
         if answer.attempts:
             self.write(answer)
-        if not self.heard and answer.attempts == self.config.max_attempts:
+        if not self.has_answered and answer.attempts == self.config.max_attempts:
             self.stop(f"found nobody who answers ({answer.status}), expected an OpenAI-compatible server: start it")
         return answer
 
     def stop(self, wrong: str | None = None) -> None:
-        """Send nothing more in this run; `wrong` is what the user can mend."""
+        """Send nothing more in this run; `wrong` says what the user can mend."""
         self.wrong = self.wrong or (wrong and f"{self.config.url}: {wrong}, or mend annotate.url")
         self.budget.over.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep, but not when nothing more will be sent."""
+        """Sleep, or return at once when nothing more will be sent."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.budget.over.wait(), seconds)
 
-    async def until_wanted(self) -> None:
-        """Wait as long as the endpoint asked anybody to: its limits are not those of one transcript."""
+    async def wait_for_endpoint(self) -> None:
+        """Wait as long as the endpoint asked any request to wait: its limits are shared by all transcripts."""
         while (wait_s := self.resume_s - time.monotonic()) > 0 and not self.budget.over.is_set():
             await self.sleep(wait_s)
 
@@ -182,16 +183,16 @@ class ChatRun:
         except openai.APIConnectionError as error:
             return Attempt(f"error: {self.clean(f'no connection: {error.__cause__ or error}')}", again=True)
         except openai.APIStatusError as error:
-            self.heard = True
+            self.has_answered = True
             return self.refused(error)
         except (openai.OpenAIError, ValueError) as error:  # an answer, and no JSON
-            self.heard = True
+            self.has_answered = True
             return Attempt(f"error: {self.clean(f'no chat completion: {error}')}", tokens=None, again=True)
-        self.heard = True
+        self.has_answered = True
         return self.read(completion)
 
     def refused(self, error: openai.APIStatusError) -> Attempt:
-        """What a status of HTTP says of a request; of some, that every other would have the same."""
+        """The outcome of a request that got an HTTP error; errors that all requests would get end the run."""
         status, why = error.status_code, f"error: {self.clean(error.message)}"
         if error.code == "content_filter":
             return Attempt("refused")
@@ -207,7 +208,7 @@ class ChatRun:
         return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=wait_s)
 
     def read(self, completion: ChatCompletion) -> Attempt:
-        """What a completion says; the client does not check that it has the form of one."""
+        """The outcome of a completion, whose form the client does not check."""
         try:
             choice, usage = completion.choices[0], completion.usage
             content, ended = choice.message.content or "", choice.finish_reason
@@ -223,7 +224,7 @@ class ChatRun:
         return Attempt("cut" if ended == "length" else "ok", reading, tokens)
 
     def clean(self, text: str, longest: int | None = _LONGEST_WHY) -> str:
-        """A server's words as they may be kept: without the key, whatever it echoes, and as whole Unicode."""
+        """A server's text as it may be stored: without the key, even if the server echoes it, and as valid Unicode."""
         text = text.replace(self.key, "***") if self.key else text
         text = text.encode("utf-8", "replace").decode().strip()
         return text if longest is None else " ".join(text.split())[:longest]
@@ -231,22 +232,22 @@ class ChatRun:
 
 @ray.remote(num_cpus=0)  # it waits
 class ChatActor:
-    """`ask` gives what it has done, answer by answer."""
+    """The process that asks; `ask` yields answer by answer."""
 
     async def ask(
         self, config: Annotate, seed: int, folder: Path, prompts: dict[str, str], key: SecretStr | None
     ) -> AsyncIterator[Done]:
-        """Ask those of the prompts that have no final answer in the folder, and keep the answers there.
+        """Ask the prompts that have no final answer in the folder, and keep the answers there.
 
-        Gives none for those that the budget has no room for. Raises ValueError as `ChatRun.ask_all` and
+        Prompts that the budget has no room for get no answer. Raises ValueError as `ChatRun.ask_all` and
         `answer_log.locked` do.
         """
         with answer_log.locked(folder), answer_log.writing(folder) as write:
-            known = answer_log.read(folder)  # since the caller looked, too
-            asking = ChatRun(config, seed, key, write)
-            for digest in known.keys() & prompts.keys():
-                yield Done(known[digest], 0, 0)
-            async for done in asking.ask_all({d: prompt for d, prompt in prompts.items() if d not in known}):
+            answers = answer_log.read(folder)  # another run may have added some since the caller looked
+            run = ChatRun(config, seed, key, write)
+            for digest in answers.keys() & prompts.keys():
+                yield Done(answers[digest], 0, 0)
+            async for done in run.ask_all({d: prompt for d, prompt in prompts.items() if d not in answers}):
                 yield done
 
 
