@@ -39,6 +39,7 @@ class Config(Section):
     seed: int = setting(
         0,
         "Seed of everything that is drawn: splits, initial weights, the order of clips, dropout.",
+        ge=0,
         decides=by_value("emovclip", only_if=VIDEO_TRAINED)
         + by_value("fusion", "folds")
         + by_content("splits", "frozen_clip"),

@@ -14,6 +14,7 @@ from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
 from emo_ray.training.loss import class_weights
+from emo_ray.training.seeds import Stream, derived_seed
 
 _CHUNK = 64  # clips
 
@@ -59,7 +60,7 @@ def shuffled(batch: BatchT, batch_size: int, seed: int, epoch: int, passes: int 
 
 def orders(clips: int, seed: int, epoch: int, passes: int) -> Iterator[torch.Tensor]:
     """The order of the clips (B,) in each pass of an epoch; the arguments alone decide it."""
-    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    generator = torch.Generator().manual_seed(derived_seed(seed, Stream.ORDER, epoch))
     for _ in range(passes):
         yield torch.randperm(clips, generator=generator)
 

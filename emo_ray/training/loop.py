@@ -23,6 +23,7 @@ from emo_ray.data.batch import Batch, BatchT
 from emo_ray.models.trainable_state import cast_frozen, load_trained, trained_state
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, of_counts
+from emo_ray.training.seeds import Stream, derived_seed
 
 STATE = "state.pt"
 TIMES = ("train_clips_per_s", "train_waited")  # metrics of speed, which differ from run to run
@@ -122,11 +123,6 @@ def fit(
             reporter.report(metrics, Path(folder) if reporter.rank == 0 else None)
     assert best is not None, "there is at least one epoch"
     return best
-
-
-def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """The seed of torch's generators at the start of an epoch."""
-    return hash((seed, epoch, rank)) % 2**63
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -326,5 +322,5 @@ def _restored(
 def _seeded(seed: int, epoch: int, rank: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators by seed, epoch and rank alone, and restore them afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(epoch_seed(seed, epoch, rank))
+        torch.manual_seed(derived_seed(seed, Stream.NOISE, epoch, rank))
         yield

@@ -18,9 +18,10 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
 from emo_ray.training.in_memory import chunks, orders
-from emo_ray.training.loop import epoch_seed, learning_rate_factor
+from emo_ray.training.loop import learning_rate_factor
 from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import counts
+from emo_ray.training.seeds import Stream, derived_seed
 from emo_ray.training.stacked_forward import classify, classify_subsets, project, stack, transposed_weight
 
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
@@ -95,7 +96,8 @@ class StackedHeads:
         """Train every head for its next epoch, and validate it."""
         seeds = sorted({config.seed for config in self.configs})
         seed_T = torch.tensor([seeds.index(config.seed) for config in self.configs])
-        generators = [torch.Generator().manual_seed(epoch_seed(seed, self.epochs_done, rank=0)) for seed in seeds]
+        noise_seeds = [derived_seed(seed, Stream.NOISE, self.epochs_done, 0) for seed in seeds]
+        generators = [torch.Generator().manual_seed(noise_seed) for noise_seed in noise_seeds]
         shared, step = self.configs[0].settings, self.epochs_done * self.steps_per_epoch
         columns, total_T = noise_columns(shared.hidden), torch.zeros(len(self.configs))
         passes = (orders(len(self.train), seed, self.epochs_done, shared.passes_per_epoch) for seed in seeds)

@@ -28,6 +28,7 @@ from emo_ray.data.batch import Batch
 from emo_ray.stages.fitting import epoch_log
 from emo_ray.training import loop
 from emo_ray.training.in_memory import own_device, shuffled
+from emo_ray.training.seeds import Stream, derived_seed
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def _bf16(precision: str, device: torch.device) -> bool:
 
 
 def _train_batches(job: TrainingJob, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
-    seed = hash((config.seed, epoch, 0)) % 2**31
+    seed = derived_seed(config.seed, Stream.SHUFFLE_BUFFER, epoch, bits=31)
     return in_batches(rows, job.collate, batch_size, config.train.shuffle_buffer, seed)
 
 
