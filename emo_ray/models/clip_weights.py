@@ -43,7 +43,7 @@ _RENAMED = {
 
 
 def read_state(path: Path) -> tuple[State, Form]:
-    """float32 weights in open_clip's names, and the form they were found in. Raises ValueError for other files."""
+    """float32 weights by open_clip's names, and the form of the file. Raises ValueError for files of something else."""
     try:
         state = _archive(path) if _is_archive(path) else load_state_dict(str(path))
         form: Form = "open_clip"
@@ -52,7 +52,7 @@ def read_state(path: Path) -> tuple[State, Form]:
         elif _ONLY_TRANSFORMERS in state:
             form, state = "transformers", _from_transformers(state)
         return {name: value.float() for name, value in state.items()}, form
-    # What torch, pickle and safetensors raise for broken files and for files of something else.
+    # These are the errors of torch, pickle and safetensors for broken files and for files of something else.
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, SafetensorError, AttributeError, TypeError,
             LookupError, StopIteration) as error:  # fmt: skip
         raise ValueError(  # without torch's own message, which advises to run whatever is in the file
@@ -68,7 +68,7 @@ def quick_gelu_beside(path: Path) -> bool | None:
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive: a zip file as torch.save's are, but with code and its constants."""
+    """Whether a file is a TorchScript archive: a zip file like those of torch.save, but with code and its constants."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -92,8 +92,8 @@ def _from_transformers(state: State) -> State:
     """Weights of transformers' CLIPModel by the names of open_clip, which keeps q, k and v in one matrix."""
     renamed: State = {}
     for name, value in state.items():
-        for theirs, ours in _RENAMED.items():
-            name = name.replace(theirs, ours)
+        for published, renamed_part in _RENAMED.items():
+            name = name.replace(published, renamed_part)
         renamed[name] = value
     for name in [name for name in renamed if ".q_proj." in name]:
         parts = [renamed.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]

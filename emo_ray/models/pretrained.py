@@ -64,7 +64,7 @@ def dtype_on(device: torch.device, setting: str) -> torch.dtype:
 
 
 def cast(body: "PreTrainedModel", setting: str) -> None:
-    """Cast a model, where it lies, to the dtype that a setting means there."""
+    """Cast a model to the dtype that a setting means on the model's device."""
     body.to(dtype_on(body.device, setting))  # type: ignore[arg-type]  # transformers' decorator hides `self`
 
 

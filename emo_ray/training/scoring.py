@@ -1,4 +1,4 @@
-"""What a fusion head is worth: its probabilities for each subset of the modalities, and the scores they give."""
+"""Scores of a fusion head: its probabilities for each subset of the modalities, and the metrics that they give."""
 
 import json
 from collections.abc import Mapping, Sequence
