@@ -1,4 +1,4 @@
-"""EmoVCLIP: a frozen CLIP made into a video emotion model by vision-language prompts (DESIGN section 5).
+"""EmoVCLIP: a frozen CLIP made into a video emotion model by vision-language prompts (docs/method.md).
 
 In every block the attention of each frame runs over `[CLS, patches | prompts]`. Prompt tokens are dropped after each
 block (deep prompting), so they need keys and values but no queries, and prompts that frames or clips share are

@@ -1,4 +1,4 @@
-"""The fusion head over video, audio and text features, and modality dropout (DESIGN section 6).
+"""The fusion head over video, audio and text features, and modality dropout (docs/method.md).
 
 The abstract states the idea (a head trained with modality dropout); the architecture below is our choice.
 

@@ -1,7 +1,7 @@
 """EmoVCLIP's learned prompts: three kinds on the vision side, context vectors on the text side.
 
-The mechanics follow the public description of Vita-CLIP (Wasim et al., CVPR 2023), which the paper names as the family
-of its vision-language prompting; initial values of `cls_proj` (identity) are our choice.
+The mechanics are those publicly described for Vita-CLIP (Wasim et al., CVPR 2023). That is our choice, because the
+abstract of the paper does not say how its prompts work. `cls_proj` starts as the identity, which is our choice too.
 """
 
 import torch
