@@ -5,9 +5,9 @@ decodes nothing, and corpora that share clips in equal parts share files.
 """
 
 import pickle
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -40,29 +40,41 @@ def prepare_corpus(config: Config) -> Prepared:
     Ray is started only where something is left to decode. Raises ValueError for a manifest that cannot be used; bad
     media are rows with a status and lines of bad_media.csv.
     """
-    root = cluster.store_root(config)
-    clips = _read_clips(config)
-    names, clips, notes = _labels_and_splits(config, clips)
-    plan = plan_shards(config, root, clips)
-    meta = {
-        "kind": "prepared",
-        "version": VERSION,
-        "labels": names,
-        "notes": notes,
-        "shards": plan.folder.name,
-        "parts": list(plan.clips_of),
-        "settings": plan.settings,
-    }
-    path = root / "prepared" / store.digest(meta, [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
-    if not store.is_complete(path) or not plan.is_decoded:
+    prepared, plan = resolve_corpus(config)
+    if not store.is_complete(prepared.path) or not plan.is_decoded:
         _check_weights(config)
-        for note in notes:
+        for note in prepared.notes:
             say(note)
         _decode(config, plan)
-    store.artefact(path, meta, lambda folder: _write(folder, clips, names, plan))
-    prepared = Prepared(path, tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
+    store.artefact(prepared.path, _meta(prepared, plan), lambda folder: _write(folder, prepared, plan))
     say(_sentence(prepared.counts(), config.tables))
     return prepared
+
+
+def resolve_corpus(config: Config) -> tuple[Prepared, ShardPlan]:
+    """The corpus as it lies or will lie in the store, with its splits, and how it is decoded.
+
+    Nothing is decoded for it; a synthetic corpus that is not there is made. Raises ValueError for a manifest that
+    cannot be used.
+    """
+    root = cluster.store_root(config)
+    names, clips, notes = _labels_and_splits(config, _read_clips(config))
+    plan = plan_shards(config, root, clips)
+    prepared = Prepared(root / "prepared", tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
+    key = store.digest(_meta(prepared, plan), [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
+    return replace(prepared, path=prepared.path / key), plan
+
+
+def _meta(prepared: Prepared, plan: ShardPlan) -> dict[str, Any]:
+    return {
+        "kind": "prepared",
+        "version": VERSION,
+        "labels": prepared.labels,
+        "notes": prepared.notes,
+        "shards": prepared.shards.name,
+        "parts": prepared.parts,
+        "settings": plan.settings,
+    }
 
 
 def plan_corpus(config: Config) -> ShardPlan:
@@ -157,12 +169,12 @@ def _decode(config: Config, plan: ShardPlan) -> None:
     in_parallel(config, decode, list(tasks.values()), title, sizes)
 
 
-def _write(folder: Path, clips: Sequence[Clip], names: Sequence[str], plan: ShardPlan) -> None:
+def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     ledger = pa.concat_tables([shards.ledger(plan.folder / name) for name in plan.clips_of])
-    manifest.write(folder / MANIFEST, clips)
+    manifest.write(folder / MANIFEST, prepared.clips)
     store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
-    write_bad_media(folder / BAD_MEDIA, clips, ledger)
-    write_contact_sheet(folder / SHEET, clips, names, plan.folder, ledger)
+    write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)
+    write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan.folder, ledger)
 
 
 def _sentence(counts: dict, tables: Tables) -> str:
