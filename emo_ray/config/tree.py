@@ -31,6 +31,7 @@ from emo_ray.config.setting import Declaration, Section, by_content, by_value, s
 from emo_ray.config.sweep_settings import Tune
 
 RECIPES = Path(__file__).parent / "recipes"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is installed
 
 
 class Config(Section):
@@ -190,7 +191,7 @@ def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Confi
         names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise ValueError(f"found no recipe {recipe!r}, expected one of {names}, or the path of a .yaml file")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.load(path.read_text(encoding="utf-8"), _LOADER) or {}
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
