@@ -1,0 +1,303 @@
+"""A changed setting changes the names of the artefacts that it is declared to decide, and of no other."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from artefact_names import ANSWER_TOKENS, folds_name, lay_model, names_of, opened
+from huggingface_hub import constants
+
+from emo_ray.config import ARTEFACTS, declarations, field_of, flatten, leaves, override
+from emo_ray.config.data_settings import Synthetic
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import synthetic
+from emo_ray.stages.fitting.plan import check_no_folds, resolve_training
+
+COMMITS = ("a" * 40, "b" * 40)
+LABELS = ("calm", "glad", "upset")
+ENDPOINT = "http://127.0.0.1:1/v1"  # nobody is asked
+
+# Configs in which the conditions of settings hold; FOLDER is that of the fixture `folder`.
+BASES = {
+    "synthetic": {},
+    "readings": {
+        "data.manifest": "FOLDER/uncut.jsonl",
+        **{"audio.encoder": "some/hubert", "audio.revision": COMMITS[0]},
+        **{"text.encoder": "some/llm", "text.revision": COMMITS[0]},
+        "annotate.url": ENDPOINT,
+        **{"pseudo.policy": "per_class", "pseudo.thresholds": {"glad": 0.4}},
+    },
+    "student": {
+        "data.manifest": "FOLDER/cut.jsonl",
+        **{"train.pseudo_labels": "FOLDER/round", "train.pseudo_phases": "both"},
+    },
+    "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
+    # Two with a budget of two answers; their language sets them apart from all others.
+    "requests": {
+        "data.manifest": "FOLDER/cut.jsonl",
+        **{"annotate.url": ENDPOINT, "annotate.language": "Welsh", "annotate.max_requests": 2},
+    },
+    "tokens": {
+        "data.manifest": "FOLDER/cut.jsonl",
+        **{"annotate.url": ENDPOINT, "annotate.language": "French", "annotate.max_tokens": 2 * ANSWER_TOKENS},
+    },
+}
+# The base in which a key, or a section, is changed; others in "readings".
+BASE_OF = {
+    **dict.fromkeys(("synthetic", "text.ngram_features", "annotate.url", "evaluate"), "synthetic"),
+    **dict.fromkeys(("train.pseudo_labels", "train.pseudo_targets", "train.pseudo_weight"), "student"),
+    **dict.fromkeys(("train.pseudo_phases", "checkpoint", "pseudo.policy", "pseudo.teachers"), "student"),
+    **dict.fromkeys(("emovclip.start_from", "fusion.start_from"), "student"),
+    "annotate.max_requests": "requests",
+    "annotate.max_tokens": "tokens",
+    "tables": "tables",
+}
+# Other values, where none follows from the type of the setting.
+OTHER = {
+    "modalities": ["video", "text"],
+    "checkpoint": "FOLDER/model",
+    "data.manifest": "FOLDER/more.jsonl",
+    "data.corpus": "synthetic",
+    "data.root": "FOLDER/elsewhere",
+    "data.columns": {"text": "translation"},
+    "data.labels": LABELS[::-1],
+    "data.test_fraction": 0.4,
+    "data.validation_fraction": 0.4,
+    "synthetic.train_clips": 18,
+    "synthetic.validation_clips": 12,
+    "synthetic.test_clips": 12,
+    "synthetic.missing_rate": 0.3,
+    "media.image_size": 48,
+    "media.clips_per_part": 4,
+    "tables.video": "FOLDER/other.npz",
+    "tables.audio": "FOLDER/other.npz",
+    "tables.text": "FOLDER/other.npz",
+    "emovclip.clip": "FOLDER/other_clip.json",
+    "emovclip.weights": "FOLDER/weights.bin",
+    "emovclip.start_from": "FOLDER/model",
+    "emovclip.batch_size": 16,
+    "audio.encoder": "functionals",
+    "audio.revision": COMMITS[1],
+    "audio.layers": [-1],
+    "audio.window_s": 20.0,
+    "text.encoder": "ngrams",
+    "text.revision": COMMITS[1],
+    "text.layers": [-1],
+    "text.template": "{transcript}.",
+    "text.template_with_reading": "{reading} {transcript}",
+    "annotate.url": ENDPOINT,
+    "annotate.prompt": "How does one feel who says {transcript}?",
+    "annotate.request": {"top_p": 0.5},
+    "annotate.max_tokens": 3 * ANSWER_TOKENS,
+    "fusion.modality_dropout": {"video": 0.2},
+    "fusion.start_from": "FOLDER/model",
+    "fusion.batch_size": 64,
+    "train.num_workers": 2,
+    "train.pseudo_labels": "FOLDER/other round",
+    "train.pseudo_phases": "fusion",
+    "pseudo.teachers": ["FOLDER/model"],
+    "pseudo.thresholds": {"glad": 0.6},
+    "pseudo.agreeing_modalities": 1,
+    "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
+    "tune.objective": "VAT/uar",
+    "claims.dropout_rates": [0.5],
+    "tables.export_as": ["npy"],
+    "bench.batch_sizes": [3],
+}
+
+
+def other_value(key, value):
+    """Another valid value of a setting."""
+    if key in OTHER:
+        return OTHER[key]
+    kinds = get_args(field_of(key).annotation)
+    words = [word for word in kinds if isinstance(word, str)]
+    if words:
+        return next(word for word in words if word != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value * 0.9
+    if value is None and str not in kinds:
+        return 2
+    return f"{value} too"
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_config, tmp_path_factory, pseudo_round):
+    """Manifests, feature tables, rounds, weights and a hub's cache: what the settings of BASES and OTHER name."""
+    folder = tmp_path_factory.mktemp("keys")
+    corpus = Synthetic(train_clips=6, validation_clips=6, test_clips=6, unlabelled_clips=0)
+    script = next(script for script in synthetic.write_scripts(corpus) if {"video", "audio"} <= script.shown.keys())
+    shutil.copyfile(synthetic.render(script, folder).video, folder / "video.mp4")
+    rows = [row_of(i) for i in range(30)]
+    for i, row in enumerate(rows):
+        for place in ("", "elsewhere"):
+            target = folder / place / row["video"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / "video.mp4", target)
+            os.utime(target, (i + len(place), i + len(place)))  # by its time shards know a file
+    splits = ["train"] * 18 + ["test"] * 6 + ["unlabelled"] * 6
+    write_lines(folder / "uncut.jsonl", rows)
+    write_lines(folder / "cut.jsonl", [row | {"split": split} for row, split in zip(rows, splits, strict=True)])
+    write_lines(folder / "more.jsonl", [*rows, rows[0] | {"clip_id": "clip-30"}])
+    for i, name in enumerate((*MODALITIES, "other")):
+        np.savez(folder / f"{name}.npz", **{row["clip_id"]: np.full(3, i, np.float32) for row in rows})
+    unlabelled = [row["clip_id"] for row in rows[24:]]
+    for name, chance in (("round", 0.8), ("other round", 0.7)):
+        probabilities = {clip_id: [chance, 1 - chance, 0.0] for clip_id in unlabelled}
+        pseudo_round(folder / name, probabilities, LABELS, unlabelled)
+    architecture = json.loads(Path(tiny_config.emovclip.clip).read_text())
+    architecture["vision_cfg"]["image_size"] = 64
+    (folder / "other_clip.json").write_text(json.dumps(architecture))
+    (folder / "weights.bin").write_bytes(b"weights")
+    for name in ("hubert", "llm"):
+        for commit in COMMITS:  # a hub's cache, in which a revision is the name of a folder
+            snapshot = folder / "hub" / f"models--some--{name}" / "snapshots" / commit
+            snapshot.mkdir(parents=True)
+            (snapshot / "config.json").write_text("{}")
+            (snapshot / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def row_of(i):
+    """A row of a manifest; the last six have no label."""
+    about = {"clip_id": f"clip-{i:02d}", "video": f"media/clip-{i:02d}.mp4", "speaker": f"person {i // 3}"}
+    return about | {"text": f"say {i}", "translation": f"dis {i}"} | ({"label": LABELS[i % 3]} if i < 24 else {})
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture(scope="module")
+def base_of(tiny_config, folder):
+    """A function to a base: its config, and the names of its artefacts."""
+    small = {"train_clips": 12, "validation_clips": 6, "test_clips": 6, "unlabelled_clips": 6}
+    common = {f"synthetic.{name}": count for name, count in small.items()} | {"store.root": str(folder / "store")}
+    names = {}
+
+    def base(name):
+        config = changed(tiny_config, common | BASES[name], folder)
+        if name not in names:
+            names[name] = names_of(config, folder / "video.mp4")
+        return config, names[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        other = changed(tiny_config, common | BASES["student"] | {"train.pseudo_labels": None, "seed": 7}, folder)
+        plan = resolve_training(other, opened(other, folder / "video.mp4"))
+        lay_model(plan, other)
+        shutil.copytree(plan.path, folder / "model")
+        yield base
+
+
+def changed(config, changes, folder):
+    """A config with FOLDER in the changes replaced by the folder."""
+    return override(config, json.loads(json.dumps(changes).replace("FOLDER", str(folder))))
+
+
+# What stays although its declaration lets it change, each for the reason above it: key -> artefacts.
+STAYS = {
+    # Other places of the same texts.
+    "data.root": {"readings"},
+    # Folds are cut from all labelled clips, whatever their splits.
+    **{key: {"folds"} for key in ("data.validation_fraction", "data.test_fraction")},
+    # Another table in the place of a first one needs the same media.
+    **{f"tables.{name}": {"corpus"} for name in MODALITIES},
+    # More rounds go on with the same ones; how many there were is in the folder's name when they are over.
+    "rounds.most": {"self_training"},
+}
+KEYS = [key for key in leaves() if declarations()[key].decides and key != "data.folds"]
+CASES = [
+    *((key, BASE_OF.get(key, BASE_OF.get(key.split(".")[0], "readings")), None, STAYS.get(key, set())) for key in KEYS),
+    # Without a table, media are decoded.
+    *((key, "tables", [], set()) for key in ("tables.video", "tables.audio")),
+    # Conditions that do not hold.
+    *((key, "tables", None, set()) for key in ("emovclip.lr", "train.precision", "audio.layers", "text.max_tokens")),
+    *((key, "tables", None, set()) for key in ("text.template", "text.template_with_reading", "synthetic.seed")),
+    *((key, "synthetic", None, set()) for key in ("annotate.model", "annotate.max_requests", "audio.layers")),
+    *((key, "synthetic", None, set()) for key in ("text.layers", "text.template_with_reading")),
+    ("text.ngram_features", "readings", None, set()),
+    # Targets and weights of pseudo-labels where there are none, and of EmoVCLIP where it is not trained on them.
+    ("train.pseudo_targets", "synthetic", None, {"emovclip", "fusion"}),
+    # Splits that the manifest brings along are not cut.
+    ("seed", "synthetic", None, {"splits"}),
+    ("data.test_fraction", "student", None, {"splits"}),
+]
+
+
+def expected(key, before, after, stays):
+    """The artefacts that a changed setting decides by its declaration: directly, and through what is made from them.
+
+    `before` and `after` are configs.
+    """
+    decisions = declarations()[key].decides
+
+    def holds(decision):
+        return decision.only_if is None or decision.only_if.holds(before) or decision.only_if.holds(after)
+
+    changed = set()
+    for name, artefact in ARTEFACTS.items():  # each stands behind what it is made from
+        values = [decision for decision in decisions if decision.by == "value"]
+        is_direct = any(decision.artefact == name and holds(decision) for decision in decisions)
+        is_repeated = any(
+            decision.artefact in artefact.repeats and (artefact.searches or holds(decision)) for decision in values
+        )
+        if name not in stays and (is_direct or is_repeated or changed & set(artefact.made_from)):
+            changed.add(name)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("key", "base", "value", "stays"), CASES, ids=lambda part: part if isinstance(part, str) else ""
+)
+def test_a_changed_setting_changes_the_names_of_what_it_decides_and_no_other(base_of, folder, key, base, value, stays):
+    before, names_before = base_of(base)
+    after = changed(before, {key: other_value(key, flatten(before)[key]) if value is None else value}, folder)
+    names_after = names_of(after, folder / "video.mp4")
+    # An artefact that neither config has decides nothing; one that only one of them has is not another one.
+    missing = {name for name in names_before if names_before[name] is names_after[name] is None}
+    compared = [name for name in names_before if None not in (names_before[name], names_after[name])]
+    moved = {name for name in compared if names_before[name] != names_after[name]}
+    assert moved == expected(key, before, after, stays | missing) & set(compared)
+
+
+def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
+    """Except those of the claims, which are no stage's, and what STAYS says."""
+    seen = set()
+    for key, base, value, stays in CASES:
+        before = changed(tiny_config, BASES[base], folder)
+        after = changed(before, {key: other_value(key, flatten(before)[key]) if value is None else value}, folder)
+        seen |= {(key, name) for name in expected(key, before, after, stays)}
+    declared = {(key, decision.artefact) for key in KEYS for decision in declarations()[key].decides}
+    unseen = {(key, name) for key, name in declared - seen if name != "claims"}
+    assert unseen == {("tables.text", "corpus"), ("rounds.most", "self_training")}
+
+
+def test_folds_are_artefacts_of_their_own_and_no_other_stage_takes_them(base_of, folder):
+    config, names = base_of("student")
+    in_folds = changed(config, {"data.folds": 3}, folder)
+    assert folds_name(in_folds, folder / "video.mp4") != names["folds"]
+    assert opened(in_folds, folder / "video.mp4").prepared.path.name != names["splits"]
+    with pytest.raises(ValueError, match=r"data\.folds=3"):
+        check_no_folds(in_folds)
+
+
+def test_where_how_fast_and_how_patiently_a_job_runs_changes_no_name(base_of, folder):
+    config, names = base_of("readings")
+    inert = [key for key in leaves() if not declarations()[key].decides and key != "store.root"]
+    others = {key: other_value(key, flatten(config)[key]) for key in inert}
+    assert names_of(changed(config, others, folder), folder / "video.mp4") == names
+
+
+def test_another_store_changes_no_name(base_of, folder):
+    config, names = base_of("student")
+    elsewhere = changed(config, {"store.root": "FOLDER/another store"}, folder)
+    assert names_of(elsewhere, folder / "video.mp4") == names
