@@ -19,6 +19,7 @@ slow: $(READY)  ## run the tests that make test leaves out: killed nodes, worker
 lint: $(READY)  ## check style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 # The lock is complete, so --no-deps keeps pip from resolving anything by itself.
 $(READY): requirements.lock

@@ -2,11 +2,12 @@
 
 import importlib
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from emo_ray import config as configuration
 from emo_ray.config import Config, explain
@@ -54,7 +55,7 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
         if flag:
             asked = words[words.index(flag) + 1 :]
             shown = [explain.explain(word, explain.width()) for word in asked]
-            print("\n\n".join(shown or [job_help(about, sections, choice)]), file=answer)
+            _print("\n\n".join(shown or [job_help(about, sections, choice)]), answer)
             return
         result = _run(stage, [word for word in words if word != "--json"], choice)
     except Exception as error:
@@ -65,10 +66,18 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
         sys.exit(2)
     if "--json" in words:
         content = {"path": str(result.path), **result.content}
-        print(json.dumps(content, ensure_ascii=False), file=answer, flush=True)
+        _print(json.dumps(content, ensure_ascii=False), answer)
         return
     result.show()
-    print(result.path, file=answer, flush=True)
+    _print(str(result.path), answer)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print to a stream whose reader may have closed it, as `head` does: that is no error."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains once more at its end
 
 
 def job_help(about: str, sections: Sequence[str], choice: str | None = None) -> str:

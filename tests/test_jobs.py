@@ -164,3 +164,12 @@ def test_what_a_worker_finds_wrong_is_one_message_as_well(ray_session, evaluated
     assert "error: found prompts of" in result.stderr
     assert "lower emovclip.context_tokens" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_reader_that_closes_early_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        command = [sys.executable, str(JOBS / "train.py"), "--help"]
+        result = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
