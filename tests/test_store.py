@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,17 +36,17 @@ def test_digest_does_not_depend_on_the_order_of_keys(value):
     assert int(store.digest(value), 16) >= 0
 
 
-@given(one=VALUES, other=VALUES)
-def test_different_values_have_different_digests(one, other):
-    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (store.digest(one) == store.digest(other)) == same
+@given(first=VALUES, second=VALUES)
+def test_different_values_have_different_digests(first, second):
+    are_equal = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert (store.digest(first) == store.digest(second)) == are_equal
 
 
 def test_digest_is_the_same_in_another_process():
     code = "from emo_ray import store; print(store.digest({'b': 1, 'a': [2, 'ü', None]}, 0.1))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
-    assert there.stdout.strip() == store.digest({"a": [2, "ü", None], "b": 1}, 0.1)
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert process.stdout.strip() == store.digest({"a": [2, "ü", None], "b": 1}, 0.1)
 
 
 def test_digest_separates_its_parts():
@@ -112,7 +113,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
         raise error
     assert not os.listdir(tmp_path)
     assert not store.is_complete(folder)
-    with pytest.raises(ValueError, match=r"abc: found no meta\.json, expected a finished artefact"):
+    with pytest.raises(ValueError, match=r"abc: .*meta\.json"):
         store.read_meta(folder)
 
 
@@ -128,6 +129,129 @@ def test_a_killed_write_is_no_artefact_and_can_be_repeated(tmp_path):
     with store.writing(folder, {}) as temporary:
         (temporary / "part").write_text("whole")
     assert (folder / "part").read_text() == "whole"
+
+
+def fill_with(content, entries=None):
+    """A function that fills an artefact's folder with one file, and notes each call in `fill.calls`."""
+
+    def fill(folder):
+        fill.calls += 1
+        (folder / "part").write_text(content)
+        return entries
+
+    fill.calls = 0
+    return fill
+
+
+def visible(folder):
+    """Names in a folder without those of locks, which stay."""
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".lock"))
+
+
+def test_an_artefact_is_made_once_with_what_its_filling_adds_to_the_meta(tmp_path):
+    folder, fill = tmp_path / "kind" / "abc", fill_with("content", {"clips": 3, "kind": "of the filling"})
+    meta = store.artefact(folder, {"kind": "test", "version": 1}, fill)
+    assert meta == {"kind": "of the filling", "version": 1, "clips": 3} == store.read_meta(folder)
+    assert store.artefact(folder, {"kind": "another"}, fill) == meta
+    assert fill.calls == 1
+    assert store.artefact(tmp_path / "kind" / "def", {"kind": "test"}, fill_with("content")) == {"kind": "test"}
+    assert visible(folder.parent) == ["abc", "def"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_where_filling_fails_nothing_is_left_and_the_next_one_makes_it(tmp_path, error):
+    def fail(folder):
+        (folder / "part").write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        store.artefact(tmp_path / "abc", {}, fail)
+    assert visible(tmp_path) == []
+    store.artefact(tmp_path / "abc", {}, fill_with("whole"))
+    assert (tmp_path / "abc" / "part").read_text() == "whole"
+
+
+# A process that says that it is ready, waits for its turn, and makes an artefact of many files, unless another does.
+MAKING = """
+import sys
+from pathlib import Path
+from emo_ray import store
+
+def fill(folder):
+    with (Path(sys.argv[1]).parent / "fillings").open("a") as log:
+        log.write(sys.argv[2] + "\\n")
+    for i in range(300):
+        (folder / str(i)).write_text(sys.argv[2])
+
+print("ready", flush=True)
+sys.stdin.readline()
+print(store.artefact(Path(sys.argv[1]), {"by": sys.argv[2]}, fill)["by"])
+"""
+
+
+def test_of_processes_that_need_an_artefact_at_once_one_makes_it(tmp_path):
+    command = [sys.executable, "-c", MAKING, str(tmp_path / "abc")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, str(number)], **pipes) for number in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    makers = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert len(makers) == 1
+    assert (tmp_path / "fillings").read_text().split() == list(makers)
+    assert {path.read_text() for path in (tmp_path / "abc").glob("[0-9]*")} == makers
+    assert visible(tmp_path) == ["abc", "fillings"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from emo_ray import store
+
+def fill(folder):
+    (folder / "part").write_text("half")
+    os.kill(os.getpid(), 9)
+
+store.artefact(Path(sys.argv[1]), {}, fill)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+    (tmp_path / ".abcd-0").mkdir()  # of another artefact, which somebody may be making
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "abc"]).returncode == -9
+    (leftover,) = tmp_path.glob(".abc-*")
+    assert (leftover / "part").read_text() == "half"
+    assert not store.is_complete(tmp_path / "abc")
+    store.artefact(tmp_path / "abc", {}, fill_with("whole"))
+    assert visible(tmp_path) == [".abcd-0", "abc"]
+    assert (tmp_path / "abc" / "part").read_text() == "whole"
+
+
+def without_lock_files(folder, monkeypatch):
+    """A file system on which a lock file cannot be opened."""
+    (folder / ".abc.lock").mkdir()
+
+
+def without_locks(folder, monkeypatch):
+    """A file system whose files cannot be locked, as filelock says it."""
+
+    def acquire(lock, *arguments, **options):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+
+
+@pytest.mark.parametrize("file_system", [without_lock_files, without_locks])
+def test_without_locks_an_artefact_is_made_and_others_work_is_left_alone(tmp_path, monkeypatch, file_system):
+    file_system(tmp_path, monkeypatch)
+    (tmp_path / ".abc-0").mkdir()  # of a process that may be filling it
+    with store.lock(tmp_path / ".abc.lock") as is_locked:
+        assert not is_locked
+    meta = store.artefact(tmp_path / "abc", {"kind": "test"}, fill_with("content", {"clips": 3}))
+    assert meta == {"kind": "test", "clips": 3}
+    assert visible(tmp_path) == [".abc-0", "abc"]
 
 
 def test_the_first_complete_artefact_wins(tmp_path):
@@ -167,7 +291,8 @@ def test_many_writers_of_one_artefact_all_succeed(tmp_path):
 
 
 def test_many_writers_of_one_file_all_succeed(tmp_path):
-    path, texts = tmp_path / "deep/note.txt", [str(i) * 10_000 for i in range(10)]
+    path = tmp_path / "deep/note.txt"
+    texts = [str(i) * 10_000 for i in range(10)]
 
     def write(text):
         store.write_text(path, text)
@@ -200,17 +325,17 @@ def test_a_link_shares_its_bytes_and_elsewhere_they_are_copied(tmp_path, monkeyp
 
 
 def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
-    held = threading.Event()
+    is_held = threading.Event()
 
     def second():
         with store.lock(tmp_path / "a" / "lock"):
-            held.set()
+            is_held.set()
 
     waiting = threading.Thread(target=second)
     with store.lock(tmp_path / "a" / "lock"):
         waiting.start()
-        with pytest.raises(TimeoutError, match="another holder"), store.lock(tmp_path / "a" / "lock", 0.0):
+        with pytest.raises(TimeoutError, match=r"lock: .*0 s"), store.lock(tmp_path / "a" / "lock", 0.0):
             pass
-        assert not held.is_set()
+        assert not is_held.is_set()
     waiting.join(30)
-    assert held.is_set()
+    assert is_held.is_set()
