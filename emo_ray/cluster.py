@@ -155,6 +155,24 @@ def use_gpu(config: Config, processes: int) -> bool:
     return choice == "yes" or (choice == "auto" and gpus() >= processes)
 
 
+def train_scaling(config: Config) -> dict[str, Any]:
+    """What Ray Train's workers ask for: the arguments of its ScalingConfig."""
+    workers = config.train.num_workers
+    gpu = use_gpu(config, workers)
+    resources = {"CPU": train_worker_cpus(workers), **({"GPU": 1} if gpu else {})}
+    return {"num_workers": workers, "use_gpu": gpu, "resources_per_worker": resources}
+
+
+def trial_resources(config: Config, trials: int) -> dict[str, float]:
+    """What a trial in one process asks for, where so many run at once and share the machine with their data tasks."""
+    return {"CPU": train_worker_cpus(trials), **({"GPU": 1} if use_gpu(config, 1) else {})}
+
+
+def actor_resources(config: Config) -> dict[str, float]:
+    """What an actor that encodes or predicts asks for: the arguments of Ray Data's `map`."""
+    return {"num_cpus": task_cpus(), "num_gpus": 1 if use_gpu(config, 1) else 0}
+
+
 def train_worker_cpus(num_workers: int) -> float:
     """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks.
 

@@ -5,6 +5,7 @@ complete exactly when its `meta.json` is there, because that is written last and
 `artefact` is the one way to make it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 META = "meta.json"
 _FULL_READ_BYTES = 64 * 2**20
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # what a file system without locks says
 
 
 def digest(*parts: Any) -> str:
@@ -106,6 +108,8 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     try:
         temporary.rename(folder)  # never replaces a folder that holds anything
     except OSError:
+        if not folder.is_dir():
+            raise
         if is_complete(folder):
             shutil.rmtree(temporary)
             return
@@ -147,7 +151,11 @@ def lock(path: Path, timeout_s: float = -1) -> Iterator[bool]:
             stack.enter_context(filelock.FileLock(path, timeout=timeout_s, poll_interval=0.1))
         except filelock.Timeout:
             raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s") from None
-        except (NotImplementedError, OSError):  # a file system without locks
+        except NotImplementedError:
+            is_locked = False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
             is_locked = False
         yield is_locked
 

@@ -4,6 +4,7 @@ A server that does not answer when the first run is opened is an error, which co
 answering later costs no training: what it misses is kept in memory, and sent when it answers again.
 """
 
+import json
 import logging
 import math
 import re
@@ -17,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from emo_ray import store
 from emo_ray.config import Config, flatten
 from emo_ray.progress import say
 
@@ -272,9 +274,32 @@ def unusable(address: str, reason: str) -> ValueError:
     )
 
 
-def is_there(config: Config, root: Path) -> bool:
-    """Whether runs that were logged before are still kept: unknown for servers, which are believed to keep them."""
-    return config.tracking.uri is not None or (root / _DATABASE).is_file()
+def is_logged(config: Config, root: Path, folder: Path, key: str) -> bool:
+    """Whether the run with this key holds an artefact already, as `note_logged` noted; also true without tracking."""
+    if not config.tracking.enabled:
+        return True
+    is_kept = config.tracking.uri is not None or (root / _DATABASE).is_file()  # a server is believed to keep its runs
+    return is_kept and _place(config, key) in _logged_places(folder)
+
+
+def note_logged(config: Config, run: Run, folder: Path) -> None:
+    """Note beside an artefact that a run holds it, once everything was sent."""
+    if config.tracking.enabled and run.server.flush() == 0:
+        places = [*_logged_places(folder), _place(config, run.key)]
+        store.write_text(_note_path(folder), json.dumps(places))
+
+
+def _note_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tracked.json")
+
+
+def _logged_places(folder: Path) -> list[dict[str, str]]:
+    note = _note_path(folder)
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
+
+
+def _place(config: Config, key: str) -> dict[str, str]:
+    return {"run": key, "uri": store.digest(config.tracking.uri), "experiment": config.tracking.experiment}
 
 
 def command(config: Config, root: Path) -> str:

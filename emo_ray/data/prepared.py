@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ class Prepared:
     shards: Path  # the folder of parts
     parts: tuple[str, ...]  # file names of this corpus's parts; the folder may hold others
 
-    @property
+    @cached_property
     def ledger(self) -> pa.Table:
         """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
         return pq.read_table(self.path / LEDGER)

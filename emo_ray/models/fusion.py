@@ -51,7 +51,7 @@ class FusionHead(nn.Module):
         places = []
         for m, name in enumerate(MODALITIES):
             place_BH = self.absent_MH[m].expand(len(batch), -1)
-            if name in self.project and name in batch.features:  # otherwise no clip here has it
+            if name in self.project and name in batch.features:  # else no training clip had it, or no clip here has it
                 projected_BH = keep_of[name] * self.project[name](self.standardise(batch, name, present_BM[:, m]))
                 place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
             places.append(place_BH)

@@ -79,11 +79,11 @@ def _measure(
 
     from emo_ray.data.batch import from_features
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-    from emo_ray.stages.fitting.phases import labelled
+    from emo_ray.stages.fitting.phases import labelled_rows
     from emo_ray.training.scoring import report_of, write_predictions
 
     parts = prepared.parts_with(label_of)
-    table = labelled(load(prepared, encode_corpus(config, prepared, encoders, parts), parts), label_of)
+    table = labelled_rows(load(prepared, encode_corpus(config, prepared, encoders, parts), parts), label_of)
     if not len(table):
         raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
     batch = from_features(table.sort_by("clip_id"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emo_ray.training.scoring import Probabilities
 
 VERSION = 1
-REPORT, PREDICTIONS, TRACKED = "report.json", "predictions.parquet", "tracked.json"
+REPORT, PREDICTIONS = "report.json", "predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,16 @@ def report_result(config: Config, folder: Path, content: EvaluationReport) -> Re
 
 
 def track_report(config: Config, key: str, name: str, folder: Path, content: EvaluationReport) -> None:
-    """Log a report to MLflow, once for each run and tracking server: what is logged is noted beside the report."""
-    if not config.tracking.enabled:
+    """Log a report to MLflow, once for each run and tracking server."""
+    root, split = cluster.store_root(config), content["split"]
+    if tracking.is_logged(config, root, folder, key):
         return
-    root, note = cluster.store_root(config), folder.parent / f"{folder.name}.{TRACKED}"
-    place = {"run": key, "uri": store.digest(config.tracking.uri), "experiment": config.tracking.experiment}
-    logged = json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
-    if place in logged and tracking.is_there(config, root):
-        return
-    run, split = tracking.open_run(config, root, key, name), content["split"]
+    run = tracking.open_run(config, root, key, name)
     values = {f"{split}/{n}/{k}": v for n, scores in content["subsets"].items() if scores for k, v in scores.items()}
     run.metrics(values | {f"{split}/available/{k}": v for k, v in (content["available"] or {}).items()})
     run.artifacts(folder, f"report-{folder.name}")
     run.finish()
-    if run.server.flush() == 0:  # nothing waits for a server that is away
-        store.write_text(note, json.dumps([*logged, place]))
+    tracking.note_logged(config, run, folder)
 
 
 def predict_subsets(
@@ -105,11 +100,12 @@ def predict_subsets(
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.training.scoring import shown_only
 
+    head = checkpoint.load_fusion(path)
+    encoders = [encoder for encoder in encoders if encoder.modality in head.project]  # others it has never learnt
     parts = prepared.parts_with(label_of)
-    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts)
-    table = table.filter(pa.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()]))
+    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts, label_of)
     label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
-    batch, head = from_features(table.append_column("label", label)), checkpoint.load_fusion(path)
+    batch = from_features(table.append_column("label", label))
     return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
 
 
@@ -118,7 +114,7 @@ def _folder(
 ) -> Path:
     """Named after everything that decides a report."""
     weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
-    key = store.digest(VERSION, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of))
+    key = store.digest(VERSION, path.name, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of))
     return cluster.store_root(config) / "reports" / key
 
 
@@ -129,10 +125,11 @@ def _judged_clips(config: Config, prepared: Prepared, path: Path) -> JudgedClips
     if name is None:
         raise ValueError(f"found no labelled clips in {' or '.join(names)}, expected some: see evaluate.split")
     label_of = prepared.labels_of(name)
-    if name != "test":
-        role = "trained" if name == "train" else "selected"
-        return JudgedClips(name, label_of, (f"the model was {role} on {name} clips",))
     seen = json.loads((path / SEEN).read_text(encoding="utf-8"))
+    if name != "test":
+        count = len(label_of.keys() & seen.keys())
+        note = f"{path.name} was trained or selected on {count} of these {len(label_of)} {name} clips (by clip_id)"
+        return JudgedClips(name, label_of, (note,) if count else ())
     unseen = {clip_id: label for clip_id, label in label_of.items() if clip_id not in seen}
     if not unseen:
         raise ValueError(

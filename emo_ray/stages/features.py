@@ -20,7 +20,7 @@ def features(config: Config) -> Result:
     path = config.checkpoint and Path(config.checkpoint)
     if path:
         config = of_checkpoint(config, path)
-    corpus = open_corpus(config, needs_reading=lambda clip: True)
+    corpus = open_corpus(config, labelled_only=False)
     readings = corpus.readings
     encoders = encoders_of(config, path, readings) if path else frozen_encoders(config, readings)
     folders = encode_corpus(config, corpus.prepared, encoders)

@@ -23,7 +23,7 @@ from emo_ray.data.shards import CONTENT
 from emo_ray.progress import progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
-from emo_ray.stages.corpus import Corpus, is_labelled, open_corpus
+from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.encoding.encoders import of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.predict import TOGETHER, UNUSABLE, load_models
@@ -64,7 +64,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
     policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
-    corpus = corpus or open_corpus(config, lambda clip: is_labelled(clip) or is_unlabelled(clip))
+    corpus = corpus or open_corpus(config, labelled_only=False)
     prepared = corpus.prepared
     pool = {clip.clip_id for clip in prepared.clips if is_unlabelled(clip)}
     if not pool:

@@ -23,7 +23,7 @@ from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import say
 from emo_ray.reports import rounds as report_page
 from emo_ray.reports.wording import plural
-from emo_ray.stages.corpus import Corpus, for_config, is_labelled, open_corpus
+from emo_ray.stages.corpus import Corpus, for_config, open_corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.encoding.encoders import frozen_encoders, of_checkpoint
 from emo_ray.stages.evaluate import evaluate
@@ -66,7 +66,7 @@ def self_train(config: Config, corpus: Corpus | None = None) -> Result:
             f"found train.pseudo_labels={config.train.pseudo_labels}, expected none: self-training makes its own; "
             "jobs/train.py takes some from elsewhere"
         )
-    corpus = corpus or open_corpus(config, lambda clip: is_labelled(clip) or is_unlabelled(clip))
+    corpus = corpus or open_corpus(config, labelled_only=False)
     prepared = corpus.prepared
     _check_clips(prepared)
     root = cluster.store_root(config)
@@ -220,7 +220,7 @@ def _scores_of(config: Config, corpus: Corpus, path: Path) -> dict[str, float]:
     config = override(config, changes)
     model_config = of_checkpoint(config, path)
     corpus = replace(corpus, prepared=prepare_corpus(model_config))
-    labelled = {clip.clip_id for clip in corpus.prepared.clips if is_labelled(clip)}
+    labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
     available = evaluate(config, for_config(corpus, model_config, labelled)).content["available"]
     return {name: available[name] for name in _SCORES}
 

@@ -26,12 +26,13 @@ def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Cor
     if config.checkpoint is not None:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     check_no_folds(config)
-    corpus = corpus or open_corpus(config)
+    root = cluster.store_root(config)
+    corpus = corpus or open_corpus(config, labelled_only=config.train.pseudo_labels is None)
     plan = resolve_training(config, corpus)
     if store.is_complete(plan.path):
         say(f"model {plan.path.name} is trained already")
-    else:
-        _train(config, plan)
+    if not store.is_complete(plan.path) or not tracking.is_logged(config, root, plan.path, plan.key):
+        _train(config, plan)  # of a model that is trained, epochs are replayed to MLflow
     return plan.path, corpus
 
 
@@ -43,3 +44,4 @@ def _train(config: Config, plan: TrainingPlan) -> None:
         train_phases(config, plan, run.epoch)
         run.artifacts(plan.path, "checkpoint")
         run.metrics({f"validation/{k}": v for k, v in store.read_meta(plan.path)["best"]["fusion"].items()})
+    tracking.note_logged(config, run, plan.path)

@@ -44,7 +44,7 @@ def tune(config: Config) -> Result:
     _check_readings(config)
     user_config, root = config, cluster.store_root(config)
     config = override(config, {"store.root": str(root)})  # trials stand in other folders
-    corpus = open_corpus(config)
+    corpus = open_corpus(config, labelled_only=config.train.pseudo_labels is None)
     corpus = replace(corpus, prepared=corpus.prepared.without_test())
     plan = resolve_training(config, corpus)
     _check_validation(config, plan)
@@ -193,13 +193,15 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
     """The features of training and of validation clips; EmoVCLIP's are of the one that all trials share."""
     from emo_ray.data.batch import from_features
     from emo_ray.data.pseudo import with_targets
-    from emo_ray.stages.fitting.phases import feature_rows, labelled, train_emovclip
+    from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, train_emovclip
     from emo_ray.stages.sweeps.stacked import Fold
 
     if plan.video_path is not None:
         train_emovclip(config, plan, run.epoch)
     table = feature_rows(config, plan, plan.clips.all_clips)
-    train_rows, validation_rows = (labelled(table, label_of) for label_of in (plan.clips.train, plan.clips.validation))
+    train_rows, validation_rows = (
+        labelled_rows(table, label_of) for label_of in (plan.clips.train, plan.clips.validation)
+    )
     if not len(train_rows) or not len(validation_rows):
         raise ValueError(
             f"found {len(train_rows)} training and {len(validation_rows)} validation clips with any usable modality, "
@@ -213,11 +215,11 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     import torch
 
     from emo_ray.data.batch import from_features
-    from emo_ray.stages.fitting.phases import feature_rows, labelled
+    from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
     from emo_ray.stages.sweeps.stacked import Fold
 
     label_of = plan.clips.labelled | plan.clips.validation
-    batch = from_features(labelled(feature_rows(config, replace(plan, video_path=None), label_of), label_of))
+    batch = from_features(labelled_rows(feature_rows(config, replace(plan, video_path=None), label_of), label_of))
     clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
     fold_B = splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], count, config.seed)
     held_out = [torch.from_numpy(fold_B == fold) for fold in range(count)]

@@ -97,7 +97,7 @@ def test_tables_are_joined_in_the_ledgers_order(prepared, folders):
 
 
 def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluated, prepared):
-    model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
     folder = encode_corpus(tiny_config, prepared, [video_encoder(model / checkpoint_files.EMOVCLIP)])["video"]
     part = prepared.parts[0]
     shard = pq.read_table(prepared.shards / part)
@@ -108,7 +108,7 @@ def test_video_features_are_those_of_the_checkpoints_model(tiny_config, evaluate
 
 
 def test_the_job_covers_video_where_a_checkpoint_is_given(tiny_config, evaluated):
-    model = next(Path(tiny_config.store.root).glob("checkpoints/model-*"))
+    model = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
     assert set(features(tiny_config).content) == {"audio", "text"}
     assert set(features(override(tiny_config, {"checkpoint": str(model)})).content) == {"audio", "text", "video"}
 

@@ -18,7 +18,7 @@ from emo_ray.data import manifest, splits
 from emo_ray.data.batch import from_features
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.fitting.phases import feature_rows, labelled
+from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.train import train
 from emo_ray.stages.tune import BEST, tune
@@ -181,7 +181,7 @@ def test_over_folds_the_objective_is_that_of_heads_trained_without_their_clips(c
     prepared = prepare_corpus(config).without_test()
     plan = resolve_training(config, Corpus(prepared))
     label_of = plan.clips.labelled | plan.clips.validation
-    batch = from_features(labelled(feature_rows(config, plan, label_of), label_of))
+    batch = from_features(labelled_rows(feature_rows(config, plan, label_of), label_of))
     clip_of = {clip.clip_id: clip for clip in prepared.clips}
     fold_B = splits.folds([clip_of[name] for name in batch.clip_ids], 3, config.seed)
     probabilities = {name: np.zeros((len(batch), len(prepared.labels))) for name in SUBSETS}

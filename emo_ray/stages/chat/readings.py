@@ -45,6 +45,7 @@ class Readings:
     path: Path
     settings: Mapping[str, Any]  # that decide an answer beside the transcript: answer_log.settings
     log_name: str  # of the answers that the readings are taken from; other answers have another name
+    clip_ids: frozenset[str]  # of the clips with a transcript, a row each
     unanswered: Mapping[str, str]  # clip_id -> digest of its question, of clips without a final answer
     statuses: Mapping[str, int]  # clips by kind of status
     transcripts: int  # distinct ones
@@ -54,6 +55,10 @@ class Readings:
     def digest(self) -> str:
         """Of the readings that clips have or will have, and of those that are still to come."""
         return store.digest(self.log_name, sorted(set(self.unanswered.values())))
+
+    def covers(self, clips: Iterable[Clip]) -> bool:
+        """Whether every one of these clips that has a transcript has a row."""
+        return all(clip.clip_id in self.clip_ids for clip in clips if has_words(clip))
 
     def only(self, clip_ids: Collection[str]) -> "Readings":
         """The readings as these clips see them: questions of others that are still open do not count."""
@@ -69,6 +74,11 @@ class Readings:
         }
 
 
+def has_words(clip: Clip) -> bool:
+    """Whether there is a transcript to read."""
+    return bool(clip.text and clip.text.strip())
+
+
 def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = None) -> Readings | None:
     """The table of these clips, by clip_id, asking for what has no final answer; None without `annotate.url`.
 
@@ -77,7 +87,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     """
     if config.annotate.url is None:
         return None
-    text_of = {clip.clip_id: clip.text for clip in clips if clip.text and clip.text.strip()}
+    text_of = {clip.clip_id: clip.text or "" for clip in clips if has_words(clip)}
     digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}
     folder, log_name = answer_log.open_folder(cluster.store_root(config), config.annotate)
     answers, usage = answer_log.read(folder), usage or Usage()
@@ -97,7 +107,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
     kinds = Counter(status.partition(":")[0] for status in table["status"].to_pylist())
     settings, transcripts = answer_log.settings(config.annotate), len(set(digest_of.values()))
-    readings = Readings(path, settings, log_name, unanswered, dict(kinds), transcripts, usage)
+    readings = Readings(path, settings, log_name, frozenset(text_of), unanswered, dict(kinds), transcripts, usage)
     if unanswered:
         say(
             f"{len(set(unanswered.values()))} of {readings.transcripts} transcripts have no answer yet and stand alone "

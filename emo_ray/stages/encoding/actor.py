@@ -90,7 +90,11 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
     modality = encoder.modality
     if encoder.readings is not None:
         reading_of = _readings(encoder.readings)
-        readings = [reading_of.get(clip_id) for clip_id in table["clip_id"].to_pylist()]
+        has_words = table["text_status"].to_numpy() == "ok"
+        clip_ids = table["clip_id"].to_pylist()
+        unread = [name for name, words in zip(clip_ids, has_words, strict=True) if words and name not in reading_of]
+        assert not unread, f"nobody asked for readings of {len(unread)} clips that are encoded: {unread[0]}"
+        readings = [reading_of.get(clip_id) for clip_id in clip_ids]
         table = table.append_column("reading", pa.array(readings, pa.string()))
     valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")
     if modality == "audio":  # equal lengths together: less padding

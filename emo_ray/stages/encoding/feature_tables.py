@@ -87,16 +87,15 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
     import ray.data
 
-    gpu = cluster.use_gpu(config, 1)
-    most = cluster.actor_count(parts, gpu)
+    resources = cluster.actor_resources(config)
+    most = cluster.actor_count(parts, resources["num_gpus"] > 0)
     # A local cluster has what it has: its actors start at once, but for a CPU, or tasks that feed them would wait for
     # ever. One that grows starts with one actor and asks for more.
     room = int((cluster.cpus() - 1) / cluster.task_cpus())
     least = 1 if cluster.has_dashboard() else max(1, min(most, room))
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-        "num_cpus": cluster.task_cpus(),
-        "num_gpus": 1 if gpu else 0,
+        **resources,
     }
 
 

@@ -14,7 +14,7 @@ import torch
 
 from emo_ray import cluster, store
 from emo_ray.config import Config
-from emo_ray.config.model_settings import Optimisation
+from emo_ray.config.model_settings import MODALITIES, Optimisation
 from emo_ray.data.batch import from_features, video_from_shards
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
@@ -40,15 +40,15 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
     if plan.video_path is not None:
         train_emovclip(config, plan, on_epoch)
 
-    def train(folder: Path) -> dict[str, Any]:
+    def fill(folder: Path) -> dict[str, Any]:
         table = feature_rows(config, plan, plan.clips.all_clips)
         job, datasets = fusion_job(config, plan, table)
         best = ray_train.train(job, config, datasets, on_epoch)
-        trained_ids = labelled(table, plan.clips.train)["clip_id"].to_pylist()
+        trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
         phase = TrainedPhase("fusion", job.train_rows, plan.clips.pseudo and plan.clips.pseudo.only(trained_ids))
         return write_checkpoint(folder, best, config, plan.prepared, phase, plan.video_path)
 
-    _train_once(plan.path, "fusion", config, on_epoch, train)
+    _train_once(plan.path, "fusion", config, on_epoch, fill)
 
 
 def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
@@ -56,7 +56,7 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
     path = plan.video_path
     assert path is not None, "the plan trains no EmoVCLIP"
 
-    def train(folder: Path) -> dict[str, Any]:
+    def fill(folder: Path) -> dict[str, Any]:
         check_tag(config)
         job, datasets = _emovclip_job(config, plan, path)
         best = ray_train.train(job, config, datasets, on_epoch)
@@ -65,13 +65,13 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
 
     if store.is_complete(path):
         say(f"EmoVCLIP {path.name} is trained already")
-    _train_once(path, "emovclip", config, on_epoch, train)
+    _train_once(path, "emovclip", config, on_epoch, fill)
 
 
 def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) -> pa.Table:
     """The features of these clips, as `feature_tables.load` gives them; EmoVCLIP's where the plan has one."""
     parts = plan.prepared.parts_with(clip_ids)
-    encoders = [*plan.frozen, *([video_encoder(plan.video_path)] if plan.video_path else [])]
+    encoders = [*plan.encoders, *([video_encoder(plan.video_path)] if plan.video_path else [])]
     return load(plan.prepared, encode_corpus(config, plan.prepared, encoders, parts), parts, clip_ids)
 
 
@@ -81,15 +81,18 @@ def fusion_job(
     """How the head is trained on these features. Raises ValueError where no training clip has any."""
     cluster.connect(config)
     prepared, clips = plan.prepared, plan.clips
-    tables = {"train": labelled(table, clips.train), "validation": labelled(table, clips.validation)}
-    datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
-    if "train" not in datasets:
+    train_rows = labelled_rows(table, clips.train)
+    if not len(train_rows):
         raise ValueError(
             f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
             "name feature tables with tables.video, tables.audio, tables.text"
         )
-    # Pseudo-labelled clips count too, for they are training clips: how features are scaled tells nothing of labels.
-    statistics, usable = scalings(from_features(tables["train"])), tables["train"]["clip_id"].to_pylist()
+    # Pseudo-labelled clips count as well: how features are scaled says nothing about labels.
+    statistics, usable = scalings(from_features(train_rows)), train_rows["clip_id"].to_pylist()
+    if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
+        table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
+    tables = {"train": train_rows, "validation": labelled_rows(table, clips.validation)}
+    datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
     job = ray_train.TrainingJob(
         phase="fusion",
         digest=plan.key,
@@ -104,12 +107,13 @@ def fusion_job(
     return job, datasets
 
 
-def labelled(table: pa.Table, label_of: LabelOf) -> pa.Table:
+def labelled_rows(table: pa.Table, label_of: LabelOf) -> pa.Table:
     """The rows of these clips that have any modality, with their `label`."""
     table = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
     usable_B = np.zeros(len(table), bool)
     for name in table.column_names:
-        usable_B |= table[name].to_numpy() if name.startswith("has_") else False
+        if name.startswith("has_"):
+            usable_B |= table[name].to_numpy()
     table = table.filter(pa.array(usable_B))
     return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
 
@@ -143,21 +147,26 @@ def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
     )
 
 
+def _modality(column: str) -> str | None:
+    """The modality that a column of a feature table belongs to."""
+    name = column.removeprefix("has_")
+    return name if name in MODALITIES else None
+
+
 def _train_once(
-    path: Path, phase: str, config: Config, on_epoch: OnEpoch, train: Callable[[Path], dict[str, Any]]
+    path: Path, phase: str, config: Config, on_epoch: OnEpoch, fill: Callable[[Path], dict[str, Any]]
 ) -> None:
-    """Make the checkpoint at `path` with `train(folder)`, unless this or another process, such as a trial, made it."""
+    """Make the checkpoint at `path` with `fill(folder)`, unless this or another process, such as a trial, made it."""
     is_trained_here = False
 
-    def fill(folder: Path) -> dict[str, Any]:
+    def train(folder: Path) -> dict[str, Any]:
         nonlocal is_trained_here
         is_trained_here = True
-        return train(folder)
+        return fill(folder)
 
-    meta = store.artefact(path, {"kind": "checkpoint", "version": VERSION}, fill)
-    if is_trained_here:
-        ray_train.clean_up(config, phase, path.name.rpartition("-")[2])
-    else:
+    meta = store.artefact(path, {"kind": "checkpoint", "version": VERSION}, train)
+    ray_train.clean_up(config, phase, path.name.rpartition("-")[2])
+    if not is_trained_here:
         for metrics in meta["history"]:
             on_epoch(phase, metrics)
 
@@ -190,5 +199,5 @@ def _class_weights(
     settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], classes: int
 ) -> torch.Tensor | None:
     """From the classes of the clips trained on; a pseudo-labelled clip counts for as much as it weighs."""
-    weight_B = clips.pseudo.weights(clip_ids) if clips.pseudo else None
-    return class_weights(settings, torch.tensor([clips.train[name] for name in clip_ids]), classes, weight_B)
+    label_of, weight_B = clips.train, clips.pseudo.weights(clip_ids) if clips.pseudo else None
+    return class_weights(settings, torch.tensor([label_of[name] for name in clip_ids]), classes, weight_B)

@@ -1,7 +1,8 @@
 """What a config trains, before anything is: on which clips, from which features, and under which names.
 
 The names are digests of everything that decides a result, so each phase is trained once: who changes only `fusion.*`
-trains only the head again. Planning reads files and writes none; neither Ray nor torch is imported for it.
+trains only the head again. Planning reads files and writes none, without Ray, and without torch unless there are
+pseudo-labels.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class TrainingPlan:
 
     corpus: Corpus
     clips: TrainingClips
-    frozen: tuple[EncoderSpec, ...]  # encoders of sound and text, and tables
+    encoders: tuple[EncoderSpec, ...]  # of sound and text, and tables: all but EmoVCLIP's
     key: str
     path: Path
     video_path: Path | None  # of EmoVCLIP; None where none is trained
@@ -73,10 +74,11 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
     root, prepared = cluster.store_root(config), corpus.prepared
     clips = _training_clips(config, prepared)
     video_path = _emovclip_path(config, prepared, clips, root)
-    labelled = {clip.clip_id for clip in prepared.clips if clip.label is not None}
-    frozen = tuple(frozen_encoders(config, corpus.readings_for(labelled | clips.train.keys())))
-    key = _fusion_digest(config, prepared, clips, frozen, video_path)
-    return TrainingPlan(corpus, clips, frozen, key, root / "checkpoints" / f"model-{key}", video_path)
+    # Test clips too, because they lie in the same parts, and parts are encoded whole.
+    encoded_ids = {clip.clip_id for clip in prepared.clips if clip.label is not None} | clips.train.keys()
+    encoders = tuple(frozen_encoders(config, corpus.readings_for(encoded_ids)))
+    key = _fusion_digest(config, prepared, clips, encoders, video_path)
+    return TrainingPlan(corpus, clips, encoders, key, root / "checkpoints" / f"model-{key}", video_path)
 
 
 def check_no_folds(config: Config) -> None:
@@ -147,13 +149,13 @@ def _emovclip_path(config: Config, prepared: Prepared, clips: TrainingClips, roo
 
 
 def _fusion_digest(
-    config: Config, prepared: Prepared, clips: TrainingClips, frozen: Sequence[EncoderSpec], video_path: Path | None
+    config: Config, prepared: Prepared, clips: TrainingClips, encoders: Sequence[EncoderSpec], video_path: Path | None
 ) -> str:
     start = fusion_start_folder(config, prepared.labels)
     return store.digest(
         VERSION,
         settings_of(config, "fusion"),
-        [encoder.digest for encoder in frozen],
+        [encoder.digest for encoder in encoders],
         video_path and video_path.name,
         *_clip_parts(prepared, clips),
         *([store.digest_path(start / WEIGHTS)] if start else []),

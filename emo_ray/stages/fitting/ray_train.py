@@ -97,15 +97,12 @@ def _train_on_ray(
             f"found {job.train_rows} {job.phase} training clips for {workers} workers, expected at least one each: "
             "lower train.num_workers"
         )
-    gpu, cpus = cluster.use_gpu(config, workers), cluster.train_worker_cpus(workers)
+    scaling = cluster.train_scaling(config)
+    threads = cluster.usable_threads(scaling["resources_per_worker"]["CPU"])
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
     trainer = (ray.train.torch.TorchTrainer if cluster.has_dashboard() else _LocalTrainer)(
-        partial(_worker, job, config, folder, cluster.usable_threads(cpus)),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
-        ),
+        partial(_worker, job, config, folder, threads),
+        scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
             name="ray",
             storage_path=str(folder),

@@ -87,7 +87,7 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
     at_once = min(most, config.tune.trials, config.tune.max_concurrent or most)
     if workers > 1:
         return at_once, {"node:__internal_head__": 0.001}
-    return at_once, {"CPU": cluster.train_worker_cpus(at_once), **({"GPU": 1} if gpu else {})}
+    return at_once, cluster.trial_resources(config, at_once)
 
 
 class Asha(FIFOScheduler):

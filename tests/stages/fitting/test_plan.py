@@ -56,10 +56,10 @@ def test_what_changes_a_result_changes_its_name_and_no_other(plan_of, changes, p
 
 def test_modalities_that_a_model_lacks_are_neither_encoded_nor_trained_for(plan_of):
     whole, listened = plan_of({}), plan_of({"modalities": ["audio"]})
-    assert (listened.video_path, [encoder.modality for encoder in listened.frozen]) == (None, ["audio"])
+    assert (listened.video_path, [encoder.modality for encoder in listened.encoders]) == (None, ["audio"])
     assert listened.path != whole.path
     seen = plan_of({"modalities": ["video"]})
-    assert (seen.video_path, seen.frozen) == (whole.video_path, ())
+    assert (seen.video_path, seen.encoders) == (whole.video_path, ())
     assert plan_of({"modalities": ["text", "audio", "video"]}).path == whole.path
 
 
