@@ -1,1 +1,1 @@
-"""From a manifest to decoded shards. Reading order: shard_plan, parallel, inspection, corpus."""
+"""From a manifest to decoded shards. Reading order: shard_plan, inspection, corpus."""

@@ -5,6 +5,7 @@ decodes nothing, and corpora that share clips in equal parts share files.
 """
 
 import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, Prepared
-from emo_ray.progress import say
+from emo_ray.progress import progress, say
 from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet
-from emo_ray.stages.decoding.parallel import in_parallel
 from emo_ray.stages.decoding.shard_plan import (
     ShardPlan,
     decode_tasks,
@@ -143,7 +143,7 @@ def _synthesise(config: Config) -> list[Clip]:
             return pickle.dumps([synthetic.render(script, folder) for script in pickle.loads(batch)])
 
         sizes = [len(batch) for batch in batches]
-        rendered = in_parallel(config, render, [pickle.dumps(b) for b in batches], "synthesising clips", sizes)
+        rendered = _in_parallel(config, render, [pickle.dumps(b) for b in batches], "synthesising clips", sizes)
         clips = sorted((clip for batch in rendered for clip in pickle.loads(batch)), key=lambda c: c.clip_id)
         manifest.write(folder / MANIFEST, clips)
         store.write_text(folder / store.META, '{"kind": "corpus"}')
@@ -166,7 +166,7 @@ def _decode(config: Config, plan: ShardPlan) -> None:
         title = "writing transcripts and statuses"  # feature tables leave nothing to decode
     else:
         title = "decoding clips"
-    in_parallel(config, decode, list(tasks.values()), title, sizes)
+    _in_parallel(config, decode, list(tasks.values()), title, sizes)
 
 
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
@@ -175,6 +175,32 @@ def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
     write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)
     write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan.folder, ledger)
+
+
+def _in_parallel(
+    config: Config, work: Callable[[bytes], bytes], tasks: Sequence[bytes], title: str, sizes: Sequence[int]
+) -> list[bytes]:
+    """Run `work` over pickled tasks as Ray Data tasks. Results come in any order; `sizes` are the clips of each task.
+
+    `work` must be a nested function: those travel by value, so that workers import only what they use.
+    """
+    if not tasks:
+        return []
+    import ray.data
+
+    cluster.connect(config)
+
+    def run(row: dict) -> dict:
+        return {"size": row["size"], "result": work(row["task"])}
+
+    rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, num_cpus=cluster.task_cpus())
+    results = []
+    with progress(title, sum(sizes), "clips") as advance:
+        for row in dataset.iter_rows():
+            results.append(row["result"])
+            advance(row["size"])
+    return results
 
 
 def _sentence(counts: dict, tables: Tables) -> str:
