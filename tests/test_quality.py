@@ -95,7 +95,7 @@ def test_three_modalities_are_better_than_the_best_of_them(world):
 
 
 def test_modalities_tell_what_they_show_and_not_what_the_clip_is(world):
-    """A misleading modality shows a class that it is apt to be confused with, so some of these guesses are the clip's."""
+    """A misleading modality shows a class that is easily confused with the clip's, so a few guesses name the latter."""
     as_shown, as_is = [], []
     for name, modality in SINGLE.items():
         shown = {clip_id: world.scripts[clip_id].shown[modality] for clip_id in world.guesses[name]}
