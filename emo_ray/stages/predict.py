@@ -199,17 +199,17 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
     return clips / (time.monotonic() - start_s)
 
 
-def _in_this_process(config: Config, rows: Sequence[dict], arguments: tuple) -> Iterator[dict]:
+def _in_this_process(config: Config, rows: list[dict], arguments: tuple) -> Iterator[dict]:
     """Decode and predict one part after the other. `arguments` are those of `PredictActor`."""
     with own_device(config) as device:
-        actor = PredictActor(*arguments, device=device.type)
+        actor = PredictActor(*arguments, device.type)
         for row in rows:
             if row["task"]:
                 shards.write_part(*pickle.loads(row["task"]))
             yield actor(row)
 
 
-def _in_actors(config: Config, rows: Sequence[dict], arguments: tuple) -> Iterator[dict]:
+def _in_actors(config: Config, rows: list[dict], arguments: tuple) -> Iterator[dict]:
     """Decode in Ray Data tasks and predict in actors. `arguments` are those of `PredictActor`."""
     cluster.connect(config)
 
