@@ -1,4 +1,4 @@
-"""The data half of the benchmark: decoding once or every time, and feeding a train step from shards."""
+"""The parts on data: decoding once against decoding every time, and feeding a train step from shards."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ from emo_ray.data import media, shards, synthetic
 from emo_ray.data.batch import Batch, video_from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.experiments.bench.step import LABELS, model_config
-from emo_ray.experiments.bench.timing import Comparison, Figure, compared, rounds, timed
+from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds, timed
 from emo_ray.models import emovclip
 from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress
@@ -32,7 +32,6 @@ COLUMNS = shard_columns(["video"])
 READING_BATCH, READING_STEP_S, READERS = 32, 0.04, 2
 _MOVIES, _SECONDS, _FPS, _HEIGHT, _WIDTH = 4, 4, 25, 720, 1280
 _STREAM_STEPS = 4
-Measured = tuple[list[Figure], list[Comparison]]
 
 
 def decode(config: Config, scratch: Path) -> Measured:
@@ -45,21 +44,30 @@ def decode(config: Config, scratch: Path) -> Measured:
     def from_files() -> None:
         for clip in clips:
             _, status = media.read_video(clip.video, config.media.frames, side)
-            assert status == media.OK, status
+            assert status == media.OK, f"{clip.video}: {status}"
 
     def from_part() -> None:
         video_from_shards(pq.read_table(part, columns=COLUMNS))
 
     ways = {"720p mp4": from_files, "shards": from_part}
     cpu_s = dict.fromkeys(ways, 0.0)
-    with progress("decoding", (config.bench.pairs + 1) * len(ways), "runs") as advance:
-        each = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
-        seconds = rounds(each, config.bench.pairs, advance)
-    row_bytes = sum(len(j) for row in pq.read_table(part)["frames"].to_pylist() for j in row) / len(clips)
-    size = {"720p mp4": sum(Path(clip.video).stat().st_size for clip in clips) / len(clips), "shards": row_bytes}
     calls = config.bench.pairs + 1
+    with progress("decoding", calls * len(ways), "runs") as advance:
+        timed_ways = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
+        seconds = rounds(timed_ways, config.bench.pairs, advance)
+    jpegs = [jpeg for frames in pq.read_table(part)["frames"].to_pylist() for jpeg in frames]
+    bytes_of = {
+        "720p mp4": sum(Path(clip.video).stat().st_size for clip in clips if clip.video is not None),
+        "shards": sum(map(len, jpegs)),
+    }
     figures = [
-        Figure("decode", name, len(clips) / median(seconds[name]), cpu_s[name] / calls / len(clips), size[name])
+        Figure(
+            "decode",
+            name,
+            clips_per_s=len(clips) / median(seconds[name]),
+            cpu_s_per_clip=cpu_s[name] / calls / len(clips),
+            bytes_per_clip=bytes_of[name] / len(clips),
+        )
         for name in ways
     ]
     what = f"shards / decoding 720p mp4, {config.media.frames} frames of {side} px"
@@ -70,28 +78,30 @@ def stream(config: Config, scratch: Path) -> Measured:
     """A train step fed by Ray Data from shards against one on tensors in memory; and Ray Data against a DataLoader."""
     config = model_config(config)
     size = config.bench.batch_sizes[0]
-    own = config.emovclip.model_copy(update={"batch_size": size})
+    optimisation = config.emovclip.model_copy(update={"batch_size": size})
     paths, label_of = corpus(config, scratch, max(config.bench.clips, _STREAM_STEPS * size))
     # bf16, because the faster the step, the harder it is to feed.
-    plan = loop.LoopSettings(own, epochs=1, steps_per_epoch=_STREAM_STEPS, seed=config.seed, bf16=True)
+    settings = loop.LoopSettings(optimisation, epochs=1, steps_per_epoch=_STREAM_STEPS, seed=config.seed, bf16=True)
     torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
     model = emovclip.build(config, LABELS)
     collate = partial(video_from_shards, labels=label_of)
-    wanted = dict(list(label_of.items())[: _STREAM_STEPS * size])
-    dataset = video_dataset(paths, wanted)
+    dataset = video_dataset(paths, list(label_of)[: _STREAM_STEPS * size])
     in_memory = list(in_batches(dataset, collate, size))
     histories: dict[str, list[dict]] = {"memory": [], "shards": []}
 
-    def trained(name: str, batches: Callable[[int], Iterable[Batch]]) -> float:
+    def seconds_per_clip(name: str, batches: loop.Batches) -> float:
         reporter = loop.PlainReporter()
-        loop.fit(model, batches, lambda epoch: [], plan, reporter)
+        loop.fit(model, batches, lambda epoch: [], settings, reporter)
         histories[name] += reporter.history
         return 1 / reporter.history[0]["train_clips_per_s"]
 
-    def fed(epoch: int) -> Iterator[Batch]:
+    def from_shards(epoch: int) -> Iterator[Batch]:
         return in_batches(dataset, collate, size, config.train.shuffle_buffer, epoch)
 
-    ways = {"memory": lambda: trained("memory", lambda epoch: in_memory), "shards": lambda: trained("shards", fed)}
+    ways = {
+        "memory": partial(seconds_per_clip, "memory", lambda epoch: in_memory),
+        "shards": partial(seconds_per_clip, "shards", from_shards),
+    }
     with progress("feeding a train step", (config.bench.pairs + 1) * len(ways), "runs") as advance:
         seconds = rounds(ways, config.bench.pairs, advance)
     figures = [
@@ -103,9 +113,9 @@ def stream(config: Config, scratch: Path) -> Measured:
         )
         for name in ways
     ]
-    fed_as_fast = compared("stream", "step fed from shards / from memory", seconds["memory"], seconds["shards"], 0.95)
-    more_figures, more = reading(config, paths, collate)
-    return figures + more_figures, [fed_as_fast, *more]
+    comparison = compared("stream", "step fed from shards / from memory", seconds["memory"], seconds["shards"], 0.95)
+    reading_figures, reading_comparisons = reading(config, paths, collate)
+    return figures + reading_figures, [comparison, *reading_comparisons]
 
 
 def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Batch]) -> Measured:
@@ -113,36 +123,38 @@ def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Bat
     torch.set_num_threads(1)
     streamed = read_video(paths)
     kept = streamed.materialize()
-    workers = loader(paths, collate, READING_BATCH)
+    batches_of_loader = loader(paths, collate, READING_BATCH)
 
     def read(batches: Callable[[], Iterable[Batch]], step_s: float) -> float:
         begun_s, clips = time.perf_counter(), 0
         for batch in batches():
             clips += len(batch)
-            time.sleep(step_s)  # a GPU works, this process waits
+            time.sleep(step_s)  # stands for a GPU that computes while this process waits
         return (time.perf_counter() - begun_s) / clips
 
     sources: dict[str, Callable[[], Iterable[Batch]]] = {
-        # What train does where a split's shards fit in its share of the object store, and where they do not.
+        # As train reads a split whose shards fit in its share of the object store, and one whose do not.
         "Ray Data, kept": lambda: in_batches(kept, collate, READING_BATCH),
         "Ray Data, streamed": lambda: in_batches(streamed, collate, READING_BATCH),
-        "DataLoader": lambda: workers,
+        "DataLoader": lambda: batches_of_loader,
     }
-    ways = {(name, s): partial(read, source, s) for name, source in sources.items() for s in (READING_STEP_S, 0.0)}
+    step_times_s = (READING_STEP_S, 0.0)
+    ways = {(name, step_s): partial(read, sources[name], step_s) for name in sources for step_s in step_times_s}
     with progress("reading", (config.bench.pairs + 1) * len(ways), "runs") as advance:
         seconds = rounds(ways, config.bench.pairs, advance)
-    figures, comparisons = [], []
-    for step_s, at_least in ((READING_STEP_S, 1.0), (0.0, 0.7)):
+    figures: list[Figure] = []
+    comparisons: list[Comparison] = []
+    for step_s, at_least in zip(step_times_s, (1.0, 0.7), strict=True):
         how = f"with a step of {1000 * step_s:g} ms" if step_s else "reading alone"
         figures += [Figure("stream", f"{name}, {how}", 1 / median(seconds[name, step_s])) for name in sources]
-        for name in list(sources)[:2]:
-            theirs, own = seconds["DataLoader", step_s], seconds[name, step_s]
-            comparisons.append(compared("stream", f"{name} / DataLoader, {how}", theirs, own, at_least))
+        for name in ("Ray Data, kept", "Ray Data, streamed"):
+            what = f"{name} / DataLoader, {how}"
+            comparisons.append(compared("stream", what, seconds["DataLoader", step_s], seconds[name, step_s], at_least))
     return figures, comparisons
 
 
 class ShardReader(IterableDataset):
-    """What one writes without Ray: every DataLoader worker reads its turn of the shard parts, batch by batch."""
+    """How one reads shards without Ray: each DataLoader worker reads every n-th part, batch by batch."""
 
     def __init__(self, paths: list[Path], collate: Callable[[pa.Table], Batch], batch_size: int):
         self.paths, self.collate, self.batch_size = paths, collate, batch_size
@@ -150,6 +162,7 @@ class ShardReader(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
         worker = get_worker_info()
+        assert worker is not None, "only workers of a DataLoader iterate over it"
         for path in self.paths[worker.id :: worker.num_workers]:
             table = pq.read_table(path, columns=COLUMNS)
             for start in range(0, len(table), self.batch_size):
@@ -157,7 +170,7 @@ class ShardReader(IterableDataset):
 
 
 def loader(paths: list[Path], collate: Callable[[pa.Table], Batch], batch_size: int) -> DataLoader:
-    """Batches from `READERS` processes, which stay between epochs and start before the first that counts."""
+    """Batches from `READERS` processes, which start in the round that is not counted and live on between epochs."""
     return DataLoader(
         ShardReader(paths, collate, batch_size), batch_size=None, num_workers=READERS, prefetch_factor=2,
         persistent_workers=True, multiprocessing_context="spawn",
@@ -165,32 +178,33 @@ def loader(paths: list[Path], collate: Callable[[pa.Table], Batch], batch_size: 
 
 
 def movies(scratch: Path) -> list[Clip]:
-    """A few 720p mp4 files with motion everywhere, as a camera gives them."""
-    generator, made = np.random.default_rng(0), []
+    """A few 720p mp4 files with motion everywhere, like those of a camera."""
+    generator = np.random.default_rng(0)
+    clips: list[Clip] = []
     scene_HWC = _clouds(generator, 80) * 3 // 4 + _clouds(generator, 10) // 4
     for i in range(_MOVIES):
         path = scratch / f"movie{i}.mp4"
         if not path.exists():
             frames = np.stack([_filmed(scene_HWC, 3 * t + i, generator) for t in range(_SECONDS * _FPS)])
             synthetic.write(path, frames, None, _FPS)
-        made.append(Clip(f"movie{i}", str(path)))
-    return made
+        clips.append(Clip(f"movie{i}", str(path)))
+    return clips
 
 
 def _clouds(generator: np.random.Generator, grain: int) -> np.ndarray:
-    """A smooth picture with detail of so many pixels."""
+    """A smooth random picture whose details are `grain` pixels wide: int16 (H, W, 3)."""
     coarse_HWC = generator.integers(0, 256, (_HEIGHT // grain, _WIDTH // grain, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse_HWC).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC), np.int16)
 
 
 def _filmed(scene_HWC: np.ndarray, shift: int, generator: np.random.Generator) -> np.ndarray:
-    """The scene from a moving, slightly noisy camera."""
+    """A frame of the scene by a camera that has moved `shift` pixels and is slightly noisy."""
     noise = generator.integers(-4, 5, scene_HWC.shape, dtype=np.int16)
     return (np.roll(scene_HWC, shift, axis=1) + noise).clip(0, 255).astype(np.uint8)
 
 
 def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[str, int]]:
-    """Shard parts of so many clips (the movies, again and again) at the CLIP's image size, and a class for each."""
+    """Shard parts of so many clips at the CLIP's image size, and the class of each clip; the movies are repeated."""
     side = image_size(config)
     rows = [shards.row(clip, config.media, side) for clip in movies(scratch)]
     table = pa.Table.from_pylist([{**rows[i % len(rows)], "clip_id": f"c{i}"} for i in range(clips)], shards.SCHEMA)

@@ -1,11 +1,11 @@
 """The speed of EmoVCLIP's train step against the plain formulation of the same mathematics, on any device.
 
-`python -m emo_ray.experiments.bench.step [RECIPE] [key=value ...]` prints it as JSON where there is no Ray.
+`python -m emo_ray.experiments.bench.step [RECIPE] [key=value ...]` prints the figures as JSON, without Ray.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from emo_ray.config import Config, load, override, parse_overrides
 from emo_ray.data.batch import VideoBatch
-from emo_ray.experiments.bench.timing import Comparison, Figure, compared, rounds, timed
+from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds, timed
 from emo_ray.models import emovclip, reference
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.emovclip import EmoVCLIP
@@ -39,48 +39,64 @@ def model_config(config: Config) -> Config:
     return override(
         config,
         {
-            **{"emovclip.clip": config.bench.clip, "emovclip.weights": None, "media.image_size": None},
-            **{"media.frames": config.bench.frames, "emovclip.global_prompts": config.bench.global_prompts},
+            "emovclip.clip": config.bench.clip,
+            "emovclip.weights": None,
+            "emovclip.global_prompts": config.bench.global_prompts,
+            "media.image_size": None,
+            "media.frames": config.bench.frames,
             "data.labels": LABELS,
         },
     )
 
 
-def step(config: Config, done: Callable[[float], None] = lambda steps: None) -> tuple[list[Figure], list[Comparison]]:
-    """Figures and comparisons for every batch size of `bench.batch_sizes`; `done` is called after every step."""
+def step(config: Config, on_done: Callable[[float], None] = lambda steps: None) -> Measured:
+    """Measure every batch size of `bench.batch_sizes`; `on_done(1)` is called after every step."""
     config, device = model_config(config), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = emovclip.build(config, LABELS).train().to(device)
-    half = deepcopy(model)
-    cast_frozen(half, torch.bfloat16)
-    peak = {OURS: product_flops(device, torch.float32), BF16: product_flops(device, torch.bfloat16)}
-    figures, comparisons = [], []
+    bf16_model = deepcopy(model)
+    cast_frozen(bf16_model, torch.bfloat16)
+    peak_flops = {OURS: product_flops(device, torch.float32), BF16: product_flops(device, torch.bfloat16)}
+    figures: list[Figure] = []
+    comparisons: list[Comparison] = []
     for size in config.bench.batch_sizes:
-        batch = random_batch(config, size).to(device)
-        flops = step_flops(model, batch)
-        ways = {
-            PLAIN: partial(_train, model, batch, plain=True),
-            OURS: partial(_train, model, batch),
-            BF16: partial(_train, half, batch, bf16=True),
-            PLAIN_FORWARD: partial(_forward, model, batch, plain=True),
-            OURS_FORWARD: partial(_forward, model, batch),
-        }
+        batch, title = random_batch(config, size).to(device), f"{config.emovclip.clip}, batch {size}"
+        ways = _ways(model, bf16_model, batch)
         cpu_s = dict.fromkeys(ways, 0.0)
-        seconds = rounds({name: partial(timed, way, cpu_s, name, _wait(device)) for name, way in ways.items()},
-                         config.bench.pairs, done)  # fmt: skip
-        title = f"{config.emovclip.clip}, batch {size}"
-        for name in ways:
-            took_s = median(seconds[name])
-            rate = flops / took_s / peak[name] if name in peak else None
-            own = ways[name]
-            memory = _peak_bytes(own, device) if device.type == "cuda" else _peak_in_child(config, size, name)
-            spent_s = cpu_s[name] / (config.bench.pairs + 1) / size
-            figures.append(Figure(PART, f"{title}, {name}", size / took_s, spent_s, None, memory, None, rate))
-        comparisons += [
-            compared(PART, f"{title}: train, fp32 / plain", seconds[PLAIN], seconds[OURS], 1.25),
-            compared(PART, f"{title}: train, bf16 / plain fp32", seconds[PLAIN], seconds[BF16], 2.0),
-            compared(PART, f"{title}: forward, fp32 / plain", seconds[PLAIN_FORWARD], seconds[OURS_FORWARD], 1.1),
-        ]
+        timed_ways = {name: partial(timed, way, cpu_s, name, _synchronise(device)) for name, way in ways.items()}
+        seconds = rounds(timed_ways, config.bench.pairs, on_done)
+        flops = step_flops(model, batch)
+        for name, way in ways.items():
+            step_s = median(seconds[name])
+            figures.append(
+                Figure(
+                    PART,
+                    f"{title}, {name}",
+                    clips_per_s=size / step_s,
+                    cpu_s_per_clip=cpu_s[name] / (config.bench.pairs + 1) / size,
+                    peak_bytes=_peak_bytes(config, size, name, way, device),
+                    utilisation=flops / step_s / peak_flops[name] if name in peak_flops else None,
+                )
+            )
+        comparisons += _compare(title, seconds)
     return figures, comparisons
+
+
+def _ways(model: EmoVCLIP, bf16_model: EmoVCLIP, batch: VideoBatch) -> dict[str, Callable[[], None]]:
+    return {
+        PLAIN: partial(_train, model, batch, plain=True),
+        OURS: partial(_train, model, batch),
+        BF16: partial(_train, bf16_model, batch, bf16=True),
+        PLAIN_FORWARD: partial(_forward, model, batch, plain=True),
+        OURS_FORWARD: partial(_forward, model, batch),
+    }
+
+
+def _compare(title: str, seconds: Mapping[str, Sequence[float]]) -> list[Comparison]:
+    return [
+        compared(PART, f"{title}: train, fp32 / plain", seconds[PLAIN], seconds[OURS], 1.25),
+        compared(PART, f"{title}: train, bf16 / plain fp32", seconds[PLAIN], seconds[BF16], 2.0),
+        compared(PART, f"{title}: forward, fp32 / plain", seconds[PLAIN_FORWARD], seconds[OURS_FORWARD], 1.1),
+    ]
 
 
 def random_batch(config: Config, size: int) -> VideoBatch:
@@ -95,17 +111,17 @@ def random_batch(config: Config, size: int) -> VideoBatch:
 
 
 def step_flops(model: EmoVCLIP, batch: VideoBatch) -> int:
-    """Floating-point operations of our train step, counted from its matrix products (attention's too)."""
+    """Floating-point operations of our train step, counted from its matrix products, those of attention included."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         _train(model, batch)
     return counter.get_total_flops()
 
 
 def product_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product: what this device gives in practice, whatever its data sheet says."""
+    """FLOP/s of a large matrix product: what this device reaches in practice, whatever its data sheet says."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 / min(timed(lambda: a @ b, {"": 0.0}, "", _wait(device)) for _ in range(6))
+    return 2 * n**3 / min(timed(lambda: a @ b, {"": 0.0}, "", _synchronise(device)) for _ in range(6))
 
 
 def _encode(model: EmoVCLIP, batch: VideoBatch, plain: bool) -> torch.Tensor:
@@ -114,7 +130,7 @@ def _encode(model: EmoVCLIP, batch: VideoBatch, plain: bool) -> torch.Tensor:
 
 
 def _train(model: EmoVCLIP, batch: VideoBatch, plain: bool = False, bf16: bool = False) -> None:
-    """Forward and backward."""
+    """One step forward and backward, without an optimiser."""
     with torch.autocast(batch.label_B.device.type, torch.bfloat16, enabled=bf16):
         logits_BK = _encode(model, batch, plain)
     F.cross_entropy(logits_BK, batch.label_B).backward()
@@ -126,31 +142,33 @@ def _forward(model: EmoVCLIP, batch: VideoBatch, plain: bool = False) -> None:
     _encode(model, batch, plain)
 
 
-def _wait(device: torch.device) -> Callable[[], None]:
+def _synchronise(device: torch.device) -> Callable[[], None]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
-def _peak_bytes(way: Callable[[], object], device: torch.device) -> float:
-    torch.cuda.reset_peak_memory_stats(device)
-    way()
-    return torch.cuda.max_memory_allocated(device)
+def _peak_bytes(config: Config, size: int, name: str, way: Callable[[], None], device: torch.device) -> float | None:
+    """Peak memory of one step.
 
-
-def _peak_in_child(config: Config, size: int, name: str) -> float | None:
-    """Peak memory of one step on the CPU, in a process of its own: what an allocator keeps would count for the next."""
+    On the CPU a fresh process takes the step: an allocator keeps memory, which would count as the next way's.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        way()
+        return torch.cuda.max_memory_allocated(device)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_here, config, size, name, torch.get_num_threads()).result()
+        return pool.submit(_peak_in_this_process, config, size, name, torch.get_num_threads()).result()
 
 
-def _peak_here(config: Config, size: int, name: str, threads: int) -> float | None:
+def _peak_in_this_process(config: Config, size: int, name: str, threads: int) -> float | None:
+    """Peak memory of one step in bytes; None on systems other than Linux."""
     status = Path("/proc/self/status")
-    if not status.exists():  # only Linux tells
+    if not status.exists():
         return None
     torch.set_num_threads(threads)
     model, batch = emovclip.build(config, LABELS).train(), random_batch(config, size)
     if name == BF16:
         cast_frozen(model, torch.bfloat16)
-    Path("/proc/self/clear_refs").write_text("5")  # building the model is no part of it
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: building the model does not count
     plain = name in (PLAIN, PLAIN_FORWARD)
     if name in (PLAIN_FORWARD, OURS_FORWARD):
         _forward(model, batch, plain)

@@ -1,15 +1,17 @@
-"""The part of the benchmark that is a sweep: fusion heads trained in bulk, and one by one as a trial alone trains them.
+"""The part on sweeps: fusion heads trained in bulk against heads trained one by one, as a single trial trains its own.
 
-Both use every core with one thread each, the same five folds, settings and epochs. One by one is the train stage's own
-code in a process that is up already: what Ray Tune takes to start a trial is not counted.
+Both use every core with one thread each, the same five folds, settings and epochs. One by one is the train stage's code
+in a process that is up already: the time Ray Tune takes to start a trial is not counted.
 """
 
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +22,8 @@ from emo_ray import cluster
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import from_features
-from emo_ray.experiments.bench.data import Measured
 from emo_ray.experiments.bench.step import product_flops
-from emo_ray.experiments.bench.timing import Figure, compared, rounds
+from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import scalings
 from emo_ray.progress import progress
@@ -31,32 +32,50 @@ from emo_ray.stages.sweeps.stacked import Fold, Worker, wave_of
 from emo_ray.training.search import Params, applied
 
 PART, FOLDS, CLASSES = "sweep", 5, 6
-# Clips, dimensions of video, audio and text, epochs, and how many of `bench.trials` are trained.
-_TABLES = {
-    "1,500 clips of 3 x 100 dimensions": (1500, (100, 100, 100), 3, 1.0, 5.0),
-    "MER2024's size: 5,030 clips of 768 + 1,024 + 5,120": (5030, (768, 1024, 5120), 2, 0.32, 1.5),
-}
-_ALONE = 0.16  # of these trials are trained one by one: rates are compared
+_SHARE_ONE_BY_ONE = 0.16  # of the trials are trained one by one: rates are compared
+
+
+@dataclass(frozen=True)
+class Size:
+    """A table of random features and how much is trained on it."""
+
+    name: str
+    clips: int
+    dims: tuple[int, int, int]  # of video, audio and text
+    epochs: int
+    share: float  # of `bench.trials` that are trained
+    at_least: float  # ratio that is wanted
+
+
+_SIZES = (
+    Size("1,500 clips of 3 x 100 dimensions", 1500, (100, 100, 100), 3, 1.0, 5.0),
+    Size("MER2024's size: 5,030 clips of 768 + 1,024 + 5,120", 5030, (768, 1024, 5120), 2, 0.32, 1.5),
+)
 
 
 def sweep(config: Config, scratch: Path) -> Measured:
-    """Heads a second in bulk against one by one, on random features of two sizes."""
-    figures, comparisons = [], []
-    peak = product_flops(torch.device("cpu"), torch.float32)  # on all cores, while nothing else runs
-    for name, (clips, dims, epochs, share, at_least) in _TABLES.items():
-        own = override(config, {"train.epochs": epochs, "fusion.passes_per_epoch": 1, "store.root": str(scratch)})
-        trials = _trials(max(1, round(share * config.bench.trials)))
-        some = trials[: max(1, round(_ALONE * len(trials)))]
-        table = _table(clips, dims)
-        ways = {"in bulk": partial(_in_bulk, own, table, trials), "one by one": partial(_one_by_one, own, table, some)}
-        with progress(f"sweeping {name}", 2 * (config.bench.pairs + 1), "runs") as advance:
+    """Heads per second in bulk against one by one, on random features of two sizes."""
+    figures: list[Figure] = []
+    comparisons: list[Comparison] = []
+    peak_flops = product_flops(torch.device("cpu"), torch.float32)  # on all cores, while nothing else runs
+    for size in _SIZES:
+        changes = {"train.epochs": size.epochs, "fusion.passes_per_epoch": 1, "store.root": str(scratch)}
+        size_config, table = override(config, changes), _table(size)
+        trials = _trials(max(1, round(size.share * config.bench.trials)))
+        few_trials = trials[: max(1, round(_SHARE_ONE_BY_ONE * len(trials)))]
+        ways = {
+            "in bulk": partial(_in_bulk, size_config, table, trials),
+            "one by one": partial(_one_by_one, size_config, table, few_trials),
+        }
+        with progress(f"sweeping {size.name}", len(ways) * (config.bench.pairs + 1), "runs") as advance:
             seconds = rounds(ways, config.bench.pairs, advance)
-        for way, each_s in seconds.items():
-            rate = 1 / median(each_s)  # heads
-            reached = rate * _flops(own, clips, dims) / peak
-            figures.append(Figure(PART, f"{name}, {way}", rate * clips * epochs, utilisation=reached))
-        what = f"{name}: {len(trials)} trials x {FOLDS} folds in bulk / one by one"
-        comparisons.append(compared(PART, what, seconds["one by one"], seconds["in bulk"], at_least))
+        for way, head_s in seconds.items():
+            heads_per_s = 1 / median(head_s)
+            utilisation = heads_per_s * _flops(size_config, size) / peak_flops
+            clips_per_s = heads_per_s * size.clips * size.epochs
+            figures.append(Figure(PART, f"{size.name}, {way}", clips_per_s, utilisation=utilisation))
+        what = f"{size.name}: {len(trials)} trials x {FOLDS} folds in bulk / one by one"
+        comparisons.append(compared(PART, what, seconds["one by one"], seconds["in bulk"], size.at_least))
     return figures, comparisons
 
 
@@ -68,37 +87,38 @@ def _trials(count: int) -> list[Params]:
     ]
 
 
-def _table(clips: int, dims: Sequence[int]) -> pa.Table:
-    """Random features and labels, as features.load and train.labelled give them."""
+def _table(size: Size) -> pa.Table:
+    """Random features and labels in the form of `phases.labelled`."""
     rng = np.random.default_rng(0)
-    columns = {"clip_id": pa.array([f"clip-{i}" for i in range(clips)])}
-    for name, dim in zip(MODALITIES, dims, strict=True):
-        values = pa.array(rng.normal(size=clips * dim).astype(np.float32))
+    columns = {"clip_id": pa.array([f"clip-{i}" for i in range(size.clips)])}
+    for name, dim in zip(MODALITIES, size.dims, strict=True):
+        values = pa.array(rng.normal(size=size.clips * dim).astype(np.float32))
         columns[name] = pa.FixedSizeListArray.from_arrays(values, dim)
-        columns[f"has_{name}"] = pa.array(np.ones(clips, bool))
-    return pa.table(columns | {"label": pa.array(rng.integers(CLASSES, size=clips))})
+        columns[f"has_{name}"] = pa.array(np.ones(size.clips, bool))
+    return pa.table(columns | {"label": pa.array(rng.integers(CLASSES, size=size.clips))})
 
 
 def _folds(table: pa.Table) -> list[tuple[pa.Table, pa.Table]]:
-    """(to train on, to validate on) of every fold."""
+    """The training and the validation rows of every fold."""
     fold_B = np.arange(len(table)) % FOLDS
     return [(table.filter(pa.array(fold_B != i)), table.filter(pa.array(fold_B == i))) for i in range(FOLDS)]
 
 
 def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
-    """Seconds a head, from when its processes have the features."""
+    """Seconds per head, from when its processes have the features."""
     folds = [ray.put(Fold(*(from_features(part) for part in parts))) for parts in _folds(table)]
-    workers = [Worker.remote(config, _labels(), folds) for _ in range(int(cluster.cpus()))]
+    worker_class: Any = Worker  # Ray's decorator keeps the plain class's type
+    workers = [worker_class.remote(config, _labels(), folds) for _ in range(int(cluster.cpus()))]
     ray.get([worker.start.remote({}) for worker in workers])
     begun_s = time.perf_counter()
     begun = 0
     while begun < len(trials):
         numbers = range(begun, begun + wave_of(len(trials) - begun, len(workers)))
         begun = numbers.stop
-        mine = [[n for n in numbers if n % len(workers) == i] for i in range(len(workers))]
-        ray.get([w.start.remote({n: trials[n] for n in own}) for w, own in zip(workers, mine, strict=True)])
+        share_of = [(worker, [n for n in numbers if n % len(workers) == i]) for i, worker in enumerate(workers)]
+        ray.get([worker.start.remote({n: trials[n] for n in share}) for worker, share in share_of])
         for _ in range(config.train.epochs):
-            ray.get([w.epoch.remote(own) for w, own in zip(workers, mine, strict=True)])
+            ray.get([worker.epoch.remote(share) for worker, share in share_of])
     took_s = time.perf_counter() - begun_s
     for worker in workers:
         ray.kill(worker)
@@ -106,9 +126,10 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
 
 
 def _one_by_one(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
-    """Seconds a head, from when its processes are up."""
+    """Seconds per head, from when its processes are up."""
     count, folds = int(cluster.cpus()), ray.put(_folds(table))
-    workers = [_Alone.remote(config, folds) for _ in range(count)]
+    worker_class: Any = SingleHeadWorker
+    workers = [worker_class.remote(config, folds) for _ in range(count)]
     ray.get([worker.train.remote([]) for worker in workers])
     heads = [(params, fold) for params in trials for fold in range(FOLDS)]
     begun_s = time.perf_counter()
@@ -120,7 +141,7 @@ def _one_by_one(config: Config, table: pa.Table, trials: Sequence[Params]) -> fl
 
 
 @ray.remote(num_cpus=0.5)
-class _Alone:
+class SingleHeadWorker:
     """Trains heads one after the other, each as a trial of Ray Tune does in its process."""
 
     def __init__(self, config: Config, folds: list[tuple[pa.Table, pa.Table]]):
@@ -128,18 +149,18 @@ class _Alone:
         cluster.connect(config)
 
     def train(self, heads: Sequence[tuple[Params, int]]) -> None:
-        """Heads as (settings, fold)."""
+        """Train these heads, each given as (settings, fold)."""
         for params, fold in heads:
-            config, (train, validation) = applied(self.config, params), self.folds[fold]
-            tables = {"train": train, "validation": validation}
+            config = applied(self.config, params)
+            tables = dict(zip(("train", "validation"), self.folds[fold], strict=True))
             datasets = {name: ray.data.from_arrow(part).materialize() for name, part in tables.items()}
             job = ray_train.TrainingJob(
                 phase="fusion",
                 digest="",
-                build=partial(checkpoint.fresh_fusion, config, scalings(from_features(train)), _labels()),
+                build=partial(checkpoint.fresh_fusion, config, scalings(from_features(tables["train"])), _labels()),
                 collate=from_features,
                 optimisation=config.fusion,
-                train_rows=len(train),
+                train_rows=len(tables["train"]),
                 fusion=True,
             )
             with tempfile.TemporaryDirectory() as folder:
@@ -150,8 +171,11 @@ def _labels() -> tuple[str, ...]:
     return tuple(f"class {k}" for k in range(CLASSES))
 
 
-def _flops(config: Config, clips: int, dims: Sequence[int]) -> float:
-    """Of matrix products in training a head: layers forward, gradients of weights, and of what later layers take in."""
+def _flops(config: Config, size: Size) -> float:
+    """Floating-point operations of the matrix products in training a head.
+
+    Every layer computes forward and the gradients of its weights; layers after the first also those of their inputs.
+    """
     hidden = config.fusion.hidden
-    first, later = sum(dims) * hidden, len(MODALITIES) * hidden * hidden + hidden * CLASSES
-    return (4 * first + 6 * later) * clips * (1 - 1 / FOLDS) * config.train.epochs
+    first_layer, later_layers = sum(size.dims) * hidden, len(MODALITIES) * hidden * hidden + hidden * CLASSES
+    return (4 * first_layer + 6 * later_layers) * size.clips * (1 - 1 / FOLDS) * size.epochs

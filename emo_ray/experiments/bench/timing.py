@@ -1,16 +1,19 @@
-"""How speed is measured: several ways side by side in one run, since a busy machine slows all of them alike."""
+"""How speed is measured: several ways take turns in one run, because a busy machine slows all of them alike."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
 from threading import Event, Thread
+from typing import TypeVar
 
 import psutil
 
+Way = TypeVar("Way", bound=Hashable)
 
-@dataclass
+
+@dataclass(frozen=True)
 class Figure:
     """What one way of doing one thing costs. None: not measured."""
 
@@ -24,7 +27,7 @@ class Figure:
     utilisation: float | None = None  # model FLOP/s as a share of what a large matrix product reaches here
 
 
-@dataclass
+@dataclass(frozen=True)
 class Comparison:
     """How many times faster one way is than another: the median over rounds, and the lowest and highest."""
 
@@ -38,74 +41,80 @@ class Comparison:
 
 @dataclass
 class Usage:
-    """What a block of code took, with all processes under this one."""
+    """The resources that a block of code used, together with all processes under this one."""
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_bytes: float = 0.0  # of memory, shared pages counted once
 
 
-def rounds(
-    ways: Mapping[str, Callable[[], float]],
-    count: int,
-    done: Callable[[float], None] = lambda runs: None,
-    warm_up: bool = True,
-) -> dict:
-    """`{way: its seconds in each of count rounds}`, after one that does not count; every round another way begins.
+Measured = tuple[list[Figure], list[Comparison]]
+ProcessKey = tuple[int, float]  # (pid, start time), because pids are reused
 
-    A way is a function that does its work and returns the seconds that count.
+
+def rounds(
+    ways: Mapping[Way, Callable[[], float]],
+    count: int,
+    on_done: Callable[[float], None] = lambda runs: None,
+    warm_up: bool = True,
+) -> dict[Way, list[float]]:
+    """Run every way once in each of `count` rounds and return the seconds of each way, round by round.
+
+    A way is a function that works and returns the seconds that count. Each round starts with another way. With
+    `warm_up`, an additional first round is not counted. `on_done(1)` is called after each run.
     """
     names = list(ways)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[Way, list[float]] = {name: [] for name in names}
     for turn in range(0 if warm_up else 1, count + 1):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             took_s = ways[name]()
             if turn:
                 seconds[name].append(took_s)
-            done(1)
+            on_done(1)
     return seconds
 
 
 def timed(
-    way: Callable[[], object], cpu_s: dict[str, float], name: str, wait: Callable[[], None] = lambda: None
+    way: Callable[[], object], cpu_s: dict[str, float], name: str, synchronise: Callable[[], None] = lambda: None
 ) -> float:
-    """Seconds of one call; this process's CPU seconds are added to `cpu_s[name]`.
+    """Call a function and return the seconds it took; add this process's CPU seconds to `cpu_s[name]`.
 
-    `wait` returns when the device has done all it was asked to.
+    `synchronise` returns when the device has finished all work that it was given.
     """
-    wait()
+    synchronise()
     begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
     way()
-    wait()
+    synchronise()
     cpu_s[name] += time.process_time() - begun_cpu_s
     return time.perf_counter() - begun_s
 
 
 def compared(part: str, what: str, slow_s: Sequence[float], fast_s: Sequence[float], at_least: float) -> Comparison:
-    """How much faster the second way is, round by round."""
+    """Compare the seconds of two ways round by round; a ratio of 2 says that the second way is twice as fast."""
     ratios = [slow / fast for slow, fast in zip(slow_s, fast_s, strict=True)]
     return Comparison(part, what, median(ratios), min(ratios), max(ratios), at_least)
 
 
 @contextmanager
 def usage(interval_s: float = 0.25) -> Iterator[Usage]:
-    """Time, CPU time and memory of a block, sampled over this process and all that it has started.
+    """Measure time, CPU time and memory of a block by sampling this process and all that it started.
 
-    A process that ends counts up to its last sample, since nobody tells of it afterwards.
+    CPU time after the last sample of a process that ends is lost, because nobody reports it afterwards.
     """
     used, stop, root = Usage(), Event(), psutil.Process()
-    before, last = _cpu_seconds(root), {}
+    before = _cpu_seconds(root)
+    last: dict[ProcessKey, float] = {}
 
     def sample() -> None:
         last.update(_cpu_seconds(root))
         used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
 
-    def follow() -> None:
+    def keep_sampling() -> None:
         while not stop.wait(interval_s):
             sample()
 
-    thread, begun_s = Thread(target=follow, daemon=True), time.perf_counter()
+    thread, begun_s = Thread(target=keep_sampling, daemon=True), time.perf_counter()
     thread.start()
     try:
         yield used
@@ -117,14 +126,14 @@ def usage(interval_s: float = 0.25) -> Iterator[Usage]:
         used.cpu_s = sum(cpu_s - before.get(process, 0.0) for process, cpu_s in last.items())
 
 
-def _tree(root: psutil.Process) -> list[psutil.Process]:
+def _process_tree(root: psutil.Process) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-def _cpu_seconds(root: psutil.Process) -> dict[tuple[int, float], float]:
-    """Of each process in the tree; numbers are used again, so a process is its number and its start."""
-    seconds = {}
-    for process in _tree(root):
+def _cpu_seconds(root: psutil.Process) -> dict[ProcessKey, float]:
+    """CPU seconds of each process in the tree."""
+    seconds: dict[ProcessKey, float] = {}
+    for process in _process_tree(root):
         with suppress(psutil.Error):
             times = process.cpu_times()
             seconds[process.pid, process.create_time()] = times.user + times.system
@@ -133,8 +142,8 @@ def _cpu_seconds(root: psutil.Process) -> dict[tuple[int, float], float]:
 
 def _memory_bytes(root: psutil.Process) -> float:
     total = 0.0
-    for process in _tree(root):
+    for process in _process_tree(root):
         with suppress(psutil.Error):
             memory = process.memory_full_info()
-            total += getattr(memory, "pss", memory.uss)  # where there is no PSS (macOS), what is not shared
+            total += getattr(memory, "pss", memory.uss)  # without PSS (macOS): what is not shared
     return total

@@ -1,1 +1,4 @@
-"""The paper's claims in miniature, on synthetic worlds. Reading order: trials, self_training, comparisons, claims."""
+"""The paper's claims in miniature, on synthetic worlds, by the stages that jobs run.
+
+Reading order: trials, baselines, supervised, self_training, comparisons, claims.
+"""

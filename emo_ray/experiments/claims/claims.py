@@ -1,173 +1,213 @@
 """claims: what the paper claims, in miniature, over several synthetic worlds and seeds.
 
-A trial is a Ray task with a result file of its own, named by everything that decides it: a run that is killed goes on
-where it stopped, and another dropout rate trains no EmoVCLIP again. Worlds are the unit of every standard error: the
-seeds of one world share its clips, so they are averaged first.
+A trial is the config of a synthetic world with some changes, run through the stages that jobs run, and measured. It has
+a result file of its own, named by everything that decides it, and its models lie in the store as anybody's. So a run
+that is killed goes on where it stopped, and another dropout rate trains no EmoVCLIP again. Worlds are the unit of every
+standard error: the seeds of one world share its clips, so they are averaged first.
 """
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import ray
-from safetensors.numpy import load_file, save_file
+from typing import Any
 
 from emo_ray import cluster, store, tracking
-from emo_ray.config import Config, flatten, override
-from emo_ray.data.prepared import Prepared
-from emo_ray.experiments.claims import comparisons, self_training, trials
-from emo_ray.experiments.claims.comparisons import OURS, Found, Scores, Trial, claimed, seeds_of, trials_of
+from emo_ray.config import Config, declarations, flatten, override, settings_of
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.experiments.claims import comparisons
+from emo_ray.experiments.claims.comparisons import AllScores, compare
+from emo_ray.experiments.claims.trials import Scores, Trial, seeds_of, trials_of
 from emo_ray.models.identity import frozen_digest
-from emo_ray.progress import progress, show
-from emo_ray.reports import claims as claims_report
+from emo_ray.progress import progress
+from emo_ray.reports import claims as report
+from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.encoding.encoders import frozen_encoders
-from emo_ray.stages.encoding.feature_tables import encode_corpus
-from emo_ray.training.in_memory import one_thread
+from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.result import Result
 
-VERSION = 2  # raise it when the same trial gives other scores; 2: a head draws all its noise at once
-CONTENT, SCORES, FEATURES = "claims.json", "scores.json", "features.safetensors"
-_REFUSED = ("emovclip.start_from", "fusion.start_from", "train.pseudo_labels")
-# The parts of the config that decide each kind of trial, beside the corpus and the frozen CLIP.
-_DECIDING = {
-    "zero_shot": (),
-    "probe": (),
-    "video": ("seed", "emovclip", "train"),
-    "fusion": ("seed", "emovclip", "train", "fusion", "audio", "text"),
-    "self_training": ("seed", "emovclip", "train", "fusion", "audio", "text", "pseudo"),
-}
+VERSION = 3  # raise it when the same trial gives other scores; 3: trials run through the stages
+CONTENT, SCORES = "claims.json", "scores.json"
+_SOURCES = {"corpus", "readings", "emovclip", "fusion", "pseudo_labels"}  # artefacts that may come from elsewhere
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """A folder with the tables of the claims, as JSON, page, pictures and Markdown."""
+class PlannedTrial:
+    """A trial of one world and seed: how it is run, and the folder of its scores."""
 
-    path: Path
-    content: dict
+    name: str
+    world: int
+    trial: Trial
+    config: Config
+    corpus: Corpus
+    folder: Path
 
-    def summary(self) -> dict:
-        """The content of claims.json."""
-        return self.content
-
-    def show(self) -> None:
-        """The tables, for people."""
-        page = f"pictures and details: {self.path / claims_report.PAGE}"
-        show(claims_report.tables(self.content), [*claims_report.notes(self.content), page])
+    @property
+    def is_measured(self) -> bool:
+        """Whether its scores are there."""
+        return store.is_complete(self.folder)
 
 
-def claims(config: Config) -> Claimed:
+def claims(config: Config) -> Result:
     """Measure every claim on the worlds behind the config's own. Trials that were made before are read, not made again.
 
-    Trials run on CPU cores, one each. Raises ValueError for a corpus or a device that claims are not measured on.
+    Trials run on CPU cores, one each. Raises ValueError for settings that claims are not measured with.
     """
-    if config.data.manifest is not None or config.data.corpus not in ("auto", "synthetic"):
-        raise ValueError(
-            f"found data.manifest={config.data.manifest} and data.corpus={config.data.corpus}, expected neither: "
-            "claims are measured on synthetic worlds; jobs/evaluate.py measures on a corpus"
-        )
-    for key in _REFUSED:
-        if (given := flatten(config)[key]) is not None:
-            raise ValueError(f"found {key}={given}, expected none: claims train anew, on clips of their own")
-    if config.annotate.url is not None:
-        raise ValueError(f"found annotate.url={config.annotate.url}, expected none: claims are made without readings")
-    if config.train.use_gpu == "yes":
-        raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
-    cluster.connect(config)
+    _check(config)
     root = cluster.store_root(config)
-    trials_made = _measure(config, root)
-    key = store.digest(comparisons.VERSION, config.claims.model_dump(), [folder.name for folder in trials_made])
+    planned = plan_trials(config, root)
+    _run_missing(config, planned)
+    key = store.digest(comparisons.VERSION, settings_of(config, "claims"), [trial.folder.name for trial in planned])
     folder = root / "claims" / key
-    if not store.is_complete(folder):
-        content = claimed(config, _found(config, trials_made))
-        with store.writing(folder, {"kind": "claims", "version": VERSION}) as temporary:
-            store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
-            claims_report.write(content, temporary)
-    content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
+
+    def fill(temporary: Path) -> None:
+        content = compare(config, _read_scores(planned))
+        store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
+        report.write(content, temporary)
+
+    store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)
+    content: report.ClaimsReport = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
     run = tracking.open_run(config, root, key, folder.name)
     run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})
     run.artifacts(folder, "claims")
     run.finish()
-    return Claimed(folder, content)
+    lines = [*report.notes(content), f"pictures and details: {folder / report.PAGE}"]
+    return Result(folder, dict(content), report.tables(content), lines)
 
 
-def _found(config: Config, trials_made: dict[Path, tuple[str, int]]) -> Found:
-    found: Found = {name: [[] for _ in range(config.claims.worlds)] for name in trials_of(config)}
-    for folder, (name, world) in trials_made.items():
-        found[name][world].append(json.loads((folder / SCORES).read_text("utf-8")))
-    return found
-
-
-def _measure(config: Config, root: Path) -> dict[Path, tuple[str, int]]:
-    """Make the trials that are not there; the folder of each, with its name and world, seeds in order."""
-    made: dict[Path, tuple[str, int]] = {}
-    tasks: dict[Path, ray.ObjectRef] = {}
+def plan_trials(config: Config, root: Path) -> list[PlannedTrial]:
+    """All trials, world by world, seeds in order. Worlds are decoded where they are not."""
+    planned = []
     for world in range(config.claims.worlds):
-        behind = config.synthetic.seed + 1 + world  # the config's own world is where settings were chosen
-        own = override(config, {"synthetic.seed": behind, "synthetic.unlabelled_clips": 0})
-        prepared = prepare_corpus(own)
-        loaded = None
-        whole: dict[int, Path] = {}  # seed -> EmoVCLIP
+        world_config = _world_config(config, root, world)
+        corpus = Corpus(prepare_corpus(world_config))
         for name, trial in trials_of(config).items():
             for seed in range(seeds_of(trial, config)):
-                changed = override(own, {**trial.changes, "seed": config.seed + seed})
-                folder = root / "claims" / "trials" / _digest(trial, changed, prepared.path.name)
-                made[folder] = name, world
-                if name == OURS:
-                    whole[seed] = folder
-                if store.is_complete(folder):
-                    continue
-                if loaded is None:
-                    folders = encode_corpus(own, prepared, frozen_encoders(own), trials.labelled_parts(prepared))
-                    loaded = _load.remote(own, prepared, folders)
-                video = whole[seed] if trial.kind == "fusion" else None
-                tasks[folder] = _run.remote(trial, changed, loaded, folder, video, tasks.get(video))
-    waiting = list(tasks.values())
-    if waiting:
-        with progress("measuring claims", len(waiting), "trials") as advance:
-            while waiting:
-                done, waiting = ray.wait(waiting)
+                trial_config = override(world_config, {**trial.changes, "seed": config.seed + seed})
+                folder = root / "claims" / "trials" / _key(trial, trial_config, corpus)
+                planned.append(PlannedTrial(name, world, trial, trial_config, corpus, folder))
+    return planned
+
+
+def run_trial(planned: PlannedTrial) -> None:
+    """Measure a trial in this process, with one thread, and write its scores."""
+    from emo_ray.training.in_memory import one_thread
+
+    def fill(folder: Path) -> None:
+        with one_thread():
+            store.write_text(folder / SCORES, json.dumps(_measure(planned.trial, planned.config, planned.corpus)))
+
+    store.artefact(planned.folder, {"kind": "trial", "trial": planned.name, "world": planned.world}, fill)
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError for a device that claims are not measured on, and for what would come from elsewhere.
+
+    That are settings which decide by content alone, such as paths of clips, tables and weights.
+    """
+    if config.train.use_gpu == "yes":
+        raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
+    if set(config.modalities) != set(MODALITIES):
+        raise ValueError(f"found modalities={list(config.modalities)}, expected all of {', '.join(MODALITIES)}")
+    values, defaults = flatten(config), flatten(Config())
+    for key, declared in declarations().items():
+        from_elsewhere = any(decision.artefact in _SOURCES for decision in declared.decides) and not any(
+            decision.by == "value" for decision in declared.decides
+        )
+        is_synthetic = key == "data.corpus" and values[key] == "synthetic"
+        if from_elsewhere and values[key] != defaults[key] and not is_synthetic:
+            raise ValueError(
+                f"found {key}={values[key]}, expected {defaults[key]}: claims are measured on synthetic worlds with "
+                "models trained there; jobs/evaluate.py measures on a corpus"
+            )
+
+
+def _world_config(config: Config, root: Path, world: int) -> Config:
+    """The config of a world's trials: each works in its own process, and what it makes is in no tracked run."""
+    return override(
+        config,
+        {
+            "synthetic.seed": config.synthetic.seed + 1 + world,  # the config's own world is where settings were chosen
+            "synthetic.unlabelled_clips": 0,
+            "store.root": str(root),
+            "train.num_workers": 0,
+            "train.use_gpu": "no",
+            "tracking.enabled": False,
+        },
+    )
+
+
+def _key(trial: Trial, config: Config, corpus: Corpus) -> str:
+    """The digest of everything that decides a trial's scores: the names of what it trains, and the clips."""
+    parts: list[Any]
+    if trial.kind in ("zero-shot", "probe"):
+        parts = [frozen_digest(config), trial.statistics]
+    else:
+        plan = resolve_training(config, corpus)
+        parts = [plan.video_path.name if trial.kind == "EmoVCLIP" and plan.video_path else plan.path.name]
+    if trial.kind == "self-training":
+        parts += [trial.labelled, settings_of(config, "self_training")]
+    return store.digest(VERSION, trial.kind, corpus.prepared.path.name, parts)
+
+
+def _run_missing(config: Config, planned: Sequence[PlannedTrial]) -> None:
+    """Run the trials whose scores are missing, as many at once as there are CPUs.
+
+    Each takes half a CPU of a small machine, so that Ray Data's tasks find a free one.
+    """
+    missing = [trial for trial in planned if not trial.is_measured]
+    if not missing:
+        return
+    import ray
+
+    cluster.connect(config)
+    _encode_worlds(config, missing)
+    at_once = max(1, int(cluster.cpus()))
+    remote_trial = ray.remote(num_cpus=cluster.train_worker_cpus(at_once))(run_trial)
+    running: list[ray.ObjectRef] = []
+    with progress("measuring claims", len(missing), "trials") as advance:
+        for trial in missing:
+            if len(running) == at_once:
+                done, running = ray.wait(running)
                 ray.get(done)  # raises what the trial raised
-                advance(len(done))
-    return made
+                advance(1)
+            running.append(remote_trial.remote(trial))
+        for task in running:
+            ray.get(task)
+            advance(1)
 
 
-@ray.remote(num_cpus=1)
-def _load(config: Config, prepared: Prepared, folders: dict[str, Path]) -> trials.World:
-    with one_thread():
-        return trials.load_world(config, prepared, folders)
+def _encode_worlds(config: Config, planned: Sequence[PlannedTrial]) -> None:
+    """Make the features that trials share, so that none waits for another."""
+    from emo_ray.experiments.claims.baselines import frames_encoder
+    from emo_ray.stages.encoding.encoders import frozen_encoders
+    from emo_ray.stages.encoding.feature_tables import encode_corpus
+
+    for trial in {trial.world: trial for trial in planned}.values():
+        shared = ("seed", "modalities", "train.num_workers")
+        world_config = override(trial.config, {key: flatten(config)[key] for key in shared})
+        encoders = [*frozen_encoders(world_config), frames_encoder(world_config)]
+        encode_corpus(world_config, trial.corpus.prepared, encoders)
 
 
-@ray.remote(num_cpus=1)
-def _run(trial: Trial, config: Config, world: trials.World, folder: Path, video: Path | None, made_video: None) -> None:
-    """One trial into its folder. Fusion takes the features in the folder `video`, made when `made_video` is there."""
-    with one_thread():
-        features = load_file(video / FEATURES) if video else None
-        scores, made = _make(trial, config, world, features)
-    meta = {"kind": "trial", "trial": trial.kind, "changes": trial.changes, "option": trial.option}
-    with store.writing(folder, meta) as temporary:
-        store.write_text(temporary / SCORES, json.dumps(scores))
-        if made is not None:
-            save_file(made, temporary / FEATURES)
+def _measure(trial: Trial, config: Config, corpus: Corpus) -> Scores:
+    from emo_ray.experiments.claims import baselines, self_training, supervised
 
-
-def _make(trial: Trial, config: Config, world: trials.World, features: dict | None) -> tuple[Scores, dict | None]:
-    if trial.kind == "zero_shot":
-        return trials.zero_shot(world, config), None
+    labels = corpus.prepared.labels
+    if trial.kind == "zero-shot":
+        return baselines.zero_shot(config, labels, baselines.embedded_frames(config, corpus.prepared))
     if trial.kind == "probe":
-        return trials.probe(world, trial.option), None
-    if trial.kind == "video":
-        return trials.video(world, config)
-    if trial.kind == "self_training":
-        return self_training.self_training(world, config, int(trial.option[0])), None
-    return trials.fusion(world, features, config, trial.option), None
+        return baselines.probe(labels, baselines.embedded_frames(config, corpus.prepared), trial.statistics)
+    if trial.kind == "EmoVCLIP":
+        return supervised.emovclip_scores(config, corpus)
+    if trial.kind == "model":
+        return supervised.model_scores(config, corpus)
+    return self_training.self_training_scores(config, corpus, trial.labelled)
 
 
-def _digest(trial: Trial, config: Config, corpus: str) -> str:
-    """Of everything that decides a trial's result; what is in the code is in VERSION."""
-    flat = {key: value for key, value in flatten(config).items() if key not in _REFUSED}
-    flat["train.num_workers"] = config.train.shares
-    deciding = {key: value for key, value in flat.items() if key.split(".")[0] in _DECIDING[trial.kind]}
-    if trial.kind != "self_training":
-        deciding = {key: value for key, value in deciding.items() if not key.startswith("train.pseudo_")}
-    encoders = [encoder.digest for encoder in frozen_encoders(config)] if "audio" in _DECIDING[trial.kind] else []
-    return store.digest(VERSION, trial.kind, trial.option, corpus, frozen_digest(config), encoders, deciding)
+def _read_scores(planned: Sequence[PlannedTrial]) -> AllScores:
+    scores: dict[str, dict[int, list[Scores]]] = defaultdict(lambda: defaultdict(list))
+    for trial in planned:
+        scores[trial.name][trial.world].append(json.loads((trial.folder / SCORES).read_text(encoding="utf-8")))
+    return {name: list(worlds.values()) for name, worlds in scores.items()}

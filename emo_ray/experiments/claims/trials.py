@@ -1,200 +1,116 @@
-"""Single trials of the claims: one model trained and measured on one synthetic world, in this process alone.
+"""Which trials the claims compare: changes to the config of a synthetic world. Nothing is trained or measured here."""
 
-Scores are weighted F1 on the test split. Whatever is chosen (epochs, a probe's strength, a caption) is chosen on the
-validation split.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import itemgetter
-from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards
-from emo_ray.data.prepared import Prepared
-from emo_ray.models import emovclip
-from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
-from emo_ray.stages.encoding.actor import shard_columns
-from emo_ray.stages.encoding.feature_tables import load
-from emo_ray.training import in_memory, loop
-from emo_ray.training.metrics import metrics
-from emo_ray.training.scoring import shown_only
+from emo_ray.data.synthetic import LABELS
 
-SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
-CAPTIONS = ("{}", "a photo of a {} face", "a person who looks {}")
-PROBE_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse, of the L2 penalty
-_CHUNK = 64  # clips
+Kind = Literal["zero-shot", "probe", "EmoVCLIP", "model", "self-training"]
+Scores = dict[str, float]  # "test/VAT" -> WAF, in [0, 1]
 
-
-@dataclass(frozen=True, kw_only=True)
-class WorldBatch(FeatureBatch):
-    """Clips as the features of their sound and text, and as their frames."""
-
-    frames_BTCHW: torch.Tensor  # uint8, zeros for a clip without video
+PROBES = {
+    "linear probe, mean": ("mean",),
+    "linear probe, mean + deviation": ("mean", "deviation"),
+    "linear probe, mean + slope": ("mean", "slope"),
+    "linear probe, mean + deviation + slope": ("mean", "deviation", "slope"),
+}
+OURS, ZERO_SHOT, UNPROMPTED, AS_DESCRIBED = "EmoVCLIP", "zero-shot CLIP", "attention, no prompts", "+ text context"
+ROUNDS = 3  # of self-training
+HEADS = ("teacher", "longer", "student", "kept")  # see `self_training.self_training_scores`
+EVERYTHING = next(key for key in SUBSETS if len(key) == len(MODALITIES))
+_GLOBAL, _CONTEXT = "emovclip.global_prompts", "emovclip.context_tokens"
+_NOTHING: dict[str, Any] = {
+    _GLOBAL: 0,
+    "emovclip.local_prompts": False,
+    "emovclip.summary_prompt": False,
+    "emovclip.time_embedding": False,
+    _CONTEXT: 0,
+    "emovclip.pooling": "mean",
+}
+WHOLE: dict[str, Any] = {
+    _GLOBAL: 8,
+    "emovclip.local_prompts": True,
+    "emovclip.summary_prompt": True,
+    "emovclip.time_embedding": True,
+    _CONTEXT: 8,
+    "emovclip.pooling": "attention",
+}
+_LOCAL = {"emovclip.local_prompts": True, "emovclip.time_embedding": True}
+# Each rung adds to the one above it: AS_DESCRIBED is all that DESIGN describes, the last is OURS.
+LADDER = {
+    "global prompts": _NOTHING | {_GLOBAL: 8},
+    "+ local prompts and time embedding": _NOTHING | {_GLOBAL: 8} | _LOCAL,
+    "+ summary prompt": WHOLE | {_CONTEXT: 0, "emovclip.pooling": "mean"},
+    AS_DESCRIBED: WHOLE | {"emovclip.pooling": "mean"},
+    "+ attention over frames": WHOLE,
+}
+LENGTHS = {
+    f"{words} {count}": WHOLE | {key: count}
+    for key, words in ((_GLOBAL, "global prompts:"), (_CONTEXT, "context tokens:"))
+    for count in (2, 16)
+}
 
 
 @dataclass(frozen=True)
-class World:
-    """The labelled clips of a corpus in memory: frames (zeros where there are none), sound and text features.
+class Trial:
+    """One training or measurement: what is measured, and with which changes to the config."""
 
-    `embedded` holds, for the clips with video, the frozen CLIP's normalised embeddings (B, T, D) and the labels.
-    """
-
-    labels: tuple[str, ...]
-    splits: dict[str, WorldBatch]
-    embedded: dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def load_world(config: Config, prepared: Prepared, folders: Mapping[str, Path]) -> World:
-    """A small prepared corpus with the feature tables of its frozen encoders, clips in the order of their ids."""
-    label_of = {split: prepared.labels_of(split) for split in SPLITS}
-    parts = labelled_parts(prepared)
-    features = load(prepared, folders, parts).sort_by("clip_id")
-    columns = shard_columns(["video"])
-    rows = pa.concat_tables([pq.read_table(prepared.shards / name, columns=columns) for name in parts])
-    rows = rows.sort_by("clip_id")
-    splits = {}
-    for split, labels in label_of.items():
-        mine = pc.is_in(rows["clip_id"], pa.array(list(labels)))
-        splits[split] = _batch(rows.filter(mine), features.filter(mine), labels)
-    return World(prepared.labels, splits, embedded(config, splits))
+    kind: Kind
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    statistics: tuple[str, ...] = ()  # over time, that a probe sees
+    labelled: int = 0  # training clips that keep their labels in self-training
+    seeded: bool = True  # else with the first seed alone
 
 
-def labelled_parts(prepared: Prepared) -> list[str]:
-    """The shard parts that hold the labelled clips."""
-    return prepared.parts_with({clip_id: k for split in SPLITS for clip_id, k in prepared.labels_of(split).items()})
-
-
-def zero_shot(world: World, config: Config) -> dict[str, float]:
-    """The frozen CLIP, by the cosine of a clip's mean embedding and a caption for each class."""
-    clip, tokenize, seen = load_clip(config), tokenizer(config), world.embedded
-    scores = []
-    for caption in CAPTIONS:
-        tokens_KL = tokenize([caption.format(label.replace("_", " ")) for label in world.labels])
-        with torch.inference_mode():
-            classes_KD = clip.encode_text(tokens_KL, normalize=True).numpy()
-        guesses = {split: frames_BTD.mean(axis=1) @ classes_KD.T for split, (frames_BTD, _) in seen.items()}
-        scores.append(tuple(_waf(guesses[split], seen[split][1]) for split in JUDGED))
-    return _by_key(max(scores, key=itemgetter(0)))
-
-
-def probe(world: World, statistics: Sequence[str]) -> dict[str, float]:
-    """A linear probe on statistics over time ("mean", "deviation", "slope") of the frozen CLIP's frame embeddings."""
-    seen = world.embedded
-    rows = {split: over_time(frames_BTD, statistics) for split, (frames_BTD, _) in seen.items()}
-    scores = []
-    for strength in PROBE_STRENGTHS:
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
-        classifier.fit(rows["train"], seen["train"][1])
-        guesses = {split: np.eye(len(world.labels))[classifier.predict(rows[split])] for split in JUDGED}
-        scores.append(tuple(_waf(guesses[split], seen[split][1]) for split in JUDGED))
-    return _by_key(max(scores, key=itemgetter(0)))
-
-
-def over_time(frames_BTD: np.ndarray, statistics: Sequence[str]) -> np.ndarray:
-    """Statistics over T of each dimension, side by side: (B, D times their number)."""
-    time_T = np.linspace(-1, 1, frames_BTD.shape[1])
-    made = {
-        "mean": frames_BTD.mean(axis=1),
-        "deviation": frames_BTD.std(axis=1),
-        "slope": np.einsum("btd,t->bd", frames_BTD, time_T) / (time_T**2).sum(),
+def trials_of(config: Config) -> dict[str, Trial]:
+    """Every trial of a world, by the name of its row. Whose checkpoints others use comes first."""
+    ladder = {name: changes for name, changes in LADDER.items() if changes != WHOLE}
+    complete = WHOLE | {"fusion.modality_dropout": 0.0}
+    return {
+        OURS: Trial("EmoVCLIP", WHOLE),
+        ZERO_SHOT: Trial("zero-shot", seeded=False),
+        **{name: Trial("probe", statistics=statistics, seeded=False) for name, statistics in PROBES.items()},
+        UNPROMPTED: Trial("EmoVCLIP", _NOTHING | {"emovclip.pooling": "attention"}),
+        **{name: Trial("EmoVCLIP", changes) for name, changes in ladder.items()},
+        **{name: Trial("EmoVCLIP", changes, seeded=False) for name, changes in LENGTHS.items()},
+        **{subset_name(key): Trial("model", complete | {"modalities": names}) for key, names in SUBSETS.items()},
+        **{
+            dropout_name(rate): Trial("model", WHOLE | {"fusion.modality_dropout": rate})
+            for rate in config.claims.dropout_rates
+            if rate > 0
+        },
+        **{
+            self_training_name(count): Trial("self-training", WHOLE, labelled=count)
+            for count in labelled_counts(config)
+        },
     }
-    return np.concatenate([made[name] for name in statistics], axis=1)
 
 
-@torch.inference_mode()
-def embedded(config: Config, splits: Mapping[str, WorldBatch]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each split, the frozen CLIP's normalised embeddings (B, T, D) of the clips with video, and their labels."""
-    clip, result = load_clip(config), {}
-    mean, std = pixel_statistics(clip)
-    for split, batch in splits.items():
-        batch = _with(batch, "video")
-        parts = batch.frames_BTCHW.flatten(0, 1).split(8 * _CHUNK)
-        frames = torch.cat([clip.encode_image((part / 255 - mean) / std, normalize=True) for part in parts])
-        result[split] = frames.unflatten(0, (len(batch), -1)).numpy(), batch.label_B.numpy()
-    return result
+def subset_name(key: str) -> str:
+    """The trial of a model that is trained on a subset of the modalities, such as "VA"."""
+    return f"only {key}"
 
 
-def video(world: World, config: Config) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """EmoVCLIP trained as `config.emovclip` says: its scores, and the features of every split's clips."""
-    model = emovclip.build(config, world.labels)
-    train, validation, test = (_with(world.splits[split], "video") for split in SPLITS)
-    best = in_memory.fit(model, train, validation, config.emovclip, config, len(world.labels))
-    guess, label = loop.predict(model, in_memory.chunks(test))
-    model.eval()
-    with torch.inference_mode():
-        features = {
-            split: torch.cat([model.encode_video(part) for part in batch.frames_BTCHW.split(_CHUNK)]).numpy()
-            for split, batch in world.splits.items()
-        }
-    return _by_key((best["score"], _waf(guess, label))), features
+def dropout_name(rate: float) -> str:
+    """The trial of a model with this modality dropout."""
+    return f"dropout {rate:g}" if rate else subset_name(EVERYTHING)
 
 
-def fusion(
-    world: World, video_features: Mapping[str, np.ndarray], config: Config, given: Sequence[str] = MODALITIES
-) -> dict[str, float]:
-    """A fusion head trained on the modalities `given`: the score of every subset of them on both splits ("test/VA").
-
-    All subsets are measured on the same clips: those that have all three modalities.
-    """
-    given_M = torch.tensor([name in given for name in MODALITIES])
-    splits, complete = {}, {}
-    for split, batch in world.splits.items():
-        whole = fused(replace(batch, present_BM=batch.present_BM & given_M), video_features[split])
-        usable_B = whole.present_BM.any(dim=1)
-        splits[split] = whole.rows(usable_B)
-        complete[split] = batch.present_BM.all(dim=1)[usable_B]
-    head = in_memory.fit_head(splits["train"], splits["validation"], config, len(world.labels))
-    scores = {}
-    for split in JUDGED:
-        judged = splits[split].rows(complete[split])
-        for key, names in SUBSETS.items():
-            if set(names) <= set(given):
-                scores[f"{split}/{key}"] = _waf(shown_only(head, judged, names), judged.label_B.numpy())
-    return scores
+def self_training_name(labelled: int) -> str:
+    """The trial of self-training with so many labelled clips."""
+    return f"self-training, {labelled} labelled"
 
 
-def fused(batch: WorldBatch, video_features: np.ndarray) -> FeatureBatch:
-    """The clips as a fusion head takes them: with features of video in the place of frames."""
-    features = {**batch.features, "video": torch.from_numpy(video_features)}
-    return FeatureBatch(clip_ids=batch.clip_ids, present_BM=batch.present_BM, label_B=batch.label_B, features=features)
+def seeds_of(trial: Trial, config: Config) -> int:
+    """How often a trial is made in each world."""
+    seeds = config.claims.self_training_seeds if trial.kind == "self-training" else config.claims.seeds
+    return seeds if trial.seeded else 1
 
 
-def _batch(rows: pa.Table, features: pa.Table, label_of: Mapping[str, int]) -> WorldBatch:
-    label = pa.array([label_of[clip_id] for clip_id in rows["clip_id"].to_pylist()], pa.int64())
-    batch = from_features(features.append_column("label", label))
-    seen_B = torch.from_numpy(rows["video_status"].to_numpy() == "ok")
-    decoded = video_from_shards(rows.filter(pa.array(seen_B.numpy()))).frames_BTCHW
-    frames_BTCHW = torch.zeros((len(batch), *decoded.shape[1:]), dtype=torch.uint8)
-    frames_BTCHW[seen_B] = decoded
-    present_BM = batch.present_BM.clone()
-    present_BM[:, MODALITIES.index("video")] = seen_B
-    return WorldBatch(
-        clip_ids=batch.clip_ids,
-        present_BM=present_BM,
-        label_B=batch.label_B,
-        features=batch.features,
-        frames_BTCHW=frames_BTCHW,
-    )
-
-
-def _with(batch: WorldBatch, modality: str) -> WorldBatch:
-    return batch.rows(batch.present_BM[:, MODALITIES.index(modality)])
-
-
-def _by_key(scores: Sequence[float]) -> dict[str, float]:
-    return {f"{split}/V": score for split, score in zip(JUDGED, scores, strict=True)}
-
-
-def _waf(guess_BK: np.ndarray, label_B: np.ndarray) -> float:
-    return metrics(guess_BK, label_B)["waf"]
+def labelled_counts(config: Config) -> tuple[int, int]:
+    """How many training clips keep their labels in self-training: few, and plenty."""
+    few, plenty = (max(len(LABELS), config.synthetic.train_clips // divisor) for divisor in (10, 2))
+    return few, plenty

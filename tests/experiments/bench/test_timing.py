@@ -1,4 +1,4 @@
-"""Turns are fair, ratios are per round, and CPU time is counted where it is spent."""
+"""Ways take fair turns, ratios are taken within rounds, and CPU time of child processes counts."""
 
 import multiprocessing
 import time
@@ -10,12 +10,12 @@ from emo_ray.experiments.bench.timing import compared, rounds, usage
 
 
 def test_every_way_runs_once_a_round_and_each_begins_in_its_turn():
-    calls, done = [], []
+    calls, reported = [], []
     ways = {name: lambda name=name: calls.append(name) or len(calls) for name in "abc"}
-    seconds = rounds(ways, 3, done.append)
+    seconds = rounds(ways, 3, reported.append)
     assert ["".join(calls[i : i + 3]) for i in range(0, 12, 3)] == ["abc", "bca", "cab", "abc"]
     assert seconds == {"a": [6, 8, 10], "b": [4, 9, 11], "c": [5, 7, 12]}  # the first round does not count
-    assert sum(done) == len(calls)
+    assert sum(reported) == len(calls)
 
 
 def test_without_warming_up_every_call_counts():
@@ -24,9 +24,9 @@ def test_without_warming_up_every_call_counts():
 
 
 def test_a_ratio_is_taken_within_rounds():
-    # A machine that is ten times slower in the second round slows both ways.
-    found = compared("step", "x", slow_s=[2, 20, 3], fast_s=[1, 10, 2], at_least=1.5)
-    assert (found.ratio, found.low, found.high) == (2, 1.5, 2)
+    # In the second round the machine is ten times slower, which slows both ways.
+    comparison = compared("step", "x", slow_s=[2, 20, 3], fast_s=[1, 10, 2], at_least=1.5)
+    assert (comparison.ratio, comparison.low, comparison.high) == (2, 1.5, 2)
     with pytest.raises(ValueError, match="zip"):
         compared("step", "x", [1, 2], [1], 1)
 

@@ -1,4 +1,4 @@
-"""The claims' statistics, against a hand computation, SciPy, and scores made up so that the verdicts are known."""
+"""The claims' statistics against SciPy and sums by hand, and verdicts on made-up scores whose answer is known."""
 
 import numpy as np
 import pytest
@@ -6,24 +6,27 @@ from scipy import stats
 
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import SUBSETS
-from emo_ray.experiments.claims import comparisons
-from emo_ray.experiments.claims.comparisons import AS_DESCRIBED, HEADS, OURS, claimed, seeds_of, summarise, trials_of
+from emo_ray.experiments.claims.comparisons import compare, summarise
+from emo_ray.experiments.claims.trials import AS_DESCRIBED, HEADS, LADDER, OURS, seeds_of, trials_of
 
 CONFIG = override(Config(), {"claims.worlds": 3, "claims.seeds": 2, "claims.dropout_rates": [0.0, 0.3, 0.5]})
-SEEN = {"accepted/share": 0.4, "accepted/right": 0.9}
+PSEUDO = {"accepted/share": 0.4, "accepted/right": 0.9}
 
 
 def made_up(value):
-    """Scores of every planned trial: `value(name, subset, world)`, and half a point more or less with the seed."""
-    found = {}
+    """Scores of every trial: `value(name, subset, world)`, and half a point more or less with the seed."""
+    scores = {}
     for name, trial in trials_of(CONFIG).items():
-        keys = {"fusion": tuple(SUBSETS), "self_training": HEADS}.get(trial.kind, ("V",))
+        keys = {"model": tuple(SUBSETS), "self-training": HEADS}.get(trial.kind, ("V",))
         spread = [0.005, -0.005] if seeds_of(trial, CONFIG) == 2 else [0.0]
-        found[name] = [
-            [{f"{s}/{k}": value(name, k, w) + d for s in ("validation", "test") for k in keys} | SEEN for d in spread]
+        scores[name] = [
+            [
+                {f"{s}/{k}": value(name, k, w) + d for s in ("validation", "test") for k in keys} | PSEUDO
+                for d in spread
+            ]
             for w in range(CONFIG.claims.worlds)
         ]
-    return found
+    return scores
 
 
 def good(name, subset, world):
@@ -39,17 +42,13 @@ def good(name, subset, world):
     return score
 
 
-def by_what(content, claim):
-    return {d["what"]: d for d in content["differences"] if d["claim"] == claim}
-
-
-def test_summary_is_that_of_the_worlds():
+def test_a_summary_is_over_worlds():
     values = [0.70, 0.74, 0.72]
-    found = summarise(np.array(values))
-    assert found["mean"] == pytest.approx(np.mean(values))
-    assert found["se"] == pytest.approx(stats.sem(values))
+    estimate = summarise(np.array(values))
+    assert estimate["mean"] == pytest.approx(np.mean(values))
+    assert estimate["se"] == pytest.approx(stats.sem(values))
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (estimate["low"], estimate["high"]) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_one_world_has_no_standard_error():
@@ -57,13 +56,13 @@ def test_one_world_has_no_standard_error():
 
 
 def test_a_method_that_does_what_it_should_holds_every_target():
-    content = claimed(CONFIG, made_up(good))
+    content = compare(CONFIG, made_up(good))
     judged = [d for d in content["differences"] if d["target"]]
     assert len(judged) == 13
     assert all(d["holds"] for d in judged), judged
-    found = by_what(content, 1)["EmoVCLIP − zero-shot CLIP"]
-    assert found["mean"] == pytest.approx(0.22 + 0.001)
-    assert found["se"] == pytest.approx(stats.sem([0.22, 0.221, 0.222]))
+    gain = next(d for d in content["differences"] if d["what"] == "EmoVCLIP − zero-shot CLIP")
+    assert gain["mean"] == pytest.approx(0.22 + 0.001)
+    assert gain["se"] == pytest.approx(stats.sem([0.22, 0.221, 0.222]))
     assert {t["claim"] for t in content["tables"]} == {1, 2, 3, 4, 5}
     assert content["empty"] == []
     assert "40 % of the others are accepted, and 90 % of their labels are right" in content["tables"][-1]["note"]
@@ -87,25 +86,25 @@ AWARE, BOTH = "linear probe, mean + slope", "linear probe, mean + deviation + sl
         (lambda n, s, w: -0.01 * ("300 labelled" in n and s == "student"), "300 labelled: student − "),
     ],
 )
-def test_what_falls_short_fails_alone(change, what):
+def test_a_method_that_falls_short_fails_its_own_target_alone(change, what):
     """In the first two, worlds disagree so much that the standard error swallows the gains."""
-    found = made_up(lambda name, subset, world: good(name, subset, world) + change(name, subset, world))
-    failed = [d["what"] for d in claimed(CONFIG, found)["differences"] if d["holds"] is False]
+    scores = made_up(lambda name, subset, world: good(name, subset, world) + change(name, subset, world))
+    failed = [d["what"] for d in compare(CONFIG, scores)["differences"] if d["holds"] is False]
     assert failed
     assert all(what in name for name in failed), failed
 
 
 def test_the_dropout_rate_is_chosen_on_validation_alone():
-    found = made_up(good)
-    for world in found["dropout 0.3"]:
-        for scores in world:
-            scores.update({key: 0.99 for key in scores if key.startswith("test/")})
-    table = next(t for t in claimed(CONFIG, found)["tables"] if t["claim"] == 4)
+    scores = made_up(good)
+    for world in scores["dropout 0.3"]:
+        for trial in world:
+            trial.update({key: 0.99 for key in trial if key.startswith("test/")})
+    table = next(t for t in compare(CONFIG, scores)["tables"] if t["claim"] == 4)
     assert table["note"].startswith("rate 0.5 ")
 
 
 def test_every_rung_of_the_ladder_only_adds_prompts():
-    configs = [override(Config(), changes).emovclip for changes in comparisons.LADDER.values()]
+    configs = [override(Config(), changes).emovclip for changes in LADDER.values()]
     sizes = [
         sum([bool(c.global_prompts), c.local_prompts, c.summary_prompt, c.context_tokens > 0, c.pooling == "attention"])
         for c in configs
