@@ -23,7 +23,7 @@ from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.models.identity import frozen_digest
 from emo_ray.stages.encoding.encoders import EncoderSpec
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-from emo_ray.stages.fitting.phases import labelled
+from emo_ray.stages.fitting.phases import labelled_rows
 from emo_ray.training.metrics import metrics
 
 VERSION = 1  # raise it when the same frames give other embeddings
@@ -62,7 +62,7 @@ def embedded_frames(config: Config, prepared: Prepared) -> Embedded:
         label_of = prepared.labels_of(split)
         parts = prepared.parts_with(label_of)
         table = load(prepared, encode_corpus(config, prepared, [frames_encoder(config)], parts), parts, label_of)
-        batch = from_features(labelled(table, label_of))
+        batch = from_features(labelled_rows(table, label_of))
         frames_BTD = batch.features["video"].unflatten(1, (config.media.frames, -1))
         splits[split] = frames_BTD.numpy(), batch.label_B.numpy()
     return splits

@@ -68,10 +68,12 @@ def claims(config: Config) -> Result:
 
     store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)
     content: report.ClaimsReport = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
-    run = tracking.open_run(config, root, key, folder.name)
-    run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})
-    run.artifacts(folder, "claims")
-    run.finish()
+    if not tracking.is_logged(config, root, folder, key):
+        run = tracking.open_run(config, root, key, folder.name)
+        run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})
+        run.artifacts(folder, "claims")
+        run.finish()
+        tracking.note_logged(config, run, folder)
     lines = [*report.notes(content), f"pictures and details: {folder / report.PAGE}"]
     return Result(folder, dict(content), report.tables(content), lines)
 

@@ -16,7 +16,7 @@ from emo_ray.models import checkpoint
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.encoding.encoders import encoders_of
 from emo_ray.stages.evaluate import predict_subsets
-from emo_ray.stages.fitting.phases import feature_rows, labelled, train_emovclip
+from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, train_emovclip
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
 from emo_ray.stages.train import train_model
 from emo_ray.training.metrics import metrics
@@ -58,7 +58,7 @@ def complete_clips(prepared: Prepared, label_of: LabelOf) -> LabelOf:
 @torch.inference_mode()
 def _test_waf(config: Config, plan: TrainingPlan, path: Path) -> float:
     label_of = plan.prepared.labels_of("test")
-    table: pa.Table = feature_rows(config, replace(plan, frozen=()), label_of)
-    batch = from_features(labelled(table, label_of))
+    table: pa.Table = feature_rows(config, replace(plan, encoders=()), label_of)
+    batch = from_features(labelled_rows(table, label_of))
     logits_BK = checkpoint.load_emovclip(path).classify(batch.features["video"]).logits_BK
     return metrics(logits_BK.numpy(), batch.label_B.numpy())["waf"]

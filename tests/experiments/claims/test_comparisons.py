@@ -20,10 +20,7 @@ def made_up(value):
         keys = {"model": tuple(SUBSETS), "self-training": HEADS}.get(trial.kind, ("V",))
         spread = [0.005, -0.005] if seeds_of(trial, CONFIG) == 2 else [0.0]
         scores[name] = [
-            [
-                {f"{s}/{k}": value(name, k, w) + d for s in ("validation", "test") for k in keys} | PSEUDO
-                for d in spread
-            ]
+            [{f"{s}/{k}": value(name, k, w) + d for s in ("validation", "test") for k in keys} | PSEUDO for d in spread]
             for w in range(CONFIG.claims.worlds)
         ]
     return scores
