@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -229,29 +230,42 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
     assert (tmp_path / "abc" / "part").read_text() == "whole"
 
 
-def without_lock_files(folder, monkeypatch):
-    """A file system on which a lock file cannot be opened."""
-    (folder / ".abc.lock").mkdir()
+NO_LOCKS = [NotImplementedError("no flock"), OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))]
 
 
-def without_locks(folder, monkeypatch):
-    """A file system whose files cannot be locked, as filelock says it."""
+def lock_with(monkeypatch, error):
+    """Make filelock fail with this error, as on a file system of a certain kind."""
 
     def acquire(lock, *arguments, **options):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+        raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
 
 
-@pytest.mark.parametrize("file_system", [without_lock_files, without_locks])
-def test_without_locks_an_artefact_is_made_and_others_work_is_left_alone(tmp_path, monkeypatch, file_system):
-    file_system(tmp_path, monkeypatch)
+@pytest.mark.parametrize("error", NO_LOCKS, ids=lambda error: type(error).__name__)
+def test_without_locks_an_artefact_is_made_and_others_work_is_left_alone(tmp_path, monkeypatch, error):
+    lock_with(monkeypatch, error)
     (tmp_path / ".abc-0").mkdir()  # of a process that may be filling it
     with store.lock(tmp_path / ".abc.lock") as is_locked:
         assert not is_locked
     meta = store.artefact(tmp_path / "abc", {"kind": "test"}, fill_with("content", {"clips": 3}))
     assert meta == {"kind": "test", "clips": 3}
     assert visible(tmp_path) == [".abc-0", "abc"]
+
+
+def test_a_lock_file_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / ".abc.lock").mkdir()
+    fill = fill_with("content")
+    with pytest.raises(IsADirectoryError):
+        store.artefact(tmp_path / "abc", {}, fill)
+    assert fill.calls == 0
+
+
+def test_an_artefact_that_cannot_be_put_in_its_place_is_an_error(tmp_path):
+    (tmp_path / "abc").write_text("a file where the folder belongs")
+    with pytest.raises(OSError, match="abc"):
+        store.artefact(tmp_path / "abc", {}, fill_with("content"))
+    assert visible(tmp_path) == ["abc"]
 
 
 def test_the_first_complete_artefact_wins(tmp_path):

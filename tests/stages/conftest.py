@@ -1,6 +1,9 @@
-"""A chat endpoint on loopback that answers as its test wants, and misbehaves when it is told to."""
+"""A chat endpoint on loopback, a corpus of feature tables, and the models and sweeps that several tests look at."""
 
+import csv
+import io
 import json
+import logging
 import random
 import socket
 import struct
@@ -8,11 +11,13 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from emo_ray import store
 from emo_ray.config import override
 from emo_ray.config.job_settings import Annotate
 from emo_ray.data import manifest
@@ -25,10 +30,11 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
 class Chat(ThreadingHTTPServer):
-    """The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
+    """An endpoint that answers as its test asks it to, and counts requests by transcript.
 
-    With `fault_rate` so many requests go wrong first, drawn by transcript and attempt; `script` overrules both for the
-    next requests with (status, headers, body).
+    The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
+    `fault_rate`: share of requests that fail, drawn by transcript and attempt. `script`: (status, headers, body) of the
+    next requests, whatever their words are.
     """
 
     daemon_threads = True
@@ -46,7 +52,7 @@ class Chat(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request, client_address):
-        pass  # the client is gone, as it may be
+        pass  # a client may hang up
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -86,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(int(kind), {}, echo)
         elif kind == "silence":
             self.connection.settimeout(20)
-            self.connection.recv(1)  # until the client has had enough
+            self.connection.recv(1)  # until the client gives up
             self.close_connection = True
         elif kind == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -153,6 +159,21 @@ def asking_of():
     return settings
 
 
+@pytest.fixture
+def asking_config(tiny_config, asking_of, tmp_path, monkeypatch):
+    """A function to the config that asks an endpoint, with a key, about transcripts by clip_id."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def config(server, texts, **changes):
+        with (tmp_path / "clips.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("clip_id", "text"), *texts.items()])
+        asking = {f"annotate.{key}": value for key, value in asking_of(server, **changes).model_dump().items()}
+        places = {"data.manifest": str(tmp_path / "clips.csv"), "store.root": str(tmp_path / "store")}
+        return override(tiny_config, places | asking)
+
+    return config
+
+
 CLASSES = ("calm", "glad", "upset")
 SPLITS = {"train": 24, "validation": 30, "test": 12, "unlabelled": 60}
 
@@ -188,9 +209,109 @@ def few_teacher(few_labels):
 
 
 @pytest.fixture(scope="session")
+def trained(evaluated, tiny_config):
+    """The tiny model: `path` and `prepared`."""
+    from emo_ray.stages.train import train_model
+
+    path, corpus = train_model(tiny_config)
+    return SimpleNamespace(path=path, prepared=corpus.prepared)
+
+
+@pytest.fixture(scope="session")
 def accepted_round(pseudo_round, few_teacher, tmp_path_factory):
     """A round for `few_labels` that accepts 30 of 40 clips, as two classes."""
     ids = [f"unlabelled-{i:03d}" for i in range(40)]
-    made = {clip_id: [0.8, 0.1, 0.1] if i < 20 else [0.1, 0.1, 0.8] for i, clip_id in enumerate(ids)}
+    probabilities = {clip_id: [0.8, 0.1, 0.1] if i < 20 else [0.1, 0.1, 0.8] for i, clip_id in enumerate(ids)}
     folder = tmp_path_factory.mktemp("pseudo") / "round-2"
-    return pseudo_round(folder, made, few_teacher.prepared.labels, ids[:30], per_part=16)
+    return pseudo_round(folder, probabilities, few_teacher.prepared.labels, ids[:30], per_part=16)
+
+
+@pytest.fixture(scope="session")
+def student(few_labels, accepted_round):
+    """The model that is trained on the accepted clips as well."""
+    from emo_ray.stages.train import train
+
+    return train(override(few_labels, {"train.pseudo_labels": str(accepted_round)}))
+
+
+HEAD_SPACE = {
+    "fusion.lr": {"loguniform": [1e-6, 3e-2]},
+    "fusion.dropout": {"uniform": [0.0, 0.7]},
+    "fusion.hidden": {"choice": [8, 16]},
+}
+PROMPT_SPACE = {"emovclip.global_prompts": {"choice": [0, 8]}, "fusion.dropout": {"choice": [0.0, 0.5]}}
+
+
+@pytest.fixture(scope="session")
+def optuna_log():
+    """What Optuna logs while the sweeps of these fixtures run."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logging.getLogger("optuna").addHandler(handler)
+    yield stream
+    logging.getLogger("optuna").removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def sweep_config(few_labels):
+    """A sweep of 9 trials of 4 epochs over settings of the head."""
+    return override(few_labels, {"tune.space": HEAD_SPACE, "tune.trials": 9, "train.epochs": 4, "tune.grace_epochs": 1})
+
+
+@pytest.fixture(scope="session")
+def swept(sweep_config, optuna_log):
+    """The sweep with stacked trials."""
+    import optuna
+
+    from emo_ray.stages.tune import tune
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    return tune(sweep_config)
+
+
+@pytest.fixture(scope="session")
+def prompt_sweep(tiny_config, evaluated, optuna_log):
+    """A sweep by Ray Tune whose trials train EmoVCLIP: `config`, `result`, and the new EmoVCLIPs' folders."""
+    import optuna
+
+    from emo_ray.stages.tune import tune
+
+    def emovclips():
+        folders = (Path(config.store.root) / "checkpoints").glob("emovclip-*")
+        return {folder for folder in folders if store.is_complete(folder)}
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    keys = {"tune.space": PROMPT_SPACE, "tune.trials": 4, "tune.grace_epochs": 1, "tune.reduction_factor": 2}
+    config = override(tiny_config, keys)
+    before = emovclips()
+    return SimpleNamespace(config=config, result=tune(config), emovclips=emovclips() - before)
+
+
+@pytest.fixture(scope="session")
+def reached():
+    """A function to the objective that the train stage alone reaches with a config."""
+    from emo_ray.stages.train import train
+    from emo_ray.training import search
+
+    def objective(config):
+        best = store.read_meta(train(config).path)["best"]["fusion"]
+        return search.objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
+
+    return objective
+
+
+@pytest.fixture(scope="session")
+def runs_of():
+    """A function to MLflow's client, the run of a sweep in a folder, and the runs of its trials."""
+    from mlflow import MlflowClient
+
+    from emo_ray import tracking
+
+    def runs(config, folder):
+        client = MlflowClient(tracking_uri=tracking.uri(config, Path(config.store.root)))
+        experiment = client.get_experiment_by_name("emo_ray").experiment_id
+        (parent,) = client.search_runs([experiment], f"attributes.run_name = 'sweep-{folder.name}'")
+        children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        return client, parent, children
+
+    return runs

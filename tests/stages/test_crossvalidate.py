@@ -1,4 +1,4 @@
-"""crossvalidate: numbers that follow from the predictions, folds that know nothing of each other, a strong rival."""
+"""crossvalidate: numbers follow from predictions, folds know nothing of each other, a strong rival is no better."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ CLASSES = ("angry", "happy", "neutral", "sad")
 
 
 def small(seed, clips=240, speakers=12, classes=4):
-    """A small corpus as users have them: correlated features with a few useful directions, speakers, missing rows."""
+    """A small corpus: correlated features with a few useful directions, speakers, missing rows."""
     rng = np.random.default_rng(seed)
     label, speaker = rng.integers(0, classes, clips), np.arange(clips) % speakers
     features, present = {}, rng.random((clips, 3)) > 0.1
@@ -48,38 +48,38 @@ def small(seed, clips=240, speakers=12, classes=4):
 
 def batch_of(people, features, present):
     label = torch.tensor([CLASSES.index(clip.label) for clip in people])
-    known = {name: torch.from_numpy(np.where(present[:, [m]], features[name], 0)) for m, name in enumerate(MODALITIES)}
+    values = {name: torch.from_numpy(np.where(present[:, [m]], features[name], 0)) for m, name in enumerate(MODALITIES)}
     ids = tuple(clip.clip_id for clip in people)
-    return FeatureBatch(clip_ids=ids, present_BM=torch.from_numpy(present), features=known, label_B=label)
+    return FeatureBatch(clip_ids=ids, present_BM=torch.from_numpy(present), features=values, label_B=label)
 
 
 def logistic_regression(features, present, label_B, fold_B):
-    """Standardised on the training folds, what is missing imputed there, default strength."""
+    """Predictions of logistic regression; scale and missing values are those of the training folds."""
     columns = np.hstack([np.where(present[:, [m]], features[name], np.nan) for m, name in enumerate(MODALITIES)])
     guess_B = np.empty_like(label_B)
     for fold in np.unique(fold_B):
-        own_B = fold_B == fold
+        tested_B = fold_B == fold
         rival = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=2000))
-        guess_B[own_B] = rival.fit(columns[~own_B], label_B[~own_B]).predict(columns[own_B])
+        guess_B[tested_B] = rival.fit(columns[~tested_B], label_B[~tested_B]).predict(columns[tested_B])
     return guess_B
 
 
 def test_it_is_at_least_as_good_as_logistic_regression_on_small_tables():
     """The same folds, several corpora; one head for each fold."""
-    config, ours, theirs = load("mini"), [], []
+    config, head_wafs, rival_wafs = load("mini"), [], []
     for seed in range(3):
         people, features, present = small(seed)
         batch, fold_B = batch_of(people, features, present), splits.folds(people, 4, seed)
         label_B, guess_B = batch.label_B.numpy(), np.empty(len(people), int)
         with one_thread():
             for fold in range(4):
-                found = held_out(batch, fold_B == fold, config, len(CLASSES))[EVERYTHING]
-                guess_B[fold_B == fold] = found.argmax(axis=1)
+                probability_BK = held_out(batch, fold_B == fold, config, len(CLASSES))[EVERYTHING]
+                guess_B[fold_B == fold] = probability_BK.argmax(axis=1)
             rival_B = logistic_regression(features, present, label_B, fold_B)
-        ours.append(f1_score(label_B, guess_B, average="weighted"))
-        theirs.append(f1_score(label_B, rival_B, average="weighted"))
-    assert np.mean(ours) >= np.mean(theirs)
-    assert np.mean(theirs) > 0.4  # a rival that has learnt something
+        head_wafs.append(f1_score(label_B, guess_B, average="weighted"))
+        rival_wafs.append(f1_score(label_B, rival_B, average="weighted"))
+    assert np.mean(head_wafs) >= np.mean(rival_wafs)
+    assert np.mean(rival_wafs) > 0.4  # the rival has learnt something
 
 
 def test_a_fold_knows_nothing_of_the_clips_it_is_tested_on():
@@ -88,12 +88,12 @@ def test_a_fold_knows_nothing_of_the_clips_it_is_tested_on():
     tested_B = splits.folds(people, 3, 0) == 1
     whole = batch_of(people, features, present)
     spoilt = {name: torch.where(torch.from_numpy(tested_B)[:, None], 1e6 * v, v) for name, v in whole.features.items()}
-    other = replace(whole, features=spoilt, label_B=whole.label_B.masked_fill(torch.from_numpy(tested_B), 0))
+    spoilt_batch = replace(whole, features=spoilt, label_B=whole.label_B.masked_fill(torch.from_numpy(tested_B), 0))
     mask_B = torch.from_numpy(~tested_B)
-    heads = [fit_head(batch.rows(mask_B), None, config, 4).state_dict() for batch in (whole, other)]
+    heads = [fit_head(batch.rows(mask_B), None, config, 4).state_dict() for batch in (whole, spoilt_batch)]
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
-    one, same = (held_out(batch, tested_B, config, 4) for batch in (whole, replace(whole)))
-    assert all(np.array_equal(one[name], same[name]) for name in SUBSETS)
+    first, second = (held_out(batch, tested_B, config, 4) for batch in (whole, replace(whole)))
+    assert all(np.array_equal(first[name], second[name]) for name in SUBSETS)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def corpus(ray_session, tiny_config, tmp_path_factory):
             np.savez(folder / f"{name}.npz", **rows)
     manifest.write(folder / "clips.parquet", people)
     keys = {f"tables.{name}": str(folder / f"{name}.npz") for name in ("audio", "text")}
-    own = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store"), "data.folds": 3}
-    return override(tiny_config, keys | own | {"crossvalidate.heads": 2, "fusion.passes_per_epoch": 5})
+    places = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store"), "data.folds": 3}
+    return override(tiny_config, keys | places | {"crossvalidate.heads": 2, "fusion.passes_per_epoch": 5})
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +127,16 @@ def test_every_number_follows_from_the_predictions(crossvalidated):
     for name, modalities in SUBSETS.items():
         rows = np.all([table[f"has_{m}"].to_numpy() for m in modalities], axis=0)
         guess_B = np.array(table[f"p_{name}"].to_pylist()).argmax(axis=1)
-        for own_B, scores in [
+        for rows_B, scores in [
             (rows, report["subsets"][name]),
             *((rows & (fold_B == i), fold["subsets"][name]) for i, fold in enumerate(report["folds"], start=1)),
         ]:
             if "video" in modalities:
                 assert scores is None
                 continue
-            assert scores["n"] == own_B.sum()
-            assert scores["accuracy"] == pytest.approx((guess_B == truth)[own_B].mean())
-            assert scores["waf"] == pytest.approx(f1_score(truth[own_B], guess_B[own_B], average="weighted"))
+            assert scores["n"] == rows_B.sum()
+            assert scores["accuracy"] == pytest.approx((guess_B == truth)[rows_B].mean())
+            assert scores["waf"] == pytest.approx(f1_score(truth[rows_B], guess_B[rows_B], average="weighted"))
 
 
 def test_speakers_stay_apart(crossvalidated):
@@ -160,10 +160,10 @@ def test_a_second_run_trains_nothing(crossvalidated, corpus):
 
 
 def test_what_cannot_be_had_is_one_clear_message(corpus):
-    with pytest.raises(ValueError, match=r"found 9 speakers for data\.folds=10.*lower data\.folds"):
+    with pytest.raises(ValueError, match=r"9 speakers.*data\.folds=10"):
         crossvalidate(override(corpus, {"data.folds": 10}))
     with pytest.raises(ValueError, match=r"jobs/crossvalidate\.py"):
         train(corpus)
     for key in ("checkpoint", "fusion.start_from", "train.pseudo_labels"):
-        with pytest.raises(ValueError, match=f"found {key}=somewhere, expected none"):
+        with pytest.raises(ValueError, match=f"{key}=somewhere"):
             crossvalidate(override(corpus, {key: "somewhere"}))

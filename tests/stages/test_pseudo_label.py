@@ -1,4 +1,4 @@
-"""pseudo_label: a row a clip that explains itself, the same rows whatever happened on the way, no leaks."""
+"""pseudo_label: each clip has a row that explains itself, kills change no row, and nothing leaks."""
 
 import csv
 import gzip
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(labelled, media_files, folder):
-    """With unlabelled clips: what train clips show, and some that validation and test know."""
+    """The labelled clips, and unlabelled ones: copies of training clips, and some that validation and test know."""
     train, test = ([clip for clip in labelled if clip.split == split] for split in ("train", "test"))
     nobody = {"label": None, "split": "unlabelled", "speaker": None}
     pool = [replace(clip, clip_id=f"u-{clip.clip_id}", **nobody) for clip in train]
@@ -75,7 +75,7 @@ def clips(labelled, media_files, folder):
 def config(tiny_config, teacher, clips, folder):
     manifest.write(folder / "clips.parquet", clips)
     changes = {"checkpoint": str(teacher), "data.manifest": str(folder / "clips.parquet")}
-    # The tiny teacher is sure of nothing.
+    # The tiny teacher is never confident.
     return override(tiny_config, {**changes, "store.root": str(folder / "store"), "pseudo.floor": 0.0})
 
 
@@ -91,8 +91,8 @@ def other_teacher(teacher, folder):
     head = checkpoint.load_fusion(target)
     with torch.no_grad():
         head.classify.bias += torch.linspace(0, 3, len(head.classify.bias))
-    own, labels = checkpoint_files.read_config(target)
-    checkpoint.write(target, trained_state(head), own, labels, "card")
+    config, labels = checkpoint_files.read_config(target)
+    checkpoint.write(target, trained_state(head), config, labels, "card")
     return target
 
 
@@ -140,7 +140,7 @@ def test_every_unlabelled_clip_has_one_row_that_explains_itself(labelled_by, cli
 
 def test_the_columns_are_those_of_predictions_and_their_own(labelled_by, config):
     predicted = predict(config)
-    theirs = rows_of(predicted.path)
+    predicted_rows = rows_of(predicted.path)
     schemas = [pq.read_schema(next(path.glob("*.parquet"))) for path in (labelled_by.path, predicted.path)]
     assert schemas[0].names[: len(schemas[1].names)] == schemas[1].names
     assert schemas[0].names[len(schemas[1].names) :] == [
@@ -150,28 +150,30 @@ def test_the_columns_are_those_of_predictions_and_their_own(labelled_by, config)
     assert json.loads(schemas[0].metadata[b"labels"]) == labelled_by.content["labels"]
     temperature = labelled_by.content["calibration"][0]["temperature"]
     for name, row in rows_of(labelled_by.path).items():
-        assert {key: row[key] for key in theirs[name] if key != "confidence"} == {
-            key: value for key, value in theirs[name].items() if key != "confidence"
+        assert {key: row[key] for key in predicted_rows[name] if key != "confidence"} == {
+            key: value for key, value in predicted_rows[name].items() if key != "confidence"
         }
         if row["probabilities"]:
-            own = calibration.calibrated(np.array([row["probabilities"]], np.float32), temperature)[0]
-            assert row["calibrated"] == pytest.approx(own.tolist(), abs=1e-6)
+            calibrated_BK = calibration.calibrated(np.array([row["probabilities"]], np.float32), temperature)[0]
+            assert row["calibrated"] == pytest.approx(calibrated_BK.tolist(), abs=1e-6)
 
 
 def test_calibration_is_measured_on_the_validation_clips(labelled_by, config, clips):
     rows, labels = rows_of(predict(config).path), labelled_by.content["labels"]
-    own = {c.clip_id: labels.index(c.label) for c in clips if c.split == "validation" and rows[c.clip_id]["prediction"]}
-    probability_BK = np.array([rows[clip_id]["probabilities"] for clip_id in own], np.float32)
-    label_B = np.array(list(own.values()))
-    found = labelled_by.content["calibration"][0]
-    assert found["n"] == len(own) == 13
-    assert found["temperature"] == pytest.approx(calibration.fit_temperature(probability_BK, label_B), rel=1e-4)
-    after_BK = calibration.calibrated(probability_BK, found["temperature"])
+    label_of = {
+        c.clip_id: labels.index(c.label) for c in clips if c.split == "validation" and rows[c.clip_id]["prediction"]
+    }
+    probability_BK = np.array([rows[clip_id]["probabilities"] for clip_id in label_of], np.float32)
+    label_B = np.array(list(label_of.values()))
+    change = labelled_by.content["calibration"][0]
+    assert change["n"] == len(label_of) == 13
+    assert change["temperature"] == pytest.approx(calibration.fit_temperature(probability_BK, label_B), rel=1e-4)
+    after_BK = calibration.calibrated(probability_BK, change["temperature"])
     for when, values_BK in (("before", probability_BK), ("after", after_BK)):
         bins = calibration.reliability(values_BK, label_B)
-        assert found["ece"][when] == pytest.approx(bins.error, abs=1e-6)
-        assert found["reliability"][when]["count"] == bins.count.tolist()
-    assert found["nll"]["after"] <= found["nll"]["before"] + 1e-6
+        assert change["ece"][when] == pytest.approx(bins.error, abs=1e-6)
+        assert change["reliability"][when]["count"] == bins.count.tolist()
+    assert change["nll"]["after"] <= change["nll"]["before"] + 1e-6
 
 
 def test_what_validation_and_test_know_is_refused_with_a_list(labelled_by, clips):
@@ -202,7 +204,7 @@ def test_a_second_run_does_nothing(labelled_by, config):
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_rows(labelled_by, config, tmp_path):
-    """As it stands after a kill in prediction, and after one in writing, in a store of its own."""
+    """A store as a kill leaves it, in prediction and in writing."""
     expected, report = bytes_of(labelled_by.path), (labelled_by.path / REPORT).read_bytes()
     root = Path(config.store.root)
     copied = override(config, {"store.root": str(tmp_path / "store")})
@@ -227,10 +229,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_rows(labelled_by, config, t
 
 def test_another_teacher_starts_afresh_and_another_policy_predicts_nothing(labelled_by, config, other_teacher):
     before, predictions = bytes_of(labelled_by.path), Path(config.store.root) / "predictions"
-    own = {path.name: times_of(path) for path in predictions.iterdir()}
+    times = {path.name: times_of(path) for path in predictions.iterdir()}
     fixed = pseudo_label(override(config, {"pseudo.policy": "fixed", "pseudo.threshold": 0.2}))
     assert fixed.path.parent != labelled_by.path.parent
-    assert {path.name: times_of(path) for path in predictions.iterdir()} == own
+    assert {path.name: times_of(path) for path in predictions.iterdir()} == times
     other = pseudo_label(override(config, {"checkpoint": str(other_teacher)}))
     assert other.path.parent not in (labelled_by.path.parent, fixed.path.parent)
     assert len(list(predictions.glob("parts-*"))) == 2
@@ -251,34 +253,41 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
         rows_of(pseudo_label(override(config, {"checkpoint": str(other_teacher)})).path),
     ]
     both = pseudo_label(override(config, {"pseudo.teachers": [str(other_teacher)]}))
-    rows, digests = rows_of(both.path), ",".join(next(iter(own.values()))["teacher"] for own in alone)
+    rows, digests = (
+        rows_of(both.path),
+        ",".join(next(iter(alone_of.values()))["teacher"] for alone_of in alone),
+    )
     disagree = 0
     for name, row in rows.items():
         assert row["teacher"] == digests
         if row["status"] == UNUSABLE:
             continue
         for column in ("probabilities", "calibrated"):
-            np.testing.assert_allclose(row[column], np.mean([own[name][column] for own in alone], axis=0), atol=1e-6)
-        votes = {own[name]["prediction"] for own in alone}
-        known = "same content" in str(row["reason"]) or "speaker" in str(row["reason"])
-        if not known:
+            np.testing.assert_allclose(
+                row[column], np.mean([alone_of[name][column] for alone_of in alone], axis=0), atol=1e-6
+            )
+        votes = {alone_of[name]["prediction"] for alone_of in alone}
+        is_leaking = "same content" in str(row["reason"]) or "speaker" in str(row["reason"])
+        if not is_leaking:
             assert (row["reason"] == policies.DISAGREE) == (votes != {row["prediction"]})
         disagree += len(votes) > 1
     assert disagree
-    assert [own["checkpoint"] for own in both.content["calibration"]] == [
+    assert [alone_of["checkpoint"] for alone_of in both.content["calibration"]] == [
         *(Path(config.checkpoint).name, "other teacher", "the mean of all")
     ]
     lenient = pseudo_label(override(config, {"pseudo.teachers": [str(other_teacher)], "pseudo.agreement": 0.5}))
     for name, row in rows_of(lenient.path).items():
         if row["reason"] in (None, policies.BELOW, policies.DISAGREE):
-            nobody = row["prediction"] not in {own[name]["prediction"] for own in alone}  # the mean's may be a third
-            assert (row["reason"] == policies.DISAGREE) == nobody
+            is_nobodys = row["prediction"] not in {
+                alone_of[name]["prediction"] for alone_of in alone
+            }  # the mean may predict a third class
+            assert (row["reason"] == policies.DISAGREE) == is_nobodys
 
 
 def test_modalities_that_disagree_keep_a_clip_out(config):
-    found = pseudo_label(override(config, {"pseudo.agreeing_modalities": 3}))
-    labels, seen = found.content["labels"], set()
-    for row in rows_of(found.path).values():
+    result = pseudo_label(override(config, {"pseudo.agreeing_modalities": 3}))
+    labels, seen = result.content["labels"], set()
+    for row in rows_of(result.path).values():
         votes = [labels[int(np.argmax(row[f"p_{m[0].upper()}"]))] for m in MODALITIES if row[f"has_{m}"]]
         differ = len(votes) > 1 and set(votes) != {row["prediction"]}
         if row["reason"] in (None, policies.BELOW, policies.MODALITIES_DISAGREE):
@@ -288,19 +297,19 @@ def test_modalities_that_disagree_keep_a_clip_out(config):
 
 
 def test_the_cap_counts_labelled_training_clips(config):
-    found = pseudo_label(override(config, {"pseudo.max_ratio": 0.25, "pseudo.quantile": 0.0}))
-    assert found.content["accepted"] == 9  # of 36
-    assert found.content["reasons"][policies.OVER_CAP] > 0
+    result = pseudo_label(override(config, {"pseudo.max_ratio": 0.25, "pseudo.quantile": 0.0}))
+    assert result.content["accepted"] == 9  # of 36
+    assert result.content["reasons"][policies.OVER_CAP] > 0
 
 
-def test_drift_is_told_class_by_class(labelled_by):
+def test_drift_is_said_class_by_class(labelled_by):
     report = labelled_by.content
     counts = [np.array(list(report["classes"][name].values())) for name in ("labelled", "accepted")]
     assert counts[0].sum() == 36
     expected = dict(zip(report["labels"], policies.drift(*counts), strict=True))
     assert report["drift"] == expected
     warned = [note for note in report["notes"] if "starved" in note or "floods" in note]
-    assert len(warned) == len([what for what in expected.values() if what])
+    assert len(warned) == len([drift for drift in expected.values() if drift])
 
 
 def test_without_labelled_clips_nothing_is_calibrated_capped_or_compared(config, tmp_path):
@@ -337,34 +346,34 @@ def test_bad_media_of_many_kinds_cost_nobody_else_anything(config, clips, media_
     broken.append(Clip("text is left", video=str(bad["empty"]), text="I am so happy for you!", split="unlabelled"))
     manifest.write(tmp_path / "clips.parquet", [*(c for c in clips if c.split != "unlabelled"), *pool, *broken])
     changes = {"data.manifest": str(tmp_path / "clips.parquet"), "store.root": str(tmp_path / "store")}
-    given = override(config, changes)
-    message = rf"found {len(broken)} of {len(pool) + len(broken)} unlabelled clips have broken media .*bad_media\.csv"
-    with pytest.raises(ValueError, match=rf"{message}.*expected at most 20 %"):
-        pseudo_label(given)
-    found = pseudo_label(override(given, {"pseudo.max_bad_fraction": 0.5}))
-    assert found.content["broken_media"] == len(broken)
-    rows = rows_of(found.path)
+    strict = override(config, changes)
+    counts = rf"{len(broken)} of {len(pool) + len(broken)}"
+    with pytest.raises(ValueError, match=rf"{counts} .*bad_media\.csv.* 20 %.*pseudo\.max_bad_fraction"):
+        pseudo_label(strict)
+    result = pseudo_label(override(strict, {"pseudo.max_bad_fraction": 0.5}))
+    assert result.content["broken_media"] == len(broken)
+    rows = rows_of(result.path)
     assert set(rows) == {clip.clip_id for clip in (*pool, *broken)}
     for name in bad:
         assert rows[name]["video_status"].startswith(("corrupt: ", "missing: no such file"))
         assert rows[name]["reason"] == UNUSABLE
     assert rows["text is left"]["prediction"] is not None
     assert all(rows[clip.clip_id]["prediction"] is not None for clip in pool)
-    lines = listed(found.path / "bad_media.csv")
+    lines = listed(result.path / "bad_media.csv")
     assert {line["clip_id"] for line in lines} == {clip.clip_id for clip in broken}
     assert all(line["file"] and line["status"] for line in lines)
 
 
 def test_what_the_user_can_mend_is_said(config, tiny_config, other_teacher, folder):
-    with pytest.raises(ValueError, match=r"found no checkpoint, expected the teacher's folder"):
+    with pytest.raises(ValueError, match="checkpoint=FOLDER"):
         pseudo_label(override(config, {"checkpoint": None}))
-    with pytest.raises(ValueError, match="found joy, expected classes of"):
+    with pytest.raises(ValueError, match="joy"):
         pseudo_label(override(config, {"pseudo.policy": "per_class", "pseudo.thresholds": {"joy": 0.5}}))
-    with pytest.raises(ValueError, match="found no unlabelled clips"):
+    with pytest.raises(ValueError, match="unlabelled clips"):
         pseudo_label(override(tiny_config, {"checkpoint": config.checkpoint}))
     stranger = shutil.copytree(other_teacher, folder / "stranger")
     (stranger / checkpoint_files.LABELS).write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
-    with pytest.raises(ValueError, match=r"pseudo\.teachers: found the classes a, b, c, d, e, f in .*stranger"):
+    with pytest.raises(ValueError, match=r"pseudo\.teachers: .*a, b, c, d, e, f .*stranger"):
         pseudo_label(override(config, {"pseudo.teachers": [str(stranger)]}))
 
 

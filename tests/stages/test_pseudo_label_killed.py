@@ -1,6 +1,6 @@
-"""pseudo_label while nodes, workers and drivers are killed: the rows of an undisturbed run, none twice and none lost.
+"""pseudo_label while nodes, workers and drivers are killed gives the rows of an undisturbed run.
 
-And ten times the clips in a driver of the same size.
+Ten times the clips need a driver of the same size.
 """
 
 import json
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20
-# Put before everything that a worker imports: it tells which parts are begun, so that those begun twice can be counted.
+# Imported by every worker before anything else: it logs the parts that are begun, so that repeated ones can be counted.
 COUNTING = """
 import importlib.util, os, sys
 
@@ -48,12 +48,12 @@ class Counting:
 
         def counted(module):
             load(module)
-            own = module.predict_part
+            original = module.predict_part
 
             def predict_part(models, shard, feature_paths, out):
                 with open(os.environ["BEGUN"], "a") as log:
                     log.write(shard.name + "\\n")
-                return own(models, shard, feature_paths, out)
+                return original(models, shard, feature_paths, out)
 
             module.predict_part = predict_part
 
@@ -66,8 +66,8 @@ MEASURING = """
 import resource, sys
 from emo_ray.config import load
 from emo_ray.stages.pseudo_label import pseudo_label
-found = pseudo_label(load(sys.argv[1]))
-print(found.content["clips"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+result = pseudo_label(load(sys.argv[1]))
+print(result.content["clips"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -87,9 +87,9 @@ def teacher_of(tiny_config, evaluated, folder, clips_per_part):
     target = folder / f"teacher-{clips_per_part}"
     if not target.exists():
         shutil.copytree(source, target)
-        own, labels = checkpoint_files.read_config(source)
-        own = override(own, {"media.clips_per_part": clips_per_part})
-        checkpoint.write(target, trained_state(checkpoint.load_fusion(source)), own, labels, "card")
+        config, labels = checkpoint_files.read_config(source)
+        config = override(config, {"media.clips_per_part": clips_per_part})
+        checkpoint.write(target, trained_state(checkpoint.load_fusion(source)), config, labels, "card")
     return target
 
 
@@ -112,7 +112,7 @@ def config(tiny_config, evaluated, labelled, folder):
 
 
 class Job:
-    """jobs/pseudo_label.py in a process of its own, on a Ray that is there, into a store of its own."""
+    """jobs/pseudo_label.py in a process of its own, on a running Ray, with a store of its own."""
 
     def __init__(self, config, folder, address):
         self.store, self.stderr = Path(config.store.root), folder / "stderr.txt"
@@ -131,8 +131,8 @@ class Job:
         self.driver.send_signal(signal.SIGKILL)
         self.driver.communicate()
 
-    def made(self, kind):
-        """How many parts of this kind are there."""
+    def parts(self, kind):
+        """The number of parts of this kind in the store."""
         return len(list((self.store / kind).glob("*/part-*.parquet" if kind != "pseudo_labels" else "*/*/part-*")))
 
     def until(self, done, most_s=600):
@@ -151,7 +151,7 @@ class Job:
 
 @pytest.fixture
 def nodes(monkeypatch, folder, tmp_path):
-    """A function that starts a cluster of nodes with so many CPUs each, whose workers tell what they begin."""
+    """A function that starts a cluster of nodes with these numbers of CPUs; its workers log the parts they begin."""
     from ray.cluster_utils import Cluster
 
     (tmp_path / "hook").mkdir()
@@ -167,8 +167,8 @@ def nodes(monkeypatch, folder, tmp_path):
             head_node_args={"num_cpus": cpus[0], "include_dashboard": False},
         )
         started.append(cluster)
-        for own in cpus[1:]:
-            cluster.add_node(num_cpus=own)
+        for count in cpus[1:]:
+            cluster.add_node(num_cpus=count)
         return cluster
 
     yield start
@@ -179,11 +179,11 @@ def nodes(monkeypatch, folder, tmp_path):
 def workers(cluster, doing=""):
     """The processes of a cluster that are at work, with `doing` in their names.
 
-    Not a node's own agents: without one of them the node ends as well.
+    A node's agents are left out, for without one of them the node ends as well.
     """
     from ray._private.ray_constants import AGENT_PROCESS_LIST
 
-    found = []
+    processes = []
     for node in cluster.list_all_nodes():
         for raylet in node.all_processes["raylet"]:
             for process in psutil.Process(raylet.process.pid).children():
@@ -193,8 +193,8 @@ def workers(cluster, doing=""):
                     continue
                 idle = "IDLE" in name or name.startswith(tuple(AGENT_PROCESS_LIST))
                 if name.startswith("ray::") and doing in name and not idle:
-                    found.append(process)
-    return found
+                    processes.append(process)
+    return processes
 
 
 def bytes_of(path):
@@ -223,22 +223,22 @@ def test_a_node_a_worker_and_the_driver_are_killed(config, undisturbed, nodes, t
     cluster = nodes(1, 1, 1)
     job = Job(override(config, {"store.root": str(tmp_path / "store")}), tmp_path, cluster.address)
     try:
-        job.until(lambda: job.made("predictions") >= 20)
+        job.until(lambda: job.parts("predictions") >= 20)
         job.kill()
-        first = job.made("predictions")
+        first = job.parts("predictions")
         job.start()
-        job.until(lambda: job.made("predictions") >= first + 20)
-        killed = workers(cluster, "MapWorker(Map(Predict))")
-        killed[0].kill()
-        job.until(lambda: job.made("predictions") >= first + 50)
+        job.until(lambda: job.parts("predictions") >= first + 20)
+        at_work = workers(cluster, "MapWorker(Map(PredictActor))")
+        at_work[0].kill()
+        job.until(lambda: job.parts("predictions") >= first + 50)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        lost = job.made("predictions")
-        found = job.finish()
+        lost = job.parts("predictions")
+        content = job.finish()
     finally:
         job.kill()
-    assert killed
-    assert lost < job.made("predictions")
-    assert bytes_of(found["path"]) == bytes_of(undisturbed)
+    assert at_work
+    assert lost < job.parts("predictions")
+    assert bytes_of(content["path"]) == bytes_of(undisturbed)
     begun = Counter((tmp_path / "begun.txt").read_text().split())
     again = rows_of(job.store, begun) - rows_of(job.store, Counter(list(begun)))
     with capsys.disabled():
@@ -256,7 +256,7 @@ def test_twenty_kills_at_random_moments(config, undisturbed, nodes, tmp_path, ca
     moments, done = sorted(dice.sample(range(total - 10), KILLS)), Counter()
     try:
         for moment in moments:
-            job.until(lambda moment=moment: sum(map(job.made, kinds)) >= moment)
+            job.until(lambda moment=moment: sum(map(job.parts, kinds)) >= moment)
             assert job.driver.poll() is None
             at_work = workers(cluster)
             if at_work and dice.random() < 0.5:
@@ -266,18 +266,18 @@ def test_twenty_kills_at_random_moments(config, undisturbed, nodes, tmp_path, ca
                 job.kill()
                 done["driver"] += 1
                 job.start()
-        found = job.finish()
+        content = job.finish()
     finally:
         job.kill()
     assert sum(done.values()) == KILLS
     assert min(done["worker"], done["driver"]) >= 3
-    assert bytes_of(found["path"]) == bytes_of(undisturbed)
+    assert bytes_of(content["path"]) == bytes_of(undisturbed)
     begun = Counter((tmp_path / "begun.txt").read_text().split())
     once = rows_of(job.store, Counter(list(begun)))
     again = rows_of(job.store, begun) - once
     with capsys.disabled():
         print(f"\n{KILLS} kills ({dict(done)}): of {once} rows {again} were computed again")
-    assert again <= KILLS * 2 * 4 * 2  # two actors at work on a part of four; what they had begun, and a retry of it
+    assert again <= KILLS * 2 * 4 * 2  # two actors with a part of four clips each: begun parts and their retries
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ def test_the_mean_is_over_those_who_know():
     gap = [np.nan, np.nan]
     values_TBK = np.array([[[0.2, 0.8], gap, gap], [[0.6, 0.4], [0.1, 0.9], gap]], np.float32)
     np.testing.assert_allclose(teachers.mean(values_TBK), [[0.4, 0.6], [0.1, 0.9], gap], rtol=1e-6)
-    np.testing.assert_array_equal(teachers.mean(values_TBK[:1]), values_TBK[0])  # one teacher's own, to the bit
+    np.testing.assert_array_equal(teachers.mean(values_TBK[:1]), values_TBK[0])  # of one teacher, bit for bit
 
 
 def test_votes_by_hand():

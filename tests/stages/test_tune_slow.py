@@ -1,4 +1,4 @@
-"""Sweeps that are killed, that have workers, that are a population, and that are tracked by a server."""
+"""Sweeps that are killed, whose trials have workers, that are a population, and that a server tracks."""
 
 import json
 import os
@@ -28,14 +28,14 @@ TRIALS, EPOCHS = 18, 4
 
 @pytest.fixture(scope="module")
 def config(few_labels):
-    own = {"tune.space": SPACE, "tune.trials": TRIALS, "train.epochs": EPOCHS, "tune.grace_epochs": 1}
-    config = override(few_labels, own | {"cluster.num_cpus": 4})
+    keys = {"tune.space": SPACE, "tune.trials": TRIALS, "train.epochs": EPOCHS, "tune.grace_epochs": 1}
+    config = override(few_labels, keys | {"cluster.num_cpus": 4})
     prepare_corpus(config)
     return config
 
 
 def job(config, folder):
-    """jobs/tune.py on this config, as a user starts it, with a Ray of its own."""
+    """jobs/tune.py in a process and with a Ray of its own."""
     recipe = folder / "sweep_recipe.yaml"
     recipe.write_text(dump(config))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_ADDRESS")}
@@ -50,7 +50,7 @@ def job(config, folder):
 
 
 def answer(process):
-    """What the job printed; its errors where it failed."""
+    """The content that the job printed. Fails with its errors where it failed."""
     try:
         out, err = process.communicate(timeout=400)
     except subprocess.TimeoutExpired:
@@ -61,13 +61,13 @@ def answer(process):
 
 
 def finished(config):
-    """The files of trials that are over, while the sweep is under way."""
+    """The files, with their bytes, of trials that are over while the sweep is under way."""
     files = Path(config.store.root).glob("tune/*/trials/*.json")
     return {path: path.read_bytes() for path in files if json.loads(path.read_text())["state"]}
 
 
 def kill_after(process, config, trials):
-    """SIGKILL to the driver once so many trials are over."""
+    """Send SIGKILL to the driver once this many trials are over, and return their files."""
     while len(finished(config)) < trials:
         try:
             process.wait(0.1)
@@ -81,30 +81,30 @@ def kill_after(process, config, trials):
 
 @pytest.mark.parametrize("bulk", ["auto", "no"])
 def test_a_sweep_whose_driver_is_killed_goes_on(config, bulk, tmp_path):
-    """At a third, or at the first wave's end; what was over is not repeated, and the table holds every trial once."""
-    here = override(config, {"store.root": str(tmp_path / "store"), "tune.bulk": bulk, "tune.max_concurrent": 1})
-    over = kill_after(job(here, tmp_path), here, TRIALS // 3)
-    assert TRIALS // 3 <= len(over) < TRIALS
-    before = [json.loads(content) for content in over.values()]
-    content = answer(job(here, tmp_path))
+    """Killed when a third is over, or the first wave: nothing is repeated, and the table holds every trial once."""
+    config_here = override(config, {"store.root": str(tmp_path / "store"), "tune.bulk": bulk, "tune.max_concurrent": 1})
+    finished_files = kill_after(job(config_here, tmp_path), config_here, TRIALS // 3)
+    assert TRIALS // 3 <= len(finished_files) < TRIALS
+    before = [json.loads(content) for content in finished_files.values()]
+    content = answer(job(config_here, tmp_path))
     trials = content["trials"]
     assert [trial["number"] for trial in trials] == list(range(TRIALS))
     assert len({json.dumps(trial["params"]) for trial in trials}) == TRIALS
     assert {trial["state"] for trial in trials} == {"complete", "pruned"}
     after = {json.dumps(trial["params"]): trial for trial in trials}
-    for trial in before:  # it may have another number: Ray notes what it has begun every second alone
-        found = after[json.dumps(trial["params"])]
-        both = min(len(found["history"]), len(trial["history"]))
-        assert found["history"][:both] == trial["history"][:both]
-    if bulk == "auto":  # no process is faster than another there
-        undisturbed = answer(job(override(here, {"store.root": str(tmp_path / "other")}), tmp_path))["trials"]
+    for trial in before:  # Ray saves what it has begun once a second, so its number may differ
+        repeated = after[json.dumps(trial["params"])]
+        epochs = min(len(repeated["history"]), len(trial["history"]))
+        assert repeated["history"][:epochs] == trial["history"][:epochs]
+    if bulk == "auto":  # stacked trials do not depend on which process is faster
+        undisturbed = answer(job(override(config_here, {"store.root": str(tmp_path / "other")}), tmp_path))["trials"]
         assert [{**trial, "seconds": 0} for trial in trials] == [{**trial, "seconds": 0} for trial in undisturbed]
 
 
 def test_trials_with_workers_of_their_own_are_stopped_early_and_give_them_back(config, tmp_path):
-    """A cluster with room for one trial: the next one starts only when the one before has given its workers back."""
-    own = {"train.num_workers": 2, "tune.trials": 5, "store.root": str(tmp_path / "store"), "fusion.batch_size": 8}
-    content = answer(job(override(config, own), tmp_path))
+    """The cluster has room for one trial, so the next starts only when the one before has given its workers back."""
+    keys = {"train.num_workers": 2, "tune.trials": 5, "store.root": str(tmp_path / "store"), "fusion.batch_size": 8}
+    content = answer(job(override(config, keys), tmp_path))
     trials = content["trials"]
     assert [trial["number"] for trial in trials] == list(range(5))
     stopped = [trial for trial in trials if trial["state"] == "pruned"]
@@ -118,8 +118,8 @@ def test_trials_with_workers_of_their_own_are_stopped_early_and_give_them_back(c
 
 
 def test_a_population_takes_over_what_is_better(config, ray_session):
-    own = {"tune.search": "pbt", "tune.trials": 4, "train.epochs": 6, "tune.grace_epochs": 2}
-    population = override(config, own)
+    keys = {"tune.search": "pbt", "tune.trials": 4, "train.epochs": 6, "tune.grace_epochs": 2}
+    population = override(config, keys)
     swept = tune(population)
     trials = swept.content["trials"]
     assert [trial["number"] for trial in trials] == list(range(4))
@@ -129,8 +129,8 @@ def test_a_population_takes_over_what_is_better(config, ray_session):
         assert trial["state"] == ("complete" if epochs[-1] == 6 else "pruned")
     best = trials[swept.content["best"]]
     assert best["value"] == max(trial["value"] for trial in trials)
-    found = store.read_meta(train(load(str(swept.path / BEST))).path)["best"]["fusion"]
-    value = search.objective({f"val_{name}": one for name, one in found.items()}, "mean/waf")
+    best_scores = store.read_meta(train(load(str(swept.path / BEST))).path)["best"]["fusion"]
+    value = search.objective({f"val_{name}": score for name, score in best_scores.items()}, "mean/waf")
     assert value == swept.content["retrained"]
     assert any("settings that the best ended with" in note for note in swept.content["notes"])
 

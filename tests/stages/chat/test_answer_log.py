@@ -1,4 +1,4 @@
-"""answers: what is on disk is whole, keyed by all that decides it, and one run's at a time."""
+"""Answers on disk: whole, under keys of everything that decides them, written by one run at a time."""
 
 import fcntl
 import json
@@ -20,9 +20,9 @@ def test_final_answers_are_read_and_others_are_asked_again(folder):
     with answer_log.writing(folder) as write:
         for status in kinds:
             write(ChatAnswer(f"of {status}", status, "words \u6c34", 3, 4, 5))
-    found = answer_log.read(folder)
-    assert list(found) == [f"of {status}" for status in ("ok", "cut", "refused", "empty")]
-    assert found["of ok"] == ChatAnswer("of ok", "ok", "words \u6c34", 3, 4, 5)
+    answers = answer_log.read(folder)
+    assert list(answers) == [f"of {status}" for status in ("ok", "cut", "refused", "empty")]
+    assert answers["of ok"] == ChatAnswer("of ok", "ok", "words \u6c34", 3, 4, 5)
 
 
 def test_torn_lines_are_no_answers_and_spoil_no_others(folder):
@@ -71,21 +71,21 @@ def test_a_second_run_waits_and_then_says_who_is_there(folder, monkeypatch):
         pass
     with (folder / "lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"found another run .*expected one at a time"), answer_log.locked(folder):
+        with pytest.raises(ValueError, match="another run"), answer_log.locked(folder):
             pass
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"url": "127.0.0.1:8000/v1"}, r"found '127.*expected http"),
-        ({"url": "file:///etc/passwd"}, "expected http"),
-        ({"url": "https://me:secret@host/v1"}, "found credentials or a query"),
-        ({"url": "https://host/v1?api-key=secret"}, "found credentials or a query"),
-        ({"prompt": "How do they feel?"}, r"expected \{transcript\} once"),
-        ({"prompt": "{transcript} {transcript}"}, r"expected \{transcript\} once"),
-        ({"prompt": "{transcript} {reading}"}, r"of other such brackets \{language\}"),
-        ({"prompt": {"transcript": None}}, "in quotes that YAML sees"),
+        ({"url": "127.0.0.1:8000/v1"}, "127.0.0.1:8000"),
+        ({"url": "file:///etc/passwd"}, "file:///etc/passwd"),
+        ({"url": "https://me:secret@host/v1"}, r"annotate\.url.*OPENAI_API_KEY"),
+        ({"url": "https://host/v1?api-key=secret"}, r"annotate\.url.*OPENAI_API_KEY"),
+        ({"prompt": "How do they feel?"}, r"\{transcript\}"),
+        ({"prompt": "{transcript} {transcript}"}, r"\{transcript\}"),
+        ({"prompt": "{transcript} {reading}"}, r"\{reading\}.*\{language\}"),
+        ({"prompt": {"transcript": None}}, r"annotate\.prompt="),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(changes, message):

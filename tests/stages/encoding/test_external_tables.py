@@ -1,4 +1,4 @@
-"""Features from elsewhere in the place of encoders and media; ours for elsewhere, and back."""
+"""Feature tables from elsewhere in the place of encoders and media, and ours exported and read back."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ SIZES = {"audio": 6, "text": 4}
 
 @pytest.fixture(scope="module")
 def corpus(tiny_config, tmp_path_factory):
-    """A manifest of ids and labels alone, sound features in a folder and those of text in an npz that lacks clips."""
+    """A manifest of ids and labels; features of sound in a folder, and of text in an npz file that lacks some clips."""
     folder, rng = tmp_path_factory.mktemp("imports"), np.random.default_rng(0)
     clips, texts = [], {}
     (folder / "hubert").mkdir()
@@ -45,8 +45,8 @@ def corpus(tiny_config, tmp_path_factory):
     np.savez(folder / "llm.npz", **{name: row for name, row in texts.items() if name not in ("c3", "c4")})
     manifest.write(folder / "clips.parquet", clips)
     keys = {"tables.audio": str(folder / "hubert"), "tables.text": [str(folder / "llm.npz")], "train.epochs": 3}
-    own = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
-    return override(tiny_config, keys | own | {"fusion.passes_per_epoch": 10, "fusion.lr": 3e-3})
+    places = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
+    return override(tiny_config, keys | places | {"fusion.passes_per_epoch": 10, "fusion.lr": 3e-3})
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,11 @@ def test_a_head_is_trained_and_measured_without_any_media(measured, corpus):
     assert widths == {"scaling_audio": 6, "scaling_text": 4}
 
 
-def test_rows_without_a_file_are_absent_and_bad_ones_are_told(measured, corpus):
+def test_rows_without_a_file_are_absent_and_bad_ones_are_listed(measured, corpus):
     table = table_of(corpus)
     present = {m: dict(zip(table["clip_id"].to_pylist(), table[f"has_{m}"].to_pylist(), strict=True)) for m in SIZES}
-    assert {i for i, there in present["audio"].items() if not there} == {"c3", "c30", "c50", "c7"}
-    assert {i for i, there in present["text"].items() if not there} == {"c3", "c4"}
+    assert {i for i, is_present in present["audio"].items() if not is_present} == {"c3", "c30", "c50", "c7"}
+    assert {i for i, is_present in present["text"].items() if not is_present} == {"c3", "c4"}
     for name in SIZES:
         assert (np.isnan(as_rows(table, name)).all(axis=1) == ~table[f"has_{name}"].to_numpy()).all()
     folder = next(Path(corpus.store.root).glob(f"features/audio-*/{BAD_ROWS}"))
@@ -100,31 +100,31 @@ def test_another_table_is_another_model(measured, corpus):
 
 def test_a_model_of_tables_predicts_from_tables_and_refuses_others(measured, corpus):
     model = Path(corpus.store.root) / "checkpoints" / measured.content["checkpoint"]
-    given = override(corpus, {"checkpoint": str(model)})
-    predicted = predict(given)
+    with_checkpoint = override(corpus, {"checkpoint": str(model)})
+    predicted = predict(with_checkpoint)
     counts = predicted.content
     assert (sum(counts["predicted"].values()), counts["without any usable modality"]) == (
         59,
         1,
-    )  # of c3 nothing is known
+    )  # nothing is known of c3
     rows = {row["clip_id"]: row for part in predicted.path.glob("*.parquet") for row in pq.read_table(part).to_pylist()}
     assert [rows[name]["audio_status"] for name in ("c0", "c3", "c7")] == ["ok", "missing", "corrupt: infinite values"]
     assert not rows["c3"]["has_audio"]
-    with pytest.raises(ValueError, match=r"expected some of the same kind: tables\.audio=PATH or tables\.text=PATH"):
-        evaluate(override(given, {"tables.audio": [], "tables.text": []}))
-    with pytest.raises(ValueError, match="found 4 audio features of a clip, expected 6"):
-        evaluate(override(given, {"tables.audio": corpus.tables.text}))
+    with pytest.raises(ValueError, match=r"tables\.audio=PATH or tables\.text=PATH"):
+        evaluate(override(with_checkpoint, {"tables.audio": [], "tables.text": []}))
+    with pytest.raises(ValueError, match=r"4 audio features.* 6"):
+        evaluate(override(with_checkpoint, {"tables.audio": corpus.tables.text}))
 
 
 def test_a_table_of_other_clips_is_refused(corpus, tmp_path):
     np.savez(tmp_path / "x.npz", **{"c1.wav": np.ones(3), "c2.wav": np.ones(3)})
-    with pytest.raises(ValueError, match=r"found none of the 60 clips .*'c1\.wav', 'c2\.wav'.*'c0', 'c1'"):
+    with pytest.raises(ValueError, match=r"60 clips .*'c1\.wav', 'c2\.wav'.*'c0', 'c1'"):
         train(override(corpus, {"tables.text": str(tmp_path / "x.npz")}))
 
 
 def test_clips_without_ids_or_media_are_refused(corpus, tmp_path):
     (tmp_path / "clips.csv").write_text("label\na\nb\n")
-    with pytest.raises(ValueError, match=r"expected at least one of video, audio, text, file.*clip_id"):
+    with pytest.raises(ValueError, match=r"video, audio, text, file.*clip_id"):
         prepare_corpus(override(corpus, {"data.manifest": str(tmp_path / "clips.csv")}))
 
 
@@ -133,23 +133,23 @@ def test_media_that_are_not_there_are_not_missed(corpus, tmp_path):
     manifest.write(tmp_path / "clips.parquet", clips)
     config = override(corpus, {"data.manifest": str(tmp_path / "clips.parquet")})
     assert prepare_corpus(config).ledger["video_status"].unique().to_pylist() == ["missing"]
-    with pytest.raises(ValueError, match="found none of the 60 media files"):
+    with pytest.raises(ValueError, match="60 media files"):
         prepare_corpus(override(config, {"tables.audio": [], "tables.text": []}))
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.parquet"])
 def test_what_is_exported_is_read_back_identically(tiny_config, tmp_path, form):
     config = override(tiny_config, {"tables.export": str(tmp_path / "out")})
-    made = features(config)
-    assert {Path(p).name for p in made.content["exported"]} == {"audio", "audio.parquet", "text", "text.parquet"}
-    assert features(config).content == made.content
+    exported = features(config)
+    assert {Path(p).name for p in exported.content["exported"]} == {"audio", "audio.parquet", "text", "text.parquet"}
+    assert features(config).content == exported.content
     keys = {f"tables.{name}": str(tmp_path / "out" / form.format(name)) for name in SIZES}
-    ours, theirs = table_of(tiny_config), table_of(override(tiny_config, keys))
-    assert theirs["clip_id"].equals(ours["clip_id"])
+    original, read_back = table_of(tiny_config), table_of(override(tiny_config, keys))
+    assert read_back["clip_id"].equals(original["clip_id"])
     for name in SIZES:
-        assert 0 < sum(ours[f"has_{name}"].to_pylist()) < len(ours)
-        assert theirs[f"has_{name}"].equals(ours[f"has_{name}"])
-        np.testing.assert_array_equal(as_rows(theirs, name), as_rows(ours, name))
+        assert 0 < sum(original[f"has_{name}"].to_pylist()) < len(original)
+        assert read_back[f"has_{name}"].equals(original[f"has_{name}"])
+        np.testing.assert_array_equal(as_rows(read_back, name), as_rows(original, name))
 
 
 def test_an_export_keeps_what_others_left(tiny_config, tmp_path):
@@ -157,7 +157,7 @@ def test_an_export_keeps_what_others_left(tiny_config, tmp_path):
     features(config)
     assert store.is_complete(tmp_path / "audio")
     other = override(config, {"text.ngram_features": 32})
-    with pytest.raises(ValueError, match=r"found files of other features.*choose another tables\.export"):
+    with pytest.raises(ValueError, match=r"tables\.export"):
         features(other)
     absent = [row["clip_id"] for row in prepare_corpus(tiny_config).ledger.to_pylist() if row["audio_status"] != "ok"]
     assert absent
@@ -171,7 +171,7 @@ def test_paths_of_tables_become_absolute_where_they_exist(tiny_config, tmp_path,
     assert absolute_paths(config).tables.audio == (str(tmp_path / "hubert"), "nowhere.npz")
     assert config.tables.text == ("llm.npz",)
     assert config.tables.given == ("audio", "text")
-    with pytest.raises(ValueError, match="expected each source once"):
+    with pytest.raises(ValueError, match="each source once"):
         override(config, {"tables.audio": ["a", "a"]})
 
 

@@ -28,7 +28,11 @@ def plan_of(evaluated, tiny_config):
     [
         {"train.num_workers": 1},
         {"train.max_failures": 0},
-        {"train.pseudo_targets": "hard", "train.pseudo_weight": 0.9, "train.pseudo_phases": "both"},  # of no labels
+        {
+            "train.pseudo_targets": "hard",
+            "train.pseudo_weight": 0.9,
+            "train.pseudo_phases": "both",
+        },  # there are no pseudo-labels
     ],
 )
 def test_what_changes_no_result_changes_no_name(plan_of, changes):
@@ -77,8 +81,8 @@ def test_a_student_is_known_by_what_its_pseudo_labels_say(
         config = override(few_labels, {"train.pseudo_labels": str(folder), **changes})
         return resolve_training(config, few_teacher.corpus).path.name
 
-    less = dict.fromkeys(UNLABELLED[:30], (0.5, 0.3, 0.2))
-    unsure = pseudo_round(tmp_path / "unsure", less, few_teacher.prepared.labels, UNLABELLED)
+    less_sure = dict.fromkeys(UNLABELLED[:30], (0.5, 0.3, 0.2))
+    unsure = pseudo_round(tmp_path / "unsure", less_sure, few_teacher.prepared.labels, UNLABELLED)
     names = {
         few_teacher.path.name,
         name(accepted_round),
@@ -101,8 +105,8 @@ def test_a_round_that_accepted_nothing_plans_the_model_of_labelled_clips(
 
 @pytest.mark.parametrize("clip_id", ["validation-003", "test-000", "train-001", "stranger"])
 def test_what_a_model_is_judged_on_is_never_trained_on(few_labels, few_teacher, pseudo_round, tmp_path, clip_id):
-    made = dict.fromkeys([*UNLABELLED[:3], clip_id], SURE)
-    folder = pseudo_round(tmp_path / "leaking", made, few_teacher.prepared.labels, list(made))
+    probabilities = dict.fromkeys([*UNLABELLED[:3], clip_id], SURE)
+    folder = pseudo_round(tmp_path / "leaking", probabilities, few_teacher.prepared.labels, list(probabilities))
     where = clip_id.split("-")[0].replace("stranger", "not in the manifest")
-    with pytest.raises(ValueError, match=rf"found 1 accepted clips .*'{clip_id}' \({where}\)"):
+    with pytest.raises(ValueError, match=rf"train\.pseudo_labels: .*'{clip_id}' \({where}\)"):
         resolve_training(override(few_labels, {"train.pseudo_labels": str(folder)}), few_teacher.corpus)

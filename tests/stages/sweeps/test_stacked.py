@@ -13,7 +13,7 @@ def test_waves_are_few_and_even_and_keep_every_process_busy(trials, processes):
         waves.append(wave_of(left, processes))
         left -= waves[-1]
     assert sum(waves) == trials
-    each = [-(-wave // processes) for wave in waves]  # of the busiest process
+    each = [-(-wave // processes) for wave in waves]  # trials of the busiest process
     assert len(waves) == -(-trials // (processes * WIDTH))
     assert sum(each) == -(-trials // processes)
     assert max(each) <= WIDTH

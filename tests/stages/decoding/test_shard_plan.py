@@ -1,0 +1,80 @@
+"""Parts of shards: which clips share one, what is decoded again, and clips whose media are gone or never were."""
+
+import shutil
+
+import pytest
+
+from emo_ray.config import override
+from emo_ray.data.manifest import Clip
+from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
+from emo_ray.stages.decoding.shard_plan import decode_tasks, plan_some_parts
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def test_labelled_and_unlabelled_clips_never_share_a_part(table_config):
+    prepared = prepare_corpus(table_config())
+    part_of = {row["clip_id"]: row["part"] for row in prepared.ledger.to_pylist()}
+    assert part_of["unlabelled"] not in {part for clip_id, part in part_of.items() if clip_id != "unlabelled"}
+    assert next(clip.split for clip in prepared.clips if clip.clip_id == "unlabelled") == "unlabelled"
+
+
+def test_a_new_clip_needs_its_own_part_alone(table_config, media_files):
+    prepare_corpus(table_config())
+    new = Clip("new-one", video=str(media_files["clip"]), text="new", label="sad")
+    plan = plan_corpus(table_config([new]))
+    (part,) = decode_tasks(plan)
+    assert "new-one" in {clip.clip_id for clip in plan.clips_of[part]}
+    assert not plan.is_decoded
+    assert "new-one" in prepare_corpus(table_config([new])).ledger["clip_id"].to_pylist()
+    assert plan.is_decoded
+    assert decode_tasks(plan) == {}
+
+
+def test_some_parts_of_a_corpus_hold_the_clips_of_their_rows(table_config):
+    prepared = prepare_corpus(table_config())
+    plan = plan_some_parts(table_config(), prepared, prepared.parts[:1])
+    ledger = prepared.ledger.to_pylist()
+    assert [clip.clip_id for clip in plan.clips] == [r["clip_id"] for r in ledger if r["part"] == prepared.parts[0]]
+    assert plan.folder == prepared.shards
+    assert plan.is_decoded
+    decoded_otherwise = plan_some_parts(table_config(**{"media.frames": 3}), prepared, prepared.parts[:1])
+    assert decoded_otherwise.folder != prepared.shards
+    assert not decoded_otherwise.is_decoded
+
+
+def test_a_wrong_root_is_said_before_anything_is_decoded(table_config, tmp_path):
+    table = tmp_path / "clips.csv"
+    table.write_text("video,label\na.mp4,happy\nb.mp4,sad\nc.mp4,happy\nd.mp4,sad\n")
+    with pytest.raises(ValueError, match=r"4 media files.*data\.root"):
+        prepare_corpus(table_config(**{"data.manifest": str(table)}))
+
+
+def test_shards_are_enough_where_the_media_are_gone(tiny_config, media_files, tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for name in ("clip", "silent", "truncated"):
+        shutil.copy(media_files[name], folder / f"{name}.mp4")
+    config = override(tiny_config, {"data.manifest": str(folder), "store.root": str(tmp_path / "store")})
+    prepared = prepare_corpus(config)
+    shutil.rmtree(folder)
+    from_shards = override(config, {"data.manifest": str(prepared.path)})
+    plan = plan_corpus(from_shards)
+    assert (plan.folder, tuple(plan.clips_of)) == (prepared.shards, prepared.parts)
+    assert {clip.clip_id for clip in plan.clips} == {"clip", "silent", "truncated"}
+    with pytest.raises(ValueError, match=r"'frames': 2.*'frames': 3.*data\.manifest"):
+        plan_corpus(override(from_shards, {"media.frames": 3}))
+    (prepared.shards / prepared.parts[0]).unlink()
+    with pytest.raises(ValueError, match=r"part-.*jobs/prepare\.py"):
+        plan_corpus(from_shards)
+
+
+def test_labels_and_splits_of_the_clips_do_not_matter(tiny_config, media_files, tmp_path):
+    """Preparing must refuse this table: a label outside data.labels, and one speaker to cut splits from."""
+    lines = [f"c{i},{media_files['clip']},{label},me" for i, label in enumerate(("joy", "happy"))]
+    (tmp_path / "clips.csv").write_text("\n".join(["clip_id,video,label,speaker", *lines]))
+    keys = {"data.manifest": str(tmp_path / "clips.csv"), "data.labels": ["happy", "sad"]}
+    config = override(tiny_config, keys)
+    with pytest.raises(ValueError, match="'joy'"):
+        prepare_corpus(config)
+    assert [len(clips) for clips in plan_corpus(config).clips_of.values()] == [2]

@@ -1,0 +1,112 @@
+"""The two phases of training: each is trained once, on the clips and from the weights that its config names."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.utils.class_weight import compute_class_weight
+
+from emo_ray import store
+from emo_ray.config import override
+from emo_ray.data import manifest
+from emo_ray.models import checkpoint_files
+from emo_ray.stages.corpus import open_corpus
+from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
+from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.train import train, train_model
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def checkpoints(config):
+    folder = Path(config.store.root) / "checkpoints"
+    return {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if not p.name.startswith(".")}  # no locks
+
+
+def test_of_two_that_need_a_model_one_trains_it_and_both_hear_of_every_epoch(few_labels):
+    """As do trials of a sweep that got the same settings."""
+    config = override(few_labels, {"fusion.dropout": 0.123})
+    plan = resolve_training(config, open_corpus(config))
+    epochs_heard, start = ([], []), threading.Barrier(2)
+
+    def need(epochs):
+        start.wait()
+        train_phases(config, plan, lambda phase, metrics: epochs.append(metrics["epoch"]))
+
+    threads = [threading.Thread(target=need, args=(epochs,)) for epochs in epochs_heard]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert epochs_heard == (list(range(config.train.epochs)),) * 2
+    assert not any((Path(config.store.root) / "train").iterdir())
+
+
+def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path):
+    """Clips without any usable modality do not count."""
+    lacking = [f"train-{i:03d}" for i in range(0, 18, 3)]  # of the first class
+    for name in ("audio", "text"):
+        rows = dict(np.load(few_labels.tables.of(name)[0]))
+        np.savez(tmp_path / f"{name}.npz", **{clip_id: row for clip_id, row in rows.items() if clip_id not in lacking})
+    keys = {f"tables.{name}": str(tmp_path / f"{name}.npz") for name in ("audio", "text")}
+    config = override(few_labels, keys | {"fusion.class_weights": "balanced"})
+    plan = resolve_training(config, open_corpus(config))
+    job, _ = fusion_job(config, plan, feature_rows(config, plan, plan.clips.all_clips))
+    counts = np.array([2, 8, 8])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
+    np.testing.assert_allclose(job.class_weight_K.numpy(), expected, rtol=1e-6)
+
+
+def test_another_head_keeps_the_prompts(trained, tiny_config):
+    before = checkpoints(tiny_config)
+    other = train(override(tiny_config, {"fusion.modality_dropout": 0.1}))
+    after = checkpoints(tiny_config)
+    assert other.path != trained.path
+    assert set(after) - set(before) == {other.path.name}
+    assert all(after[name] == before[name] for name in before)
+
+
+def test_accepted_clips_are_trained_on_beside_labelled_ones_and_nothing_is_judged_on_them(student, few_teacher):
+    for model, clips in ((few_teacher, 24), (student, 54)):
+        history = store.read_meta(model.path)["history"]
+        assert {row["train_clips"] for row in history} == {4 * clips}
+        assert {row["val_n"] for row in history} == {30}
+    seen = [json.loads((model.path / checkpoint_files.SEEN).read_text()) for model in (few_teacher, student)]
+    accepted = {f"unlabelled-{i:03d}": "train" for i in range(30)}
+    assert seen[1] == seen[0] | accepted
+
+
+def test_a_head_goes_on_from_another(few_labels, few_teacher):
+    start = {"fusion.start_from": str(few_teacher.path), "train.epochs": 1, "fusion.lr": 1e-9}
+    continued = train(override(few_labels, start))
+    weights = [load_file(model.path / checkpoint_files.WEIGHTS) for model in (continued, few_teacher)]
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, atol=1e-5, rtol=0)
+    assert continued.path != few_teacher.path
+    assert f"head started from: {few_teacher.path.name}" in (continued.path / checkpoint_files.CARD).read_text()
+
+
+def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, tiny_config, pseudo_round, tmp_path):
+    """The tiny corpus, with the labels of half of the training clips taken away."""
+    lost = [c.clip_id for c in trained.prepared.clips if c.split == "train"][::2]
+    clips = [replace(c, label=None, split="unlabelled") if c.clip_id in lost else c for c in trained.prepared.clips]
+    manifest.write(tmp_path / "clips.parquet", clips)
+    labels = trained.prepared.labels
+    sixth = {clip_id: [0.5 if k == i % 6 else 0.1 for k in range(6)] for i, clip_id in enumerate(lost)}
+    folder = pseudo_round(tmp_path / "round", sixth, labels, lost)
+    keys = {"data.manifest": str(tmp_path / "clips.parquet"), "train.epochs": 1, "emovclip.class_weights": "balanced"}
+    keys |= {"train.pseudo_labels": str(folder), "train.pseudo_phases": "both", "emovclip.micro_batch_size": 3}
+    path, corpus = train_model(override(tiny_config, keys))
+    ledger = corpus.prepared.ledger
+    statuses = zip(ledger["clip_id"].to_pylist(), ledger["video_status"].to_pylist(), strict=True)
+    with_video = {clip_id for clip_id, status in statuses if status == "ok"}
+    trained_on = {c.clip_id for c in trained.prepared.clips if c.split == "train"} & with_video
+    history = store.read_meta(path / checkpoint_files.EMOVCLIP)["history"]
+    assert [row["train_clips"] for row in history] == [len(trained_on)]
+    card = (path / checkpoint_files.EMOVCLIP / checkpoint_files.CARD).read_text()
+    assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card

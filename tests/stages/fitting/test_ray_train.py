@@ -1,0 +1,116 @@
+"""Training on Ray: in workers or in this process to the same weights, whatever is killed on the way."""
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from emo_ray import store
+from emo_ray.config import override
+from emo_ray.models import checkpoint_files
+from emo_ray.stages.corpus import open_corpus
+from emo_ray.stages.fitting import phases
+from emo_ray.stages.fitting.epoch_log import METRICS
+from emo_ray.stages.fitting.phases import train_phases
+from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.train import train
+from emo_ray.training import loop
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def with_workers(config, count):
+    """The config with workers of Ray Train, and a store that holds the decoded clips and nothing else."""
+    root = f"{config.store.root}-{uuid4().hex[:8]}"
+    ignored = shutil.ignore_patterns("checkpoints", "train", "features", "reports", "mlflow*", "claims")
+    shutil.copytree(config.store.root, root, ignore=ignored)
+    return override(config, {"store.root": root, "train.num_workers": count})
+
+
+def test_state_for_resuming_is_gone_when_the_result_is_stored(trained, tiny_config):
+    assert not any((Path(tiny_config.store.root) / "train").iterdir())
+
+
+def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
+    """The same weights, bit for bit, from features that actors made; and every epoch is reported."""
+    config = with_workers(tiny_config, 1)
+    plan = resolve_training(config, open_corpus(config))
+    epochs_heard = []
+    train_phases(config, plan, lambda phase, metrics: epochs_heard.append((phase, metrics["epoch"])))
+    assert epochs_heard == [(phase, epoch) for phase in ("emovclip", "fusion") for epoch in range(config.train.epochs)]
+    assert plan.path.name == trained.path.name
+    for folder in ("", checkpoint_files.EMOVCLIP):
+        weights, reference = (load_file(path / folder / checkpoint_files.WEIGHTS) for path in (plan.path, trained.path))
+        for name, value in reference.items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=0, msg=name)
+
+
+def _timeless(metrics):
+    return {k: v for k, v in metrics.items() if k not in loop.TIMES}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config, monkeypatch):
+    """SIGKILL after the first epoch, with shards streamed in blocks of a part: the weights of an undisturbed run."""
+    monkeypatch.setattr(phases, "_KEPT_SHARE", 0)
+    monkeypatch.setattr(phases, "_BLOCK_BYTES", 1)
+    config = override(with_workers(tiny_config, 1), {"emovclip.context_tokens": 8})
+    train_folder, killed = Path(config.store.root) / "train", []
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.02):
+            metrics = [p for p in train_folder.glob(f"emovclip-*/{METRICS}") if p.stat().st_size]
+            if metrics and (workers := _our_train_workers()):
+                killed.append(workers[0])
+                os.kill(workers[0], signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        again = train(config)
+    finally:
+        done.set()
+        killer.join()
+    assert killed
+    history, reference = (store.read_meta(t.path / checkpoint_files.EMOVCLIP)["history"] for t in (again, trained))
+    assert [row["epoch"] for row in history] == [row["epoch"] for row in reference]
+    assert [_timeless(row) for row in history] == [_timeless(row) for row in reference]
+    weights = [load_file(t.path / "emovclip" / checkpoint_files.WEIGHTS) for t in (again, trained)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    heads = [load_file(t.path / checkpoint_files.WEIGHTS) for t in (again, trained)]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[1])
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_model(tiny_config):
+    config = override(tiny_config, {"train.num_workers": 2, "train.epochs": 1, "emovclip.micro_batch_size": 1})
+    result = train(config)
+    history = store.read_meta(result.path)["history"]
+    assert len(history) == 1
+    assert history[0]["train_clips"] == 36
+    assert history[0]["val_n"] == 12
+
+
+def _our_train_workers() -> list[int]:
+    """Pids of the Train workers of this process's Ray: children of a raylet that is its child."""
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if "RayTrainWorker" in (folder / "cmdline").read_text() and _parent(_parent(folder.name)) == os.getpid():
+                pids.append(int(folder.name))
+        except OSError:  # it has ended
+            continue
+    return pids
+
+
+def _parent(pid: int | str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
