@@ -43,6 +43,7 @@ from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
 UNUSABLE = "no usable modality"
+ActorArguments = tuple[Config, Path, Readings | None, dict[str, Path], Path]  # of PredictActor, but for its device
 TOGETHER = "probabilities"
 ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
 
@@ -199,7 +200,7 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
     return clips / (time.monotonic() - start_s)
 
 
-def _in_this_process(config: Config, rows: list[dict], arguments: tuple) -> Iterator[dict]:
+def _in_this_process(config: Config, rows: list[dict], arguments: ActorArguments) -> Iterator[dict]:
     """Decode and predict one part after the other. `arguments` are those of `PredictActor`."""
     with own_device(config) as device:
         actor = PredictActor(*arguments, device.type)
@@ -209,7 +210,7 @@ def _in_this_process(config: Config, rows: list[dict], arguments: tuple) -> Iter
             yield actor(row)
 
 
-def _in_actors(config: Config, rows: list[dict], arguments: tuple) -> Iterator[dict]:
+def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> Iterator[dict]:
     """Decode in Ray Data tasks and predict in actors. `arguments` are those of `PredictActor`."""
     cluster.connect(config)
 
