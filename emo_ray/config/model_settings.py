@@ -18,14 +18,18 @@ SUBSETS = {
 METRICS = ("waf", "accuracy", "uar", "macro_f1")
 CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
 
+# Encoders of ours; any other name is a transformers model.
+OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)
+
 VIDEO_TRAINED = Condition("tables.video is not set", lambda config: not config.tables.video)
 SPEECH_MODEL = Condition(
     "audio.encoder is a speech model",
-    lambda config: config.audio.encoder != "functionals" and not config.tables.audio,
+    lambda config: config.audio.encoder not in OFFLINE_AUDIO and not config.tables.audio,
 )
 NGRAMS = Condition("text.encoder is ngrams", lambda config: config.text.encoder == "ngrams" and not config.tables.text)
 LANGUAGE_MODEL = Condition(
-    "text.encoder is a language model", lambda config: config.text.encoder != "ngrams" and not config.tables.text
+    "text.encoder is a language model",
+    lambda config: config.text.encoder not in OFFLINE_TEXT and not config.tables.text,
 )
 TEXT_ENCODED = Condition("tables.text is not set", lambda config: not config.tables.text)
 WITH_READINGS = Condition(

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from emo_ray import store
 from emo_ray.config import Config
-from emo_ray.config.model_settings import Audio, Text
+from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT, Audio, Text
 from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.pretrained_source import check_code, source_digest
 
 CLIP_VERSION, AUDIO_VERSION, TEXT_VERSION = 1, 2, 3
-OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)  # encoders of ours; any other name is a transformers model
 
 
 def frozen_digest(config: Config) -> str:

@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from emo_ray.config import Config, override
-from emo_ray.models import audio, identity, text
+from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT
+from emo_ray.models import audio, text
 from emo_ray.models.checkpoint_files import WEIGHTS, fusion_start_folder, start_folder, weight_names
 from emo_ray.models.clip_source import clip_source, description, image_size, open_clip_configs
 from emo_ray.models.pretrained_source import custom_code
@@ -121,8 +122,8 @@ def test_descriptions_name_the_weights(clip_folder):
 
 
 def test_offline_encoders_are_those_that_are_built():
-    assert set(audio.ENCODERS) == set(identity.OFFLINE_AUDIO)
-    assert set(text.ENCODERS) == set(identity.OFFLINE_TEXT)
+    assert set(audio.ENCODERS) == set(OFFLINE_AUDIO)
+    assert set(text.ENCODERS) == set(OFFLINE_TEXT)
 
 
 @pytest.mark.parametrize(
