@@ -18,7 +18,7 @@ from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.data.batch import VideoBatch, from_features
 from emo_ray.data.prepared import Prepared
-from emo_ray.experiments.claims.trials import Scores
+from emo_ray.experiments.claims.trials import JUDGED, Scores
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.models.identity import frozen_digest
 from emo_ray.stages.encoding.encoders import EncoderSpec
@@ -27,7 +27,7 @@ from emo_ray.stages.fitting.phases import labelled_rows
 from emo_ray.training.metrics import metrics
 
 VERSION = 1  # raise it when the same frames give other embeddings
-SPLITS, JUDGED = ("train", "validation", "test"), ("validation", "test")
+SPLITS = ("train", "validation", "test")
 CAPTIONS = ("{}", "a photo of a {} face", "a person who looks {}")
 PROBE_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inverse, of the L2 penalty
 _BATCH = 64  # clips

@@ -104,9 +104,9 @@ def run_trial(planned: PlannedTrial) -> None:
 
 
 def _check(config: Config) -> None:
-    """Raises ValueError for a device that claims are not measured on, and for what would come from elsewhere.
+    """Raises ValueError for a device that claims are not measured on, and for clips or models from elsewhere.
 
-    That are settings which decide by content alone, such as paths of clips, tables and weights.
+    Settings that name such things decide by content alone: the same path may hold other content tomorrow.
     """
     if config.train.use_gpu == "yes":
         raise ValueError("found train.use_gpu=yes, expected auto or no: claims are many small trials on CPU cores")
@@ -181,7 +181,7 @@ def _run_missing(config: Config, planned: Sequence[PlannedTrial]) -> None:
 
 
 def _encode_worlds(config: Config, planned: Sequence[PlannedTrial]) -> None:
-    """Make the features that trials share, so that none waits for another."""
+    """Make the features that the trials of a world share, with all CPUs and before any of them needs them."""
     from emo_ray.experiments.claims.baselines import frames_encoder
     from emo_ray.stages.encoding.encoders import frozen_encoders
     from emo_ray.stages.encoding.feature_tables import encode_corpus

@@ -11,8 +11,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, override
 from emo_ray.data import manifest, pseudo
 from emo_ray.data.prepared import LEDGER, MANIFEST, LabelOf, Prepared
-from emo_ray.experiments.claims.supervised import JUDGED
-from emo_ray.experiments.claims.trials import HEADS, ROUNDS, Scores
+from emo_ray.experiments.claims.trials import HEADS, JUDGED, Scores
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.encoding.encoders import encoders_of
 from emo_ray.stages.evaluate import predict_subsets
@@ -28,14 +27,13 @@ def self_training_scores(config: Config, corpus: Corpus, labelled: int) -> Score
     teacher   the model of the labelled clips
     longer    the same for as many steps as the student takes, which could be all that helps it
     student   after one round
-    kept      the best on validation after ROUNDS of them; the best so far teaches
+    kept      the best on validation after all rounds; the best so far teaches
 
     And "accepted/share" and "accepted/right": how many of the hidden clips the first round accepts, and how many of
     these labels are right, which a job could not know.
     """
     prepared = hide_labels(config, corpus.prepared, labelled)
-    rounds = override(config, {"rounds.most": ROUNDS, "rounds.patience": ROUNDS})
-    content = self_train(rounds, Corpus(prepared)).content
+    content = self_train(config, Corpus(prepared)).content
     root, (teacher, first) = cluster.store_root(config), content["rounds"][:2]
     longer, _ = train_model(with_steps_of_student(config, content), Corpus(prepared))
     checkpoints = {

@@ -11,7 +11,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import from_features
 from emo_ray.data.prepared import LabelOf, Prepared
-from emo_ray.experiments.claims.trials import Scores
+from emo_ray.experiments.claims.trials import JUDGED, Scores
 from emo_ray.models import checkpoint
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.encoding.encoders import encoders_of
@@ -20,8 +20,6 @@ from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, train_emo
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
 from emo_ray.stages.train import train_model
 from emo_ray.training.metrics import metrics
-
-JUDGED = ("validation", "test")
 
 
 def emovclip_scores(config: Config, corpus: Corpus) -> Scores:

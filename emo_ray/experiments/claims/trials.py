@@ -17,9 +17,13 @@ PROBES = {
     "linear probe, mean + slope": ("mean", "slope"),
     "linear probe, mean + deviation + slope": ("mean", "deviation", "slope"),
 }
-OURS, ZERO_SHOT, UNPROMPTED, AS_DESCRIBED = "EmoVCLIP", "zero-shot CLIP", "attention, no prompts", "+ text context"
+OURS = "EmoVCLIP"
+ZERO_SHOT = "zero-shot CLIP"
+UNPROMPTED = "attention, no prompts"
+AS_DESCRIBED = "+ text context"
 ROUNDS = 3  # of self-training
 HEADS = ("teacher", "longer", "student", "kept")  # see `self_training.self_training_scores`
+JUDGED = ("validation", "test")
 EVERYTHING = next(key for key in SUBSETS if len(key) == len(MODALITIES))
 _GLOBAL, _CONTEXT = "emovclip.global_prompts", "emovclip.context_tokens"
 _NOTHING: dict[str, Any] = {
@@ -38,6 +42,7 @@ WHOLE: dict[str, Any] = {
     _CONTEXT: 8,
     "emovclip.pooling": "attention",
 }
+_ROUNDS_ALL_PLAYED = {"rounds.most": ROUNDS, "rounds.patience": ROUNDS}
 _LOCAL = {"emovclip.local_prompts": True, "emovclip.time_embedding": True}
 # Each rung adds to the one above it: AS_DESCRIBED is all that DESIGN describes, the last is OURS.
 LADDER = {
@@ -83,7 +88,7 @@ def trials_of(config: Config) -> dict[str, Trial]:
             if rate > 0
         },
         **{
-            self_training_name(count): Trial("self-training", WHOLE, labelled=count)
+            self_training_name(count): Trial("self-training", WHOLE | _ROUNDS_ALL_PLAYED, labelled=count)
             for count in labelled_counts(config)
         },
     }

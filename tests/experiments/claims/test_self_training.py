@@ -40,6 +40,7 @@ def config(tiny_config, tmp_path_factory):
     changes = {f"tables.{name}": str(folder / f"{name}.npz") for name in centres}
     changes |= {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
     changes |= {"train.epochs": 4, "fusion.passes_per_epoch": 10, "fusion.lr": 3e-3, "pseudo.quantile": 0.3}
+    changes |= {"rounds.most": 3, "rounds.patience": 3}
     return override(tiny_config, changes | {"tracking.enabled": False})
 
 
