@@ -167,10 +167,11 @@ def predict(config: Config, scratch: Path) -> Measured:
 
 
 def _seconds_per_clip_once_started(folder: Path, parts: Sequence[str], processes: int) -> float:
-    """Seconds per clip after the first `processes` parts were written, by the files' times."""
-    done = sorted((folder / name for name in parts), key=lambda p: p.stat().st_mtime_ns)
-    clips = sum(pq.read_metadata(p).num_rows for p in done[processes:])
-    return 1e-9 * (done[-1].stat().st_mtime_ns - done[processes - 1].stat().st_mtime_ns) / clips
+    """Seconds per clip after each of these processes has written a part, by the files' times."""
+    done = sorted((folder / name for name in parts), key=lambda path: path.stat().st_mtime_ns)
+    first = min(processes, len(done) - 1)  # parts that were written before the measured ones
+    clips = sum(pq.read_metadata(path).num_rows for path in done[first:])
+    return 1e-9 * (done[-1].stat().st_mtime_ns - done[first - 1].stat().st_mtime_ns) / clips
 
 
 def model_folder(config: Config, prepared: Prepared, scratch: Path) -> Path:
@@ -201,6 +202,7 @@ def _with_small_corpus(config: Config, scratch: Path) -> Config:
             "data.corpus": "synthetic",
             "store.root": str(scratch / "store"),
             "annotate.url": None,  # encoders are measured, not somebody's endpoint
+            "train.num_workers": 1,  # 0 would encode and predict in this process alone
             "synthetic.train_clips": 6,
             "synthetic.validation_clips": 6,
             "synthetic.test_clips": 6,

@@ -24,6 +24,7 @@ def test_all_of_it(ray_session, tiny_config, tmp_path):
         "bench.clip": tiny_config.emovclip.clip,
         "bench.pairs": 1,
         "bench.clips": 36,
+        "media.clips_per_part": 4,
         "bench.train_s": 0.5,
         "bench.trials": 2,
         "bench.plan_clips": 1000,
