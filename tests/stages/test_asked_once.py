@@ -2,11 +2,14 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from emo_ray.config import override
+from emo_ray.models.checkpoint_files import WEIGHTS
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.pseudo_label import pseudo_label
 from emo_ray.stages.self_train import self_train
@@ -125,3 +128,16 @@ def test_teachers_with_other_prompts_share_a_budget_and_ask_once_each(chat, conf
     every_text = texts_of(rows, *LABELLED, "unlabelled")
     expected = {prompt.format(language="English", transcript=text) for prompt in prompts for text in every_text}
     assert prompts_of(server) == dict.fromkeys(expected, 1)
+
+
+def test_a_student_that_is_trained_by_itself_reads_what_its_round_read(chat, config_of, tmp_path):
+    """In a store of its own, so that it takes neither features nor readings from the round."""
+    keys = {"rounds.most": 1, "pseudo.policy": "fixed", "pseudo.threshold": 0.0, "train.epochs": 1}
+    config = config_of(chat(), **keys)
+    root, student = Path(config.store.root), self_train(config).content["rounds"][1]
+    alone = {"train.pseudo_labels": str(root / student["pseudo_labels"]), "store.root": str(tmp_path / "other")}
+    path, _ = train_model(override(config, alone))
+    weights, same_weights = (load_file(folder / WEIGHTS) for folder in (root / student["checkpoint"], path))
+    assert {name: value.tolist() for name, value in weights.items()} == {
+        name: value.tolist() for name, value in same_weights.items()
+    }
