@@ -205,16 +205,17 @@ def changed(config, changes, folder):
 
 # What stays although its declaration lets it change, each for the reason above it: key -> artefacts.
 STAYS = {
-    # Other places of the same texts.
+    # The same texts lie in another place.
     "data.root": {"readings"},
     # Folds are cut from all labelled clips, whatever their splits.
     **{key: {"folds"} for key in ("data.validation_fraction", "data.test_fraction")},
     # Another table in the place of a first one needs the same media.
     **{f"tables.{name}": {"corpus"} for name in MODALITIES},
-    # More rounds go on with the same ones; how many there were is in the folder's name when they are over.
+    # More rounds continue the same ones. The folder's name has their number, once they are played.
     "rounds.most": {"self_training"},
 }
 KEYS = [key for key in leaves() if declarations()[key].decides and key != "data.folds"]
+# Key, base, value (None: `other_value`), and the artefacts that stay.
 CASES = [
     *((key, BASE_OF.get(key, BASE_OF.get(key.split(".")[0], "readings")), None, STAYS.get(key, set())) for key in KEYS),
     # Without a table, media are decoded.
@@ -270,7 +271,7 @@ def test_a_changed_setting_changes_the_names_of_what_it_decides_and_no_other(bas
 
 
 def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
-    """Except those of the claims, which are no stage's, and what STAYS says."""
+    """Except decisions on claims, which no stage makes, and two whose reasons are in STAYS."""
     seen = set()
     for key, base, value, stays in CASES:
         before = changed(tiny_config, BASES[base], folder)
