@@ -282,7 +282,7 @@ def prompt_sweep(tiny_config, evaluated, optuna_log):
 
     optuna.logging.set_verbosity(optuna.logging.INFO)
     keys = {"tune.space": PROMPT_SPACE, "tune.trials": 4, "tune.grace_epochs": 1, "tune.reduction_factor": 2}
-    config = override(tiny_config, keys)
+    config = override(tiny_config, keys | {"tune.max_concurrent": 2})  # each process takes seconds to start
     before = emovclips()
     return SimpleNamespace(config=config, result=tune(config), emovclips=emovclips() - before)
 

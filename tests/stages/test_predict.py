@@ -200,7 +200,7 @@ def test_other_corpora_share_the_parts_they_have_in_common(elsewhere, predicted,
     """A corpus of one part more, and its labelled clips as they were."""
     clips = [*prepared.clips, Clip("new", text="I am so happy for you!", split="unlabelled")]
     manifest.write(tmp_path / "more.parquet", clips)
-    config = override(elsewhere, {"data.manifest": str(tmp_path / "more.parquet")})
+    config = override(elsewhere, {"data.manifest": str(tmp_path / "more.parquet"), "train.num_workers": 0})
     before = files_of(shared(elsewhere.store.root))
     more = predict(config)
     after = files_of(shared(elsewhere.store.root))
@@ -221,8 +221,8 @@ def test_a_second_run_does_nothing_and_counts_the_same(elsewhere, predicted):
 
 
 def test_a_folder_of_anything_gets_a_row_a_clip(config, raw, tmp_path):
-    on_folder = override(config, {"data.manifest": str(raw), "store.root": str(tmp_path / "store")})
-    result = predict(on_folder)
+    places = {"data.manifest": str(raw), "store.root": str(tmp_path / "store")}
+    result = predict(override(config, places | {"train.num_workers": 0}))
     rows = rows_of(result.path)
     assert {name: [row[f"has_{m}"] for m in ("video", "audio", "text")] for name, row in rows.items()} == {
         "day one/with sound": [True, True, False],
