@@ -1,3 +1,5 @@
+"""cluster.yaml: Ray accepts it, it opens nothing but SSH, and the settings that its comments advise exist."""
+
 import copy
 import re
 import subprocess
@@ -20,7 +22,7 @@ def cluster():
 
 
 def valid(cluster):
-    """What Ray makes of a cluster file; raises where `ray up` would."""
+    """The cluster file as Ray completes it. Raises what `ray up` would raise."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(copy.deepcopy(cluster))
