@@ -1,24 +1,21 @@
 """A changed output without a raised version fails: stored artefacts would be taken for what the new code makes.
 
-Every VERSION in emo_ray has a small output here and, in versions.json, that output's form and numbers when the version
-was last raised. Form is a digest of everything exact: names, shapes, strings, and which values are absent. Numbers are
-projections of the values on a few random directions, compared with a tolerance: processors add numbers up in different
-orders, and a digest of rounded values flips whenever one of thousands lies near the edge of its rounding.
+Every VERSION in emo_ray has a small output here and, in versions.json, the print of that output when the version was
+last raised. How prints are made and compared is in tests/fingerprint.py.
 """
 
 import ast
-import hashlib
 import json
-import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fingerprint import Print, fingerprint, same
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -39,92 +36,6 @@ from emo_ray.stages.tune import tune
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("versions.json")
-DIRECTIONS, TOLERANCE = 6, 1e-3  # of a value's root mean square; other processors' noise is below a hundredth of it
-_DIGEST = re.compile(r"[0-9a-f]{16,}")
-
-
-class Print(NamedTuple):
-    """What is kept of an output: a digest of what is exact, and the projections of each array."""
-
-    form: str
-    numbers: list[list[float]]
-
-
-class Collector:
-    """Takes an output apart: tables, arrays, and what JSON can say. Digests in strings count as equal."""
-
-    def __init__(self):
-        self.form, self.arrays, self.scalars = [], [], []
-
-    def add(self, output: Any) -> None:
-        """Take a value or a structure of values."""
-        if isinstance(output, pa.Table):
-            output = {name: output[name].to_pylist() for name in output.column_names}
-        if isinstance(output, dict):
-            self.form.append(f"names {sorted(output)}")
-            for name in sorted(output):
-                self.add(output[name])
-        elif isinstance(output, np.ndarray):
-            values = output.astype(np.float64).ravel()
-            absent = np.packbits(np.isnan(values)).tobytes().hex()
-            self.form.append(f"array {output.shape} {absent if np.isnan(values).any() else ''}")
-            self.arrays.append(values[~np.isnan(values)])
-        elif isinstance(output, (list, tuple)):
-            self._add_list(output)
-        elif isinstance(output, float):
-            self.form.append("number")
-            self.scalars.append(output)
-        else:
-            self.form.append(f"{type(output).__name__} {_DIGEST.sub('#', str(output))}")
-
-    def _add_list(self, items: list | tuple) -> None:
-        self.form.append(f"list {len(items)}")
-        values = _flat(items)
-        if any(_is_number(x) for x in values) and all(x is None or _is_number(x) for x in values):
-            self.add(np.array([np.nan if x is None else x for x in values], np.float64))
-        else:
-            for item in items:
-                self.add(item)
-
-    def print(self) -> Print:
-        """The form and numbers of what was added; single floats of any size are looked at together, as logarithms."""
-        scalars = np.array(self.scalars)
-        arrays = [*self.arrays, np.sign(scalars) * np.log1p(1000 * np.abs(scalars))]
-        digest = hashlib.blake2b("\n".join(self.form).encode(), digest_size=8).hexdigest()
-        return Print(digest, [projections(values) for values in arrays if values.size])
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
-
-
-def _flat(items: Any) -> list:
-    return [x for item in items for x in _flat(item)] if isinstance(items, (list, tuple)) else [items]
-
-
-def projections(values_N: np.ndarray) -> list[float]:
-    """The root mean square, and the values on random directions, all of its scale."""
-    directions_DN = np.random.default_rng(len(values_N)).normal(size=(DIRECTIONS, len(values_N)))
-    numbers = [np.sqrt(np.mean(values_N**2)), *(directions_DN @ values_N / np.sqrt(len(values_N)))]
-    return [float(f"{number:.5g}") for number in numbers]
-
-
-def fingerprint(output: Any) -> Print:
-    """The print of an output."""
-    collector = Collector()
-    collector.add(output)
-    return collector.print()
-
-
-def same(one: Print, other: Print) -> bool:
-    """Whether two prints are of the same output but for the noise of processors."""
-    if one.form != other.form or len(one.numbers) != len(other.numbers):
-        return False
-    scales = [TOLERANCE * max(map(abs, group)) + 1e-9 for group in one.numbers]
-    return all(
-        np.allclose(group, other_group, rtol=0, atol=scale)
-        for group, other_group, scale in zip(one.numbers, other.numbers, scales, strict=True)
-    )
 
 
 # The outputs
@@ -410,32 +321,3 @@ def test_an_output_changes_with_its_version_only(recorded, name):
         f"code of a raised version makes (raised since the recording: {_raised()}), {record}. If neither, find the "
         "change that did it."
     )
-
-
-@pytest.mark.parametrize("size", [2, 100, 20_000])
-def test_noise_is_the_same_output_and_a_change_is_not(size):
-    rng = np.random.default_rng(size)
-    values = rng.normal(size=size)
-    output = {"values": values, "names": ["a", "b"], "scores": {"n": 300, "waf": 0.9, "none": None}}
-    one = fingerprint(output)
-    noise = values * (1 + 1e-6 * rng.normal(size=size)) + 1e-7 * rng.normal(size=size)
-    assert same(one, fingerprint(output | {"values": noise}))
-    assert same(one, fingerprint(output | {"scores": {"n": 300, "waf": 0.9 + 1e-7, "none": None}}))
-    for changed in (
-        {"values": values * 1.01},
-        {"values": values[::-1]},
-        {"values": np.where(np.arange(size) == 1, np.nan, values)},
-        {"values": values + 0.01 * rng.normal(size=size)},
-        {"values": values[:, None]},
-        {"names": ["a", "c"]},
-        {"scores": {"n": 300, "waf": 0.85, "none": None}},
-        {"scores": {"n": 301, "waf": 0.9, "none": None}},
-        {"scores": {"n": 300, "waf": 0.9, "none": 0.0}},
-        {"more": 1},
-    ):
-        assert not same(one, fingerprint(output | changed)), changed
-
-
-def test_digests_in_names_count_as_equal():
-    one, *others = (fingerprint({"model": name}) for name in (f"model-{'0a' * 8}", f"model-{'1b' * 8}", "model-0a"))
-    assert [same(one, other) for other in others] == [True, False]
