@@ -279,23 +279,20 @@ def is_logged(config: Config, root: Path, folder: Path, key: str) -> bool:
     if not config.tracking.enabled:
         return True
     is_kept = config.tracking.uri is not None or (root / _DATABASE).is_file()  # a server is believed to keep its runs
-    return is_kept and _place(config, key) in _logged_places(folder)
+    return is_kept and _place(config, key) in _logged_places(folder)[1]
 
 
 def note_logged(config: Config, run: Run, folder: Path) -> None:
     """Note beside an artefact that a run holds it, once everything was sent."""
     if config.tracking.enabled and run.server.flush() == 0:
-        places = [*_logged_places(folder), _place(config, run.key)]
-        store.write_text(_note_path(folder), json.dumps(places))
+        note, places = _logged_places(folder)
+        store.write_text(note, json.dumps([*places, _place(config, run.key)]))
 
 
-def _note_path(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.tracked.json")
-
-
-def _logged_places(folder: Path) -> list[dict[str, str]]:
-    note = _note_path(folder)
-    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
+def _logged_places(folder: Path) -> tuple[Path, list[dict[str, str]]]:
+    """The note beside an artefact, and what it says."""
+    note = folder.with_name(f".{folder.name}.tracked.json")
+    return note, json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
 
 
 def _place(config: Config, key: str) -> dict[str, str]:

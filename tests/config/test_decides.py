@@ -1,9 +1,9 @@
 """A changed setting changes the keys of the artefacts that it is declared to decide, and of no other."""
 
 import json
-from typing import get_args
 
 import pytest
+from other_values import other_value
 
 from emo_ray import store
 from emo_ray.config import (
@@ -11,7 +11,6 @@ from emo_ray.config import (
     Config,
     decided_by,
     declarations,
-    field_of,
     flatten,
     key_table,
     keys_of_caller,
@@ -53,28 +52,13 @@ OTHER = {  # values for those of which no other can be made by rule
 }
 
 
-def other_value(key, value):
-    if key in OTHER:
-        return OTHER[key]
-    words = [word for word in get_args(field_of(key).annotation) if isinstance(word, str)]
-    if words:
-        return next(word for word in words if word != value)
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + 1
-    if isinstance(value, float):
-        return value * 0.9
-    return 2 if value is None else f"{value} too"
-
-
 def changed(key):
     """A config in which everything is used, and the same with one setting changed."""
     base = {**WHOLE, **({"text.encoder": "ngrams"} if key == "text.ngram_features" else {})}
     base |= {"pseudo.policy": "per_class"} if key == "pseudo.thresholds" else {}
     base |= {"train.pseudo_labels": "a/round"} if key.startswith("train.pseudo_") else {}
     before = load("mini", base)
-    value = {"sad": 0.5} if key == "pseudo.thresholds" else other_value(key, flatten(before)[key])
+    value = {"sad": 0.5} if key == "pseudo.thresholds" else other_value(key, flatten(before)[key], OTHER)
     return before, override(before, {key: value})
 
 

@@ -4,14 +4,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from artefact_names import ANSWER_TOKENS, folds_name, lay_model, names_of, opened
 from huggingface_hub import constants
+from other_values import other_value
 
-from emo_ray.config import ARTEFACTS, declarations, field_of, flatten, leaves, override
+from emo_ray.config import ARTEFACTS, declarations, flatten, leaves, override
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import synthetic
@@ -108,25 +108,6 @@ OTHER = {
     "tables.export_as": ["npy"],
     "bench.batch_sizes": [3],
 }
-
-
-def other_value(key, value):
-    """Another valid value of a setting."""
-    if key in OTHER:
-        return OTHER[key]
-    kinds = get_args(field_of(key).annotation)
-    words = [word for word in kinds if isinstance(word, str)]
-    if words:
-        return next(word for word in words if word != value)
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + 1
-    if isinstance(value, float):
-        return value * 0.9
-    if value is None and str not in kinds:
-        return 2
-    return f"{value} too"
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +242,7 @@ def expected(key, before, after, stays):
 )
 def test_a_changed_setting_changes_the_names_of_what_it_decides_and_no_other(base_of, folder, key, base, value, stays):
     before, names_before = base_of(base)
-    after = changed(before, {key: other_value(key, flatten(before)[key]) if value is None else value}, folder)
+    after = changed(before, {key: other_value(key, flatten(before)[key], OTHER) if value is None else value}, folder)
     names_after = names_of(after, folder / "video.mp4")
     # An artefact that neither config has decides nothing; one that only one of them has is not another one.
     missing = {name for name in names_before if names_before[name] is names_after[name] is None}
@@ -275,7 +256,9 @@ def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
     seen = set()
     for key, base, value, stays in CASES:
         before = changed(tiny_config, BASES[base], folder)
-        after = changed(before, {key: other_value(key, flatten(before)[key]) if value is None else value}, folder)
+        after = changed(
+            before, {key: other_value(key, flatten(before)[key], OTHER) if value is None else value}, folder
+        )
         seen |= {(key, name) for name in expected(key, before, after, stays)}
     declared = {(key, decision.artefact) for key in KEYS for decision in declarations()[key].decides}
     unseen = {(key, name) for key, name in declared - seen if name != "claims"}
@@ -294,7 +277,7 @@ def test_folds_are_artefacts_of_their_own_and_no_other_stage_takes_them(base_of,
 def test_where_how_fast_and_how_patiently_a_job_runs_changes_no_name(base_of, folder):
     config, names = base_of("readings")
     inert = [key for key in leaves() if not declarations()[key].decides and key != "store.root"]
-    others = {key: other_value(key, flatten(config)[key]) for key in inert}
+    others = {key: other_value(key, flatten(config)[key], OTHER) for key in inert}
     assert names_of(changed(config, others, folder), folder / "video.mp4") == names
 
 

@@ -47,7 +47,7 @@ def model_scores(config: Config, corpus: Corpus) -> Scores:
 
 
 def complete_clips(prepared: Prepared, label_of: LabelOf) -> LabelOf:
-    """Of these clips those that have video, sound and text, so that all subsets are measured on the same."""
+    """The clips that have video, sound and text: all subsets are measured on the same ones."""
     statuses = prepared.ledger.select(["clip_id", *(f"{name}_status" for name in MODALITIES)]).to_pylist()
     complete = {row.pop("clip_id") for row in statuses if all(row[f"{name}_status"] == "ok" for name in MODALITIES)}
     return {clip_id: k for clip_id, k in label_of.items() if clip_id in complete}

@@ -53,7 +53,7 @@ class Readings:
 
     @property
     def digest(self) -> str:
-        """Of the readings that clips have or will have, and of those that are still to come."""
+        """The digest of the log that the answers are in, and of the questions that are still open."""
         return store.digest(self.log_name, sorted(set(self.unanswered.values())))
 
     def covers(self, clips: Iterable[Clip]) -> bool:

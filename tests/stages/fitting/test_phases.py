@@ -29,7 +29,7 @@ def checkpoints(config):
 
 
 def test_of_two_that_need_a_model_one_trains_it_and_both_hear_of_every_epoch(few_labels):
-    """As do trials of a sweep that got the same settings."""
+    """Two trials of a sweep may get the same settings, and so need the same model."""
     config = override(few_labels, {"fusion.dropout": 0.123})
     plan = resolve_training(config, open_corpus(config))
     epochs_heard, start = ([], []), threading.Barrier(2)
