@@ -29,10 +29,11 @@ _MELD_TABLE = "_sent_emo.csv"
 _MELD_COLUMNS = ("Utterance", "Emotion", "Speaker", "Dialogue_ID", "Utterance_ID")
 
 
-def read_corpus(data: Data, bare: bool = False) -> list[Clip]:
+def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     """The clips of `data.manifest`, a table or a folder, by the importer that `data.corpus` names or that fits.
 
-    With `bare`, a clip_id alone makes a clip of a table's row (see `manifest.read_table`).
+    Beside the clips come notes for the user: what was left out, or understood in a certain way. With `bare`, a clip_id
+    alone makes a clip of a table's row (see `manifest.read_table`).
 
     `auto` takes a file for a table; a folder for MELD if any `*_sent_emo.csv` lies below it, for MER2024 if a CSV
     directly in it has the columns name and discrete, for RAVDESS if any media file is named that way, else for plain
@@ -46,6 +47,7 @@ def read_corpus(data: Data, bare: bool = False) -> list[Clip]:
         raise ValueError(f"{path}: found no such file or folder, expected a corpus: correct data.manifest")
     name = _recognise(path) if data.corpus == "auto" else data.corpus
     _check_kind(path, name, data)
+    notes: list[str] = []
     if name == "table":
         clips = manifest.read_table(path, Path(data.root) if data.root else None, data.columns, bare)
     else:
@@ -54,7 +56,7 @@ def read_corpus(data: Data, bare: bool = False) -> list[Clip]:
         suffixes = " ".join(sorted(VIDEO_SUFFIXES | AUDIO_SUFFIXES))
         raise ValueError(f"{path}: found no clips as {name}, expected some ({suffixes}): correct data.manifest")
     manifest.check(clips, str(path))
-    return clips
+    return clips, notes
 
 
 def _check_kind(path: Path, name: str, data: Data) -> None:

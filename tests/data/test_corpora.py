@@ -29,7 +29,7 @@ def table(path: Path, *rows: list, encoding: str = "utf-8") -> None:
 
 
 def read(path: Path, corpus: str = "auto", **changes) -> list:
-    return read_corpus(Data(manifest=str(path), corpus=corpus, **changes))
+    return read_corpus(Data(manifest=str(path), corpus=corpus, **changes))[0]
 
 
 def ids(clips: list) -> list[str]:

@@ -58,9 +58,11 @@ def resolve_corpus(config: Config) -> tuple[Prepared, ShardPlan]:
     cannot be used.
     """
     root = cluster.store_root(config)
-    names, clips, notes = _labels_and_splits(config, _read_clips(config))
+    imported_clips, import_notes = _read_clips(config)
+    names, clips, split_notes = _labels_and_splits(config, imported_clips)
+    notes = (*import_notes, *split_notes)
     plan = plan_shards(config, root, clips)
-    prepared = Prepared(root / "prepared", tuple(clips), names, tuple(notes), plan.folder, tuple(plan.clips_of))
+    prepared = Prepared(root / "prepared", tuple(clips), names, notes, plan.folder, tuple(plan.clips_of))
     key = store.digest(_meta(prepared, plan), [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
     return replace(prepared, path=prepared.path / key), plan
 
@@ -85,7 +87,10 @@ def plan_corpus(config: Config) -> ShardPlan:
     folder = Path(config.data.manifest or "")
     if (folder / LEDGER).is_file() and store.is_complete(folder):
         return plan_prepared_folder(config, folder.absolute())
-    return plan_shards(config, cluster.store_root(config), _read_clips(config))
+    clips, notes = _read_clips(config)
+    for note in notes:
+        say(note)
+    return plan_shards(config, cluster.store_root(config), clips)
 
 
 def _check_weights(config: Config) -> None:
@@ -95,10 +100,12 @@ def _check_weights(config: Config) -> None:
     check_tag(config)
 
 
-def _read_clips(config: Config) -> list[Clip]:
+def _read_clips(config: Config) -> tuple[list[Clip], list[str]]:
+    """The clips of the corpus, and the importer's notes for the user."""
     if config.data.is_synthetic:
-        return _synthesise(config)
-    return _without_needless_media(corpora.read_corpus(config.data, bare=bool(config.tables.given)), config.tables)
+        return _synthesise(config), []
+    clips, notes = corpora.read_corpus(config.data, bare=bool(config.tables.given))
+    return _without_needless_media(clips, config.tables), notes
 
 
 def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
