@@ -306,5 +306,5 @@ class Train(Section):
 
     @field_validator("use_gpu", mode="before")
     @classmethod
-    def _yaml_words(cls, value: Any) -> Any:
-        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # a bare yes is true in YAML
+    def _truth_values(cls, value: Any) -> Any:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value

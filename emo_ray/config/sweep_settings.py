@@ -8,24 +8,6 @@ from emo_ray.config.model_settings import METRICS, SUBSETS
 from emo_ray.config.setting import NOTHING, Section, by_value, setting
 
 
-def _with_numbers(form: Any) -> Any:
-    """`{uniform: ["1e-4", 1]}` with numbers: YAML 1.1 reads those with an exponent and no point as text."""
-    if not isinstance(form, dict):
-        return form
-    return {name: list(map(_as_number, v)) if _is_real(name, v) else v for name, v in form.items()}
-
-
-def _is_real(name: str, values: Any) -> bool:
-    return name in ("uniform", "loguniform") and isinstance(values, list)
-
-
-def _as_number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 def _is_range_or_choice(name: str, values: list[Any]) -> bool:
     """Whether these are the ends of a uniform, loguniform or randint range, or the values of a choice."""
     if name == "choice":
@@ -77,17 +59,12 @@ class Tune(Section, decides=by_value("sweep"), in_recipe=False):
     )
     max_failures: int = setting(1, "Restarts of a trial before it has failed.", decides=NOTHING, ge=0)
 
-    @field_validator("bulk", mode="before")
-    @classmethod
-    def _yaml_words(cls, value: Any) -> Any:
-        return {True: "auto", False: "no"}[value] if isinstance(value, bool) else value  # a bare no is false in YAML
-
     @field_validator("space", mode="before")
     @classmethod
-    def _read(cls, space: Any) -> Any:
+    def _without_nulls(cls, space: Any) -> Any:
         if not isinstance(space, dict):
             return space
-        return {key: _with_numbers(form) for key, form in space.items() if form is not None}
+        return {key: form for key, form in space.items() if form is not None}
 
     @field_validator("space")
     @classmethod

@@ -148,7 +148,7 @@ def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path):
         (b"- a\n- b\n", r"mine\.yaml: found list, expected a mapping"),
         (b"a: b: c\n", r"mine\.yaml: not YAML"),
         (b"\xff\xfe\x00", r"mine\.yaml: not YAML"),
-        (b"seed: 2024-13-45\n", r"mine\.yaml: not YAML"),
+        (b"seed: !!int x\n", r"mine\.yaml: not YAML"),
         (b"fusoin: {dropout: 0.1}\n", r"unknown config key 'fusoin\.dropout': did you mean 'fusion\.dropout'"),
         (b"fusoin: {}\n", r"unknown config key 'fusoin'"),
         (b"fusion:\n", r"found a value for the section 'fusion', expected one for a key of it: fusion\.lr"),
@@ -297,17 +297,11 @@ def test_values_of_the_command_line_are_yaml(word, value):
     assert cfg.parse_overrides([word]) == {"a": value}
 
 
-@pytest.mark.parametrize("word", ["", "a", "=1", "a='x", "a=[1,", "a=*x", "a=2024-13-45", "a=!!int x", "a=\0"])
+@pytest.mark.parametrize("word", ["", "a", "=1", "a='x", "a=[1,", "a=*x", "a=!!bool x", "a=!!int x", "a=\0"])
 def test_words_that_are_no_overrides_are_repeated(word):
     with pytest.raises(ValueError, match=r"expected key=value|not YAML") as error:
         cfg.parse_overrides([word])
     assert (repr(word) if "=value" in str(error.value) else word) in str(error.value)
-
-
-@pytest.mark.parametrize("form", ["loguniform: [1e-4, 1e-2]", "loguniform: [0.0001, 0.01]"])
-def test_ends_of_a_range_are_numbers_however_yaml_reads_them(form):
-    config = load("mini", cfg.parse_overrides([f"tune.space.fusion.lr={{{form}}}"]))
-    assert config.tune.space["fusion.lr"] == {"loguniform": [0.0001, 0.01]}
 
 
 def test_the_command_line_reaches_the_config():
@@ -316,7 +310,7 @@ def test_the_command_line_reaches_the_config():
     assert config.fusion.modality_dropout == {"video": 0.3}
     assert config.data.columns == {"video": "file"}
     assert config.fusion.lr == 0.001
-    assert config.train.use_gpu == "yes"  # which is true in YAML 1.1
+    assert config.train.use_gpu == "yes"
     assert load("mini", cfg.parse_overrides(["train.use_gpu=no"])).train.use_gpu == "no"
 
 
