@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 
 from emo_ray import store
 from emo_ray.config.model_settings import CLIP_FIELDS
+from emo_ray.data.suffixes import AUDIO_SUFFIXES, suffix
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".wmv"}
 SPLITS = ("train", "validation", "test", "unlabelled")
 _SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -111,7 +110,7 @@ def resolve(path: str, root: Path) -> str:
 
 def media_fields(path: str, root: Path) -> dict[str, str]:
     """A media path as the clip field it belongs to, by its suffix; unknown suffixes are taken for video."""
-    field = "audio" if PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES else "video"
+    field = "audio" if suffix(path) in AUDIO_SUFFIXES else "video"
     return {field: resolve(path, root)}
 
 

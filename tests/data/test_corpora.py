@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from emo_ray.config.data_settings import Data
-from emo_ray.data import corpora
-from emo_ray.data.corpora import read_corpus
+from emo_ray.data.corpora.reader import FOLDER_IMPORTERS, read_corpus
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -211,10 +210,11 @@ class TestRavdess:
         assert read(tmp_path) == once
 
     @pytest.mark.parametrize("name", ["holiday.mp4", "03-01-09-01-01-01-01.wav", "04-01-01-01-01-01-01.mp4"])
-    @pytest.mark.parametrize("corpus", ["auto", "ravdess"])
-    def test_other_media_are_named(self, name, corpus, tmp_path):
+    def test_other_media_are_named(self, name, tmp_path):
+        root = touch(tiny_ravdess(tmp_path), f"odd/{name}")
         with pytest.raises(ValueError, match=rf"odd/{name}, .*RAVDESS"):
-            read(touch(tiny_ravdess(tmp_path), f"odd/{name}"), corpus)
+            read(root, "ravdess")
+        assert read(root) == read(root, "folder")
 
     def test_the_error_shows_the_first_few(self, tmp_path):
         touch(tmp_path, *(f"{i}.mp4" for i in range(8)))
@@ -256,7 +256,7 @@ class TestMer2024:
 
     def test_videos_count_only_in_video_folders_where_there_is_one(self, tmp_path):
         expected = read(tiny_mer(tmp_path))
-        assert read(touch(tmp_path, "video_of_the_team.mp4", "faces/c.mp4")) == expected
+        assert read(touch(tmp_path, "video_of_the_team.mp4", "faces/c.mp4"), "mer2024") == expected
 
     @pytest.mark.parametrize("folder", ["clips/", ""])
     def test_videos_count_anywhere_where_there_is_none(self, folder, tmp_path):
@@ -386,4 +386,4 @@ class TestClassFolders:
 
 def test_every_corpus_of_the_config_has_an_importer():
     names = set(Data.model_fields["corpus"].annotation.__args__)
-    assert set(corpora.FOLDER_IMPORTERS) == names - {"auto", "synthetic", "table"}
+    assert set(FOLDER_IMPORTERS) == names - {"auto", "synthetic", "table"}

@@ -16,7 +16,8 @@ from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import corpora, labels, manifest, shards, splits, synthetic
+from emo_ray.data import labels, manifest, shards, splits, synthetic
+from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, Prepared
 from emo_ray.progress import progress, say
@@ -104,7 +105,7 @@ def _read_clips(config: Config) -> tuple[list[Clip], list[str]]:
     """The clips of the corpus, and the importer's notes for the user."""
     if config.data.is_synthetic:
         return _synthesise(config), []
-    clips, notes = corpora.read_corpus(config.data, bare=bool(config.tables.given))
+    clips, notes = read_corpus(config.data, bare=bool(config.tables.given))
     return _without_needless_media(clips, config.tables), notes
 
 

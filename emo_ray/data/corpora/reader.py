@@ -1,0 +1,98 @@
+"""A corpus on disk to clips and notes: which importer reads it, and what it leaves out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from emo_ray.config.data_settings import Data
+from emo_ray.data import manifest
+from emo_ray.data.corpora import media_folders, meld, mer2024, ravdess
+from emo_ray.data.corpora.imported import Imported, left_out_notes
+from emo_ray.data.folders import Listing, first_of, is_unicode, list_folder, printable
+from emo_ray.data.manifest import Clip
+
+FOLDER_IMPORTERS: dict[str, Callable[[Listing], Imported]] = {
+    "ravdess": ravdess.read,
+    "mer2024": mer2024.read,
+    "meld": meld.read,
+    "folder": media_folders.read,
+    "class_folders": media_folders.read_class_folders,
+}
+# The corpora that `auto` recognises, by the first that fits; a function gives the media that do not (see `imported`).
+_MISFITS: dict[str, Callable[[Listing], list[str] | None]] = {
+    "meld": meld.misfits,
+    "mer2024": mer2024.misfits,
+    "ravdess": ravdess.misfits,
+}
+
+
+def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
+    """The clips of `data.manifest`, a table or a folder, by the importer that `data.corpus` names or that fits.
+
+    Beside the clips come notes for the user: what was left out, or understood in a certain way. With `bare`, a clip_id
+    alone makes a clip of a table's row (see `manifest.read_table`).
+
+    `auto` takes a file for a table; a folder for the first of these that shows itself and that all of its media fit:
+    MELD by any `*_sent_emo.csv` below it, MER2024 by a CSV directly in it that has the columns name and discrete,
+    RAVDESS by a media file's name; and else for plain media. Raises ValueError where the path, the layout or a clip_id
+    is wrong.
+    """
+    if data.manifest is None or data.corpus == "synthetic":
+        sources = f"data.manifest={data.manifest}, data.corpus={data.corpus}"
+        raise ValueError(f"found {sources}, expected a corpus on disk: set data.manifest=PATH and data.corpus=auto")
+    path = Path(data.manifest)
+    if not is_unicode(str(path.absolute())):
+        where = printable(str(path.absolute()))
+        raise ValueError(f"{where}: found a path that is not UTF-8, which no table can hold: rename its folders")
+    if not path.exists():
+        raise ValueError(f"{path}: found no such file or folder, expected a corpus: correct data.manifest")
+    _check_kind(path, data)
+    if path.is_dir():
+        clips, notes = _read_folder(list_folder(path), data.corpus)
+    else:
+        root = Path(data.root) if data.root else None
+        clips, notes = manifest.read_table(path, root, data.columns, bare), []
+    manifest.check(clips, str(path))
+    return clips, notes
+
+
+def _check_kind(path: Path, data: Data) -> None:
+    """Raises ValueError for a folder where a table is expected, a file where a folder is, or settings of the other."""
+    kind = "folder" if path.is_dir() else "file"
+    expected = {"auto": kind, "table": "file"}.get(data.corpus, "folder")
+    if kind != expected:
+        raise ValueError(
+            f"{path}: found a {kind}, expected a {expected} for data.corpus={data.corpus}: set data.corpus=auto"
+        )
+    if kind == "folder" and (data.root or data.columns):
+        settings = f"data.root={data.root}, data.columns={data.columns}"
+        raise ValueError(f"{path}: found {settings} with a folder, expected neither: they describe tables only")
+
+
+def _read_folder(listing: Listing, corpus: str) -> tuple[list[Clip], list[str]]:
+    """The clips of a folder, and notes. Raises ValueError where there is no clip."""
+    name, notes = _recognise(listing) if corpus == "auto" else (corpus, [])
+    imported = FOLDER_IMPORTERS[name](listing)
+    notes = [*notes, *imported.notes, *left_out_notes(listing, imported)]
+    if not imported.clips:
+        reasons = f" ({'; '.join(notes)})" if notes else ""
+        raise ValueError(
+            f"{listing.path}: found no clips as {name}{reasons}, expected media such as .mp4 or .wav: "
+            "correct data.manifest"
+        )
+    return imported.clips, notes
+
+
+def _recognise(listing: Listing) -> tuple[str, list[str]]:
+    """The importer that `auto` takes for a folder (see `read_corpus`), and a note that says why."""
+    reasons = []
+    for name, misfits_of in _MISFITS.items():
+        misfits = misfits_of(listing)
+        if misfits == []:
+            return name, [f"data.corpus=auto: the folder is taken for {name}, which all of its media fit"]
+        if misfits:
+            reasons.append(
+                f"and not for {name}: {len(misfits)} of {len(listing.media)} media files do not fit it "
+                f"({first_of(misfits)}); move them away if it is that corpus"
+            )
+    note = "data.corpus=auto: the folder is taken for plain media without labels (data.corpus=folder)"
+    return "folder", [", ".join([note, *reasons])]
