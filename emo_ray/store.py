@@ -48,7 +48,7 @@ def digest_path(path: Path) -> str:
     for file in files:
         size = file.stat().st_size
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        seen.update(f"{name}:{size};".encode())
+        seen.update(f"{name}:{size};".encode(errors="surrogateescape"))  # names may have any bytes
         with file.open("rb") as stream:
             seen.update(stream.read(_FULL_READ_BYTES))
             if size > _FULL_READ_BYTES:

@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from emo_ray import store
+from emo_ray.data.folders import files_below
 from emo_ray.data.manifest import ALIASES
 
 VERSION = 1
@@ -129,7 +130,7 @@ def _stamp(path: Path) -> object:
     kind = _kind(path)
     if not path.is_dir():
         return store.digest_path(path)
-    files = [(file, file.stat()) for file in sorted(path.rglob(f"*.{kind}"))]
+    files = [(file, file.stat()) for file in _files(path, kind)]
     if sum(stat.st_size for _, stat in files) <= _CONTENT_BYTES:
         return [(file.relative_to(path).as_posix(), store.digest_path(file)) for file, _ in files]
     return [(file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in files]
@@ -139,7 +140,7 @@ def _kind(path: Path) -> str:
     """npy (a folder), npz, csv, tsv or parquet (a file or a folder). Raises ValueError for anything else."""
     expected = f"a folder of CLIP_ID.npy, or a file {', '.join(_SUFFIXES)}"
     if path.is_dir():
-        kind = next((kind for kind in ("npy", "parquet") if next(path.rglob(f"*.{kind}"), None)), None)
+        kind = next((kind for kind in ("npy", "parquet") if _files(path, kind)), None)
         if kind is None:
             raise ValueError(f"{path}: found neither .npy nor .parquet files in it, expected {expected}")
         return kind
@@ -148,6 +149,10 @@ def _kind(path: Path) -> str:
     if path.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {expected}")
     return path.suffix.lower()[1:]
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder / name for name in files_below(folder) if name.endswith(f".{kind}"))
 
 
 def _open(path: Path) -> Source:
@@ -185,7 +190,7 @@ def _joint_status(status_of: dict[str, str]) -> str:
 
 
 def _npy_ids(folder: Path) -> list[str]:
-    return [file.relative_to(folder).as_posix().removesuffix(".npy") for file in sorted(folder.rglob("*.npy"))]
+    return [file.relative_to(folder).as_posix().removesuffix(".npy") for file in _files(folder, "npy")]
 
 
 def _load(file: Path) -> Array | str | None:
@@ -234,7 +239,7 @@ def _arrow(path: Path, ids_only: bool = False) -> pa.Table:
     """The table of a CSV, TSV or Parquet source; every column of a CSV but the ids is read as numbers."""
     try:
         if path.suffix.lower() not in (".csv", ".tsv"):
-            files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+            files = _files(path, "parquet") if path.is_dir() else [path]
             names = pq.read_schema(files[0]).names
             columns = [_id_column(names, path)] if ids_only else [name for name in names if name not in _EXPORT_COLUMNS]
             return pa.concat_tables([pq.read_table(file, columns=columns) for file in files])

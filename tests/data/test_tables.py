@@ -1,7 +1,9 @@
 """Feature tables: every form of a source gives the same rows, and a missing value is never a number."""
 
 import json
+import os
 import re
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -197,6 +199,19 @@ def test_a_source_that_cannot_be_read_is_one_clear_message(tmp_path, make, messa
     path = make(tmp_path)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{message}"):
         Tables([str(path)])
+
+
+def test_folders_with_odd_names_pipes_and_circles_are_read(tmp_path):
+    folder = npy(tmp_path / "hubert", ids=("x/a", "line\nbreak", "x/b", "c"))
+    plain = tables.digest([str(folder)])
+    os.mkfifo(folder / "pipe.npy")
+    (folder / "x" / "back").symlink_to(folder)
+    (folder / "._c.npy").write_bytes(b"of a Mac")
+    with suppress(OSError, UnicodeError), open(os.fsencode(folder) + b"/caf\xe9.npy", "wb") as stream:
+        stream.write(b"no clip of a table can have this name")
+    assert tables.clip_ids(folder) == ["c", "line\nbreak", "x/a", "x/b"]
+    assert tables.digest([str(folder)]) == plain
+    assert Tables([str(folder)])(["line\nbreak", "pipe"])["status"].to_pylist() == ["ok", "missing"]
 
 
 def test_the_digest_is_of_content_and_order_and_not_of_the_place(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emo_ray.data.folders import Listing
+from emo_ray.data.folders import Listing, printable
 
 _LONGEST_HEADER = 2**20  # bytes
 
@@ -55,4 +55,5 @@ def put(values: dict[str, str], name: str, value: str, where: Path) -> None:
     name = name.strip()
     value = value.strip()
     if value and values.setdefault(name, value) != value:
-        raise ValueError(f"{where}: found {values[name]!r} and {value!r} for {name!r}, expected one: remove the other")
+        place = printable(str(where))
+        raise ValueError(f"{place}: found {values[name]!r} and {value!r} for {name!r}, expected one: remove the other")

@@ -27,13 +27,13 @@ def read(listing: Listing) -> Imported:
         text = csv_files.decode(listing.path / name)
         csv_files.put(fields_of[clip_id], "text", text, listing.path / clip_id)
     clips = [Clip(clip_id, **fields_of[clip_id]) for clip_id in sorted(fields_of)]
-    todo = "copy those that are transcripts into it, or write a manifest"
-    links = f"left out: {len(unread)} transcripts that lie outside of the folder ({first_of(unread)}): {todo}"
-    return Imported(clips, [*text_of.values(), *unread], [links] if unread else [])
+    kind = "transcripts that are links out of the folder or to nowhere"
+    note = f"left out: {len(unread)} {kind} ({first_of(unread)}): copy them into it, or write a manifest"
+    return Imported(clips, [*text_of.values(), *unread], [note] if unread else [])
 
 
 def _transcripts(listing: Listing, clip_ids: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The relative path of the transcript by clip, and those that are not read because links lead out of the folder.
+    """The relative path of the transcript by clip, and those that are not read: links out of the folder or to nowhere.
 
     A transcript is taken word for word into shards and reports. A link in a corpus from elsewhere could make one of any
     private file, so only files of the corpus are read.
@@ -45,7 +45,7 @@ def _transcripts(listing: Listing, clip_ids: Iterable[str]) -> tuple[dict[str, s
         clip_id, ending = os.path.splitext(name)
         if ending.lower() != ".txt" or clip_id not in clips:
             continue
-        if is_inside(listing.path / name, listing.path):
+        if (listing.path / name).is_file() and is_inside(listing.path / name, listing.path):
             csv_files.put(path_of, clip_id, name, listing.path)
         else:
             unread.append(name)
