@@ -10,6 +10,7 @@ import os
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
@@ -109,9 +110,31 @@ def in_submitted_job() -> bool:
 
 
 def store_root(config: Config) -> Path:
-    """`store.root` as an absolute path. In a submitted job a relative one starts at the home folder."""
+    """`store.root` as an absolute path. In a submitted job a relative one starts at the home folder.
+
+    Raises ValueError where no folder is there and none can be made, and where MLflow's database cannot lie in it.
+    """
     base = Path.home() if in_submitted_job() else Path.cwd()
-    return (base / Path(config.store.root).expanduser()).absolute()
+    try:
+        root = (base / Path(config.store.root).expanduser()).absolute()
+    except RuntimeError as error:  # ~nobody
+        raise ValueError(f"store.root: found {config.store.root!r}, expected a folder: {error}") from None
+    nearest = next(path for path in (root, *root.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise ValueError(
+            f"store.root: found {nearest}, which is no folder; expected a folder, or none yet: name another"
+        )
+    if nearest != root and not os.access(nearest, os.W_OK):
+        raise ValueError(
+            f"store.root: found that nothing can be written in {nearest}, expected a folder that can be made"
+        )
+    in_database_address = config.tracking.enabled and config.tracking.uri is None
+    if in_database_address and ("?" in str(root) or unquote(str(root)) != str(root)):
+        raise ValueError(
+            f"store.root: found {str(root)!r}, expected a path without '?' and codes such as '%20', which mean other "
+            "things in the address of MLflow's database: name another folder, or set tracking.uri"
+        )
+    return root
 
 
 def api_key() -> SecretStr | None:

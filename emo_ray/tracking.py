@@ -7,7 +7,6 @@ answering later costs no training: what it misses is kept in memory, and sent wh
 import json
 import logging
 import math
-import re
 import shlex
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from emo_ray import store
 from emo_ray.config import Config, flatten
+from emo_ray.config.job_settings import CREDENTIALS, unusable_uri, without_credentials
 from emo_ray.progress import say
 
 _LONGEST_VALUE = 500  # MLflow refuses longer parameter values
@@ -28,7 +28,6 @@ _MOST_PARAMS, _MOST_METRICS = 100, 1000  # that a server takes at once
 _KEY_TAG, _PARENT_TAG = "emo_ray.key", "mlflow.parentRunId"
 _DATABASE = "mlflow.db"  # in the store
 _PRIVATE = {"tracking.uri"}  # may hold credentials
-_CREDENTIALS = re.compile(r"^([\w+]+://)?([^/@]*)@")
 _SETTINGS = {
     # By default a failed request is repeated for four minutes, and every epoch would wait as long.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 2,
@@ -82,11 +81,11 @@ class Server:
             self._pending.popleft()
         else:
             if self._is_away:
-                say(f"{_shown(self.address)} answers again, and has what it missed")
+                say(f"{without_credentials(self.address)} answers again, and has what it missed")
             self._is_away = False
         return len(self._pending)
 
-    def first(self, call: Callable[[], None]) -> None:
+    def first(self, call: Callable[[], Any]) -> None:
         """Make the first call, which shows whether anything answers. Raises ValueError where nothing does."""
         try:
             call()
@@ -97,8 +96,8 @@ class Server:
     def _say_away(self, error: Exception) -> None:
         if not self._is_away:
             say(
-                f"tracking.uri: {_shown(self.address)} does not answer ({self._reason(error)}); the job goes on, and "
-                "what is missed is sent when it answers again"
+                f"tracking.uri: {without_credentials(self.address)} does not answer ({self._reason(error)}); the job "
+                "goes on, and what is missed is sent when it answers again"
             )
         self._is_away = True
 
@@ -227,7 +226,8 @@ class Run:
         """Close the run: FINISHED, FAILED or KILLED. At the end of a job, say what could not be tracked."""
         self._write(lambda run_id: self.server.client.set_terminated(run_id, status))
         if self.parent is None and (missed := self.server.flush()):
-            say(f"{_shown(self.server.address)} has missed {missed} entries; the job's results are in its store")
+            address = without_credentials(self.server.address)
+            say(f"{address} has missed {missed} entries; the job's results are in its store")
 
     def _write(self, send: Callable[[str], Any]) -> None:
         def call() -> None:
@@ -242,9 +242,13 @@ def uri(config: Config, root: Path) -> str:
     if config.tracking.uri is None:
         root.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{root}/{_DATABASE}"
-    if "://" not in config.tracking.uri:
-        raise unusable(config.tracking.uri, "MLflow no longer keeps runs in plain folders")
     return config.tracking.uri
+
+
+def check(config: Config, root: Path) -> None:
+    """Raises ValueError where no run can be opened: for jobs that open theirs when everything is trained."""
+    if config.tracking.enabled and not (server := _server_at(uri(config, root))).has_answered:
+        server.first(lambda: server.client.search_experiments(max_results=1))
 
 
 def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None = None) -> Run:
@@ -255,11 +259,7 @@ def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None
     """
     if not config.tracking.enabled:
         return Run(Nowhere(), key, parent)
-    address = uri(config, root)
-    try:
-        server = _server(address)
-    except Exception as error:
-        raise unusable(address, _reason(error, address)) from None
+    server = _server_at(uri(config, root))
     run = Run(server, key, parent)
     (server.write if server.has_answered else server.first)(partial(run.open, config, root, name))
     run.params(config)
@@ -268,10 +268,7 @@ def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None
 
 def unusable(address: str, reason: str) -> ValueError:
     """The error of a tracking URI at which no run can be opened."""
-    return ValueError(
-        f"tracking.uri: found {_shown(address)} ({reason}), expected an MLflow server that answers at "
-        "http(s)://host:port, or sqlite:////path.db: start it, or leave tracking.uri out to keep runs in the store"
-    )
+    return ValueError(f"tracking.uri: {unusable_uri(address, reason)}")
 
 
 def is_logged(config: Config, root: Path, folder: Path, key: str) -> bool:
@@ -309,6 +306,14 @@ def command(config: Config, root: Path) -> str:
     return shlex.join([str(mlflow), "ui", "--backend-store-uri", uri(config, root)])
 
 
+def _server_at(address: str) -> Server:
+    """The server at an address. Raises ValueError where MLflow knows no such kind."""
+    try:
+        return _server(address)
+    except Exception as error:
+        raise unusable(address, _reason(error, address)) from None
+
+
 @cache
 def _server(address: str) -> Server:
     """One for all runs of this process, so that none waits for a server that another has found away."""
@@ -335,15 +340,10 @@ def _reason(error: BaseException, address: str) -> str:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     text = " ".join(str(error).split()) or type(error).__name__
-    if credentials := _CREDENTIALS.match(address):
+    if credentials := CREDENTIALS.match(address):
         for secret in (credentials[2], credentials[2].partition(":")[2]):
             text = text.replace(secret, "***") if secret else text
     return text[:_LONGEST_REASON]
-
-
-def _shown(address: str) -> str:
-    """The address without its credentials."""
-    return _CREDENTIALS.sub(r"\1", address)
 
 
 def _short(value: Any) -> str:

@@ -295,6 +295,25 @@ def test_other_roots_are_the_same_wherever_a_job_runs(home, where, request):
     assert store_root("~/store") == home / "store"
 
 
+@pytest.mark.parametrize("root", ["my%20store", "a?b", "../a%41b/c"])
+def test_names_that_mean_something_else_in_an_address_are_refused_where_a_database_lies_in_the_store(home, root):
+    with pytest.raises(ValueError, match=r"store\.root: found .*tracking\.uri") as error:
+        store_root(root)
+    assert root.rsplit("/", 1)[-1] in str(error.value)
+    for change in ({"tracking.enabled": False}, {"tracking.uri": "http://127.0.0.1:5000"}):
+        assert cluster.store_root(load("mini", {"store.root": root, **change})).name == Path(root).name
+
+
+@pytest.mark.parametrize(
+    "root", ["s3://bucket/store", "file:///tmp/store", " ", "a\0b", "~nobody-at-all/store", "file/store"]
+)
+def test_a_store_that_can_be_no_folder_is_refused(home, root):
+    (home.parent / "work" / "file").touch()
+    with pytest.raises(ValueError, match=r"store\.root: found .*expected") as error:
+        store_root(root)
+    assert type(error.value) is ValueError
+
+
 def test_the_key_is_never_shown(monkeypatch):
     secret = "sk-shown-nowhere"
     monkeypatch.setenv("OPENAI_API_KEY", secret)

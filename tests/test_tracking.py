@@ -2,10 +2,12 @@
 
 import math
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -219,12 +221,51 @@ def test_a_server_of_something_else_is_an_error(tmp_path):
         server.shutdown()
 
 
-@pytest.mark.parametrize("address", ["mlruns", f"me:{SECRET}@host:5000", f"htp://me:{SECRET}@host", "nodb+x:///a.db"])
-def test_an_address_that_mlflow_cannot_use_is_an_error(tmp_path, address):
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mlruns",
+        "./mlruns",
+        "file:/mlruns",
+        "file:///tmp/mlruns",
+        f"me:{SECRET}@host:5000",
+        f"htp://me:{SECRET}@host",
+        f"ftp://me:{SECRET}@host/mlruns",
+        "nodb+x:///a.db",
+        "s3://bucket/mlruns",
+        "sqlite:runs.db",
+    ],
+)
+def test_an_address_that_mlflow_cannot_use_is_refused_as_a_setting(address):
     with pytest.raises(ValueError, match=r"tracking\.uri: found .* expected") as caught:
-        tracking.open_run(config_of(address), tmp_path, KEY, "name")
+        config_of(address)
     assert SECRET not in str(caught.value)
     assert address.rpartition("@")[2] in str(caught.value)
+
+
+def test_an_address_is_tried_before_anything_is_trained(root):
+    address = "sqlite+nodriver:///a.db"
+    with pytest.raises(ValueError, match=r"tracking\.uri: found sqlite.* expected"):
+        tracking.check(config_of(address), root)
+    tracking.check(config_of(address, **{"tracking.enabled": False}), root)
+    tracking.check(config_of(), root)
+
+
+@pytest.mark.parametrize("name", ["a#b ü", "100%", "+ &"])
+def test_the_database_lies_in_the_store_whatever_its_name(database, tmp_path, name):
+    root, files = tmp_path / name, tmp_path / "files"
+    root.mkdir()
+    files.mkdir()
+    (files / "note.txt").write_text("content")
+    (root / "mlflow.db").write_bytes((database / "mlflow.db").read_bytes())
+    run = tracking.open_run(config_of(), root, KEY, "name")
+    run.artifacts(files, "notes")
+    run.finish()
+    (note,) = tmp_path.rglob("*/notes/note.txt")
+    assert note.is_relative_to(root / "mlartifacts")
+    assert {path.name for path in tmp_path.iterdir()} == {name, "files"}
+    with closing(sqlite3.connect(root / "mlflow.db")) as connection:
+        assert connection.execute("select status from runs").fetchall() == [("FINISHED",)]
 
 
 @pytest.fixture(scope="module")

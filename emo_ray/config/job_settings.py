@@ -1,6 +1,8 @@
 """The sections of the configuration that belong to one job, or to all: what is asked, selected, measured, and where."""
 
 import re
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +13,8 @@ from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_v
 
 ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is not None)
 Rate = Annotated[float, Field(ge=0, le=1)]
+CREDENTIALS = re.compile(r"^([\w+]+://)?([^/@]*)@")  # of an address: its scheme, and what a report must not show
+_TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")  # of MLflow itself
 
 
 class Annotate(Section, decides=by_value("readings", only_if=ASKED)):
@@ -237,6 +241,31 @@ class Store(Section, decides=NOTHING, owner="caller"):
 
     root: str = setting("artifacts", "Folder of all artefacts, which every node of the cluster sees.")
 
+    @field_validator("root")
+    @classmethod
+    def _folder(cls, root: str) -> str:
+        if not root.strip() or "://" in root or "\0" in root:
+            raise ValueError(f"found {root!r}, expected a folder: a bucket or a share is mounted first")
+        return root
+
+
+def without_credentials(address: str) -> str:
+    """An address as it may be shown: without what stands before its @."""
+    return CREDENTIALS.sub(r"\1", address)
+
+
+def unusable_uri(address: str, reason: str) -> str:
+    """The message on a tracking URI at which no run can be opened."""
+    return (
+        f"found {without_credentials(address)} ({reason}), expected an MLflow server that answers at "
+        "http(s)://host:port, or sqlite:////path.db: start it, or leave tracking.uri out to keep runs in the store"
+    )
+
+
+def _tracking_plugins(scheme: str) -> Iterable[EntryPoint]:
+    """What installed packages add to MLflow for this scheme."""
+    return entry_points(group="mlflow.tracking_store", name=scheme)
+
 
 class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
     """Where MLflow records runs."""
@@ -246,6 +275,21 @@ class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
     )
     experiment: str = setting("emo_ray", "Name of the MLflow experiment.")
     enabled: bool = setting(True, "Whether runs are recorded at all.")
+
+    @field_validator("uri")
+    @classmethod
+    def _server_or_database(cls, uri: str | None) -> str | None:
+        """Refused here, and not by MLflow when everything is trained."""
+        if uri is None:
+            return None
+        scheme, separator, _ = uri.partition("://")
+        kind = scheme.partition("+")[0].lower()
+        is_kept_by_mlflow = kind in _TRACKING_SCHEMES and (separator or kind == "databricks")
+        if is_kept_by_mlflow or any(_tracking_plugins(scheme)):
+            return uri
+        is_folder = kind == "file" or not separator
+        reason = "MLflow no longer keeps runs in plain folders" if is_folder else f"no store of MLflow is at {kind}://"
+        raise ValueError(unusable_uri(uri, reason))
 
 
 class Cluster(Section, decides=NOTHING, owner="caller", in_recipe=False):

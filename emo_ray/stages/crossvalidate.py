@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emo_ray import cluster, store
+from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits
@@ -57,6 +57,7 @@ def crossvalidate(config: Config) -> Result:
     folder = cluster.store_root(config) / "reports" / f"folds-{key}"
 
     def fill(temporary: Path) -> None:
+        tracking.check(config, cluster.store_root(config))
         _measure(temporary, config, prepared, encoders, label_of)
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "folds": config.data.folds}, fill)

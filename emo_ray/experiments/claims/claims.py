@@ -57,6 +57,8 @@ def claims(config: Config) -> Result:
     _check(config)
     root = cluster.store_root(config)
     planned = plan_trials(config, root)
+    if not all(trial.is_measured for trial in planned):
+        tracking.check(config, root)
     _run_missing(config, planned)
     key = store.digest(comparisons.VERSION, settings_of(config, "claims"), [trial.folder.name for trial in planned])
     folder = root / "claims" / key
