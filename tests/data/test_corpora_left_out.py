@@ -55,7 +55,7 @@ class TestRecognition:
         clips, notes = read(tmp_path)
         assert list(clips) == ["dev_dia0_utt0"]
         assert "taken for meld" in notes
-        assert "1 media files that no clip uses (.mp4: 1 such as dev/final_videos_test" in notes
+        assert "left out, 1 in all: media files that no clip uses (.mp4: 1 such as dev/final_videos_test" in notes
         clips, notes = read(touch(tmp_path, "holiday.mov"))
         assert "holiday" in clips
         assert "not for meld: 1 of 3 media files do not fit it (holiday.mov)" in notes
@@ -66,7 +66,7 @@ class TestRecognition:
         clips, notes = read(tmp_path)
         assert list(clips) == ["a", "b"]
         assert "taken for mer2024" in notes
-        assert "1 media files that no clip uses (.mp4: 1 such as faces/a.mp4)" in notes
+        assert "left out, 1 in all: media files that no clip uses (.mp4: 1 such as faces/a.mp4)" in notes
         clips, notes = read(touch(tmp_path, "faces/c.mp4"))
         assert "faces/c" in clips
         assert "not for mer2024: 1 of 4 media files do not fit it (faces/c.mp4)" in notes
@@ -98,13 +98,13 @@ class TestLeftOut:
         touch(tmp_path, "face1.jpg", "x/face2.JPG", "anim.gif", "README", "app.d.txt")
         clips, notes = read(tmp_path)
         assert sorted(clips) == sorted(suffix.lower() for suffix in suffixes)
-        assert "left out: 5 files whose suffix" in notes
+        assert "left out, 5 in all: files whose suffix" in notes
         for group in (".jpg: 2 such as face1.jpg", ".gif: 1 such as anim.gif", "no suffix: 1 such as README"):
             assert group in notes
 
     def test_many_suffixes_are_counted(self, tmp_path):
         _, notes = read(touch(tmp_path, "a.wav", *(f"a.x{i:02}" for i in range(15))))
-        assert notes.endswith(".x11: 1 such as a.x11 and 3 more suffixes): name those that are in a manifest")
+        assert notes.endswith(".x11: 1 such as a.x11 and 3 more suffixes): name those that are media in a manifest")
 
     def test_transcripts_and_tables_that_were_read_are_not_left_out(self, tmp_path):
         assert "left out" not in read(touch(tmp_path, "a.wav", "a.TXT"))[1]
@@ -134,7 +134,7 @@ class TestOddNames:
             pytest.skip("the file system takes UTF-8 names alone")
         clips, notes = read(touch(tmp_path, "é.wav"))
         assert list(clips) == ["é"]
-        assert "left out: 1 names that are not UTF-8" in notes
+        assert "left out, 1 in all: names that are not UTF-8" in notes
         assert "\\x" in notes
         notes.encode()
 
@@ -158,7 +158,7 @@ class TestOddNames:
             os.mkfifo(tmp_path / name)
         clips, notes = read(tmp_path, corpus)
         assert [(name, clip.text) for name, clip in clips.items()] == [("sad/clip", None)]
-        assert "left out: 6 pipes, sockets or devices" in notes
+        assert "left out, 6 in all: pipes, sockets or devices" in notes
 
 
 class TestLinks:
@@ -179,7 +179,7 @@ class TestLinks:
         clips, notes = read(tmp_path / "corpus")
         assert {clip.text for clip in clips.values()} == {None}
         assert len(clips) == (2 if form == "folder" else 1)
-        assert "left out: 1 transcripts that are links out of the folder" in notes
+        assert "left out, 1 in all: transcripts that are links out of the folder" in notes
 
     def test_transcripts_inside_may_be_links_and_the_corpus_too(self, tmp_path):
         touch(tmp_path, "corpus/a.mp4", "corpus/b.mp4")
@@ -200,7 +200,7 @@ class TestLinks:
             (None, str(tmp_path / "a.mp4")),
             (None, str(tmp_path / "b.mp4")),
         ]
-        assert "left out: 1 transcripts" in notes
+        assert "left out, 1 in all: transcripts" in notes
 
     def test_a_table_that_leads_nowhere_is_named(self, tmp_path):
         (tmp_path / "dev_sent_emo.csv").symlink_to("gone.csv")

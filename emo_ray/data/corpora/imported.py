@@ -26,17 +26,19 @@ class Imported:
 
 def left_out_notes(listing: Listing, imported: Imported) -> list[str]:
     """What of a folder is in no clip: media, other files, and what the listing left out."""
-    media = set(listing.media)
-    paths = {path for clip in imported.clips for path in (clip.video, clip.audio)}
-    unused_media = [name for name in listing.media if manifest.resolve(name, listing.path) not in paths]
-    others = [name for name in listing.files if name not in media and name not in set(imported.texts_read)]
-    notes = [f"left out: {len(unused_media)} media files that no clip uses ({_by_suffix(unused_media)})"]
-    notes += [
-        f"left out: {len(others)} files whose suffix is not taken for media ({_by_suffix(others)}): "
-        "name those that are in a manifest"
-    ]
-    notes += [f"left out: {len(names)} {reason}, such as {names[0]}" for reason, names in listing.left_out.items()]
-    return [note for note in notes if not note.startswith("left out: 0 ")]
+    used = {path for clip in imported.clips for path in (clip.video, clip.audio)}
+    unused = [name for name in listing.media if manifest.resolve(name, listing.path) not in used]
+    others = sorted(set(listing.files).difference(listing.media, imported.texts_read))
+    notes = []
+    if unused:
+        notes.append(f"left out, {len(unused)} in all: media files that no clip uses ({_by_suffix(unused)})")
+    if others:
+        kind = "files whose suffix is not that of sound or video"
+        todo = "name those that are media in a manifest"
+        notes.append(f"left out, {len(others)} in all: {kind} ({_by_suffix(others)}): {todo}")
+    for reason, names in listing.left_out.items():
+        notes.append(f"left out, {len(names)} in all: {reason}, such as {names[0]}")
+    return notes
 
 
 def _by_suffix(names: Sequence[str]) -> str:

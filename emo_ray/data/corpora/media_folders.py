@@ -28,7 +28,7 @@ def read(listing: Listing) -> Imported:
         csv_files.put(fields_of[clip_id], "text", text, listing.path / clip_id)
     clips = [Clip(clip_id, **fields_of[clip_id]) for clip_id in sorted(fields_of)]
     kind = "transcripts that are links out of the folder or to nowhere"
-    note = f"left out: {len(unread)} {kind} ({first_of(unread)}): copy them into it, or write a manifest"
+    note = f"left out, {len(unread)} in all: {kind} ({first_of(unread)}): copy them into it, or write a manifest"
     return Imported(clips, [*text_of.values(), *unread], [note] if unread else [])
 
 
