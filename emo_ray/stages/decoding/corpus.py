@@ -25,7 +25,7 @@ from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sh
 from emo_ray.stages.decoding.shard_plan import (
     ShardPlan,
     decode_tasks,
-    local_files,
+    no_media_reason,
     plan_prepared_folder,
     plan_shards,
 )
@@ -114,11 +114,10 @@ def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
 
     A video is kept as long as its sight or its sound may be needed.
     """
-    paths = local_files(clips) if tables.given else []
-    all_gone = bool(paths) and not any(Path(path).exists() for path in paths)
-    if all_gone:
-        say(f"found none of the {len(paths)} media files of the manifest (first: {paths[0]}): tables alone are used")
-    needless = all_gone or {"video", "audio"} <= set(tables.given)
+    reason = no_media_reason(clips) if tables.given else None
+    if reason:
+        say(f"{reason}: tables alone are used")
+    needless = reason is not None or {"video", "audio"} <= set(tables.given)
     return [replace(clip, video=None, audio=None) for clip in clips] if needless else clips
 
 

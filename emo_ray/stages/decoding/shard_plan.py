@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Media
-from emo_ray.data import manifest, shards
+from emo_ray.data import lfs, manifest, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.models.clip_source import image_size
@@ -114,11 +114,26 @@ def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) 
             clips_of[part].append(clip_of[clip_id])
 
 
-def _check_files(clips: Iterable[Clip]) -> None:
-    """Raises ValueError where not one local media file exists: that is a wrong root, not bad media."""
+def no_media_reason(clips: Iterable[Clip]) -> str | None:
+    """Why not one local media file can be used: none exists, or each that exists is a Git LFS pointer; else None.
+
+    Files are looked at until one can be used. Clips without local media are no reason.
+    """
     paths = local_files(clips)
-    if paths and not any(Path(path).exists() for path in paths):
-        raise ValueError(
-            f"found none of the {len(paths)} media files of the manifest (first: {paths[0]}), expected them there: "
-            "set data.root to the folder that relative paths start from"
-        )
+    pointers = []
+    for path in paths:
+        if Path(path).exists():
+            if not lfs.is_pointer(path):
+                return None
+            pointers.append(path)
+    if pointers:
+        return f"found Git LFS pointers in the place of {len(pointers)} media files (first: {pointers[0]})"
+    return f"found none of the {len(paths)} media files of the manifest (first: {paths[0]})" if paths else None
+
+
+def _check_files(clips: Iterable[Clip]) -> None:
+    """Raises ValueError where not one local media file can be used: a wrong root or LFS pointers, not bad media."""
+    reason = no_media_reason(clips)
+    if reason:
+        advice = f"{lfs.ADVICE}, or set data.root to the folder that relative paths start from"
+        raise ValueError(f"{reason}, expected the files themselves: {advice}")

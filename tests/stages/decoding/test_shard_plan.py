@@ -1,13 +1,14 @@
 """Parts of shards: which clips share one, what is decoded again, and clips whose media are gone or never were."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from emo_ray.config import override
+from emo_ray.config import Config, override
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
-from emo_ray.stages.decoding.shard_plan import decode_tasks, plan_some_parts
+from emo_ray.stages.decoding.shard_plan import decode_tasks, no_media_reason, plan_shards, plan_some_parts
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -48,6 +49,17 @@ def test_a_wrong_root_is_said_before_anything_is_decoded(table_config, tmp_path)
     table.write_text("video,label\na.mp4,happy\nb.mp4,sad\nc.mp4,happy\nd.mp4,sad\n")
     with pytest.raises(ValueError, match=r"4 media files.*data\.root"):
         prepare_corpus(table_config(**{"data.manifest": str(table)}))
+
+
+def test_media_that_are_lfs_pointers_all_are_said_in_one_message(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1000000\n"
+    clips = [Clip(name, video=str(tmp_path / f"{name}.mp4")) for name in ("a", "b", "c")]
+    for clip in clips[:2]:
+        Path(clip.video).write_text(pointer)
+    with pytest.raises(ValueError, match=r"LFS pointers .* 2 media files .*a\.mp4.*git lfs pull"):
+        plan_shards(Config(), tmp_path, clips)
+    Path(clips[2].video).write_bytes(b"one that was fetched")
+    assert no_media_reason(clips) is None
 
 
 def test_shards_are_enough_where_the_media_are_gone(tiny_config, media_files, tmp_path):
