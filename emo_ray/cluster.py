@@ -7,6 +7,8 @@ Ray takes more than a second to import, so the functions that need it import it:
 import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # at 1, Tune prints its own status box in spite of verbose=0
+    "RAY_task_oom_retries": "20",  # without end by default, also for a task that is too large for the machine
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a killed sweep would repeat that much
 }
 _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
 _CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
+_RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -191,9 +195,33 @@ def trial_resources(config: Config, trials: int) -> dict[str, float]:
     return {"CPU": train_worker_cpus(trials), **({"GPU": 1} if use_gpu(config, 1) else {})}
 
 
-def actor_resources(config: Config) -> dict[str, float]:
+def actor_resources(config: Config) -> dict[str, Any]:
     """What an actor that encodes or predicts asks for: the arguments of Ray Data's `map`."""
-    return {"num_cpus": task_cpus(), "num_gpus": 1 if use_gpu(config, 1) else 0}
+    retries = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
+    return {"num_cpus": task_cpus(), "num_gpus": 1 if use_gpu(config, 1) else 0, **retries}
+
+
+def task_resources(share: float = 1.0) -> dict[str, Any]:
+    """What a data task asks for, a share of its usual CPUs: the arguments of Ray Data's `map`."""
+    return {"num_cpus": share * task_cpus(), "max_retries": _RETRIES}
+
+
+@contextmanager
+def few_deaths(work: str) -> Iterator[None]:
+    """Raises ValueError where a process that does this work died as often as `task_resources` lets it."""
+    try:
+        yield
+    except Exception as error:
+        from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+
+        if not isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
+            raise
+        if getattr(error, "actor_init_failed", False):  # it raised an error, which says what is wrong
+            raise
+        raise ValueError(
+            f"{work}: found a worker process that died {_RETRIES + 1} times, expected it to live: give it more memory, "
+            f"or run fewer at once with cluster.num_cpus; what is made is kept ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def train_worker_cpus(num_workers: int) -> float:

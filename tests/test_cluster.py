@@ -93,7 +93,29 @@ cluster.connect(load("mini", {"cluster.num_cpus": 2}))
 rows = [{"i": i, "folder": os.getcwd()} for i in range(6)]
 pool = {"compute": ray.data.ActorPoolStrategy(min_size=2, max_size=2), "num_cpus": 0.5}
 added = ray.data.from_items(rows, override_num_blocks=6).map(Adder, fn_constructor_args=(10,), **pool)
-answers += sorted(row["sum"] for row in added.iter_rows())
+answers.append(sorted(row["sum"] for row in added.iter_rows()))
+
+# A task and an actor whose process dies every time, and a task with an error of its own.
+class Killer:
+    def __call__(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def kill(row):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def divide(row):
+    return {"x": 1 / 0}
+
+assert 0 < cluster.task_resources()["max_retries"] < 100
+assert 0 < cluster.actor_resources(load("mini"))["max_task_retries"] < 100
+for work, options in [
+    (kill, {"max_retries": 1}), (Killer, {"concurrency": 1, "max_restarts": 1, "max_task_retries": 1}), (divide, {})
+]:
+    try:
+        with cluster.few_deaths("the work"):
+            ray.data.range(1).map(work, num_cpus=0.5, **options).take_all()
+    except Exception as error:
+        answers.append([type(error).__name__, str(error)])
 """
 
 
@@ -181,11 +203,29 @@ def test_gpus_that_are_demanded_and_absent_are_an_error(grown):
                     assert word in used
 
 
-def test_an_actor_of_ray_data_that_dies_is_replaced_and_ray_foresees_no_trouble(tmp_path):
-    process = process_of(KILL, tmp_path, RAY_AUTH_MODE="disabled")
-    assert (tmp_path / "killed").exists()
-    assert json.loads(process.stdout.splitlines()[-1]) == [10, 11, 12, 13, 14, 15]
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The process that ran `KILL`, and its answers."""
+    home = tmp_path_factory.mktemp("killed")
+    process = process_of(KILL, home, RAY_AUTH_MODE="disabled")
+    assert (home / "killed").exists()
+    lines = process.stdout.splitlines()  # Ray prints among them that workers died
+    return process, json.loads(next(line for line in lines if line.startswith("[[")))
+
+
+def test_an_actor_of_ray_data_that_dies_is_replaced_and_ray_foresees_no_trouble(killed):
+    process, answers = killed
+    assert answers[0] == [10, 11, 12, 13, 14, 15]
     assert "constructor arguments" not in process.stdout + process.stderr
+
+
+def test_work_that_kills_its_process_every_time_ends_with_a_message(killed):
+    _, (_, task, actor, divide) = killed
+    for kind, message in (task, actor):
+        assert kind == "ValueError"
+        assert "the work" in message
+        assert "died" in message
+    assert divide[0] != "ValueError"
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,18 @@ class Media(Section, decides=by_value("shards")):
         "Longest sound in seconds. A longer one is not used and gets a status that says so: cut it into utterances.",
         gt=0,
     )
+    max_decode_s: float = setting(
+        120.0,
+        "CPU seconds that the decoding of a clip's video, or of its sound, may take; waiting for storage may take five "
+        "times as long. A clip that takes longer gets a status that says so.",
+        gt=0,
+    )
+    max_memory_mb: int = setting(
+        2048,
+        "Memory in mebibytes that the process that decodes may take. A clip that needs more gets a status that says "
+        "so.",
+        ge=256,
+    )
     clips_per_part: int = setting(
         64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
     )

@@ -193,7 +193,8 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
     arguments = config, models.path, models.readings, feature_folders, folder
     run = _in_this_process if config.train.num_workers == 0 else _in_actors
     clips = 0
-    with progress("predicting", sum(len(plan.clips_of[name]) for name in missing), "clips") as advance:
+    total = sum(len(plan.clips_of[name]) for name in missing)
+    with cluster.few_deaths("predicting"), progress("predicting", total, "clips") as advance:
         for row in run(config, rows, arguments):
             clips += row["clips"]
             advance(row["clips"])
@@ -224,7 +225,7 @@ def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> I
     if must_decode:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
         # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait
         # for decoding; apart, they also decode while the actors load their models.
-        dataset = dataset.map(decode, num_cpus=0.9 * cluster.task_cpus())
+        dataset = dataset.map(decode, **cluster.task_resources(0.9))
     actor = {"fn_constructor_args": arguments, **actor_pool(config, len(rows))}
     actor_class: Any = PredictActor  # Ray's types know functions alone
     yield from dataset.map(actor_class, **actor).iter_rows()

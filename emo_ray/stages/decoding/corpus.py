@@ -201,9 +201,9 @@ def _in_parallel(
         return {"size": row["size"], "result": work(row["task"])}
 
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, num_cpus=cluster.task_cpus())
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **cluster.task_resources())
     results = []
-    with progress(title, sum(sizes), "clips") as advance:
+    with cluster.few_deaths(title), progress(title, sum(sizes), "clips") as advance:
         for row in dataset.iter_rows():
             results.append(row["result"])
             advance(row["size"])

@@ -127,7 +127,8 @@ def _encode_with_progress(
 ) -> None:
     clips_of = Counter(prepared.ledger["part"].to_pylist())
     names = ", ".join(encoder.modality for i, encoder in enumerate(encoders) if any(r["encoder"] == i for r in rows))
-    with progress(f"encoding {names}", sum(clips_of[row["part"]] for row in rows), "clips") as advance:
+    total = sum(clips_of[row["part"]] for row in rows)
+    with cluster.few_deaths(f"encoding {names}"), progress(f"encoding {names}", total, "clips") as advance:
         for row in _encode(config, encoders, rows):
             advance(row["clips"])
 

@@ -129,7 +129,7 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
         return table.filter(pc.is_in(table["clip_id"], ids))
 
     dataset = read_video(paths).map_batches(
-        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=cluster.task_cpus()
+        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **cluster.task_resources()
     )
     dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
     fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
