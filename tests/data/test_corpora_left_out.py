@@ -98,7 +98,7 @@ class TestLeftOut:
         touch(tmp_path, "face1.jpg", "x/face2.JPG", "anim.gif", "README", "app.d.txt")
         clips, notes = read(tmp_path)
         assert sorted(clips) == sorted(suffix.lower() for suffix in suffixes)
-        assert "left out, 5 in all: files whose suffix" in notes
+        assert "left out, 5 in all: files not taken for media" in notes
         for group in (".jpg: 2 such as face1.jpg", ".gif: 1 such as anim.gif", "no suffix: 1 such as README"):
             assert group in notes
 

@@ -33,16 +33,15 @@ def left_out_notes(listing: Listing, imported: Imported) -> list[str]:
     if unused:
         notes.append(f"left out, {len(unused)} in all: media files that no clip uses ({_by_suffix(unused)})")
     if others:
-        kind = "files whose suffix is not that of sound or video"
         todo = "name those that are media in a manifest"
-        notes.append(f"left out, {len(others)} in all: {kind} ({_by_suffix(others)}): {todo}")
+        notes.append(f"left out, {len(others)} in all: files not taken for media ({_by_suffix(others)}): {todo}")
     for reason, names in listing.left_out.items():
         notes.append(f"left out, {len(names)} in all: {reason}, such as {names[0]}")
     return notes
 
 
 def _by_suffix(names: Sequence[str]) -> str:
-    """How many names have each suffix, in any case, with an example: `.jpg 12 such as a/1.jpg`; most first."""
+    """How many names have each suffix, in any case, with an example: `.jpg: 12 such as a/1.jpg`; most first."""
     names_of: dict[str, list[str]] = {}
     for name in names:
         names_of.setdefault(suffix(name) or "no suffix", []).append(name)
