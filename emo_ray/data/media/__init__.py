@@ -1,0 +1,14 @@
+"""Decoding: a media file to T frames and 16 kHz mono sound. The only modules that open a container for reading.
+
+Bad content never raises out of `read_video` and `read_audio`: it comes back as a status. PyAV carries FFmpeg.
+
+Reading order: lengths, container, picture, video, audio.
+"""
+
+from emo_ray.data.media.audio import RATE_HZ, read_audio
+from emo_ray.data.media.container import LIMITS, Limits
+from emo_ray.data.media.video import read_video, spread
+
+VERSION = 3  # part of every shard's digest: raise it when decoding gives other values
+
+__all__ = ["LIMITS", "RATE_HZ", "VERSION", "Limits", "read_audio", "read_video", "spread"]

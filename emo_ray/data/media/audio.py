@@ -1,0 +1,162 @@
+"""Sound: one stream of a container to 16 kHz mono samples that keep their place in time."""
+
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+
+from emo_ray.data.media.container import (
+    LIMITS,
+    MP4,
+    Corrupt,
+    Limits,
+    Media,
+    Missing,
+    Tally,
+    choose_stream,
+    opened,
+    shortfall,
+    with_status,
+)
+
+RATE_HZ = 16_000
+_SLOWEST_HZ, _FASTEST_HZ = 1000, 768_000  # rates outside are damaged headers, and would fill the memory
+_TIMESTAMPED = {MP4, "matroska,webm", "flv", "asf", "mpegts", "mpeg", "ogg"}  # elsewhere FFmpeg counts samples
+_RESTARTING = {"mpegts", "mpeg", "ogg"}  # formats whose joined files start their clock anew
+_GAP_S = 0.1  # time stamps and samples may disagree by this much: containers round, and clocks drift
+_LONGEST_JUMP_S = 10.0  # in formats that may start anew; more is a new clock, as in FFmpeg's programs
+
+
+def read_audio(source: str | None, max_s: float, limits: Limits = LIMITS) -> tuple[np.ndarray | None, str]:
+    """The sound as int16 samples_S at 16 kHz, channels mixed to one, and a status.
+
+    The status is "ok", "ok: note", or with None instead of samples "missing[: why]" or "corrupt: why".
+    """
+    return with_status(lambda path: _decode(path, max_s, limits), source)
+
+
+def _decode(source: str, max_s: float, limits: Limits) -> tuple[np.ndarray, list[str]]:
+    with opened(source, limits) as media:
+        container = media.container
+        if not container.streams.audio:
+            raise Missing("no sound track")
+        stream, notes = choose_stream(container.streams.audio, container, "sound track")
+        tally = Tally()
+        sound = _Sound(stream, media.format, max_s)
+        pictures = container.streams.video if media.states_whole_duration else ()
+        for frame in tally.decode(tally.read(container, [stream, *pictures]), stream):
+            sound.add(frame)
+        samples_S = sound.samples()
+        tally.check()
+        notes += _length_notes(media, stream, tally, len(samples_S) / RATE_HZ)
+        if not len(samples_S):
+            raise Missing("the sound track is empty")
+        return samples_S, [*notes, *tally.unreadable_notes(tally.packets), *tally.end_notes(), *sound.notes()]
+
+
+def _length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: float) -> list[str]:
+    """Notes from comparing the sound with what the header states. Raises Corrupt where much is lacking."""
+    if media.states_stream_duration and stream.duration is not None and stream.time_base is not None:
+        return shortfall(sound_s, float(stream.duration * stream.time_base), "sound")
+    if media.states_whole_duration and media.container.duration is not None:
+        return shortfall(tally.reached_s, media.container.duration / av.time_base, "the file")
+    return shortfall(sound_s, sound_s / media.stated_share, "sound")
+
+
+class _Sound:
+    """Decoded frames as 16 kHz mono, whatever changes on the way.
+
+    Where the time stamps leave a gap, silence fills it. Each stretch of sound of one kind has its own resampler.
+    """
+
+    def __init__(self, stream: AudioStream, format_name: str, max_s: float) -> None:
+        self._time_base = stream.time_base if format_name in _TIMESTAMPED else None
+        self._longest_gap_s = _LONGEST_JUMP_S if format_name in _RESTARTING else float("inf")
+        self._max_s = max_s
+        self._chunks: list[np.ndarray] = []  # int16, one dimension
+        self._length = 0  # samples in the chunks
+        self._kind: tuple[str, int, str] | None = None  # sample format, rate and layout of the present stretch
+        self._resampler: av.AudioResampler | None = None
+        self._next_s: float | None = None  # time at which the next frame is due
+        self._silence_s = 0.0
+
+    def add(self, frame: AudioFrame) -> None:
+        """Append a frame. Raises Corrupt for a rate that no sound has, and where the sound becomes too long."""
+        if not _SLOWEST_HZ <= frame.sample_rate <= _FASTEST_HZ:
+            raise Corrupt(f"a sample rate of {frame.sample_rate} Hz")
+        frame_s = frame.samples / frame.sample_rate
+        self._check_length(frame_s - 1)  # before memory is taken; the resampler holds less than a second back
+        kind = (frame.format.name, frame.sample_rate, frame.layout.name)
+        if kind != self._kind:
+            self._flush()
+            self._kind = kind
+        self._keep_time(frame, frame_s)
+        if self._resampler is None:
+            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+        self._append(self._resampler.resample(_mean(frame) if _has_unnamed_channels(frame) else frame))
+        self._check_length(0)
+
+    def samples(self) -> np.ndarray:
+        """All samples; after this, nothing can be added."""
+        self._flush()
+        return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
+
+    def notes(self) -> list[str]:
+        """A note on the silence that fills gaps."""
+        return [f"{self._silence_s:.1f} s of gaps filled with silence"] if self._silence_s else []
+
+    def _keep_time(self, frame: AudioFrame, frame_s: float) -> None:
+        if self._time_base is None or frame.pts is None:
+            return
+        start_s = float(frame.pts * self._time_base)
+        gap_s = 0.0 if self._next_s is None else start_s - self._next_s
+        if _GAP_S < gap_s <= self._longest_gap_s:
+            self._flush()
+            self._check_length(gap_s)
+            self._chunks.append(np.zeros(round(gap_s * RATE_HZ), np.int16))
+            self._length += len(self._chunks[-1])
+            self._silence_s += gap_s
+        if self._next_s is None or abs(gap_s) > _GAP_S:
+            self._next_s = start_s
+        self._next_s += frame_s
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._append(self._resampler.resample(None))
+        self._resampler = None
+
+    def _append(self, frames: list[Any]) -> None:
+        for frame in frames:
+            if frame is not None:  # a resampler with nothing to do also passes on the None that flushes it
+                self._chunks.append(frame.to_ndarray()[0])
+                self._length += frame.samples
+
+    def _check_length(self, more_s: float) -> None:
+        if self._length + more_s * RATE_HZ > self._max_s * RATE_HZ:
+            raise Corrupt(f"more than media.max_audio_s={self._max_s:g} s of sound: cut it into utterances")
+
+
+def _has_unnamed_channels(frame: AudioFrame) -> bool:
+    """Whether nothing says which channel is which speaker, as with microphone arrays.
+
+    FFmpeg then guesses by number, takes a microphone for a subwoofer, and leaves it out of the mix.
+    """
+    return frame.layout.nb_channels > 2 and any(channel.name == "NONE" for channel in frame.layout.channels)
+
+
+def _mean(frame: AudioFrame) -> AudioFrame:
+    """The mean of all channels, as float samples."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    samples_CS = samples.astype(np.float32)
+    if samples.dtype == np.uint8:
+        samples_CS = samples_CS / 128 - 1
+    elif samples.dtype.kind == "i":
+        samples_CS /= -float(np.iinfo(samples.dtype).min)
+    mono = AudioFrame.from_ndarray(samples_CS.mean(axis=0, keepdims=True), format="flt", layout="mono")
+    mono.sample_rate = frame.sample_rate
+    mono.pts, mono.time_base = frame.pts, frame.time_base
+    return mono

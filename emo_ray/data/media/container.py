@@ -1,0 +1,220 @@
+"""Opening a container, choosing a stream, and reading its packets and frames, whatever is wrong with them."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from pyarrow import fs
+
+from emo_ray.data import status
+from emo_ray.data.media import lengths
+
+MP4, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
+READABLE = 0.9  # share of the stated content, or of the packets, below which a file counts as corrupt
+_TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "subviewer", "microdvd", "vplayer", "lrc"}  # FFmpeg's for plain text
+_STREAM_TIMED = {MP4, AVI, "flac"}  # headers that say how long each stream is
+_WHOLE_TIMED = {"flv", "asf"}  # headers that say how long the longest stream is; Matroska's may
+_MOST_STREAMS = 64
+_LFS_POINTER = b"version https://git-lfs"
+
+
+class Missing(Exception):
+    """The file, or the stream that is read, does not exist."""
+
+
+class Corrupt(Exception):
+    """The file exists and cannot be used."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may ask for at most."""
+
+    max_pixels: int = 7680 * 4320  # of a picture, as stored and as resized
+    max_video_s: float = 3600.0
+    max_file_gb: float = 16.0
+
+
+LIMITS = Limits()
+
+
+@dataclass
+class Media:
+    """An open container, and what its header states."""
+
+    container: InputContainer
+    states_whole_duration: bool  # container.duration comes from the header
+    states_stream_duration: bool  # the streams' durations do
+    stated_share: float  # bytes of sound in the file divided by those that its header states
+    end_notes: tuple[str, ...]  # on a file that lacks the mark with which its format ends
+
+    @property
+    def format(self) -> str:
+        """FFmpeg's name of the container format."""
+        return self.container.format.name
+
+
+@dataclass
+class Tally:
+    """What happened while packets were read and decoded."""
+
+    packets: int = 0
+    unreadable: int = 0
+    reached_s: float = 0.0  # end of the last packet of any stream that was read
+    stopped: str = ""  # why reading ended before the end of the file
+    cut: bool = False  # the last packet is incomplete
+
+    def read(self, container: InputContainer, streams: Any) -> Iterator[Packet]:
+        """The packets of streams. As in FFmpeg's programs, an error ends the file."""
+        try:
+            for packet in container.demux(streams):
+                if packet.size:
+                    self.cut = packet.is_corrupt
+                    time = packet.pts if packet.pts is not None else packet.dts
+                    if time is not None and packet.time_base is not None:
+                        end_s = float((time + (packet.duration or 0)) * packet.time_base)
+                        self.reached_s = max(self.reached_s, end_s)
+                    yield packet
+        except (av.FFmpegError, OSError) as error:
+            self.stopped = reason(error)
+
+    def decode(self, packets: Iterator[Packet], stream: Any) -> Iterator[Any]:
+        """Frames of one stream's packets; packets that do not decode are counted and left out."""
+        for packet in packets:
+            if packet.stream_index == stream.index and packet.size:
+                self.packets += 1
+                yield from self._decoded(stream, packet)
+        yield from self._decoded(stream, None)
+
+    def _decoded(self, stream: Any, packet: Packet | None) -> list[Any]:
+        try:
+            return stream.codec_context.decode(packet)
+        except av.FFmpegError:  # also at the end, where FFmpeg says so as an error
+            self.unreadable += packet is not None
+            return []
+
+    def check(self) -> None:
+        """Raise Corrupt where too few of the packets were readable."""
+        if self.packets - self.unreadable < READABLE * self.packets:
+            raise Corrupt(f"{self.unreadable} of {self.packets} packets unreadable")
+
+    def unreadable_notes(self, packets: int) -> list[str]:
+        """A note on packets that did not decode; `packets` is how many the stream has."""
+        return [f"{self.unreadable} of {packets} packets unreadable"] if self.unreadable else []
+
+    def end_notes(self) -> list[str]:
+        """Notes on how reading ended."""
+        return [
+            *([f"reading stopped: {self.stopped}"] if self.stopped else []),
+            *(["the file ends in the middle of a packet"] if self.cut else []),
+        ]
+
+
+def with_status(
+    decode: Callable[[str], tuple[np.ndarray, list[str]]], source: str | None
+) -> tuple[np.ndarray | None, str]:
+    """The content that `decode` gives for a path or URI, and its status; None and the reason where it raises."""
+    if source is None:
+        return None, status.MISSING
+    try:
+        content, notes = decode(source)
+        return content, status.ok(notes)
+    except Missing as error:
+        return None, f"{status.MISSING}: {error}"
+    except FileNotFoundError:
+        return None, f"{status.MISSING}: no such file"
+    except Corrupt as error:
+        return None, f"{status.CORRUPT}: {error}"
+    except Exception as error:  # no error of FFmpeg or storage over one file may end a job
+        return None, f"{status.CORRUPT}: {reason(error)}"
+
+
+def reason(error: Exception) -> str:
+    """An error of FFmpeg or storage in words, without the file's name."""
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def opened(source: str, limits: Limits) -> Iterator[Media]:
+    """The open container of a local path or a URI (s3, gs, ...).
+
+    Raises Corrupt for a file that cannot hold media or goes beyond a limit.
+    """
+    with ExitStack() as stack:
+        file: Any
+        if "://" in source:
+            filesystem, path = fs.FileSystem.from_uri(source)
+            file = stack.enter_context(filesystem.open_input_file(path))
+            size = file.size()
+        else:
+            if not stat.S_ISREG(os.stat(source).st_mode):  # reading from a pipe or a device may never end
+                raise Corrupt("not a regular file")
+            file = stack.enter_context(open(source, "rb"))
+            size = os.fstat(file.fileno()).st_size
+        _check_file(file, size, limits)
+        stated_share = lengths.stated_share(file, size)
+        states_whole, states_streams = lengths.matroska_states_duration(file), lengths.mp3_states_frames(file)
+        lacks_end_mark = lengths.lacks_end_mark(file, size)
+        file.seek(0)
+        container = stack.enter_context(  # titles are in any encoding
+            av.open(file if "://" in source else source, metadata_errors="replace")
+        )
+        _check_streams(container)
+        name = container.format.name
+        yield Media(
+            container,
+            name in _WHOLE_TIMED or (name == MATROSKA and states_whole),
+            name in _STREAM_TIMED or (name == "mp3" and states_streams),
+            stated_share,
+            ("the file ends without its end mark",) if lacks_end_mark else (),
+        )
+
+
+def _check_file(file: BinaryIO, size: int, limits: Limits) -> None:
+    if size == 0:
+        raise Corrupt("the file has 0 bytes")
+    if size > limits.max_file_gb * 1e9:
+        raise Corrupt(f"a file of {size / 1e9:.1f} GB is larger than media.max_file_gb={limits.max_file_gb:g}")
+    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+        raise Corrupt("a Git LFS pointer: run git lfs pull")
+
+
+def _check_streams(container: InputContainer) -> None:
+    if container.format.name in _TEXT_FORMATS:
+        raise Corrupt("the file holds text, not media")
+    if not (container.streams.video or container.streams.audio):
+        raise Corrupt("the file holds neither pictures nor sound")
+    if len(container.streams) > _MOST_STREAMS:
+        raise Corrupt(f"{len(container.streams)} streams are more than {_MOST_STREAMS}")
+
+
+def choose_stream(streams: Sequence[Any], container: InputContainer, words: str) -> tuple[Any, list[str]]:
+    """The stream that the container marks as default, or else FFmpeg's choice, and a note where there are several.
+
+    `streams` are those of one type; `words` name what they are.
+    """
+    defaults = [stream for stream in streams if stream.disposition & Disposition.default]
+    best = container.streams.best(streams[0].type)
+    candidates = defaults or list(streams)
+    stream = best if best in candidates else candidates[0]
+    if stream.codec_context is None:
+        raise Corrupt("no decoder for its codec")
+    note = f"{words} {list(streams).index(stream) + 1} of {len(streams)}"
+    return stream, [note] if len(streams) > 1 else []
+
+
+def shortfall(reached_s: float, stated_s: float, words: str) -> list[str]:
+    """A note where less than the stated length was reached; raises Corrupt where much less was."""
+    lacking = stated_s - reached_s
+    text = f"{reached_s:.1f} of {stated_s:.1f} s of {words} are there"
+    if lacking > (1 - READABLE) * stated_s + 0.1:
+        raise Corrupt(f"truncated: {text}")
+    return [text] if lacking > 0.01 * stated_s + 0.1 else []

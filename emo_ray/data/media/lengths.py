@@ -1,0 +1,133 @@
+"""What the first bytes of a file state about its length, read without decoding.
+
+FFmpeg shortens the stated length of a cut file to what is there, and guesses a length where none is stated. Neither
+tells a whole file from half a file, so the headers are read here.
+"""
+
+from typing import BinaryIO, Literal
+
+_UNKNOWN_32 = 0x7FFFF000  # sizes from here on are what programs write that do not know the size when they start
+_AT_ONCE = 2**16  # bytes
+_BYTES_PER_ID3_SIZE_BIT = 7
+
+
+def stated_share(file: BinaryIO, size: int) -> float:
+    """Bytes of sound in the file divided by the bytes that its header states; 1 where no header states them.
+
+    For WAV, RF64, W64, AIFF, AIFC, AU and CAF, and for MP3 with a Xing, Info or VBRI tag.
+    """
+    magic = _bytes_at(file, 0, 16)
+    if magic[:4] == b"RIFF" and magic[8:12] == b"WAVE":
+        span = _chunk(file, size, 12, b"data", "little")
+    elif magic[:4] == b"RF64":
+        span = _rf64(file, size)
+    elif magic[:4] == b"riff":
+        span = _w64(file, size)
+    elif magic[:4] == b"FORM" and magic[8:11] == b"AIF":
+        span = _chunk(file, size, 12, b"SSND", "big")
+    elif magic[:4] == b".snd":
+        span = (int.from_bytes(magic[4:8], "big"), int.from_bytes(magic[8:12], "big"))
+    elif magic[:4] == b"caff":
+        span = _caf(file, size)
+    else:
+        return _mp3_share(file, size)
+    if span is None or not 0 < span[1] < (2**62 if magic[:4] in (b"RF64", b"riff", b"caff") else _UNKNOWN_32):
+        return 1.0
+    start, length = span
+    return min(1.0, max(0, size - start) / length)
+
+
+def lacks_end_mark(file: BinaryIO, size: int) -> bool:
+    """Whether a GIF has lost its end; nothing in it tells how much that is."""
+    is_gif = _bytes_at(file, 0, 4) == b"GIF8"
+    return is_gif and not _bytes_at(file, max(0, size - 1024), 1024).rstrip(b"\0").endswith(b"\x3b")
+
+
+def matroska_states_duration(file: BinaryIO) -> bool:
+    """Whether a Matroska or WebM file has a Duration: browsers that record leave it out, and FFmpeg then guesses."""
+    head = _bytes_at(file, 0, _AT_ONCE)
+    info = head.find(b"\x15\x49\xa9\x66")
+    return info >= 0 and b"\x44\x89" in head[info : info + 300]
+
+
+def mp3_states_frames(file: BinaryIO) -> bool:
+    """Whether an MP3 file has a Xing or Info tag with a number of frames, from which FFmpeg takes the duration."""
+    tag = _xing_tag(file)
+    return tag is not None and bool(tag[7] & 1)
+
+
+def _bytes_at(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(place)
+    return file.read(count)
+
+
+def _chunk(file: BinaryIO, size: int, place: int, name: bytes, order: Literal["little", "big"]) -> tuple[int, int] | None:
+    """Start and stated length of the content of a named RIFF or IFF chunk; None where the file ends before it."""
+    while place + 8 <= size:
+        header = _bytes_at(file, place, 8)
+        length = int.from_bytes(header[4:], order)
+        if header[:4] == name:
+            return place + 8, length
+        place += 8 + length + length % 2
+    return None
+
+
+def _rf64(file: BinaryIO, size: int) -> tuple[int, int] | None:
+    data = _chunk(file, size, 12, b"data", "little")
+    sizes = _chunk(file, size, 12, b"ds64", "little")
+    if data is None or sizes is None:
+        return None
+    return data[0], int.from_bytes(_bytes_at(file, sizes[0] + 8, 8), "little")
+
+
+def _w64(file: BinaryIO, size: int) -> tuple[int, int] | None:
+    """Chunks of Sony's Wave64: a GUID of 16 bytes, 8 bytes of size that count the header, content up to 8 bytes."""
+    place = 40
+    while place + 24 <= size:
+        header = _bytes_at(file, place, 24)
+        length = int.from_bytes(header[16:], "little")
+        if header[:4] == b"data":
+            return place + 24, length - 24
+        place += max(24, -(-length // 8) * 8)
+    return None
+
+
+def _caf(file: BinaryIO, size: int) -> tuple[int, int] | None:
+    place = 8
+    while place + 12 <= size:
+        header = _bytes_at(file, place, 12)
+        length = int.from_bytes(header[4:], "big", signed=True)
+        if header[:4] == b"data":
+            return place + 12, length
+        place += 12 + max(0, length)
+    return None
+
+
+def _mp3_share(file: BinaryIO, size: int) -> float:
+    tag = _xing_tag(file)
+    if tag is None or not tag[7] & 2:
+        return 1.0
+    place = 12 if tag[7] & 1 else 8
+    stated = int.from_bytes(tag[place : place + 4], "big")
+    return min(1.0, (size - _id3_size(file)) / stated) if stated else 1.0
+
+
+def _xing_tag(file: BinaryIO) -> bytes | None:
+    """The Xing or Info tag in the first frame of an MP3 file: name, flags, frames and bytes."""
+    start = _id3_size(file)
+    frame = _bytes_at(file, start, 64)
+    if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
+        return None
+    place = max(frame.find(b"Xing", 4, 60), frame.find(b"Info", 4, 60))
+    return _bytes_at(file, start + place, 16) if place >= 0 else None
+
+
+def _id3_size(file: BinaryIO) -> int:
+    """Bytes of the ID3v2 tag at the start of a file; 0 where it has none."""
+    header = _bytes_at(file, 0, 10)
+    if len(header) < 10 or header[:3] != b"ID3":
+        return 0
+    size = 0
+    for byte in header[6:]:
+        size = size << _BYTES_PER_ID3_SIZE_BIT | byte & 0x7F
+    return 10 + size

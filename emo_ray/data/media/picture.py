@@ -1,0 +1,44 @@
+"""One decoded frame to the square picture that a model sees: as players show it, resized and cropped."""
+
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from emo_ray.data.media.container import Corrupt, Limits
+
+
+def check_pixels(width: int, height: int, limits: Limits) -> None:
+    """Raise Corrupt for a picture that is larger than the limit."""
+    if width * height > limits.max_pixels:
+        raise Corrupt(f"{width} x {height} pixels are more than media.max_pixels={limits.max_pixels}")
+
+
+def picture(frame: VideoFrame, pixel_aspect: Fraction, size: int, limits: Limits) -> np.ndarray:
+    """uint8 (size, size, 3): upright, pixels made square, short side resized, centre crop.
+
+    `pixel_aspect` is the width of a stored pixel divided by its height.
+    """
+    shown_width = frame.width * float(pixel_aspect)
+    scale = size / min(shown_width, frame.height)
+    width, height = max(size, round(shown_width * scale)), max(size, round(frame.height * scale))
+    check_pixels(width, height, limits)
+    resized = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
+    image = resized.to_ndarray()
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image[top : top + size, left : left + size]
+    return np.ascontiguousarray(_upright(image, resized))
+
+
+def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Turn and mirror an image as the display matrix of its frame says.
+
+    In PyAV, `side_data` and its frame refer to each other, and stay until Python's collector runs: ask for that of a
+    resized frame, which is small, never for that of a decoded one.
+    """
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return image
+    matrix = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]  # PyAV's stub does not list it
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5] / 2**16
+    mirrored = a * d < b * c  # frame.rotation follows from a and b alone and would show it upside down
+    return np.rot90(image[::-1] if mirrored else image, round(frame.rotation / 90) % 4)

@@ -1,0 +1,26 @@
+"""Statuses: what became of a clip's modality, as one line of text.
+
+`ok`, `ok: note` (usable, and a person should know something), `missing`, `missing: why`, `corrupt: why`.
+"""
+
+from collections.abc import Iterable
+
+OK = "ok"
+MISSING = "missing"
+CORRUPT = "corrupt"
+
+
+def ok(notes: Iterable[str] = ()) -> str:
+    """The status of usable content, with its notes."""
+    text = "; ".join(notes)
+    return f"{OK}: {text}" if text else OK
+
+
+def is_ok(status: str) -> bool:
+    """Whether the content is usable, with or without a note."""
+    return kind(status) == OK
+
+
+def kind(status: str) -> str:
+    """The first word of a status: ok, missing or corrupt."""
+    return status.partition(":")[0]
