@@ -132,6 +132,18 @@ class Media(Section, decides=by_value("shards")):
         "so.",
         ge=256,
     )
+    max_video_s: float = setting(
+        3600.0, "Longest video in seconds. A longer one is not used and gets a status that says so.", gt=0
+    )
+    max_pixels: int = setting(
+        8192 * 4320,
+        "Most pixels of a picture, width times height, as stored and as resized. A larger one is not decoded and gets "
+        "a status that says so.",
+        ge=1,
+    )
+    max_file_gb: float = setting(
+        16.0, "Largest media file in gigabytes. A larger one is not read and gets a status that says so.", gt=0
+    )
     clips_per_part: int = setting(
         64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
     )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.status import are_ok
 
 UNLABELLED = -(10**9)  # as a class index it fails in every loss, metric and table
 
@@ -157,7 +158,7 @@ def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _clips(table: pa.Table, modality: str, labels: Mapping[str, int] | None) -> dict[str, Any]:
     """The fields of `Batch` for shard rows that all have a modality; without `labels` no clip has one."""
-    statuses = np.array([table[f"{name}_status"].to_numpy() == "ok" for name in MODALITIES]).T
+    statuses = np.array([are_ok(table[f"{name}_status"]).to_numpy() for name in MODALITIES]).T
     has_B = statuses[:, MODALITIES.index(modality)]
     if not has_B.all():
         absent = table["clip_id"][int(np.argmin(has_B))].as_py()

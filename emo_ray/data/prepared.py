@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import status
 from emo_ray.data.manifest import Clip
 
-MANIFEST, LEDGER, BAD_MEDIA = "manifest.parquet", "ledger.parquet", "bad_media.csv"
+MANIFEST, LEDGER = "manifest.parquet", "ledger.parquet"
+BAD_MEDIA, MEDIA_NOTES = "bad_media.csv", "media_notes.csv"
 LabelOf = dict[str, int]  # clip_id -> class index
 
 
@@ -52,7 +54,7 @@ class Prepared:
     def counts(self) -> dict:
         """Clips by split, and by status of each modality."""
         ledger = self.ledger
-        statuses = {m: Counter(status_kind(s) for s in ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
+        statuses = {m: Counter(status.kind(s) for s in ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
         return {
             "clips": len(self.clips),
             "labels": list(self.labels),
@@ -60,8 +62,3 @@ class Prepared:
             **{name: dict(counts) for name, counts in statuses.items()},
             "notes": list(self.notes),
         }
-
-
-def status_kind(status: str) -> str:
-    """The first word of a status: ok, missing or corrupt."""
-    return status.partition(":")[0]

@@ -21,7 +21,7 @@ from pyarrow import fs
 from emo_ray import store
 from emo_ray.config.data_settings import Media
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import decoder, media
+from emo_ray.data import decoder, media, status
 from emo_ray.data.manifest import Clip
 
 _SILENCE = 1  # int16 steps: dithered silence is no louder
@@ -89,11 +89,16 @@ def settings(config: Media, image_size: int) -> dict:
 
 def row(clip: Clip, config: Media, image_size: int) -> dict[str, Any]:
     """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
-    limits: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
-    frames_THWC, video_status = decoder.decode(media.read_video, clip.video, config.frames, image_size, **limits)
-    samples_S, audio_status = decoder.decode(media.read_audio, clip.audio or clip.video, config.max_audio_s, **limits)
+    process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
+    limits = media.Limits(config.max_pixels, config.max_video_s, config.max_file_gb)
+    frames_THWC, video_status = decoder.decode(
+        media.read_video, clip.video, config.frames, image_size, limits, **process
+    )
+    samples_S, audio_status = decoder.decode(
+        media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, **process
+    )
     has_text = bool(clip.text and clip.text.strip())
-    text_status = media.OK if has_text else media.MISSING + (": empty" if clip.text is not None else "")
+    text_status = status.OK if has_text else status.MISSING + (": empty" if clip.text is not None else "")
     return {
         "clip_id": clip.clip_id,
         "identity": identity(clip),

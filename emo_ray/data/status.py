@@ -5,6 +5,9 @@
 
 from collections.abc import Iterable
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 OK = "ok"
 MISSING = "missing"
 CORRUPT = "corrupt"
@@ -19,6 +22,16 @@ def ok(notes: Iterable[str] = ()) -> str:
 def is_ok(status: str) -> bool:
     """Whether the content is usable, with or without a note."""
     return kind(status) == OK
+
+
+def has_note(status: str) -> bool:
+    """Whether usable content has a note."""
+    return is_ok(status) and status != OK
+
+
+def are_ok(statuses: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`is_ok` for a column of a table."""
+    return pc.match_substring_regex(statuses, f"^{OK}(:|$)")
 
 
 def kind(status: str) -> str:

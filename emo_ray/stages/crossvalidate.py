@@ -15,7 +15,7 @@ import numpy as np
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data import splits
+from emo_ray.data import splits, status
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
@@ -188,7 +188,7 @@ def _notes(
         "folds keep speakers apart" if has_speakers else "no speakers are known: the same person may be on both sides",
         f"probabilities are means of {len(heads)} heads; one alone has {100 * np.mean(wafs):.1f} % WAF on average",
     ]
-    has_video = "ok" in prepared.ledger["video_status"].unique().to_pylist()
+    has_video = any(map(status.is_ok, prepared.ledger["video_status"].unique().to_pylist()))
     if has_video and "video" not in config.tables.given:
         notes.append(_NO_VIDEO)
     if len(batch) < labelled_clips:

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emo_ray.data import media
+from emo_ray.data.media import video
+from emo_ray.data.media.container import LIMITS, opened
+from emo_ray.data.status import is_ok
 
 FPS = 25
 GOOD_VIDEO = ("clip", "faststart", "short_gop", "long_gop", "silent", "edited", "mkv", "avi", "mpg", "ts")
@@ -134,7 +137,7 @@ def test_segments_hold_each_target_frame_once_and_start_at_key_frames(gaps, keys
     shown = np.cumsum(gaps).tolist()
     packets = [(pts, i == 0 or i in keys) for i, pts in enumerate(shown)]
     targets = [shown[i] for i in media.spread(len(shown), frames)]
-    segments = media._segments(packets, targets)
+    segments = video._segments(packets, targets)
     assert [pts for _, group in segments for pts in group] == sorted(set(targets))
     assert all(start is None or ((start, True) in packets and start <= group[0]) for start, group in segments)
     decoded = [shown.index(group[-1]) + 1 - (shown.index(start) if start else 0) for start, group in segments]
@@ -143,10 +146,10 @@ def test_segments_hold_each_target_frame_once_and_start_at_key_frames(gaps, keys
 
 def test_seeking_is_for_frequent_key_frames_only(media_files):
     for name, starts in (("short_gop", 3), ("long_gop", 1)):
-        with av.open(str(media_files[name])) as container:
-            packets = media._packets(container, container.streams.video[0])
-        targets = [sorted(pts for pts, _ in packets)[i] for i in media.spread(250, 3)]
-        assert len(media._segments(packets, targets)) == starts
+        with opened(str(media_files[name]), LIMITS) as clip:
+            index, _ = video._packet_index(clip, clip.container.streams.video[0], LIMITS)
+        targets = [index.times[i] for i in media.spread(250, 3)]
+        assert len(video._segments(list(zip(index.pts, index.keys, strict=True)), targets)) == starts
 
 
 def test_short_clips_repeat_frames(media_files, frame_number):
@@ -296,8 +299,8 @@ def test_no_damaged_file_raises(media_files, tmp_path, name):
         samples_S, audio_status = media.read_audio(str(path), 60)
         assert video_status.partition(":")[0] in ("ok", "missing", "corrupt")
         assert audio_status.partition(":")[0] in ("ok", "missing", "corrupt")
-        assert (video_status == "ok") == (frames_THWC is not None and frames_THWC.shape == (3, 32, 32, 3))
-        assert (audio_status == "ok") == (samples_S is not None and samples_S.ndim == 1 and len(samples_S) > 0)
+        assert is_ok(video_status) == (frames_THWC is not None and frames_THWC.shape == (3, 32, 32, 3))
+        assert is_ok(audio_status) == (samples_S is not None and samples_S.ndim == 1 and len(samples_S) > 0)
 
 
 def test_a_real_clip_is_decoded(shared_data):

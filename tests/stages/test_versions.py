@@ -273,7 +273,7 @@ def versions() -> dict[str, int]:
     """Every constant of emo_ray whose name ends in VERSION, by module and name."""
     constants = {}
     for path in sorted((ROOT / "emo_ray").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT / "emo_ray").with_suffix("").parts)
+        module = ".".join(path.relative_to(ROOT / "emo_ray").with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.Assign):
                 (target,) = node.targets

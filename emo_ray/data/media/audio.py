@@ -151,11 +151,11 @@ def _mean(frame: AudioFrame) -> AudioFrame:
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
-    samples_CS = samples.astype(np.float32)
+    samples_CS: np.ndarray = samples.astype(np.float32)
     if samples.dtype == np.uint8:
-        samples_CS = samples_CS / 128 - 1
+        samples_CS = samples_CS / np.float32(128) - np.float32(1)
     elif samples.dtype.kind == "i":
-        samples_CS /= -float(np.iinfo(samples.dtype).min)
+        samples_CS /= np.float32(2 ** (8 * samples.dtype.itemsize - 1))
     mono = AudioFrame.from_ndarray(samples_CS.mean(axis=0, keepdims=True), format="flt", layout="mono")
     mono.sample_rate = frame.sample_rate
     mono.pts, mono.time_base = frame.pts, frame.time_base

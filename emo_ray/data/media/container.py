@@ -38,7 +38,7 @@ class Corrupt(Exception):
 class Limits:
     """What a file may ask for at most."""
 
-    max_pixels: int = 7680 * 4320  # of a picture, as stored and as resized
+    max_pixels: int = 8192 * 4320  # of a picture, as stored and as resized
     max_video_s: float = 3600.0
     max_file_gb: float = 16.0
 
@@ -204,7 +204,7 @@ def choose_stream(streams: Sequence[Any], container: InputContainer, words: str)
     defaults = [stream for stream in streams if stream.disposition & Disposition.default]
     best = container.streams.best(streams[0].type)
     candidates = defaults or list(streams)
-    stream = best if best in candidates else candidates[0]
+    stream: Any = best if best in candidates else candidates[0]
     if stream.codec_context is None:
         raise Corrupt("no decoder for its codec")
     note = f"{words} {list(streams).index(stream) + 1} of {len(streams)}"

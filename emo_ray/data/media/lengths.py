@@ -61,7 +61,9 @@ def _bytes_at(file: BinaryIO, place: int, count: int) -> bytes:
     return file.read(count)
 
 
-def _chunk(file: BinaryIO, size: int, place: int, name: bytes, order: Literal["little", "big"]) -> tuple[int, int] | None:
+def _chunk(
+    file: BinaryIO, size: int, place: int, name: bytes, order: Literal["little", "big"]
+) -> tuple[int, int] | None:
     """Start and stated length of the content of a named RIFF or IFF chunk; None where the file ends before it."""
     while place + 8 <= size:
         header = _bytes_at(file, place, 8)

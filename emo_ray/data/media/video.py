@@ -68,9 +68,7 @@ class PacketIndex:
         return sorted(self.pts or self.dts or ()) or None
 
 
-def read_video(
-    source: str | None, frames: int, size: int, limits: Limits = LIMITS
-) -> tuple[np.ndarray | None, str]:
+def read_video(source: str | None, frames: int, size: int, limits: Limits = LIMITS) -> tuple[np.ndarray | None, str]:
     """`frames` frames spread over the time of the clip, short side resized to `size` pixels and centre-cropped.
 
     Frame i is on screen at the middle of the i-th of `frames` equal stretches between the first frame's start and the
@@ -186,8 +184,8 @@ def _length_notes(media: Media, stream: VideoStream, packets: int, tally: Tally)
 def _by_time(
     media: Media, stream: VideoStream, index: PacketIndex, request: Request, tally: Tally
 ) -> list[np.ndarray] | None:
-    """An image for each place, found by time stamps; None where decoding does not give the frames that were promised."""
-    assert index.pts is not None
+    """An image for each place, found by time stamps; None where decoding does not give the frames promised."""
+    assert index.pts is not None and index.start is not None
     shown = sorted(index.pts)
     targets = [shown[i] for i in places_in_time(shown, index.last_duration, request.frames)]
     packets = list(zip(index.pts, index.keys, strict=True))
@@ -253,9 +251,7 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
     return stream.sample_aspect_ratio or Fraction(1)
 
 
-def _by_order(
-    source: str, stream_index: int, index: PacketIndex, request: Request
-) -> tuple[list[np.ndarray], Tally]:
+def _by_order(source: str, stream_index: int, index: PacketIndex, request: Request) -> tuple[list[np.ndarray], Tally]:
     """An image for each place, found by counting the frames that decode from the beginning of the file.
 
     A first pass takes as many frames for granted as there are packets. If that is wrong, a second one does it over

@@ -18,6 +18,7 @@ from emo_ray.config import Config
 from emo_ray.data import media, shards, synthetic
 from emo_ray.data.batch import Batch, video_from_shards
 from emo_ray.data.manifest import Clip
+from emo_ray.data.status import is_ok
 from emo_ray.experiments.bench.step import LABELS, model_config
 from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds, timed
 from emo_ray.models import emovclip
@@ -44,7 +45,7 @@ def decode(config: Config, scratch: Path) -> Measured:
     def from_files() -> None:
         for clip in clips:
             _, status = media.read_video(clip.video, config.media.frames, side)
-            assert status == media.OK, f"{clip.video}: {status}"
+            assert is_ok(status), f"{clip.video}: {status}"
 
     def from_part() -> None:
         video_from_shards(pq.read_table(part, columns=COLUMNS))

@@ -11,6 +11,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import from_features
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.data.status import is_ok
 from emo_ray.experiments.claims.trials import JUDGED, Scores
 from emo_ray.models import checkpoint
 from emo_ray.stages.corpus import Corpus
@@ -49,7 +50,7 @@ def model_scores(config: Config, corpus: Corpus) -> Scores:
 def complete_clips(prepared: Prepared, label_of: LabelOf) -> LabelOf:
     """The clips that have video, sound and text: all subsets are measured on the same ones."""
     statuses = prepared.ledger.select(["clip_id", *(f"{name}_status" for name in MODALITIES)]).to_pylist()
-    complete = {row.pop("clip_id") for row in statuses if all(row[f"{name}_status"] == "ok" for name in MODALITIES)}
+    complete = {row.pop("clip_id") for row in statuses if all(is_ok(row[f"{name}_status"]) for name in MODALITIES)}
     return {clip_id: k for clip_id, k in label_of.items() if clip_id in complete}
 
 

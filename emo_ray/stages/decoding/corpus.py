@@ -19,9 +19,9 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import labels, manifest, shards, splits, synthetic
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
-from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, Prepared
+from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, MEDIA_NOTES, Prepared
 from emo_ray.progress import progress, say
-from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet
+from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet, write_media_notes
 from emo_ray.stages.decoding.shard_plan import (
     ShardPlan,
     decode_tasks,
@@ -181,6 +181,7 @@ def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     manifest.write(folder / MANIFEST, prepared.clips)
     store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
     write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)
+    write_media_notes(folder / MEDIA_NOTES, prepared.clips, ledger)
     write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan.folder, ledger)
 
 

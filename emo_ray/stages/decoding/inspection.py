@@ -1,7 +1,7 @@
 """What a person looks at after decoding: the list of bad media, and a sheet of stills."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import status
 from emo_ray.data.manifest import Clip
 
 
 def write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
     """Write one line per clip and modality that could not be used, with the file and the reason."""
+    _write_statuses(path, clips, ledger, lambda text: not status.is_ok(text) and text != status.MISSING)
+
+
+def write_media_notes(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
+    """Write one line per clip and modality that is used and has a note.
+
+    They have a file of their own, because notes that all clips share, such as a second sound track, would hide the
+    bad media.
+    """
+    _write_statuses(path, clips, ledger, status.has_note)
+
+
+def _write_statuses(path: Path, clips: Iterable[Clip], ledger: pa.Table, listed: Callable[[str], bool]) -> None:
     clip_of = {clip.clip_id: clip for clip in clips}
+    lines = []
+    for row in ledger.to_pylist():
+        clip = clip_of[row["clip_id"]]
+        files = {"video": clip.video, "audio": clip.audio or clip.video, "text": None}
+        for name in MODALITIES:
+            if listed(row[f"{name}_status"]):
+                lines.append([clip.clip_id, name, row[f"{name}_status"], files[name] or ""])
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["clip_id", "modality", "status", "file"])
-        for row in ledger.to_pylist():
-            clip = clip_of[row["clip_id"]]
-            files = {"video": clip.video, "audio": clip.audio or clip.video, "text": None}
-            for name in MODALITIES:
-                if row[f"{name}_status"] not in ("ok", "missing"):
-                    writer.writerow([clip.clip_id, name, row[f"{name}_status"], files[name] or ""])
+        csv.writer(stream).writerows([["clip_id", "modality", "status", "file"], *lines])
 
 
 def write_contact_sheet(
@@ -34,7 +48,7 @@ def write_contact_sheet(
     from emo_ray.data.batch import video_from_shards  # torch takes seconds to import
     from emo_ray.reports.contact_sheet import STILLS, contact_sheet
 
-    usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))
+    usable = ledger.filter(status.are_ok(ledger["video_status"]))
     part_of = dict(zip(usable["clip_id"].to_pylist(), usable["part"].to_pylist(), strict=True))
     chosen: dict[str, list[str]] = {label: [] for label in labels}
     for clip in clips:

@@ -17,6 +17,7 @@ from emo_ray import cluster, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.batch import FROM_SHARDS, Batch
+from emo_ray.data.status import are_ok
 from emo_ray.stages.encoding.encoders import EncoderSpec
 
 _INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["text"]}
@@ -90,13 +91,13 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
     modality = encoder.modality
     if encoder.readings is not None:
         reading_of = _readings(encoder.readings)
-        has_words = table["text_status"].to_numpy() == "ok"
+        has_words = are_ok(table["text_status"]).to_numpy()
         clip_ids = table["clip_id"].to_pylist()
         unread = [name for name, words in zip(clip_ids, has_words, strict=True) if words and name not in reading_of]
         assert not unread, f"nobody asked for readings of {len(unread)} clips that are encoded: {unread[0]}"
         readings = [reading_of.get(clip_id) for clip_id in clip_ids]
         table = table.append_column("reading", pa.array(readings, pa.string()))
-    valid = np.flatnonzero(table[f"{modality}_status"].to_numpy() == "ok")
+    valid = np.flatnonzero(are_ok(table[f"{modality}_status"]).to_numpy())
     if modality == "audio":  # equal lengths together: less padding
         lengths = table["audio_samples"].to_numpy(zero_copy_only=False)[valid]
         valid = valid[np.argsort(lengths, kind="stable")]

@@ -16,6 +16,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, flatten, keys_of_caller, override
 from emo_ray.config.model_settings import Audio, Text
 from emo_ray.data import tables
+from emo_ray.data.status import are_ok
 from emo_ray.models import checkpoint_files
 from emo_ray.models.identity import audio_digest, frozen_digest, text_digest
 from emo_ray.progress import say
@@ -47,7 +48,7 @@ class EncoderSpec:
 
     def wanted(self, table: pa.Table) -> bool:
         """Whether any of these rows (of a ledger or of shards) has what this encoder reads."""
-        return bool(self.sources) or pc.any(pc.equal(table[f"{self.modality}_status"], "ok")).as_py() is True
+        return bool(self.sources) or pc.any(are_ok(table[f"{self.modality}_status"])).as_py() is True
 
     def built(self, device: str) -> Any:
         """The module that encodes, on a device and in evaluation mode."""

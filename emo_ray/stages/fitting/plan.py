@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.compute as pc
 
 from emo_ray import cluster, store
 from emo_ray.config import Config, settings_of
 from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.data.status import are_ok
 from emo_ray.models.checkpoint_files import WEIGHTS, fusion_start_folder, start_folder
 from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import say
@@ -93,7 +93,7 @@ def check_no_folds(config: Config) -> None:
 def clips_with_video(config: Config, prepared: Prepared, clips: TrainingClips) -> TrainingClips:
     """The clips of EmoVCLIP's phase."""
     ledger = prepared.ledger
-    usable = ledger.filter(pc.equal(ledger["video_status"], "ok"))["clip_id"].to_pylist()
+    usable = ledger.filter(are_ok(ledger["video_status"]))["clip_id"].to_pylist()
     labelled, validation = (
         {clip_id: label_of[clip_id] for clip_id in usable if clip_id in label_of}
         for label_of in (clips.labelled, clips.validation)
