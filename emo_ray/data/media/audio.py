@@ -45,8 +45,8 @@ def _decode(source: str, max_s: float, limits: Limits) -> tuple[np.ndarray, list
         stream, notes = choose_stream(container.streams.audio, container, "sound track")
         tally = Tally()
         sound = _Sound(stream, media.format, max_s)
-        pictures = container.streams.video if media.states_whole_duration else ()
-        for frame in tally.decode(tally.read(container, [stream, *pictures]), stream):
+        streams = list(container.streams) if media.states_whole_duration else [stream]
+        for frame in tally.decode(tally.read(container, streams), stream):
             sound.add(frame)
         samples_S = sound.samples()
         tally.check()
@@ -61,7 +61,7 @@ def _length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: floa
     if media.states_stream_duration and stream.duration is not None and stream.time_base is not None:
         return shortfall(sound_s, float(stream.duration * stream.time_base), "sound")
     if media.states_whole_duration and media.container.duration is not None:
-        return shortfall(tally.reached_s, media.container.duration / av.time_base, "the file")
+        return shortfall(tally.reached_s(media.container), media.container.duration / av.time_base, "the file")
     return shortfall(sound_s, sound_s / media.stated_share, "sound")
 
 
@@ -72,7 +72,8 @@ class _Sound:
     """
 
     def __init__(self, stream: AudioStream, format_name: str, max_s: float) -> None:
-        self._time_base = stream.time_base if format_name in _TIMESTAMPED else None
+        time_base = stream.time_base if format_name in _TIMESTAMPED else None
+        self._tick_s = None if time_base is None else float(time_base)  # unit of time stamps
         self._longest_gap_s = _LONGEST_JUMP_S if format_name in _RESTARTING else float("inf")
         self._max_s = max_s
         self._chunks: list[np.ndarray] = []  # int16, one dimension
@@ -108,9 +109,9 @@ class _Sound:
         return [f"{self._silence_s:.1f} s of gaps filled with silence"] if self._silence_s else []
 
     def _keep_time(self, frame: AudioFrame, frame_s: float) -> None:
-        if self._time_base is None or frame.pts is None:
+        if self._tick_s is None or frame.pts is None:
             return
-        start_s = float(frame.pts * self._time_base)
+        start_s = frame.pts * self._tick_s
         gap_s = 0.0 if self._next_s is None else start_s - self._next_s
         if _GAP_S < gap_s <= self._longest_gap_s:
             self._flush()

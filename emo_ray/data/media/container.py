@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import av
@@ -21,7 +21,7 @@ MP4, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 READABLE = 0.9  # share of the stated content, or of the packets, below which a file counts as corrupt
 _TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "subviewer", "microdvd", "vplayer", "lrc"}  # FFmpeg's for plain text
 _STREAM_TIMED = {MP4, AVI, "flac"}  # headers that say how long each stream is
-_WHOLE_TIMED = {"flv", "asf"}  # headers that say how long the longest stream is; Matroska's may
+_WHOLE_TIMED = {"flv"}  # headers that say how long the longest stream is; Matroska's may
 _MOST_STREAMS = 64
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -53,7 +53,7 @@ class Media:
     container: InputContainer
     states_whole_duration: bool  # container.duration comes from the header
     states_stream_duration: bool  # the streams' durations do
-    stated_share: float  # bytes of sound in the file divided by those that its header states
+    stated_share: float  # bytes of content in the file divided by those that its header states
     end_notes: tuple[str, ...]  # on a file that lacks the mark with which its format ends
 
     @property
@@ -68,23 +68,28 @@ class Tally:
 
     packets: int = 0
     unreadable: int = 0
-    reached_s: float = 0.0  # end of the last packet of any stream that was read
     stopped: str = ""  # why reading ended before the end of the file
-    cut: bool = False  # the last packet is incomplete
+    _ends: dict[int, int] = field(default_factory=dict)  # stream index -> end of its last packet, in its time base
+    cut: bool = False  # the last packet is incomplete; those of plain samples have no length that says so
 
     def read(self, container: InputContainer, streams: Any) -> Iterator[Packet]:
         """The packets of streams. As in FFmpeg's programs, an error ends the file."""
         try:
             for packet in container.demux(streams):
                 if packet.size:
-                    self.cut = packet.is_corrupt
+                    self.cut = packet.is_corrupt and not _is_plain(packet.stream)
                     time = packet.pts if packet.pts is not None else packet.dts
-                    if time is not None and packet.time_base is not None:
-                        end_s = float((time + (packet.duration or 0)) * packet.time_base)
-                        self.reached_s = max(self.reached_s, end_s)
+                    if time is not None:
+                        end, place = time + (packet.duration or 0), packet.stream_index
+                        self._ends[place] = max(self._ends.get(place, end), end)
                     yield packet
         except (av.FFmpegError, OSError) as error:
             self.stopped = reason(error)
+
+    def reached_s(self, container: InputContainer) -> float:
+        """The end of the last packet of any stream that was read."""
+        bases = {stream.index: stream.time_base or 0 for stream in container.streams}
+        return max((float(end * bases[place]) for place, end in self._ends.items()), default=0.0)
 
     def decode(self, packets: Iterator[Packet], stream: Any) -> Iterator[Any]:
         """Frames of one stream's packets; packets that do not decode are counted and left out."""
@@ -116,6 +121,11 @@ class Tally:
             *([f"reading stopped: {self.stopped}"] if self.stopped else []),
             *(["the file ends in the middle of a packet"] if self.cut else []),
         ]
+
+
+def _is_plain(stream: Any) -> bool:
+    """Whether a stream's packets are plain samples."""
+    return stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
 
 
 def with_status(
@@ -161,7 +171,7 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
             size = os.fstat(file.fileno()).st_size
         _check_file(file, size, limits)
         stated_share = lengths.stated_share(file, size)
-        states_whole, states_streams = lengths.matroska_states_duration(file), lengths.mp3_states_frames(file)
+        matroska_states_duration = lengths.matroska_states_duration(file)
         lacks_end_mark = lengths.lacks_end_mark(file, size)
         file.seek(0)
         container = stack.enter_context(  # titles are in any encoding
@@ -171,8 +181,8 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
         name = container.format.name
         yield Media(
             container,
-            name in _WHOLE_TIMED or (name == MATROSKA and states_whole),
-            name in _STREAM_TIMED or (name == "mp3" and states_streams),
+            name in _WHOLE_TIMED or (name == MATROSKA and matroska_states_duration),
+            name in _STREAM_TIMED,
             stated_share,
             ("the file ends without its end mark",) if lacks_end_mark else (),
         )

@@ -8,13 +8,15 @@ from typing import BinaryIO, Literal
 
 _UNKNOWN_32 = 0x7FFFF000  # sizes from here on are what programs write that do not know the size when they start
 _AT_ONCE = 2**16  # bytes
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # first GUID of a file
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BYTES_PER_ID3_SIZE_BIT = 7
 
 
 def stated_share(file: BinaryIO, size: int) -> float:
-    """Bytes of sound in the file divided by the bytes that its header states; 1 where no header states them.
+    """Bytes of content in the file divided by the bytes that its header states; 1 where no header states them.
 
-    For WAV, RF64, W64, AIFF, AIFC, AU and CAF, and for MP3 with a Xing, Info or VBRI tag.
+    For WAV, RF64, W64, AIFF, AIFC, AU, CAF, ASF (WMA, WMV), and for MP3 with a Xing, Info or VBRI tag.
     """
     magic = _bytes_at(file, 0, 16)
     if magic[:4] == b"RIFF" and magic[8:12] == b"WAVE":
@@ -29,9 +31,11 @@ def stated_share(file: BinaryIO, size: int) -> float:
         span = (int.from_bytes(magic[4:8], "big"), int.from_bytes(magic[8:12], "big"))
     elif magic[:4] == b"caff":
         span = _caf(file, size)
+    elif magic == _ASF:
+        span = _asf(file)
     else:
         return _mp3_share(file, size)
-    if span is None or not 0 < span[1] < (2**62 if magic[:4] in (b"RF64", b"riff", b"caff") else _UNKNOWN_32):
+    if span is None or not 0 < span[1] < (2**62 if magic[:4] in (b"RF64", b"riff", b"caff", _ASF[:4]) else _UNKNOWN_32):
         return 1.0
     start, length = span
     return min(1.0, max(0, size - start) / length)
@@ -45,15 +49,11 @@ def lacks_end_mark(file: BinaryIO, size: int) -> bool:
 
 def matroska_states_duration(file: BinaryIO) -> bool:
     """Whether a Matroska or WebM file has a Duration: browsers that record leave it out, and FFmpeg then guesses."""
+    if _bytes_at(file, 0, 4) != b"\x1a\x45\xdf\xa3":
+        return False
     head = _bytes_at(file, 0, _AT_ONCE)
     info = head.find(b"\x15\x49\xa9\x66")
     return info >= 0 and b"\x44\x89" in head[info : info + 300]
-
-
-def mp3_states_frames(file: BinaryIO) -> bool:
-    """Whether an MP3 file has a Xing or Info tag with a number of frames, from which FFmpeg takes the duration."""
-    tag = _xing_tag(file)
-    return tag is not None and bool(tag[7] & 1)
 
 
 def _bytes_at(file: BinaryIO, place: int, count: int) -> bytes:
@@ -105,23 +105,30 @@ def _caf(file: BinaryIO, size: int) -> tuple[int, int] | None:
     return None
 
 
-def _mp3_share(file: BinaryIO, size: int) -> float:
-    tag = _xing_tag(file)
-    if tag is None or not tag[7] & 2:
-        return 1.0
-    place = 12 if tag[7] & 1 else 8
-    stated = int.from_bytes(tag[place : place + 4], "big")
-    return min(1.0, (size - _id3_size(file)) / stated) if stated else 1.0
-
-
-def _xing_tag(file: BinaryIO) -> bytes | None:
-    """The Xing or Info tag in the first frame of an MP3 file: name, flags, frames and bytes."""
-    start = _id3_size(file)
-    frame = _bytes_at(file, start, 64)
-    if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
+def _asf(file: BinaryIO) -> tuple[int, int] | None:
+    """The size of the whole file, unless it is a broadcast, whose header was written before its end was known."""
+    head = _bytes_at(file, 0, _AT_ONCE)
+    place = head.find(_ASF_FILE_PROPERTIES)
+    if place < 0 or len(head) < place + 92 or head[place + 88] & 1:
         return None
-    place = max(frame.find(b"Xing", 4, 60), frame.find(b"Info", 4, 60))
-    return _bytes_at(file, start + place, 16) if place >= 0 else None
+    return 0, int.from_bytes(head[place + 40 : place + 48], "little")
+
+
+def _mp3_share(file: BinaryIO, size: int) -> float:
+    """The share by the tag in the first frame of an MP3 file; 1 for files without one, and of any other kind."""
+    start = _id3_size(file)
+    frame = _bytes_at(file, start, 192)
+    if len(frame) < 192 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
+        return 1.0
+    xing = max(frame.find(b"Xing", 4, 60), frame.find(b"Info", 4, 60))
+    if xing >= 0 and frame[xing + 7] & 2:
+        place = xing + (12 if frame[xing + 7] & 1 else 8)  # a number of frames may come before that of bytes
+    elif frame[36:40] == b"VBRI":
+        place = 46
+    else:
+        return 1.0
+    stated = int.from_bytes(frame[place : place + 4], "big")
+    return min(1.0, (size - start) / stated) if stated else 1.0
 
 
 def _id3_size(file: BinaryIO) -> int:

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 from emo_ray.data.media.container import Corrupt, Limits
 
@@ -12,22 +13,6 @@ def check_pixels(width: int, height: int, limits: Limits) -> None:
     """Raise Corrupt for a picture that is larger than the limit."""
     if width * height > limits.max_pixels:
         raise Corrupt(f"{width} x {height} pixels are more than media.max_pixels={limits.max_pixels}")
-
-
-def picture(frame: VideoFrame, pixel_aspect: Fraction, size: int, limits: Limits) -> np.ndarray:
-    """uint8 (size, size, 3): upright, pixels made square, short side resized, centre crop.
-
-    `pixel_aspect` is the width of a stored pixel divided by its height.
-    """
-    shown_width = frame.width * float(pixel_aspect)
-    scale = size / min(shown_width, frame.height)
-    width, height = max(size, round(shown_width * scale)), max(size, round(frame.height * scale))
-    check_pixels(width, height, limits)
-    resized = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
-    image = resized.to_ndarray()
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image[top : top + size, left : left + size]
-    return np.ascontiguousarray(_upright(image, resized))
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
@@ -42,3 +27,28 @@ def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5] / 2**16
     mirrored = a * d < b * c  # frame.rotation follows from a and b alone and would show it upside down
     return np.rot90(image[::-1] if mirrored else image, round(frame.rotation / 90) % 4)
+
+
+class Resizer:
+    """Makes square pictures of one size. The scaler is set up once, and used for all frames of a clip."""
+
+    def __init__(self, size: int, limits: Limits) -> None:
+        self._size, self._limits = size, limits
+        self._scaler = VideoReformatter()
+
+    def picture(self, frame: VideoFrame, pixel_aspect: Fraction) -> np.ndarray:
+        """uint8 (size, size, 3): upright, pixels made square, short side resized, centre crop.
+
+        `pixel_aspect` is the width of a stored pixel divided by its height.
+        """
+        size = self._size
+        shown_width = frame.width * float(pixel_aspect)
+        scale = size / min(shown_width, frame.height)
+        width, height = max(size, round(shown_width * scale)), max(size, round(frame.height * scale))
+        check_pixels(width, height, self._limits)
+        # One thread: parallelism is over clips.
+        resized = self._scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+        image = resized.to_ndarray()
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image[top : top + size, left : left + size]
+        return np.ascontiguousarray(_upright(image, resized))

@@ -6,10 +6,10 @@ again from the beginning.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby, pairwise
+from itertools import dropwhile, groupby, pairwise
 from statistics import median
 
 import av
@@ -17,6 +17,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from emo_ray.data.media.container import (
@@ -35,7 +36,7 @@ from emo_ray.data.media.container import (
     shortfall,
     with_status,
 )
-from emo_ray.data.media.picture import check_pixels, picture
+from emo_ray.data.media.picture import Resizer, check_pixels
 
 _SEEKABLE = {MP4, MATROSKA}  # seeking lands at or before its target; elsewhere that is not sure
 _SEEK_GAIN = 0.8  # seek only when it decodes less than this share of what straight decoding does
@@ -48,7 +49,7 @@ class Request:
     """What a caller wants of a clip."""
 
     frames: int
-    size: int  # pixels
+    resizer: Resizer
     limits: Limits
 
 
@@ -75,7 +76,7 @@ def read_video(source: str | None, frames: int, size: int, limits: Limits = LIMI
     last frame's end. Returns uint8 frames_THWC (RGB) and "ok" or "ok: note", or None and "missing[: why]" or
     "corrupt: why".
     """
-    return with_status(lambda path: _decode(path, Request(frames, size, limits)), source)
+    return with_status(lambda path: _decode(path, Request(frames, Resizer(size, limits), limits)), source)
 
 
 def spread(count: int, frames: int) -> list[int]:
@@ -107,8 +108,9 @@ def _decode(source: str, request: Request) -> tuple[np.ndarray, list[str]]:
         index, index_notes = _packet_index(media, stream, request.limits)
         tally = Tally()
         images = _by_time(media, stream, index, request, tally) if index.pts else None
+        stream_index = stream.index  # a closed container's streams are gone
     if images is None:
-        images, tally = _by_order(source, stream.index, index, request)
+        images, tally = _by_order(source, stream_index, index, request)
     tally.check()
     return np.stack(images), [*notes, *index_notes, *tally.unreadable_notes(len(index.keys))]
 
@@ -138,8 +140,8 @@ def _packet_index(media: Media, stream: VideoStream, limits: Limits) -> tuple[Pa
     Raises Corrupt where the container states much more than it holds.
     """
     tally = Tally()
-    sound = media.container.streams.audio if media.states_whole_duration else ()
-    packets = [p for p in tally.read(media.container, [stream, *sound]) if p.stream_index == stream.index]
+    streams = list(media.container.streams) if media.states_whole_duration else [stream]
+    packets = [p for p in tally.read(media.container, streams) if p.stream_index == stream.index]
     notes = [*_length_notes(media, stream, len(packets), tally), *tally.end_notes(), *media.end_notes]
     shown = [p for p in packets if not p.is_discard]  # an edit list cuts others away
     if not shown:
@@ -173,19 +175,21 @@ def _length_notes(media: Media, stream: VideoStream, packets: int, tally: Tally)
         if packets < READABLE * stated:
             raise Corrupt(f"truncated: {text}")
         return [text] if packets < stated else []
+    reached_s = tally.reached_s(media.container)
     # An AVI file may repeat pictures without packets for it, so that its frame count is a duration.
     if media.format == AVI and stream.duration is not None and stream.time_base is not None:
-        return shortfall(tally.reached_s, float(stream.duration * stream.time_base), "pictures")
+        return shortfall(reached_s, float(stream.duration * stream.time_base), "pictures")
     if media.states_whole_duration and media.container.duration is not None:
-        return shortfall(tally.reached_s, media.container.duration / av.time_base, "the file")
-    return []
+        return shortfall(reached_s, media.container.duration / av.time_base, "the file")
+    return shortfall(reached_s, reached_s / media.stated_share, "the file")
 
 
 def _by_time(
     media: Media, stream: VideoStream, index: PacketIndex, request: Request, tally: Tally
 ) -> list[np.ndarray] | None:
     """An image for each place, found by time stamps; None where decoding does not give the frames promised."""
-    assert index.pts is not None and index.start is not None
+    assert index.pts is not None
+    assert index.start is not None
     shown = sorted(index.pts)
     targets = [shown[i] for i in places_in_time(shown, index.last_duration, request.frames)]
     packets = list(zip(index.pts, index.keys, strict=True))
@@ -236,15 +240,20 @@ def _decode_segment(
     """
     first, targets = expected
     images: Images = {}
-    for frame in tally.decode(tally.read(container, [stream]), stream):
+    for frame in _intact_first(tally.decode(tally.read(container, [stream]), stream)):
         if frame.pts is None or frame.pts > targets[len(images)] or first not in (None, frame.pts):
             break
         first = None
         if frame.pts == targets[len(images)]:
-            images[frame.pts] = picture(frame, _pixel_aspect(stream), request.size, request.limits)
+            images[frame.pts] = request.resizer.picture(frame, _pixel_aspect(stream))
         if len(images) == len(targets):
             break
     return images
+
+
+def _intact_first(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """The frames from the first intact one on: those before it, as where a recording begins, are grey guesses."""
+    return dropwhile(lambda frame: frame.is_corrupt, frames)
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
@@ -288,8 +297,8 @@ def _decode_places(
     with opened(source, request.limits) as media:
         stream = next(s for s in media.container.streams.video if s.index == stream_index)
         _prepare(stream, request.limits)
-        for i, frame in enumerate(tally.decode(tally.read(media.container, [stream]), stream)):
+        for i, frame in enumerate(_intact_first(tally.decode(tally.read(media.container, [stream]), stream))):
             times.append(frame.pts)
             if i in places:
-                images[i] = picture(frame, _pixel_aspect(stream), request.size, request.limits)
+                images[i] = request.resizer.picture(frame, _pixel_aspect(stream))
     return images, times, tally

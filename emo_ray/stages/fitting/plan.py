@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from emo_ray import cluster, store
 from emo_ray.config import Config, settings_of
 from emo_ray.data.labels import vocabulary
