@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import psutil
 
-from emo_ray.data import media
+from emo_ray.data import status
 
 WAIT_FACTOR = 5  # how much longer than it may compute a clip may wait: storage can be slow, but not for ever
 # What ends a process that went wrong by itself. Any other signal comes from outside and tells nothing about the clip.
@@ -46,7 +46,7 @@ def decode(read: Callable[..., Answer], source: str | None, *args: Any, max_s: f
     "corrupt: why". Raises RuntimeError where something else ends the child.
     """
     if source is None:
-        return None, media.MISSING
+        return None, status.MISSING
     request = pickle.dumps((read, (source, *args), max_s))
     with _lock:
         answer, ending = _ask(request, max_memory_mb)

@@ -14,6 +14,11 @@ def is_pointer(path: str | os.PathLike[str]) -> bool:
         if not os.path.isfile(path) or os.path.getsize(path) >= _MOST_BYTES:
             return False
         with open(path, "rb") as stream:
-            return stream.read(_MOST_BYTES).startswith(_STARTS)
+            return is_pointer_text(stream.read(_MOST_BYTES))
     except (OSError, ValueError):  # ValueError: a null character in the name
         return False
+
+
+def is_pointer_text(content: bytes) -> bool:
+    """Whether a file that begins with this is a pointer."""
+    return content.startswith(_STARTS)

@@ -23,6 +23,7 @@ STATED = {  # suffix: codec and the muxer's options, of files whose header says 
     "flv": ("aac", {}),
     "wma": ("wmav2", {}),
     "flac": ("flac", {}),
+    "avi": ("mp2", {}),
 }
 MUXER = {"rf64": "wav", "mka": "matroska", "m4a": "mp4", "ts": "mpegts", "aac": "adts", "wma": "asf"}
 

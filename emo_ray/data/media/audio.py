@@ -58,8 +58,9 @@ def _decode(source: str, max_s: float, limits: Limits) -> tuple[np.ndarray, list
 
 def _length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: float) -> list[str]:
     """Notes from comparing the sound with what the header states. Raises Corrupt where much is lacking."""
-    if media.states_stream_duration and stream.duration is not None and stream.time_base is not None:
-        return shortfall(sound_s, float(stream.duration * stream.time_base), "sound")
+    stated_s = media.stated_stream_s(stream)
+    if stated_s is not None:
+        return shortfall(sound_s, stated_s, "sound")
     if media.states_whole_duration and media.container.duration is not None:
         return shortfall(tally.reached_s(media.container), media.container.duration / av.time_base, "the file")
     return shortfall(sound_s, sound_s / media.stated_share, "sound")

@@ -14,16 +14,15 @@ from av.packet import Packet
 from av.stream import Disposition
 from pyarrow import fs
 
-from emo_ray.data import status
+from emo_ray.data import lfs, status
 from emo_ray.data.media import lengths
 
 MP4, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 READABLE = 0.9  # share of the stated content, or of the packets, below which a file counts as corrupt
 _TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "subviewer", "microdvd", "vplayer", "lrc"}  # FFmpeg's for plain text
-_STREAM_TIMED = {MP4, AVI, "flac"}  # headers that say how long each stream is
+_STREAM_TIMED = {MP4, "flac"}  # headers that say how long each stream is; AVI says it otherwise
 _WHOLE_TIMED = {"flv"}  # headers that say how long the longest stream is; Matroska's may
 _MOST_STREAMS = 64
-_LFS_POINTER = b"version https://git-lfs"
 
 
 class Missing(Exception):
@@ -52,7 +51,6 @@ class Media:
 
     container: InputContainer
     states_whole_duration: bool  # container.duration comes from the header
-    states_stream_duration: bool  # the streams' durations do
     stated_share: float  # bytes of content in the file divided by those that its header states
     end_notes: tuple[str, ...]  # on a file that lacks the mark with which its format ends
 
@@ -60,6 +58,15 @@ class Media:
     def format(self) -> str:
         """FFmpeg's name of the container format."""
         return self.container.format.name
+
+    def stated_stream_s(self, stream: Any) -> float | None:
+        """How long the header says that a stream is; None where it does not."""
+        if stream.time_base is None:
+            return None
+        if self.format == AVI:  # the length counts repeated pictures; FFmpeg shortens the duration of a cut file
+            return float(stream.frames * stream.time_base)
+        is_stated = self.format in _STREAM_TIMED and stream.duration is not None
+        return float(stream.duration * stream.time_base) if is_stated else None
 
 
 @dataclass
@@ -182,7 +189,6 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
         yield Media(
             container,
             name in _WHOLE_TIMED or (name == MATROSKA and matroska_states_duration),
-            name in _STREAM_TIMED,
             stated_share,
             ("the file ends without its end mark",) if lacks_end_mark else (),
         )
@@ -193,7 +199,7 @@ def _check_file(file: BinaryIO, size: int, limits: Limits) -> None:
         raise Corrupt("the file has 0 bytes")
     if size > limits.max_file_gb * 1e9:
         raise Corrupt(f"a file of {size / 1e9:.1f} GB is larger than media.max_file_gb={limits.max_file_gb:g}")
-    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+    if lfs.is_pointer_text(file.read(64)):
         raise Corrupt("a Git LFS pointer: run git lfs pull")
 
 

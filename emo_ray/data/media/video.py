@@ -21,7 +21,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from emo_ray.data.media.container import (
-    AVI,
     LIMITS,
     MATROSKA,
     MP4,
@@ -176,9 +175,9 @@ def _length_notes(media: Media, stream: VideoStream, packets: int, tally: Tally)
             raise Corrupt(f"truncated: {text}")
         return [text] if packets < stated else []
     reached_s = tally.reached_s(media.container)
-    # An AVI file may repeat pictures without packets for it, so that its frame count is a duration.
-    if media.format == AVI and stream.duration is not None and stream.time_base is not None:
-        return shortfall(reached_s, float(stream.duration * stream.time_base), "pictures")
+    stated_s = media.stated_stream_s(stream)
+    if stated_s is not None:
+        return shortfall(reached_s, stated_s, "pictures")
     if media.states_whole_duration and media.container.duration is not None:
         return shortfall(reached_s, media.container.duration / av.time_base, "the file")
     return shortfall(reached_s, reached_s / media.stated_share, "the file")
