@@ -206,3 +206,9 @@ class TestLinks:
         (tmp_path / "dev_sent_emo.csv").symlink_to("gone.csv")
         with pytest.raises(ValueError, match=r"dev_sent_emo\.csv: .*cannot be read"):
             read(tmp_path)
+
+
+def test_a_transcript_that_is_a_git_lfs_pointer_is_named(tmp_path):
+    (touch(tmp_path, "a.mp4") / "a.txt").write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(ValueError, match=r"a\.txt: .*git lfs pull"):
+        read(tmp_path)

@@ -1,5 +1,6 @@
 """Decoding: frames and sound are those of an independent decoder, and damaged files have a status."""
 
+import os
 import random
 from pathlib import Path
 
@@ -252,6 +253,14 @@ def test_every_file_has_the_status_of_its_kind(media_files, name, video, audio, 
     ):
         assert status.startswith(expected)
         assert (content is not None) == (status == "ok")
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_pipes_and_devices_are_never_opened(prefix, tmp_path):
+    os.mkfifo(tmp_path / "clip.wav")
+    for path in (tmp_path / "clip.wav", os.devnull, tmp_path):
+        for _, status in (media.read_video(f"{prefix}{path}", 4, 32), media.read_audio(f"{prefix}{path}", 5.0)):
+            assert status == "corrupt: not a regular file"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from emo_ray.data import lfs
 from emo_ray.data.folders import Listing, printable
 
 _LONGEST_HEADER = 2**20  # bytes
@@ -39,11 +40,16 @@ def rows(path: Path, encodings: Sequence[str] = ("utf-8-sig",), columns: Sequenc
 
 
 def decode(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
-    """A file's text in the first of the encodings that fits. Raises ValueError where none does, or it is unreadable."""
+    """A file's text in the first of the encodings that fits.
+
+    Raises ValueError where none does, and for files that cannot be read or that stand in the place of others.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: found a file that cannot be read: {error.strerror}") from error
+    if lfs.is_pointer_text(content):
+        raise ValueError(f"{path}: found a Git LFS pointer, expected text: {lfs.ADVICE}")
     for encoding in encodings:
         with suppress(UnicodeDecodeError):
             return content.decode(encoding)

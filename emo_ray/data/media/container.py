@@ -167,22 +167,23 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
     """
     with ExitStack() as stack:
         file: Any
-        if "://" in source:
-            filesystem, path = fs.FileSystem.from_uri(source)
+        filesystem, path = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), source)
+        is_local = isinstance(filesystem, fs.LocalFileSystem)  # file:///a.mp4 too
+        if is_local:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # reading from a pipe or a device may never end
+                raise Corrupt("not a regular file")
+            file = stack.enter_context(open(path, "rb"))
+            size = os.fstat(file.fileno()).st_size
+        else:
             file = stack.enter_context(filesystem.open_input_file(path))
             size = file.size()
-        else:
-            if not stat.S_ISREG(os.stat(source).st_mode):  # reading from a pipe or a device may never end
-                raise Corrupt("not a regular file")
-            file = stack.enter_context(open(source, "rb"))
-            size = os.fstat(file.fileno()).st_size
         _check_file(file, size, limits)
         stated_share = lengths.stated_share(file, size)
         matroska_states_duration = lengths.matroska_states_duration(file)
         lacks_end_mark = lengths.lacks_end_mark(file, size)
         file.seek(0)
         container = stack.enter_context(  # titles are in any encoding
-            av.open(file if "://" in source else source, metadata_errors="replace")
+            av.open(path if is_local else file, metadata_errors="replace")
         )
         _check_streams(container)
         name = container.format.name
