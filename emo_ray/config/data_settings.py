@@ -7,7 +7,21 @@ from pydantic import field_validator
 from emo_ray.config.model_settings import CLIP_FIELDS, MODALITIES
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
+Split = Literal["train", "validation", "test", "unlabelled"]
 SYNTHETIC = Condition("the corpus is synthetic", lambda config: config.data.is_synthetic)
+
+
+def _text(value: Any) -> Any:
+    """A name in YAML as text: whole numbers are names too. Raises ValueError for what has lost its spelling."""
+    if type(value) is int:
+        return str(value)
+    if value is None or isinstance(value, bool | float):
+        raise ValueError(f"found {value!r}, expected text: put it into quotes")
+    return value
+
+
+def _text_or_texts(value: Any) -> Any:
+    return [_text(part) for part in value] if isinstance(value, list | tuple) else _text(value)
 
 
 class Data(Section, decides=by_content("corpus"), owner="caller"):
@@ -24,7 +38,27 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     root: str | None = setting(
         None, "Folder or URI that relative media paths start from. null: the folder of the manifest."
     )
-    columns: dict[str, str] = setting({}, "Field -> column of the table, for tables with other headers.")
+    columns: dict[str, str | tuple[str, ...] | None] = setting(
+        {},
+        "Field -> column of the table, for tables with other headers. A pattern such as Raw/{video_id}/{clip_id}.mp4, "
+        "in which braces name columns, or a list of columns, joined by _, makes one value of several; null: the field "
+        "is not read.",
+    )
+    encoding: str | None = setting(
+        None, "Encoding of a CSV, TSV or JSONL table, such as gb18030, cp932 or utf-16. null: UTF-8."
+    )
+    split_map: dict[str, Split | None] = setting(
+        {}, "Name in the column split -> the split that it means; null: its clips are left out."
+    )
+    label_map: dict[str, str | None] = setting(
+        {}, "Label of the corpus -> the class that it becomes; null: its clips are left out."
+    )
+    merge_labels: bool = setting(
+        False,
+        "Whether labels that differ in case or white space alone become one class, spelled as in data.labels or else "
+        "as most clips have it. false: they are an error.",
+        decides=NOTHING,  # where it makes a difference, the other value ends the job
+    )
     labels: tuple[str, ...] | None = setting(
         None,
         "The emotion classes in the order of their indices. null: the labels of the corpus in alphabetical order.",
@@ -56,18 +90,46 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
         """Whether the clips are those of the synthetic corpus."""
         return self.corpus == "synthetic" or (self.manifest is None and self.corpus == "auto")
 
-    @field_validator("columns")
+    @field_validator("columns", "split_map", "label_map", mode="before")
     @classmethod
-    def _known_fields(cls, columns: dict[str, str]) -> dict[str, str]:
-        for field in columns:
-            if field not in CLIP_FIELDS:
-                raise ValueError(f"found field {field!r}, expected one of {', '.join(CLIP_FIELDS)}")
-        return columns
+    def _text_to_text(cls, mapping: Any) -> Any:
+        if not isinstance(mapping, dict):
+            return mapping
+        return {_text(key): None if value is None else _text_or_texts(value) for key, value in mapping.items()}
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _numbers_are_names(cls, labels: Any) -> Any:
-        return [str(v) if type(v) is int else v for v in labels] if isinstance(labels, list | tuple) else labels
+    def _texts(cls, labels: Any) -> Any:
+        return _text_or_texts(labels) if isinstance(labels, list | tuple) else labels
+
+    @field_validator("columns")
+    @classmethod
+    def _known_fields(cls, columns: dict[str, str | tuple[str, ...] | None]) -> dict[str, str | tuple[str, ...] | None]:
+        for field, column in columns.items():
+            if field not in CLIP_FIELDS:
+                raise ValueError(f"found field {field!r}, expected one of {', '.join(CLIP_FIELDS)}")
+            if column == ():
+                raise ValueError(f"found no column for the field {field}, expected some, or null to leave it unread")
+        return columns
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_exists(cls, encoding: str | None) -> str | None:
+        try:
+            b" ".decode("utf-8" if encoding is None else encoding)  # no bytes at all would not be looked up
+        except UnicodeError:
+            return encoding  # of two bytes at least
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"found {encoding!r}, expected an encoding that Python knows, such as gb18030") from error
+        return encoding
+
+    @field_validator("label_map")
+    @classmethod
+    def _no_blank_class(cls, label_map: dict[str, str | None]) -> dict[str, str | None]:
+        for label, target in label_map.items():
+            if target is not None and not target.strip():
+                raise ValueError(f"found a blank class for {label!r}, expected a name, or null to leave its clips out")
+        return {label.strip(): target if target is None else target.strip() for label, target in label_map.items()}
 
     @field_validator("labels")
     @classmethod

@@ -1,10 +1,8 @@
-"""The manifest: one row per clip. Reads CSV, JSONL and Parquet tables, maps their columns, and checks every row."""
+"""The manifest: one row per clip. Makes clips of a table's rows, and writes and reads emo_ray's own manifests."""
 
-import csv
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 
@@ -12,28 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emo_ray import store
+from emo_ray.config.data_settings import Data
 from emo_ray.config.model_settings import CLIP_FIELDS
+from emo_ray.data.columns import (
+    FieldColumns,
+    field_columns,
+    is_placeholder,
+    split_names,
+    unread_fields,
+    unread_spans,
+)
 from emo_ray.data.suffixes import AUDIO_SUFFIXES, suffix
+from emo_ray.data.table_files import Row, read_rows
 
-SPLITS = ("train", "validation", "test", "unlabelled")
-_SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test",
-    "unlabelled": "unlabelled", "unlabeled": "unlabelled",
-}  # fmt: skip
-# Headers taken for a field when data.columns does not say otherwise, first match wins.
-ALIASES = {
-    "clip_id": ("clip_id", "id", "name"),
-    "video": ("video", "video_path"),
-    "audio": ("audio", "audio_path", "wav"),
-    "text": ("text", "transcript", "sentence", "utterance"),
-    "label": ("label", "emotion", "discrete"),
-    "split": ("split", "partition", "subset"),
-    "speaker": ("speaker", "speaker_id", "actor"),
-    "language": ("language", "lang"),
-}
-_FILE_HEADERS = ("file", "filename", "path")  # one column of media: video or audio by each file's suffix
 _SHOWN = 5  # problems named in one error message
 
 
@@ -55,42 +44,34 @@ assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=name != "clip_id") for name in CLIP_FIELDS])
 
 
-def read_table(
-    path: Path, root: Path | None = None, columns: dict[str, str] | None = None, bare: bool = False
-) -> list[Clip]:
-    """The clips of a CSV, JSONL or Parquet table.
+def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
+    """The clips of a CSV, TSV, JSONL or Parquet table, and notes for the user.
 
-    `root` is where relative media paths start (default: the table's folder); `columns` maps fields to headers. With
-    `bare`, a clip_id alone makes a clip: its features lie elsewhere.
-    Raises ValueError naming file, row (the first data row is row 1) and column of what is wrong.
+    Of `data` count the settings of tables: `columns`, `root`, `encoding`, `split_map`, `folds`. With `bare`, a clip_id
+    alone makes a clip: its features lie elsewhere. Raises ValueError naming file, row (the first data row is row 1) and
+    column of what is wrong.
     """
-    rows = _rows(path)
+    rows = read_rows(path, data.encoding)
     if not rows:
         raise ValueError(f"{path}: found no rows, expected a header and at least one clip")
-    column_of = _columns(path, list(rows[0]), columns or {}, bare)
-    root = root or path.parent
+    headers = list(rows[0][1])
+    columns_of = field_columns(path, headers, data, bare)
+    values_of: dict[int, dict[str, str]] = {}
     problems: list[str] = []
-    clips = []
-    for number, row in enumerate(rows, start=1):
-        values, row_problems = _values(row, column_of)
+    for number, row in rows:
+        values_of[number], row_problems = _values(row, columns_of)
         problems += [f"row {number}, {problem}" for problem in row_problems]
-        clips.append(_clip(values, root))
     if problems:
-        raise ValueError(f"{path}: " + _first_of(problems))
-    return _with_ids(clips, root)
-
-
-def check(clips: Sequence[Clip], where: str) -> None:
-    """Raises ValueError where a clip_id is empty or occurs twice."""
-    counts = Counter(clip.clip_id for clip in clips)
-    problems = [
-        f"column clip_id: found {name!r} in {count} rows, expected it once: give each clip its own clip_id"
-        for name, count in counts.items()
-        if count > 1
-    ]
-    problems += [f"row {i}, column clip_id: found nothing" for i, c in enumerate(clips, 1) if not c.clip_id]
-    if problems:
-        raise ValueError(f"{where}: " + _first_of(problems))
+        raise ValueError(f"{path}: " + first_of(problems))
+    spans = unread_spans(headers, columns_of)
+    notes = [f"columns {', '.join(spans)} are not read: each clip is the whole of its file"] if spans else []
+    notes += _take_out_placeholders(values_of.values(), columns_of, data)
+    notes += _understand_splits(path, values_of, columns_of, data)
+    if not values_of:
+        raise ValueError(f"{path}: found no row beside those that data.split_map={data.split_map} leaves out")
+    root = Path(data.root) if data.root else path.parent
+    clips = {number: _clip(values, root, unread_fields(data)) for number, values in values_of.items()}
+    return _with_ids(clips, root), notes
 
 
 def write(path: Path, clips: Iterable[Clip]) -> None:
@@ -114,130 +95,90 @@ def media_fields(path: str, root: Path) -> dict[str, str]:
     return {field: resolve(path, root)}
 
 
-def _rows(path: Path) -> list[dict]:
-    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower())
-    if not path.is_file():
-        raise ValueError(f"{path}: found no such file, expected a manifest (CSV, JSONL or Parquet) or a folder")
-    if reader is None:
-        raise ValueError(f"{path}: found suffix {path.suffix!r}, expected one of {', '.join(readers)}")
-    try:
-        return reader(path)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not readable as {path.suffix[1:]}: {error}") from error
+def first_of(problems: list[str]) -> str:
+    """The first problems in one line, and how many more there are."""
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more
 
 
-def _csv_rows(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        headers = [header.strip() for header in next(csv.reader(stream, delimiter=delimiter, strict=True), [])]
-        twice = [header for header, count in Counter(headers).items() if header and count > 1]
-        if twice:
-            raise ValueError(f"{path}: found column {twice[0]!r} twice, expected it once: rename or delete one")
-        rows = list(csv.DictReader(stream, headers, delimiter=delimiter, strict=True))
-    for i, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            cells = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or [])
-            raise ValueError(f"{path}: row {i}: found {cells} cells, expected {len(headers)}: quote commas")
-    return rows
-
-
-def _jsonl_rows(path: Path) -> list[dict]:
-    rows: list[dict] = []
-    with path.open(encoding="utf-8-sig") as stream:
-        for i, line in enumerate(stream, start=1):
-            try:
-                row = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}: row {i}: not JSON: {error}") from None
-            if row is not None and not isinstance(row, dict):
-                raise ValueError(f"{path}: row {i}: found {type(row).__name__}, expected an object per line")
-            rows += [row] if row is not None else []
-    headers = dict.fromkeys(key for row in rows for key in row)
-    return [{header: row.get(header) for header in headers} for row in rows]
-
-
-def _parquet_rows(path: Path) -> list[dict]:
-    return pq.read_table(path).to_pylist()
-
-
-def _columns(path: Path, headers: list[str], columns: dict[str, str], bare: bool) -> dict[str, str]:
-    """The header of each clip field that the table has, and of `file`, a single column for all media.
-
-    `columns` (data.columns) comes first, then ALIASES. Raises ValueError where a column is missing.
-    """
-    for field, column in columns.items():
-        if column not in headers:
-            raise ValueError(
-                f"{path}: data.columns.{field}: found no column {column!r}, expected one of {', '.join(headers)}"
-            )
-    column_of = dict(columns)
-    configured = set(columns.values())
-    for field, aliases in ALIASES.items():
-        header = next((alias for alias in aliases if alias in headers and alias not in configured), None)
-        if field not in column_of and header is not None:
-            column_of[field] = header
-    file_header = next((header for header in _FILE_HEADERS if header in headers), None)
-    if file_header is not None and not column_of.keys() & {"video", "audio"}:
-        column_of["file"] = file_header
-    has_content = column_of.keys() & {"video", "audio", "text", "file"}
-    if not has_content and not (bare and "clip_id" in column_of):
-        raise ValueError(
-            f"{path}: found columns {', '.join(headers)}, expected at least one of video, audio, text, file: "
-            "name them with data.columns.video=COLUMN (or audio, text" + (", clip_id)" if bare else ")")
-        )
-    return column_of
-
-
-def _values(row: dict, column_of: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A row's values by field, as text, and what is wrong with them; empty cells, nulls and NaN are left out."""
+def _values(row: Row, columns_of: Mapping[str, FieldColumns]) -> tuple[dict[str, str], list[str]]:
+    """A row's values by field, as text, and what is wrong with them; what is blank is left out."""
     values: dict[str, str] = {}
     problems = []
-    for field, column in column_of.items():
-        cell = row[column]
-        if cell is None or (isinstance(cell, str) and not cell.strip()) or cell != cell:
+    for field, columns in columns_of.items():
+        try:
+            value = columns.value(row)
+        except ValueError as error:
+            problems.append(str(error))
             continue
-        if not isinstance(cell, str | int | float):
-            problems.append(f"column {column}: found {type(cell).__name__}, expected text or a number")
-            continue
-        if isinstance(cell, float) and cell.is_integer():
-            cell = int(cell)  # whole numbers beside empty cells come as floats
-        value = str(cell) if field == "text" else str(cell).strip()
-        if not _is_unicode(value):
-            problems.append(f"column {column}: found half of a surrogate pair, expected Unicode text")
-        if field == "split" and value.lower() not in _SPLIT_NAMES:
-            problems.append(f"column {column}: found {value!r}, expected one of {', '.join(SPLITS)}")
-            continue
-        values[field] = _SPLIT_NAMES[value.lower()] if field == "split" else value
+        if value is not None:
+            values[field] = value if field == "text" else value.strip()
     return values, problems
 
 
-def _clip(values: dict[str, str], root: Path) -> Clip:
-    """The clip of a row's values; its media paths are resolved against `root`."""
+def _take_out_placeholders(
+    rows: Iterable[dict[str, str]], columns_of: Mapping[str, FieldColumns], data: Data
+) -> list[str]:
+    """Take out the values that say that there is none, such as `nan`, and note how many there were."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for values in rows:
+        for field, value in list(values.items()):
+            is_mapped = field == "split" and value in data.split_map
+            if is_placeholder(field, value) and not is_mapped:
+                counts[field, values.pop(field)] += 1
+    return [f"column {columns_of[field]}: {value!r} in {n} rows is no value" for (field, value), n in counts.items()]
+
+
+def _understand_splits(
+    path: Path, values_of: dict[int, dict[str, str]], columns_of: Mapping[str, FieldColumns], data: Data
+) -> list[str]:
+    """Put our names of splits in the place of the table's, take out rows that data.split_map leaves out, and note it.
+
+    Raises ValueError for names that nothing tells.
+    """
+    counts = Counter(values["split"] for values in values_of.values() if "split" in values)
+    try:
+        split_of = split_names(counts, data, str(columns_of.get("split", "")))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for number, values in list(values_of.items()):
+        split = split_of.get(values.pop("split", ""), "")
+        if split is None:
+            del values_of[number]
+        elif split:
+            values["split"] = split
+    lists = {
+        "left out by data.split_map": [name for name in counts if split_of.get(name, "") is None],
+        "not understood, and data.folds takes the place of splits": [name for name in counts if name not in split_of],
+        "named by data.split_map, and no row has it": [name for name in data.split_map if name not in counts],
+    }
+    return [
+        f"split {', '.join(f'{name!r} ({counts[name]} rows)' for name in names)}: {words}"
+        for words, names in lists.items()
+        if names
+    ]
+
+
+def _clip(values: dict[str, str], root: Path, unread: set[str]) -> Clip:
+    """The clip of a row's values without the fields in `unread`; its media paths are resolved against `root`."""
     fields_of_clip = {"clip_id": ""} | values
     for field in values.keys() & {"video", "audio"}:
         fields_of_clip[field] = resolve(values[field], root)
     if file := fields_of_clip.pop("file", None):
-        fields_of_clip |= media_fields(file, root)
+        fields_of_clip |= {name: media for name, media in media_fields(file, root).items() if name not in unread}
     return Clip(**fields_of_clip)
 
 
-def _is_unicode(text: str) -> bool:
-    """False for the lone surrogates that JSON's \\u escapes can spell and nothing can store."""
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False
+def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:
+    """The clips, given by row number, with an id each.
 
-
-def _with_ids(clips: list[Clip], root: Path) -> list[Clip]:
-    """The clips with an id each. A clip without one is named after its file's stem, or after its row if it has no file.
-
-    Where stems repeat, the file's path below `root` takes the place of the stem. It has no suffix and, unlike the
-    absolute path, is the same wherever the corpus lies.
+    A clip without an id is named after its file's stem, or after its row if it has no file. Where stems repeat, the
+    file's path below `root` takes the place of the stem. It has no suffix and, unlike the absolute path, is the same
+    wherever the corpus lies.
     """
+    clips = list(clip_of.values())
     media = [clip.video or clip.audio for clip in clips]
-    stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in enumerate(media, start=1)]
+    stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in zip(clip_of, media, strict=True)]
     stems_are_unique = len(set(stems)) == len(stems)
     prefix = f"{root.absolute()}/"
 
@@ -248,8 +189,3 @@ def _with_ids(clips: list[Clip], root: Path) -> list[Clip]:
         clip if clip.clip_id else replace(clip, clip_id=name(path, stem))
         for clip, path, stem in zip(clips, media, stems, strict=True)
     ]
-
-
-def _first_of(problems: list[str]) -> str:
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return "; ".join(problems[:_SHOWN]) + more

@@ -112,7 +112,7 @@ def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, se
     if group_count < 2:
         raise ValueError(
             f"found {group_count} {'speaker' if by_speaker else 'clip'}(s) to cut a {target} split from, expected at "
-            "least 2: give the manifest a split column, or map no speaker column"
+            "least 2: give the manifest a split column, or leave speakers unread with data.columns.speaker=null"
         )
     folds = int(np.clip(round(1 / fraction), 2, group_count))
     labels = _balanced_labels(candidates, folds)

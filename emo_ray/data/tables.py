@@ -21,8 +21,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from emo_ray import store
+from emo_ray.data.columns import ALIASES
 from emo_ray.data.folders import files_below
-from emo_ray.data.manifest import ALIASES
 
 VERSION = 1
 OK, MISSING = "ok", "missing"

@@ -216,7 +216,8 @@ def _scores_of(config: Config, corpus: Corpus, path: Path) -> dict[str, float]:
         "data.corpus": "table",
         "data.root": None,
     }
-    changes |= {"data.columns": {}, "checkpoint": str(path), "evaluate.split": "validation"}
+    changes |= {"data.columns": {}, "data.encoding": None, "data.split_map": {}, "data.label_map": {}}
+    changes |= {"checkpoint": str(path), "evaluate.split": "validation"}
     config = override(config, changes)
     model_config = of_checkpoint(config, path)
     corpus = replace(corpus, prepared=prepare_corpus(model_config))

@@ -179,9 +179,12 @@ class TestReadCorpus:
         with pytest.raises(ValueError, match=r"t\.csv: found a file, .*data\.corpus=meld"):
             read(tmp_path / "t.csv", "meld")
 
-    @pytest.mark.parametrize("setting", [{"root": "/media"}, {"columns": {"label": "feeling"}}])
+    @pytest.mark.parametrize(
+        "setting",
+        [{"root": "/media"}, {"columns": {"label": "feeling"}}, {"encoding": "cp932"}, {"split_map": {"1": "train"}}],
+    )
     def test_settings_of_tables_are_not_silently_dropped(self, setting, tmp_path):
-        with pytest.raises(ValueError, match=r"data\.root=.*(feeling|/media)"):
+        with pytest.raises(ValueError, match=r"data\.(root|columns|encoding|split_map)=.* with a folder"):
             read(touch(tmp_path, "a.mp4"), **setting)
 
     def test_links_are_followed_and_loops_are_not(self, tmp_path):

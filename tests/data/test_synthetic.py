@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import synthetic, synthetic_face
-from emo_ray.data.manifest import SPLITS, check
+from emo_ray.data.clip_checks import check_ids
+from emo_ray.data.columns import SPLITS
 from emo_ray.data.synthetic_voice import voice
 
 LABELS = synthetic.LABELS
@@ -251,7 +252,7 @@ class TestCeiling:
 class TestFiles:
     def test_clips_are_a_manifest(self, rendered):
         scripts, clips = rendered
-        check(clips, "synthetic")
+        check_ids(clips, "synthetic")
         for script, clip in zip(scripts, clips, strict=True):
             assert (clip.clip_id, clip.split, clip.speaker) == (script.clip_id, script.split, script.speaker)
             assert clip.label == (None if script.split == "unlabelled" else script.label)

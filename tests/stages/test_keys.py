@@ -52,6 +52,7 @@ BASE_OF = {
     **dict.fromkeys(("train.pseudo_labels", "train.pseudo_targets", "train.pseudo_weight"), "student"),
     **dict.fromkeys(("train.pseudo_phases", "checkpoint", "pseudo.policy", "pseudo.teachers"), "student"),
     **dict.fromkeys(("emovclip.start_from", "fusion.start_from"), "student"),
+    "data.split_map": "student",
     "annotate.max_requests": "requests",
     "annotate.max_tokens": "tokens",
     "tables": "tables",
@@ -64,6 +65,9 @@ OTHER = {
     "data.corpus": "synthetic",
     "data.root": "FOLDER/elsewhere",
     "data.columns": {"text": "translation"},
+    "data.encoding": "cp1252",
+    "data.split_map": {"training": None},
+    "data.label_map": {"calm": None},
     "data.labels": LABELS[::-1],
     "data.test_fraction": 0.4,
     "data.validation_fraction": 0.4,
@@ -118,16 +122,17 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     script = next(script for script in synthetic.write_scripts(corpus) if {"video", "audio"} <= script.shown.keys())
     shutil.copyfile(synthetic.render(script, folder).video, folder / "video.mp4")
     rows = [row_of(i) for i in range(30)]
-    for i, row in enumerate(rows):
+    another = rows[0] | {"clip_id": "clip-30", "video": "media/clip-30.mp4"}
+    for i, row in enumerate([*rows, another]):
         for place in ("", "elsewhere"):
             target = folder / place / row["video"]
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / "video.mp4", target)
             os.utime(target, (i + len(place), i + len(place)))  # by its time shards know a file
-    splits = ["train"] * 18 + ["test"] * 6 + ["unlabelled"] * 6
+    splits = ["training"] + ["train"] * 17 + ["test"] * 6 + ["unlabelled"] * 6
     write_lines(folder / "uncut.jsonl", rows)
     write_lines(folder / "cut.jsonl", [row | {"split": split} for row, split in zip(rows, splits, strict=True)])
-    write_lines(folder / "more.jsonl", [*rows, rows[0] | {"clip_id": "clip-30"}])
+    write_lines(folder / "more.jsonl", [*rows, another])
     for i, name in enumerate((*MODALITIES, "other")):
         np.savez(folder / f"{name}.npz", **{row["clip_id"]: np.full(3, i, np.float32) for row in rows})
     unlabelled = [row["clip_id"] for row in rows[24:]]
@@ -150,11 +155,11 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
 def row_of(i):
     """A row of a manifest; the last six have no label."""
     about = {"clip_id": f"clip-{i:02d}", "video": f"media/clip-{i:02d}.mp4", "speaker": f"person {i // 3}"}
-    return about | {"text": f"say {i}", "translation": f"dis {i}"} | ({"label": LABELS[i % 3]} if i < 24 else {})
+    return about | {"text": f"säg {i}", "translation": f"dis {i}"} | ({"label": LABELS[i % 3]} if i < 24 else {})
 
 
 def write_lines(path, rows):
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

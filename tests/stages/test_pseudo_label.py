@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from own_files import with_own_files
 
 from emo_ray import store
 from emo_ray.config import override
@@ -50,7 +51,7 @@ def clips(labelled, media_files, folder):
     """The labelled clips, and unlabelled ones: copies of training clips, and some that validation and test know."""
     train, test = ([clip for clip in labelled if clip.split == split] for split in ("train", "test"))
     nobody = {"label": None, "split": "unlabelled", "speaker": None}
-    pool = [replace(clip, clip_id=f"u-{clip.clip_id}", **nobody) for clip in train]
+    pool = [with_own_files(replace(clip, clip_id=f"u-{clip.clip_id}", **nobody), folder / "pool") for clip in train]
     seen = next(clip for clip in test if clip.video and clip.text)
     copy, remuxed = folder / "copy.mp4", folder / "remuxed.mov"
     shutil.copy(seen.video, copy)
@@ -58,7 +59,7 @@ def clips(labelled, media_files, folder):
     pool += [
         replace(seen, clip_id="copy", video=str(copy), audio=None, **nobody),
         replace(seen, clip_id="remuxed", video=str(remuxed), audio=None, text="other words", **nobody),
-        replace(pool[0], clip_id="same speaker", speaker=seen.speaker),
+        with_own_files(replace(pool[0], clip_id="same speaker", speaker=seen.speaker), folder / "pool"),
         Clip("same sound", audio=str(shutil.copy(media_files["wav"], folder / "renamed.wav")), split="unlabelled"),
         Clip("silent too", audio=str(_silence(folder / "silent too.wav")), text="hm", split="unlabelled"),
         Clip("words", text="I am so happy for you!", split="unlabelled"),
@@ -343,7 +344,8 @@ def test_bad_media_of_many_kinds_cost_nobody_else_anything(config, clips, media_
     assert len(bad) >= 10
     pool = [clip for clip in clips if clip.clip_id.startswith("u-")]
     broken = [Clip(name, video=str(path), split="unlabelled") for name, path in bad.items()]
-    broken.append(Clip("text is left", video=str(bad["empty"]), text="I am so happy for you!", split="unlabelled"))
+    empty = shutil.copy(bad["empty"], tmp_path / "another empty.mp4")
+    broken.append(Clip("text is left", video=str(empty), text="I am so happy for you!", split="unlabelled"))
     manifest.write(tmp_path / "clips.parquet", [*(c for c in clips if c.split != "unlabelled"), *pool, *broken])
     changes = {"data.manifest": str(tmp_path / "clips.parquet"), "store.root": str(tmp_path / "store")}
     strict = override(config, changes)

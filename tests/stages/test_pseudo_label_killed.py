@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from own_files import with_own_files
 
 from emo_ray.config import dump, override
 from emo_ray.data import manifest
@@ -99,6 +100,7 @@ def config(tiny_config, evaluated, labelled, folder):
     train = [clip for clip in labelled if clip.split == "train"]
     nobody = {"label": None, "split": "unlabelled", "speaker": None}
     pool = [replace(clip, clip_id=f"u-{i}-{clip.clip_id}", **nobody) for i in range(32) for clip in train]
+    pool = [with_own_files(clip, folder / "pool") for clip in pool]
     manifest.write(folder / "clips.parquet", [*labelled, *pool])
     return override(
         tiny_config,

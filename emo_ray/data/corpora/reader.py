@@ -5,6 +5,7 @@ from pathlib import Path
 
 from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
+from emo_ray.data.clip_checks import check_files, check_ids, cleaned
 from emo_ray.data.corpora import media_folders, meld, mer2024, ravdess
 from emo_ray.data.corpora.imported import Imported, left_out_notes
 from emo_ray.data.folders import Listing, first_of, is_unicode, list_folder, printable
@@ -33,8 +34,8 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
 
     `auto` takes a file for a table; a folder for the first of these that shows itself and that all of its media fit:
     MELD by any `*_sent_emo.csv` below it, MER2024 by a CSV directly in it that has the columns name and discrete,
-    RAVDESS by a media file's name; and else for plain media. Raises ValueError where the path, the layout or a clip_id
-    is wrong.
+    RAVDESS by a media file's name; and else for plain media. Raises ValueError where the path, the layout, a clip_id or
+    a label is wrong, and where rows share a file (with `bare` they may: it may not be needed).
     """
     if data.manifest is None or data.corpus == "synthetic":
         sources = f"data.manifest={data.manifest}, data.corpus={data.corpus}"
@@ -49,10 +50,12 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     if path.is_dir():
         clips, notes = _read_folder(list_folder(path), data.corpus)
     else:
-        root = Path(data.root) if data.root else None
-        clips, notes = manifest.read_table(path, root, data.columns, bare), []
-    manifest.check(clips, str(path))
-    return clips, notes
+        clips, notes = manifest.read_table(path, data, bare)
+    if not bare:
+        check_files(clips, str(path))  # before ids: rows of one file have one name too
+    check_ids(clips, str(path))
+    clips, label_notes = cleaned(clips, data)
+    return clips, [*notes, *label_notes]
 
 
 def _check_kind(path: Path, data: Data) -> None:
@@ -63,9 +66,10 @@ def _check_kind(path: Path, data: Data) -> None:
         raise ValueError(
             f"{path}: found a {kind}, expected a {expected} for data.corpus={data.corpus}: set data.corpus=auto"
         )
-    if kind == "folder" and (data.root or data.columns):
-        settings = f"data.root={data.root}, data.columns={data.columns}"
-        raise ValueError(f"{path}: found {settings} with a folder, expected neither: they describe tables only")
+    of_tables = {name: getattr(data, name) for name in ("root", "columns", "encoding", "split_map")}
+    if kind == "folder" and any(of_tables.values()):
+        settings = ", ".join(f"data.{name}={value}" for name, value in of_tables.items() if value)
+        raise ValueError(f"{path}: found {settings} with a folder, expected none of them: they describe tables only")
 
 
 def _read_folder(listing: Listing, corpus: str) -> tuple[list[Clip], list[str]]:

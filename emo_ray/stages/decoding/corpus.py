@@ -16,7 +16,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import labels, manifest, shards, splits, synthetic
+from emo_ray.data import clip_checks, labels, manifest, shards, splits, synthetic
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, MEDIA_NOTES, Prepared
@@ -105,8 +105,12 @@ def _read_clips(config: Config) -> tuple[list[Clip], list[str]]:
     """The clips of the corpus, and the importer's notes for the user."""
     if config.data.is_synthetic:
         return _synthesise(config), []
-    clips, notes = read_corpus(config.data, bare=bool(config.tables.given))
-    return _without_needless_media(clips, config.tables), notes
+    bare = bool(config.tables.given)
+    clips, notes = read_corpus(config.data, bare)
+    if bare:
+        clips = _without_needless_media(clips, config.tables)
+        clip_checks.check_files(clips, str(config.data.manifest))
+    return clips, notes
 
 
 def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
@@ -114,7 +118,7 @@ def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
 
     A video is kept as long as its sight or its sound may be needed.
     """
-    reason = no_media_reason(clips) if tables.given else None
+    reason = no_media_reason(clips)
     if reason:
         say(f"{reason}: tables alone are used")
     needless = reason is not None or {"video", "audio"} <= set(tables.given)

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from emo_ray.config import override
+from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
 from emo_ray.data.prepared import MANIFEST
 from emo_ray.stages.decoding.corpus import prepare_corpus
@@ -96,5 +97,6 @@ def test_speakers_do_not_cross_our_cuts(tiny_config, ray_session, tmp_path):
 
 def test_the_prepared_corpus_is_itself_a_manifest(tiny_config):
     prepared = prepare_corpus(tiny_config)
-    again = manifest.read_table(prepared.path / MANIFEST)
+    again, notes = manifest.read_table(prepared.path / MANIFEST, Data())
+    assert notes == []
     assert again == [replace(c, text=c.text or None) for c in prepared.clips]  # an empty cell is no transcript

@@ -1,0 +1,90 @@
+"""What clips of every importer go through: classes, speakers who are nobody, and rows that share a file or an id."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from emo_ray.config.data_settings import Data
+from emo_ray.data.labels import class_of_labels
+from emo_ray.data.manifest import Clip, first_of
+
+# Values that stand for none, in lower case.
+_NO_VALUE = {"nan", "na", "n/a", "n.a.", "<na>", "#n/a", "nat", "null", "none", "nil", "unknown", "unk", "?", "-"}
+_NO_VALUES = {
+    "speaker": _NO_VALUE | {"undefined", "unknown speaker", "speaker unknown", "not available", "missing", "--"},
+    "language": _NO_VALUE,
+}
+_NO_TEXT = {"nan", "NaN", "<NA>", "#N/A"}  # exactly so: somebody may say "Nan" or "null"
+
+
+def cleaned(clips: Sequence[Clip], data: Data) -> tuple[list[Clip], list[str]]:
+    """The clips with the classes that their labels are, without values that stand for none, and notes for the user.
+
+    Clips of classes that `data.label_map` drops are left out. Raises ValueError for labels in several spellings.
+    """
+    counts = Counter(clip.label for clip in clips if clip.label is not None)
+    class_of, notes = class_of_labels(counts, data)
+    kept = [
+        clip if clip.label is None else replace(clip, label=class_of[clip.label])
+        for clip in clips
+        if clip.label is None or clip.label in class_of
+    ]
+    if clips and not kept:
+        raise ValueError(f"data.label_map={data.label_map}: found no clip beside those that it leaves out")
+    for field in ("speaker", "language", "text"):
+        kept, field_notes = _without_placeholders(kept, field)
+        notes += field_notes
+    return kept, notes
+
+
+def check_ids(clips: Sequence[Clip], where: str) -> None:
+    """Raises ValueError where a clip_id is empty or occurs twice."""
+    counts = Counter(clip.clip_id for clip in clips)
+    problems = [
+        f"column clip_id: found {name!r} in {count} rows, expected it once: give each clip its own clip_id"
+        for name, count in counts.items()
+        if count > 1
+    ]
+    problems += [f"row {i}, column clip_id: found nothing" for i, c in enumerate(clips, 1) if not c.clip_id]
+    if problems:
+        raise ValueError(f"{where}: " + first_of(problems))
+
+
+def check_files(clips: Iterable[Clip], where: str) -> None:
+    """Raises ValueError where several clips name one file as their video or sound: each would be the whole of it."""
+    ids_of: dict[str, list[str]] = {}
+    for clip in clips:
+        for path in {_normal(path) for path in (clip.video, clip.audio) if path is not None}:
+            ids_of.setdefault(path, []).append(clip.clip_id)
+    shared = {path: ids for path, ids in ids_of.items() if len(ids) > 1}
+    if shared:
+        path, ids = next(iter(shared.items()))
+        more = f", and {len(shared) - 1} more files in several rows each" if len(shared) > 1 else ""
+        raise ValueError(
+            f"{where}: found {path} in {len(ids)} rows{more}, expected each file in one row: a clip is the whole of "
+            "its file, so cut recordings into a file for each clip, and take out rows that are there twice"
+        )
+
+
+def _without_placeholders(clips: list[Clip], field: str) -> tuple[list[Clip], list[str]]:
+    """The clips without values of this field that stand for none, and a note of how many there were."""
+
+    def is_none(value: str | None) -> bool:
+        if value is None:
+            return False
+        return value.strip() in _NO_TEXT if field == "text" else value.strip().lower() in _NO_VALUES[field]
+
+    counts = Counter(getattr(clip, field) for clip in clips if is_none(getattr(clip, field)))
+    if not counts:
+        return clips, []
+    nothing: dict[str, Any] = {field: None}
+    clips = [replace(clip, **nothing) if is_none(getattr(clip, field)) else clip for clip in clips]
+    counted = ", ".join(f"{value!r} in {count} clips" for value, count in sorted(counts.items()))
+    meaning = "nobody, and not one person" if field == "speaker" else "no value"
+    return clips, [f"{field}: {counted} is taken for {meaning}"]
+
+
+def _normal(path: str) -> str:
+    return path if "://" in path else os.path.normpath(path)
