@@ -118,10 +118,10 @@ def _without_needless_media(clips: list[Clip], tables: Tables) -> list[Clip]:
 
     A video is kept as long as its sight or its sound may be needed.
     """
-    reason = no_media_reason(clips)
-    if reason:
-        say(f"{reason}: tables alone are used")
-    needless = reason is not None or {"video", "audio"} <= set(tables.given)
+    reason_and_advice = no_media_reason(clips)
+    if reason_and_advice:
+        say(f"{reason_and_advice[0]}: tables alone are used")
+    needless = reason_and_advice is not None or {"video", "audio"} <= set(tables.given)
     return [replace(clip, video=None, audio=None) for clip in clips] if needless else clips
 
 

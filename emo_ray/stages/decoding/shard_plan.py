@@ -114,10 +114,10 @@ def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) 
             clips_of[part].append(clip_of[clip_id])
 
 
-def no_media_reason(clips: Iterable[Clip]) -> str | None:
-    """Why not one local media file can be used: none exists, or each that exists is a Git LFS pointer; else None.
+def no_media_reason(clips: Iterable[Clip]) -> tuple[str, str] | None:
+    """Why not one local media file can be used, and what to do: none exists, or all that exist are Git LFS pointers.
 
-    Files are looked at until one can be used. Clips without local media are no reason.
+    None where one can be used (no further one is looked at), and where no clip has local media.
     """
     paths = local_files(clips)
     pointers = []
@@ -127,13 +127,14 @@ def no_media_reason(clips: Iterable[Clip]) -> str | None:
                 return None
             pointers.append(path)
     if pointers:
-        return f"found Git LFS pointers in the place of {len(pointers)} media files (first: {pointers[0]})"
-    return f"found none of the {len(paths)} media files of the manifest (first: {paths[0]})" if paths else None
+        return f"found Git LFS pointers in the place of {len(pointers)} media files (first: {pointers[0]})", lfs.ADVICE
+    advice = "set data.root to the folder that relative paths start from"
+    return (
+        (f"found none of the {len(paths)} media files of the manifest (first: {paths[0]})", advice) if paths else None
+    )
 
 
 def _check_files(clips: Iterable[Clip]) -> None:
     """Raises ValueError where not one local media file can be used: a wrong root or LFS pointers, not bad media."""
-    reason = no_media_reason(clips)
-    if reason:
-        advice = f"{lfs.ADVICE}, or set data.root to the folder that relative paths start from"
-        raise ValueError(f"{reason}, expected the files themselves: {advice}")
+    if reason_and_advice := no_media_reason(clips):
+        raise ValueError(", expected the files themselves: ".join(reason_and_advice))
