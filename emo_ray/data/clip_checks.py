@@ -19,20 +19,23 @@ _NO_VALUES = {
 _NO_TEXT = {"nan", "NaN", "<NA>", "#N/A"}  # exactly so: somebody may say "Nan" or "null"
 
 
-def cleaned(clips: Sequence[Clip], data: Data) -> tuple[list[Clip], list[str]]:
+def cleaned(clips: Sequence[Clip], data: Data, where: str) -> tuple[list[Clip], list[str]]:
     """The clips with the classes that their labels are, without values that stand for none, and notes for the user.
 
     Clips of classes that `data.label_map` drops are left out. Raises ValueError for labels in several spellings.
     """
     counts = Counter(clip.label for clip in clips if clip.label is not None)
-    class_of, notes = class_of_labels(counts, data)
+    try:
+        class_of, notes = class_of_labels(counts, data)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     kept = [
         clip if clip.label is None else replace(clip, label=class_of[clip.label])
         for clip in clips
         if clip.label is None or clip.label in class_of
     ]
     if clips and not kept:
-        raise ValueError(f"data.label_map={data.label_map}: found no clip beside those that it leaves out")
+        raise ValueError(f"{where}: data.label_map={data.label_map}: found no clip beside those that it leaves out")
     for field in ("speaker", "language", "text"):
         kept, field_notes = _without_placeholders(kept, field)
         notes += field_notes

@@ -110,11 +110,11 @@ def test_ids_that_are_doubled_or_missing_are_errors():
 
 def test_clips_of_dropped_classes_are_left_out_and_a_map_that_drops_all_is_an_error():
     clips = [Clip(str(i), label=label) for i, label in enumerate(["joy", "xxx", None, "sad", "xxx"])]
-    kept, notes = cleaned(clips, Data(label_map={"xxx": None, "joy": "happy"}))
+    kept, notes = cleaned(clips, Data(label_map={"xxx": None, "joy": "happy"}), "here")
     assert [(clip.clip_id, clip.label) for clip in kept] == [("0", "happy"), ("2", None), ("3", "sad")]
     assert any("'xxx' in 2 clips" in note for note in notes)
-    with pytest.raises(ValueError, match=r"data\.label_map"):
-        cleaned(clips[1:2], Data(label_map={"xxx": None}))
+    with pytest.raises(ValueError, match=r"here: data\.label_map"):
+        cleaned(clips[1:2], Data(label_map={"xxx": None}), "here")
 
 
 def test_labels_of_a_known_corpus_are_mapped_and_joined_as_those_of_a_table(tmp_path):

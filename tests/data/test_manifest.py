@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables_on_disk import clips_of, table, write
 
+from emo_ray.config.data_settings import Data
 from emo_ray.config.model_settings import CLIP_FIELDS
 from emo_ray.data import manifest
 from emo_ray.data.columns import SPLITS
+from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
 
 SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
@@ -170,6 +172,58 @@ def test_bad_tables_are_named_with_what_is_wrong(tmp_path, name, content, messag
     with pytest.raises(ValueError, match=message) as error:
         clips_of(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
+
+
+HEADERS = st.sampled_from(["clip_id", "video", "file", "text", "label", "split", "speaker", "start", "x", ""]) | CELL
+WORDS = (
+    st.sampled_from(["nan", "NA", "Unknown", "a.mp4", "a.wav", "train", "dev", "eval", "test1", "Joy", "joy", "", " "])
+    | CELL
+)
+JSON_CELLS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS, lambda c: st.lists(c, max_size=2)
+)
+CONTENTS = st.one_of(
+    st.binary(max_size=200).map(lambda content: ("csv", content)),
+    st.binary(max_size=200).map(lambda content: ("parquet", b"PAR1" + content + b"PAR1")),
+    st.lists(st.lists(HEADERS | WORDS, max_size=5), max_size=6).map(
+        lambda rows: ("csv", "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass"))
+    ),
+    st.lists(st.dictionaries(HEADERS, JSON_CELLS, max_size=5), max_size=5).map(
+        lambda rows: ("jsonl", "\n".join(map(json.dumps, rows)).encode())
+    ),
+)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "columns": st.dictionaries(
+            st.sampled_from(CLIP_FIELDS),
+            st.none() | st.sampled_from(["text", "{text}/{label}", "x"]) | st.just(["text", "x"]),
+        ),
+        "encoding": st.sampled_from([None, "gb18030", "utf-16"]),
+        "split_map": st.dictionaries(WORDS, st.none() | st.sampled_from(SPLITS), max_size=3),
+        "label_map": st.dictionaries(WORDS.filter(str.strip), st.none() | st.just("joy"), max_size=3),
+        "merge_labels": st.booleans(),
+        "folds": st.sampled_from([None, 3]),
+    },
+)
+
+
+@given(content=CONTENTS, settings=SETTINGS, bare=st.booleans())
+def test_any_content_is_clips_or_one_message(content, settings, bare, tmp_path_factory):
+    suffix, table_bytes = content
+    path = tmp_path_factory.mktemp("any") / f"clips.{suffix}"
+    path.write_bytes(table_bytes)
+    message = ""
+    try:
+        clips, notes = read_corpus(Data(manifest=str(path), **settings), bare)
+    except ValueError as error:
+        message = str(error)
+    else:
+        assert len({clip.clip_id for clip in clips}) == len(clips) > 0
+        assert all(isinstance(note, str) for note in notes)
+        manifest.write(path.with_name("again.parquet"), clips)
+        assert manifest.read(path.with_name("again.parquet")) == clips
+    assert not message or message.startswith(str(path))
 
 
 @given(places=st.lists(st.integers(0, 4000), min_size=1, max_size=20), values=st.binary(min_size=20, max_size=20))

@@ -54,7 +54,7 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     if not bare:
         check_files(clips, str(path))  # before ids: rows of one file have one name too
     check_ids(clips, str(path))
-    clips, label_notes = cleaned(clips, data)
+    clips, label_notes = cleaned(clips, data, str(path))
     return clips, [*notes, *label_notes]
 
 
