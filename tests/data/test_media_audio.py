@@ -123,9 +123,9 @@ def test_the_default_track_is_taken(tmp_path, suffix, default):
 # Gaps
 
 
-@pytest.mark.parametrize("suffix", ["m4a", "mka", "flv", "ts", "webm"])
+@pytest.mark.parametrize("suffix", ["m4a", "mka", "flv", "ts", "webm", "ogg"])
 def test_gaps_are_silent_and_time_stays_true(tmp_path, suffix):
-    codec = {"ts": "mp2", "webm": "libopus"}.get(suffix, "aac")
+    codec = {"ts": "mp2", "webm": "libopus", "ogg": "libopus"}.get(suffix, "aac")
     samples_S = np.concatenate([tone(500, 1.5, 48_000), tone(500, 1, 48_000), tone(1500, 1.5, 48_000)])
     whole = write(tmp_path / f"whole.{suffix}", [samples_S], codec, 48_000)
     start = first_time(whole)
@@ -234,6 +234,21 @@ def test_mp3_that_states_its_bytes_as_fraunhofers_encoder_does(tmp_path):
     for share, expected in ((1, "ok"), (0.5, "corrupt: truncated: 2.0 of 4.")):
         path.write_bytes(content[: round(share * len(content))])
         assert media.read_audio(str(path), 60)[1].startswith(expected)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("wv", "wavpack"), ("tta", "tta")])
+def test_half_of_a_file_of_few_long_packets_is_corrupt(tmp_path, suffix, codec):
+    path = write(tmp_path / f"whole.{suffix}", [tone(440, 4)], codec)
+    assert media.read_audio(str(path), 60)[1] == "ok"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert media.read_audio(str(path), 60)[1].startswith("corrupt: ")
+
+
+def test_ogg_without_its_end_has_a_note(tmp_path):
+    path = write(tmp_path / "whole.ogg", [tone(440, 3, 48_000)], "libopus", 48_000)
+    assert media.read_audio(str(path), 60)[1] == "ok"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert media.read_audio(str(path), 60)[1] == "ok: the file ends without its end mark"
 
 
 @pytest.mark.parametrize("stated", [0, 0x7FFFFFFF, 0xFFFFFFFF])

@@ -20,7 +20,15 @@ SIZE = 48
 SLOW = [33 * i for i in range(30)] + [990 + 200 * i for i in range(10)]  # ms: 30 frames a second, then 5
 EVEN = [40 * i for i in range(40)]
 MUXER = {"mkv": "matroska", "ts": "mpegts", "mpg": "mpeg", "wmv": "asf"}
-CODEC = {"webm": "libvpx", "flv": "flv", "avi": "mpeg4", "mpg": "mpeg2video", "gif": "gif", "wmv": "wmv2"}
+CODEC = {
+    "webm": "libvpx",
+    "flv": "flv",
+    "avi": "mpeg4",
+    "mpg": "mpeg2video",
+    "gif": "gif",
+    "wmv": "wmv2",
+    "mxf": "mpeg2video",
+}
 
 
 def numbered(number, width=SIZE, height=SIZE):
@@ -250,9 +258,10 @@ def test_a_stream_that_begins_between_key_frames(tmp_path, suffix, b_frames):
     assert abs(numbers[-1] - (39 - decodable / 16)) <= 3
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "webm", "flv", "avi", "wmv", "mp4"])
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "flv", "avi", "wmv", "mp4", "fragments.mp4", "mxf"])
 def test_a_stated_length_is_compared(tmp_path, suffix):
-    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    fragments = "frag_keyframe+empty_moov+default_base_moof+global_sidx"
+    options = {"movflags": {"mp4": "faststart", "fragments.mp4": fragments}[suffix]} if "mp4" in suffix else {}
     content = write(tmp_path / f"whole.{suffix}", EVEN, gop=1, size=(160, 120), options=options).read_bytes()
     path = tmp_path / f"cut.{suffix}"
     for share, expected in ((1, "ok"), (0.5, "corrupt: truncated"), (0.6, "corrupt: truncated")):

@@ -20,7 +20,7 @@ from emo_ray.data.media import lengths
 MP4, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 READABLE = 0.9  # share of the stated content, or of the packets, below which a file counts as corrupt
 _TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "subviewer", "microdvd", "vplayer", "lrc"}  # FFmpeg's for plain text
-_STREAM_TIMED = {MP4, "flac"}  # headers that say how long each stream is; AVI says it otherwise
+_STREAM_TIMED = {MP4, "flac", "wv", "tta", "mxf"}  # headers that say how long each stream is; AVI says it otherwise
 _WHOLE_TIMED = {"flv"}  # headers that say how long the longest stream is; Matroska's may
 _MOST_STREAMS = 64
 

@@ -42,9 +42,15 @@ def stated_share(file: BinaryIO, size: int) -> float:
 
 
 def lacks_end_mark(file: BinaryIO, size: int) -> bool:
-    """Whether a GIF has lost its end; nothing in it tells how much that is."""
-    is_gif = _bytes_at(file, 0, 4) == b"GIF8"
-    return is_gif and not _bytes_at(file, max(0, size - 1024), 1024).rstrip(b"\0").endswith(b"\x3b")
+    """Whether a GIF or Ogg file has lost its end; nothing in it tells how much that is."""
+    magic = _bytes_at(file, 0, 4)
+    if magic == b"GIF8":
+        return not _bytes_at(file, max(0, size - 1024), 1024).rstrip(b"\0").endswith(b"\x3b")
+    if magic == b"OggS":  # a page is at most 65,307 bytes long; the last of a stream is marked
+        tail = _bytes_at(file, max(0, size - _AT_ONCE), _AT_ONCE)
+        page = tail.rfind(b"OggS")
+        return page < 0 or not tail[page + 5 : page + 6] or not tail[page + 5] & 4
+    return False
 
 
 def matroska_states_duration(file: BinaryIO) -> bool:

@@ -173,7 +173,8 @@ def _length_notes(media: Media, stream: VideoStream, packets: int, tally: Tally)
         text = f"{packets} of {stated} frames are there"
         if packets < READABLE * stated:
             raise Corrupt(f"truncated: {text}")
-        return [text] if packets < stated else []
+        if packets < stated or stream.frames:  # a fragmented file has no frame count, and an index of what was read
+            return [text] if packets < stated else []
     reached_s = tally.reached_s(media.container)
     stated_s = media.stated_stream_s(stream)
     if stated_s is not None:
