@@ -320,6 +320,14 @@ def test_rates_that_no_sound_has_are_refused(tmp_path, rate_hz):
     assert status == f"corrupt: a sample rate of {rate_hz} Hz"
 
 
+def test_files_of_very_many_streams_are_refused(tmp_path):
+    path = tmp_path / "many.mkv"
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono") for _ in range(65)]
+        encode(out, streams[0], [tone(440, 0.1)], RATE_HZ, "mono")
+    assert media.read_audio(str(path), 60) == (None, "corrupt: 65 streams are more than 64")
+
+
 def test_large_files_and_git_lfs_pointers_are_refused(tmp_path):
     path = tmp_path / "clip.wav"
     path.write_bytes(wav_bytes([tone(440, 1)]))

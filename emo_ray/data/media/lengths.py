@@ -8,6 +8,7 @@ from typing import BinaryIO, Literal
 
 _UNKNOWN_32 = 0x7FFFF000  # sizes from here on are what programs write that do not know the size when they start
 _AT_ONCE = 2**16  # bytes
+_MOST_CHUNKS = 1000  # a file of zeros would be one of a thousand million empty chunks
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # first GUID of a file
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BYTES_PER_ID3_SIZE_BIT = 7
@@ -71,7 +72,9 @@ def _chunk(
     file: BinaryIO, size: int, place: int, name: bytes, order: Literal["little", "big"]
 ) -> tuple[int, int] | None:
     """Start and stated length of the content of a named RIFF or IFF chunk; None where the file ends before it."""
-    while place + 8 <= size:
+    for _ in range(_MOST_CHUNKS):
+        if place + 8 > size:
+            break
         header = _bytes_at(file, place, 8)
         length = int.from_bytes(header[4:], order)
         if header[:4] == name:
@@ -91,7 +94,9 @@ def _rf64(file: BinaryIO, size: int) -> tuple[int, int] | None:
 def _w64(file: BinaryIO, size: int) -> tuple[int, int] | None:
     """Chunks of Sony's Wave64: a GUID of 16 bytes, 8 bytes of size that count the header, content up to 8 bytes."""
     place = 40
-    while place + 24 <= size:
+    for _ in range(_MOST_CHUNKS):
+        if place + 24 > size:
+            break
         header = _bytes_at(file, place, 24)
         length = int.from_bytes(header[16:], "little")
         if header[:4] == b"data":
@@ -102,7 +107,9 @@ def _w64(file: BinaryIO, size: int) -> tuple[int, int] | None:
 
 def _caf(file: BinaryIO, size: int) -> tuple[int, int] | None:
     place = 8
-    while place + 12 <= size:
+    for _ in range(_MOST_CHUNKS):
+        if place + 12 > size:
+            break
         header = _bytes_at(file, place, 12)
         length = int.from_bytes(header[4:], "big", signed=True)
         if header[:4] == b"data":

@@ -2,11 +2,14 @@
 
 import csv
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA
 from emo_ray.stages.decoding.corpus import SHEET, prepare_corpus
+from emo_ray.stages.decoding.inspection import write_bad_media, write_media_notes
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -16,6 +19,25 @@ def test_bad_media_are_listed_with_their_file_and_good_ones_are_not(table_config
         listed = {(row["clip_id"], row["modality"]): row for row in csv.DictReader(stream)}
     assert listed["truncated", "video"]["file"].endswith("truncated.mp4")
     assert ("good-1", "video") not in listed
+
+
+def test_notes_are_listed_beside_the_bad_media(tmp_path):
+    clips = [Clip("a", video="a.mp4"), Clip("b", video="b.mp4", audio="b.wav"), Clip("c", text="words")]
+    columns = {
+        "clip_id": ["a", "b", "c"],
+        "video_status": ["ok", "ok: video stream 1 of 2", "missing"],
+        "audio_status": ["corrupt: truncated", "ok: 1 of 9 packets unreadable", "missing"],
+        "text_status": ["missing", "missing: empty", "ok"],
+    }
+    listed = []
+    for write in (write_bad_media, write_media_notes):
+        write(tmp_path / "list.csv", clips, pa.table(columns))
+        with (tmp_path / "list.csv").open(newline="") as stream:
+            listed.append(list(csv.reader(stream))[1:])
+    assert listed == [
+        [["a", "audio", "corrupt: truncated", "a.mp4"], ["b", "text", "missing: empty", ""]],
+        [["b", "video", "ok: video stream 1 of 2", "b.mp4"], ["b", "audio", "ok: 1 of 9 packets unreadable", "b.wav"]],
+    ]
 
 
 def test_a_corpus_has_a_contact_sheet_of_its_labels(tiny_config):
