@@ -9,9 +9,11 @@ from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 from pyarrow import fs
 
 from emo_ray.data import lfs, status
@@ -35,7 +37,7 @@ class Corrupt(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may ask for at most."""
+    """The largest files and pictures, and the longest videos, that are decoded."""
 
     max_pixels: int = 8192 * 4320  # of a picture, as stored and as resized
     max_video_s: float = 3600.0
@@ -45,7 +47,7 @@ class Limits:
 LIMITS = Limits()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Media:
     """An open container, and what its header states."""
 
@@ -59,14 +61,15 @@ class Media:
         """FFmpeg's name of the container format."""
         return self.container.format.name
 
-    def stated_stream_s(self, stream: Any) -> float | None:
+    def stated_stream_s(self, stream: AudioStream | VideoStream) -> float | None:
         """How long the header says that a stream is; None where it does not."""
         if stream.time_base is None:
             return None
         if self.format == AVI:  # the length counts repeated pictures; FFmpeg shortens the duration of a cut file
             return float(stream.frames * stream.time_base)
-        is_stated = self.format in _STREAM_TIMED and stream.duration is not None
-        return float(stream.duration * stream.time_base) if is_stated else None
+        if self.format in _STREAM_TIMED and stream.duration is not None:
+            return float(stream.duration * stream.time_base)
+        return None
 
 
 @dataclass
@@ -76,13 +79,13 @@ class Tally:
     packets: int = 0
     unreadable: int = 0
     stopped: str = ""  # why reading ended before the end of the file
-    _ends: dict[int, int] = field(default_factory=dict)  # stream index -> end of its last packet, in its time base
     cut: bool = False  # the last packet is incomplete; those of plain samples have no length that says so
+    _ends: dict[int, int] = field(default_factory=dict)  # stream index -> end of its last packet, in its time base
 
-    def read(self, container: InputContainer, streams: Any) -> Iterator[Packet]:
+    def read(self, container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
         """The packets of streams. As in FFmpeg's programs, an error ends the file."""
         try:
-            for packet in container.demux(streams):
+            for packet in container.demux(*streams):
                 if packet.size:
                     self.cut = packet.is_corrupt and not _is_plain(packet.stream)
                     time = packet.pts if packet.pts is not None else packet.dts
@@ -98,15 +101,15 @@ class Tally:
         bases = {stream.index: stream.time_base or 0 for stream in container.streams}
         return max((float(end * bases[place]) for place, end in self._ends.items()), default=0.0)
 
-    def decode(self, packets: Iterator[Packet], stream: Any) -> Iterator[Any]:
-        """Frames of one stream's packets; packets that do not decode are counted and left out."""
+    def decode(self, packets: Iterator[Packet], stream: AudioStream | VideoStream) -> Iterator[Any]:
+        """Video or sound frames of one stream's packets; packets that do not decode are counted and left out."""
         for packet in packets:
             if packet.stream_index == stream.index and packet.size:
                 self.packets += 1
                 yield from self._decoded(stream, packet)
         yield from self._decoded(stream, None)
 
-    def _decoded(self, stream: Any, packet: Packet | None) -> list[Any]:
+    def _decoded(self, stream: AudioStream | VideoStream, packet: Packet | None) -> list[Any]:
         try:
             return stream.codec_context.decode(packet)
         except av.FFmpegError:  # also at the end, where FFmpeg says so as an error
@@ -130,7 +133,7 @@ class Tally:
         ]
 
 
-def _is_plain(stream: Any) -> bool:
+def _is_plain(stream: Stream) -> bool:
     """Whether a stream's packets are plain samples."""
     return stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
 

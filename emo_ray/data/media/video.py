@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import dropwhile, groupby, pairwise
 from statistics import median
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -45,11 +46,21 @@ Images = dict[int, np.ndarray]  # time stamp, or place in the order of decoding 
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller wants of a clip."""
+    """How many frames to take of a clip, and how to make pictures of them."""
 
     frames: int
     resizer: Resizer
     limits: Limits
+
+
+class _PacketHead(NamedTuple):
+    """What a packet says of itself; times are in units of the stream's time base."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_key: bool
+    is_discard: bool
 
 
 @dataclass(frozen=True)
@@ -134,23 +145,27 @@ def _prepare(stream: VideoStream, limits: Limits) -> None:
 
 
 def _packet_index(media: Media, stream: VideoStream, limits: Limits) -> tuple[PacketIndex, list[str]]:
-    """The packets of a stream, without decoding, and notes on what lacks.
+    """The packets of a stream, without decoding, and notes on what is missing.
 
     Raises Corrupt where the container states much more than it holds.
     """
     tally = Tally()
     streams = list(media.container.streams) if media.states_whole_duration else [stream]
-    packets = [p for p in tally.read(media.container, streams) if p.stream_index == stream.index]
+    packets = [  # without their content, which may be larger than the memory
+        _PacketHead(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard)
+        for p in tally.read(media.container, streams)
+        if p.stream_index == stream.index
+    ]
     notes = [*_length_notes(media, stream, len(packets), tally), *tally.end_notes(), *media.end_notes]
     shown = [p for p in packets if not p.is_discard]  # an edit list cuts others away
     if not shown:
         raise Corrupt("the video stream has no frames")
     index = PacketIndex(
-        [p.is_keyframe for p in shown],
+        [p.is_key for p in shown],
         _distinct([p.pts for p in shown]),
         _distinct([p.dts for p in shown]),
         min((t for p in packets for t in (p.pts, p.dts) if t is not None), default=None),
-        max(shown, key=lambda p: (p.pts if p.pts is not None else p.dts) or 0).duration or 0,
+        max(shown, key=lambda p: (p.pts if p.pts is not None else p.dts) or 0).duration,
     )
     if index.times is not None and stream.time_base is not None:
         duration_s = float((index.times[-1] - index.times[0]) * stream.time_base)
@@ -166,7 +181,7 @@ def _distinct(times: list[int | None]) -> list[int] | None:
 
 
 def _length_notes(media: Media, stream: VideoStream, packets: int, tally: Tally) -> list[str]:
-    """Notes from comparing the packets with what the container states. Raises Corrupt where many lack."""
+    """Notes from comparing the packets with what the container states. Raises Corrupt where many are missing."""
     if media.format == MP4:
         # The index, unlike the frame count, also lists what an edit list cuts away.
         stated = len(stream.index_entries)
