@@ -159,6 +159,14 @@ def test_readings_are_those_of_the_column_where_there_is_one():
     assert batch.text_from_shards(with_readings.take([2, 1])).readings == ("sad", None)
 
 
+def test_rows_with_a_note_are_usable():
+    rows = shard_rows(2).to_pylist()
+    rows[1] |= {"video_status": "ok: 1 of 188 packets unreadable", "audio_status": "ok: sound track 2 of 2"}
+    table = pa.Table.from_pylist(rows, shards.SCHEMA)
+    assert batch.video_from_shards(table).present_BM.all()
+    assert batch.audio_from_shards(table).present_BM.all()
+
+
 def test_rows_that_lack_what_is_asked_for_are_named():
     rows = shard_rows(3).to_pylist()
     rows[1] |= {"frames": None, "video_status": "corrupt: why"}
