@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from emo_ray import cluster, store
-from emo_ray.config import Config
+from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import clip_checks, labels, manifest, shards, splits, synthetic
@@ -88,7 +88,7 @@ def plan_corpus(config: Config) -> ShardPlan:
     folder = Path(config.data.manifest or "")
     if (folder / LEDGER).is_file() and store.is_complete(folder):
         return plan_prepared_folder(config, folder.absolute())
-    clips, notes = _read_clips(config)
+    clips, notes = _read_clips(override(config, {"data.merge_labels": True}))  # spellings of labels do not matter here
     for note in notes:
         say(note)
     return plan_shards(config, cluster.store_root(config), clips)

@@ -82,12 +82,12 @@ def test_shards_are_enough_where_the_media_are_gone(tiny_config, media_files, tm
 
 
 def test_labels_and_splits_of_the_clips_do_not_matter(tiny_config, media_files, tmp_path):
-    """Preparing must refuse this table: a label outside data.labels, and one speaker to cut splits from."""
-    videos = {label: shutil.copy(media_files["clip"], tmp_path / f"{label}.mp4") for label in ("joy", "happy")}
+    """Preparing must refuse this table: labels outside data.labels and in two spellings, and one speaker to cut from."""
+    videos = {label: shutil.copy(media_files["clip"], tmp_path / f"{label}.mp4") for label in ("joy", "Joy", "happy")}
     lines = [f"c-{label},{video},{label},me" for label, video in videos.items()]
     (tmp_path / "clips.csv").write_text("\n".join(["clip_id,video,label,speaker", *lines]))
     keys = {"data.manifest": str(tmp_path / "clips.csv"), "data.labels": ["happy", "sad"]}
     config = override(tiny_config, keys)
     with pytest.raises(ValueError, match="'joy'"):
         prepare_corpus(config)
-    assert [len(clips) for clips in plan_corpus(config).clips_of.values()] == [2]
+    assert [len(clips) for clips in plan_corpus(config).clips_of.values()] == [3]
