@@ -109,7 +109,8 @@ def vocabulary(labels: Iterable[str | None], configured: tuple[str, ...] | None)
         if unknown:
             raise ValueError(
                 f"found labels {', '.join(f'{label!r} ({counts[label]} clips)' for label in unknown)}, expected only "
-                f"those of data.labels ({', '.join(configured)}): correct the manifest or add them to data.labels"
+                f"those of data.labels ({', '.join(configured)}): add them to it, or rename or drop them with "
+                "data.label_map"
             )
         return tuple(configured)
     if len(counts) < 2:

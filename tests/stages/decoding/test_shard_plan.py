@@ -82,7 +82,7 @@ def test_shards_are_enough_where_the_media_are_gone(tiny_config, media_files, tm
 
 
 def test_labels_and_splits_of_the_clips_do_not_matter(tiny_config, media_files, tmp_path):
-    """Preparing must refuse this table: labels outside data.labels and in two spellings, and one speaker to cut from."""
+    """Preparing must refuse this table: labels outside data.labels and in two spellings, and a single speaker."""
     videos = {label: shutil.copy(media_files["clip"], tmp_path / f"{label}.mp4") for label in ("joy", "Joy", "happy")}
     lines = [f"c-{label},{video},{label},me" for label, video in videos.items()]
     (tmp_path / "clips.csv").write_text("\n".join(["clip_id,video,label,speaker", *lines]))
