@@ -7,15 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from emo_ray.config.data_settings import Data
+from emo_ray.data.columns import NO_VALUE, NOBODY
 from emo_ray.data.labels import class_of_labels
 from emo_ray.data.manifest import Clip, first_of
 
-# Values that stand for none, in lower case.
-_NO_VALUE = {"nan", "na", "n/a", "n.a.", "<na>", "#n/a", "nat", "null", "none", "nil", "unknown", "unk", "?", "-"}
-_NO_VALUES = {
-    "speaker": _NO_VALUE | {"undefined", "unknown speaker", "speaker unknown", "not available", "missing", "--"},
-    "language": _NO_VALUE,
-}
+_NO_VALUES = {"speaker": NOBODY, "language": NO_VALUE}
 _NO_TEXT = {"nan", "NaN", "<NA>", "#N/A"}  # exactly so: somebody may say "Nan" or "null"
 
 

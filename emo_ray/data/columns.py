@@ -33,16 +33,19 @@ _SPLIT_NAMES: dict[str, Split] = {
 }
 # These mean test where no other name of the column does: beside `test`, eval may be a validation split.
 _MAYBE_TEST = re.compile(r"eval|evaluation|test[ _-]?\d+")
-_NO_SPLIT = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a", "-", "unknown"}  # lower case
-_NO_VALUE = {"nan", "NaN", "<NA>", "#N/A", "NaT"}  # as pandas and spreadsheets spell cells without a value
+# Words that stand for no value, in lower case, and for no person.
+NO_VALUE = {"nan", "na", "n/a", "n.a.", "<na>", "#n/a", "nat", "null", "none", "nil", "unknown", "unk", "?", "-"}
+NOBODY = NO_VALUE | {"undefined", "unknown speaker", "speaker unknown", "not available", "missing", "--"}
+_NO_FILE = {"nan", "NaN", "<NA>", "#N/A", "NaT"}  # as pandas and spreadsheets spell cells without a value
 
 
 @dataclass(frozen=True)
 class FieldColumns:
-    """Where the value of a field comes from: a column, several joined by `_`, or a pattern that names columns."""
+    """Where the value of `field` comes from: a column, several joined by `_`, or a pattern that names columns."""
 
     headers: tuple[str, ...]
     pattern: str | None = None
+    field: str = ""
 
     def value(self, row: Row) -> str | None:
         """The text of a row, None where all of its cells are blank. Raises ValueError saying what is wrong with one."""
@@ -54,6 +57,8 @@ class FieldColumns:
             if cell is None:
                 raise ValueError(f"column {header}: found nothing, expected a part of a value beside {self}")
             text_of[header] = cell.strip()
+            if self.field == "speaker" and cell.strip().lower() in NOBODY:
+                return cell.strip()  # nobody, whatever stands beside it
         if self.pattern is None:
             return "_".join(text_of[header] for header in self.headers)
         return _PLACEHOLDER.sub(lambda match: text_of[match[1]], self.pattern)
@@ -101,7 +106,7 @@ def _configured(path: Path, headers: Collection[str], field: str, columns: str |
             raise ValueError(
                 f"{path}: data.columns.{field}: found no column {name!r}, expected one of {', '.join(headers)}"
             )
-    return FieldColumns(names, pattern)
+    return FieldColumns(names, pattern, field)
 
 
 def unread_fields(data: Data) -> set[str]:
@@ -142,8 +147,8 @@ def split_names(names: Counter[str], data: Data, column: str) -> dict[str, Split
 def is_placeholder(field: str, value: str) -> bool:
     """Whether a cell's text says that there is no split, or no media, as `nan` does; other fields are not judged."""
     if field == "split":
-        return value.lower() in _NO_SPLIT
-    return field in ("video", "audio", "file") and value in _NO_VALUE
+        return value.lower() in NO_VALUE
+    return field in ("video", "audio", "file") and value in _NO_FILE
 
 
 def _text(cell: Any, column: str) -> str | None:

@@ -28,6 +28,15 @@ def test_a_word_for_nobody_is_no_speaker_and_is_counted(tmp_path, word, suffix):
     assert any(f"{word.strip()!r} in 3 clips" in note and note.startswith("speaker") for note in notes)
 
 
+def test_nobody_beside_a_name_of_something_else_is_nobody(tmp_path):
+    rows = [{"text": "x", "show": "Friends", "who": who} for who in ("Ann", "Unknown", "Unknown")]
+    path = write(tmp_path / "clips.csv", rows)
+    for columns in ({"speaker": ["show", "who"]}, {"speaker": "{show}/{who}"}):
+        clips, notes = read(path, columns=columns)
+        assert [clip.speaker is None for clip in clips] == [False, True, True]
+        assert any("'Unknown' in 2 clips" in note for note in notes)
+
+
 def test_names_that_only_begin_so_are_people(tmp_path):
     names = ["Nan A", "Nonesuch", "Nana", "unknown soldier", "0", "-1", "Unk7"]
     clips, notes = read(write(tmp_path / "clips.csv", [{"text": "x", "speaker": name} for name in names]))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables_on_disk import clips_of, table, write
 
-from emo_ray.config import Config, load, override, parse_overrides
+from emo_ray.config import Config, dump, load, override, parse_overrides, recipe
 from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
 from emo_ray.data.columns import SPLITS, split_names
@@ -167,3 +167,17 @@ def test_words_that_yaml_may_take_for_something_else_stay_text_in_the_settings_o
     assert data.labels == ("no", "yes", "on", "01", "7")
     assert data.label_map == {"no": "yes", "01": "off", "7": None}
     assert data.split_map == {"0": "train"}
+
+
+def test_settings_of_labels_and_splits_survive_a_recipe(tmp_path):
+    words = ["no", "01", "1e5", "null", "~", "true", "1.5", "2024-01-01", "a: b", "7", "{x}"]
+    changes = {
+        "data.labels": words,
+        "data.label_map": dict(zip(words, [None, *words[1:]], strict=True)),
+        "data.split_map": dict.fromkeys(words, "train"),
+        "data.columns": {"clip_id": words, "label": None, "text": "1e5"},
+    }
+    config = override(Config(), changes)
+    for text in (dump(config), recipe(config)):
+        (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+        assert load(str(tmp_path / "recipe.yaml")) == config
