@@ -236,6 +236,12 @@ class Tables(Section, owner="caller"):
         decides=by_content("corpus", "text_features"),
         path=True,
     )
+    zeros: Literal["absent", "values"] = setting(
+        "absent",
+        "What a clip's features are that are zeros alone. absent: none, for tools write them where there is no face or "
+        "no word; rows of zeros are left out of a mean over time, too. values: numbers like others.",
+        decides=by_content("video_features", "audio_features", "text_features", "folds"),
+    )
     export: str | None = setting(
         None, "Folder into which jobs/features.py copies its features for other programs.", decides=NOTHING
     )

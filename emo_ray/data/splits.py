@@ -1,23 +1,24 @@
 """Which clips are in train, validation, test and unlabelled: the manifest's own splits, or cuts grouped by speaker."""
 
-import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from emo_ray.config.data_settings import Data
+from emo_ray.data import folding
 from emo_ray.data.manifest import Clip
+
+HELD_OUT = ("validation", "test")
 
 
 def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], list[str]]:
     """Every clip with a split, and notes for the user.
 
     A manifest without splits is cut into train, validation and test; one without a validation split has it cut from
-    train; labels stay balanced and, where speakers are known, no speaker crosses a cut. Clips without a label that are
-    not in a validation or test split are `unlabelled`. With `data.folds` all labelled clips are `train`, to be cut by
-    `folds`. Raises ValueError where a cut is impossible.
+    train; labels stay balanced and, where speakers are known, no speaker crosses a cut. Notes name the classes that a
+    split lacks. Clips without a label that are not in a validation or test split are `unlabelled`. With `data.folds`
+    all labelled clips are `train`, to be cut by `folds`. Raises ValueError where a cut is impossible.
     """
     if data.folds is not None:
         return _train_for_folds(clips, data.folds)
@@ -37,29 +38,19 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
     if "validation" not in manifest_splits and any(clip.split == "train" for clip in clips):
         clips, note = _cut(clips, "train", "validation", data.validation_fraction, seed)
         notes.append(note)
-    return clips, notes
+    return clips, notes + _lacking_notes(clips)
 
 
 def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no speaker in two folds.
-
     If no clip has a speaker, labels alone are balanced. If only some have, each of the others counts as a speaker.
     Raises ValueError where there are too few speakers or clips.
     """
-    # Imported here because it takes a second, and most runs cut nothing.
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
     by_speaker = any(clip.speaker is not None for clip in clips)
-    groups = _groups(clips)
-    labels = _balanced_labels(clips, count)
+    groups, labels = _groups(clips), [clip.label for clip in clips]
     fold_B = np.full(len(clips), -1)
     if len(set(groups)) >= count:
-        splitter = StratifiedGroupKFold if by_speaker else StratifiedKFold
-        with warnings.catch_warnings():  # scikit-learn warns of classes rarer than the folds, and of unused groups
-            warnings.simplefilter("ignore", UserWarning)
-            cuts = splitter(count, shuffle=True, random_state=seed).split(labels, labels, groups)
-            for fold, (_, rows) in enumerate(cuts):
-                fold_B[rows] = fold
+        fold_B = folding.stratified(folding.balanced_labels(labels, count), groups if by_speaker else None, count, seed)
     if set(fold_B.tolist()) != set(range(count)):
         found = f"{len(set(groups))} {'speakers' if by_speaker else 'labelled clips'}"
         raise ValueError(f"found {found} for data.folds={count}, expected enough to fill each fold: lower data.folds")
@@ -88,7 +79,7 @@ def _train_for_folds(clips: Sequence[Clip], count: int) -> tuple[list[Clip], lis
 
 def _unlabelled(clip: Clip) -> Clip:
     """The clip, moved to split `unlabelled` if it has no label and is not held out."""
-    stays = clip.label is not None or clip.split in ("validation", "test")
+    stays = clip.label is not None or clip.split in HELD_OUT
     return clip if stays else replace(clip, split="unlabelled")
 
 
@@ -96,44 +87,53 @@ def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
     crossing = sorted(crossing_speakers(clips))
     if not crossing:
         return []
-    shown = ", ".join(crossing[:5]) + (", ..." if len(crossing) > 5 else "")
-    return [f"warning: {len(crossing)} speakers cross the manifest's own splits ({shown}): results may flatter"]
+    crossed = f"{len(crossing)} speakers cross the manifest's own splits"
+    return [f"warning: {crossed} ({_first_of(crossing)}): results may flatter"]
 
 
 def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, seed: int) -> tuple[list[Clip], str]:
-    """Move about `fraction` of the clips of split `source` to `target`: one fold of a stratified, grouped k-fold."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
+    """Move about `fraction` of the clips of split `source` to `target`: the best fold that keeps speakers apart."""
     rows = [i for i, clip in enumerate(clips) if clip.split == source]
     candidates = [clips[i] for i in rows]
     by_speaker = any(clip.speaker is not None for clip in candidates)
-    groups = np.array(_groups(candidates))
+    groups = _groups(candidates)
     group_count = len(set(groups))
     if group_count < 2:
         raise ValueError(
             f"found {group_count} {'speaker' if by_speaker else 'clip'}(s) to cut a {target} split from, expected at "
             "least 2: give the manifest a split column, or leave speakers unread with data.columns.speaker=null"
         )
-    folds = int(np.clip(round(1 / fraction), 2, group_count))
-    labels = _balanced_labels(candidates, folds)
-    with warnings.catch_warnings():  # some classes rarer than the folds are fine here, and usual
-        warnings.simplefilter("ignore", UserWarning)
-        stay, move = next(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, labels, groups))
-    assert set(groups[move]).isdisjoint(groups[stay]), "a speaker crosses our own cut"
-    moved_rows = {rows[i] for i in move}
+    count = int(np.clip(round(1 / fraction), 2, group_count))
+    kept_parts = 2 if target == "test" and group_count > 2 else 1  # a validation split is cut from what stays
+    moved_B = folding.best_cut([clip.label for clip in candidates], groups, count, seed, kept_parts)
+    moved_groups = {group for group, is_moved in zip(groups, moved_B, strict=True) if is_moved}
+    assert moved_groups.isdisjoint(g for g, is_moved in zip(groups, moved_B, strict=True) if not is_moved)
+    moved_rows = {rows[i] for i in np.flatnonzero(moved_B)}
     cut = [replace(clip, split=target) if i in moved_rows else clip for i, clip in enumerate(clips)]
-    how = f"{len(set(groups[move]))} of {group_count} speakers" if by_speaker else "no speakers known"
+    how = f"{len(moved_groups)} of {group_count} speakers" if by_speaker else "no speakers known"
     return cut, f"cut {len(moved_rows)} of {len(rows)} clips from {source or 'all'} as {target} ({how}, seed {seed})"
+
+
+def _lacking_notes(clips: Sequence[Clip]) -> list[str]:
+    """A note for each split with labels that lacks a class which another split has."""
+    labels_of: dict[str, set[str]] = {}
+    for clip in clips:
+        if clip.label is not None and clip.split in ("train", *HELD_OUT):
+            labels_of.setdefault(clip.split, set()).add(clip.label)
+    labels = set().union(*labels_of.values())
+    notes = []
+    for split in ("train", *HELD_OUT):
+        lacking = sorted(labels - labels_of.get(split, labels))
+        if lacking:
+            so = "UAR and macro F1 there are over the others" if split in HELD_OUT else "no model can learn them"
+            notes.append(f"warning: {split} lacks {len(lacking)} of {len(labels)} classes ({_first_of(lacking)}): {so}")
+    return notes
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _groups(clips: Sequence[Clip]) -> list[str]:
     """Clips of one group stay together: those of a speaker; a clip without a speaker is a group of its own."""
     return [clip.speaker or f"clip:{clip.clip_id}" for clip in clips]
-
-
-def _balanced_labels(clips: Sequence[Clip], folds: int) -> np.ndarray:
-    """The labels to balance; all alike where every label has too few clips for the folds, so that sizes balance."""
-    labels = np.array([clip.label for clip in clips])
-    if max(Counter(labels.tolist()).values(), default=0) < folds:
-        return np.zeros(len(clips))
-    return labels

@@ -79,6 +79,7 @@ def _measure(
     import pyarrow as pa
 
     from emo_ray.data.batch import from_features
+    from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_rows
     from emo_ray.training.scoring import report_of, write_predictions
@@ -94,6 +95,7 @@ def _measure(
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, heads, len(label_of))
+    content["notes"] += external_tables.notes(config, prepared, encoders, parts)
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, {"fold": pa.array(fold_B + 1)})
     evaluation.write(content, folder)

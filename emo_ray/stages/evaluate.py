@@ -145,12 +145,15 @@ def _measure(
     judged: JudgedClips,
 ) -> None:  # fmt: skip
     """Write the report of a model on a split."""
+    from emo_ray.stages.encoding import external_tables
     from emo_ray.training.scoring import report_of, write_predictions
 
     batch, probabilities = predict_subsets(config, path, encoders, prepared, judged.label_of)
     content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
     content["checkpoint"] = path.name
     content["notes"] += judged.notes
+    used = [encoder for encoder in encoders if encoder.modality in batch.features]
+    content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels)
     evaluation.write(content, folder)

@@ -48,7 +48,7 @@ def shares(clips):
     return np.array([counts[label] / len(clips) for label in LABELS])
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(people=PEOPLE, seed=st.integers(0, 5), split=st.none() | st.just("train"))
 @example(people=[("A", "sad"), ("B", "sad")], seed=0, split="train")
 @example(people=[(None, label) for label in LABELS * 4], seed=0, split=None)
@@ -65,7 +65,7 @@ def test_no_speaker_crosses_a_cut_and_no_clip_without_a_label_is_in_one(people, 
     labelled = Counter(clip.split for clip in cut if clip.label is not None)
     expected = () if not labelled else CUTS if split is None else ("train", "validation")
     assert set(labelled) == set(expected)  # none of them empty
-    assert len(notes) == max(0, len(expected) - 1)
+    assert sum(note.startswith("cut ") for note in notes) == max(0, len(expected) - 1)
 
 
 @given(people=PEOPLE, manifest_splits=st.lists(st.sampled_from([*CUTS, "unlabelled"]), min_size=60, max_size=60))
@@ -77,7 +77,10 @@ def test_splits_of_the_manifest_are_kept(people, manifest_splits):
         held_out = before.split in ("validation", "test")
         assert after == (before if before.label or held_out else replace(before, split="unlabelled"))
     crossing = splits.crossing_speakers(cut)
-    assert [f"warning: {len(crossing)} speakers" in note for note in notes] == ([True] if crossing else [])
+    assert [note for note in notes if "speakers" in note] == [
+        note for note in notes if f" {len(crossing)} spea" in note
+    ]
+    assert any("speakers" in note for note in notes) == bool(crossing)
 
 
 def test_speakers_that_cross_the_manifest_s_splits_are_named():
@@ -127,6 +130,61 @@ def test_a_seed_decides_the_cut():
     assert len(set(map(frozenset, tests))) == 4
 
 
+def one_sided(clips_of):
+    """Clips of speakers who differ in their labels: {speaker: {label: number of clips}}."""
+    return corpus([(who, label) for who, counts in clips_of.items() for label, n in counts.items() for _ in range(n)])
+
+
+# Speakers of one label each, few of them angry, as in interviews cut from broadcasts; four actors, one of whom lacks a
+# label, as in studio recordings; and speakers of very different size.
+ONE_SIDED = {
+    "broadcasts": {
+        **{f"a{i}": {"angry": n} for i, n in enumerate((28, 24, 26, 22))},
+        **{f"h{i}": {"happy": 3 + i % 5} for i in range(14)},
+        **{f"s{i}": {"sad": 6 + 2 * i} for i in range(7)},
+    },
+    "actors": {**{f"full{i}": {"angry": 40, "happy": 30 + 9 * i, "sad": 60} for i in range(3)}, "part": {"sad": 70}},
+    "sizes": {f"s{i}": {LABELS[i % 3]: 2**i, LABELS[(i + 1) % 3]: 3} for i in range(8)},
+}
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_of_three_speakers_is_in_every_split(name, seed):
+    clips = one_sided(ONE_SIDED[name])
+    cut, notes = splits.assign(clips, Data(), seed)
+    assert {(clip.split, clip.label) for clip in cut} == {(split, label) for split in CUTS for label in LABELS}
+    assert not splits.crossing_speakers(cut)
+    sizes = Counter(clip.split for clip in cut)
+    assert sizes["train"] > max(sizes["test"], sizes["validation"])
+    assert not any("lacks" in note for note in notes)
+    assert splits.assign(clips, Data(), seed) == (cut, notes)
+
+
+def test_of_all_folds_the_one_nearest_to_the_corpus_is_cut():
+    """Five speakers of equal size: one has the shares of all, the others lean to one side."""
+    clips = one_sided(
+        {"A": {"angry": 9, "sad": 1}, "B": {"angry": 1, "sad": 9}, "C": {"angry": 5, "sad": 5}}
+        | {"D": {"angry": 8, "sad": 2}, "E": {"angry": 2, "sad": 8}}
+    )
+    for seed in range(5):
+        cut, _ = splits.assign(clips, Data(test_fraction=0.2), seed)
+        assert {clip.speaker for clip in cut if clip.split == "test"} == {"C"}
+
+
+def test_a_class_that_a_split_lacks_is_named():
+    """One speaker has all the anger, so no cut can share it; and a manifest's own splits may lack a class as well."""
+    clips = one_sided({**{f"s{i}": {"happy": 5, "sad": 5} for i in range(6)}, "angry one": {"angry": 12}})
+    cut, notes = splits.assign(clips, Data(), 0)
+    assert {clip.split for clip in cut if clip.label == "angry"} == {"train"}  # where it can be learnt
+    assert [note.partition(" lacks")[0] for note in notes if "1 of 3 classes (angry)" in note] == [
+        "warning: validation",
+        "warning: test",
+    ]
+    manifest_cut = [replace(clip, split="test" if clip.label == "angry" else clip.split) for clip in cut]
+    assert any("train lacks 1 of 3 classes (angry)" in note for note in splits.assign(manifest_cut, Data(), 0)[1])
+
+
 def test_only_missing_splits_are_cut():
     clips = balanced(speakers=20, clips_each=5)
     with_test = [replace(clip, split="test" if clip.speaker in ("s0", "s1") else "train") for clip in clips]
@@ -172,10 +230,10 @@ def test_few_clips_of_many_labels_can_be_cut():
         cut, _ = splits.assign(corpus([(None, f"label {i % label_count}") for i in range(clip_count)]), Data(), 0)
         sizes = Counter(clip.split for clip in cut)
         assert set(sizes) == set(CUTS)
-        assert sizes["test"] == pytest.approx(0.2 * clip_count, abs=1)
+        assert sizes["test"] == pytest.approx(0.2 * clip_count, abs=2)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(people=PEOPLE, seed=st.integers(0, 5), count=st.integers(2, 6))
 def test_folds_hold_every_clip_once_and_no_speaker_twice(people, seed, count):
     clips = [clip for clip in corpus(people) if clip.label is not None]

@@ -7,73 +7,14 @@ from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from feature_forms import FORMS, IDS, VALUES, lists, npy, parquet, saved
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from emo_ray.data import tables
 from emo_ray.data.tables import Tables, vector
-
-IDS = ("a", "007", "b c", "中文")
-VALUES = np.random.default_rng(0).normal(size=(len(IDS), 5)).astype(np.float32)
-
-
-def npy(folder, ids=IDS, values=VALUES):
-    folder.mkdir(exist_ok=True)
-    for clip_id, row in zip(ids, values, strict=True):
-        (folder / f"{clip_id}.npy").parent.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f"{clip_id}.npy", row)
-    return folder
-
-
-def text(path, delimiter, ids=IDS, values=VALUES):
-    lines = [delimiter.join(["clip_id", *(f"f{d}" for d in range(values.shape[1]))])]
-    lines += [delimiter.join([i, *map(repr, map(float, row))]) for i, row in zip(ids, values, strict=True)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
-    return path
-
-
-def lists(ids=IDS, values=VALUES, **further):
-    return pa.table({"clip_id": list(ids), "feature": pa.array(list(values)), **further})
-
-
-def parquet(path, table):
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(table, path)
-    return path
-
-
-FORMS = {
-    "npy": lambda p: npy(p / "hubert"),
-    "npz, a key for each clip": lambda p: saved(p / "a.npz", **dict(zip(IDS, VALUES, strict=True))),
-    "npz, two arrays": lambda p: saved(p / "b.npz", clip_id=np.array(IDS), feature=VALUES),
-    "npz, frames": lambda p: saved(p / "c.npz", clip_id=np.array(IDS), x=np.stack([VALUES - 1, VALUES + 1], axis=1)),
-    "csv": lambda p: text(p / "a.csv", ","),
-    "tsv": lambda p: text(p / "a.tsv", "\t"),
-    "parquet, a list": lambda p: parquet(p / "a.parquet", lists()),
-    "parquet, columns": lambda p: parquet(
-        p / "b.parquet", pa.table({"name": list(IDS), **{f"f{d}": VALUES[:, d] for d in range(5)}})
-    ),
-    "our own parts": lambda p: (
-        parquet(
-            p / "parts" / "part-0.parquet",
-            pa.table(
-                {
-                    "clip_id": list(IDS),
-                    "feature": pa.FixedSizeListArray.from_arrays(pa.array(VALUES.ravel()), 5),
-                    "present": [True] * len(IDS),
-                }
-            ),
-        ).parent
-    ),
-}
-
-
-def saved(path, **arrays):
-    np.savez(path, **arrays)
-    return path
 
 
 def rows(table):
@@ -96,9 +37,30 @@ def test_every_form_gives_the_same_rows_in_the_requested_order(tmp_path, form):
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 4)), elements=st.floats(-1e6, 1e6)))
 def test_frames_are_averaged_over_time(frames_TD):
-    values_D, status = vector(frames_TD, frames_TD.shape[1])
+    values_D, status = vector(frames_TD, frames_TD.shape[1], zeros_are_values=True)
     assert status == "ok"
     np.testing.assert_allclose(values_D, frames_TD.mean(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_zeros_alone_are_no_values_unless_the_setting_says_so():
+    frames_TD = np.array([[1.0, 0.0], [0.0, 0.0], [3.0, 5.0], [0.0, -0.0]])
+    for values_D, expected in ((vector(frames_TD, 2), [2.0, 2.5]), (vector(frames_TD, 2, True), [1.0, 1.25])):
+        np.testing.assert_array_equal(values_D[0], expected)
+    for zeros in (np.zeros(2), np.zeros((3, 2), np.int64), np.zeros((1, 2), bool)):
+        assert vector(zeros, 2) == (None, "missing: zeros alone")
+        np.testing.assert_array_equal(vector(zeros, 2, True)[0], [0, 0])
+    assert vector(np.zeros((2, 1)), 1)[1] == "ok"  # a single number may well be 0
+    assert vector(np.array([0.0, np.nan]), 2)[1] == "ok"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_zeros_are_absent_in_every_form(tmp_path, form):
+    path = str(FORMS[form](tmp_path, IDS, np.vstack([VALUES[:2], np.zeros((1, 5), np.float32), VALUES[3:]])))
+    features = Tables([path])(list(IDS))
+    assert features["present"].to_pylist() == [True, True, False, True]
+    assert features["status"].to_pylist()[2] == "missing: zeros alone"
+    assert Tables([path], "values")(list(IDS))["present"].to_pylist() == [True] * 4
+    assert tables.digest([path], "absent") != tables.digest([path], "values")
 
 
 def test_the_mean_over_frames_leaves_nan_out():

@@ -150,9 +150,10 @@ def of_media(media_files) -> Any:
 
 
 def of_tables(folder: Path) -> Any:
-    np.savez(folder / "a.npz", one=np.arange(3.0), two=np.arange(12.0).reshape(4, 3), three=np.full(3, np.nan))
+    np.savez(folder / "a.npz", one=np.arange(3.0), two=np.arange(12.0).reshape(4, 3), three=np.full(3, np.nan),
+             five=np.zeros(3), six=np.eye(3)[:, ::-1] * [0, 1, 2])  # fmt: skip
     (folder / "b.csv").write_text("clip_id,x,y\none,1,2\nthree,,4\nfour,inf,1\n")
-    return tables.Tables([str(folder / "a.npz"), str(folder / "b.csv")])(["one", "two", "three", "four", "five"])
+    return tables.Tables([str(folder / "a.npz"), str(folder / "b.csv")])(["one", "two", "three", "four", "five", "six"])
 
 
 def of_answers() -> Any:

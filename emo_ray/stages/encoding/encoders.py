@@ -74,8 +74,9 @@ def frozen_encoders(config: Config, readings: Readings | None = None, without: S
 
 def table_encoder(config: Config, modality: str) -> EncoderSpec:
     """The feature tables that `tables.*` names for a modality, in the place of an encoder."""
-    sources = config.tables.of(modality)
-    return EncoderSpec(modality, tables.digest(sources), partial(tables.Tables, sources), batch_size=1, sources=sources)
+    sources, zeros = config.tables.of(modality), config.tables.zeros
+    build = partial(tables.Tables, sources, zeros)
+    return EncoderSpec(modality, tables.digest(sources, zeros), build, batch_size=1, sources=sources)
 
 
 def video_encoder(folder: Path) -> EncoderSpec:

@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emo_ray import store
+from emo_ray.config import Config
 from emo_ray.config.data_settings import Tables
 from emo_ray.data import tables
+from emo_ray.data.prepared import Prepared
 from emo_ray.progress import progress, say
-from emo_ray.stages.encoding.encoders import EncoderSpec
+from emo_ray.stages.encoding.encoders import EncoderSpec, feature_folder
 
 BAD_ROWS = "bad_rows.csv"
 _LONGEST_NAME = 250  # bytes that a file's name may have
@@ -46,9 +48,30 @@ def report_rows(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> Non
     kinds = Counter(_kind(status) for status in statuses)
     counts = "".join(f", {kinds[kind]} {kind}" for kind in ("missing", "incomplete", "corrupt") if kinds[kind])
     example = f": {bad[0][0]!r} is {bad[0][1]}; all in {folder / BAD_ROWS}" if bad else ""
-    names = ", ".join(Path(source).name for source in encoder.sources)
     present = pc.sum(table["present"]).as_py()
-    say(f"{encoder.modality}: {present} of {len(table)} clips in {names}{counts}{example}")
+    say(f"{encoder.modality}: {present} of {len(table)} clips in {_names(encoder)}{counts}{example}")
+    for note in _zeros_notes(encoder, statuses):
+        say(note)
+
+
+def notes(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], parts: Sequence[str]) -> list[str]:
+    """What a reader of results must know of the tables whose feature parts these are."""
+    lines = []
+    for encoder in (encoder for encoder in encoders if encoder.sources):
+        folder = feature_folder(config, prepared.shards, encoder)
+        columns = [pq.read_table(folder / name, columns=["status"])["status"].to_pylist() for name in parts]
+        lines += _zeros_notes(encoder, [status for column in columns for status in column])
+    return lines
+
+
+def _zeros_notes(encoder: EncoderSpec, statuses: Sequence[str]) -> list[str]:
+    clips = sum(tables.ZEROS in status for status in statuses)
+    note = f"{encoder.modality}: clips that are zeros alone in {_names(encoder)} count as absent: {clips}"
+    return [f"{note} (tables.zeros=values takes them as numbers)"] if clips else []
+
+
+def _names(encoder: EncoderSpec) -> str:
+    return ", ".join(Path(source).name for source in encoder.sources)
 
 
 def export(settings: Tables, folders: Mapping[str, Path], parts: Sequence[str]) -> list[Path]:
