@@ -31,10 +31,11 @@ class Cut:
 def best_cut(labels: Sequence[Any], groups: Sequence[str], count: int, seed: int, kept_parts: int = 1) -> np.ndarray:
     """Which clips to move, bool (B,): the best fold of all ways of `count` folds and of fewer, larger ones.
 
-    First come cuts that move no more than half of the clips; of these, cuts that leave the fewest classes out on either
-    side, where more than one group has the class; of these, the cut whose two sides have label shares nearest to those
-    of all clips, and the size nearest to 1 / `count`. Ties go to the way that comes first. What stays is going to be
-    cut into `kept_parts`, so a class should stay in as many groups, where there are enough.
+    First come cuts that move no more than half of the clips and let `kept_parts` groups stay; of these, cuts that leave
+    the fewest classes out on either side, where more than one group has the class; of these, the cut whose two sides
+    have label shares nearest to those of all clips, and the size nearest to 1 / `count`. Ties go to the way that comes
+    first. What stays is going to be cut into `kept_parts`, so a class should stay in as many groups, where there are
+    enough.
     """
     labels_B = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
     groups_B = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
@@ -105,7 +106,7 @@ def _random_folds(counts_GK: np.ndarray, count: int, rng: np.random.Generator) -
 
 
 def _cut_cost(counts_GK: np.ndarray, moved_G: np.ndarray, size: float, kept_parts: int) -> tuple[bool, int, float]:
-    """Whether more than half is moved; how many classes a side lacks; the distance from an even cut, at least _NEAR."""
+    """Whether too much is moved; how many classes a side lacks; the distance from an even cut, at least _NEAR."""
     counts_K, moved_K = counts_GK.sum(axis=0), counts_GK[moved_G].sum(axis=0)
     total, moved = counts_K.sum(), moved_K.sum()
     if not 0 < moved < total:
@@ -115,7 +116,8 @@ def _cut_cost(counts_GK: np.ndarray, moved_G: np.ndarray, size: float, kept_part
     lacking = np.maximum(0, needed_K - kept_groups_K).sum() + ((moved_K == 0) & (groups_K > 1)).sum()
     distances = [np.abs(side_K / side_K.sum() - counts_K / total).sum() / 2 for side_K in (moved_K, counts_K - moved_K)]
     distance = sum(distances) + abs(moved / total / size - 1) / 2
-    return bool(moved > total / 2), int(lacking), max(_NEAR, float(distance))
+    is_too_much = moved > total / 2 or (~moved_G).sum() < kept_parts
+    return bool(is_too_much), int(lacking), max(_NEAR, float(distance))
 
 
 def _counts(rows_B: np.ndarray, labels_B: np.ndarray) -> np.ndarray:

@@ -225,6 +225,13 @@ def test_an_impossible_cut_says_what_to_do(people, message):
         splits.assign(corpus(people), Data(), 0)
 
 
+def test_a_cut_for_test_leaves_two_speakers_for_validation():
+    cut, _ = splits.assign(corpus([(None, "sad"), (None, "happy"), *[("A", "sad")] * 3]), Data(), 0)
+    assert {clip.split for clip in cut} == set(CUTS)
+    cut, _ = splits.assign(corpus([(None, "sad")] * 3), Data(test_fraction=0.5), 0)
+    assert {clip.split for clip in cut} == set(CUTS)
+
+
 def test_few_clips_of_many_labels_can_be_cut():
     for clip_count, label_count in ((32, 8), (24, 16), (25, 25), (3, 3)):  # fewer clips of each label than folds
         cut, _ = splits.assign(corpus([(None, f"label {i % label_count}") for i in range(clip_count)]), Data(), 0)
