@@ -23,14 +23,14 @@ def result_or_message(function: Callable[[], Any]) -> tuple[Any, str]:
         return None, str(error)
 
 
-def holds_for(few: int, **drawn: SearchStrategy) -> Callable:
+def holds_for(few: int, many: int = MANY, **drawn: SearchStrategy) -> Callable:
     """Make a test of a function `check(folder, **drawn)`: it holds for what the strategies draw.
 
     All examples share one folder, each writes over the last one's files.
     """
 
     def test_of(check: Callable) -> Callable:
-        @pytest.mark.parametrize("examples", [few, pytest.param(MANY, marks=pytest.mark.slow)])
+        @pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
         def test(examples, tmp_path):
             @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
             @given(**drawn)
