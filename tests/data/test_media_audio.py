@@ -1,5 +1,6 @@
 """Sound of files as they are: several tracks, gaps, microphones, changes on the way, cut and damaged content."""
 
+import io
 import struct
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from emo_ray.data import media
+from emo_ray.data.media.container import Tally
 
 RATE_HZ = 16_000  # of the files, so that uncompressed sound must come back unchanged
 LOSSY = {"m4a": "aac", "mka": "aac", "mp3": "libmp3lame", "ogg": "libvorbis", "flv": "aac", "ts": "mp2", "aac": "aac"}
@@ -304,6 +306,26 @@ def test_zeros_after_the_last_mp3_frame_cost_nothing(tmp_path):
     sound_S, status = media.read_audio(str(path), 60)
     assert status.startswith("ok")
     assert np.abs(sound_S[:31_900].astype(int) - expected_S[:31_900]).max() <= 1
+
+
+class BrokenStorage:
+    """A file whose connection breaks after some reads."""
+
+    def __init__(self, path, reads):
+        self.file, self.reads = io.BytesIO(path.read_bytes()), reads
+        self.seek, self.tell = self.file.seek, self.file.tell
+
+    def read(self, size):
+        self.reads -= 1
+        if self.reads < 0:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return self.file.read(size)
+
+
+def test_errors_of_storage_are_not_taken_for_the_end_of_a_file(tmp_path):
+    path = write(tmp_path / "remote.mp3", [tone(440, 20, 48_000)], "libmp3lame", 48_000)
+    with av.open(BrokenStorage(path, 4)) as container, pytest.raises(ConnectionResetError):
+        list(Tally().read(container, [container.streams[0]]))
 
 
 # Limits

@@ -1,5 +1,6 @@
 """Opening a container, choosing a stream, and reading its packets and frames, whatever is wrong with them."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +84,10 @@ class Tally:
     _ends: dict[int, int] = field(default_factory=dict)  # stream index -> end of its last packet, in its time base
 
     def read(self, container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
-        """The packets of streams. As in FFmpeg's programs, an error ends the file."""
+        """The packets of streams. As in FFmpeg's programs, an error in the content ends the file.
+
+        Errors of storage are raised: they may pass, and what was read until then must not be taken for the file.
+        """
         try:
             for packet in container.demux(*streams):
                 if packet.size:
@@ -93,7 +97,9 @@ class Tally:
                         end, place = time + (packet.duration or 0), packet.stream_index
                         self._ends[place] = max(self._ends.get(place, end), end)
                     yield packet
-        except (av.FFmpegError, OSError) as error:
+        except av.FFmpegError as error:
+            if error.errno == errno.EIO:
+                raise
             self.stopped = reason(error)
 
     def reached_s(self, container: InputContainer) -> float:
