@@ -35,6 +35,18 @@ for _name, _value in {
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for pytest-xdist: one process runs all tests of the shared Ray, so that there is one Ray.
+
+    The other tests go file by file, so that fixtures of a module are made once.
+    """
+    for item in items:
+        needs_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.nodeid.partition("::")[0]))
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FPS = 25
 WIDTH, HEIGHT = 160, 120
