@@ -112,7 +112,8 @@ def answered(config: Config, clips: Iterable[Clip]):
     digests = sorted({answer_log.digest(asking, clip.text) for clip in clips if clip.text and clip.text.strip()})
     limits = [asking.max_requests, asking.max_tokens and asking.max_tokens // ANSWER_TOKENS]
     count = min((limit for limit in limits if limit is not None), default=len(digests))
-    missing = [digest for digest in digests[:count] if digest not in answer_log.read(folder)]
+    answers = answer_log.read(folder)
+    missing = [digest for digest in digests[:count] if digest not in answers]
     if missing:
         with answer_log.writing(folder) as write:
             for digest in missing:

@@ -35,18 +35,6 @@ for _name, _value in {
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for pytest-xdist: one process runs all tests of the shared Ray, so that there is one Ray.
-
-    The other tests go file by file, so that fixtures of a module are made once.
-    """
-    for item in items:
-        needs_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.nodeid.partition("::")[0]))
-
-
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FPS = 25
 WIDTH, HEIGHT = 160, 120
@@ -58,6 +46,17 @@ ROTATIONS = {  # a, b, c, d of an mp4 file's display matrix, by which a viewer t
     "mirrored": (-1, 0, 0, 1),
     "mirrored_rotated": (0, 1, 1, 0),
 }
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for pytest-xdist: one process runs all tests of the shared Ray, so that only one Ray is started.
+
+    All other tests of a file stay together, so that the fixtures of a module are made once.
+    """
+    for item in items:
+        needs_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +150,10 @@ def ray_session():
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-    """The whole job at its smallest: 72 synthetic clips, two frames each, a CLIP of two small blocks, two epochs."""
+    """The whole job at its smallest: 72 synthetic clips, two frames each, a CLIP of two small blocks, two epochs.
+
+    MLflow takes seconds to make a database, so tests with a store of their own set `tracking.enabled` to false.
+    """
     from emo_ray.config import load
 
     folder = tmp_path_factory.mktemp("tiny")

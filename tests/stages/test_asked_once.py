@@ -46,7 +46,7 @@ def config_of(rows, tiny_config, asking_of, tmp_path):
     def config(server, **changes):
         asking = {f"annotate.{key}": value for key, value in asking_of(server).model_dump().items()}
         places = {"data.manifest": str(tmp_path / "clips.jsonl"), "store.root": str(tmp_path / "store")}
-        return override(tiny_config, places | asking | changes)
+        return override(tiny_config, places | {"tracking.enabled": False} | asking | changes)
 
     return config
 
@@ -80,12 +80,12 @@ def test_rounds_of_self_training_ask_once(chat, config_of, rows):
 def test_trials_of_a_sweep_ask_once(chat, config_of, rows):
     server = chat()
     space = {"fusion.lr": {"loguniform": [1e-4, 1e-2]}}
-    keys = {"tune.space": space, "tune.trials": 8, "tune.bulk": "no", "tune.scheduler": "none", "train.epochs": 1}
+    keys = {"tune.space": space, "tune.trials": 4, "tune.bulk": "no", "tune.scheduler": "none", "train.epochs": 1}
     keys["tune.max_concurrent"] = 2  # each process takes seconds to start
     content = tune(config_of(server, **keys)).content
-    assert [trial["state"] for trial in content["trials"]] == ["complete"] * 8
+    assert [trial["state"] for trial in content["trials"]] == ["complete"] * 4
     texts = texts_of(rows, *LABELLED)
-    show("tune, 8 trials of Ray Tune", sum(server.asked.values()), len(texts))
+    show("tune, 4 trials of Ray Tune", sum(server.asked.values()), len(texts))
     assert server.asked == dict.fromkeys(texts, 1)
 
 

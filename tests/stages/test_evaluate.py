@@ -57,7 +57,7 @@ def test_sound_without_video_goes_through_the_same_stages(tiny_config, media_fil
     table = tmp_path / "clips.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
     keys = {"data.manifest": str(table), "store.root": str(tmp_path / "store"), "train.epochs": 1}
-    report = evaluate(override(tiny_config, keys)).content
+    report = evaluate(override(tiny_config, keys | {"tracking.enabled": False})).content
     assert [name for name, values in report["subsets"].items() if values] == ["A"]
     assert report["available"] == report["subsets"]["A"]
 

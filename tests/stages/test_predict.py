@@ -156,7 +156,7 @@ def test_features_that_exist_stand_for_the_media(config, predicted, prepared, mo
 def test_the_job_reads_the_features_of_its_store_and_writes_none(elsewhere, predicted, prepared, models, tmp_path):
     """The features it finds are others than the encoder's, so that the predictions show where they came from."""
     assert not (Path(elsewhere.store.root) / "features").exists()
-    config, part = override(elsewhere, {"store.root": str(tmp_path)}), prepared.parts[0]
+    config, part = override(elsewhere, {"store.root": str(tmp_path), "train.num_workers": 0}), prepared.parts[0]
     parts_folder = shared(elsewhere.store.root)
     shutil.copytree(parts_folder, tmp_path / "predictions" / parts_folder.name)
     (tmp_path / "predictions" / parts_folder.name / part).unlink()

@@ -78,6 +78,7 @@ def test_clips_of_the_test_split_decide_nothing(swept, sweep_config, tmp_path):
     changed = [replace(c, label="upset") if c.clip_id in tested else c for c in clips]
     manifest.write(tmp_path / "clips.parquet", changed)
     keys = {"data.manifest": str(tmp_path / "clips.parquet"), "store.root": str(tmp_path / "store")}
+    keys["tracking.enabled"] = False
     for name in ("audio", "text"):
         rows = dict(np.load(getattr(sweep_config.tables, name)[0]))
         np.savez(tmp_path / f"{name}.npz", **{k: v + 1e3 if k in tested else v for k, v in rows.items()})

@@ -70,7 +70,8 @@ def images(shard: pa.Table) -> np.ndarray:
 def small(ray_session, tiny_config, tmp_path_factory):
     """The tiny job in a store of its own: the report's folder and the store."""
     root = tmp_path_factory.mktemp("versions")
-    return evaluate(override(tiny_config, {"store.root": str(root), "synthetic.train_clips": 24})).path, root
+    changes = {"store.root": str(root), "synthetic.train_clips": 24, "tracking.enabled": False}
+    return evaluate(override(tiny_config, changes)).path, root
 
 
 def of_synthetic(small) -> Any:
@@ -167,7 +168,8 @@ def of_answers() -> Any:
 def few(few_labels, tmp_path_factory):
     """The corpus of features with few labels, in a store of its own."""
     root = tmp_path_factory.mktemp("versions-few")
-    return override(few_labels, {"store.root": str(root), "rounds.most": 1, "train.epochs": 2})
+    changes = {"store.root": str(root), "rounds.most": 1, "train.epochs": 2, "tracking.enabled": False}
+    return override(few_labels, changes)
 
 
 @pytest.fixture(scope="module")

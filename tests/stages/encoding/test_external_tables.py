@@ -46,7 +46,8 @@ def corpus(tiny_config, tmp_path_factory):
     manifest.write(folder / "clips.parquet", clips)
     keys = {"tables.audio": str(folder / "hubert"), "tables.text": [str(folder / "llm.npz")], "train.epochs": 3}
     places = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
-    return override(tiny_config, keys | places | {"fusion.passes_per_epoch": 10, "fusion.lr": 3e-3})
+    quick = {"fusion.passes_per_epoch": 10, "fusion.lr": 3e-3, "tracking.enabled": False}
+    return override(tiny_config, keys | places | quick)
 
 
 @pytest.fixture(scope="module")
