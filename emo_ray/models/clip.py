@@ -1,6 +1,7 @@
 """The frozen CLIP under EmoVCLIP: its model, its tokenizer and its pixel statistics, as open_clip makes them."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +19,7 @@ from emo_ray.models.clip_weights import State, quick_gelu_beside, read_state
 # open_clip has no types: for a type checker both are Any.
 Clip: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP
 _POSITIONS = "visual.positional_embedding"
+_TOKENIZERS: dict[str, Callable[..., torch.Tensor]] = {}  # by all that decides them
 
 
 def load_clip(config: Config) -> Clip:
@@ -42,8 +44,19 @@ def load_clip(config: Config) -> Clip:
 
 
 def tokenizer(config: Config) -> Callable[..., torch.Tensor]:
-    """The tokenizer of the config's CLIP; a JSON architecture may have byte-pair merges of its own beside it."""
+    """The tokenizer of the config's CLIP; a JSON architecture may have byte-pair merges of its own beside it.
+
+    A process keeps it, because 49,000 merges take a tenth of a second to read, and every model is built with it.
+    """
     source = clip_source(config)
+    merges = source.merges and (str(source.merges), source.merges.stat().st_mtime_ns)
+    key = json.dumps([source.name, bool(source.folder), source.architecture, merges], sort_keys=True)
+    if key not in _TOKENIZERS:
+        _TOKENIZERS[key] = _tokenizer(source)
+    return _TOKENIZERS[key]
+
+
+def _tokenizer(source: ClipSource) -> Callable[..., torch.Tensor]:
     if source.folder:
         text = source.architecture["text_cfg"]
         length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)

@@ -56,6 +56,8 @@ def test_merges_beside_an_architecture_are_its_tokenizer(tiny, tmp_path):
     start, *word, end = [i for i in clip.tokenizer(tiny())(["happy"])[0].tolist() if i]
     assert word == [514 - 1, 514]  # hap, py</w>: the second and third merge after 512 bytes
     assert (start, end) == (515, 516)
+    (tmp_path / "tiny-vit.bpe.gz").write_bytes(gzip.compress(b"#version: 0.2\nh a"))  # others in their place
+    assert clip.tokenizer(tiny())(["happy"])[0, 0] == 512 + 1
 
 
 @pytest.fixture
