@@ -7,6 +7,7 @@ Ray takes more than a second to import, so the functions that need it import it:
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -72,6 +73,8 @@ def _configure_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = None  # one shard part is one block
+    # Ray Data deprecates the arguments that limit retries (see `task_resources`), and has no others for it yet.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     # Ray Data puts an actor's constructor arguments into the object store, and Ray says at every start of a pool that
     # an actor cannot be restarted once they are lost (ray-project/ray issues 53727 and 57733). By value they travel in
     # the actor's specification, which Ray keeps.
