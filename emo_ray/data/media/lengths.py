@@ -6,12 +6,13 @@ tells a whole file from half a file, so the headers are read here.
 
 from typing import BinaryIO, Literal
 
-_UNKNOWN_32 = 0x7FFFF000  # sizes from here on are what programs write that do not know the size when they start
+# Sizes from here on are what programs write that do not know the size when they start.
+_UNKNOWN_32, _UNKNOWN_64 = 0x7FFFF000, 2**62
 _AT_ONCE = 2**16  # bytes
 _MOST_CHUNKS = 1000  # a file of zeros would be one of a thousand million empty chunks
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")  # first GUID of a file
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_BYTES_PER_ID3_SIZE_BIT = 7
+_ID3_SIZE_BITS = 7  # that each byte of a size holds
 
 
 def stated_share(file: BinaryIO, size: int) -> float:
@@ -19,27 +20,33 @@ def stated_share(file: BinaryIO, size: int) -> float:
 
     For WAV, RF64, W64, AIFF, AIFC, AU, CAF, ASF (WMA, WMV), and for MP3 with a Xing, Info or VBRI tag.
     """
-    magic = _bytes_at(file, 0, 16)
+    span = _stated_span(file, size, _bytes_at(file, 0, 16))
+    if span is None:
+        return 1.0
+    start, length = span
+    return min(1.0, max(0, size - start) / length) if 0 < length < _UNKNOWN_64 else 1.0
+
+
+def _stated_span(file: BinaryIO, size: int, magic: bytes) -> tuple[int, int] | None:
+    """Where the content starts, and its stated length in bytes; None where no length is stated."""
+    span: tuple[int, int] | None = None
+    if magic[:4] == b"RF64":
+        return _rf64(file, size)
+    if magic[:4] == b"riff":
+        return _w64(file, size)
+    if magic[:4] == b"caff":
+        return _caf(file, size)
+    if magic == _ASF:
+        return _asf(file)
     if magic[:4] == b"RIFF" and magic[8:12] == b"WAVE":
         span = _chunk(file, size, 12, b"data", "little")
-    elif magic[:4] == b"RF64":
-        span = _rf64(file, size)
-    elif magic[:4] == b"riff":
-        span = _w64(file, size)
     elif magic[:4] == b"FORM" and magic[8:11] == b"AIF":
         span = _chunk(file, size, 12, b"SSND", "big")
     elif magic[:4] == b".snd":
         span = (int.from_bytes(magic[4:8], "big"), int.from_bytes(magic[8:12], "big"))
-    elif magic[:4] == b"caff":
-        span = _caf(file, size)
-    elif magic == _ASF:
-        span = _asf(file)
     else:
-        return _mp3_share(file, size)
-    if span is None or not 0 < span[1] < (2**62 if magic[:4] in (b"RF64", b"riff", b"caff", _ASF[:4]) else _UNKNOWN_32):
-        return 1.0
-    start, length = span
-    return min(1.0, max(0, size - start) / length)
+        span = _mp3(file)
+    return span if span is not None and span[1] < _UNKNOWN_32 else None
 
 
 def lacks_end_mark(file: BinaryIO, size: int) -> bool:
@@ -127,21 +134,20 @@ def _asf(file: BinaryIO) -> tuple[int, int] | None:
     return 0, int.from_bytes(head[place + 40 : place + 48], "little")
 
 
-def _mp3_share(file: BinaryIO, size: int) -> float:
-    """The share by the tag in the first frame of an MP3 file; 1 for files without one, and of any other kind."""
+def _mp3(file: BinaryIO) -> tuple[int, int] | None:
+    """By the tag in the first frame of an MP3 file; None for files without one, and for those of any other kind."""
     start = _id3_size(file)
     frame = _bytes_at(file, start, 192)
     if len(frame) < 192 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
-        return 1.0
+        return None
     xing = max(frame.find(b"Xing", 4, 60), frame.find(b"Info", 4, 60))
     if xing >= 0 and frame[xing + 7] & 2:
         place = xing + (12 if frame[xing + 7] & 1 else 8)  # a number of frames may come before that of bytes
     elif frame[36:40] == b"VBRI":
         place = 46
     else:
-        return 1.0
-    stated = int.from_bytes(frame[place : place + 4], "big")
-    return min(1.0, (size - start) / stated) if stated else 1.0
+        return None
+    return start, int.from_bytes(frame[place : place + 4], "big")
 
 
 def _id3_size(file: BinaryIO) -> int:
@@ -151,5 +157,5 @@ def _id3_size(file: BinaryIO) -> int:
         return 0
     size = 0
     for byte in header[6:]:
-        size = size << _BYTES_PER_ID3_SIZE_BIT | byte & 0x7F
+        size = size << _ID3_SIZE_BITS | byte & 0x7F
     return 10 + size
