@@ -10,8 +10,8 @@ demo: $(READY)  ## make a synthetic corpus, train on it and evaluate: offline, n
 claims: $(READY)  ## measure the paper's claims on three synthetic worlds with three seeds: an hour or so
 	$(PY) jobs/claims.py mini
 
-test: $(READY)  ## run the tests, in two processes
-	$(PY) -m pytest --numprocesses 2 --dist loadgroup
+test: $(READY)  ## run the tests
+	$(PY) -m pytest
 
 slow: $(READY)  ## run the tests that make test leaves out: killed nodes, workers, drivers; 10,000 clips; servers
 	$(PY) -m pytest -m slow

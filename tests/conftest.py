@@ -48,15 +48,12 @@ ROTATIONS = {  # a, b, c, d of an mp4 file's display matrix, by which a viewer t
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for pytest-xdist: one process runs all tests of the shared Ray, so that only one Ray is started.
-
-    All other tests of a file stay together, so that the fixtures of a module are made once.
-    """
+    """Mark the tests that need the shared Ray, so that another process can run the others meanwhile."""
     for item in items:
-        needs_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.nodeid.partition("::")[0]))
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
 
 
 @pytest.fixture(scope="session")
