@@ -194,8 +194,9 @@ def _holder(path: Path) -> str:
 
 def _write_holder(path: Path, text: str) -> None:
     """Write into a lock file who holds it, in the form of filelock's own files: process id and machine, a line each."""
-    with suppress(OSError):  # it only informs
-        path.write_text(text, encoding="utf-8")
+    with suppress(OSError), path.open("r+", encoding="utf-8") as file:  # it only informs
+        file.truncate()
+        file.write(text)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ FLOORS = (
     ("models",),
     ("training",),
     ("reports",),
-    ("progress",),
+    ("progress", "redaction"),
     ("tracking", "cluster"),
     ("stages",),
     ("experiments",),
@@ -33,7 +33,7 @@ FLOORS = (
 )
 LIBRARIES = {  # library: where alone it may be imported
     "ray": ("emo_ray/stages/", "emo_ray/experiments/", "emo_ray/cluster.py"),
-    "mlflow": ("emo_ray/tracking.py",),
+    "mlflow": ("emo_ray/tracking",),
     "av": ("emo_ray/data/",),
     "openai": ("emo_ray/stages/chat/client.py",),
 }

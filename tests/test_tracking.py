@@ -1,6 +1,7 @@
 """Tracking: what a run holds, that no run exists twice, and that no training is lost to a server that is away."""
 
 import math
+import os
 import socket
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ import urllib.request
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -195,7 +196,7 @@ def free_port():
 def test_a_server_that_is_away_at_the_start_is_an_error_that_comes_soon(tmp_path):
     port, begun_s = free_port(), time.monotonic()
     with pytest.raises(ValueError, match=rf"tracking.uri: found http://127.0.0.1:{port} .*refused") as caught:
-        tracking.open_run(config_of(f"http://me:{SECRET}@127.0.0.1:{port}"), tmp_path, KEY, "name")
+        tracking.check(config_of(f"http://me:{SECRET}@127.0.0.1:{port}"), tmp_path)
     assert time.monotonic() - begun_s < 30  # MLflow's own patience is four minutes
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__  # a traceback would hold MLflow's message, and that the address
@@ -217,8 +218,73 @@ def test_a_server_of_something_else_is_an_error(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), NoMlflow) as server:
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         with pytest.raises(ValueError, match=r"tracking.uri: found http://127.0.0.1:\d+ .*404"):
-            tracking.open_run(config_of(f"http://127.0.0.1:{server.server_port}"), tmp_path, KEY, "name")
+            tracking.check(config_of(f"http://127.0.0.1:{server.server_port}"), tmp_path)
         server.shutdown()
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A server that accepts every request and never ends its answer, or never begins one."""
+
+    def do_GET(self):
+        if self.server.drips:
+            self.send_response(200)
+            self.end_headers()
+        while not self.server.is_over.wait(0.05):
+            if self.server.drips:
+                self.wfile.write(b" ")
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(params=["never begins", "never ends"])
+def silent(request, monkeypatch):
+    """The address of a server that accepts and does not answer, for a job that waits for a second."""
+    monkeypatch.setattr(tracking.server, "_FIRST_ANSWER_S", {"http": 1.0})
+    monkeypatch.setattr(tracking.server, "_ANSWER_S", 1.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.drips, server.is_over, server.handle_error = request.param == "never ends", Event(), lambda *_: None
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
+        server.is_over.set()
+        server.shutdown()
+
+
+def test_a_server_that_never_answers_is_an_error_that_comes_soon(silent, tmp_path):
+    begun_s = time.monotonic()
+    with pytest.raises(ValueError, match=r"tracking.uri: found http://127.0.0.1:\d+ .*no answer within 1 s") as caught:
+        tracking.check(config_of(silent), tmp_path)
+    assert time.monotonic() - begun_s < 5
+    assert SECRET not in str(caught.value)
+
+
+def test_a_job_whose_server_never_answers_ends_and_keeps_what_is_missed(silent, tmp_path, capsys):
+    begun_s = time.monotonic()
+    (tmp_path / "files").mkdir()
+    whole_job(config_of(silent), tmp_path, KEY, tmp_path / "files")
+    tracking.deliver(config_of(silent), tmp_path)
+    assert time.monotonic() - begun_s < 8
+    told = capsys.readouterr().err
+    assert told.count("does not answer") == 1
+    assert told.count("has missed 13 entries") == 1
+    (kept,) = (tmp_path / "tracking").glob("*/*.jsonl")
+    assert len(kept.read_text().splitlines()) == 13
+    assert SECRET not in told + kept.read_text()
+
+
+def test_a_stopped_job_waits_a_moment_for_its_server(silent, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking.server, "_ANSWER_S", 60.0)
+    monkeypatch.setattr(tracking.server, "_FIRST_ANSWER_S", {"http": 0.5})
+    monkeypatch.setattr(tracking.server, "_SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(tracking.server, "_LAST_WORD_S", 0.2)
+    run = tracking.open_run(config_of(silent), tmp_path, KEY, "name")
+    monkeypatch.setattr(tracking.server, "_FIRST_ANSWER_S", {"http": 60.0})
+    begun_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), run.running():
+        raise KeyboardInterrupt
+    assert time.monotonic() - begun_s < 5
 
 
 @pytest.mark.parametrize(
@@ -291,9 +357,9 @@ def server(database, tmp_path_factory):
 def cut(server, tmp_path, monkeypatch):
     """A function that cuts the server off after some more requests; asked at every write, with no second attempt."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "_SHORTEST_PAUSE_S", 0.0)
-    monkeypatch.setattr(tracking, "_WAITING_SHARE", math.inf)
-    tracking._server.cache_clear()
+    monkeypatch.setattr(tracking.server, "_SHORTEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(tracking.server, "_WAITING_SHARE", math.inf)
+    tracking.runs._server.cache_clear()
     yield lambda answers: server[1](f"answer/{answers}")
     server[1](f"answer/{sys.maxsize}")
 
@@ -313,9 +379,9 @@ def whole_job(config, root, key, files):
         run.metrics({"score": 0.5})
 
 
-@pytest.mark.parametrize("answers", range(5, 24, 3))
+@pytest.mark.parametrize("answers", [0, 3, 8, 11, 14, 17, 20, 23])
 def test_an_outage_costs_nothing_and_is_told_of_once(server, cut, tmp_path, capsys, answers):
-    """The server answers the first requests, which open the run, then none until the job's last."""
+    """The server answers some requests, none where it is away at the start, and then none until the job's last."""
     from mlflow import MlflowClient
 
     address, control, _ = server
@@ -324,12 +390,14 @@ def test_an_outage_costs_nothing_and_is_told_of_once(server, cut, tmp_path, caps
     key, before = f"outage-{answers}", control("seen")
     cut(answers)
     whole_job(config_of(address), tmp_path, key, tmp_path / "files")
+    tracking.deliver(config_of(address), tmp_path)
     assert control("seen") - before > answers
     told = capsys.readouterr().err
     assert told.count("does not answer") == 1
-    assert "has missed" in told
+    assert told.count("has missed") == 1
+    assert list((tmp_path / "tracking").glob("*/*.jsonl"))
     cut(sys.maxsize)
-    tracking._server(address).flush()
+    tracking.runs._server(address, tmp_path, None).flush()
     assert "answers again" in capsys.readouterr().err
     client = MlflowClient(tracking_uri=address)
     (run, metrics), (child, child_metrics) = logged(client, key), logged(client, f"{key}-child")
@@ -340,13 +408,64 @@ def test_an_outage_costs_nothing_and_is_told_of_once(server, cut, tmp_path, caps
     assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
     assert run.data.params["fusion.dropout"] == child.data.params["fusion.dropout"]
     assert [item.path for item in client.list_artifacts(run.info.run_id, "model")] == ["model/file.txt"]
+    assert not list((tmp_path / "tracking").glob("*/*"))
+
+
+# A job whose server goes away after its first epoch, and that is killed or ends, after some lines of its file.
+MISSES = """
+import os, sys, urllib.request
+from pathlib import Path
+from emo_ray import tracking
+from emo_ray.config import load
+
+address, root, end = sys.argv[1:]
+config, root = load("mini", {"tracking.uri": address}), Path(root)
+run = tracking.open_run(config, root, "missing", "name")
+epochs = [{"epoch": i, "train_loss": 1.0 / (i + 1)} for i in range(4)]
+run.epoch("fusion", epochs[0])
+urllib.request.urlopen(f"http://{address.partition('@')[2]}/answer/0").read()
+for metrics in epochs[1:]:
+    run.epoch("fusion", metrics)
+run.tag("word", "Gl\u00fcck")
+if end == "ends":
+    run.finish()
+    tracking.deliver(config, root)
+    assert tracking.runs._server.cache_info().currsize == 1
+else:
+    (kept,) = root.glob("tracking/*/*.jsonl")
+    with kept.open("a") as file:
+        file.write('{"kind": "ta')
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("end", ["ends", "killed"])
+def test_what_a_job_could_not_send_is_sent_by_the_next_of_its_store(server, cut, tmp_path, capsys, end):
+    from mlflow import MlflowClient
+
+    address, _, _ = server
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", MISSES, address, str(tmp_path), end]
+    first = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (first.returncode, first.stderr.count("has missed")) == ((0, 1) if end == "ends" else (-9, 0)), first.stderr
+    config = config_of(address)
+    tracking.deliver(config, tmp_path)
+    assert "does not answer" in capsys.readouterr().err  # and all is kept
+    cut(sys.maxsize)
+    tracking.deliver(config, tmp_path)
+    run, metrics = logged(MlflowClient(tracking_uri=address), "missing")
+    assert [step for step, _ in metrics["fusion/train_loss"]] == [0, 1, 2, 3]
+    assert run.data.tags["word"] == "Gl\u00fcck"
+    assert run.info.status == ("FINISHED" if end == "ends" else "RUNNING")
+    assert not list((tmp_path / "tracking").glob("*/*"))
+    MlflowClient(tracking_uri=address).delete_run(run.info.run_id)  # the same key serves both cases
 
 
 def test_a_server_that_is_away_is_left_alone_for_a_while(server, cut, tmp_path, monkeypatch):
     address, control, _ = server
     run = tracking.open_run(config_of(address), tmp_path, "pause", "name")
     cut(0)
-    monkeypatch.setattr(tracking, "_SHORTEST_PAUSE_S", 60.0)
+    monkeypatch.setattr(tracking.server, "_SHORTEST_PAUSE_S", 60.0)
     run.epoch("fusion", EPOCHS[0])
     before = control("seen")
     for metrics in EPOCHS:
@@ -372,7 +491,7 @@ def test_credentials_are_seen_nowhere(server, cut, tmp_path, capfd):
     cut(3)
     whole_job(config_of(address), tmp_path, "secret-2", tmp_path / "files")
     cut(sys.maxsize)
-    tracking._server(address).flush()
+    tracking.runs._server(address, tmp_path, None).flush()
     printed = capfd.readouterr()
     assert SECRET not in printed.out + printed.err
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in database.parent.glob("mlflow.db*"))
@@ -414,7 +533,7 @@ def test_training_ends_as_ever_when_the_server_goes_away(corpus, server, cut, ca
     assert [metrics["epoch"] for metrics in store.read_meta(trained.path)["history"]] == [0, 1, 2]
     assert capsys.readouterr().err.count("does not answer") == 1
     cut(sys.maxsize)
-    tracking._server(address).flush()
+    tracking.runs._server(address, Path(corpus.store.root), None).flush()
     run, metrics = logged(MlflowClient(tracking_uri=address), trained.path.name.removeprefix("model-"))
     assert run.info.status == "FINISHED"
     assert [step for step, _ in metrics["fusion/train_loss"]] == [0, 1, 2]

@@ -13,7 +13,7 @@ from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_v
 
 ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is not None)
 Rate = Annotated[float, Field(ge=0, le=1)]
-CREDENTIALS = re.compile(r"^([\w+]+://)?([^/@]*)@")  # of an address: its scheme, and what a report must not show
+_PORT_OR_NONE = re.compile(r"[^:/@]*(:\d*)?(/|$)")  # how an address without user and password begins
 _TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")  # of MLflow itself
 
 
@@ -250,8 +250,16 @@ class Store(Section, decides=NOTHING, owner="caller"):
 
 
 def without_credentials(address: str) -> str:
-    """An address as it may be shown: without what stands before its @."""
-    return CREDENTIALS.sub(r"\1", address)
+    """An address as it may be shown: without user and password, and without fields, which may hold one too."""
+    login = login_of(address)
+    return (address.replace(f"{login}@", "", 1) if login else address).partition("?")[0]
+
+
+def login_of(address: str) -> str:
+    """What stands before the @ of an address, such as user:password; empty where nothing does."""
+    rest = address.partition("://")[2] or address
+    host = rest if not _PORT_OR_NONE.match(rest) else rest.partition("/")[0]  # a password may hold a slash
+    return host.rpartition("@")[0]
 
 
 def unusable_uri(address: str, reason: str) -> str:

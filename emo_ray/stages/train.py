@@ -39,7 +39,10 @@ def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Cor
 def _train(config: Config, plan: TrainingPlan) -> None:
     from emo_ray.stages.fitting.phases import train_phases  # torch and Ray: a finished model needs neither
 
-    run = tracking.open_run(config, cluster.store_root(config), plan.key, plan.path.name)
+    root = cluster.store_root(config)
+    if not store.is_complete(plan.path):
+        tracking.check(config, root)
+    run = tracking.open_run(config, root, plan.key, plan.path.name)
     with run.running():
         train_phases(config, plan, run.epoch)
         run.artifacts(plan.path, "checkpoint")

@@ -50,6 +50,8 @@ def tune(config: Config) -> Result:
     _check_validation(config, plan)
     key = _key(config, plan)
     folder, state = root / "sweeps" / key, root / "tune" / key
+    if not store.is_complete(folder):
+        tracking.check(config, root)
     run = tracking.open_run(config, root, key, f"sweep-{key}")
     with run.running():
 

@@ -1,0 +1,21 @@
+"""MLflow, and nothing else. One process writes, the driver; a run is found again by its tag, so none exists twice.
+
+A server that does not answer is an error where something is about to be trained, within seconds. One that stops
+answering later costs no training: what it misses waits in the store, and is sent when it answers again, by whichever
+job asks next.
+
+Reading order: database, entries, outbox, server, runs.
+"""
+
+from emo_ray.tracking.runs import (
+    Run,
+    check,
+    command,
+    deliver,
+    is_logged,
+    note_logged,
+    open_run,
+    uri,
+)
+
+__all__ = ["Run", "check", "command", "deliver", "is_logged", "note_logged", "open_run", "uri"]
