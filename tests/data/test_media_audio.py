@@ -253,6 +253,20 @@ def test_ogg_without_its_end_has_a_note(tmp_path):
     assert media.read_audio(str(path), 60)[1] == "ok: the file ends without its end mark"
 
 
+def test_ogg_pages_that_ffmpeg_leaves_out_are_missed(tmp_path):
+    """Each page holds about a second and has a checksum; one that does not fit is left out silently."""
+    path = write(tmp_path / "whole.ogg", [tone(440, 4, 48_000)], "libopus", 48_000)
+    content = path.read_bytes()
+    for place, status in (
+        (len(content) // 2, "ok: 1.0 s of gaps"),
+        (content.rindex(b"OggS") - 100, "corrupt: truncated"),
+    ):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert media.read_audio(str(path), 60)[1].startswith(status)
+
+
 @pytest.mark.parametrize("stated", [0, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_a_length_that_the_writer_did_not_know_is_ignored(tmp_path, stated):
     content = bytearray(wav_bytes([tone(440, 1)]))

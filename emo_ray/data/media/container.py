@@ -189,6 +189,7 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
         _check_file(file, size, limits)
         stated_share = lengths.stated_share(file, size)
         matroska_states_duration = lengths.matroska_states_duration(file)
+        ogg_states_duration = lengths.ogg_states_duration(file, size)
         lacks_end_mark = lengths.lacks_end_mark(file, size)
         file.seek(0)
         container = stack.enter_context(  # titles are in any encoding
@@ -198,7 +199,9 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
         name = container.format.name
         yield Media(
             container,
-            name in _WHOLE_TIMED or (name == MATROSKA and matroska_states_duration),
+            name in _WHOLE_TIMED
+            or (name == MATROSKA and matroska_states_duration)
+            or (name == "ogg" and ogg_states_duration),
             stated_share,
             ("the file ends without its end mark",) if lacks_end_mark else (),
         )

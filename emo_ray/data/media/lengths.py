@@ -70,6 +70,18 @@ def matroska_states_duration(file: BinaryIO) -> bool:
     return info >= 0 and b"\x44\x89" in head[info : info + 300]
 
 
+def ogg_states_duration(file: BinaryIO, size: int) -> bool:
+    """Whether the last page of an Ogg file tells the end of a stream that begins at the start of the file.
+
+    Where files were joined it does not, and FFmpeg then guesses. Pages that are damaged FFmpeg leaves out silently.
+    """
+    head, tail = _bytes_at(file, 0, _AT_ONCE), _bytes_at(file, max(0, size - _AT_ONCE), _AT_ONCE)
+    page = tail.rfind(b"OggS")
+    serial = tail[page + 14 : page + 18] if page >= 0 else b""
+    serials = [page[10:14] for page in head.split(b"OggS")]
+    return head[:4] == b"OggS" and len(serial) == 4 and serial in serials
+
+
 def _bytes_at(file: BinaryIO, place: int, count: int) -> bytes:
     file.seek(place)
     return file.read(count)
