@@ -55,6 +55,26 @@ def best_cut(labels: Sequence[Any], groups: Sequence[str], count: int, seed: int
     return best.moved_B
 
 
+def best_folds(labels: Sequence[Any], groups: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """The fold of each clip, int64 (B,), in the first way in which the fewest folds lack a class needlessly.
+
+    A class of n groups can be in n folds at most.
+    """
+    labels_B = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
+    groups_B = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    groups_with_K = (_counts(groups_B, labels_B) > 0).sum(axis=0)
+    best_B, least = np.zeros(len(labels_B), np.int64), np.inf
+    for fold_B in _ways(labels, groups, [count], seed):
+        folds_with_K = (_counts(fold_B, labels_B) > 0).sum(axis=0)
+        empty = count - len(np.unique(fold_B))
+        lacking = np.maximum(0, np.minimum(groups_with_K, count) - folds_with_K).sum() + len(labels_B) * empty
+        if lacking < least:
+            best_B, least = fold_B, lacking
+        if not lacking:
+            break
+    return best_B
+
+
 def stratified(labels: np.ndarray, groups: Sequence[str] | None, count: int, seed: int) -> np.ndarray:
     """scikit-learn's folds, int64 (B,): by group, or by clip where `groups` is None."""
     # Imported here because it takes a second, and most runs cut nothing.

@@ -43,6 +43,8 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
 
 def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no speaker in two folds.
+
+    Where speakers differ in their labels, no fold lacks a class needlessly.
     If no clip has a speaker, labels alone are balanced. If only some have, each of the others counts as a speaker.
     Raises ValueError where there are too few speakers or clips.
     """
@@ -50,7 +52,10 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     groups, labels = _groups(clips), [clip.label for clip in clips]
     fold_B = np.full(len(clips), -1)
     if len(set(groups)) >= count:
-        fold_B = folding.stratified(folding.balanced_labels(labels, count), groups if by_speaker else None, count, seed)
+        if by_speaker:
+            fold_B = folding.best_folds(labels, groups, count, seed)
+        else:
+            fold_B = folding.stratified(folding.balanced_labels(labels, count), None, count, seed)
     if set(fold_B.tolist()) != set(range(count)):
         found = f"{len(set(groups))} {'speakers' if by_speaker else 'labelled clips'}"
         raise ValueError(f"found {found} for data.folds={count}, expected enough to fill each fold: lower data.folds")

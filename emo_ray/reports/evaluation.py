@@ -29,7 +29,8 @@ FOLD_SCORES = ("waf", "accuracy", "uar")  # shown fold by fold
 _NOTHING = "no clips"
 _BLUES = (PALE_BLUE, LIGHT_BLUE, BLUE)  # bars of one, two, three modalities: told apart by lightness alone
 
-Scores = dict[str, float]  # "waf", "accuracy", "uar", "macro_f1" in [0, 1], and "n": clips
+# "waf", "accuracy", "uar", "macro_f1" in [0, 1]; "n": clips; "classes": that occur, and UAR and macro F1 are means over
+Scores = dict[str, float]
 
 
 class SubsetScores(TypedDict):
@@ -84,7 +85,7 @@ def write(report: EvaluationReport, folder: Path) -> Path:
         ],
         notes=report["notes"],
         footer=f"{_model(report)} · rates in percent · "
-        "WAF: F1 weighted by class size · UAR: mean recall of the classes",
+        "WAF: F1 weighted by class size · UAR: mean recall of the classes that occur · macro F1: mean F1 of these",
     )
     return page.write(shown, folder / PAGE)
 
@@ -94,22 +95,29 @@ def _score_table(report: EvaluationReport) -> Table:
     rows.append((AVAILABLE, report["available"]))
     return Table(
         title=f"{plural(report['n_clips'], 'clip')} of {_where(report)}",
-        header=["modalities", *SCORES.values(), "clips"],
-        rows=[[name, *_score_cells(scores)] for name, scores in rows],
+        header=["modalities", *SCORES.values(), "clips", "classes"],
+        rows=[[name, *_score_cells(scores, len(report["labels"]))] for name, scores in rows],
         note=_chance_sentence(report),
         emphasised=(len(rows) - 1,),
     )
 
 
-def _score_cells(scores: Scores | None) -> list[str]:
+def _score_cells(scores: Scores | None, classes: int) -> list[str]:
     if scores is None:
-        return [_NOTHING, *[""] * len(SCORES)]
-    return [*(percent(scores[name]) for name in SCORES), f"{scores['n']:.0f}"]
+        return [_NOTHING, *[""] * (len(SCORES) + 1)]
+    return [*(percent(scores[name]) for name in SCORES), f"{scores['n']:.0f}", _class_count(scores, classes)]
+
+
+def _class_count(scores: Scores, classes: int) -> str:
+    """The number of classes that UAR and macro F1 are means over, and where they are not all, of how many."""
+    count = f"{scores['classes']:.0f}"
+    return count if scores["classes"] == classes else f"{count} of {classes}"
 
 
 def _class_table(report: EvaluationReport) -> Table:
     f1, clips = report["per_class_f1"], report["per_class_n"]
-    rows = [[label, percent(f1.get(label)), str(clips.get(label, 0))] for label in report["labels"]]
+    shown = {label: rate for label, rate in f1.items() if clips.get(label)}  # without clips there is nothing to recall
+    rows = [[label, percent(shown.get(label)), str(clips.get(label, 0))] for label in report["labels"]]
     return Table("Classes", ["class", "F1", "clips"], rows)
 
 
@@ -137,8 +145,17 @@ def _fold_tables(report: EvaluationReport) -> list[Table]:
             spread = f"{percent(float(np.mean(measured)))} ± {percent(float(np.std(measured)))}" if measured else DASH
             rows.append([name, *map(percent, rates), spread, percent(pooled[score])])
         header = ["modalities", *names, "mean ± deviation", "all clips"]
-        fold_tables.append(Table(f"{SCORES[score]} fold by fold", header, rows))
+        note = _fold_classes(report) if score == "uar" else ""
+        fold_tables.append(Table(f"{SCORES[score]} fold by fold", header, rows, note))
     return fold_tables
+
+
+def _fold_classes(report: EvaluationReport) -> str:
+    """A sentence on the classes that UAR is a mean over."""
+    classes = len(report["labels"])
+    counts = {number: fold["available"] for number, fold in enumerate(report["folds"], start=1)}
+    fewer = [f"{_class_count(n, classes)} in fold {i}" for i, n in counts.items() if n and n["classes"] != classes]
+    return f"UAR is the mean over the classes that a fold tests: {', '.join(fewer) or f'all {classes} in each'}."
 
 
 def _by_name(measured: SubsetScores) -> dict[str, Scores | None]:

@@ -28,7 +28,7 @@ from emo_ray.stages.result import Result
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
 
-VERSION = 3  # 3: seeds of training are drawn by SeedSequence
+VERSION = 4  # 4: folds lack no class needlessly; scores say over how many classes they are
 FOLDS = 5
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
@@ -94,7 +94,7 @@ def _measure(
     probabilities = {name: np.mean([head[name] for head in heads], axis=0) for name in SUBSETS}
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
-    content["notes"] += _notes(config, prepared, batch, heads, len(label_of))
+    content["notes"] += _notes(config, prepared, batch, heads, len(label_of)) + _fold_notes(prepared, batch, fold_B)
     content["notes"] += external_tables.notes(config, prepared, encoders, parts)
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, {"fold": pa.array(fold_B + 1)})
@@ -176,6 +176,21 @@ def _fold_scores(
             }
         )
     return folds
+
+
+def _fold_notes(prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> list[str]:
+    """The classes that a fold lacks, and those that one fold alone has: no head has learnt them when it is tested."""
+    label_B = batch.label_B.numpy()
+    folds_of = {label: sorted(set(fold_B[label_B == k] + 1)) for k, label in enumerate(prepared.labels)}
+    notes = []
+    for fold in range(1, fold_B.max() + 2):
+        lacking = [label for label, folds in folds_of.items() if folds and fold not in folds]
+        if lacking:
+            notes.append(f"warning: fold {fold} tests no {', '.join(lacking)}: its UAR is over the other classes")
+    single = [label for label, folds in folds_of.items() if len(folds) == 1]
+    if single:
+        notes.append(f"warning: {', '.join(single)}: in one fold alone, so never learnt where tested")
+    return notes
 
 
 def _notes(

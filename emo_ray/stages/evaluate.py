@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
     from emo_ray.training.scoring import Probabilities
 
-VERSION = 1
+VERSION = 2  # 2: scores say over how many classes they are
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"
 
 

@@ -30,15 +30,24 @@ def shown_only(head: FusionHead, batch: FeatureBatch, names: Sequence[str]) -> n
 
 
 def scores(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, Any]:
-    """A subset is measured on the clips that have all of it; "available" on every clip with whatever it has."""
+    """A subset is measured on the clips that have all of it; "available" on every clip with whatever it has.
+
+    Beside the metrics stands the number of "classes" that occur among the clips, which UAR and macro F1 average over.
+    """
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     subsets = {}
     for name, modalities in SUBSETS.items():
-        has_all_B = present_BM[:, [MODALITIES.index(m) for m in modalities]].all(axis=1)
-        subsets[name] = metrics(probabilities[name][has_all_B], label_B[has_all_B]) if has_all_B.any() else None
-    any_B = present_BM.any(axis=1)
-    available = metrics(probabilities[EVERYTHING][any_B], label_B[any_B]) if any_B.any() else None
-    return {"subsets": subsets, "available": available}
+        with_all = np.flatnonzero(present_BM[:, [MODALITIES.index(m) for m in modalities]].all(axis=1))
+        subsets[name] = _measured(probabilities[name], label_B, with_all)
+    with_any = np.flatnonzero(present_BM.any(axis=1))
+    return {"subsets": subsets, "available": _measured(probabilities[EVERYTHING], label_B, with_any)}
+
+
+def _measured(probability_BK: np.ndarray, label_B: np.ndarray, rows: np.ndarray) -> dict[str, float] | None:
+    """Metrics of these rows and the number of their classes; None without rows."""
+    if not len(rows):
+        return None
+    return metrics(probability_BK[rows], label_B[rows]) | {"classes": len(np.unique(label_B[rows]))}
 
 
 def report_of(batch: FeatureBatch, probabilities: Probabilities, prepared: Prepared, split: str) -> Any:

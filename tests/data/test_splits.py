@@ -185,6 +185,14 @@ def test_a_class_that_a_split_lacks_is_named():
     assert any("train lacks 1 of 3 classes (angry)" in note for note in splits.assign(manifest_cut, Data(), 0)[1])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_lack_no_class_that_as_many_speakers_have(seed):
+    clips = one_sided(ONE_SIDED["broadcasts"])
+    fold_B = splits.folds(clips, 4, seed)
+    held = {(fold, clip.label) for fold, clip in zip(fold_B.tolist(), clips, strict=True)}
+    assert held == {(fold, label) for fold in range(4) for label in LABELS}
+
+
 def test_only_missing_splits_are_cut():
     clips = balanced(speakers=20, clips_each=5)
     with_test = [replace(clip, split="test" if clip.speaker in ("s0", "s1") else "train") for clip in clips]

@@ -26,7 +26,7 @@ def example(labels=LABELS, seed=0):
         return int(next(counts))
 
     def scores():
-        return {"waf": rate(), "accuracy": rate(), "uar": rate(), "macro_f1": rate(), "n": count()}
+        return {"waf": rate(), "accuracy": rate(), "uar": rate(), "macro_f1": rate(), "n": count(), "classes": 6}
 
     return {
         "subsets": {key: scores() for key in SUBSET_NAMES},
@@ -66,7 +66,7 @@ def test_every_number_is_on_the_page(tmp_path):
     report = example()
     words = set(re.findall(r"\d+(?:\.\d+)?", visible(page(report, tmp_path))))
     expected = numbers(report)
-    assert len(expected) == 8 * 5 + 2 * 6 + 36 + 3 + 1
+    assert len(expected) == 8 * 6 + 2 * 6 + 36 + 3 + 1
     assert not [number for number in expected if number not in words]
 
 
@@ -137,6 +137,23 @@ def test_every_fold_is_shown_for_every_subset_that_exists(tmp_path):
     mean, deviation = 100 * np.mean([first, third]), 100 * np.std([first, third])
     assert rows["audio"][1:4] == ["–", f"{100 * third:.1f}", f"{mean:.1f} ± {deviation:.1f}"]
     assert len(evaluation.tables(report)) == len(evaluation.tables(example())) + len(evaluation.FOLD_SCORES)
+
+
+def test_uar_and_macro_f1_say_over_how_many_classes_they_are(tmp_path):
+    report = with_folds(example())
+    report["subsets"]["V"]["classes"] = 4
+    report["folds"][1]["available"]["classes"] = 5
+    report["per_class_n"]["sad"] = 0
+    scores, classes, _, *folds = evaluation.tables(report)
+    column = scores.header.index("classes")
+    assert [row[column] for row in texts(scores)] == ["4 of 6"] + ["6"] * 7
+    assert dict(row[:2] for row in texts(classes))["sad"] == "–"
+    notes = {table.title: table.note for table in folds}
+    assert "5 of 6 in fold 2." in notes["UAR fold by fold"]
+    assert notes["WAF fold by fold"] == ""
+    report["folds"][1]["available"]["classes"] = 6
+    assert "all 6 in each" in evaluation.tables(report)[5].note
+    assert all(words in visible(page(report, tmp_path)) for words in ("4 of 6", "all 6 in each"))
 
 
 def test_text_is_escaped(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,8 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import manifest, splits
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.manifest import Clip
-from emo_ray.stages.crossvalidate import crossvalidate, held_out
+from emo_ray.data.prepared import Prepared
+from emo_ray.stages.crossvalidate import _fold_notes, crossvalidate, held_out
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.train import train
 from emo_ray.training.in_memory import fit_head, one_thread
@@ -105,7 +107,8 @@ def corpus(ray_session, tiny_config, tmp_path_factory):
             rows = {
                 clip.clip_id: row for clip, row, has in zip(people, features[name], present[:, m], strict=True) if has
             }
-            np.savez(folder / f"{name}.npz", **rows)
+            silent = {people[4].clip_id: np.zeros(WIDTHS[name])} if name == "audio" else {}
+            np.savez(folder / f"{name}.npz", **(rows | silent))
     manifest.write(folder / "clips.parquet", people)
     keys = {f"tables.{name}": str(folder / f"{name}.npz") for name in ("audio", "text")}
     places = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store"), "data.folds": 3}
@@ -153,6 +156,24 @@ def test_the_page_and_the_terminal_show_the_folds(crossvalidated, capsys):
     shown = capsys.readouterr().err
     assert all(f"{score} fold by fold" in shown for score in ("WAF", "accuracy", "UAR"))
     assert any("2 heads" in note for note in crossvalidated.content["notes"])
+
+
+def test_notes_name_the_classes_that_a_fold_lacks_and_count_clips_of_zeros(crossvalidated):
+    """Clips of zeros alone are absent; of four classes and three folds, one lacks a class and has another alone."""
+    assert any(
+        "audio: " in note and "audio.npz count as absent: 1 " in note for note in crossvalidated.content["notes"]
+    )
+    assert {fold["available"]["classes"] for fold in crossvalidated.content["folds"]} == {len(CLASSES)}
+    assert not any("tests no" in note for note in crossvalidated.content["notes"])
+    people, features, present = small(1, clips=90, speakers=9)
+    batch = batch_of(people, features, present)
+    fold_B = np.where(batch.label_B.numpy() == 3, 1, np.arange(90) % 3)
+    fold_B[(batch.label_B.numpy() == 0) & (fold_B == 2)] = 0
+    prepared = Prepared(Path(), tuple(people), CLASSES, (), Path(), ())
+    notes = _fold_notes(prepared, batch, fold_B)
+    assert [note.partition(":")[2].partition(":")[0].strip() for note in notes] == [
+        "fold 1 tests no sad", "fold 3 tests no angry, sad", "sad",
+    ]  # fmt: skip
 
 
 def test_a_second_run_trains_nothing(crossvalidated, corpus):

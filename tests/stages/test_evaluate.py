@@ -20,7 +20,7 @@ def test_the_report_has_the_form_that_outsiders_rely_on(evaluated):
     report = json.loads((evaluated.path / REPORT).read_text())
     assert list(report["subsets"]) == ["V", "A", "T", "VA", "VT", "AT", "VAT"]
     for values in report["subsets"].values():
-        assert set(values) == {"waf", "accuracy", "uar", "macro_f1", "n"}
+        assert set(values) == {"waf", "accuracy", "uar", "macro_f1", "n", "classes"}
     assert report["split"] == "test"
     assert report["labels"] == sorted(report["labels"])
     assert {p.name for p in evaluated.path.iterdir()} >= {"report.html", "confusion.png", "subsets.png"}
