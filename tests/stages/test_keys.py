@@ -96,7 +96,8 @@ OTHER = {
     "annotate.url": ENDPOINT,
     "annotate.prompt": "How does one feel who says {transcript}?",
     "annotate.request": {"top_p": 0.5},
-    "annotate.max_tokens": 3 * ANSWER_TOKENS,
+    "annotate.max_requests": 20,  # so many that clips with labels are among them, whatever the order of the requests
+    "annotate.max_tokens": 20 * ANSWER_TOKENS,
     "fusion.modality_dropout": {"video": 0.2},
     "fusion.start_from": "FOLDER/model",
     "fusion.batch_size": 64,
@@ -110,6 +111,7 @@ OTHER = {
     "tune.objective": "VAT/uar",
     "claims.dropout_rates": [0.5],
     "tables.export_as": ["npy"],
+    "tracking.uri": "http://localhost:5000",
     "bench.batch_sizes": [3],
 }
 
