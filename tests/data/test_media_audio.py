@@ -196,6 +196,20 @@ def test_channels_without_names_are_averaged(tmp_path, count, kind):
     assert np.abs(sound_S - samples_CS.mean(axis=0)).max() <= 1
 
 
+@pytest.mark.parametrize("count", [6, 9, 16, 24])
+def test_many_channels_in_planes_of_their_own_are_averaged(tmp_path, count):
+    path = tmp_path / "microphones.mka"
+    samples_CS = np.zeros((count, 48_000), np.int16)
+    samples_CS[3] = tone(440, 1, 48_000)
+    with av.open(str(path), "w", format="matroska") as out:
+        options = {"mapping_family": "255"}  # no speakers; Opus decodes to a plane for each channel
+        stream = out.add_stream("libopus", rate=48_000, layout=f"{count} channels", options=options)
+        encode(out, stream, samples_CS, 48_000, f"{count} channels")
+    sound_S, status = media.read_audio(str(path), 60)
+    assert status == "ok"
+    assert np.abs(sound_S[4000:12_000]).max() == pytest.approx(9000 / count, rel=0.1)
+
+
 @pytest.mark.parametrize(("channel", "heard"), [(0, True), (2, True), (3, False), (4, True)])
 def test_named_surround_channels_are_mixed_by_their_speakers(tmp_path, channel, heard):
     samples_CS = np.zeros((6, RATE_HZ), np.int16)

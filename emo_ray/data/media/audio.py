@@ -25,6 +25,7 @@ RATE_HZ = 16_000
 _SLOWEST_HZ, _FASTEST_HZ = 1000, 768_000  # rates outside are damaged headers, and would fill the memory
 _TIMESTAMPED = {MP4, "matroska,webm", "flv", "asf", "mpegts", "mpeg", "ogg"}  # elsewhere FFmpeg counts samples
 _RESTARTING = {"mpegts", "mpeg", "ogg"}  # formats whose joined files start their clock anew
+_MOST_PLANES = 8  # of a frame with more, one for each channel, PyAV reads planes that are not there
 _GAP_S = 0.1  # time stamps and samples may disagree by this much: containers round, and clocks drift
 _LONGEST_JUMP_S = 10.0  # in formats that may start anew; more is a new clock, as in FFmpeg's programs
 
@@ -157,8 +158,11 @@ def _has_unnamed_channels(frame: AudioFrame) -> bool:
 
 def _mean(frame: AudioFrame) -> AudioFrame:
     """The mean of all channels, as float samples."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
+    packed = frame
+    if frame.format.is_planar and frame.layout.nb_channels > _MOST_PLANES:
+        (packed,) = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate).resample(frame)
+    samples = packed.to_ndarray()
+    if not packed.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     samples_CS: np.ndarray = samples.astype(np.float32)
     if samples.dtype == np.uint8:
