@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from emo_ray import config as configuration
+from emo_ray import failures, redaction
 from emo_ray.config import Config, explain
 from emo_ray.progress import console
 
@@ -45,31 +46,71 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
     `about`: the job's docstring, with an example and where the result lies. `sections`: of the config, beside COMMON.
     With `choice`, a word in front is that key's value.
 
-    All of stdout is one line: the path of the result, or with --json its content. What the user can mend (a ValueError)
-    is printed as one message, with exit status 2.
+    All of stdout is one line: the path of the result, or with --json its content. What the user can mend is printed as
+    one message, with exit status 2; Ctrl-C and SIGTERM end with a line, and status 130 or 143. Secrets are starred out.
     """
     words = sys.argv[1:]
-    flag = next((word for word in words if word in ("-h", "--help")), None)
-    answer, sys.stdout = sys.stdout, sys.stderr  # where Ray tells of killed workers, at any moment and to the very end
+    redaction.hide({secret for word in words for secret in redaction.secrets_in(word)})
+    answer, sys.stderr = sys.stdout, redaction.RedactedStream(sys.stderr)
+    sys.stdout = sys.stderr  # where Ray tells of killed workers, at any moment and to the very end
+    job = Job(stage, choice)
     try:
-        if flag:
-            asked = words[words.index(flag) + 1 :]
-            shown = [explain.explain(word, explain.width()) for word in asked]
-            _print("\n\n".join(shown or [job_help(about, sections, choice)]), answer)
+        failures.catch_signals()
+        if any(word in ("-h", "--help") for word in words):
+            _print(_help(words, about, sections, choice), answer)
             return
-        result = _run(stage, [word for word in words if word != "--json"], choice)
-    except Exception as error:
-        message = _for_user(error)
-        if message is None:
+        result = job.run([word for word in words if word != "--json"])
+        if "--json" in words:
+            _print(json.dumps({"path": str(result.path), **result.content}, ensure_ascii=False), answer)
+        else:
+            result.show()
+            _print(str(result.path), answer)
+        job.end(keep_logs=False)
+    except BaseException as error:
+        failure = failures.failure_of(error, job.root) if not isinstance(error, SystemExit) else None
+        if failure is None:  # a bug
             raise
-        console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    if "--json" in words:
-        content = {"path": str(result.path), **result.content}
-        _print(json.dumps(content, ensure_ascii=False), answer)
-        return
-    result.show()
-    _print(str(result.path), answer)
+        console.print(failure.message, style="red", markup=False, soft_wrap=True)
+        job.end(keep_logs=failure.status == failures.USER_ERROR)
+        sys.exit(failure.status)
+
+
+class Job:
+    """One run of a stage; `root` is its store, once the config is known."""
+
+    def __init__(self, stage: str, choice: str | None):
+        self.stage, self.choice = stage, choice
+        self.root: Path | None = None
+
+    def run(self, words: list[str]) -> JobResult:
+        """The stage's result for these words. Stages take seconds to import, so that comes when the config is known."""
+        choices = configuration.choices(self.choice) if self.choice else ()
+        chosen = [f"{self.choice}={words.pop(0)}"] if words and words[0] in choices else []
+        recipe = words.pop(0) if words and "=" not in words[0] else "mini"
+        config: Config = configuration.load(recipe, configuration.parse_overrides(chosen + words))
+        from emo_ray import cluster, tracking  # they import what --help does without
+
+        redaction.hide(cluster.secrets())
+        self.root = cluster.store_root(config)
+        function = getattr(importlib.import_module(f"emo_ray.{self.stage}"), self.stage.rpartition(".")[2])
+        result = function(configuration.absolute_paths(config))
+        tracking.deliver(config, self.root)
+        return result
+
+    def end(self, keep_logs: bool) -> None:
+        """End the local Ray, if this job started one, and drop its logs unless somebody may want to read them."""
+        if self.root is not None:
+            from emo_ray import cluster
+
+            cluster.leave(keep_logs)
+
+
+def _help(words: Sequence[str], about: str, sections: Sequence[str], choice: str | None) -> str:
+    """The help on what follows --help, or on the whole job."""
+    asked = words[next(i for i, word in enumerate(words) if word in ("-h", "--help")) + 1 :]
+    return "\n\n".join(
+        [explain.explain(word, explain.width()) for word in asked] or [job_help(about, sections, choice)]
+    )
 
 
 def _print(text: str, stream: TextIO) -> None:
@@ -120,25 +161,3 @@ def _lines(about: dict[str, str]) -> str:
         textwrap.fill(text, columns, initial_indent=f"  {name:<15}", subsequent_indent=" " * 17)
         for name, text in about.items()
     )
-
-
-def _run(stage: str, words: list[str], choice: str | None) -> JobResult:
-    """The stage's result for these words. Stages take seconds to import, so that comes when the config is known."""
-    chosen = [f"{choice}={words.pop(0)}"] if choice and words and words[0] in configuration.choices(choice) else []
-    recipe = words.pop(0) if words and "=" not in words[0] else "mini"
-    config: Config = configuration.load(recipe, configuration.parse_overrides(chosen + words))
-    function = getattr(importlib.import_module(f"emo_ray.{stage}"), stage.rpartition(".")[2])
-    return function(configuration.absolute_paths(config))
-
-
-def _for_user(error: BaseException | None) -> str | None:
-    """The message of the ValueError that this error is, or that a Ray worker raised; None for anything else.
-
-    Exactly ValueError: libraries derive theirs from it, and those are bugs that want their traceback.
-    """
-    while error is not None:
-        if type(error) is ValueError:
-            return str(error)
-        failures = getattr(error, "worker_failures", None) or {}  # of Ray Train: one per rank
-        error = next(iter(failures.values()), None) or getattr(error, "cause", None) or error.__cause__
-    return None

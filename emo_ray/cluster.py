@@ -7,6 +7,10 @@ Ray takes more than a second to import, so the functions that need it import it:
 import logging
 import math
 import os
+import re
+import shutil
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +22,7 @@ from urllib.parse import unquote
 from pydantic import SecretStr
 
 from emo_ray.config import Config
+from emo_ray.progress import say
 
 # Ray reads these when it starts, trains or tunes, and local workers inherit them. A user's settings win.
 _ENVIRONMENT = {
@@ -26,6 +31,7 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages show their own
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it goes on for a while, and the job's own handler says what is kept
     "RAY_AIR_NEW_OUTPUT": "0",  # at 1, Tune prints its own status box in spite of verbose=0
     "RAY_task_oom_retries": "20",  # without end by default, also for a task that is too large for the machine
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a killed sweep would repeat that much
@@ -34,6 +40,9 @@ _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
 _CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
 _RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
+_SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|KEY|CREDENTIALS)$")  # names of variables that hold one
+_SHORTEST_SECRET = 8  # characters; a shorter value may be a word of any message
+_session: list[Path] = []  # the folder of the local cluster that this process started
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
@@ -48,14 +57,42 @@ def connect(config: Config, dashboard: bool = False) -> None:
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if config.cluster.address or os.environ.get("RAY_ADDRESS"):
-            ray.init(config.cluster.address, **options)
+            with _same_handlers():
+                ray.init(config.cluster.address, **options)
         else:
             options |= {"num_cpus": config.cluster.num_cpus or os.cpu_count(), "include_dashboard": dashboard}
             if dashboard:
                 options["runtime_env"] = {"worker_process_setup_hook": _set_address}
-            ray.init("local", **options)
+            with _same_handlers():
+                context: Any = ray.init("local", **options)  # typed as the base of all contexts
+            _session.append(Path(context.address_info["session_dir"]))
             _hide_token()
     _configure_data()
+
+
+@contextmanager
+def _same_handlers() -> Iterator[None]:
+    """Put the handlers of signals back after `ray.init`, whose own end the process with the number of the signal."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def leave(keep_logs: bool) -> None:
+    """End the local cluster that this process started, if it did; without `keep_logs` remove its session folder."""
+    if not _session:
+        return
+    import ray
+
+    ray.shutdown()
+    folder = _session.pop()
+    if not keep_logs:
+        shutil.rmtree(folder, ignore_errors=True)
+        latest = folder.with_name("session_latest")
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink(missing_ok=True)
 
 
 def _configure_data() -> None:
@@ -67,7 +104,7 @@ def _configure_data() -> None:
     import ray.data
     from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well, and told once by the job
     context = ray.data.DataContext.get_current()
     context.use_datasource_v2 = os.environ["RAY_DATA_USE_DATASOURCE_V2"].lower() in ("1", "true")
     context.enable_progress_bars = False
@@ -108,7 +145,13 @@ def has_dashboard() -> bool:
     """Whether Ray's state API can be asked; the local cluster that `connect` starts has none."""
     import ray
 
-    return bool(ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url)
+    with _same_handlers():
+        return bool(ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url)
+
+
+def _may_grow() -> bool:
+    """Whether nodes may still join: a cluster that this process started has this machine alone."""
+    return not _session and has_dashboard()
 
 
 def in_submitted_job() -> bool:
@@ -150,6 +193,12 @@ def api_key() -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
+def secrets() -> list[str]:
+    """The values of environment variables that hold a key, a token or a password, which no message may show."""
+    names = (name for name in os.environ if _SECRET.search(name.upper()))
+    return [value for value in map(os.environ.__getitem__, names) if len(value) >= _SHORTEST_SECRET]
+
+
 def cpus() -> float:
     """CPUs of the cluster as it is now (an autoscaled one may grow)."""
     return _resource("CPU")
@@ -177,11 +226,11 @@ def use_gpu(config: Config, processes: int) -> bool:
     Raises ValueError where a local cluster lacks the GPUs demanded; a joined one may grow, so there Ray waits.
     """
     choice = config.train.use_gpu
-    if choice == "yes" and gpus() < processes and not has_dashboard():
-        raise ValueError(
-            f"train.use_gpu=yes: found {gpus():g} GPUs, expected {processes}: lower train.num_workers or set "
-            "train.use_gpu=auto"
-        )
+    if choice == "yes" and gpus() < processes:
+        lack = f"train.use_gpu=yes: found {gpus():g} GPUs, expected {processes}"
+        if not _may_grow():
+            raise ValueError(f"{lack}: lower train.num_workers or set train.use_gpu=auto")
+        say(f"{lack}: the job waits until the cluster has grown; to go on without them, set train.use_gpu=auto")
     return choice == "yes" or (choice == "auto" and gpus() >= processes)
 
 
@@ -247,7 +296,7 @@ def actor_count(parts: int, use_gpu: bool) -> int:
     A local cluster may claim more CPUs than the machine has cores; processes beyond the cores only slow each other.
     """
     local = gpus() if use_gpu else min(cpus(), os.cpu_count() or 1)
-    most = _MOST_ACTORS if has_dashboard() else int(local)
+    most = _MOST_ACTORS if _may_grow() else int(local)
     return max(1, min(parts, most))
 
 

@@ -54,6 +54,7 @@ for size in SIZES:
     })
 """
 LOCAL = """
+import signal
 import ray
 from emo_ray import cluster
 from emo_ray.config import load
@@ -62,13 +63,24 @@ from emo_ray.config import load
 def address():
     return os.environ["RAY_ADDRESS"]
 
+before = signal.getsignal(signal.SIGTERM)
 cluster.connect(load("mini", {"cluster.num_cpus": 3, "train.use_gpu": "yes"}), dashboard=True)
+try:
+    use_gpu = cluster.use_gpu(load("mini", {"train.use_gpu": "yes"}), 1000)
+except ValueError as error:
+    use_gpu = str(error)
 answers.append({
-    "cpus": cluster.cpus(), "dashboard": cluster.has_dashboard(), "gpu": cluster.gpus(),
-    "use_gpu": cluster.use_gpu(load("mini", {"train.use_gpu": "yes"}), 2),
+    "cpus": cluster.cpus(), "dashboard": cluster.has_dashboard(), "use_gpu": use_gpu,
+    "handler": signal.getsignal(signal.SIGTERM) == before,
     "actors": [cluster.actor_count(n, False) for n in (1, 5, 500)],
     "address": ray.get(address.remote()), "expected": ray.get_runtime_context().gcs_address,
 })
+(folder,) = cluster._session
+assert folder.is_dir()
+cluster.leave(keep_logs=False)
+cluster.leave(keep_logs=False)
+assert not ray.is_initialized()
+assert not folder.exists()
 """
 
 # An actor dies once, at its third row.
@@ -240,10 +252,14 @@ def test_a_local_cluster_has_the_cpus_that_the_config_names(with_dashboard):
     assert with_dashboard[0]["dashboard"]
 
 
-def test_a_cluster_with_a_dashboard_may_grow(with_dashboard):
-    assert with_dashboard[0]["gpu"] == 0
-    assert with_dashboard[0]["use_gpu"] is True  # Ray waits for GPUs that may come
-    assert with_dashboard[0]["actors"] == [1, 5, 64]
+def test_a_local_cluster_does_not_grow_whether_it_has_a_dashboard_or_not(with_dashboard):
+    assert "train.use_gpu=yes: found" in with_dashboard[0]["use_gpu"]
+    assert "expected 1000" in with_dashboard[0]["use_gpu"]
+    assert with_dashboard[0]["actors"] == [1, *[min(3, os.cpu_count())] * 2]
+
+
+def test_signals_are_the_jobs_and_not_rays(with_dashboard):
+    assert with_dashboard[0]["handler"]
 
 
 def test_workers_know_the_address_of_their_cluster(with_dashboard):
@@ -352,6 +368,14 @@ def test_a_store_that_can_be_no_folder_is_refused(home, root):
     with pytest.raises(ValueError, match=r"store\.root: found .*expected") as error:
         store_root(root)
     assert type(error.value) is ValueError
+
+
+def test_secrets_of_the_environment_are_values_of_variables_with_such_names(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hush-hush")
+    monkeypatch.setenv("SHORT_KEY", "short")
+    monkeypatch.setenv("KEYBOARD", "a-long-name")
+    assert "hush-hush" in cluster.secrets()
+    assert not {"short", "a-long-name"} & set(cluster.secrets())
 
 
 def test_the_key_is_never_shown(monkeypatch):

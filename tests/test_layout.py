@@ -24,7 +24,7 @@ FLOORS = (
     ("models",),
     ("training",),
     ("reports",),
-    ("progress", "redaction"),
+    ("progress", "redaction", "failures"),
     ("tracking", "cluster"),
     ("stages",),
     ("experiments",),

@@ -80,7 +80,7 @@ class Server:
             setting = getattr(environment_variables, name)
             if not setting.is_set():  # a user's setting wins
                 setting.set(value)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # its errors are raised as well, and told in a line
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns at every repeated request
         self.address, self.has_answered = address, False
         try:

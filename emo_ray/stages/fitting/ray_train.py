@@ -100,7 +100,7 @@ def _train_on_ray(
     scaling = cluster.train_scaling(config)
     threads = cluster.usable_threads(scaling["resources_per_worker"]["CPU"])
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
-    trainer = (ray.train.torch.TorchTrainer if cluster.has_dashboard() else _LocalTrainer)(
+    trainer = (_Trainer if cluster.has_dashboard() else _LocalTrainer)(
         partial(_worker, job, config, folder, threads),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
@@ -119,7 +119,14 @@ def _train_on_ray(
         return loop.load_state(Path(state))["best"]
 
 
-class _LocalTrainer(ray.train.torch.TorchTrainer):
+class _Trainer(ray.train.torch.TorchTrainer):
+    """A trainer that leaves Ctrl-C to the job: Ray's own handler ends the process with status 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Register nothing."""
+
+
+class _LocalTrainer(_Trainer):
     """A trainer for a local cluster, without the callback that frees the resources of a controller that died.
 
     The callback asks the dashboard, and without one every run ends with the callback's time-out of 12 s. A local
