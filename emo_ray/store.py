@@ -89,9 +89,17 @@ def is_complete(folder: Path) -> bool:
 def read_meta(folder: Path) -> dict[str, Any]:
     """The content of `meta.json`. Raises ValueError where the folder is not a complete artefact."""
     try:
-        return json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{folder}: found no {META}, expected a finished artefact: run its stage again") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{folder / META}: found no JSON ({type(error).__name__}), expected what a stage writes last: remove the "
+            "folder and run its stage again"
+        ) from None
+    if not isinstance(meta, dict):
+        raise ValueError(f"{folder / META}: found {type(meta).__name__}, expected a mapping: run its stage again")
+    return meta
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 from typing import Any, ClassVar
 
 import yaml
+from yaml.events import CollectionEndEvent, CollectionStartEvent
 
 _TYPES = {  # from the end of YAML's tag to how such a value is spelt, and the characters that it may begin with
     "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
@@ -20,6 +21,7 @@ _TYPES = {  # from the end of YAML's tag to how such a value is spelt, and the c
     ),
     "merge": (r"<<", ("<",)),  # of mappings; of version 1.1, and in use
 }
+_DEEPEST = 50  # levels of nested values
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
@@ -39,11 +41,21 @@ for _name, (_spelling, _beginnings) in _TYPES.items():
 
 
 def read(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError for anything that is not YAML."""
+    """The value of a YAML text. Raises ValueError for anything that is not YAML, or nested deeper than any config."""
     try:
+        _check_depth(text)
         return yaml.load(text, _Loader)
     except _UNREADABLE as error:  # LookupError and the like: a tag of PyYAML with a value that it does not fit
         raise ValueError(f"not YAML: {error}") from error
+
+
+def _check_depth(text: str) -> None:
+    """Raises ValueError for values nested too deep, on which the loader in C would overflow its stack and crash."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"found values nested more than {_DEEPEST} deep")
 
 
 def write(tree: Any) -> str:

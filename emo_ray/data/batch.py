@@ -90,6 +90,18 @@ class Output(NamedTuple):
     logits_BK: torch.Tensor
     features_BD: torch.Tensor
 
+    def probabilities_BK(self, clip_ids: Sequence[str]) -> torch.Tensor:
+        """The softmax of the logits, float32. Raises ValueError where a logit is NaN or infinite."""
+        finite_B = self.logits_BK.isfinite().all(dim=-1)
+        if not finite_B.all():
+            clip_id = clip_ids[int((~finite_B).nonzero()[0])]
+            raise ValueError(
+                f"clip {clip_id!r}: found a probability that is not finite ({int((~finite_B).sum())} of "
+                f"{len(finite_B)} clips), expected numbers: the weights of the model overflow on these features, so "
+                "train it again with a lower learning rate"
+            )
+        return self.logits_BK.float().softmax(dim=-1)
+
 
 def unlabelled(clips: int) -> torch.Tensor:
     """The label_B of clips without labels."""

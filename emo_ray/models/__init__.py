@@ -3,6 +3,7 @@
 The modules up to checkpoint_files import no torch: they tell what decides a result, so that stored ones are found at
 once.
 
-Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_weights, clip, prompts,
-temporal_pooling, emovclip, reference, hidden_states, pretrained, audio, text, fusion, trainable_state, checkpoint.
+Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_archive, trainable_state,
+clip_weights, clip, prompts, temporal_pooling, emovclip, reference, hidden_states, pretrained, audio, text, fusion,
+checkpoint.
 """

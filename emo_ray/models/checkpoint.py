@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 
 from emo_ray import store
 from emo_ray.config import Config, dump, override
@@ -19,11 +20,13 @@ from emo_ray.models.checkpoint_files import (
     LABELS,
     WEIGHTS,
     fusion_start_folder,
+    not_weights,
+    read_bytes,
     read_config,
     start_folder,
 )
 from emo_ray.models.fusion import FusionHead
-from emo_ray.models.trainable_state import load_trained
+from emo_ray.models.trainable_state import load_trained, not_finite
 
 if TYPE_CHECKING:
     from emo_ray.models.emovclip import EmoVCLIP
@@ -32,7 +35,11 @@ TIME_TABLES = ("time_TD", "local_TD")  # endings of the names of EmoVCLIP's tabl
 
 
 def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, labels: Sequence[str], card: str) -> None:
-    """Write a trained state, and what is needed to use it, into an existing folder."""
+    """Write a trained state, and what is needed to use it, into an existing folder.
+
+    Raises ValueError for values that are not finite. `checkpoint_files.digests` is to go into the folder's meta.
+    """
+    _check_finite(state, folder / WEIGHTS)
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
     shareable = config.model_copy(update={"tracking": Tracking()})  # a tracking URI may hold credentials
     store.write_text(folder / CONFIG, dump(shareable))
@@ -97,11 +104,39 @@ def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Se
     return head
 
 
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained state in a checkpoint folder.
+
+    Raises ValueError for a file that is cut, damaged or of something else, and for values that are not finite.
+    """
+    try:
+        state = load(read_bytes(folder, WEIGHTS))
+    except (SafetensorError, OSError) as error:
+        raise not_weights(folder / WEIGHTS, error) from None
+    _check_finite(state, folder / WEIGHTS)
+    return state
+
+
+def _check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    if wrong := not_finite(state):
+        raise ValueError(
+            f"{path}: found values that are not finite in {len(wrong)} tensors ({', '.join(wrong[:3])}), expected "
+            "numbers: train again, with a lower learning rate if training diverged"
+        )
+
+
 def _load_fusion(folder: Path, settings: Fusion, labels: Sequence[str]) -> FusionHead:
-    state = load_file(folder / WEIGHTS)
+    state = read_weights(folder)
     scaling = {name: state[f"scaling_{name}"] for name in MODALITIES if f"scaling_{name}" in state}
     if not scaling:
         raise ValueError(f"{folder}: found no fusion head, expected a whole model: the folder that jobs/train.py names")
+    wrong = [f"scaling_{name}" for name, value in scaling.items() if value.ndim != 2 or len(value) != 2]
+    if state.get("absent_MH", torch.empty(0)).shape != (len(MODALITIES), settings.hidden):
+        wrong.append("absent_MH")  # before a head of any size that a config asks for is made
+    if wrong:
+        raise ValueError(
+            f"{folder}: found weights that do not fit the model ({', '.join(wrong)}), expected those of the same config"
+        )
     head = FusionHead(settings, scaling, len(labels))
     try:
         load_trained(head, state)
@@ -123,6 +158,6 @@ def _build_emovclip(config: Config, labels: Sequence[str]) -> "EmoVCLIP":
 def _load_weights(model: "EmoVCLIP", folder: Path, frames: int) -> None:
     """Put a checkpoint's weights into a model for clips of `frames` frames."""
     try:
-        load_trained(model, resampled(load_file(folder / WEIGHTS), frames))
+        load_trained(model, resampled(read_weights(folder), frames))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None

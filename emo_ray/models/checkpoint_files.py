@@ -3,31 +3,90 @@
 `model.safetensors` holds the trained weights only, beside it lie `config.yaml`, `labels.json` and a model card. A
 model's folder holds the fusion head; the EmoVCLIP that made its video features lies in `emovclip/` inside it, in the
 same form, so that the folder can be copied, shared and loaded without the store (and without Ray).
+
+`meta.json` holds digests of the weights (the head's scaling among them), the labels, the clips that were seen and the
+settings that decide features. They tie these together: a file that was damaged, or changed by hand, is refused. Folders
+of earlier versions have no digests, and are taken as they are (`has_digests`).
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from emo_ray.config import Config, load
+from emo_ray import store
+from emo_ray.config import Config, declarations, load
+from emo_ray.config.yaml_core import read
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 
 
+_DIGESTS = "digests"  # in meta.json: file name -> digest
+_OTHERS = ("data.", "tables.", "tune.", "bench.", "claims.", "store.", "tracking.", "cluster.")  # no part of a model
+
+
 def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
-    """The config and labels of a checkpoint. Raises ValueError for a folder without a checkpoint."""
+    """The config and labels of a checkpoint.
+
+    Raises ValueError for a folder without a checkpoint, and for files that are cut, damaged or of something else.
+    """
     if not all((folder / name).is_file() for name in (WEIGHTS, CONFIG, LABELS)):
         raise ValueError(f"{folder}: found no checkpoint, expected {WEIGHTS}, {CONFIG} and {LABELS} in it")
-    return load(str(folder / CONFIG)), tuple(json.loads((folder / LABELS).read_text(encoding="utf-8")))
+    text = read_bytes(folder, LABELS)
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{folder / LABELS}: found no JSON ({type(error).__name__}), expected names of classes"
+        ) from None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or not labels:
+        raise ValueError(f"{folder / LABELS}: found {text[:60]!r}, expected a list with the names of the classes")
+    try:
+        config = load(str(folder / CONFIG))
+        _check(folder, CONFIG, _settings_digest(folder))
+    except RecursionError:
+        raise ValueError(f"{folder / CONFIG}: found values that are nested too deep, expected a config") from None
+    return config, tuple(labels)
+
+
+def read_bytes(folder: Path, name: str) -> bytes:
+    """The content of a checkpoint's file. Raises ValueError where it is not the one that the digests are of."""
+    content = (folder / name).read_bytes()
+    _check(folder, name, _digest(content))
+    return content
+
+
+def digests(folder: Path) -> dict[str, dict[str, str]]:
+    """The entry of a checkpoint's meta that ties the files in a filled folder together."""
+    names = [name for name in (WEIGHTS, LABELS, SEEN) if (folder / name).is_file()]
+    of_files = {name: _digest((folder / name).read_bytes()) for name in names}
+    return {_DIGESTS: {**of_files, CONFIG: _settings_digest(folder)}}
+
+
+def has_digests(folder: Path) -> bool:
+    """Whether a checkpoint can be checked: those of earlier versions cannot."""
+    return bool(_expected(folder))
+
+
+def not_weights(path: Path, error: Exception) -> ValueError:
+    """The error for a file of weights that cannot be read."""
+    return ValueError(
+        f"{path}: found no weights ({type(error).__name__}: {str(error)[:200]}), expected a whole file of safetensors: "
+        "copy the checkpoint again, or train it again"
+    )
 
 
 def weight_names(folder: Path) -> set[str]:
-    """The names of a checkpoint's tensors, read from the head of the file."""
-    with safe_open(folder / WEIGHTS, "np") as weights:
-        return set(weights.keys())
+    """The names of a checkpoint's tensors, read from the head of the file. Raises ValueError for other files."""
+    try:
+        with safe_open(folder / WEIGHTS, "np") as weights:
+            return set(weights.keys())
+    except (SafetensorError, OSError) as error:
+        raise not_weights(folder / WEIGHTS, error) from None
 
 
 def start_folder(config: Config, labels: Sequence[str]) -> Path | None:
@@ -69,3 +128,41 @@ def fusion_start_folder(config: Config, labels: Sequence[str]) -> Path | None:
     if not any(name.startswith("scaling_") for name in weight_names(folder)):
         raise ValueError(f"fusion.start_from: found no fusion head in {folder}, expected a whole model")
     return folder
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _settings_digest(folder: Path) -> str:
+    """Digest of the settings in a checkpoint's config that decide what it gives; paths may change, as models move.
+
+    It is taken from the file and not from the config, which gains settings with every version.
+    """
+    decides = {key for key, declared in declarations().items() if declared.decides and not declared.path}
+    tree = read((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    values: dict[str, Any] = {}
+    for section, content in tree.items():
+        if isinstance(content, dict) and section not in decides:
+            values |= {f"{section}.{name}": value for name, value in content.items() if f"{section}.{name}" in decides}
+        elif section in decides:
+            values[section] = content
+    return store.digest({key: value for key, value in values.items() if not key.startswith(_OTHERS)})
+
+
+def _expected(folder: Path) -> dict[str, str]:
+    """The digests in a checkpoint's meta by file; empty where it has none. Raises ValueError for other metas."""
+    meta = store.read_meta(folder) if store.is_complete(folder) else {}
+    stored = meta.get(_DIGESTS, {})
+    if not isinstance(stored, dict):
+        raise ValueError(f"{folder / store.META}: found {_DIGESTS} {stored!r:.60}, expected a digest for each file")
+    return stored
+
+
+def _check(folder: Path, name: str, digest: str) -> None:
+    expected = _expected(folder).get(name, digest)
+    if expected != digest:
+        raise ValueError(
+            f"{folder / name}: found the digest {digest:.16}, expected {expected!s:.16} as {store.META} says: the file "
+            f"was damaged or changed by hand, so copy the checkpoint again, or remove {folder} and train again"
+        )

@@ -4,17 +4,15 @@ OpenAI's archives and transformers' files name and cut tensors in ways of their 
 OpenAI trained with QuickGELU, folders say it in their JSON, and a bare file says nothing.
 """
 
-import pickle
-import warnings
-import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from open_clip.factory import load_state_dict
-from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from emo_ray.models.clip_archive import is_archive, read_archive
 from emo_ray.models.clip_folders import OPEN_CLIP_CONFIG, read_json
+from emo_ray.models.trainable_state import not_finite
 
 Form = Literal["open_clip", "openai", "transformers"]
 State = dict[str, torch.Tensor]
@@ -43,22 +41,37 @@ _RENAMED = {
 
 
 def read_state(path: Path) -> tuple[State, Form]:
-    """float32 weights by open_clip's names, and the form of the file. Raises ValueError for files of something else."""
+    """float32 weights by open_clip's names, and the form of the file. Nothing that is in the file is run.
+
+    Raises ValueError for files of something else, and for weights that are not finite.
+    """
     try:
-        state = _archive(path) if _is_archive(path) else load_state_dict(str(path))
+        in_archive = is_archive(path)
+        state = read_archive(path) if in_archive else _state_dict(path)
+        missing = [name for name in _ONLY_OPENAI if name not in state]
         form: Form = "open_clip"
-        if all(name in state for name in _ONLY_OPENAI):
+        if not missing:
             form, state = "openai", {name: value for name, value in state.items() if name not in _ONLY_OPENAI}
         elif _ONLY_TRANSFORMERS in state:
             form, state = "transformers", _from_transformers(state)
-        return {name: value.float() for name, value in state.items()}, form
-    # These are the errors of torch, pickle and safetensors for broken files and for files of something else.
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, SafetensorError, AttributeError, TypeError,
-            LookupError, StopIteration) as error:  # fmt: skip
-        raise ValueError(  # without torch's own message, which advises to run whatever is in the file
-            f"{path}: found no weights of a CLIP ({type(error).__name__}), expected a state dict (.safetensors, .pt, "
-            ".bin) or OpenAI's own .pt"
+        weights = {name: value.float() for name, value in state.items()}
+    except Exception as error:  # in any way that a file of anything can make torch, pickle or zipfile fail
+        reason = f": {error}" if type(error) is ValueError else ""  # torch's advises to run whatever is in the file
+        raise ValueError(
+            f"{path}: found no weights of a CLIP ({type(error).__name__}{reason}), expected a state dict "
+            "(.safetensors, .pt, .bin) or OpenAI's own .pt"
         ) from error
+    if in_archive and missing:
+        raise ValueError(
+            f"{path}: found a TorchScript archive without {', '.join(missing)}, expected OpenAI's own: of other models "
+            "give the state dict"
+        )
+    if wrong := not_finite(weights):
+        raise ValueError(
+            f"{path}: found values that are not finite in {len(wrong)} tensors ({', '.join(wrong[:3])}), expected "
+            "numbers: the file is damaged, so get it again"
+        )
+    return weights, form
 
 
 def quick_gelu_beside(path: Path) -> bool | None:
@@ -67,25 +80,13 @@ def quick_gelu_beside(path: Path) -> bool | None:
     return bool(read_json(config).get("model_cfg", {}).get("quick_gelu")) if config.is_file() else None
 
 
-def _is_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive: a zip file like those of torch.save, but with code and its constants."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _archive(path: Path) -> State:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the format is OpenAI's choice
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()
-    missing = [name for name in _ONLY_OPENAI if name not in state]
-    if missing:
-        raise ValueError(
-            f"{path}: found a TorchScript archive without {', '.join(missing)}, expected OpenAI's own: of other models "
-            "give the state dict"
-        )
-    return state
+def _state_dict(path: Path) -> State:
+    """The tensors of a .safetensors file or of one of torch.save, which runs nothing in it; as training or alone."""
+    is_safetensors = path.suffix == ".safetensors"
+    content: dict[str, Any] = load_file(path) if is_safetensors else torch.load(path, "cpu", weights_only=True)
+    state = content.get("state_dict", content)
+    parallel = next(iter(state)).startswith("module.")  # of a model that was wrapped for several GPUs
+    return {name.removeprefix("module.") if parallel else name: value for name, value in state.items()}
 
 
 def _from_transformers(state: State) -> State:

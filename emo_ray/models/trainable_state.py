@@ -16,6 +16,24 @@ def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Whether all parameters that training changes are numbers; one synchronisation with the device."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return bool(torch.stack([parameter.detach().isfinite().all() for parameter in trained]).all())
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names of a state's tensors that hold NaN or infinity.
+
+    The second row of a `scaling_...` tensor, a head's deviations, may be infinite: such a feature never counts.
+    """
+    return [
+        name
+        for name, value in state.items()
+        if not (value[:1] if name.startswith("scaling_") else value).isfinite().all() or value.isnan().any()
+    ]
+
+
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast the matrices of the frozen part to the dtype of autocast once, instead of anew at every use."""
     prefix = getattr(model, "frozen_prefix", None)
@@ -26,9 +44,13 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Put a `trained_state` back into a model. Raises ValueError where names or shapes do not fit."""
+    """Put a `trained_state` back into a model. Raises ValueError where names, shapes or kinds of numbers do not fit."""
     expected = trained_state(model)
-    wrong = sorted(set(expected) ^ set(state)) or [k for k in state if state[k].shape != expected[k].shape]
+    wrong = sorted(set(expected) ^ set(state)) or [
+        name
+        for name, value in state.items()
+        if value.shape != expected[name].shape or value.is_floating_point() != expected[name].is_floating_point()
+    ]
     if wrong:
         raise ValueError(
             f"found weights that do not fit the model ({', '.join(wrong[:5])}), expected those of the same config"

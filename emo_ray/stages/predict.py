@@ -254,13 +254,16 @@ def _with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Tabl
 
 @torch.inference_mode()
 def _shown(models: Models, batch: FeatureBatch) -> dict[str, np.ndarray]:
-    """Probabilities (B, K) by column: of a head that is shown all that each clip has, or a single modality of it."""
+    """Probabilities (B, K) by column: of a head that is shown all that each clip has, or a single modality of it.
+
+    Raises ValueError where one is not finite.
+    """
     batch = batch.to(models.device)
     alone_M = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)
     masks = {TOGETHER: batch.present_BM}
     masks |= {column: batch.present_BM & alone_M[m] for m, column in enumerate(ALONE.values())}
     batches = {column: replace(batch, present_BM=mask_BM) for column, mask_BM in masks.items()}
-    return {column: models.head(b).logits_BK.softmax(dim=-1).cpu().numpy() for column, b in batches.items()}
+    return {column: models.head(b).probabilities_BK(b.clip_ids).cpu().numpy() for column, b in batches.items()}
 
 
 def _table(

@@ -137,9 +137,14 @@ def predictions_of(teachers: Sequence[Teacher], part: str, pool: Collection[str]
 
 
 def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:
-    """A column of lists as float32 (B, K); null is a row of NaN."""
+    """A column of lists as float32 (B, K); null is a row of NaN. Raises ValueError for values that are not finite."""
     values_BK = np.full((len(column), classes), np.nan, np.float32)
-    values_BK[column.is_valid().to_numpy()] = column.combine_chunks().flatten().to_numpy().reshape(-1, classes)
+    known_BK = column.combine_chunks().flatten().to_numpy().reshape(-1, classes)
+    if not np.isfinite(known_BK).all():
+        raise ValueError(
+            "predictions: found probabilities that are not finite, expected numbers: predict again with a whole model"
+        )
+    values_BK[column.is_valid().to_numpy()] = known_BK
     return values_BK
 
 

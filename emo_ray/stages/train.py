@@ -17,8 +17,9 @@ def train(config: Config) -> Result:
     Raises ValueError where there is nothing to train on.
     """
     path, corpus = train_model(config)
-    best, notes = store.read_meta(path)["best"], corpus.prepared.notes
-    return Result(path, {"notes": list(notes), **best}, report.tables(best), notes)
+    meta = store.read_meta(path)
+    best, notes = meta["best"], [*corpus.prepared.notes, *meta.get("stopped", ())]
+    return Result(path, {"notes": notes, **best}, report.tables(best), notes)
 
 
 def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Corpus]:

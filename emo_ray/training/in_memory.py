@@ -13,6 +13,7 @@ from emo_ray.data.batch import Batch, BatchT, FeatureBatch
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
+from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import class_weights
 from emo_ray.training.seeds import Stream, derived_seed
 
@@ -25,7 +26,8 @@ def fit(
 ) -> dict[str, Any]:  # fmt: skip
     """Train with the loop and the settings of the train stage, in fp32, and leave the model at its best epoch.
 
-    Without validation clips that is the last one.
+    Without validation clips that is the last one. Raises ValueError where training diverges before its last epoch: the
+    callers compare whole runs with each other.
     """
 
     def train_batches(epoch: int) -> Iterator[Batch]:
@@ -35,7 +37,10 @@ def fit(
     weight_B = None if train.soft is None else train.soft.weight_B
     weight_K = class_weights(optimisation, train.label_B, classes, weight_B)
     settings = loop.LoopSettings(optimisation, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
-    best = loop.fit(model, train_batches, lambda epoch: chunks(validation), settings, loop.PlainReporter())
+    reporter = loop.PlainReporter()
+    best = loop.fit(model, train_batches, lambda epoch: chunks(validation), settings, reporter)
+    if len(reporter.history) < config.train.epochs:
+        raise ValueError(diverged(settings.section, optimisation.lr, len(reporter.history)))
     load_trained(model, best["model"])
     return best
 

@@ -5,6 +5,7 @@ nothing but the state before it, the seed and its number.
 """
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,7 +21,8 @@ from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Optimisation
 from emo_ray.data.batch import Batch, BatchT
-from emo_ray.models.trainable_state import cast_frozen, load_trained, trained_state
+from emo_ray.models.trainable_state import cast_frozen, is_finite, load_trained, trained_state
+from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, of_counts
 from emo_ray.training.seeds import Stream, derived_seed
@@ -83,6 +85,7 @@ class LoopSettings:
     bf16: bool = False
     class_weight_K: torch.Tensor | None = None
     subsets: bool = False  # also validate with every subset of the modalities
+    section: str = "fusion"  # of the config that holds `optimisation`, for messages
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
@@ -96,6 +99,9 @@ def fit(
     Of equally good epochs the earlier is taken; without validation clips the last. `model` may be wrapped in DDP.
     `validation` gives each rank its share of the validation clips. State is reported after every epoch, and a restored
     run continues with the next one.
+
+    An epoch after which the loss, a weight or a logit is not finite is not reported and ends training, so that the last
+    state reported is a good one (see `divergence`). Raises ValueError where that is the first epoch.
     """
     device = next(model.parameters()).device
     bare = getattr(model, "module", model)
@@ -106,7 +112,12 @@ def fit(
     for epoch in range(first, settings.epochs):
         with _seeded(settings.seed, epoch, reporter.rank, device):
             metrics = _train_epoch(model, optimizer, train(epoch), settings, epoch, reporter)
-        metrics |= _validate(bare, validation(epoch), reporter, settings)
+        validated = _validate(bare, validation(epoch), reporter, settings)
+        if validated is None or not (math.isfinite(metrics["train_loss"]) and is_finite(bare)):
+            if best is None:
+                raise ValueError(diverged(settings.section, settings.optimisation.lr, epoch))
+            break
+        metrics |= validated
         score = metrics.get("val_waf", float(epoch))
         if best is None or score > best["score"]:
             best = {"score": score, "epoch": epoch, "metrics": dict(metrics), "model": trained_state(bare)}
@@ -126,8 +137,16 @@ def fit(
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state that `fit` reported in a folder, on the CPU."""
-    return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    """The state that `fit` reported in a folder, on the CPU. Raises ValueError for a file that is cut or damaged."""
+    path = folder / STATE
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: state[name] for name in ("epoch", "model", "optimizer", "best")}
+    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, ValueError) as error:
+        raise ValueError(
+            f"{path}: found no state of a training run ({type(error).__name__}), expected the file that training "
+            f"writes after each epoch: remove the folder {folder}, and training begins anew"
+        ) from error
 
 
 def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
@@ -139,14 +158,17 @@ def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Iterable[Batch], bf16: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (n, K) and labels (n,) over batches, in evaluation mode."""
+    """Probabilities (n, K) and labels (n,) over batches, in evaluation mode.
+
+    Raises ValueError where a probability is not finite.
+    """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     probabilities, labels = [], []
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits_BK = model(batch.to(device)).logits_BK
-        probabilities.append(logits_BK.float().softmax(dim=-1).cpu().numpy())
+            output = model(batch.to(device))
+        probabilities.append(output.probabilities_BK(batch.clip_ids).cpu().numpy())
         labels.append(batch.label_B.cpu().numpy())
     model.train(was_training)
     if not probabilities:
@@ -240,23 +262,27 @@ def _backward(
 
 def _validate(
     model: nn.Module, batches: Iterable[Batch], reporter: Reporter, settings: LoopSettings
-) -> dict[str, float]:
-    """The metrics of the validation clips of all ranks; empty without any."""
+) -> dict[str, float] | None:
+    """The metrics of the validation clips of all ranks; empty without any, None where a logit is not finite."""
     subsets = SUBSETS if settings.subsets else {}
     counts_SKK = _confusion_counts(model, batches, settings.bf16, subsets.values())
-    shares = [share_SKK for share_SKK in reporter.gather(counts_SKK) if len(share_SKK)]
+    shares_of_ranks = reporter.gather(counts_SKK)
+    if any(share_SKK is None for share_SKK in shares_of_ranks):
+        return None
+    shares = [share_SKK for share_SKK in shares_of_ranks if len(share_SKK)]
     return validation_metrics(sum(shares), tuple(subsets)) if shares else {}
 
 
 @torch.inference_mode()
 def _confusion_counts(
     model: nn.Module, batches: Iterable[Batch], bf16: bool, subsets: Collection[Sequence[str]]
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Confusion counts (1 + S, K, K): of every clip, then of `only_modalities` for each of S subsets.
 
-    Empty without batches.
+    Empty without batches; None where a logit is not finite, which would count as the first class.
     """
     device, was_training, total = next(model.parameters()).device, model.training, np.zeros(0)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     model.eval()
     for batch in batches:
         batch = batch.to(device)
@@ -264,11 +290,12 @@ def _confusion_counts(
         for part in (batch, *(only_modalities(batch, names) for names in subsets)):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits_BK = model(part).logits_BK
+            finite &= logits_BK.isfinite().all()
             guess_B, label_B = logits_BK.argmax(dim=1).cpu().numpy(), part.label_B.cpu().numpy()
             tables.append(counts(guess_B, label_B, logits_BK.shape[1]))
         total = np.stack(tables) + (total if len(total) else 0)
     model.train(was_training)
-    return total
+    return total if bool(finite) else None
 
 
 def only_modalities(batch: BatchT, names: Sequence[str]) -> BatchT:

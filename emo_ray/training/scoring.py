@@ -23,10 +23,13 @@ Probabilities = dict[str, np.ndarray]  # subset of the modalities, such as "VA" 
 
 @torch.inference_mode()
 def shown_only(head: FusionHead, batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
-    """Probabilities (B, K) when the head is shown only these modalities, of those that each clip has."""
+    """Probabilities (B, K) when the head is shown only these modalities, of those that each clip has.
+
+    Raises ValueError where one is not finite.
+    """
     shown_M = torch.tensor([name in names for name in MODALITIES])
     masked = replace(batch, present_BM=batch.present_BM & shown_M)
-    return head(masked).logits_BK.softmax(dim=-1).numpy()
+    return head(masked).probabilities_BK(batch.clip_ids).numpy()
 
 
 def scores(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, Any]:

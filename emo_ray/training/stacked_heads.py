@@ -41,6 +41,7 @@ class Epoch(NamedTuple):
 
     train_loss: float
     counts_SKK: np.ndarray | None  # as `loop.validation_metrics` takes them; None without validation clips
+    is_finite: bool  # whether its loss, weights and logits are numbers; the loop would end training where they are not
 
 
 class StackedHeads:
@@ -112,10 +113,11 @@ class StackedHeads:
                 self._update(step)
                 step, total_T = step + 1, total_T + loss_T * clips
         self.epochs_done += 1
-        counts_TSKK = self._validate()
+        counts_TSKK, finite_T = self._validate()
+        finite_T &= total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
         clips_seen = len(self.train) * shared.passes_per_epoch
         return [
-            Epoch(float(total) / clips_seen, None if counts_TSKK is None else counts_TSKK[i])
+            Epoch(float(total) / clips_seen, None if counts_TSKK is None else counts_TSKK[i], bool(finite_T[i]))
             for i, total in enumerate(total_T)
         ]
 
@@ -170,9 +172,12 @@ class StackedHeads:
         return (weight_B * each_TB).sum(dim=-1) / mass_T
 
     @torch.no_grad()
-    def _validate(self) -> np.ndarray | None:
-        """Confusion counts (T, 1 + S, K, K) as the loop takes them, of every head; None without validation clips."""
-        total = None
+    def _validate(self) -> tuple[np.ndarray | None, torch.Tensor]:
+        """Confusion counts (T, 1 + S, K, K) as the loop takes them, and whether all logits of each head are finite (T).
+
+        The counts are None without validation clips.
+        """
+        total, finite_T = None, torch.ones(len(self.configs), dtype=torch.bool)
         for batch, standardised in self.validation:
             projected = [
                 project(self.tensors, name, standardised[name]) if name in standardised else None for name in MODALITIES
@@ -181,11 +186,12 @@ class StackedHeads:
             # With all three modalities shown, a clip is shown whatever it has: that is the count of every clip.
             tables = [_counts(logits[list(SUBSETS.values()).index(MODALITIES)], batch.label_B, self.classes)]
             for names, logits_TBK in zip(SUBSETS.values(), logits, strict=True):
+                finite_T &= logits_TBK.isfinite().all(dim=-1).all(dim=-1)
                 has_all_B = batch.present_BM[:, [MODALITIES.index(name) for name in names]].all(dim=1)
                 tables.append(_counts(logits_TBK[:, has_all_B], batch.label_B[has_all_B], self.classes))
             counts_TSKK = np.stack(tables, axis=1)
             total = counts_TSKK if total is None else total + counts_TSKK
-        return total
+        return total, finite_T
 
 
 def _check_same_shape(configs: Sequence[HeadConfig]) -> None:

@@ -274,3 +274,60 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == pytest.approx(0, abs=1e-12)
     assert learning_rate_factor(0, 0) == 1
+
+
+def diverging(epoch_of_nan):
+    """Training batches of which one epoch makes gradients that are not finite."""
+
+    def batches(epoch):
+        for batch in train(epoch):
+            weight_B = torch.full((len(batch),), torch.inf if epoch == epoch_of_nan else 1.0)
+            target_BK = torch.nn.functional.one_hot(batch.label_B, 3).float()
+            yield replace(batch, soft=SoftTargets(target_BK=target_BK, weight_B=weight_B))
+
+    return batches
+
+
+def test_training_stops_at_the_last_good_state(tmp_path):
+    whole, reporter = Keeping(tmp_path / "whole"), Keeping(tmp_path / "diverged")
+    fit(model(), diverging(None), validation, plan(4), whole)
+    best = fit(model(), diverging(2), validation, plan(4), reporter)
+    assert [metrics["epoch"] for metrics in reporter.history] == [0, 1]
+    assert list(map(timeless, reporter.history)) == list(map(timeless, whole.history[:2]))
+    assert best["epoch"] in (0, 1)
+    states = [load_state(tmp_path / name / "1") for name in ("whole", "diverged")]
+    assert all(torch.equal(states[0]["model"][name], value) for name, value in states[1]["model"].items())
+    again = Keeping(tmp_path / "again", restored=tmp_path / "diverged/1")
+    assert fit(model(), diverging(2), validation, plan(4), again)["epoch"] == best["epoch"]
+    assert not again.history  # it stops at the same epoch
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_training_that_has_no_good_state_says_so(lr):
+    settings = replace(plan(3), optimisation=OWN.model_copy(update={"lr": lr}))
+    with pytest.raises(ValueError, match=r"fusion\.lr=1e\+3\d: .*epoch 1"):
+        fit(model(), train, validation, settings, PlainReporter())
+
+
+def test_logits_that_overflow_end_training_too():
+    class Overflowing(FusionHead):
+        def forward(self, batch):
+            output = super().forward(batch)
+            return output if self.training else output._replace(logits_BK=output.logits_BK * torch.inf)
+
+    torch.manual_seed(0)
+    head = Overflowing(OWN, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
+    with pytest.raises(ValueError, match=r"fusion\.lr"):
+        fit(head, train, validation, plan(3), PlainReporter())
+    with pytest.raises(ValueError, match=r"clip '0': found a probability that is not finite"):
+        predict(head, validation(0))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state", b"cut"])
+def test_a_state_that_cannot_be_read_is_named(tmp_path, content):
+    reporter = Keeping(tmp_path)
+    fit(model(), train, validation, plan(1), reporter)
+    path = tmp_path / "0/state.pt"
+    path.write_bytes(path.read_bytes()[:1000] if content == b"cut" else content)
+    with pytest.raises(ValueError, match=r"0/state\.pt: found no state"):
+        fit(model(), train, validation, plan(2), Keeping(tmp_path, restored=tmp_path / "0"))

@@ -154,3 +154,15 @@ def test_heads_of_other_shapes_are_refused(change):
     configs, train = configs_of((0, {}), (0, change)), clips(40, 0)
     with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change))}"):
         StackedHeads([fresh(config, train) for config in configs], configs, train, None, EPOCHS)
+
+
+def test_a_head_that_diverges_is_told_and_leaves_the_others_as_they_are():
+    train, validation = clips(40, 0), clips(20, 1)
+    good, bad = configs_of((0, {"lr": 1e-2}), (0, {"lr": 1e30}))
+    both = StackedHeads([fresh(config, train) for config in (bad, good)], [bad, good], train, validation, EPOCHS)
+    alone = StackedHeads([fresh(good, train)], [good], train, validation, EPOCHS)
+    (bad_epoch, good_epoch), (expected,) = both.epoch(), alone.epoch()
+    assert not bad_epoch.is_finite
+    assert good_epoch.is_finite
+    assert good_epoch.train_loss == pytest.approx(expected.train_loss)
+    assert (good_epoch.counts_SKK == expected.counts_SKK).all()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emo_ray import cluster, store
-from emo_ray.config import Config, flatten, keys_of_caller, override
+from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override
 from emo_ray.config.model_settings import Audio, Text
 from emo_ray.data import tables
 from emo_ray.data.status import are_ok
@@ -24,6 +24,7 @@ from emo_ray.stages.chat.readings import Readings
 
 VERSION = 2  # of the feature tables' form
 _VIDEO_BATCH = 8  # clips
+_MODEL_FILES = ("emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder")  # what is read to predict
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,14 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
     """The encoders of a model in a checkpoint folder; a model of sound and text alone has no EmoVCLIP.
 
     What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises
-    ValueError where nothing is left.
+    ValueError where nothing is left, and where the EmoVCLIP names files that the model's config does not.
     """
     model_config, _ = checkpoint_files.read_config(path)
     video, tabled = path / checkpoint_files.EMOVCLIP, config.tables.given
     without = [name for name in model_config.tables.given if name not in tabled]
     encoders = frozen_encoders(config, readings, without)
     if video.is_dir() and "video" not in (*tabled, *without):
+        _check_places(config, checkpoint_files.read_config(video)[0], path)
         encoders.append(video_encoder(video))
     if not encoders:
         expected = " or ".join(f"tables.{name}=PATH" for name in model_config.tables.given)
@@ -105,8 +107,14 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
 
 
 def of_checkpoint(config: Config, path: Path) -> Config:
-    """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places."""
+    """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places.
+
+    Raises ValueError where a checkpoint from elsewhere names files of this machine that the caller does not name.
+    """
     model_config, labels = checkpoint_files.read_config(path)
+    _check_places(config, model_config, path)
+    if not checkpoint_files.has_digests(path):
+        _say_unchecked(path.name)
     if model_config.annotate.url is not None and config.annotate.url is None:
         _say_without(path.name, model_config.annotate.model)
     values = flatten(config)
@@ -119,6 +127,32 @@ def feature_folder(config: Config, shards: Path, encoder: EncoderSpec) -> Path:
     """Where this encoder's features of these shards lie or will lie; its parts are named as the shards'."""
     key = store.digest(VERSION, encoder.digest, shards.name)
     return cluster.store_root(config) / "features" / f"{encoder.modality}-{key}"
+
+
+def _check_places(config: Config, model_config: Config, path: Path) -> None:
+    """Raises ValueError where a checkpoint that lies outside of the store names a file outside of its own folder.
+
+    Files beside our recipes, and those that the caller's config names under the same key, may be named.
+    """
+    inside = [place.resolve() for place in (path, cluster.store_root(config))]
+    if inside[0].is_relative_to(inside[1]):
+        return
+    values, callers = flatten(model_config), flatten(config)
+    for key in _MODEL_FILES:
+        value = values[key]
+        if value is None or value == callers[key] or not Path(value).exists():
+            continue  # a name of an encoder, of an architecture or on the model hub
+        if not any(Path(value).resolve().is_relative_to(place) for place in (*inside, RECIPES)):
+            raise ValueError(
+                f"{path / checkpoint_files.CONFIG}: found {key}={value}, which lies outside of the checkpoint's "
+                f"folder, expected no other file of this machine: set {key}={value} yourself if it is the right one, "
+                "or set store.root to the store that the checkpoint lies in"
+            )
+
+
+@cache
+def _say_unchecked(name: str) -> None:
+    say(f"{name} was made before checkpoints had digests: damage to its files, or changes by hand, would not show")
 
 
 @cache

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from emo_ray.config import Config
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.pseudo import PseudoLabels
 from emo_ray.models import checkpoint
-from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN
+from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, digests
 from emo_ray.models.clip_source import description
+from emo_ray.training.divergence import stopped_early
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,25 @@ def write_checkpoint(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the best epoch into a checkpoint folder; a model's holds its EmoVCLIP as well.
 
-    Returns what the folder's meta says of training: `best`, the validation metrics of each phase at its best epoch, and
-    `history`, the metrics of every epoch.
+    Returns what the folder's meta says of training: `best`, the validation metrics of each phase at its best epoch,
+    `history`, the metrics of every epoch, `stopped`, a message for each phase that diverged, where any did, and the
+    digests of its files.
     """
     metrics = {k.removeprefix("val_"): v for k, v in best["metrics"].items() if k.startswith("val_")}
-    card = _card(phase, config, prepared, metrics)
+    settings, epochs_done = getattr(config, phase.name.lower()), len(best["history"])
+    message = stopped_early(phase.name.lower(), settings.lr, epochs_done, config.train.epochs)
+    stopped = [message] if message else []
+    card = _card(phase, config, prepared, metrics, stopped)
     checkpoint.write(folder, best["model"], config, prepared.labels, card)
     store.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
     best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
     if video_path is not None:
         _link_tree(video_path, folder / EMOVCLIP)
-        best_of_phases |= store.read_meta(video_path)["best"]
-    return {"best": best_of_phases, "history": best["history"]}
+        video_meta = store.read_meta(video_path)
+        best_of_phases |= video_meta["best"]
+        stopped = [*video_meta.get("stopped", ()), *stopped]
+    about = {"best": best_of_phases, "history": best["history"], **digests(folder)}
+    return about | ({"stopped": stopped} if stopped else {})
 
 
 def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, str]:
@@ -88,7 +97,9 @@ def _link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
 
 
-def _card(phase: TrainedPhase, config: Config, prepared: Prepared, metrics: dict[str, float]) -> str:
+def _card(
+    phase: TrainedPhase, config: Config, prepared: Prepared, metrics: dict[str, float], notes: Sequence[str]
+) -> str:
     counts = Counter(clip.label for clip in prepared.clips if clip.split == "train")
     numbers = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     lines = [
@@ -99,6 +110,7 @@ def _card(phase: TrainedPhase, config: Config, prepared: Prepared, metrics: dict
         f"- classes (labelled training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
         *_card_of_features(config),
         f"- validation: {numbers or 'none'}",
+        *(f"- {note}" for note in notes),
         "",
         "Emotion labels are what annotators of one corpus perceived. The model has not been tested on languages,",
         "recording conditions or groups of people beyond its corpus, and must not be used to judge individuals.",

@@ -25,8 +25,10 @@ from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
+from emo_ray.progress import say
 from emo_ray.stages.fitting import epoch_log
 from emo_ray.training import loop
+from emo_ray.training.divergence import stopped_early
 from emo_ray.training.in_memory import own_device, shuffled
 from emo_ray.training.seeds import Stream, derived_seed
 
@@ -59,6 +61,8 @@ def train(
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
     this process as epochs end, and for epochs of earlier runs, which are not repeated. With `train.num_workers=0` this
     process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
+
+    A run that diverges has a shorter history, and its best epoch is one before.
     """
     folder = _state_folder(config, job.phase, job.digest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +72,10 @@ def train(
         else:
             with epoch_log.poll(tell):
                 best = _train_on_ray(job, config, datasets, folder)
-    return {**best, "history": epoch_log.history(folder)}
+    history = epoch_log.history(folder)
+    if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), config.train.epochs):
+        say(stopped)
+    return {**best, "history": history}
 
 
 def train_locally(
@@ -241,6 +248,7 @@ def _train_in_worker(
         _bf16(job.precision, device),
         job.class_weight_K,
         job.fusion,
+        job.phase,
     )
     if job.fusion:
         features = job.collate(_all_rows(rows["train"]))

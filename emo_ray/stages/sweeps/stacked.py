@@ -23,13 +23,15 @@ from emo_ray.data.batch import FeatureBatch
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import scalings
 from emo_ray.progress import progress
-from emo_ray.stages.sweeps.records import COMPLETE, PRUNED, Records
+from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.training import search
+from emo_ray.training.divergence import diverged
 from emo_ray.training.loop import validation_metrics
 from emo_ray.training.stacked_heads import SHARED_FIELDS, HeadConfig, StackedHeads
 
 WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
 FINISHED_WAVES = "whole.txt"  # how many trials the waves have that are recorded to the end
+_OPTUNA_STATE = {PRUNED: optuna.trial.TrialState.PRUNED, FAILED: optuna.trial.TrialState.FAIL}
 Metrics = dict[str, float]
 
 
@@ -50,6 +52,7 @@ class _Trial:
     epochs: list[Metrics]
     history: list[tuple[int, float]]  # epoch from 1, objective
     state: str = COMPLETE
+    error: str | None = None
 
 
 def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold], records: Records) -> None:
@@ -72,11 +75,12 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
             _record(trials, records, time.monotonic() - begun_s)
             store.write_text(finished_waves, json.dumps(len(records.trials)))
             for trial in trials:
-                if trial.state == PRUNED:
-                    study.tell(trial.suggestion, state=optuna.trial.TrialState.PRUNED)
-                else:
+                if trial.state == COMPLETE:
                     study.tell(trial.suggestion, trial.history[-1][1])
-            advance(len(trials), f"best {max(r['value'] for r in records.trials.values()):.3f}")
+                else:
+                    study.tell(trial.suggestion, state=_OPTUNA_STATE[trial.state])
+            values = [record["value"] for record in records.trials.values() if record["value"] is not None]
+            advance(len(trials), f"best {max(values):.3f}" if values else "")
     for worker in workers:
         ray.kill(worker)
 
@@ -111,7 +115,7 @@ def _processes(config: Config) -> int:
 def _run_wave(
     config: Config, suggestions: Sequence[optuna.Trial], workers: Sequence[Any], records: Records
 ) -> list[_Trial]:
-    """Train a wave of trials from its first epoch to its last."""
+    """Train a wave of trials from its first epoch to its last; a trial that diverges fails."""
     settings, rungs = config.tune, search.rungs(config.tune, config.train.epochs)
     trials = {s.number: _Trial(s, search.from_optuna(settings.space, s.params), [], []) for s in suggestions}
     share_of = [(worker, list(trials)[i :: len(workers)]) for i, worker in enumerate(workers)]
@@ -121,6 +125,11 @@ def _run_wave(
         results = ray.get([worker.epoch.remote([n for n in numbers if n in live]) for worker, numbers in share_of])
         for number, metrics in sorted(item for result in results for item in result.items()):
             trial = trials[number]
+            if metrics is None:
+                lr = search.applied(config, trial.params).fusion.lr
+                trial.state, trial.error = FAILED, diverged("fusion", lr, epoch - 1)
+                live.remove(number)
+                continue
             trial.epochs.append(metrics | {"epoch": epoch - 1})
             trial.history.append((epoch, _value(trial.epochs, settings.objective, settings.folds)))
         if epoch in rungs:
@@ -141,14 +150,14 @@ def _value(epochs: Sequence[Metrics], objective: str, folds: int | None) -> floa
 
 def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
     """Record a wave that is over; each trial gets the share of its time that its epochs took."""
-    epoch_s = seconds / sum(len(trial.epochs) for trial in trials)
+    epoch_s = seconds / max(1, sum(len(trial.epochs) for trial in trials))
     for trial in trials:
         name = f"{trial.suggestion.number:05d}"
         records.begin(name, trial.params)
         for epoch, value in trial.history:
             records.epoch(name, epoch, value)
         records.log(name, [("fusion", metrics) for metrics in trial.epochs])
-        records.end(name, trial.state, seconds=epoch_s * len(trial.epochs))
+        records.end(name, trial.state, trial.error, seconds=epoch_s * len(trial.epochs))
 
 
 @ray.remote(num_cpus=1)
@@ -184,9 +193,12 @@ class Worker:
         clips = self.folds[fold]
         return StackedHeads(heads, head_configs, clips.train, clips.validation, self.config.train.epochs)
 
-    def epoch(self, live: Collection[int]) -> dict[int, Metrics]:
-        """Train the next epoch of these trials; trials that are left out never go on. Folds are counted together."""
-        metrics_of: dict[int, Metrics] = {}
+    def epoch(self, live: Collection[int]) -> dict[int, Metrics | None]:
+        """Train the next epoch of these trials; trials that are left out never go on. Folds are counted together.
+
+        None stands for the metrics of a trial that diverged on any fold.
+        """
+        metrics_of: dict[int, Metrics | None] = {}
         for g, (numbers, stacks) in enumerate(self.groups):
             places = [i for i, number in enumerate(numbers) if number in live]
             if not places:
@@ -197,6 +209,9 @@ class Worker:
                 numbers = [numbers[i] for i in places]
                 self.groups[g] = (numbers, stacks)
             for i, epochs in enumerate(zip(*(stack.epoch() for stack in stacks), strict=True)):
+                if not all(epoch.is_finite for epoch in epochs):
+                    metrics_of[numbers[i]] = None
+                    continue
                 loss = sum(epoch.train_loss for epoch in epochs) / len(epochs)
                 counts_SKK = sum(epoch.counts_SKK for epoch in epochs)
                 metrics_of[numbers[i]] = {"train_loss": loss, **validation_metrics(counts_SKK, tuple(SUBSETS))}

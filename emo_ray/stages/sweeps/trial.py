@@ -35,12 +35,17 @@ class Task:
 
 
 def trial(suggested: search.Params, task: Task) -> None:
-    """A trainable of Ray Tune: the checkpoint of this config, and a report for each of its epochs."""
+    """A trainable of Ray Tune: the checkpoint of this config, and a report for each of its epochs.
+
+    Raises ValueError where training diverged, so that the trial counts as failed.
+    """
     config, corpus = _config(suggested, task), task.corpus
     if not all(key.startswith(_TRAINING) for key in task.config.tune.space):
         corpus = replace(corpus, prepared=prepare_corpus(config).without_test())
     plan = resolve_training(config, corpus)
     train_phases(config, plan, TuneReporter(config, plan.video_path if task.two_phases else None))
+    if stopped := store.read_meta(plan.path).get("stopped"):
+        raise ValueError(stopped[0])
 
 
 def population_member(suggested: search.Params, task: Task) -> None:

@@ -1,44 +1,91 @@
-"""Which encoders a config or a checkpoint uses, and under which names their features lie."""
+"""A checkpoint brings its settings along, but names no files of the machine that it comes to."""
 
-from pathlib import Path
+import json
 
-import numpy as np
 import pytest
+import torch
 
-from emo_ray.config import override
-from emo_ray.stages.encoding.encoders import encoders_of, frozen_encoders, of_checkpoint, table_encoder
-from emo_ray.stages.encoding.feature_tables import encode_corpus
+from emo_ray import store
+from emo_ray.config import RECIPES, Config, override
+from emo_ray.models import checkpoint, checkpoint_files, emovclip
+from emo_ray.models.checkpoint_files import EMOVCLIP
+from emo_ray.models.fusion import FusionHead
+from emo_ray.models.trainable_state import trained_state
+from emo_ray.stages.encoding import encoders
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-def test_another_encoder_has_another_folder(tiny_config, prepared, folders):
-    other = frozen_encoders(override(tiny_config, {"text.ngram_features": 32}))
-    other_folders = encode_corpus(tiny_config, prepared, other, prepared.parts[:1])
-    assert other_folders["text"] != folders["text"]
-    assert other_folders["audio"] == folders["audio"]
+CLASSES = ("a", "b")
 
 
-def test_a_checkpoint_brings_its_encoders_and_its_seed_and_the_caller_the_places(tiny_config, evaluated):
-    path = Path(tiny_config.store.root) / "checkpoints" / evaluated.content["checkpoint"]
-    changes = {"seed": 5, "text.ngram_features": 32, "store.root": "elsewhere", "train.use_gpu": "no"}
-    config = of_checkpoint(override(tiny_config, changes), path)
-    assert (config.seed, config.text, config.audio) == (tiny_config.seed, tiny_config.text, tiny_config.audio)
-    assert (config.store.root, config.train.use_gpu) == ("elsewhere", "no")
-    digest_of, tiny_digest_of = (
-        {encoder.modality: encoder.digest for encoder in encoders_of(any_config, path)}
-        for any_config in (config, tiny_config)
-    )
-    assert set(digest_of) == {"video", "audio", "text"}
-    assert digest_of == tiny_digest_of
+@pytest.fixture
+def model_of(tmp_path):
+    """Make a checkpoint in a folder with changes to its config, and other ones to its EmoVCLIP's, where it has one."""
+
+    def make(folder, changes=None, video_changes=None):
+        path = tmp_path / folder
+        config = override(Config(), {"fusion.hidden": 4, "emovclip.clip": "mini_clip.json"} | (changes or {}))
+        head = FusionHead(config.fusion, {"text": torch.ones(2, 3)}, 2)
+        path.mkdir(parents=True)
+        checkpoint.write(path, trained_state(head), config, CLASSES, "card")
+        if video_changes is not None:
+            (path / EMOVCLIP).mkdir()
+            state = trained_state(emovclip.build(config, CLASSES))
+            checkpoint.write(path / EMOVCLIP, state, override(config, video_changes), CLASSES, "card")
+        return path
+
+    return make
 
 
-def test_tables_stand_in_the_place_of_encoders(tiny_config, evaluated, tmp_path):
-    np.savez(tmp_path / "hubert.npz", clip=np.ones(3))
-    config = override(tiny_config, {"tables.audio": str(tmp_path / "hubert.npz")})
-    spec = table_encoder(config, "audio")
-    assert (spec.reads, spec.sources) == ([], (str(tmp_path / "hubert.npz"),))
-    by_modality = {encoder.modality: encoder for encoder in frozen_encoders(config)}
-    assert by_modality["audio"].digest == spec.digest
-    assert by_modality["text"].reads == ["text"]
-    assert set(by_modality) == {"audio", "text"}
+@pytest.fixture
+def file(tmp_path):
+    """A file of this machine."""
+    path = tmp_path / "private.pt"
+    path.write_text("private")
+    return str(path)
+
+
+@pytest.fixture
+def caller(tmp_path):
+    return override(Config(), {"store.root": str(tmp_path / "store")})
+
+
+@pytest.mark.parametrize("key", ["emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder"])
+def test_a_checkpoint_from_elsewhere_names_no_file_outside_its_folder(model_of, caller, file, key):
+    path = model_of("elsewhere", {key: file})
+    with pytest.raises(ValueError, match=rf"elsewhere/config\.yaml: found {key}=.*private\.pt"):
+        encoders.of_checkpoint(caller, path)
+    for taken in (override(caller, {key: file}), override(caller, {"store.root": str(path.parent)})):
+        assert getattr(encoders.of_checkpoint(taken, path), key.split(".")[0]) is not None
+
+
+def test_its_emovclip_names_none_either(model_of, caller, file):
+    path = model_of("elsewhere", video_changes={"emovclip.weights": file})
+    with pytest.raises(ValueError, match=r"elsewhere/config\.yaml: found emovclip\.weights="):
+        encoders.encoders_of(encoders.of_checkpoint(caller, path), path)
+
+
+def test_files_inside_and_names_are_no_files_outside(model_of, caller, tmp_path):
+    inside = str(tmp_path / "elsewhere/clip.json")
+    path = model_of("elsewhere", {"emovclip.clip": inside})
+    (path / "clip.json").write_text("{}")
+    encoders.of_checkpoint(caller, path)
+    for name, changes in [
+        ("shipped", {"emovclip.weights": str(RECIPES / "mini_clip.safetensors")}),
+        ("named", {"text.encoder": "bert-base-uncased"}),
+    ]:
+        encoders.of_checkpoint(caller, model_of(name, changes))
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}")
+    (tmp_path / "elsewhere/link.json").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"emovclip\.clip="):
+        encoders.of_checkpoint(caller, model_of("linking", {"emovclip.clip": str(tmp_path / "elsewhere/link.json")}))
+
+
+def test_a_checkpoint_without_digests_is_noted_once(model_of, caller, capfd):
+    path, checked = model_of("of-before"), model_of("of-now")
+    store.write_text(checked / store.META, json.dumps(checkpoint_files.digests(checked)))
+    for _ in range(2):
+        encoders.of_checkpoint(caller, path)
+        encoders.of_checkpoint(caller, checked)
+    said = capfd.readouterr().err
+    assert said.count("of-before") == 1
+    assert "of-now" not in said
