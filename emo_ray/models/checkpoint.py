@@ -19,6 +19,7 @@ from emo_ray.models.checkpoint_files import (
     CONFIG,
     LABELS,
     WEIGHTS,
+    digests,
     fusion_start_folder,
     not_weights,
     read_bytes,
@@ -37,7 +38,8 @@ TIME_TABLES = ("time_TD", "local_TD")  # endings of the names of EmoVCLIP's tabl
 def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, labels: Sequence[str], card: str) -> None:
     """Write a trained state, and what is needed to use it, into an existing folder.
 
-    Raises ValueError for values that are not finite. `checkpoint_files.digests` is to go into the folder's meta.
+    `checkpoint_files.digests` belongs into the folder's meta; where it has a meta already, it is put there. Raises
+    ValueError for values that are not finite.
     """
     _check_finite(state, folder / WEIGHTS)
     save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
@@ -45,6 +47,9 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, label
     store.write_text(folder / CONFIG, dump(shareable))
     store.write_text(folder / LABELS, json.dumps(list(labels), ensure_ascii=False))
     store.write_text(folder / CARD, card)
+    if store.is_complete(folder):
+        meta = store.read_meta(folder) | digests(folder)
+        store.write_text(folder / store.META, json.dumps(meta, indent=1, ensure_ascii=False))
 
 
 def load_emovclip(folder: Path, frames: int | None = None) -> "EmoVCLIP":

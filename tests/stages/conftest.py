@@ -34,7 +34,7 @@ class Chat(ThreadingHTTPServer):
 
     The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
     `fault_rate`: share of requests that fail, drawn by transcript and attempt. `script`: (status, headers, body) of the
-    next requests, whatever their words are.
+    next requests, whatever their words are; a body is text, bytes or an iterator of chunks.
     """
 
     daemon_threads = True
@@ -105,7 +105,14 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {}, {"malformed": '{"choices": [{"mess', "formless": '{"object": "list"}'}[kind])
 
     def reply(self, status, headers, body):
-        data = body.encode()
+        if not isinstance(body, str | bytes):  # chunks until the client hangs up, or there are no more
+            self.send_response(status)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            for chunk in body:
+                self.wfile.write(chunk)
+            return
+        data = body.encode() if isinstance(body, str) else body
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)

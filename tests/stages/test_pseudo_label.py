@@ -374,7 +374,8 @@ def test_what_the_user_can_mend_is_said(config, tiny_config, other_teacher, fold
     with pytest.raises(ValueError, match="unlabelled clips"):
         pseudo_label(override(tiny_config, {"checkpoint": config.checkpoint}))
     stranger = shutil.copytree(other_teacher, folder / "stranger")
-    (stranger / checkpoint_files.LABELS).write_text(json.dumps(["a", "b", "c", "d", "e", "f"]))
+    model_config, _ = checkpoint_files.read_config(stranger)
+    checkpoint.write(stranger, trained_state(checkpoint.load_fusion(stranger)), model_config, list("abcdef"), "card")
     with pytest.raises(ValueError, match=r"pseudo\.teachers: .*a, b, c, d, e, f .*stranger"):
         pseudo_label(override(config, {"pseudo.teachers": [str(stranger)]}))
 

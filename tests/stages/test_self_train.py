@@ -16,7 +16,8 @@ from emo_ray import store, tracking
 from emo_ray.config import dump, override
 from emo_ray.config.job_settings import Rounds
 from emo_ray.data import manifest
-from emo_ray.models import checkpoint_files
+from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models.trainable_state import trained_state
 from emo_ray.reports import rounds as rounds_report
 from emo_ray.stages import self_train as stage
 from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, self_train, why_over
@@ -225,7 +226,8 @@ def test_what_cannot_be_judged_is_refused(config, few_teacher, tmp_path):
     with pytest.raises(ValueError, match=r"24 clips.*'train-"):
         self_train(config_on(moved, checkpoint=str(few_teacher.path)))
     other = shutil.copytree(few_teacher.path, tmp_path / "other")
-    (other / checkpoint_files.LABELS).write_text('["glad", "calm", "upset"]')
+    head, (model_config, _) = checkpoint.load_fusion(other), checkpoint_files.read_config(other)
+    checkpoint.write(other, trained_state(head), model_config, ["glad", "calm", "upset"], "card")
     with pytest.raises(ValueError, match=r"glad, calm, upset.* calm, glad, upset"):
         self_train(override(config, {"checkpoint": str(other)}))
 

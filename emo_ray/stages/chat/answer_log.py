@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from emo_ray import store
 from emo_ray.config.job_settings import Annotate
@@ -21,6 +22,7 @@ VERSION = 1
 TEMPERATURE = 0.0  # the same words, the same answer, as far as the endpoint can
 FINAL = ("ok", "cut", "refused", "empty")
 UNASKED = "budget"
+_MOST_COUNT = 10**9
 _LOCK_WAIT_S = 30.0  # the time that the processes of a killed run take to be gone
 _PLACE = re.compile(r"{(transcript|language)}")
 
@@ -74,19 +76,30 @@ def open_folder(root: Path, config: Annotate) -> tuple[Path, str]:
     return folder, store.read_meta(folder)["name"]
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value from elsewhere is a number of tokens or attempts as it may be stored and added up."""
+    return type(value) is int and 0 <= value <= _MOST_COUNT
+
+
 def read(folder: Path) -> dict[str, ChatAnswer]:
-    """The final answers by digest; torn lines are left out."""
+    """The final answers by digest; lines that are torn or hold other values are left out."""
     answers: dict[str, ChatAnswer] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
         *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends with its newline
         for line in lines:
             try:
                 answer = ChatAnswer(**json.loads(line))
-            except (ValueError, TypeError):  # blocks of a file that a machine lost when it went down
+            except (ValueError, TypeError, RecursionError):  # blocks of a file that a machine lost when it went down
                 continue
-            if answer.final:
+            if _is_sound(answer) and answer.final:
                 answers.setdefault(answer.digest, answer)
     return answers
+
+
+def _is_sound(answer: ChatAnswer) -> bool:
+    words = (answer.digest, answer.status, answer.reading or "")
+    counts = (answer.prompt_tokens, answer.answer_tokens, answer.attempts)
+    return all(isinstance(word, str) for word in words) and all(map(is_count, counts))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import openai
 import ray
@@ -23,10 +24,12 @@ from pydantic import SecretStr
 from emo_ray.config.job_settings import Annotate
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer
+from emo_ray.stages.chat.http_bounds import OutOfBounds, bounded_client
 
 _TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
 _AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may succeed later
 _LONGEST_WHY = 200  # characters of an error's reason that are kept
+_TOKEN_CHARACTERS = 256  # more than any token has
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,11 @@ class ChatRun:
         self.config, self.seed, self.write = config, seed, write
         self.key = key.get_secret_value() if key else None
         self.client = openai.AsyncOpenAI(  # without a key it would look for one by itself
-            base_url=config.url, api_key=self.key or "none", max_retries=0, timeout=config.timeout_s
+            base_url=config.url,
+            api_key=self.key or "none",
+            max_retries=0,
+            timeout=config.timeout_s,
+            http_client=bounded_client(config.timeout_s),
         )
         self.budget = Budget(config.max_requests, config.max_tokens)
         self.resume_s = 0.0  # a time of `time.monotonic`
@@ -182,10 +189,15 @@ class ChatRun:
             return Attempt(f"error: no answer in {self.config.timeout_s:g} s", again=True)
         except openai.APIConnectionError as error:
             return Attempt(f"error: {self.clean(f'no connection: {error.__cause__ or error}')}", again=True)
+        except OutOfBounds as error:
+            self.has_answered = True
+            why = self.clean(str(error), 2 * _LONGEST_WHY)
+            self.stop(f"{why}; give the address of a chat endpoint")
+            return Attempt(f"error: {why}", tokens=None)
         except openai.APIStatusError as error:
             self.has_answered = True
             return self.refused(error)
-        except (openai.OpenAIError, ValueError) as error:  # an answer, and no JSON
+        except (openai.OpenAIError, ValueError, RecursionError) as error:  # an answer, and no JSON
             self.has_answered = True
             return Attempt(f"error: {self.clean(f'no chat completion: {error}')}", tokens=None, again=True)
         self.has_answered = True
@@ -213,9 +225,13 @@ class ChatRun:
             choice, usage = completion.choices[0], completion.usage
             content, ended = choice.message.content or "", choice.finish_reason
             declined = bool(choice.message.refusal) or ended == "content_filter"
-            tokens = (int(usage.prompt_tokens), int(usage.completion_tokens)) if usage else None
+            counts: list[Any] = [usage.prompt_tokens, usage.completion_tokens] if usage else [None]
+            tokens = (counts[0], counts[1]) if all(map(answer_log.is_count, counts)) else None
+            longest = _TOKEN_CHARACTERS * self.config.max_answer_tokens
+            if len(content) > longest:
+                raise ValueError(f"{len(content)} characters, expected at most {longest}")
             reading = self.clean(content, None)
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError, LookupError) as error:
             return Attempt(f"error: {self.clean(f'no chat completion: {error!r}')}", tokens=None, again=True)
         if declined:
             return Attempt("refused", tokens=tokens)
@@ -261,5 +277,5 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
             return max(0.0, float(value))
         except ValueError:
             return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

@@ -92,3 +92,24 @@ def test_settings_that_cannot_be_meant_are_refused(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         Annotate(**changes)
     assert "secret" not in str(error.value).partition("[type=")[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt_tokens": 1e30},
+        {"answer_tokens": -1},
+        {"attempts": 2**70},
+        {"attempts": True},
+        {"reading": 3},
+        {"status": ["ok"]},
+        {"digest": None},
+    ],
+)
+def test_lines_with_other_values_are_left_out(folder, change):
+    with answer_log.writing(folder) as write:
+        write(ChatAnswer("a", "ok", "first"))
+    (whole,) = folder.glob("answers-*.jsonl")
+    line = json.loads(whole.read_text())
+    whole.write_text(json.dumps(line | change) + "\n" + "[" * 100_000 + "\n")
+    assert answer_log.read(folder) == {}

@@ -1,7 +1,9 @@
 """Asking: each answer once with its status, whatever the endpoint does, and never more than the budgets."""
 
 import asyncio
+import gzip
 import json
+import resource
 import time
 from email.utils import formatdate
 
@@ -10,9 +12,11 @@ from pydantic import SecretStr
 
 from emo_ray.stages.chat import client
 from emo_ray.stages.chat.answer_log import ChatAnswer
+from emo_ray.stages.chat.http_bounds import MOST_BYTES
 
 KEY = "sk-never-to-be-written-anywhere"  # conftest's
 TEMPLATE_TOKENS = 256  # of a chat template: a request reserves them beside its prompt's bytes and its longest answer
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 ERROR = json.dumps({"error": {"message": f"no, {KEY}", "code": "CODE"}})
 
 
@@ -154,3 +158,90 @@ def test_a_server_that_is_not_there_is_said(chat, asking_of):
     server.server_close()
     with pytest.raises(ValueError, match=r"127\.0\.0\.1.*annotate\.url"):
         asked(asking_of(server, max_attempts=2), [f"say {i}" for i in range(50)])
+
+
+def chat_completion(**changes):
+    """The JSON of an answer "yes" with other values of its parts."""
+    answer = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": dict(USAGE)}
+    return json.dumps(answer | changes)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(chat, asking_of, status):
+    other = chat()
+    server = chat(script=[(status, {"Location": f"{other.url}/chat/completions"}, "")] * 50)
+    with pytest.raises(ValueError, match=rf"{server.server_port}/v1: found a redirect to .*{other.server_port}"):
+        asked(asking_of(server), [f"say {i}" for i in range(50)])
+    assert not other.asked
+    assert sum(server.asked.values()) <= 16
+
+
+def test_an_answer_is_bounded_in_bytes(chat, asking_of):
+    sent_bytes = 0
+
+    def endless():
+        nonlocal sent_bytes
+        for _ in range(512):  # 32 MB at most
+            sent_bytes += 2**16
+            yield b" " * 2**16
+
+    server = chat(script=[(200, {}, endless())])
+    with pytest.raises(ValueError, match=f"more than {MOST_BYTES} bytes"):
+        asked(asking_of(server, concurrency=1), ["a", "b"])
+    assert sent_bytes < 4 * MOST_BYTES
+    assert sum(server.asked.values()) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_little_body_does_not_become_a_large_one(chat, asking_of, status):
+    bomb = gzip.compress(b" " * 2**25)
+    server = chat(script=[(status, {"Content-Encoding": "gzip"}, bomb)])
+    before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with pytest.raises(ValueError, match="found a body in gzip"):
+        asked(asking_of(server, concurrency=1), ["a"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes < 2**24
+
+
+def test_an_answer_is_bounded_in_time(chat, asking_of):
+    def dripping():
+        for _ in range(60):
+            time.sleep(0.1)
+            yield b" "
+
+    server = chat(script=[(200, {}, dripping())])
+    begun_s = time.monotonic()
+    with pytest.raises(ValueError, match=r"no answer in 0\.5 s"):
+        asked(asking_of(server, concurrency=1, timeout_s=0.5, max_attempts=1), ["a"])
+    assert time.monotonic() - begun_s < 4
+
+
+@pytest.mark.parametrize("value", [1e30, 1e400, -5, 2**70, "many", None, [1], {"a": 1}, 3.5])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_numbers_that_are_no_counts_are_not_taken(chat, asking_of, name, value):
+    server = chat(script=[(200, {}, chat_completion(usage=USAGE | {name: value}))])
+    answers, last = asked(asking_of(server), ["a"])
+    most = len("In English: a") + TEMPLATE_TOKENS + 20
+    assert answers["a"] == ChatAnswer("a", "ok", "yes", most, 0, 1)
+    assert last.tokens == most
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 100_000,
+        '{"choices": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"choices": ' + '[{"message": ' * 300 + "1" + "}]" * 300 + "}",
+        chat_completion(choices=[{"message": {"content": ["yes"]}}]),
+        chat_completion(choices=[{"message": {"content": "y" * 100_000}}]),
+        chat_completion(choices={"message": 3}),
+        chat_completion(choices="yes"),
+        "1e999",
+        "[]",
+        "null",
+    ],
+    ids=range(10),
+)
+def test_bodies_of_other_forms_are_no_completions(chat, asking_of, body):
+    server = chat(script=[(200, {}, body)])
+    answers, _ = asked(asking_of(server, max_attempts=1), ["a"])
+    assert answers["a"].status.startswith("error: no chat completion")
