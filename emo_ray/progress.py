@@ -1,17 +1,37 @@
 """What a user sees of a stage: bars, notes and tables, on standard error, so that standard output stays clean."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from emo_ray.reports.table import Table, terminal
 
-# A file has no width, and 80 columns would break every table in a log.
-console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 150)
+_WIDTH = None if sys.stderr.isatty() else 150  # 80 columns, which a file would get, break every table in a log
+# Characters that a terminal obeys, or that change the order of others, and no tab or newline.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class PlainConsole(Console):
+    """A console on which labels, file names and messages from elsewhere cannot give the terminal orders."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The segments of a renderable; rich's own orders, such as those that move a bar, are no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+def harmless(text: str) -> str:
+    """The text with control characters spelt out, such as an escape as \\x1b."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+console = PlainConsole(stderr=True, highlight=False, width=_WIDTH)
 
 
 class Advance(Protocol):

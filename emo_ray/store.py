@@ -5,6 +5,7 @@ complete exactly when its `meta.json` is there, because that is written last and
 `artefact` is the one way to make it.
 """
 
+import csv
 import errno
 import hashlib
 import json
@@ -13,22 +14,37 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 META = "meta.json"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_PARQUET, _SEAL, _DIGEST_BYTES = b"PAR1", b"emo_ray footer: ", 16
 _FULL_READ_BYTES = 64 * 2**20
 _QUIET_WAIT_S = 5.0  # for a lock, before its holder is named
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # what a file system without locks says
+
+
+class DamagedFile(ValueError):
+    """A file of the store that is cut, or whose content is not what was written. It may cross processes."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: found a damaged file ({self.reason}), expected it as it was written: it is set aside as "
+            f"{self.path.name}.damaged, so run the job again, and it is made again where its source is there"
+        )
 
 
 def digest(*parts: Any) -> str:
@@ -106,7 +122,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
     """A fresh folder to fill, which becomes `folder` (with `meta.json`) if the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    temporary.mkdir()  # as the umask says, unlike a folder of tempfile
     try:
         yield temporary
         finish(temporary, folder, meta)
@@ -117,7 +134,6 @@ def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
 def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     """Write `meta.json` into a filled folder and rename it into place; a complete one that is there already wins."""
     write_text(temporary / META, json.dumps(meta, indent=1, ensure_ascii=False, default=_path_text))
-    temporary.chmod(0o755)
     try:
         temporary.rename(folder)  # never replaces a folder that holds anything
     except OSError:
@@ -132,14 +148,103 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that readers see the old or the new content, never a part."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old or the new content, never a part."""
     with renamed(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, the header among them, as CSV that people may open in a spreadsheet.
+
+    Text that a spreadsheet would take for a formula, and run, gets an apostrophe in front, which it shows as text.
+    """
+    with renamed(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([[_as_text(cell) for cell in row] for row in rows])
+
+
+def _as_text(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 32, codec: str = "zstd") -> None:
-    """Write a Parquet file atomically; small row groups so that readers can stream."""
+    """Write a Parquet file atomically; small row groups so that readers can stream.
+
+    Pages have checksums, and the footer has a digest in front of it, where other readers of Parquet do not look.
+    """
     with renamed(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=rows_per_group, compression=codec)
+        pq.write_table(table, temporary, row_group_size=rows_per_group, compression=codec, write_page_checksum=True)
+        with temporary.open("r+b") as stream:
+            footer = _footer(stream)
+            stream.seek(-len(footer), os.SEEK_END)
+            stream.write(_SEAL + _footer_digest(footer) + footer)
+
+
+def read_parquet(path: Path, *, whole_artefact: bool = False, **options: Any) -> pa.Table:
+    """The rows of a file that `write_parquet` wrote; `options` are those of pyarrow, such as `columns` and `filters`.
+
+    Files of earlier versions have no checksums; of them only what Parquet itself tells is noticed.
+
+    A file that is cut or damaged is set aside as NAME.damaged, so that its stage makes it again; with `whole_artefact`
+    the artefact that it lies in as well. Raises DamagedFile for it, and OSError for trouble with reading.
+    """
+    try:
+        check_footer(path)
+        return pq.read_table(path, page_checksum_verification=True, **options)
+    except Exception as error:
+        damage = error if isinstance(error, DamagedFile) else _damage(path)
+        if damage is None:
+            raise  # the file is whole: trouble of this machine, or options that do not fit
+    with suppress(OSError):  # a store that cannot be written
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        if whole_artefact:
+            (path.parent / META).unlink(missing_ok=True)
+    raise damage
+
+
+def _damage(path: Path) -> DamagedFile | None:
+    """What is wrong with the content of a Parquet file, told by reading all of it; None where it can be read.
+
+    Raises OSError and MemoryError for trouble with reading.
+    """
+    try:
+        with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
+            file.read()
+    except MemoryError:
+        raise
+    except Exception as error:  # damage makes Arrow fail in any way
+        if getattr(error, "errno", None) is not None:  # errors of content have none
+            raise
+        return DamagedFile(path, str(error).partition("\n")[0][:200])
+    return None
+
+
+def check_footer(path: Path) -> None:
+    """Raises DamagedFile where a Parquet file has no footer, or another than `write_parquet` wrote."""
+    with path.open("rb") as stream:
+        footer = _footer(stream)
+        stream.seek(-min(len(footer) + len(_SEAL) + _DIGEST_BYTES, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+        seal = stream.read(len(_SEAL) + _DIGEST_BYTES)
+    if len(footer) <= 8 or footer[-4:] != _PARQUET:
+        raise DamagedFile(path, "no end of a Parquet file")
+    if seal.startswith(_SEAL) and seal != _SEAL + _footer_digest(footer):
+        raise DamagedFile(path, "a footer that differs from its digest")
+
+
+def _footer(stream: BinaryIO) -> bytes:
+    """The end of a Parquet file: its metadata, their length in 4 bytes, and PAR1. As much as there is of it."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(-min(8, size), os.SEEK_END)
+    length = int.from_bytes(stream.read(4), "little") + 8
+    stream.seek(-min(length, size), os.SEEK_END)
+    return stream.read(length)
+
+
+def _footer_digest(footer: bytes) -> bytes:
+    return hashlib.blake2b(footer, digest_size=_DIGEST_BYTES).digest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -20,3 +20,17 @@ def test_lines_stand_below_the_tables_and_what_is_for_a_page_alone_is_left_out(c
     assert lines[0] == "Scores"
     assert lines[-2:] == ["a [note]", "another"]
     assert "Counts" not in lines
+
+
+def test_words_from_elsewhere_give_the_terminal_no_orders(capsys):
+    hostile = "\x1b]0;title\x07 \x1b[2J\x9b31m \u202efdp.exe \x00 a\tb"
+    progress.say(hostile)
+    progress.show([Table(hostile, [hostile], [[hostile]], note=hostile)], [hostile])
+    with progress.progress(hostile, 1, "clips") as advance:
+        advance(1, note=hostile)
+    written = capsys.readouterr().err
+    assert not set(written) & {"\x1b", "\x07", "\x9b", "\u202e", "\x00"}
+    assert r"\x1b[2J" in written
+    assert written.count(r"\u202e") >= 5
+    progress.say("weiß 我 é 👩‍👩‍👧\nand a second line")
+    assert capsys.readouterr().err == "weiß 我 é 👩‍👩‍👧\nand a second line\n"

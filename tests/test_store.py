@@ -1,6 +1,8 @@
+import csv
 import errno
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -376,3 +379,136 @@ def test_who_waits_for_a_lock_says_for_which_process_on_which_machine(tmp_path, 
     assert str(tmp_path / "lock") in said
     assert f"process {holder.pid} on another-machine" in capsys.readouterr().err
     assert (tmp_path / "lock").read_text() == ""
+
+
+def table_of(rows):
+    """A table with what parts hold: text, bytes, lists and a note in the schema."""
+    dice = np.random.default_rng(0)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(dice.normal(size=rows * 8).astype(np.float32)), 8)
+    columns = {
+        "clip_id": [f"clip-{i}" for i in range(rows)],
+        "frames": [[dice.bytes(40) for _ in range(3)] for _ in range(rows)],
+        "feature": values,
+        "status": ["ok"] * rows,
+        "p": pa.array(dice.random((rows, 4)).tolist(), pa.list_(pa.float32())),
+    }
+    return pa.table(columns, metadata={"labels": '["a", "b"]'})
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_no_flipped_bit_of_a_part_is_read_as_if_it_were_right(tmp_path, codec):
+    path, table, dice = tmp_path / "part.parquet", table_of(40), np.random.default_rng(1)
+    store.write_parquet(path, table, codec=codec)
+    content, noticed = path.read_bytes(), 0
+    for place, bit in zip(dice.integers(len(content), size=300), dice.integers(8, size=300), strict=True):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            read = store.read_parquet(path)
+        except store.DamagedFile as error:
+            assert str(path) in str(error)
+            noticed += 1
+        else:
+            assert read.equals(table, check_metadata=True)  # a flip where nothing is read from
+    assert noticed > 250
+
+
+@pytest.mark.parametrize("length", [0, 3, 8, 100, -1])
+def test_a_part_that_is_cut_is_named_and_set_aside(tmp_path, length):
+    path = tmp_path / "part.parquet"
+    store.write_parquet(path, table_of(4))
+    content = path.read_bytes()
+    path.write_bytes(content[:length])
+    with pytest.raises(store.DamagedFile, match=r"part\.parquet: found a damaged file") as error:
+        store.read_parquet(path, columns=["clip_id"])
+    assert os.listdir(tmp_path) == ["part.parquet.damaged"]
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # as it is when it comes from a worker
+
+
+def test_an_artefact_with_a_damaged_file_is_made_again(tmp_path):
+    def fill(folder):
+        store.write_parquet(folder / "ledger.parquet", table_of(4))
+
+    store.artefact(tmp_path / "a", {}, fill)
+    (tmp_path / "a/ledger.parquet").write_bytes(b"PAR1")
+    with pytest.raises(store.DamagedFile):
+        store.read_parquet(tmp_path / "a/ledger.parquet", whole_artefact=True)
+    store.artefact(tmp_path / "a", {}, fill)
+    assert store.read_parquet(tmp_path / "a/ledger.parquet", whole_artefact=True).equals(table_of(4))
+
+
+def test_trouble_with_reading_is_no_damage(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        store.read_parquet(tmp_path / "nowhere.parquet")
+    store.write_parquet(tmp_path / "part.parquet", table_of(4))
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(IsADirectoryError):
+        store.read_parquet(tmp_path / "folder.parquet")
+    with pytest.raises(pa.ArrowException):
+        store.read_parquet(tmp_path / "part.parquet", columns=["clip_id"], filters=[("no such column", "=", 1)])
+
+
+def test_other_readers_and_files_of_earlier_versions_are_no_exception(tmp_path):
+    table = table_of(4)
+    store.write_parquet(tmp_path / "new.parquet", table)
+    assert pq.read_table(tmp_path / "new.parquet").equals(table)
+    pq.write_table(table, tmp_path / "old.parquet")
+    assert store.read_parquet(tmp_path / "old.parquet").equals(table)
+    assert store.read_parquet(tmp_path / "new.parquet", columns=["status"]).column_names == ["status"]
+
+
+MADE = """
+import os, sys
+from pathlib import Path
+import pyarrow as pa
+import torch
+from emo_ray import store
+from emo_ray.config import Config
+from emo_ray.config.job_settings import Annotate
+from emo_ray.models import checkpoint
+from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.answer_log import ChatAnswer
+
+os.umask(int(sys.argv[1], 8))
+root = Path(sys.argv[2])
+
+def fill(folder):
+    (folder / "deep").mkdir()
+    store.write_parquet(folder / "deep" / "part.parquet", pa.table({"a": [1]}))
+    store.write_csv(folder / "list.csv", [("a",)])
+    checkpoint.write(folder, {"classify.bias": torch.zeros(2)}, Config(), ["a", "b"], "card")
+
+store.artefact(root / "kind" / "digest", {}, fill)
+folder, _ = answer_log.open_folder(root, Annotate())
+with answer_log.locked(folder), answer_log.writing(folder) as write:
+    write(ChatAnswer("a", "ok", "words"))
+"""
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [("002", 0o664, 0o775), ("077", 0o600, 0o700)])
+def test_the_umask_is_respected_in_both_directions(tmp_path, umask, file_mode, folder_mode):
+    subprocess.run([sys.executable, "-c", MADE, umask, tmp_path / "store"], check=True)
+    made = sorted((tmp_path / "store").rglob("*"))
+    assert {path.name for path in made} >= {"model.safetensors", "meta.json", "part.parquet", ".digest.lock", "lock"}
+    modes = {path: path.stat().st_mode & 0o777 for path in made}
+    assert modes == {path: folder_mode if path.is_dir() else file_mode for path in made}
+
+
+def test_a_spreadsheet_is_given_text_and_no_formulas(tmp_path):
+    rows = [
+        ("clip_id", "value"),
+        ("=HYPERLINK(1)", -1.5),
+        ("+1", None),
+        ("-a", 3),
+        ("@x", ""),
+        ("\tb", "a,b"),
+        ("a=b", -2),
+    ]
+    store.write_csv(tmp_path / "a.csv", rows)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
+        read = list(csv.reader(stream))
+    assert read == [
+        ["clip_id", "value"], ["'=HYPERLINK(1)", "-1.5"], ["'+1", ""], ["'-a", "3"], ["'@x", ""], ["'\tb", "a,b"],
+        ["a=b", "-2"],
+    ]  # fmt: skip

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import status
 from emo_ray.data.manifest import Clip
@@ -33,7 +33,7 @@ class Prepared:
     @cached_property
     def ledger(self) -> pa.Table:
         """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
-        return pq.read_table(self.path / LEDGER)
+        return store.read_parquet(self.path / LEDGER, whole_artefact=True)
 
     def labels_of(self, split: str) -> LabelOf:
         """The class index of every labelled clip of a split."""

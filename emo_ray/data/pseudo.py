@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 
@@ -111,7 +110,7 @@ def read_with_targets(read: Callable[[pa.Table], BatchT], pseudo: PseudoLabels |
 
 def _accepted_rows(parts: Sequence[Path], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     for part in parts:
-        table = pq.read_table(part, columns=list(_COLUMNS))
+        table = store.read_parquet(part, columns=list(_COLUMNS), whole_artefact=True)
         part_labels = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
         if part_labels != list(labels):
             raise ValueError(

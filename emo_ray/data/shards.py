@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import fs
 
@@ -155,7 +154,7 @@ def find_rows(folder: Path, names: Iterable[str], row_identities: Collection[str
 
 def identities(path: Path) -> list[str]:
     """The identities of a part's rows, in their order."""
-    return pq.read_table(path, columns=["identity"])["identity"].to_pylist()
+    return store.read_parquet(path, columns=["identity"])["identity"].to_pylist()
 
 
 def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
@@ -163,7 +162,7 @@ def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
     tables = [SCHEMA.empty_table()]
     row_identities = pa.array(list(part_of), pa.string())
     for name in sorted(set(part_of.values())):
-        table = pq.read_table(folder / name)
+        table = store.read_parquet(folder / name)
         tables.append(table.filter(pc.is_in(table["identity"], row_identities)))
     return pa.concat_tables(tables)
 
@@ -171,7 +170,7 @@ def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
 def ledger(path: Path) -> pa.Table:
     """The statuses and digests of one part's rows (LEDGER_SCHEMA), read without its media."""
     names = ["clip_id", *(f"{name}_status" for name in MODALITIES), *CONTENT]
-    table = pq.read_table(path, columns=["audio_samples", *names])
+    table = store.read_parquet(path, columns=["audio_samples", *names])
     seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
     columns = {name: table[name] for name in names} | {
         "part": pa.array([path.name] * len(table), pa.string()),

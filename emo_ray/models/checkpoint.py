@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 
 from emo_ray import store
 from emo_ray.config import Config, dump, override
@@ -42,7 +42,7 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, label
     ValueError for values that are not finite.
     """
     _check_finite(state, folder / WEIGHTS)
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
+    store.write_bytes(folder / WEIGHTS, save({name: value.contiguous() for name, value in state.items()}))
     shareable = config.model_copy(update={"tracking": Tracking()})  # a tracking URI may hold credentials
     store.write_text(folder / CONFIG, dump(shareable))
     store.write_text(folder / LABELS, json.dumps(list(labels), ensure_ascii=False))

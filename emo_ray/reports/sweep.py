@@ -1,13 +1,14 @@
 """What a sweep over settings brought: tables, a CSV file of all trials, pictures, and one page."""
 
-import csv
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from emo_ray import store
 from emo_ray.reports import page
 from emo_ray.reports.page import Page
 from emo_ray.reports.sweep_plots import RECIPE, pictures
@@ -201,13 +202,12 @@ def _prompt_table(content: SweepReport) -> Table:
 def _write_csv(content: SweepReport, path: Path) -> None:
     """A row for each trial, by number; settings as in JSON, but words without quotation marks."""
     keys = list(content["space"])
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["number", "state", "value", "epochs", "seconds", "error", *keys])
-        for trial in sorted(content["trials"], key=lambda trial: trial["number"]):
-            about = [trial["number"], trial["state"], trial["value"], trial["epochs"], trial["seconds"], trial["error"]]
-            settings = [trial["params"][key] for key in keys]
-            writer.writerow([*about, *(s if isinstance(s, str) else json.dumps(s) for s in settings)])
+    rows: list[list[Any]] = [["number", "state", "value", "epochs", "seconds", "error", *keys]]
+    for trial in sorted(content["trials"], key=lambda trial: trial["number"]):
+        about = [trial["number"], trial["state"], trial["value"], trial["epochs"], trial["seconds"], trial["error"]]
+        settings = [trial["params"][key] for key in keys]
+        rows.append([*about, *(s if type(s) in (str, int, float) else json.dumps(s) for s in settings)])
+    store.write_csv(path, rows)
 
 
 def _best_and_recipe(content: SweepReport) -> tuple[Trial | None, Trial | None]:

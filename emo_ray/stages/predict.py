@@ -153,9 +153,9 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     `feature_paths` names the feature part of each modality: those that exist are read, others are encoded and not kept.
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
-    features = {name: pq.read_table(file) for name, file in feature_paths.items() if file.exists()}
+    features = {name: store.read_parquet(file) for name, file in feature_paths.items() if file.exists()}
     needed = {media for name, encoder in models.encoders.items() if name not in features for media in encoder.reads}
-    table = pq.read_table(shard, columns=shard_columns(sorted(needed)))
+    table = store.read_parquet(shard, columns=shard_columns(sorted(needed)))
     batch, table = _with_features(models, table, features)
     predictions = _table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
     store.write_parquet(out, predictions, rows_per_group=2**12)
@@ -300,5 +300,5 @@ def _tally(prediction: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:
 def _tally_of_parts(folder: Path, names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
     tally = np.zeros(len(labels) + 1, np.int64)
     for name in names:
-        tally += _tally(pq.read_table(folder / name, columns=["prediction"])["prediction"], labels)
+        tally += _tally(store.read_parquet(folder / name, columns=["prediction"])["prediction"], labels)
     return tally

@@ -4,7 +4,6 @@ Predictions are made part by part and kept, so a killed run goes on where it sto
 clips, of which the driver holds a few numbers each; rows are read and written part by part.
 """
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -117,10 +116,10 @@ def _write(
             advance(rows.stop - rows.start)
     report = _report(config, prepared, calibrations, clips, reason_N, threshold_K)
     report["notes"] += _notes(report, prepared, pool, most)
-    _write_list(folder / REFUSED, ["clip_id", "reason"], sorted(leaks.items()))
+    store.write_csv(folder / REFUSED, [["clip_id", "reason"], *sorted(leaks.items())])
     file_of = {c.clip_id: {"video": c.video, "audio": c.audio or c.video} for c in prepared.clips if c.clip_id in pool}
     broken = [(*row, file_of[row[0]].get(row[1]) or "") for row in clips.broken]
-    _write_list(folder / BAD_MEDIA, ["clip_id", "modality", "status", "file"], broken)
+    store.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
     store.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     report_page.write(report, folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
@@ -314,11 +313,6 @@ def _notes(report: PseudoLabelReport, prepared: Prepared, pool: Collection[str],
 
 def _columns(table: pa.Table, *names: str) -> zip:
     return zip(*(table[name].to_pylist() for name in names), strict=True)
-
-
-def _write_list(path: Path, header: Sequence[str], rows: Collection[Sequence[str]]) -> None:
-    with store.renamed(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *rows])
 
 
 def _check_media(config: Config, folder: Path, report: PseudoLabelReport) -> None:

@@ -8,7 +8,6 @@ from statistics import median
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -48,7 +47,7 @@ def decode(config: Config, scratch: Path) -> Measured:
             assert is_ok(status), f"{clip.video}: {status}"
 
     def from_part() -> None:
-        video_from_shards(pq.read_table(part, columns=COLUMNS))
+        video_from_shards(store.read_parquet(part, columns=COLUMNS))
 
     ways = {"720p mp4": from_files, "shards": from_part}
     cpu_s = dict.fromkeys(ways, 0.0)
@@ -56,7 +55,7 @@ def decode(config: Config, scratch: Path) -> Measured:
     with progress("decoding", calls * len(ways), "runs") as advance:
         timed_ways = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
         seconds = rounds(timed_ways, config.bench.pairs, advance)
-    jpegs = [jpeg for frames in pq.read_table(part)["frames"].to_pylist() for jpeg in frames]
+    jpegs = [jpeg for frames in store.read_parquet(part)["frames"].to_pylist() for jpeg in frames]
     bytes_of = {
         "720p mp4": sum(Path(clip.video).stat().st_size for clip in clips if clip.video is not None),
         "shards": sum(map(len, jpegs)),
@@ -165,7 +164,7 @@ class ShardReader(IterableDataset):
         worker = get_worker_info()
         assert worker is not None, "only workers of a DataLoader iterate over it"
         for path in self.paths[worker.id :: worker.num_workers]:
-            table = pq.read_table(path, columns=COLUMNS)
+            table = store.read_parquet(path, columns=COLUMNS)
             for start in range(0, len(table), self.batch_size):
                 yield self.collate(table.slice(start, self.batch_size))
 

@@ -106,7 +106,7 @@ def _is_sound(answer: ChatAnswer) -> bool:
 def writing(folder: Path) -> Iterator[Callable[[ChatAnswer], None]]:
     """Yield a function that appends an answer to this run's file; when it returns, the answer is on disk."""
     path = folder / f"answers-{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
     parent = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(parent)  # the file's name is on disk as well

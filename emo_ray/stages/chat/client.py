@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from emo_ray.config.job_settings import Annotate
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer
-from emo_ray.stages.chat.http_bounds import OutOfBounds, bounded_client
+from emo_ray.stages.chat.http_bounds import BOUNDS, OutOfBounds
 
 _TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
 _AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may succeed later
@@ -93,7 +93,7 @@ class ChatRun:
             api_key=self.key or "none",
             max_retries=0,
             timeout=config.timeout_s,
-            http_client=bounded_client(config.timeout_s),
+            http_client=openai.DefaultAsyncHttpxClient(timeout=config.timeout_s, **BOUNDS),
         )
         self.budget = Budget(config.max_requests, config.max_tokens)
         self.resume_s = 0.0  # a time of `time.monotonic`

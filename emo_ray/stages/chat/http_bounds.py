@@ -1,9 +1,9 @@
 """An HTTP client that keeps an endpoint within bounds: no redirects are followed, and answers end after a few MB."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
-import openai
 
 MOST_BYTES = 2**22  # of an answer's body
 
@@ -31,20 +31,6 @@ class BoundedStream(httpx2.AsyncByteStream):
         await self.stream.aclose()
 
 
-def bounded_client(timeout_s: float) -> httpx2.AsyncClient:
-    """A client for `openai.AsyncOpenAI`, which lets `OutOfBounds` through.
-
-    A redirect would take transcripts, and the key, to a host that nobody named. Compression is not asked for and not
-    taken, because a small body could become a large one.
-    """
-    return openai.DefaultAsyncHttpxClient(
-        timeout=timeout_s,
-        follow_redirects=False,
-        headers={"Accept-Encoding": "identity"},
-        event_hooks={"response": [_bound]},
-    )
-
-
 async def _bound(response: httpx2.Response) -> None:
     if response.is_redirect:
         target = response.headers["location"][:200]
@@ -54,3 +40,12 @@ async def _bound(response: httpx2.Response) -> None:
         raise OutOfBounds(f"found a body in {encoding[:40]}, expected one that is not compressed, as was asked for")
     assert isinstance(response.stream, httpx2.AsyncByteStream), "the client is asynchronous"
     response.stream = BoundedStream(response.stream)
+
+
+# Arguments of `openai.DefaultAsyncHttpxClient`, which lets `OutOfBounds` through. A redirect would take transcripts, and
+# the key, to a host that nobody named. Compression is not asked for and not taken: little could become much.
+BOUNDS: dict[str, Any] = {
+    "follow_redirects": False,
+    "headers": {"Accept-Encoding": "identity"},
+    "event_hooks": {"response": [_bound]},
+}

@@ -1,14 +1,13 @@
 """What a person looks at after decoding: the list of bad media, and a sheet of stills."""
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import status
 from emo_ray.data.manifest import Clip
@@ -30,15 +29,14 @@ def write_media_notes(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> No
 
 def _write_statuses(path: Path, clips: Iterable[Clip], ledger: pa.Table, listed: Callable[[str], bool]) -> None:
     clip_of = {clip.clip_id: clip for clip in clips}
-    lines = []
+    rows = [("clip_id", "modality", "status", "file")]
     for row in ledger.to_pylist():
         clip = clip_of[row["clip_id"]]
         files = {"video": clip.video, "audio": clip.audio or clip.video, "text": None}
         for name in MODALITIES:
             if listed(row[f"{name}_status"]):
-                lines.append([clip.clip_id, name, row[f"{name}_status"], files[name] or ""])
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([["clip_id", "modality", "status", "file"], *lines])
+                rows.append((clip.clip_id, name, row[f"{name}_status"], files[name] or ""))
+    store.write_csv(path, rows)
 
 
 def write_contact_sheet(
@@ -57,7 +55,7 @@ def write_contact_sheet(
     clip_ids = [clip_id for ids in chosen.values() for clip_id in ids]
     frames: dict[str, Any] = {}  # clip_id -> uint8 frames (T, H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
-        table = pq.read_table(shards / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
+        table = store.read_parquet(shards / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
         batch = video_from_shards(table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids))))
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
     rows = {

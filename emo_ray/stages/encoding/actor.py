@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -41,7 +40,7 @@ class EncodeActor:
         shards.find_rows on parts that have features already. Those rows are copied.
         """
         encoder, part_of = self.encoders[row["encoder"]], pickle.loads(row["encoded_in"])
-        shard = pq.read_table(row["shard"], columns=["identity", *shard_columns(encoder.reads)])
+        shard = store.read_parquet(Path(row["shard"]), columns=["identity", *shard_columns(encoder.reads)])
         fresh = shard.filter(pa.array([identity not in part_of for identity in shard["identity"].to_pylist()]))
         tables = [_copied_rows(name, row, part_of) for name in sorted(set(part_of.values()))]
         if len(fresh):
@@ -62,7 +61,7 @@ class EncodeActor:
 def _copied_rows(name: str, row: dict, part_of: Mapping[str, str]) -> pa.Table:
     """The features that part `name` holds of the rows that it was chosen for, from beside the part to be made."""
     identities = shards.identities(Path(row["shard"]).with_name(name))
-    features = pq.read_table(Path(row["feature"]).with_name(name))
+    features = store.read_parquet(Path(row["feature"]).with_name(name))
     return features.filter(pa.array([part_of.get(identity) == name for identity in identities]))
 
 
@@ -114,7 +113,7 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
 @lru_cache(maxsize=1)
 def _readings(path: Path) -> dict[str, str | None]:
     """By clip_id; the table's name tells its content, so a process reads it once."""
-    table = pq.read_table(path, columns=["clip_id", "reading"])
+    table = store.read_parquet(path, columns=["clip_id", "reading"])
     return dict(zip(table["clip_id"].to_pylist(), table["reading"].to_pylist(), strict=True))
 
 

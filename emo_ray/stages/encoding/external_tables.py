@@ -1,6 +1,5 @@
 """Feature tables from elsewhere, as a corpus finds them; and ours, for elsewhere."""
 
-import csv
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -40,11 +39,10 @@ def check(encoder: EncoderSpec, corpus: Collection[str]) -> None:
 def report_rows(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> None:
     """Say how many clips the tables gave features of, and write the damaged rows with the reason to bad_rows.csv."""
     columns = ["clip_id", "present", "status"]
-    table = pa.concat_tables([pq.read_table(folder / name, columns=columns) for name in parts])
+    table = pa.concat_tables([store.read_parquet(folder / name, columns=columns) for name in parts])
     statuses = table["status"].to_pylist()
     bad = [row for row in zip(table["clip_id"].to_pylist(), statuses, strict=True) if "corrupt" in row[1]]
-    with (folder / BAD_ROWS).open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("clip_id", "status"), *bad])
+    store.write_csv(folder / BAD_ROWS, [("clip_id", "status"), *bad])
     kinds = Counter(_kind(status) for status in statuses)
     counts = "".join(f", {kinds[kind]} {kind}" for kind in ("missing", "incomplete", "corrupt") if kinds[kind])
     example = f": {bad[0][0]!r} is {bad[0][1]}; all in {folder / BAD_ROWS}" if bad else ""
@@ -113,7 +111,7 @@ def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
 def _export_parquet(target: Path, folder: Path, parts: Sequence[str]) -> None:
     # Lists of no fixed size: pyarrow writes null among fixed-size ones, and cannot read it.
     schema = pa.schema({"clip_id": pa.string(), "feature": pa.list_(pa.float32())})
-    with store.renamed(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with store.renamed(target) as temporary, _writer(temporary, schema) as writer:
         for table in _parts(folder, parts):
             absent = ~table["present"].to_numpy()
             values_BD = _values(table)
@@ -123,9 +121,13 @@ def _export_parquet(target: Path, folder: Path, parts: Sequence[str]) -> None:
             writer.write_table(pa.table({"clip_id": table["clip_id"], "feature": rows}))
 
 
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+
+
 def _parts(folder: Path, parts: Sequence[str]) -> Iterator[pa.Table]:
     for name in parts:
-        yield pq.read_table(folder / name, columns=["clip_id", "feature", "present"])
+        yield store.read_parquet(folder / name, columns=["clip_id", "feature", "present"])
 
 
 def _values(table: pa.Table) -> np.ndarray:

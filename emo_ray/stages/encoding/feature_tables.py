@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from emo_ray import cluster, store
 from emo_ray.config import Config
@@ -75,7 +74,7 @@ def load(
     chosen = None if clip_ids is None else pc.field("clip_id").isin(list(clip_ids))
     table = table if chosen is None else table.filter(chosen)
     for modality, folder in folders.items():
-        column = pa.concat_tables([pq.read_table(folder / name, filters=chosen) for name in parts])
+        column = pa.concat_tables([store.read_parquet(folder / name, filters=chosen) for name in parts])
         assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"
         if pc.any(column["present"]).as_py():
             table = table.append_column(modality, column["feature"])

@@ -1,7 +1,8 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import ray.data
 import torch
 
@@ -58,8 +60,10 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
 
     def fill(folder: Path) -> dict[str, Any]:
         check_tag(config)
-        job, datasets = _emovclip_job(config, plan, path)
-        best = ray_train.train(job, config, datasets, on_epoch)
+        parts = plan.prepared.parts_with(plan.clips.all_clips)
+        with damage_named([plan.prepared.shards / name for name in parts]):
+            job, datasets = _emovclip_job(config, plan, path)
+            best = ray_train.train(job, config, datasets, on_epoch)
         pseudo = clips_with_video(config, plan.prepared, plan.clips).pseudo
         return write_checkpoint(folder, best, config, plan.prepared, TrainedPhase("EmoVCLIP", job.train_rows, pseudo))
 
@@ -137,14 +141,34 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
 
 
 def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
-    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
+    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`.
+
+    Pages are checked as they are read. Raises store.DamagedFile for a part whose footer is damaged.
+    """
+    for path in paths:
+        store.check_footer(path)
     blocks = math.ceil(sum(p.stat().st_size for p in paths) / _BLOCK_BYTES)
     return ray.data.read_parquet(
         [str(p) for p in paths],
         columns=shard_columns(["video"]),
         num_cpus=cluster.task_cpus(),
         override_num_blocks=min(blocks, len(paths)),
+        fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
     )
+
+
+@contextmanager
+def damage_named(paths: Sequence[Path]) -> Iterator[None]:
+    """Where anything fails in the block, raise store.DamagedFile if one of these shard parts is damaged.
+
+    Ray reads parts itself, and its error says neither which part nor what to do.
+    """
+    try:
+        yield
+    except Exception:
+        for path in paths:
+            store.read_parquet(path)
+        raise
 
 
 def _modality(column: str) -> str | None:
