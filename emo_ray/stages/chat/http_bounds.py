@@ -42,8 +42,8 @@ async def _bound(response: httpx2.Response) -> None:
     response.stream = BoundedStream(response.stream)
 
 
-# Arguments of `openai.DefaultAsyncHttpxClient`, which lets `OutOfBounds` through. A redirect would take transcripts, and
-# the key, to a host that nobody named. Compression is not asked for and not taken: little could become much.
+# Arguments of `openai.DefaultAsyncHttpxClient`, which lets `OutOfBounds` through. A redirect would take transcripts and
+# the key to a host that nobody named. Compression is neither asked for nor taken: little could become much.
 BOUNDS: dict[str, Any] = {
     "follow_redirects": False,
     "headers": {"Accept-Encoding": "identity"},
