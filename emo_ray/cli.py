@@ -5,14 +5,16 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from emo_ray import config as configuration
 from emo_ray import failures, redaction
 from emo_ray.config import Config, explain
-from emo_ray.progress import console
+from emo_ray.progress import console, say
+from emo_ray.store import DamagedFile
 
 COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
 _USAGE = """\
@@ -93,7 +95,7 @@ class Job:
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
         function = getattr(importlib.import_module(f"emo_ray.{self.stage}"), self.stage.rpartition(".")[2])
-        result = function(configuration.absolute_paths(config))
+        result = mending(partial(function, configuration.absolute_paths(config)))
         tracking.deliver(config, self.root)
         return result
 
@@ -161,3 +163,20 @@ def _lines(about: dict[str, str]) -> str:
         textwrap.fill(text, columns, initial_indent=f"  {name:<15}", subsequent_indent=" " * 17)
         for name, text in about.items()
     )
+
+
+def mending(job: Callable[[], JobResult]) -> JobResult:
+    """The job's result. Where it meets a damaged file of the store, which is then set aside, it runs again.
+
+    So the file is made again where its source is there; what is whole is not. Raises DamagedFile where that is in vain.
+    """
+    met: set[Path] = set()
+    while True:
+        try:
+            return job()
+        except Exception as error:
+            damage = next((cause for cause in failures.causes(error) if isinstance(cause, DamagedFile)), None)
+            if damage is None or damage.path in met:
+                raise
+            met.add(damage.path)
+            say(str(damage))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from emo_ray.store import DamagedFile
+
 USER_ERROR = 2  # exit status of what the user can mend
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP, a closed terminal"}
 _LONGEST_DETAIL = 300  # characters of a library's message
@@ -110,9 +112,11 @@ def failure_of(error: BaseException, root: Path | None) -> Failure | None:
     if _received or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way
         number = _received[0] if _received else signal.SIGINT
         return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", 128 + number)
-    causes = list(_causes(error))
-    # Exactly ValueError: libraries derive theirs from it, and those are bugs that want their traceback.
-    if (message := next((str(cause) for cause in causes if type(cause) is ValueError), None)) is not None:
+    causes = list(causes(error))
+    # Exactly ValueError or our own: libraries derive theirs from it, and those are bugs that want their traceback.
+    if (
+        message := next((str(cause) for cause in causes if type(cause) in (ValueError, DamagedFile)), None)
+    ) is not None:
         return Failure(f"error: {message}")
     for trouble in _TROUBLES:
         if (cause := next((cause for cause in causes if _is_of(cause, trouble)), None)) is not None:
@@ -139,7 +143,7 @@ def _deletion(causes: list[BaseException], root: Path | None) -> Failure | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """An error, what Ray's workers raised in its place, and its causes, the outermost first."""
     waiting, seen = [error], set()
     while waiting:

@@ -43,7 +43,7 @@ class DamagedFile(ValueError):
     def __str__(self) -> str:
         return (
             f"{self.path}: found a damaged file ({self.reason}), expected it as it was written: it is set aside as "
-            f"{self.path.name}.damaged, so run the job again, and it is made again where its source is there"
+            f"{self.path.name}.damaged, and the job that needs it makes it again where its source is there"
         )
 
 

@@ -57,7 +57,7 @@ def notes(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], p
     lines = []
     for encoder in (encoder for encoder in encoders if encoder.sources):
         folder = feature_folder(config, prepared.shards, encoder)
-        columns = [pq.read_table(folder / name, columns=["status"])["status"].to_pylist() for name in parts]
+        columns = [store.read_parquet(folder / name, columns=["status"])["status"].to_pylist() for name in parts]
         lines += _zeros_notes(encoder, [status for column in columns for status in column])
     return lines
 

@@ -1,0 +1,53 @@
+"""A job that meets a damaged file of the store makes it again, and is then what it would have been."""
+
+import pyarrow as pa
+import pytest
+
+from emo_ray import store
+from emo_ray.cli import mending
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A job over two parts: it makes those that are missing, and returns what it reads; `job.made` counts."""
+    folder = tmp_path / "parts"
+
+    def job():
+        for i in range(2):
+            path = folder / f"part-{i}.parquet"
+            if not path.exists():
+                job.made += 1
+                store.write_parquet(path, pa.table({"a": [i]}))
+        try:
+            return [store.read_parquet(folder / f"part-{i}.parquet")["a"][0].as_py() for i in range(2)]
+        except store.DamagedFile as error:
+            raise RuntimeError("in a worker") from error
+
+    job.made, job.folder = 0, folder
+    return job
+
+
+def test_damaged_parts_are_made_again(parts, capsys):
+    assert mending(parts) == [0, 1]
+    for i in range(2):
+        (parts.folder / f"part-{i}.parquet").write_bytes(b"")
+    assert mending(parts) == [0, 1]
+    assert parts.made == 4
+    said = capsys.readouterr().err
+    assert [said.count(f"part-{i}.parquet: found a damaged file") for i in range(2)] == [1, 1]
+
+
+def test_what_cannot_be_mended_ends(parts):
+    mending(parts)
+    (parts.folder / "part-0.parquet").write_bytes(b"PAR1")
+
+    def stubborn():
+        try:
+            return store.read_parquet(parts.folder / "part-0.parquet")
+        finally:
+            (parts.folder / "part-0.parquet").write_bytes(b"PAR1")
+
+    with pytest.raises(store.DamagedFile, match=r"part-0\.parquet"):
+        mending(stubborn)
+    with pytest.raises(KeyError):
+        mending(lambda: {}["other errors"])
