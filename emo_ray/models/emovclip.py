@@ -142,8 +142,15 @@ class VideoEncoder(nn.Module):
         self.model, self.dim = model, model.clip.visual.output_dim
 
     def forward(self, batch: VideoBatch) -> torch.Tensor:
-        """The video embeddings; the text tower is not used."""
-        return self.model.encode_video(batch.frames_BTCHW)
+        """The video embeddings; the text tower is not used. Raises ValueError where one is not finite."""
+        features_BD = self.model.encode_video(batch.frames_BTCHW)
+        finite_B = features_BD.isfinite().all(dim=1)
+        if not finite_B.all():
+            raise ValueError(
+                f"clip {batch.clip_ids[int((~finite_B).nonzero()[0])]!r}: found a video feature that is not finite, "
+                "expected numbers: the EmoVCLIP, or the CLIP of emovclip.weights, is damaged or overflows"
+            )
+        return features_BD
 
 
 def prompted_block(

@@ -14,6 +14,7 @@ from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, Fusion
 from emo_ray.data.batch import FeatureBatch, Output
+from emo_ray.models.trainable_state import not_finite
 
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
 _CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
@@ -98,9 +99,25 @@ def _block(wide: int, hidden: int) -> nn.Sequential:
 
 
 def scalings(batch: FeatureBatch) -> dict[str, torch.Tensor]:
-    """The `scaling` of every modality that any of these training clips has; no other can be learnt."""
+    """The `scaling` of every modality that any of these training clips has; no other can be learnt.
+
+    Raises ValueError for features that are infinite or too large to be standardised.
+    """
     present = {name: batch.present_BM[:, MODALITIES.index(name)] for name in batch.features}
-    return {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}
+    scaling_of = {name: scaling(batch.features[name][rows]) for name, rows in present.items() if rows.any()}
+    for name, statistics in scaling_of.items():
+        if not_finite({f"scaling_{name}": statistics}) or statistics[1].isinf().sum() > _unknown(batch, name).sum():
+            largest = batch.features[name][present[name]].nan_to_num(0.0, torch.inf, -torch.inf).abs().max()
+            raise ValueError(
+                f"found {name} features of up to {float(largest):.3g}, expected finite ones whose variance a float32 "
+                f"can hold: scale the numbers in tables.{name}, or look for a damaged encoder"
+            )
+    return scaling_of
+
+
+def _unknown(batch: FeatureBatch, name: str) -> torch.Tensor:
+    """Which features (D,) of a modality no clip that has it knows."""
+    return batch.features[name][batch.present_BM[:, MODALITIES.index(name)]].isnan().all(dim=0)
 
 
 def scaling(features_BD: torch.Tensor) -> torch.Tensor:

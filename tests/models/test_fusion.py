@@ -245,3 +245,18 @@ def test_features_of_another_width_are_refused():
     wider = replace(batch, features={**batch.features, "audio": torch.zeros(64, 7)})
     with pytest.raises(ValueError, match=r"found 7 audio features .*expected 3.*tables\.audio"):
         head_of()(wider)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_features_that_cannot_be_standardised_are_refused(value):
+    features = torch.randn(6, 3)
+    features[2, 1] = value
+    present = torch.tensor([[False, True, False]] * 6)
+    batch = FeatureBatch(
+        clip_ids=tuple("abcdef"), present_BM=present, label_B=torch.zeros(6).long(), features={"audio": features}
+    )
+    with pytest.raises(ValueError, match=r"audio features of up to inf.*tables\.audio"):
+        scalings(batch)
+    features[2, 1] = torch.nan
+    features[:, 2] = torch.nan  # unknown in all clips
+    assert scalings(batch)["audio"][1, 2] == torch.inf
