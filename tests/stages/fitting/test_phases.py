@@ -16,7 +16,7 @@ from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
+from emo_ray.stages.fitting.phases import damage_named, feature_rows, fusion_job, train_phases, video_dataset
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.train import train, train_model
 
@@ -110,3 +110,21 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     assert [row["train_clips"] for row in history] == [len(trained_on)]
     card = (path / checkpoint_files.EMOVCLIP / checkpoint_files.CARD).read_text()
     assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card
+
+
+def test_a_damaged_shard_part_is_named_though_ray_reads_it(prepared, tmp_path):
+    path = tmp_path / prepared.parts[0]
+    content = bytearray((prepared.shards / prepared.parts[0]).read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(store.DamagedFile, match=path.name), damage_named([path]):
+        video_dataset([path], [clip.clip_id for clip in prepared.clips]).take_all()
+    assert [file.name for file in tmp_path.iterdir()] == [f"{path.name}.damaged"]
+
+
+def test_training_that_diverges_at_once_stores_no_model(few_labels):
+    config = override(few_labels, {"fusion.lr": 1e30, "train.num_workers": 0})
+    before = checkpoints(config)
+    with pytest.raises(ValueError, match=r"fusion\.lr=1e\+30"):
+        train(config)
+    assert checkpoints(config) == before
