@@ -112,20 +112,18 @@ def failure_of(error: BaseException, root: Path | None) -> Failure | None:
     if _received or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way
         number = _received[0] if _received else signal.SIGINT
         return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", 128 + number)
-    causes = list(causes(error))
+    chain = list(causes(error))
     # Exactly ValueError or our own: libraries derive theirs from it, and those are bugs that want their traceback.
-    if (
-        message := next((str(cause) for cause in causes if type(cause) in (ValueError, DamagedFile)), None)
-    ) is not None:
+    if (message := next((str(cause) for cause in chain if type(cause) in (ValueError, DamagedFile)), None)) is not None:
         return Failure(f"error: {message}")
     for trouble in _TROUBLES:
-        if (cause := next((cause for cause in causes if _is_of(cause, trouble)), None)) is not None:
+        if (cause := next((cause for cause in chain if _is_of(cause, trouble)), None)) is not None:
             if root is not None and root.exists():
                 return Failure(
                     f"error: {trouble.cause}: {_detail(cause, trouble)}\n{kept}: {trouble.advice}, and run it again"
                 )
             return Failure(f"error: {trouble.cause}: {_detail(cause, trouble)}: {trouble.advice}")
-    return _deletion(causes, root)
+    return _deletion(chain, root)
 
 
 def _deletion(causes: list[BaseException], root: Path | None) -> Failure | None:

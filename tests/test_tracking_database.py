@@ -18,9 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A database that MLflow has made, with nothing in it."""
+    """A database that MLflow has made for a group, with nothing in it."""
     path = tmp_path_factory.mktemp("whole") / "mlflow.db"
-    database.make(f"sqlite:///{path}")
+    umask = os.umask(0o002)
+    try:
+        database.make(f"sqlite:///{path}")
+    finally:
+        os.umask(umask)
     return path
 
 
@@ -133,3 +137,7 @@ def test_of_processes_that_start_at_once_one_makes_it(whole, tmp_path):
         _, told = process.communicate()
         assert process.returncode == 0, told
     assert tables_of(tmp_path / "mlflow.db") == tables_of(whole)
+
+
+def test_the_umask_is_respected(whole):
+    assert whole.stat().st_mode & 0o777 == 0o664

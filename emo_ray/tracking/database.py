@@ -27,6 +27,7 @@ def make(address: str) -> None:
             return
         fresh = path.with_name(f".{path.name}.new")
         _remove(fresh)  # of a process that was killed
+        fresh.touch()  # as the umask says: SQLite would let nobody but its maker write
         try:
             _create(fresh)
             _remove(path)
