@@ -1,1 +1,1 @@
-"""From a manifest to decoded shards. Reading order: shard_plan, inspection, corpus."""
+"""From a manifest to decoded shards. Reading order: storage, shard_plan, inspection, corpus."""

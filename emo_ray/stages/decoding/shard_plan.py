@@ -12,6 +12,7 @@ from emo_ray.data import lfs, manifest, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.models.clip_source import image_size
+from emo_ray.stages.decoding.storage import check_storage
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class ShardPlan:
 
 
 def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
-    """The parts of these clips. Raises ValueError where not one local media file exists."""
+    """The parts of these clips. Raises ValueError where no local media file exists, or a bucket does not answer."""
     _check_files(clips)
+    check_storage(clips)
     size = image_size(config)
     folder = root / "shards" / store.digest(shards.settings(config.media, size))
     parts = shards.assign_parts(clips, config.media.clips_per_part)
