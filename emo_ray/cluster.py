@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ _RETRIES = 20  # of a task or actor whose process or node dies; without end by d
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 _SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|KEY|CREDENTIALS)$")  # names of variables that hold one
 _SHORTEST_SECRET = 8  # characters; a shorter value may be a word of any message
+_ENDING_S = 3.0  # that Ray's processes get to end by themselves
 _session: list[Path] = []  # the folder of the local cluster that this process started
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -84,11 +85,18 @@ def leave(keep_logs: bool) -> None:
     """End the local cluster that this process started, if it did; without `keep_logs` remove its session folder."""
     if not _session:
         return
+    import psutil
     import ray
 
+    processes = psutil.Process().children(recursive=True)
     ray.shutdown()
     folder = _session.pop()
     if not keep_logs:
+        _, living = psutil.wait_procs(processes, timeout=_ENDING_S)  # they may still write to the folder
+        for process in living:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(living, timeout=_ENDING_S)
         shutil.rmtree(folder, ignore_errors=True)
         latest = folder.with_name("session_latest")
         if latest.is_symlink() and not latest.exists():
