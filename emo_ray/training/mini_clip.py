@@ -29,7 +29,7 @@ from torch import nn
 from emo_ray import store
 from emo_ray.config import RECIPES
 from emo_ray.data.synthetic import DURATION_S, LABELS
-from emo_ray.data.synthetic_face import EXPRESSIONS, add_flaw, paint, sample_act, sample_look
+from emo_ray.data.synthetic.face import EXPRESSIONS, add_flaw, paint, sample_act, sample_look
 
 NAME = "mini_clip"
 FILES = {kind: RECIPES / f"{NAME}.{kind}" for kind in ("json", "bpe.gz", "safetensors")}

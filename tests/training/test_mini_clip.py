@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from emo_ray.data import synthetic_canvas, synthetic_face
 from emo_ray.data.synthetic import LABELS
+from emo_ray.data.synthetic import canvas as synthetic_canvas
+from emo_ray.data.synthetic import face as synthetic_face
 from emo_ray.training import mini_clip
 from emo_ray.training.mini_clip import FILES, NAME, SETTINGS, Pairs, ProbeSet
 

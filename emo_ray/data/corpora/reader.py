@@ -5,11 +5,11 @@ from pathlib import Path
 
 from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
-from emo_ray.data.clip_checks import check_files, check_ids, cleaned
 from emo_ray.data.corpora import media_folders, meld, mer2024, ravdess
 from emo_ray.data.corpora.imported import Imported, left_out_notes
 from emo_ray.data.folders import Listing, first_of, is_unicode, list_folder, printable
 from emo_ray.data.manifest import Clip
+from emo_ray.data.manifest.checks import check_files, check_ids, cleaned
 
 FOLDER_IMPORTERS: dict[str, Callable[[Listing], Imported]] = {
     "ravdess": ravdess.read,

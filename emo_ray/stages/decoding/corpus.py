@@ -16,9 +16,10 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import clip_checks, labels, manifest, shards, splits, synthetic
+from emo_ray.data import labels, manifest, shards, splits, synthetic
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
+from emo_ray.data.manifest import checks as clip_checks
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, MEDIA_NOTES, Prepared
 from emo_ray.progress import progress, say
 from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet, write_media_notes

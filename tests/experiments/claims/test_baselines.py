@@ -10,7 +10,7 @@ from PIL import Image
 from emo_ray.config import load
 from emo_ray.data.batch import VideoBatch, video_from_shards
 from emo_ray.data.synthetic import LABELS
-from emo_ray.data.synthetic_face import face
+from emo_ray.data.synthetic.face import face
 from emo_ray.experiments.claims import baselines
 from emo_ray.experiments.claims.baselines import FrozenFrames, embedded_frames
 from emo_ray.models.clip import load_clip, tokenizer

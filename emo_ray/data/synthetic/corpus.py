@@ -25,11 +25,11 @@ from av.video.stream import VideoStream
 
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data.columns import SPLITS
 from emo_ray.data.manifest import Clip
-from emo_ray.data.synthetic_face import FLAWS, RATE_FPS, face
-from emo_ray.data.synthetic_text import sentence
-from emo_ray.data.synthetic_voice import RATE_HZ, voice
+from emo_ray.data.manifest.columns import SPLITS
+from emo_ray.data.synthetic.face import FLAWS, RATE_FPS, face
+from emo_ray.data.synthetic.text import sentence
+from emo_ray.data.synthetic.voice import RATE_HZ, voice
 
 VERSION = 2  # raise it when the same config gives other clips
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emo_ray.data.synthetic import LABELS
-from emo_ray.data.synthetic_voice import RATE_HZ, voice
+from emo_ray.data.synthetic.voice import RATE_HZ, voice
 
 DURATION_S = 2.0
 

@@ -10,7 +10,7 @@ from tables_on_disk import clips_of, table, write
 from emo_ray.config import Config, dump, load, override, parse_overrides, recipe
 from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
-from emo_ray.data.columns import SPLITS, split_names
+from emo_ray.data.manifest.columns import SPLITS, split_names
 
 ROWS = [{"file": f"{i}.wav", "emotion": "happy", "speaker": "Ann", "partition": "train"} for i in range(3)]
 PART = st.from_regex(r"[A-Za-z0-9\-]{1,6}", fullmatch=True)

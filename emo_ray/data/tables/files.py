@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from emo_ray.data import feature_columns, lfs
+from emo_ray.data import lfs
 from emo_ray.data.folders import files_below
+from emo_ray.data.tables import columns as feature_columns
 
 _SUFFIXES = (".npz", ".csv", ".tsv", ".parquet")
 _EXPORT_COLUMNS = {"present", "status"}  # in emo_ray's own feature parts, beside clip_id and feature

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from emo_ray.data.synthetic import LABELS
-from emo_ray.data.synthetic_text import sentence
+from emo_ray.data.synthetic.text import sentence
 
 EACH = 200
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from emo_ray import store
 from emo_ray.config.data_settings import Data
 from emo_ray.config.model_settings import CLIP_FIELDS
-from emo_ray.data.columns import (
+from emo_ray.data.manifest.columns import (
     FieldColumns,
     field_columns,
     is_placeholder,
@@ -19,8 +19,8 @@ from emo_ray.data.columns import (
     unread_fields,
     unread_spans,
 )
+from emo_ray.data.manifest.table_files import Row, read_rows
 from emo_ray.data.suffixes import AUDIO_SUFFIXES, suffix
-from emo_ray.data.table_files import Row, read_rows
 
 _SHOWN = 5  # problems named in one error message
 

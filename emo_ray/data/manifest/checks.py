@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from emo_ray.config.data_settings import Data
-from emo_ray.data.columns import NO_VALUE, NOBODY
 from emo_ray.data.labels import class_of_labels
 from emo_ray.data.manifest import Clip, first_of
+from emo_ray.data.manifest.columns import NO_VALUE, NOBODY
 
 _NO_VALUES = {"speaker": NOBODY, "language": NO_VALUE}
 _NO_TEXT = {"nan", "NaN", "<NA>", "#N/A"}  # exactly so: somebody may say "Nan" or "null"

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from emo_ray.data import lfs
-from emo_ray.data.encodings import read_text
+from emo_ray.data.manifest.encodings import read_text
 
 Row = dict[str, Any]  # header -> cell: text, or whatever JSON and Parquet hold
 

@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from emo_ray.data import synthetic_face
 from emo_ray.data.synthetic import LABELS
+from emo_ray.data.synthetic import face as synthetic_face
 
 PAIRS = (("angry", "sad"), ("worried", "surprise"))  # alike in every frame
 MOODS = tuple(enumerate(LABELS))

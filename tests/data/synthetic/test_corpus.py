@@ -19,10 +19,11 @@ from sklearn.preprocessing import StandardScaler
 
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import synthetic, synthetic_face
-from emo_ray.data.clip_checks import check_ids
-from emo_ray.data.columns import SPLITS
-from emo_ray.data.synthetic_voice import voice
+from emo_ray.data import synthetic
+from emo_ray.data.manifest.checks import check_ids
+from emo_ray.data.manifest.columns import SPLITS
+from emo_ray.data.synthetic import face as synthetic_face
+from emo_ray.data.synthetic.voice import voice
 
 LABELS = synthetic.LABELS
 CORPUS = Synthetic(train_clips=12, validation_clips=6, test_clips=6, unlabelled_clips=6, missing_rate=0.15)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from emo_ray.data import synthetic_canvas
-from emo_ray.data.synthetic_canvas import SIZE, Colour, arc, disc_in_lens, ellipse, fill, lens, line, mix, photograph
+from emo_ray.data.synthetic import canvas as synthetic_canvas
+from emo_ray.data.synthetic.canvas import SIZE, Colour, arc, disc_in_lens, ellipse, fill, lens, line, mix, photograph
 
 RATE_FPS = 12
 FLAWS = ("dark", "occluded")

@@ -7,7 +7,7 @@ import pytest
 from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
-from emo_ray.data.encodings import likely_encodings, read_text
+from emo_ray.data.manifest.encodings import likely_encodings, read_text
 
 TEXTS = {
     "gb18030": ["今天我很高兴,我们去吃饭吧", "你为什么不告诉我", "愤怒"],

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray.data.columns import ALIASES
+from emo_ray.data.manifest.columns import ALIASES
 
 ID_COLUMNS = ALIASES["clip_id"]
 _NOT_FEATURES = {name for names in ALIASES.values() for name in names}  # labels above all: a model would learn them

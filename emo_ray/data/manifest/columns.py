@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from emo_ray.config.data_settings import Data, Split
-from emo_ray.data.table_files import Row, is_blank
+from emo_ray.data.manifest.table_files import Row, is_blank
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 # Headers taken for a field when data.columns does not say otherwise, first match wins.

@@ -16,9 +16,9 @@ from tables_on_disk import clips_of, table, write
 from emo_ray.config.data_settings import Data
 from emo_ray.config.model_settings import CLIP_FIELDS
 from emo_ray.data import manifest
-from emo_ray.data.columns import SPLITS
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
+from emo_ray.data.manifest.columns import SPLITS
 
 SUFFIXES = ("csv", "tsv", "jsonl", "parquet")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"

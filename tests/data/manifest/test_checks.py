@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tables_on_disk import table, write
 
 from emo_ray.config.data_settings import Data
-from emo_ray.data.clip_checks import check_files, check_ids, cleaned
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
+from emo_ray.data.manifest.checks import check_files, check_ids, cleaned
 
 NOBODY = ("nan", "NaN", "None", "NA", "N/A", "n/a", "Unknown", "unknown", "<NA>", "null", "?", "-", " nan ")
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from emo_ray import store
-from emo_ray.data.feature_files import Array, FeatureFile, Read, files_of, ids_of, kind_of, open_file
+from emo_ray.data.tables.files import Array, FeatureFile, Read, files_of, ids_of, kind_of, open_file
 
 VERSION = 2  # 2: zeros alone are no values
 OK, MISSING = "ok", "missing"

@@ -1,0 +1,8 @@
+"""The manifest: a row per clip. Tables of any origin to checked clips.
+
+Reading order: encodings, table_files, columns, clips, checks.
+"""
+
+from emo_ray.data.manifest.clips import SCHEMA, Clip, first_of, media_fields, read, read_table, resolve, write
+
+__all__ = ["SCHEMA", "Clip", "first_of", "media_fields", "read", "read_table", "resolve", "write"]
