@@ -10,8 +10,10 @@ demo: $(READY)  ## make a synthetic corpus, train on it and evaluate: offline, n
 claims: $(READY)  ## measure the paper's claims on three synthetic worlds with three seeds: an hour or so
 	$(PY) jobs/claims.py mini
 
-test: $(READY)  ## run the tests
-	$(PY) -m pytest
+# One process runs the tests of the shared Ray, the other one the rest; the exit status counts both.
+test: $(READY)  ## run the tests, in two processes
+	@$(PY) -m pytest -m 'ray and not slow' & ray=$$!; $(PY) -m pytest -m 'not ray and not slow'; others=$$?; \
+	wait $$ray && exit $$others
 
 slow: $(READY)  ## run the tests that make test leaves out: killed nodes, workers, drivers; 10,000 clips; servers
 	$(PY) -m pytest -m slow
