@@ -14,7 +14,6 @@ from emo_ray import config as configuration
 from emo_ray import failures, redaction
 from emo_ray.config import Config, explain
 from emo_ray.progress import console, say
-from emo_ray.store import DamagedFile
 
 COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
 _USAGE = """\
@@ -170,6 +169,8 @@ def mending(job: Callable[[], JobResult]) -> JobResult:
 
     So the file is made again where its source is there; what is whole is not. Raises DamagedFile where that is in vain.
     """
+    from emo_ray.store import DamagedFile  # its module needs pyarrow, which --help does without
+
     met: set[Path] = set()
     while True:
         try:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from emo_ray.store import DamagedFile
-
 USER_ERROR = 2  # exit status of what the user can mend
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP, a closed terminal"}
 _LONGEST_DETAIL = 300  # characters of a library's message
@@ -108,6 +106,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def failure_of(error: BaseException, root: Path | None) -> Failure | None:
     """What to print of an error, where `root` is the store, if that is known already; None for a bug."""
+    from emo_ray.store import DamagedFile  # its module needs pyarrow, which --help does without
+
     kept = f"what is finished is kept in {root}" if root is not None else "what is finished is kept"
     if _received or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way
         number = _received[0] if _received else signal.SIGINT
