@@ -129,3 +129,17 @@ def test_over_folds_the_objective_is_that_of_heads_trained_without_their_clips(s
 def test_what_cannot_be_searched_is_said(sweep_config, changes, message):
     with pytest.raises(ValueError, match=message):
         tune(override(sweep_config, changes))
+
+
+def test_a_trial_that_diverges_fails_and_the_others_go_on(few_labels):
+    space = {"fusion.lr": {"choice": [1e-3, 2e-3, 1e30]}}
+    config = override(few_labels, {"tune.space": space, "tune.trials": 6, "tune.search": "random", "fusion.lr": 1e-3})
+    content = tune(config).content
+    diverged = [trial["params"]["fusion.lr"] == 1e30 for trial in content["trials"]]
+    assert any(diverged)
+    assert [trial["state"] == "failed" for trial in content["trials"]] == diverged
+    assert all(
+        ("fusion.lr=1e+30" in (trial["error"] or "")) == bad
+        for trial, bad in zip(content["trials"], diverged, strict=True)
+    )
+    assert content["trials"][content["best"]]["state"] == "complete"

@@ -16,6 +16,7 @@ from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
+from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.fitting.phases import damage_named, feature_rows, fusion_job, train_phases, video_dataset
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.train import train, train_model
@@ -112,7 +113,8 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card
 
 
-def test_a_damaged_shard_part_is_named_though_ray_reads_it(prepared, tmp_path):
+def test_a_damaged_shard_part_is_named_though_ray_reads_it(tiny_config, tmp_path):
+    prepared = prepare_corpus(tiny_config)
     path = tmp_path / prepared.parts[0]
     content = bytearray((prepared.shards / prepared.parts[0]).read_bytes())
     content[len(content) // 3] ^= 1
