@@ -1,8 +1,7 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import ray.data
 import torch
 
@@ -61,9 +59,9 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
     def fill(folder: Path) -> dict[str, Any]:
         check_tag(config)
         parts = plan.prepared.parts_with(plan.clips.all_clips)
-        with damage_named([plan.prepared.shards / name for name in parts]):
-            job, datasets = _emovclip_job(config, plan, path)
-            best = ray_train.train(job, config, datasets, on_epoch)
+        check_parts([plan.prepared.shards / name for name in parts])
+        job, datasets = _emovclip_job(config, plan, path)
+        best = ray_train.train(job, config, datasets, on_epoch)
         pseudo = clips_with_video(config, plan.prepared, plan.clips).pseudo
         return write_checkpoint(folder, best, config, plan.prepared, TrainedPhase("EmoVCLIP", job.train_rows, pseudo))
 
@@ -141,34 +139,23 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
 
 
 def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
-    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`.
-
-    Pages are checked as they are read. Raises store.DamagedFile for a part whose footer is damaged.
-    """
-    for path in paths:
-        store.check_footer(path)
+    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
     blocks = math.ceil(sum(p.stat().st_size for p in paths) / _BLOCK_BYTES)
     return ray.data.read_parquet(
         [str(p) for p in paths],
         columns=shard_columns(["video"]),
         num_cpus=cluster.task_cpus(),
         override_num_blocks=min(blocks, len(paths)),
-        fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
     )
 
 
-@contextmanager
-def damage_named(paths: Sequence[Path]) -> Iterator[None]:
-    """Where anything fails in the block, raise store.DamagedFile if one of these shard parts is damaged.
+def check_parts(paths: Sequence[Path]) -> None:
+    """Read what video needs of shard parts once. Raises store.DamagedFile for the first that is damaged.
 
-    Ray reads parts itself, and its error says neither which part nor what to do.
+    Ray reads parts itself and checks no pages; this costs as long as one pass over the files takes.
     """
-    try:
-        yield
-    except Exception:
-        for path in paths:
-            store.read_parquet(path)
-        raise
+    for path in paths:
+        store.read_parquet(path, columns=shard_columns(["video"]))
 
 
 def _modality(column: str) -> str | None:

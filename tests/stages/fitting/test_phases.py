@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,11 +17,11 @@ from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.fitting.phases import damage_named, feature_rows, fusion_job, train_phases, video_dataset
+from emo_ray.stages.fitting.phases import check_parts, feature_rows, fusion_job, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.train import train, train_model
 
+STATUSES = ("video_status", "audio_status", "text_status")
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
@@ -113,20 +114,18 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     assert f"pseudo-labelled: {len(with_video & set(lost))} by model-a" in card
 
 
-def test_a_damaged_shard_part_is_named_though_ray_reads_it(tiny_config, tmp_path):
-    prepared = prepare_corpus(tiny_config)
-    path = tmp_path / prepared.parts[0]
-    content = bytearray((prepared.shards / prepared.parts[0]).read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(store.DamagedFile, match=path.name), damage_named([path]):
-        video_dataset([path], [clip.clip_id for clip in prepared.clips]).take_all()
-    assert [file.name for file in tmp_path.iterdir()] == [f"{path.name}.damaged"]
+def test_a_damaged_shard_part_is_named_before_ray_reads_it(tmp_path):
+    rows = [{"clip_id": "a", "frames": [b"jpeg" * 500], "audio": b"", **dict.fromkeys(STATUSES, "ok")}]
+    store.write_parquet(tmp_path / "part.parquet", pa.Table.from_pylist(rows), codec="none")
+    check_parts([tmp_path / "part.parquet"])
+    content = (tmp_path / "part.parquet").read_bytes()
+    (tmp_path / "part.parquet").write_bytes(content.replace(b"jpegjpeg", b"jpegjpef", 1))
+    with pytest.raises(store.DamagedFile, match=r"part\.parquet"):
+        check_parts([tmp_path / "part.parquet"])
 
 
 def test_training_that_diverges_at_once_stores_no_model(few_labels):
     config = override(few_labels, {"fusion.lr": 1e30, "train.num_workers": 0})
-    before = checkpoints(config)
     with pytest.raises(ValueError, match=r"fusion\.lr=1e\+30"):
         train(config)
-    assert checkpoints(config) == before
+    assert not resolve_training(config, open_corpus(config)).path.exists()
