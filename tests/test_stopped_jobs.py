@@ -2,12 +2,14 @@
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,23 @@ def test_a_job_whose_store_is_deleted_says_so(job):
     (line,) = messages(told)
     assert "is gone" in line
     assert str(root) in line
+
+
+@pytest.mark.slow  # a whole job
+def test_a_job_that_cannot_write_more_says_so_and_goes_on_when_it_can(ray_session, evaluated, tiny_config, tmp_path):
+    """No file of the job's own process may be larger than 20 kB, as on a disk that is almost full."""
+    (tmp_path / "tiny.yaml").write_text(dump(tiny_config))
+    command = [sys.executable, str(JOB), str(tmp_path / "tiny.yaml"), "seed=17", "tracking.enabled=false"]
+    environment = {**os.environ, "RAY_ADDRESS": ray_session.get_runtime_context().gcs_address}
+
+    def run(limit_bytes):
+        limits = (limit_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=limit, timeout=300)
+
+    full = run(20_000)
+    assert (full.returncode, full.stdout) == (2, ""), full.stderr
+    first, second = messages(full.stderr)
+    assert "no space is left" in first
+    assert f"kept in {tiny_config.store.root}" in second
+    assert run(resource.RLIM_INFINITY).returncode == 0
