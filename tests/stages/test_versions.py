@@ -247,8 +247,8 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
     return {
         "data.media.VERSION": of_media(media_files),
         "data.shards.VERSION": of_shards(small),
-        "data.synthetic.VERSION": of_synthetic(small),
-        "data.tables.VERSION": of_tables(tmp_path_factory.mktemp("tables")),
+        "data.synthetic.corpus.VERSION": of_synthetic(small),
+        "data.tables.sources.VERSION": of_tables(tmp_path_factory.mktemp("tables")),
         "experiments.bench.bench.VERSION": of_bench(),
         "experiments.claims.baselines.VERSION": of_frames(),
         "experiments.claims.claims.VERSION": of_trials(),
