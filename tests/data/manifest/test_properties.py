@@ -32,7 +32,26 @@ HEADERS = [
 HEADER = st.one_of(st.sampled_from(HEADERS), TEXT)
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "gbk", "shift_jis", "latin-1")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-NO_VALUE = {"", "nan", "na", "n/a", "n.a.", "nat", "null", "none", "nil", "unknown", "unk", "?", "-", "--"}
+# As pandas, R, spreadsheets, databases and people spell a value that is not there.
+NO_VALUE = {
+    "",
+    "nan",
+    "na",
+    "n/a",
+    "n.a.",
+    "<na>",
+    "#n/a",
+    "nat",
+    "null",
+    "none",
+    "nil",
+    "unknown",
+    "unk",
+    "?",
+    "-",
+    "--",
+}
+NO_VALUE |= {"-", "--", "undefined", "missing", "not available", "unknown speaker", "speaker unknown"}
 LABELS = ("happy", "sad", "ängstlich", "悲")
 SPLITS = ("train", "validation", "test", "unlabelled")
 WORD = st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1, max_size=6)
