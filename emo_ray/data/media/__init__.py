@@ -2,7 +2,7 @@
 
 Bad content never raises out of `read_video` and `read_audio`: it comes back as a status. PyAV carries FFmpeg.
 
-Reading order: lengths, container, picture, video, audio.
+Reading order: lengths, demuxers, container, picture, video, audio.
 """
 
 from emo_ray.data.media.audio import RATE_HZ, read_audio

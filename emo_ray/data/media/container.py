@@ -19,10 +19,10 @@ from pyarrow import fs
 
 from emo_ray.data import lfs, status
 from emo_ray.data.media import lengths
+from emo_ray.data.media.demuxers import OPTIONS, TEXT_FORMATS
 
 MP4, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 READABLE = 0.9  # share of the stated content, or of the packets, below which a file counts as corrupt
-_TEXT_FORMATS = {"tty", "srt", "ass", "webvtt", "subviewer", "microdvd", "vplayer", "lrc"}  # FFmpeg's for plain text
 _STREAM_TIMED = {MP4, "flac", "wv", "tta", "mxf"}  # headers that say how long each stream is; AVI says it otherwise
 _WHOLE_TIMED = {"flv"}  # headers that say how long the longest stream is; Matroska's may
 _MOST_STREAMS = 64
@@ -192,9 +192,7 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
         ogg_states_duration = lengths.ogg_states_duration(file, size)
         lacks_end_mark = lengths.lacks_end_mark(file, size)
         file.seek(0)
-        container = stack.enter_context(  # titles are in any encoding
-            av.open(path if is_local else file, metadata_errors="replace")
-        )
+        container = stack.enter_context(_container(path if is_local else file))
         _check_streams(container)
         name = container.format.name
         yield Media(
@@ -216,8 +214,16 @@ def _check_file(file: BinaryIO, size: int, limits: Limits) -> None:
         raise Corrupt("a Git LFS pointer: run git lfs pull")
 
 
+def _container(file: Any) -> InputContainer:
+    """FFmpeg's container. Raises Corrupt where it is of a kind that reads other files, addresses or devices."""
+    try:
+        return av.open(file, metadata_errors="replace", options=OPTIONS)  # titles are in any encoding
+    except av.error.ArgumentError as error:
+        raise Corrupt("no format of media, or one that names other files: playlists are not read") from error
+
+
 def _check_streams(container: InputContainer) -> None:
-    if container.format.name in _TEXT_FORMATS:
+    if container.format.name in TEXT_FORMATS:
         raise Corrupt("the file holds text, not media")
     if not (container.streams.video or container.streams.audio):
         raise Corrupt("the file holds neither pictures nor sound")
