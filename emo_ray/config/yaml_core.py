@@ -9,7 +9,7 @@ import re
 from typing import Any, ClassVar
 
 import yaml
-from yaml.events import CollectionEndEvent, CollectionStartEvent
+from yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 _TYPES = {  # from the end of YAML's tag to how such a value is spelt, and the characters that it may begin with
     "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
@@ -22,6 +22,7 @@ _TYPES = {  # from the end of YAML's tag to how such a value is spelt, and the c
     "merge": (r"<<", ("<",)),  # of mappings; of version 1.1, and in use
 }
 _DEEPEST = 50  # levels of nested values
+_MOST_VALUES = 100_000  # with each alias counted as all that it stands for
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
@@ -43,19 +44,36 @@ for _name, (_spelling, _beginnings) in _TYPES.items():
 def read(text: str) -> Any:
     """The value of a YAML text. Raises ValueError for anything that is not YAML, or nested deeper than any config."""
     try:
-        _check_depth(text)
+        _check_size(text)
         return yaml.load(text, _Loader)
     except _UNREADABLE as error:  # LookupError and the like: a tag of PyYAML with a value that it does not fit
         raise ValueError(f"not YAML: {error}") from error
 
 
-def _check_depth(text: str) -> None:
-    """Raises ValueError for values nested too deep, on which the loader in C would overflow its stack and crash."""
-    depth = 0
+def _check_size(text: str) -> None:
+    """Raises ValueError for values nested too deep, or too many of them.
+
+    On deep ones the loader in C would overflow its stack and crash. Aliases of aliases are few bytes that stand for
+    any number of values.
+    """
+    count = 0
+    started: list[tuple[str | None, int]] = []  # anchor of each open collection, and how many values came before it
+    size_of: dict[str, int] = {}  # anchor -> values
     for event in yaml.parse(text, _Loader):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > _DEEPEST:
+        if isinstance(event, AliasEvent):
+            count += size_of.get(event.anchor or "", 1)
+        elif isinstance(event, ScalarEvent | CollectionStartEvent):
+            count += 1
+        if isinstance(event, CollectionStartEvent):
+            started.append((event.anchor, count))
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = started.pop()
+            if anchor is not None:
+                size_of[anchor] = count - before + 1
+        if len(started) > _DEEPEST:
             raise ValueError(f"found values nested more than {_DEEPEST} deep")
+        if count > _MOST_VALUES:
+            raise ValueError(f"found more than {_MOST_VALUES} values, aliases counted as what they stand for")
 
 
 def write(tree: Any) -> str:

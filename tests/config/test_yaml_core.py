@@ -92,3 +92,22 @@ def test_overrides_and_recipes_read_alike(tmp_path):
 @pytest.mark.parametrize(("word", "value"), [("no", False), ("off", False), ("yes", True), ("true", True)])
 def test_truth_values_may_be_spelt_as_before(word, value):
     assert load("mini", parse_overrides([f"tracking.enabled={word}"])).tracking.enabled is value
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_aliases_of_aliases_are_counted_as_what_they_stand_for(brackets):
+    """A few hundred bytes that stand for 9 to the power of 9 values."""
+    before, after = brackets
+    item = "{}" if brackets == "[]" else "k{1}: {0}"
+    lines = ["a0: &a0 1"]
+    for level in range(1, 10):
+        items = ", ".join(item.format(f"*a{level - 1} ", place) for place in range(9))
+        lines.append(f"a{level}: &a{level} {before}{items}{after}")
+    with pytest.raises(ValueError, match="100000"):
+        read("\n".join(lines))
+    assert read("a: &a [1, 2]\nb: [*a, *a]") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+
+
+def test_what_is_nested_deep_is_refused():
+    with pytest.raises(ValueError, match="50"):
+        read("[" * 100_000)

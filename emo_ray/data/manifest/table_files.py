@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from emo_ray.data import lfs
 from emo_ray.data.manifest.encodings import read_text
 
+_MOST_COLUMNS = 1000  # of JSONL, where every row may bring keys of its own
 Row = dict[str, Any]  # header -> cell: text, or whatever JSON and Parquet hold
 
 
@@ -72,6 +73,7 @@ def _csv_rows(path: Path, encoding: str | None) -> list[tuple[int, Row]]:
 
 def _jsonl_rows(path: Path, encoding: str | None) -> list[tuple[int, Row]]:
     rows: list[tuple[int, Row]] = []
+    headers: dict[str, None] = {}
     lines = filter(str.strip, io.StringIO(read_text(path, encoding), newline=None))
     for number, line in enumerate(lines, start=1):
         try:
@@ -80,8 +82,10 @@ def _jsonl_rows(path: Path, encoding: str | None) -> list[tuple[int, Row]]:
             raise ValueError(f"{path}: row {number}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}: row {number}: found {type(row).__name__}, expected an object per line")
+        headers |= dict.fromkeys(row)
+        if len(headers) > _MOST_COLUMNS:  # every row gets a cell for each: small files would fill the memory
+            raise ValueError(f"{path}: row {number}: found more than {_MOST_COLUMNS} different keys, expected columns")
         rows.append((number, row))
-    headers = dict.fromkeys(key for _, row in rows for key in row)
     return [(number, {header: row.get(header) for header in headers}) for number, row in rows]
 
 

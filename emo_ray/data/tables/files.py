@@ -5,6 +5,7 @@ of an `.npz` with an array for each clip, a damaged clip is a reason, and the ot
 """
 
 import csv
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from emo_ray.data.tables import columns as feature_columns
 _SUFFIXES = (".npz", ".csv", ".tsv", ".parquet")
 _EXPORT_COLUMNS = {"present", "status"}  # in emo_ray's own feature parts, beside clip_id and feature
 _LONGEST_REASON = 200  # characters of a library's error
+_LARGE_BYTES, _MOST_RATIO = 2**28, 100  # an archive that unpacks to more, and to so many times its size, is no table
 
 Array = np.ndarray  # (D,) or (T, D)
 Read = Callable[[str], Array | str | None]  # clip_id -> its array, or why it cannot be read, or None if it is absent
@@ -103,6 +105,7 @@ def _load(file: Path) -> Array | str | None:
 def _npz(path: Path) -> FeatureFile:
     """An archive that has an array for each clip, which is read when it is asked for, or `clip_id` and one other."""
     with _one_message(path):
+        _check_unpacked(path)
         archive: Any = np.load(path, allow_pickle=False)
     if isinstance(archive, np.ndarray):
         raise ValueError(f"{path}: found an array as in .npy, expected an archive: save it with numpy.savez")
@@ -122,6 +125,17 @@ def _npz(path: Path) -> FeatureFile:
     if values.ndim == 2 and values.dtype.kind in "fiub":
         feature_columns.check_values(values, _places(values.shape[1]), path)
     return FeatureFile(ids, lambda clip_id: values[index[clip_id]] if clip_id in index else None)
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raises ValueError for an archive that is small and very large inside, as no features are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    packed = path.stat().st_size
+    if unpacked > _LARGE_BYTES and unpacked > _MOST_RATIO * packed:
+        raise ValueError(f"found {packed / 1e6:.1f} MB that unpack to {unpacked / 1e6:.0f} MB, expected features")
 
 
 def _member(archive: Any, clip_id: str) -> Array | str:

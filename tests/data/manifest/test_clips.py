@@ -364,3 +364,9 @@ def test_real_manifests_are_read(shared_data):
     assert len({clip.speaker for clip in clips}) == 12
     assert all(Path(clip.audio).is_file() and clip.video is None for clip in clips)
     assert all(len(astuple(clip)) == len(CLIP_FIELDS) for clip in clips)
+
+
+def test_lines_of_ever_new_keys_are_refused(tmp_path):
+    lines = [json.dumps({"clip_id": str(i), "text": "x", **{f"key{i}-{j}": 1 for j in range(10)}}) for i in range(2000)]
+    with pytest.raises(ValueError, match=r"wide.jsonl: row 100: .*1000"):
+        clips_of(table(tmp_path / "wide.jsonl", "\n".join(lines)))

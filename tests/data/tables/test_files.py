@@ -218,3 +218,13 @@ def test_what_libraries_raise_is_one_message(tmp_path, make):
         Tables([str(source)])
     assert type(error.value) is ValueError
     assert "\n" not in str(error.value)
+
+
+def test_an_archive_that_is_small_and_very_large_inside_is_refused(tmp_path):
+    path = tmp_path / "zeros.npz"
+    np.savez_compressed(path, a=np.zeros(4), b=np.ones(4))
+    assert Tables([str(path)])(["b"])["feature"].to_pylist() == [[1, 1, 1, 1]]
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c.npy", bytes(2**28))
+    with pytest.raises(ValueError, match=r"zeros.npz.* 268 MB"):
+        Tables([str(path)])
