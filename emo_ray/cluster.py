@@ -51,10 +51,13 @@ for _name, _value in _ENVIRONMENT.items():
 def connect(config: Config, dashboard: bool = False) -> None:
     """Join the cluster of this job or of `cluster.address`, or start a local one. Do nothing if already connected.
 
-    Only a local cluster may lack a dashboard, which takes a quarter of a gigabyte.
+    Only a local cluster may lack a dashboard, which takes a quarter of a gigabyte. Where one is demanded and this
+    process started its cluster without, for decoding say, the cluster is started again: nothing may lie in it any more.
     """
     import ray
 
+    if dashboard and _session and not has_dashboard():
+        leave(keep_logs=False)
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if config.cluster.address or os.environ.get("RAY_ADDRESS"):

@@ -64,7 +64,10 @@ def address():
     return os.environ["RAY_ADDRESS"]
 
 before = signal.getsignal(signal.SIGTERM)
-cluster.connect(load("mini", {"cluster.num_cpus": 3, "train.use_gpu": "yes"}), dashboard=True)
+config = load("mini", {"cluster.num_cpus": 3, "train.use_gpu": "yes"})
+cluster.connect(config)  # as a job does that has clips to decode before it knows more
+cluster.connect(config, dashboard=True)
+cluster.connect(config, dashboard=True)
 try:
     use_gpu = cluster.use_gpu(load("mini", {"train.use_gpu": "yes"}), 1000)
 except ValueError as error:
