@@ -106,6 +106,13 @@ def test_other_addresses_have_no_file(address, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def size_of(path):
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # not yet, or renamed since
+        return 0
+
+
 def making(path):
     code = "import sys; from emo_ray.tracking import database; database.make(sys.argv[1])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -119,7 +126,7 @@ def test_a_process_that_is_stopped_leaves_none_or_a_whole_one(whole, tmp_path, n
     path, fresh = tmp_path / "mlflow.db", tmp_path / ".mlflow.db.new"
     for size in (1, 100_000, 300_000):
         process = making(path)
-        while process.poll() is None and not (fresh.exists() and fresh.stat().st_size >= size):
+        while process.poll() is None and size_of(fresh) < size:
             pass
         process.send_signal(number)
         process.communicate()
