@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class WorkerGroupError(Exception):
-    """As Ray Train raises it: with the errors of its workers by rank."""
+    """Ray Train raises such an error: it holds the errors of the workers by rank."""
 
     def __init__(self, error):
         super().__init__("training failed")
@@ -25,7 +25,7 @@ class WorkerGroupError(Exception):
 
 
 class SafetensorError(Exception):
-    """As safetensors raises it: text alone."""
+    """safetensors raises such an error: it holds text and no errno."""
 
 
 def caused_by(cause):

@@ -124,13 +124,8 @@ def fit(
         metrics |= {"epoch": epoch, "best_epoch": best["epoch"]}
         with TemporaryDirectory() as folder:
             if reporter.rank == 0:
-                state = {
-                    "epoch": epoch,
-                    "model": trained_state(bare),
-                    "optimizer": optimizer.state_dict(),
-                    "best": best,
-                }
-                torch.save(state, Path(folder) / STATE)
+                state = {"epoch": epoch, "model": trained_state(bare), "best": best}
+                torch.save({**state, "optimizer": optimizer.state_dict()}, Path(folder) / STATE)
             reporter.report(metrics, Path(folder) if reporter.rank == 0 else None)
     assert best is not None, "there is at least one epoch"
     return best

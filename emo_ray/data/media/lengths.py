@@ -147,7 +147,7 @@ def _asf(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _mp3(file: BinaryIO) -> tuple[int, int] | None:
-    """By the tag in the first frame of an MP3 file; None for files without one, and for those of any other kind."""
+    """The span that the Xing or VBRI tag of an MP3 file states; None where the file has no such tag or is no MP3."""
     start = _id3_size(file)
     frame = _bytes_at(file, start, 192)
     if len(frame) < 192 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:

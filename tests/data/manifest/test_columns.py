@@ -35,7 +35,7 @@ def test_media_that_are_unread_are_unread_in_a_column_of_files_too(tmp_path):
 
 @given(names=st.lists(st.tuples(PART, PART), min_size=1, max_size=5, unique_by=lambda pair: "_".join(pair)))
 def test_a_clip_named_by_two_columns_and_media_found_by_a_pattern(names, tmp_path_factory):
-    """As in MMSA, whose label.csv has the columns video_id and clip_id, and Raw/VIDEO_ID/CLIP_ID.mp4 beside it."""
+    """MMSA names a clip by two columns, video_id and clip_id, and keeps its file at Raw/VIDEO_ID/CLIP_ID.mp4."""
     folder = tmp_path_factory.mktemp("mmsa")
     rows = [{"video_id": video, "clip_id": clip, "annotation": "Positive"} for video, clip in names]
     columns = {"clip_id": ["video_id", "clip_id"], "video": "Raw/{video_id}/{clip_id}.mp4", "speaker": "{video_id}"}

@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from remuxing import MUXER, garbage, remuxed
 
 from emo_ray.data import media
 from emo_ray.data.media.container import Tally
@@ -27,7 +28,6 @@ STATED = {  # suffix: codec and the muxer's options, of files whose header says 
     "flac": ("flac", {}),
     "avi": ("mp2", {}),
 }
-MUXER = {"rf64": "wav", "mka": "matroska", "m4a": "mp4", "ts": "mpegts", "aac": "adts", "wma": "asf"}
 
 
 def tone(hz, seconds, rate_hz=RATE_HZ):
@@ -51,34 +51,6 @@ def encode(out, stream, samples_CS, rate_hz, layout):
     frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
     for part in (frame, None):
         out.mux(stream.encode(part))
-
-
-def remuxed(source, target, change):
-    """Copy packets without decoding; `change` maps (number, packet) to a packet or None."""
-    with (
-        av.open(str(source)) as original,
-        av.open(str(target), "w", format=MUXER.get(target.suffix[1:], target.suffix[1:])) as out,
-    ):
-        stream = out.add_stream_from_template(original.streams[0])
-        packets = (packet for packet in original.demux(original.streams[0]) if packet.size)
-        for number, packet in enumerate(packets):
-            packet = change(number, packet)
-            if packet is not None:
-                packet.stream = stream
-                out.mux(packet)
-    return target
-
-
-def garbage(packet, size=60):
-    """A packet in the place of another that no decoder reads."""
-    damaged = av.Packet(b"\x7f" * size)
-    damaged.pts, damaged.dts, damaged.time_base, damaged.duration = (
-        packet.pts,
-        packet.dts,
-        packet.time_base,
-        packet.duration,
-    )
-    return damaged
 
 
 def loudness(samples_S, start_s, end_s):

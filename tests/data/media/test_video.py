@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from remuxing import MUXER, garbage, remuxed
 
 from emo_ray.data import media
 from emo_ray.data.media.video import places_in_time
@@ -19,7 +20,6 @@ BITS = 6  # bars that tell a frame's number, black or white
 SIZE = 48
 SLOW = [33 * i for i in range(30)] + [990 + 200 * i for i in range(10)]  # ms: 30 frames a second, then 5
 EVEN = [40 * i for i in range(40)]
-MUXER = {"mkv": "matroska", "ts": "mpegts", "mpg": "mpeg", "wmv": "asf"}
 CODEC = {
     "webm": "libvpx",
     "flv": "flv",
@@ -74,28 +74,6 @@ def encode(out, stream, times_ms, size=(SIZE, SIZE)):
         frame.pts = round(Fraction(time_ms, 1000) / frame.time_base)
         out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
-
-
-def remuxed(source, target, change):
-    """Copy packets without decoding; `change` maps (number, packet) to a packet or None."""
-    suffix = target.suffix[1:]
-    with av.open(str(source)) as original, av.open(str(target), "w", format=MUXER.get(suffix, suffix)) as out:
-        stream = out.add_stream_from_template(original.streams.video[0])
-        packets = (packet for packet in original.demux(original.streams.video[0]) if packet.size)
-        for number, packet in enumerate(packets):
-            packet = change(number, packet)
-            if packet is not None:
-                packet.stream = stream
-                out.mux(packet)
-    return target
-
-
-def garbage(packet, size=60):
-    """A packet in the place of another that no decoder reads."""
-    damaged = av.Packet(b"\x7f" * size)
-    damaged.pts, damaged.dts, damaged.time_base = packet.pts, packet.dts, packet.time_base
-    damaged.duration, damaged.is_keyframe = packet.duration, packet.is_keyframe
-    return damaged
 
 
 def decoded(path):
