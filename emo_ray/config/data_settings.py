@@ -211,6 +211,28 @@ class Media(Section, decides=by_value("shards")):
     )
 
 
+class Segment(Section, decides=by_value("segments"), owner="caller"):
+    """How recordings are cut into utterances: by silero-vad's probability of speech, for every 32 ms."""
+
+    threshold: float = setting(
+        0.5,
+        "Probability from which speech starts; it ends where the probability is 0.15 lower for segment.min_silence_s.",
+        ge=0.01,
+        le=1,
+    )
+    min_silence_s: float = setting(0.5, "Shortest silence in seconds that separates two utterances.", ge=0)
+    min_speech_s: float = setting(0.3, "Shortest speech in seconds that is an utterance.", ge=0)
+    pad_s: float = setting(
+        0.2,
+        "Seconds that an utterance gets in addition on either side; half of the silence between two where that is "
+        "less.",
+        ge=0,
+    )
+    max_s: float = setting(
+        20.0, "Longest utterance in seconds. A longer one is cut where speech is least probable.", ge=1
+    )
+
+
 class Tables(Section, owner="caller"):
     """Features from elsewhere and to elsewhere.
 

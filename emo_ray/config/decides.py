@@ -27,6 +27,7 @@ class Artefact:
 
 ARTEFACTS = {
     "corpus": Artefact("the clips: those of a manifest, or synthetic ones"),
+    "segments": Artefact("the utterances of recordings", made_from=("corpus",)),
     "frozen_clip": Artefact("the frozen CLIP: its architecture, weights and image size"),
     "shards": Artefact("decoded clips", made_from=("corpus",)),
     "splits": Artefact("who is in train, validation, test and unlabelled", made_from=("corpus", "shards")),

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from emo_ray.config.data_settings import Data, Media, Synthetic, Tables
+from emo_ray.config.data_settings import Data, Media, Segment, Synthetic, Tables
 from emo_ray.config.job_settings import (
     Annotate,
     Bench,
@@ -62,6 +62,7 @@ class Config(Section):
     data: Data = Data()
     synthetic: Synthetic = Synthetic()
     media: Media = Media()
+    segment: Segment = Segment()
     tables: Tables = Tables()
     emovclip: EmoVCLIP = EmoVCLIP()
     audio: Audio = Audio()
