@@ -1,14 +1,18 @@
 """Sound: one stream of a container to 16 kHz mono samples that keep their place in time."""
 
+from collections.abc import Iterator
+from itertools import dropwhile
 from typing import Any
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.packet import Packet
 
 from emo_ray.data.media.container import (
     LIMITS,
+    MATROSKA,
     MP4,
     Corrupt,
     Limits,
@@ -20,47 +24,115 @@ from emo_ray.data.media.container import (
     shortfall,
     with_status,
 )
+from emo_ray.data.media.span import Span, Window, window_of
 
 RATE_HZ = 16_000
 _SLOWEST_HZ, _FASTEST_HZ = 1000, 768_000  # rates outside are damaged headers, and would fill the memory
-_TIMESTAMPED = {MP4, "matroska,webm", "flv", "asf", "mpegts", "mpeg", "ogg"}  # elsewhere FFmpeg counts samples
+_TIMESTAMPED = {MP4, MATROSKA, "flv", "asf", "mpegts", "mpeg", "ogg"}  # elsewhere FFmpeg counts samples
 _RESTARTING = {"mpegts", "mpeg", "ogg"}  # formats whose joined files start their clock anew
 _MOST_PLANES = 8  # of a frame with more, one for each channel, PyAV reads planes that are not there
 _GAP_S = 0.1  # time stamps and samples may disagree by this much: containers round, and clocks drift
+_SEEKABLE = {MP4, MATROSKA, "wav", "flac"}  # elsewhere times after seeking may be guesses
+_PRE_ROLL_S = 0.5  # that decoders need before what they give is whole, of which Opus takes most: 80 ms
+_AROUND_S = 0.05  # of sound on both sides of a span, for the resampler
+_MOST_AROUND_S = 20.0  # the longest frames, of 65,535 samples at a low rate, on both sides
 _LONGEST_JUMP_S = 10.0  # in formats that may start anew; more is a new clock, as in FFmpeg's programs
 
 
-def read_audio(source: str | None, max_s: float, limits: Limits = LIMITS) -> tuple[np.ndarray | None, str]:
+def read_audio(
+    source: str | None, max_s: float, limits: Limits = LIMITS, span: Span | None = None
+) -> tuple[np.ndarray | None, str]:
     """The sound as int16 samples_S at 16 kHz, channels mixed to one, and a status.
 
-    The status is "ok", "ok: note", or with None instead of samples "missing[: why]" or "corrupt: why".
+    The status is "ok", "ok: note", or with None instead of samples "missing[: why]" or "corrupt: why". `max_s` limits
+    the sound of the file, or of the span.
     """
-    return with_status(lambda path: _decode(path, max_s, limits), source)
+    return with_status(lambda path: _decode(path, max_s, limits, span), source)
 
 
-def _decode(source: str, max_s: float, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def _decode(source: str, max_s: float, limits: Limits, span: Span | None) -> tuple[np.ndarray, list[str]]:
     with opened(source, limits) as media:
         container = media.container
         if not container.streams.audio:
             raise Missing("no sound track")
         stream, notes = choose_stream(container.streams.audio, container, "sound track")
         tally = Tally()
-        sound = _Sound(stream, media.format, max_s)
-        streams = list(container.streams) if media.states_whole_duration else [stream]
-        for frame in tally.decode(tally.read(container, streams), stream):
+        if span is None:
+            samples_S, sound_notes = _whole(media, stream, max_s, tally)
+        else:
+            samples_S, sound_notes = _part(media, stream, max_s, tally, span)
+        return samples_S, [*notes, *sound_notes]
+
+
+def _whole(media: Media, stream: AudioStream, max_s: float, tally: Tally) -> tuple[np.ndarray, list[str]]:
+    sound = _Sound(stream, media.format, max_s)
+    streams = list(media.container.streams) if media.states_whole_duration else [stream]
+    for frame in tally.decode(tally.read(media.container, streams), stream):
+        sound.add(frame)
+    samples_S = sound.samples()
+    tally.check()
+    notes = _length_notes(media, stream, tally, len(samples_S) / RATE_HZ)
+    if not len(samples_S):
+        raise Missing("the sound track is empty")
+    return samples_S, [
+        *notes,
+        *tally.unreadable_notes(tally.packets),
+        *tally.end_notes(),
+        *media.end_notes,
+        *sound.notes(),
+    ]
+
+
+def _part(
+    media: Media, stream: AudioStream, max_s: float, tally: Tally, span: Span
+) -> tuple[np.ndarray, list[str]]:  # fmt: skip
+    """The sound of a span: silence before a track that begins within it, and less where the track ends within it."""
+    window = window_of(span, media.container, stream)
+    if window.duration_s > max_s:
+        raise Corrupt(_too_long(max_s))
+    sound = _Sound(stream, media.format, window.duration_s + _MOST_AROUND_S)
+    first_s, end_s = None, 0.0  # when the sound that is kept begins, and when all that was decoded ends
+    for frame in tally.decode(_packets_before(media, stream, window, tally), stream):
+        if frame.pts is None:
+            raise Corrupt(f"{span}: the file does not say when its sound is heard")
+        start_s = window.seconds(frame.pts)
+        if start_s >= span.end_s + _AROUND_S:
+            end_s = start_s
+            break
+        end_s = start_s + frame.samples / (frame.sample_rate or RATE_HZ)
+        if end_s > span.start_s - _AROUND_S:
+            first_s = start_s if first_s is None else first_s
             sound.add(frame)
-        samples_S = sound.samples()
-        tally.check()
-        notes += _length_notes(media, stream, tally, len(samples_S) / RATE_HZ)
-        if not len(samples_S):
-            raise Missing("the sound track is empty")
-        return samples_S, [
-            *notes,
-            *tally.unreadable_notes(tally.packets),
-            *tally.end_notes(),
-            *media.end_notes,
-            *sound.notes(),
-        ]
+    tally.check()
+    if first_s is None or end_s <= span.start_s:
+        raise Corrupt(f"{span}: the recording ends at {_end_s(media, window, tally, end_s):.1f} s")
+    samples_S = _cut(sound.samples(), first_s, span)
+    end_notes = window.notes(window.origin + round(end_s / window.unit_s), "sound")
+    read_notes = [*tally.unreadable_notes(tally.packets), *(tally.end_notes() if end_notes else [])]
+    return samples_S, [*end_notes, *read_notes, *sound.notes()]
+
+
+def _end_s(media: Media, window: Window, tally: Tally, decoded_s: float) -> float:
+    """When a recording ends that ends before a span: by what was read, or else by what its header states."""
+    read_s = tally.reached_s(media.container) - float(window.origin * window.unit_s)
+    return max(decoded_s, read_s) or (media.container.duration or 0) / av.time_base
+
+
+def _packets_before(media: Media, stream: AudioStream, window: Window, tally: Tally) -> Iterator[Packet]:
+    """Packets from a little before a window on, from which a decoder gives whole sound when the window begins."""
+    start = window.start - round(_PRE_ROLL_S / window.unit_s)
+    if media.format in _SEEKABLE and start > window.origin:
+        media.container.seek(start, stream=stream)
+    packets = tally.read(media.container, [stream])
+    # Reading without decoding is quick, also where nothing can be sought.
+    return dropwhile(lambda packet: packet.pts is None or packet.pts + (packet.duration or 0) < start, packets)
+
+
+def _cut(samples_S: np.ndarray, first_s: float, span: Span) -> np.ndarray:
+    """The samples of a span of sound that begins at `first_s`."""
+    start, end = (round((time_s - first_s) * RATE_HZ) for time_s in span)
+    silence_S = np.zeros(max(0, -start) if first_s - span.start_s > _GAP_S else 0, np.int16)
+    return np.concatenate([silence_S, samples_S[max(0, start) : max(0, end)]])
 
 
 def _length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: float) -> list[str]:
@@ -71,6 +143,10 @@ def _length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: floa
     if media.states_whole_duration and media.container.duration is not None:
         return shortfall(tally.reached_s(media.container), media.container.duration / av.time_base, "the file")
     return shortfall(sound_s, sound_s / media.stated_share, "sound")
+
+
+def _too_long(max_s: float) -> str:
+    return f"more than media.max_audio_s={max_s:g} s of sound: cut it into utterances"
 
 
 class _Sound:
@@ -145,7 +221,7 @@ class _Sound:
 
     def _check_length(self, more_s: float) -> None:
         if self._length + more_s * RATE_HZ > self._max_s * RATE_HZ:
-            raise Corrupt(f"more than media.max_audio_s={self._max_s:g} s of sound: cut it into utterances")
+            raise Corrupt(_too_long(self._max_s))
 
 
 def _has_unnamed_channels(frame: AudioFrame) -> bool:

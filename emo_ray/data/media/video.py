@@ -5,27 +5,21 @@ Where what is decoded then differs from what the packets promised, the frames th
 again from the beginning.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import dropwhile, groupby, pairwise
-from statistics import median
-from typing import NamedTuple
+from itertools import dropwhile, groupby
 
 import av
 import numpy as np
 from av.codec.context import Flags
-from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from emo_ray.data.media.container import (
     LIMITS,
-    MATROSKA,
-    MP4,
-    READABLE,
     Corrupt,
     Limits,
     Media,
@@ -33,12 +27,17 @@ from emo_ray.data.media.container import (
     Tally,
     choose_stream,
     opened,
-    shortfall,
     with_status,
 )
+from emo_ray.data.media.packet_index import (
+    SEEKABLE,
+    PacketIndex,
+    distinct,
+    index_of_packets,
+)
 from emo_ray.data.media.picture import Resizer, check_pixels
+from emo_ray.data.media.span import Span, window_of
 
-_SEEKABLE = {MP4, MATROSKA}  # seeking lands at or before its target; elsewhere that is not sure
 _SEEK_GAIN = 0.8  # seek only when it decodes less than this share of what straight decoding does
 
 Images = dict[int, np.ndarray]  # time stamp, or place in the order of decoding -> uint8 (size, size, 3)
@@ -46,82 +45,41 @@ Images = dict[int, np.ndarray]  # time stamp, or place in the order of decoding 
 
 @dataclass(frozen=True)
 class Request:
-    """How many frames to take of a clip, and how to make pictures of them."""
+    """How many frames to take of a clip, how to make pictures of them, and from which stretch of the file."""
 
     frames: int
     resizer: Resizer
     limits: Limits
+    span: Span | None
 
 
-class _PacketHead(NamedTuple):
-    """What a packet says of itself; times are in units of the stream's time base."""
-
-    pts: int | None
-    dts: int | None
-    duration: int
-    is_key: bool
-    is_discard: bool
-
-
-@dataclass(frozen=True)
-class PacketIndex:
-    """The packets of a video stream that are to be shown, in decoding order."""
-
-    keys: list[bool]  # whether decoding can start there
-    pts: list[int] | None  # presentation times in units of the stream's time base; None where any packet has none
-    dts: list[int] | None  # decoding times, likewise
-    start: int | None  # the earliest time in the stream, also of packets that are not shown
-    last_duration: int  # how long the frame shown last stays, in the same unit; 0 where unknown
-
-    @property
-    def times(self) -> list[int] | None:
-        """The times at which frames are shown, in that order; decoding times stand in where there are no others."""
-        return sorted(self.pts or self.dts or ()) or None
-
-
-def read_video(source: str | None, frames: int, size: int, limits: Limits = LIMITS) -> tuple[np.ndarray | None, str]:
+def read_video(
+    source: str | None, frames: int, size: int, limits: Limits = LIMITS, span: Span | None = None
+) -> tuple[np.ndarray | None, str]:
     """`frames` frames spread over the time of the clip, short side resized to `size` pixels and centre-cropped.
 
     Frame i is on screen at the middle of the i-th of `frames` equal stretches between the first frame's start and the
-    last frame's end. Returns uint8 frames_THWC (RGB) and "ok" or "ok: note", or None and "missing[: why]" or
-    "corrupt: why".
+    last frame's end; of a span count the frames that appear in it. Returns uint8 frames_THWC (RGB) and "ok" or
+    "ok: note", or None and "missing[: why]" or "corrupt: why".
     """
-    return with_status(lambda path: _decode(path, Request(frames, Resizer(size, limits), limits)), source)
+    request = Request(frames, Resizer(size, limits), limits, span)
+    return with_status(lambda path: _decode(path, request), source)
 
 
-def spread(count: int, frames: int) -> list[int]:
-    """Indices of the middles of `frames` equal stretches of `count` frames; short clips repeat frames."""
-    return [int((i + 0.5) * count / frames) for i in range(frames)]
-
-
-def places_in_time(times: Sequence[int], last_duration: int, frames: int) -> list[int]:
-    """Indices of the frames on screen at the middles of `frames` equal stretches of time.
-
-    `times` rise. A frame stays until the next; the last stays for `last_duration`, or where that is 0 for as long as
-    half of the frames do at most. At a constant rate these are the indices of `spread`, however times were rounded.
-    """
-    count = len(times)
-    if count == 1:
-        return [0] * frames
-    step = (times[-1] - times[0]) / (count - 1)
-    rounding = min(1.0, step / 8)
-    is_regular = all(abs(time - times[0] - i * step) <= rounding for i, time in enumerate(times))
-    if is_regular and last_duration <= 1.5 * step:
-        return spread(count, frames)
-    duration = times[-1] - times[0] + (last_duration or round(median(b - a for a, b in pairwise(times))))
-    return [bisect_right(times, times[0] + (2 * i + 1) * duration // (2 * frames)) - 1 for i in range(frames)]
-
-
-def _decode(source: str, request: Request) -> tuple[np.ndarray, list[str]]:
+def _decode(source: str, request: Request, by_seeking: bool = True) -> tuple[np.ndarray, list[str]]:
     with opened(source, request.limits) as media:
         stream, notes = _video_stream(media, request.limits)
-        index, index_notes = _packet_index(media, stream, request.limits)
+        window = window_of(request.span, media.container, stream) if request.span else None
+        index, index_notes = index_of_packets(media, stream, request.limits, window, by_seeking)
         tally = Tally()
         images = _by_time(media, stream, index, request, tally) if index.pts else None
-        stream_index = stream.index  # a closed container's streams are gone
+        times, stream_index = index.times, stream.index  # a closed container's streams are gone
+    if images is None and index.is_part:
+        return _decode(source, request, by_seeking=False)
     if images is None:
-        images, tally = _by_order(source, stream_index, index, request)
+        images, times, tally = _by_order(source, stream_index, index, request)
     tally.check()
+    index_notes += index.window_notes(times)
     return np.stack(images), [*notes, *index_notes, *tally.unreadable_notes(len(index.keys))]
 
 
@@ -144,118 +102,84 @@ def _prepare(stream: VideoStream, limits: Limits) -> None:
     stream.thread_count = 1  # parallelism is over clips
 
 
-def _packet_index(media: Media, stream: VideoStream, limits: Limits) -> tuple[PacketIndex, list[str]]:
-    """The packets of a stream, without decoding, and notes on what is missing.
-
-    Raises Corrupt where the container states much more than it holds.
-    """
-    tally = Tally()
-    streams = list(media.container.streams) if media.states_whole_duration else [stream]
-    packets = [  # without their content, which may be larger than the memory
-        _PacketHead(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard)
-        for p in tally.read(media.container, streams)
-        if p.stream_index == stream.index
-    ]
-    notes = [*_length_notes(media, stream, len(packets), tally), *tally.end_notes(), *media.end_notes]
-    shown = [p for p in packets if not p.is_discard]  # an edit list cuts others away
-    if not shown:
-        raise Corrupt("the video stream has no frames")
-    index = PacketIndex(
-        [p.is_key for p in shown],
-        _distinct([p.pts for p in shown]),
-        _distinct([p.dts for p in shown]),
-        min((t for p in packets for t in (p.pts, p.dts) if t is not None), default=None),
-        max(shown, key=lambda p: (p.pts if p.pts is not None else p.dts) or 0).duration,
-    )
-    if index.times is not None and stream.time_base is not None:
-        duration_s = float((index.times[-1] - index.times[0]) * stream.time_base)
-        if duration_s > limits.max_video_s:
-            raise Corrupt(f"{duration_s:.0f} s of pictures are more than media.max_video_s={limits.max_video_s:g}")
-    return index, notes
-
-
-def _distinct(times: list[int | None]) -> list[int] | None:
-    """The times where every packet has one of its own; else None."""
-    numbers = [time for time in times if time is not None]
-    return numbers if len(set(numbers)) == len(times) else None
-
-
-def _length_notes(media: Media, stream: VideoStream, packets: int, tally: Tally) -> list[str]:
-    """Notes from comparing the packets with what the container states. Raises Corrupt where many are missing."""
-    if media.format == MP4:
-        # The index, unlike the frame count, also lists what an edit list cuts away.
-        stated = len(stream.index_entries)
-        text = f"{packets} of {stated} frames are there"
-        if packets < READABLE * stated:
-            raise Corrupt(f"truncated: {text}")
-        if packets < stated or stream.frames:  # a fragmented file has no frame count, and an index of what was read
-            return [text] if packets < stated else []
-    reached_s = tally.reached_s(media.container)
-    stated_s = media.stated_stream_s(stream)
-    if stated_s is not None:
-        return shortfall(reached_s, stated_s, "pictures")
-    if media.states_whole_duration and media.container.duration is not None:
-        return shortfall(reached_s, media.container.duration / av.time_base, "the file")
-    return shortfall(reached_s, reached_s / media.stated_share, "the file")
-
-
 def _by_time(
     media: Media, stream: VideoStream, index: PacketIndex, request: Request, tally: Tally
 ) -> list[np.ndarray] | None:
     """An image for each place, found by time stamps; None where decoding does not give the frames promised."""
     assert index.pts is not None
-    assert index.start is not None
     shown = sorted(index.pts)
-    targets = [shown[i] for i in places_in_time(shown, index.last_duration, request.frames)]
-    packets = list(zip(index.pts, index.keys, strict=True))
-    segments = _segments(packets, targets) if media.format in _SEEKABLE else [(None, sorted(set(targets)))]
+    targets = [shown[i] for i in index.places(shown, len(shown), request.frames)]
     images: Images = {}
-    for start, group in segments:
+    for start, group in _starts(media, index, targets):
         try:
-            media.container.seek(index.start if start is None else start, stream=stream)
+            packets = _packets_from(media, stream, index, start, tally)
         except av.FFmpegError:  # raw streams cannot seek
             return None
         first = shown[0] if start is None else None
-        images |= _decode_segment(media.container, stream, (first, group), request, tally)
+        images |= _decode_segment(packets, stream, (first, group), request, tally)
     return [images[pts] for pts in targets] if images.keys() >= set(targets) else None
 
 
-def _segments(packets: list[tuple[int, bool]], targets: list[int]) -> list[tuple[int | None, list[int]]]:
-    """The target pts grouped by where decoding must start; a start of None is the beginning of the file.
+def _starts(media: Media, index: PacketIndex, targets: list[int]) -> list[tuple[int | None, list[int]]]:
+    """The target pts grouped by the pts of the key frame where decoding starts; None is the beginning of the file."""
+    assert index.pts is not None
+    packets = list(zip(index.pts, index.keys, strict=True))
+    if media.format in SEEKABLE:
+        straight = index.pts[0] if index.is_part else None
+        return _segments(packets, targets, straight)
+    keys = [pts for pts, is_key in packets if is_key and pts <= min(targets)] if index.window else []
+    return [(max(keys, default=None), sorted(set(targets)))]
+
+
+def _packets_from(
+    media: Media, stream: VideoStream, index: PacketIndex, start: int | None, tally: Tally
+) -> Iterator[Packet]:
+    """The packets from the key frame at a time on; where seeking is not sure, all before it are read and left out."""
+    assert index.start is not None
+    is_sought = media.format in SEEKABLE
+    media.container.seek(index.start if start is None or not is_sought else start, stream=stream)
+    packets = tally.read(media.container, [stream])
+    return packets if start is None or is_sought else dropwhile(lambda packet: packet.pts != start, packets)
+
+
+def _segments(
+    packets: list[tuple[int, bool]], targets: list[int], straight_start: int | None
+) -> list[tuple[int | None, list[int]]]:
+    """The target pts grouped by where decoding must start.
 
     Seeking to the key frame before each group skips the stretches between them. Where that saves little (close
-    targets, rare key frames) all targets are one group, decoded straight through.
+    targets, rare key frames) all targets are one group, decoded straight through from `straight_start`.
     """
     position = {pts: i for i, (pts, _) in enumerate(packets)}
     keys = sorted((pts, i) for i, (pts, is_key) in enumerate(packets) if is_key)
-    distinct = sorted(set(targets))
+    distinct_targets = sorted(set(targets))
 
     def key_before(pts: int) -> tuple[int, int]:
         return max((key for key in keys if key[0] <= pts), default=(packets[0][0], 0))
 
-    groups = [(key, list(group)) for key, group in groupby(distinct, key_before)]
-    straight = max(position[pts] for pts in distinct) + 1
+    groups = [(key, list(group)) for key, group in groupby(distinct_targets, key_before)]
+    straight = max(position[pts] for pts in distinct_targets) + 1
     seeking = sum(max(position[pts] for pts in group) - key[1] + 1 for key, group in groups)
     if seeking < _SEEK_GAIN * straight:
         return [(key[0], group) for key, group in groups]
-    return [(None, distinct)]
+    return [(straight_start, distinct_targets)]
 
 
 def _decode_segment(
-    container: InputContainer,
+    packets: Iterator[Packet],
     stream: VideoStream,
     expected: tuple[int | None, list[int]],
     request: Request,
     tally: Tally,
 ) -> Images:
-    """Images of frames by pts, decoded from where the container stands.
+    """Images of frames by pts, decoded from packets on.
 
     `expected` is the pts of the first frame (None: any) and those to keep. Decoding ends early where a frame does not
     come when it should.
     """
     first, targets = expected
     images: Images = {}
-    for frame in _intact_first(tally.decode(tally.read(container, [stream]), stream)):
+    for frame in _intact_first(tally.decode(packets, stream)):
         if frame.pts is None or frame.pts > targets[len(images)] or first not in (None, frame.pts):
             break
         first = None
@@ -275,31 +199,41 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
     return stream.sample_aspect_ratio or Fraction(1)
 
 
-def _by_order(source: str, stream_index: int, index: PacketIndex, request: Request) -> tuple[list[np.ndarray], Tally]:
-    """An image for each place, found by counting the frames that decode from the beginning of the file.
+def _by_order(
+    source: str, stream_index: int, index: PacketIndex, request: Request
+) -> tuple[list[np.ndarray], list[int] | None, Tally]:
+    """An image for each place, found by counting the frames that decode from the beginning of the file, and times.
 
-    A first pass takes as many frames for granted as there are packets. If that is wrong, a second one does it over
-    with the number and times of frames that the first one gave.
+    A first pass takes as many frames for granted as there are packets. If that is wrong, or if the packets do not say
+    when frames appear and that must be known, a second one does it over with the number and times of frames that the
+    first one gave.
     """
-    count = len(index.keys)
-    places = (
-        places_in_time(index.times, index.last_duration, request.frames)
-        if index.times
-        else spread(count, request.frames)
-    )
-    images, times, tally = _decode_places(source, stream_index, places, request)
-    if len(times) != count:
+    count, times = len(index.keys), index.times
+    places = index.places(times, count, request.frames)
+    images, frame_times, tally = _decode_places(source, stream_index, places, request)
+    if len(frame_times) != count or not places:
         tally.check()
-        if not times:
+        if not frame_times:
             raise Corrupt("no frame could be decoded")
-        distinct = _distinct(times)
-        places = (
-            places_in_time(distinct, index.last_duration, request.frames)
-            if distinct and distinct == sorted(distinct)
-            else spread(len(times), request.frames)
-        )
+        times = distinct(frame_times)
+        if times is None or times != sorted(times):
+            times = _rising(frame_times) if request.span else None
+        places = index.places(times, len(frame_times), request.frames)
+        if not places:
+            raise Corrupt(f"{request.span}: the file does not say when its frames appear")
         images, _, _ = _decode_places(source, stream_index, places, request)
-    return [images[place] for place in places], tally
+    return [images[place] for place in places], times, tally
+
+
+def _rising(times: list[int | None]) -> list[int] | None:
+    """The times, each that is unknown or falls replaced by the one before; None where none is known."""
+    stated = [time for time in times if time is not None]
+    if not stated:
+        return None
+    filled = [stated[0] if time is None else time for time in times[:1]]
+    for time in times[1:]:
+        filled.append(filled[-1] if time is None else max(filled[-1], time))
+    return filled
 
 
 def _decode_places(

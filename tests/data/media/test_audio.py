@@ -2,17 +2,16 @@
 
 import io
 import struct
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from remuxing import MUXER, garbage, remuxed
+from written_media import RATE_HZ, encode_sound, write_sound
 
 from emo_ray.data import media
 from emo_ray.data.media.container import Tally
 
-RATE_HZ = 16_000  # of the files, so that uncompressed sound must come back unchanged
 LOSSY = {"m4a": "aac", "mka": "aac", "mp3": "libmp3lame", "ogg": "libvorbis", "flv": "aac", "ts": "mp2", "aac": "aac"}
 STATED = {  # suffix: codec and the muxer's options, of files whose header says how long the sound is
     "wav": ("pcm_s16le", {}),
@@ -32,25 +31,6 @@ STATED = {  # suffix: codec and the muxer's options, of files whose header says 
 
 def tone(hz, seconds, rate_hz=RATE_HZ):
     return np.round(9000 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.int16)
-
-
-def write(path, samples_CS, codec="pcm_s16le", rate_hz=RATE_HZ, layout="mono", options=None):
-    """Write channels of int16 to a file in the container that its suffix names."""
-    suffix = path.suffix[1:]
-    with av.open(str(path), "w", format=MUXER.get(suffix, suffix), options=options or {}) as out:
-        stream = out.add_stream(codec, rate=rate_hz, layout=layout)
-        if codec == "wmav2":
-            stream.bit_rate = 64_000
-        encode(out, stream, samples_CS, rate_hz, layout)
-    return path
-
-
-def encode(out, stream, samples_CS, rate_hz, layout):
-    interleaved = np.ascontiguousarray(np.stack(samples_CS, axis=1).reshape(1, -1))
-    frame = av.AudioFrame.from_ndarray(interleaved, format="s16", layout=layout)
-    frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
-    for part in (frame, None):
-        out.mux(stream.encode(part))
 
 
 def loudness(samples_S, start_s, end_s):
@@ -88,7 +68,7 @@ def test_the_default_track_is_taken(tmp_path, suffix, default):
         for number, stream in enumerate(streams):
             stream.disposition = av.stream.Disposition.default if number == default else 0
         for number, stream in enumerate(streams):
-            encode(out, stream, [tone(400 * (number + 1), 1, 48_000)], 48_000, "mono")
+            encode_sound(out, stream, [tone(400 * (number + 1), 1, 48_000)], 48_000, "mono")
     samples_S, status = media.read_audio(str(path), 60)
     assert status == f"ok: sound track {default + 1} of 3"
     assert pitch_hz(samples_S, 0.2, 0.8) == pytest.approx(400 * (default + 1), abs=5)
@@ -101,7 +81,7 @@ def test_the_default_track_is_taken(tmp_path, suffix, default):
 def test_gaps_are_silent_and_time_stays_true(tmp_path, suffix):
     codec = {"ts": "mp2", "webm": "libopus", "ogg": "libopus"}.get(suffix, "aac")
     samples_S = np.concatenate([tone(500, 1.5, 48_000), tone(500, 1, 48_000), tone(1500, 1.5, 48_000)])
-    whole = write(tmp_path / f"whole.{suffix}", [samples_S], codec, 48_000)
+    whole = write_sound(tmp_path / f"whole.{suffix}", [samples_S], codec, 48_000)
     start = first_time(whole)
     path = remuxed(
         whole, tmp_path / f"gap.{suffix}", lambda _, p: None if 1 <= float(p.pts * p.time_base) - start < 2.5 else p
@@ -129,9 +109,9 @@ def first_time(path):
 def test_channels_and_rate_may_change(tmp_path, suffix, second):
     codec = {"ts": "mp2"}.get(suffix, LOSSY[suffix])
     layout, rate_hz = second
-    first = write(tmp_path / f"first.{suffix}", [tone(500, 2, 48_000)], codec, 48_000)
+    first = write_sound(tmp_path / f"first.{suffix}", [tone(500, 2, 48_000)], codec, 48_000)
     channels = [tone(900, 2, rate_hz)] * (2 if layout == "stereo" else 1)
-    write(tmp_path / f"second.{suffix}", channels, codec, rate_hz, layout)
+    write_sound(tmp_path / f"second.{suffix}", channels, codec, rate_hz, layout)
     path = tmp_path / f"joined.{suffix}"
     path.write_bytes(first.read_bytes() + (tmp_path / f"second.{suffix}").read_bytes())
     sound_S, status = media.read_audio(str(path), 60)
@@ -176,7 +156,7 @@ def test_many_channels_in_planes_of_their_own_are_averaged(tmp_path, count):
     with av.open(str(path), "w", format="matroska") as out:
         options = {"mapping_family": "255"}  # no speakers; Opus decodes to a plane for each channel
         stream = out.add_stream("libopus", rate=48_000, layout=f"{count} channels", options=options)
-        encode(out, stream, samples_CS, 48_000, f"{count} channels")
+        encode_sound(out, stream, samples_CS, 48_000, f"{count} channels")
     sound_S, status = media.read_audio(str(path), 60)
     assert status == "ok"
     assert np.abs(sound_S[4000:12_000]).max() == pytest.approx(9000 / count, rel=0.1)
@@ -191,7 +171,7 @@ def test_named_surround_channels_are_mixed_by_their_speakers(tmp_path, channel, 
     sound_S, status = media.read_audio(str(path), 60)
     assert status == "ok"
     assert (loudness(sound_S, 0, 1) > 500) == heard
-    write(tmp_path / "surround.m4a", samples_CS, "aac", RATE_HZ, "5.1")
+    write_sound(tmp_path / "surround.m4a", samples_CS, "aac", RATE_HZ, "5.1")
     assert (loudness(media.read_audio(str(tmp_path / "surround.m4a"), 60)[0], 0.1, 0.9) > 500) == heard
 
 
@@ -202,7 +182,7 @@ def test_named_surround_channels_are_mixed_by_their_speakers(tmp_path, channel, 
 def test_a_stated_length_is_compared(tmp_path, suffix):
     codec, options = STATED[suffix]
     sound = np.random.default_rng(0).integers(-9000, 9000, 4 * RATE_HZ).astype(np.int16)
-    path = write(tmp_path / f"whole.{suffix}", [sound], codec, options=options)
+    path = write_sound(tmp_path / f"whole.{suffix}", [sound], codec, options=options)
     content = path.read_bytes()
     whole_S, status = media.read_audio(str(path), 60)
     assert status == "ok"
@@ -215,7 +195,9 @@ def test_a_stated_length_is_compared(tmp_path, suffix):
 
 
 def test_mp3_that_states_its_bytes_as_fraunhofers_encoder_does(tmp_path):
-    path = write(tmp_path / "vbri.mp3", [tone(440, 4, 48_000)], "libmp3lame", 48_000, options={"id3v2_version": "0"})
+    path = write_sound(
+        tmp_path / "vbri.mp3", [tone(440, 4, 48_000)], "libmp3lame", 48_000, options={"id3v2_version": "0"}
+    )
     content = bytearray(path.read_bytes())
     content[36:62] = b"VBRI" + struct.pack(">HHHIIHHHH", 1, 0, 75, len(content), 168, 0, 1, 1, 168)
     content[content.index(b"Info") : content.index(b"Info") + 4] = bytes(4)
@@ -226,14 +208,14 @@ def test_mp3_that_states_its_bytes_as_fraunhofers_encoder_does(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "codec"), [("wv", "wavpack"), ("tta", "tta")])
 def test_half_of_a_file_of_few_long_packets_is_corrupt(tmp_path, suffix, codec):
-    path = write(tmp_path / f"whole.{suffix}", [tone(440, 4)], codec)
+    path = write_sound(tmp_path / f"whole.{suffix}", [tone(440, 4)], codec)
     assert media.read_audio(str(path), 60)[1] == "ok"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert media.read_audio(str(path), 60)[1].startswith("corrupt: ")
 
 
 def test_ogg_without_its_end_has_a_note(tmp_path):
-    path = write(tmp_path / "whole.ogg", [tone(440, 3, 48_000)], "libopus", 48_000)
+    path = write_sound(tmp_path / "whole.ogg", [tone(440, 3, 48_000)], "libopus", 48_000)
     assert media.read_audio(str(path), 60)[1] == "ok"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert media.read_audio(str(path), 60)[1] == "ok: the file ends without its end mark"
@@ -241,7 +223,7 @@ def test_ogg_without_its_end_has_a_note(tmp_path):
 
 def test_ogg_pages_that_ffmpeg_leaves_out_are_missed(tmp_path):
     """Each page holds about a second and has a checksum; one that does not fit is left out silently."""
-    path = write(tmp_path / "whole.ogg", [tone(440, 4, 48_000)], "libopus", 48_000)
+    path = write_sound(tmp_path / "whole.ogg", [tone(440, 4, 48_000)], "libopus", 48_000)
     content = path.read_bytes()
     for place, status in (
         (len(content) // 2, "ok: 1.0 s of gaps"),
@@ -266,7 +248,7 @@ def test_a_length_that_the_writer_did_not_know_is_ignored(tmp_path, stated):
 
 
 def test_webm_that_states_no_length_is_whole(tmp_path):
-    path = write(tmp_path / "live.webm", [tone(440, 3, 48_000)], "libopus", 48_000, options={"live": "1"})
+    path = write_sound(tmp_path / "live.webm", [tone(440, 3, 48_000)], "libopus", 48_000, options={"live": "1"})
     assert media.read_audio(str(path), 60)[1] == "ok"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert media.read_audio(str(path), 60)[1].startswith("ok")
@@ -278,7 +260,7 @@ def test_webm_that_states_no_length_is_whole(tmp_path):
 @pytest.mark.parametrize("suffix", ["m4a", "mka", "flv"])
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 def test_a_bad_packet_costs_its_own_sound_alone(tmp_path, suffix, place):
-    whole = write(tmp_path / f"whole.{suffix}", [tone(500, 2, 48_000)], "aac", 48_000)
+    whole = write_sound(tmp_path / f"whole.{suffix}", [tone(500, 2, 48_000)], "aac", 48_000)
     with av.open(str(whole)) as container:
         count = sum(packet.size > 0 for packet in container.demux(audio=0))
     bad = {"first": 0, "middle": count // 2, "last": count - 1}[place]
@@ -292,7 +274,7 @@ def test_a_bad_packet_costs_its_own_sound_alone(tmp_path, suffix, place):
 
 @pytest.mark.parametrize("suffix", ["m4a", "mka"])
 def test_many_bad_packets_are_corrupt(tmp_path, suffix):
-    whole = write(tmp_path / f"whole.{suffix}", [tone(500, 2, 48_000)], "aac", 48_000)
+    whole = write_sound(tmp_path / f"whole.{suffix}", [tone(500, 2, 48_000)], "aac", 48_000)
     for every, expected in ((8, "corrupt: "), (20, "ok: ")):
         path = remuxed(whole, tmp_path / f"bad.{suffix}", lambda i, p, n=every: garbage(p) if i % n == 5 else p)
         assert media.read_audio(str(path), 60)[1].startswith(expected)
@@ -300,7 +282,7 @@ def test_many_bad_packets_are_corrupt(tmp_path, suffix):
 
 
 def test_zeros_after_the_last_mp3_frame_cost_nothing(tmp_path):
-    path = write(tmp_path / "padded.mp3", [tone(500, 2, 48_000)], "libmp3lame", 48_000)
+    path = write_sound(tmp_path / "padded.mp3", [tone(500, 2, 48_000)], "libmp3lame", 48_000)
     expected_S, _ = media.read_audio(str(path), 60)
     path.write_bytes(path.read_bytes() + bytes(5000))
     sound_S, status = media.read_audio(str(path), 60)
@@ -323,7 +305,7 @@ class BrokenStorage:
 
 
 def test_errors_of_storage_are_not_taken_for_the_end_of_a_file(tmp_path):
-    path = write(tmp_path / "remote.mp3", [tone(440, 20, 48_000)], "libmp3lame", 48_000)
+    path = write_sound(tmp_path / "remote.mp3", [tone(440, 20, 48_000)], "libmp3lame", 48_000)
     with av.open(BrokenStorage(path, 4)) as container, pytest.raises(ConnectionResetError):
         list(Tally().read(container, [container.streams[0]]))
 
@@ -346,7 +328,7 @@ def test_files_of_very_many_streams_are_refused(tmp_path):
     path = tmp_path / "many.mkv"
     with av.open(str(path), "w") as out:
         streams = [out.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono") for _ in range(65)]
-        encode(out, streams[0], [tone(440, 0.1)], RATE_HZ, "mono")
+        encode_sound(out, streams[0], [tone(440, 0.1)], RATE_HZ, "mono")
     assert media.read_audio(str(path), 60) == (None, "corrupt: 65 streams are more than 64")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emo_ray.data import media
-from emo_ray.data.media import video
+from emo_ray.data.media import packet_index, video
 from emo_ray.data.media.container import LIMITS, opened
 from emo_ray.data.status import is_ok
 
@@ -138,7 +138,7 @@ def test_segments_hold_each_target_frame_once_and_start_at_key_frames(gaps, keys
     shown = np.cumsum(gaps).tolist()
     packets = [(pts, i == 0 or i in keys) for i, pts in enumerate(shown)]
     targets = [shown[i] for i in media.spread(len(shown), frames)]
-    segments = video._segments(packets, targets)
+    segments = video._segments(packets, targets, None)
     assert [pts for _, group in segments for pts in group] == sorted(set(targets))
     assert all(start is None or ((start, True) in packets and start <= group[0]) for start, group in segments)
     decoded = [shown.index(group[-1]) + 1 - (shown.index(start) if start else 0) for start, group in segments]
@@ -148,9 +148,9 @@ def test_segments_hold_each_target_frame_once_and_start_at_key_frames(gaps, keys
 def test_seeking_is_for_frequent_key_frames_only(media_files):
     for name, starts in (("short_gop", 3), ("long_gop", 1)):
         with opened(str(media_files[name]), LIMITS) as clip:
-            index, _ = video._packet_index(clip, clip.container.streams.video[0], LIMITS)
+            index, _ = packet_index.index_of_packets(clip, clip.container.streams.video[0], LIMITS, None, False)
         targets = [index.times[i] for i in media.spread(250, 3)]
-        assert len(video._segments(list(zip(index.pts, index.keys, strict=True)), targets)) == starts
+        assert len(video._segments(list(zip(index.pts, index.keys, strict=True)), targets, None)) == starts
 
 
 def test_short_clips_repeat_frames(media_files, frame_number):

@@ -10,78 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from remuxing import MUXER, garbage, remuxed
+from remuxing import garbage, remuxed
+from written_media import SIZE, add_stream, decoded, encode_pictures, number_of, write_pictures
 
 from emo_ray.data import media
-from emo_ray.data.media.video import places_in_time
+from emo_ray.data.media.packet_index import places_in_time
 from emo_ray.data.status import is_ok
 
-BITS = 6  # bars that tell a frame's number, black or white
-SIZE = 48
 SLOW = [33 * i for i in range(30)] + [990 + 200 * i for i in range(10)]  # ms: 30 frames a second, then 5
 EVEN = [40 * i for i in range(40)]
-CODEC = {
-    "webm": "libvpx",
-    "flv": "flv",
-    "avi": "mpeg4",
-    "mpg": "mpeg2video",
-    "gif": "gif",
-    "wmv": "wmv2",
-    "mxf": "mpeg2video",
-}
-
-
-def numbered(number, width=SIZE, height=SIZE):
-    """A picture whose bars, from the left, are the bits of its number."""
-    bits = np.array([210 if bit == "1" else 40 for bit in f"{number:0{BITS}b}"], np.uint8)
-    row = bits[np.arange(width) * BITS // width]
-    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
-
-
-def number_of(image):
-    bars = np.array_split(np.asarray(image, float).mean((0, 2)), BITS)
-    return int("".join("01"[int(bar[len(bar) // 4 : -(len(bar) // 4) or None].mean() > 125)] for bar in bars), 2)
-
-
-def write(path, times_ms, codec=None, gop=12, b_frames=0, sar=None, size=(SIZE, SIZE), options=None):
-    """Write numbered frames that appear at these times, in the container that the suffix of the path names."""
-    suffix = path.suffix[1:]
-    with av.open(str(path), "w", format=MUXER.get(suffix, suffix), options=options or {}) as out:
-        stream = add_stream(out, codec or CODEC.get(suffix, "libx264"), gop, b_frames, size)
-        if sar is not None:
-            stream.codec_context.sample_aspect_ratio = sar
-        encode(out, stream, times_ms, size)
-    return path
-
-
-def add_stream(out, codec, gop=12, b_frames=0, size=(SIZE, SIZE)):
-    presets = {"libx264": {"preset": "ultrafast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}}
-    options = {**presets.get(codec, {}), "bf": str(b_frames)} if b_frames else presets.get(codec, {})
-    stream = out.add_stream(codec, rate=25, options=options)
-    stream.width, stream.height = size
-    stream.pix_fmt = "rgb8" if codec == "gif" else "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    stream.codec_context.gop_size, stream.codec_context.thread_count = gop, 1
-    stream.codec_context.bit_rate = 2_000_000
-    ticks = {"mpeg4": Fraction(1, 100), "mpeg2video": Fraction(1, 25), "gif": Fraction(1, 100)}
-    stream.codec_context.time_base = ticks.get(codec, Fraction(1, 1000))
-    return stream
-
-
-def encode(out, stream, times_ms, size=(SIZE, SIZE)):
-    for number, time_ms in enumerate(times_ms):
-        frame = av.VideoFrame.from_ndarray(numbered(number % 2**BITS, *size), format="rgb24")
-        frame.time_base = stream.codec_context.time_base
-        frame.pts = round(Fraction(time_ms, 1000) / frame.time_base)
-        out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
-
-
-def decoded(path):
-    """(time in seconds, number) of every frame, as PyAV alone gives them."""
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_count = 1
-        frames = [(frame.time, number_of(frame.to_ndarray(format="rgb24"))) for frame in container.decode(video=0)]
-    return frames
 
 
 def on_screen(times, last_s, frames):
@@ -129,7 +66,7 @@ def test_frames_are_spread_over_time(tmp_path, suffix, b_frames):
     if b_frames and suffix in ("webm", "flv"):
         pytest.skip("its codec has no such frames")
     times_ms = [10 * round(time / 10) for time in SLOW]
-    path = write(tmp_path / f"slow.{suffix}", times_ms, b_frames=b_frames)
+    path = write_pictures(tmp_path / f"slow.{suffix}", times_ms, b_frames=b_frames)
     times_s = [time_s for time_s, _ in decoded(path)]
     if (suffix, b_frames) != ("avi", 2):  # AVI has times of decoding alone, and shows frames of another order late
         np.testing.assert_allclose(np.array(times_s) - times_s[0], np.array(times_ms) / 1000, atol=0.011)
@@ -147,14 +84,14 @@ def expected_numbers(times_s, frames):
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_avi_with_dropped_frames(tmp_path, codec):
     times_ms = [40 * i for i in range(60) if i < 30 or i % 6 == 0]
-    path = write(tmp_path / "capture.avi", times_ms, codec)
+    path = write_pictures(tmp_path / "capture.avi", times_ms, codec)
     numbers, status = read_numbers(path)
     assert status == "ok"
     assert numbers in expected_numbers(np.array(times_ms) / 1000, 8)
 
 
 def test_avi_that_states_a_late_start(tmp_path):
-    path = write(tmp_path / "late.avi", EVEN)
+    path = write_pictures(tmp_path / "late.avi", EVEN)
     content = bytearray(path.read_bytes())
     place = content.index(b"strh") + 8 + 28
     content[place : place + 4] = (200).to_bytes(4, "little")
@@ -165,7 +102,7 @@ def test_avi_that_states_a_late_start(tmp_path):
 @pytest.mark.parametrize("suffix", ["flv", "mkv", "mp4", "ts", "webm", "mpg"])
 @pytest.mark.parametrize("first_ms", [40, 1000, 12_000])
 def test_the_first_picture_may_be_late(tmp_path, suffix, first_ms):
-    path = write(tmp_path / f"late.{suffix}", [first_ms + time for time in EVEN], gop=5)
+    path = write_pictures(tmp_path / f"late.{suffix}", [first_ms + time for time in EVEN], gop=5)
     for frames in (1, 8, 40):
         numbers, status = read_numbers(path, frames)
         assert status == "ok"
@@ -181,7 +118,7 @@ def test_pixels_that_are_not_square_are_shown_as_players_show_them(tmp_path, suf
     size = (120, 96)
     if suffix == "mpg":  # MPEG-2 states the shape of the whole picture: 4:3
         sar = Fraction(4, 3) / Fraction(*size)
-    path = write(tmp_path / f"anamorphic.{suffix}", [0], sar=sar, size=size)
+    path = write_pictures(tmp_path / f"anamorphic.{suffix}", [0], sar=sar, size=size)
     with av.open(str(path)) as container:
         stored = next(container.decode(video=0)).to_ndarray(format="rgb24")
     width, height = round(size[0] * sar), size[1]
@@ -202,8 +139,8 @@ def test_the_default_video_stream_is_taken(tmp_path, suffix, default):
         streams = [add_stream(out, "libx264") for _ in range(2)]
         for number, stream in enumerate(streams):
             stream.disposition = av.stream.Disposition.default if number == default else 0
-        encode(out, streams[0], EVEN[:10])
-        encode(out, streams[1], EVEN[:20])
+        encode_pictures(out, streams[0], EVEN[:10])
+        encode_pictures(out, streams[1], EVEN[:20])
     numbers, status = read_numbers(path, 2)
     assert status == f"ok: video stream {default + 1} of 2"
     assert numbers == media.spread(10 * (default + 1), 2)
@@ -216,7 +153,7 @@ def test_the_default_video_stream_is_taken(tmp_path, suffix, default):
     ("suffix", "codec"), [("h264", "libx264"), ("m4v", "mpeg4"), ("mjpeg", "mjpeg"), ("mpeg2video", "mpeg2video")]
 )
 def test_raw_streams(tmp_path, suffix, codec):
-    path = write(tmp_path / f"raw.{suffix}", EVEN, codec)
+    path = write_pictures(tmp_path / f"raw.{suffix}", EVEN, codec)
     for frames in (1, 8):
         numbers, status = read_numbers(path, frames)
         assert is_ok(status)
@@ -226,7 +163,7 @@ def test_raw_streams(tmp_path, suffix, codec):
 @pytest.mark.parametrize("suffix", ["ts", "h264", "mkv"])
 @pytest.mark.parametrize("b_frames", [0, 2])
 def test_a_stream_that_begins_between_key_frames(tmp_path, suffix, b_frames):
-    whole = write(tmp_path / "whole.ts", EVEN, gop=16, b_frames=b_frames)
+    whole = write_pictures(tmp_path / "whole.ts", EVEN, gop=16, b_frames=b_frames)
     path = remuxed(whole, tmp_path / f"cut.{suffix}", lambda number, packet: packet if number >= 6 else None)
     numbers, _ = read_numbers(path)
     assert len(set(numbers)) == 8  # no frame twice, for there are enough
@@ -240,7 +177,7 @@ def test_a_stream_that_begins_between_key_frames(tmp_path, suffix, b_frames):
 def test_a_stated_length_is_compared(tmp_path, suffix):
     fragments = "frag_keyframe+empty_moov+default_base_moof+global_sidx"
     options = {"movflags": {"mp4": "faststart", "fragments.mp4": fragments}[suffix]} if "mp4" in suffix else {}
-    content = write(tmp_path / f"whole.{suffix}", EVEN, gop=1, size=(160, 120), options=options).read_bytes()
+    content = write_pictures(tmp_path / f"whole.{suffix}", EVEN, gop=1, size=(160, 120), options=options).read_bytes()
     path = tmp_path / f"cut.{suffix}"
     for share, expected in ((1, "ok"), (0.5, "corrupt: truncated"), (0.6, "corrupt: truncated")):
         path.write_bytes(content[: round(share * len(content))])
@@ -248,7 +185,7 @@ def test_a_stated_length_is_compared(tmp_path, suffix):
 
 
 def test_a_gif_without_its_end_has_a_note(tmp_path):
-    path = write(tmp_path / "whole.gif", EVEN)
+    path = write_pictures(tmp_path / "whole.gif", EVEN)
     assert read_numbers(path)[1] == "ok"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert media.read_video(str(path), 4, 32)[1].startswith("ok: the file ends without its end mark")
@@ -262,7 +199,7 @@ def test_a_gif_without_its_end_has_a_note(tmp_path):
 def test_a_bad_packet_costs_a_few_pictures_alone(tmp_path, codec, suffix):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec}")
-    whole = write(tmp_path / f"whole.{suffix}", EVEN, codec, gop=10)
+    whole = write_pictures(tmp_path / f"whole.{suffix}", EVEN, codec, gop=10)
     path = remuxed(whole, tmp_path / f"bad.{suffix}", lambda number, p: garbage(p) if number == 20 else p)
     numbers, status = read_numbers(path, 8)
     assert status in ("ok", "ok: 1 of 40 packets unreadable")
@@ -272,7 +209,7 @@ def test_a_bad_packet_costs_a_few_pictures_alone(tmp_path, codec, suffix):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_many_bad_packets_are_corrupt(tmp_path, suffix):
-    whole = write(tmp_path / f"whole.{suffix}", EVEN, "libvpx-vp9", gop=10)
+    whole = write_pictures(tmp_path / f"whole.{suffix}", EVEN, "libvpx-vp9", gop=10)
     path = remuxed(whole, tmp_path / f"bad.{suffix}", lambda number, p: garbage(p) if number % 4 == 1 else p)
     frames_THWC, status = media.read_video(str(path), 8, 32)
     assert frames_THWC is None
@@ -291,16 +228,18 @@ def test_pictures_that_are_too_large_are_not_decoded(tmp_path):
         None,
         "corrupt: 16000 x 16000 pixels are more than media.max_pixels=35389440",
     )
-    path = write(tmp_path / "clip.mp4", EVEN[:4], size=(64, 48))
+    path = write_pictures(tmp_path / "clip.mp4", EVEN[:4], size=(64, 48))
     assert media.read_video(str(path), 1, 32, media.Limits(max_pixels=64 * 48))[1] == "ok"
     assert "media.max_pixels" in media.read_video(str(path), 1, 32, media.Limits(max_pixels=64 * 48 - 1))[1]
-    wide = write(tmp_path / "wide.mp4", EVEN[:4], size=(2048, 16))  # resized to a short side of 224, it is 28,672 wide
+    wide = write_pictures(
+        tmp_path / "wide.mp4", EVEN[:4], size=(2048, 16)
+    )  # resized to a short side of 224, it is 28,672 wide
     assert "28672 x 224" in media.read_video(str(wide), 1, 224, media.Limits(max_pixels=2**20))[1]
 
 
 def test_long_clips_are_refused(tmp_path):
     for suffix in ("mp4", "mkv"):
-        path = write(tmp_path / f"long.{suffix}", [0, 20_000])
+        path = write_pictures(tmp_path / f"long.{suffix}", [0, 20_000])
         assert (
             "20 s of pictures are more than media.max_video_s=10"
             in media.read_video(str(path), 1, 32, media.Limits(max_video_s=10))[1]
@@ -308,7 +247,7 @@ def test_long_clips_are_refused(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
-    path = write(tmp_path / "large.mp4", EVEN[:24], size=(1280, 720))
+    path = write_pictures(tmp_path / "large.mp4", EVEN[:24], size=(1280, 720))
 
     def kept_mb(frames):
         before = resident_mb()
