@@ -164,6 +164,7 @@ def tiny_config(tmp_path_factory):
         "mini",
         {
             "store.root": str(folder / "store"),
+            "data.outside_root": True,  # tests write manifests of this corpus in folders of their own
             "emovclip.clip": str(folder / "tiny_clip.json"),
             "emovclip.weights": None,
             "synthetic.train_clips": 36,

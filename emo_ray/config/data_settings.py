@@ -8,6 +8,7 @@ from emo_ray.config.model_settings import CLIP_FIELDS, MODALITIES
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
 Split = Literal["train", "validation", "test", "unlabelled"]
+Scheme = Literal["s3", "gs", "gcs", "abfs", "abfss", "hdfs"]
 SYNTHETIC = Condition("the corpus is synthetic", lambda config: config.data.is_synthetic)
 
 
@@ -36,7 +37,18 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
         "auto", "How to read `data.manifest`. auto: recognised by what lies there."
     )
     root: str | None = setting(
-        None, "Folder or URI that relative media paths start from. null: the folder of the manifest."
+        None, "Folder that media paths of a table start from and lie in. null: the folder of the manifest."
+    )
+    outside_root: bool = setting(
+        False,
+        "Whether a corpus may name files outside of its root, by .., absolute paths or links, and storage with a login "
+        "or options in its address. false: they are an error.",
+        decides=NOTHING,  # where it makes a difference, the other value ends the job
+    )
+    schemes: tuple[Scheme, ...] = setting(
+        (),
+        "Schemes of storage that media of a table may lie in, such as [s3]. Addresses with others are an error.",
+        decides=NOTHING,
     )
     columns: dict[str, str | tuple[str, ...] | None] = setting(
         {},
@@ -89,6 +101,13 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     def is_synthetic(self) -> bool:
         """Whether the clips are those of the synthetic corpus."""
         return self.corpus == "synthetic" or (self.manifest is None and self.corpus == "auto")
+
+    @field_validator("root")
+    @classmethod
+    def _folder(cls, root: str | None) -> str | None:
+        if root is not None and (not root.strip() or "://" in root or "\0" in root):
+            raise ValueError(f"found {root!r}, expected a folder: addresses of storage are written whole in the table")
+        return root
 
     @field_validator("columns", "split_map", "label_map", mode="before")
     @classmethod

@@ -16,6 +16,7 @@ _SHOWN = 5  # names in one message
 _FILE, _FOLDER, _LINK = "file", "folder", "link to a folder"
 # Why an entry is left out.
 NOT_UTF_8 = "names that are not UTF-8, which no table can hold (rename them)"
+OUTSIDE = "links that lead out of the folder"
 NOT_A_FILE = "pipes, sockets or devices, which are never opened"
 READ_ALREADY = "links to folders that are read already"
 ABOVE = "links to folders that this folder lies in"
@@ -31,6 +32,7 @@ class Listing:
     """
 
     path: Path
+    outside: bool = False  # links that lead out of the folder are followed
     files: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
@@ -39,23 +41,23 @@ class Listing:
         """The files that are taken for media, by their suffix."""
         return [name for name in self.files if is_media(name, self.path)]
 
+    def may_follow(self, name: str) -> bool:
+        """Whether a link may be followed."""
+        return self.outside or is_inside(self.path / name, self.path)
+
     def leave_out(self, reason: str, name: str) -> None:
         """Note that an entry is left out."""
         self.left_out.setdefault(reason, []).append(printable(name))
 
 
-def files_below(path: Path) -> list[str]:
-    """The files below a folder: see `list_folder`."""
-    return list_folder(path).files
-
-
-def list_folder(path: Path) -> Listing:
+def list_folder(path: Path, advice: str, outside: bool = False) -> Listing:
     """All files below a folder, but hidden ones. Every real folder is visited once, whatever links lead to it.
 
     Folders that lie there come before those that links lead to, so a link never takes a folder's place. Nothing depends
-    on the order in which the file system lists its entries. Raises ValueError where the folder itself cannot be read.
+    on the order in which the file system lists its entries. Raises ValueError where the folder itself cannot be read,
+    and, with the advice, where links lead out of it and `outside` does not allow it: those are not followed.
     """
-    listing = Listing(path)
+    listing = Listing(path, outside)
     folders = deque([""])
     links: deque[str] = deque()
     visited: set[tuple[int, int]] = set()
@@ -69,6 +71,8 @@ def list_folder(path: Path) -> Listing:
                 listing.leave_out(READ_ALREADY, prefix)
             elif is_link and is_inside(path, path / prefix):
                 listing.leave_out(ABOVE, prefix)
+            elif is_link and not listing.may_follow(prefix):
+                listing.leave_out(OUTSIDE, prefix)
             else:
                 visited.add(identity)
                 _sort_entries(path / prefix, prefix, listing, {_FOLDER: folders, _LINK: links, _FILE: listing.files})
@@ -76,6 +80,10 @@ def list_folder(path: Path) -> Listing:
             if not prefix:
                 raise ValueError(f"{path}: found a folder that cannot be read: {error.strerror}") from error
             listing.leave_out(UNREADABLE, prefix)
+    if links_out := listing.left_out.get(OUTSIDE):
+        raise ValueError(
+            f"{path}: found {OUTSIDE} ({first_of(links_out)}), expected all files in the folder itself: {advice}"
+        )
     listing.files.sort()
     return listing
 
@@ -93,6 +101,8 @@ def _sort_entries(folder: Path, prefix: str, listing: Listing, names_of: dict[st
             listing.leave_out(NOT_UTF_8, name)
         elif kind is None:
             listing.leave_out(NOT_A_FILE, name)
+        elif kind is _FILE and entry.is_symlink() and not listing.may_follow(name):
+            listing.leave_out(OUTSIDE, name)
         else:
             names_of[kind].append(name)
 

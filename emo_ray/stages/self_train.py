@@ -215,6 +215,7 @@ def _scores_of(config: Config, corpus: Corpus, path: Path) -> dict[str, float]:
         "data.manifest": str(corpus.prepared.path / MANIFEST),
         "data.corpus": "table",
         "data.root": None,
+        "data.outside_root": True,  # what may be read was checked when the corpus was prepared
     }
     changes |= {"data.columns": {}, "data.encoding": None, "data.split_map": {}, "data.label_map": {}}
     changes |= {"checkpoint": str(path), "evaluate.split": "validation"}

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from emo_ray.data import folders
-from emo_ray.data.folders import files_below, first_of, is_inside, list_folder, printable
+from emo_ray.data.folders import first_of, is_inside, list_folder, printable
+
+ADVICE = "copy them"
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -28,7 +30,7 @@ def write_bytes_name(folder: Path, name: bytes) -> str:
 
 def test_files_are_sorted_relative_and_not_hidden(tmp_path):
     touch(tmp_path, "b/c/x.mp4", "a.mp4", "b-d/y.mp4", "._a.mp4", ".git/x.mp4", "b/.x", "no suffix")
-    assert files_below(tmp_path) == ["a.mp4", "b-d/y.mp4", "b/c/x.mp4", "no suffix"]
+    assert list_folder(tmp_path, ADVICE).files == ["a.mp4", "b-d/y.mp4", "b/c/x.mp4", "no suffix"]
 
 
 def test_folders_linked_to_each_other_are_visited_once(tmp_path):
@@ -37,7 +39,7 @@ def test_folders_linked_to_each_other_are_visited_once(tmp_path):
     for name in names:
         for other in names:
             (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
-    listing = list_folder(tmp_path)
+    listing = list_folder(tmp_path, ADVICE)
     assert listing.files == [f"{name}/{name}.mp4" for name in names]
     assert len(listing.left_out[folders.READ_ALREADY]) == 36
 
@@ -46,7 +48,7 @@ def test_a_folder_keeps_its_place_although_a_link_comes_first(tmp_path):
     touch(tmp_path, "corpus/real/x.mp4", "disk/y.mp4")
     (tmp_path / "corpus" / "alias").symlink_to("real")
     (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "disk")
-    listing = list_folder(tmp_path / "corpus")
+    listing = list_folder(tmp_path / "corpus", ADVICE, outside=True)
     assert listing.files == ["linked/y.mp4", "real/x.mp4"]
     assert listing.left_out == {folders.READ_ALREADY: ["alias"]}
 
@@ -54,24 +56,34 @@ def test_a_folder_keeps_its_place_although_a_link_comes_first(tmp_path):
 def test_links_to_folders_above_are_not_followed(tmp_path):
     touch(tmp_path, "corpus/a.mp4", "private/diary.mp4")
     (tmp_path / "corpus" / "up").symlink_to("..")
-    assert list_folder(tmp_path / "corpus").left_out == {folders.ABOVE: ["up"]}
-    assert files_below(tmp_path / "corpus") == ["a.mp4"]
+    assert list_folder(tmp_path / "corpus", ADVICE).left_out == {folders.ABOVE: ["up"]}
+    assert list_folder(tmp_path / "corpus", ADVICE).files == ["a.mp4"]
+
+
+@pytest.mark.parametrize("target", ["private/diary.mp4", "private", "private/gone.mp4", "corpus2/a.mp4"])
+def test_links_that_lead_out_are_an_error_unless_they_are_allowed(target, tmp_path):
+    touch(tmp_path, "corpus/x/a.mp4", "private/diary.mp4", "corpus2/a.mp4")
+    (tmp_path / "corpus" / "x" / "link").symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=r"corpus: found links .*\(x/link\), expected .*copy them"):
+        list_folder(tmp_path / "corpus", ADVICE)
+    files = list_folder(tmp_path / "corpus", ADVICE, outside=True).files
+    assert files == ["x/a.mp4", "x/link/diary.mp4" if target == "private" else "x/link"]
 
 
 @pytest.mark.parametrize("target", ["gone.wav", "a.wav"])
 def test_a_link_that_leads_nowhere_is_a_file(target, tmp_path):
     (tmp_path / "a.wav").symlink_to(target)
-    assert files_below(tmp_path) == ["a.wav"]
+    assert list_folder(tmp_path, ADVICE).files == ["a.wav"]
 
 
 def test_pipes_sockets_and_devices_are_left_out(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.wav")
     os.mkfifo(tmp_path / "pipe.ts")
-    (tmp_path / "device.mp4").symlink_to(os.devnull)
+    (tmp_path / "device.mp4").symlink_to(os.devnull)  # never opened, so it does not matter that it lies outside
     monkeypatch.chdir(tmp_path)  # a socket's path may have 107 characters
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.txt")
-        listing = list_folder(tmp_path)
+        listing = list_folder(tmp_path, ADVICE)
     assert listing.files == listing.media == []
     assert listing.left_out == {folders.NOT_A_FILE: ["device.mp4", "pipe.ts", "pipe.wav", "socket.txt"]}
 
@@ -79,7 +91,7 @@ def test_pipes_sockets_and_devices_are_left_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "shown"), [(b"caf\xe9.wav", r"caf\xe9.wav"), ("你好.wav".encode("gbk"), r"\xc4")])
 def test_names_that_are_not_utf_8_are_left_out(name, shown, tmp_path):
     write_bytes_name(tmp_path, name)
-    listing = list_folder(touch(tmp_path, "é.wav"))
+    listing = list_folder(touch(tmp_path, "é.wav"), ADVICE)
     assert listing.files == ["é.wav"]
     ((reason, (left_out,)),) = listing.left_out.items()
     assert reason == folders.NOT_UTF_8
@@ -98,11 +110,11 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     refused = "locked"
-    listing = list_folder(tmp_path)
+    listing = list_folder(tmp_path, ADVICE)
     assert (listing.files, listing.left_out) == (["open/a.wav"], {folders.UNREADABLE: ["locked"]})
     refused = tmp_path.name
     with pytest.raises(ValueError, match=f"{tmp_path.name}: .*Permission denied"):
-        list_folder(tmp_path)
+        list_folder(tmp_path, ADVICE)
 
 
 def test_inside_means_with_all_links_resolved(tmp_path):

@@ -7,9 +7,9 @@ the corpus' (None where nothing shows that it is this corpus), and `read`, which
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from emo_ray.data import manifest
 from emo_ray.data.folders import Listing, printable
 from emo_ray.data.manifest import Clip
+from emo_ray.data.roots import resolve
 from emo_ray.data.suffixes import suffix
 
 _SUFFIXES_SHOWN = 12
@@ -27,7 +27,7 @@ class Imported:
 def left_out_notes(listing: Listing, imported: Imported) -> list[str]:
     """What of a folder is in no clip: media, other files, and what the listing left out."""
     used = {path for clip in imported.clips for path in (clip.video, clip.audio)}
-    unused = [name for name in listing.media if manifest.resolve(name, listing.path) not in used]
+    unused = [name for name in listing.media if resolve(name, listing.path) not in used]
     others = sorted(set(listing.files).difference(listing.media, imported.texts_read))
     notes = []
     if unused:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from emo_ray.data import manifest
 from emo_ray.data.corpora import csv_files
 from emo_ray.data.corpora.imported import Imported
-from emo_ray.data.folders import Listing, first_of, is_inside
+from emo_ray.data.folders import Listing, first_of
 from emo_ray.data.manifest import Clip
 
 
@@ -27,17 +27,12 @@ def read(listing: Listing) -> Imported:
         text = csv_files.decode(listing.path / name)
         csv_files.put(fields_of[clip_id], "text", text, listing.path / clip_id)
     clips = [Clip(clip_id, **fields_of[clip_id]) for clip_id in sorted(fields_of)]
-    kind = "transcripts that are links out of the folder or to nowhere"
-    note = f"left out, {len(unread)} in all: {kind} ({first_of(unread)}): copy them into it, or write a manifest"
+    note = f"left out, {len(unread)} in all: transcripts that are links to nowhere ({first_of(unread)})"
     return Imported(clips, [*text_of.values(), *unread], [note] if unread else [])
 
 
 def _transcripts(listing: Listing, clip_ids: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """The relative path of the transcript by clip, and those that are not read: links out of the folder or to nowhere.
-
-    A transcript is taken word for word into shards and reports. A link in a corpus from elsewhere could make one of any
-    private file, so only files of the corpus are read.
-    """
+    """The relative path of the transcript by clip, and those that are links to nowhere."""
     clips = set(clip_ids)
     path_of: dict[str, str] = {}
     unread = []
@@ -45,7 +40,7 @@ def _transcripts(listing: Listing, clip_ids: Iterable[str]) -> tuple[dict[str, s
         clip_id, ending = os.path.splitext(name)
         if ending.lower() != ".txt" or clip_id not in clips:
             continue
-        if (listing.path / name).is_file() and is_inside(listing.path / name, listing.path):
+        if (listing.path / name).is_file():
             csv_files.put(path_of, clip_id, name, listing.path)
         else:
             unread.append(name)

@@ -3,11 +3,11 @@
 import os
 from pathlib import PurePosixPath
 
-from emo_ray.data import manifest
 from emo_ray.data.corpora import csv_files
 from emo_ray.data.corpora.imported import Imported
 from emo_ray.data.folders import Listing, first_of
 from emo_ray.data.manifest import Clip
+from emo_ray.data.roots import resolve
 from emo_ray.data.suffixes import AUDIO_SUFFIXES, VIDEO_SUFFIXES, suffix
 
 _TEXT_COLUMNS = ("chinese", "sentence", "text", "transcript", "transcription", "english")  # first match wins
@@ -37,8 +37,8 @@ def read(listing: Listing) -> Imported:
     video_folder = PurePosixPath(min(videos.values(), default="video/none.mp4")).parent
     clips = []
     for name in sorted(labelled_names | videos.keys()):
-        audio = manifest.resolve(audios[name], listing.path) if name in audios else None
-        video = manifest.resolve(videos.get(name, f"{video_folder}/{name}.mp4"), listing.path)
+        audio = resolve(audios[name], listing.path) if name in audios else None
+        video = resolve(videos.get(name, f"{video_folder}/{name}.mp4"), listing.path)
         split = None if name in label_of else "unlabelled"
         has_video = bool(videos) or audio is None
         clips.append(

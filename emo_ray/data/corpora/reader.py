@@ -10,6 +10,7 @@ from emo_ray.data.corpora.imported import Imported, left_out_notes
 from emo_ray.data.folders import Listing, first_of, is_unicode, list_folder, printable
 from emo_ray.data.manifest import Clip
 from emo_ray.data.manifest.checks import check_files, check_ids, cleaned
+from emo_ray.data.roots import check_inside
 
 FOLDER_IMPORTERS: dict[str, Callable[[Listing], Imported]] = {
     "ravdess": ravdess.read,
@@ -48,7 +49,11 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
         raise ValueError(f"{path}: found no such file or folder, expected a corpus: correct data.manifest")
     _check_kind(path, data)
     if path.is_dir():
-        clips, notes = _read_folder(list_folder(path), data.corpus)
+        advice = "set data.outside_root=true if you know where they lead"
+        clips, notes = _read_folder(list_folder(path, advice, data.outside_root), data.corpus)
+        if not bare:
+            media = manifest.media_by_place({f"clip {clip.clip_id!r}": clip for clip in clips})
+            check_inside(media, path, data, str(path))  # tables in the folder name files too
     else:
         clips, notes = manifest.read_table(path, data, bare)
     if not bare:
@@ -66,7 +71,7 @@ def _check_kind(path: Path, data: Data) -> None:
         raise ValueError(
             f"{path}: found a {kind}, expected a {expected} for data.corpus={data.corpus}: set data.corpus=auto"
         )
-    of_tables = {name: getattr(data, name) for name in ("root", "columns", "encoding", "split_map")}
+    of_tables = {name: getattr(data, name) for name in ("root", "schemes", "columns", "encoding", "split_map")}
     if kind == "folder" and any(of_tables.values()):
         settings = ", ".join(f"data.{name}={value}" for name, value in of_tables.items() if value)
         raise ValueError(f"{path}: found {settings} with a folder, expected none of them: they describe tables only")

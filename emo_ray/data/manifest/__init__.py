@@ -3,6 +3,6 @@
 Reading order: encodings, table_files, columns, clips, checks.
 """
 
-from emo_ray.data.manifest.clips import SCHEMA, Clip, first_of, media_fields, read, read_table, resolve, write
+from emo_ray.data.manifest.clips import SCHEMA, Clip, first_of, media_by_place, media_fields, read, read_table, write
 
-__all__ = ["SCHEMA", "Clip", "first_of", "media_fields", "read", "read_table", "resolve", "write"]
+__all__ = ["SCHEMA", "Clip", "first_of", "media_by_place", "media_fields", "read", "read_table", "write"]

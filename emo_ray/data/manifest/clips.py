@@ -20,6 +20,7 @@ from emo_ray.data.manifest.columns import (
     unread_spans,
 )
 from emo_ray.data.manifest.table_files import Row, read_rows
+from emo_ray.data.roots import check_inside, resolve
 from emo_ray.data.suffixes import AUDIO_SUFFIXES, suffix
 
 _SHOWN = 5  # problems named in one error message
@@ -46,9 +47,9 @@ SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=name != "clip_id") for 
 def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     """The clips of a CSV, TSV, JSONL or Parquet table, and notes for the user.
 
-    Of `data` count the settings of tables: `columns`, `root`, `encoding`, `split_map`, `folds`. With `bare`, a clip_id
-    alone makes a clip: its features lie elsewhere. Raises ValueError naming file, row (the first data row is row 1) and
-    column of what is wrong.
+    Of `data` count the settings of tables: `columns`, `root`, `outside_root`, `schemes`, `encoding`, `split_map`,
+    `folds`. With `bare`, a clip_id alone makes a clip: its features lie elsewhere, and its media may not be needed.
+    Raises ValueError naming file, row (the first data row is row 1) and column of what is wrong.
     """
     rows = read_rows(path, data.encoding)
     if not rows:
@@ -70,6 +71,8 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
         raise ValueError(f"{path}: found no row beside those that data.split_map={data.split_map} leaves out")
     root = Path(data.root) if data.root else path.parent
     clips = {number: _clip(values, root, unread_fields(data)) for number, values in values_of.items()}
+    if not bare:
+        check_inside(media_by_place({f"row {number}": clip for number, clip in clips.items()}), root, data, str(path))
     return _with_ids(clips, root), notes
 
 
@@ -83,15 +86,16 @@ def read(path: Path) -> list[Clip]:
     return [Clip(**row) for row in store.read_parquet(path, schema=SCHEMA, whole_artefact=True).to_pylist()]
 
 
-def resolve(path: str, root: Path) -> str:
-    """A media path as an absolute path or a URI."""
-    return path if "://" in path else str((root / path).absolute())
-
-
 def media_fields(path: str, root: Path) -> dict[str, str]:
     """A media path as the clip field it belongs to, by its suffix; unknown suffixes are taken for video."""
     field = "audio" if suffix(path) in AUDIO_SUFFIXES else "video"
     return {field: resolve(path, root)}
+
+
+def media_by_place(clips: Mapping[str, Clip]) -> dict[str, str]:
+    """The media of clips, which are given by a name for messages: `row 3, video` -> path or URI."""
+    media = ((f"{name}, {field}", getattr(clip, field)) for name, clip in clips.items() for field in ("video", "audio"))
+    return {place: path for place, path in media if path is not None}
 
 
 def first_of(problems: list[str]) -> str:

@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from emo_ray.data import lfs
-from emo_ray.data.folders import files_below
+from emo_ray.data.folders import list_folder
 from emo_ray.data.tables import columns as feature_columns
 
 _SUFFIXES = (".npz", ".csv", ".tsv", ".parquet")
@@ -78,10 +78,14 @@ def kind_of(path: Path) -> str:
 
 
 def files_of(path: Path, kind: str) -> list[Path]:
-    """The files of this kind in a folder, sorted; or the file that the path is."""
+    """The files of this kind in a folder, sorted; or the file that the path is.
+
+    Raises ValueError for a folder with links that lead out of it.
+    """
     if not path.is_dir():
         return [path]
-    return sorted(path / name for name in files_below(path) if name.endswith(f".{kind}"))
+    listing = list_folder(path, "copy what they lead to into it, as cp -rL does")
+    return sorted(path / name for name in listing.files if name.endswith(f".{kind}"))
 
 
 def _npy_folder(folder: Path) -> FeatureFile:

@@ -21,6 +21,7 @@ from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip
 from emo_ray.data.manifest import checks as clip_checks
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, MEDIA_NOTES, Prepared
+from emo_ray.data.roots import check_inside, root_of
 from emo_ray.progress import progress, say
 from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet, write_media_notes
 from emo_ray.stages.decoding.shard_plan import (
@@ -110,6 +111,8 @@ def _read_clips(config: Config) -> tuple[list[Clip], list[str]]:
     clips, notes = read_corpus(config.data, bare)
     if bare:
         clips = _without_needless_media(clips, config.tables)
+        media = manifest.media_by_place({f"clip {clip.clip_id!r}": clip for clip in clips})
+        check_inside(media, root_of(config.data), config.data, str(config.data.manifest))
         clip_checks.check_files(clips, str(config.data.manifest))
     return clips, notes
 

@@ -26,9 +26,9 @@ def table(path: Path, *rows: list) -> None:
         csv.writer(stream).writerows(rows)
 
 
-def read(path: Path, corpus: str = "auto") -> tuple[dict, str]:
+def read(path: Path, corpus: str = "auto", **settings) -> tuple[dict, str]:
     """The clips by clip_id, and all notes as one text."""
-    clips, notes = read_corpus(Data(manifest=str(path), corpus=corpus))
+    clips, notes = read_corpus(Data(manifest=str(path), corpus=corpus, **settings))
     return {clip.clip_id: clip for clip in clips}, "\n".join(notes)
 
 
@@ -162,24 +162,36 @@ class TestOddNames:
 
 
 class TestLinks:
-    def test_media_elsewhere_are_clips(self, tmp_path):
-        touch(tmp_path, "disk/a.mp4", "corpus/x")
-        (tmp_path / "corpus" / "a.mp4").symlink_to(tmp_path / "disk" / "a.mp4")
-        assert read(tmp_path / "corpus")[0]["a"].video == str(tmp_path / "corpus" / "a.mp4")
+    @pytest.mark.parametrize("corpus", ["auto", "folder", "class_folders", "ravdess", "mer2024", "meld"])
+    @pytest.mark.parametrize("name", ["sad/a.mp4", "sad/a.txt", "sad/x", "sad/a.csv", "dev_sent_emo.csv"])
+    def test_nothing_comes_from_outside_unless_it_is_allowed(self, name, corpus, tmp_path):
+        private = touch(tmp_path / "private", "a.mp4", "a.txt", "x/a.mp4", "a.csv", "dev_sent_emo.csv")
+        (touch(tmp_path, "corpus/sad/b.mp4") / "corpus" / name).symlink_to(private / Path(name).name)
+        with pytest.raises(ValueError, match=rf"corpus: found links .*\({name}\), .*data\.outside_root=true"):
+            read(tmp_path / "corpus", corpus)
 
-    @pytest.mark.parametrize("form", ["file", "folder", "nowhere"])
-    def test_no_transcript_comes_from_outside(self, form, tmp_path):
+    def test_media_and_transcripts_elsewhere_where_they_are_allowed(self, tmp_path):
+        touch(tmp_path, "disk/a.mp4", "corpus/b.mp4")
+        (tmp_path / "disk" / "b.txt").write_text("Yes.")
+        for name in ("a.mp4", "b.txt"):
+            (tmp_path / "corpus" / name).symlink_to(tmp_path / "disk" / name)
+        clips, _ = read(tmp_path / "corpus", outside_root=True)
+        assert clips["a"].video == str(tmp_path / "corpus" / "a.mp4")
+        assert clips["b"].text == "Yes."
+
+    @pytest.mark.parametrize(
+        ("name", "rows"),
+        [
+            ("label.csv", [["name", "discrete"], ["a", "sad"], ["../../private/a", "sad"]]),
+            ("dev_sent_emo.csv", [MELD_HEADER, ["Hey.", "joy", "Joey", "0/../../../private/x", 0]]),
+        ],
+    )
+    def test_tables_in_a_folder_name_no_files_outside(self, name, rows, tmp_path):
         touch(tmp_path, "corpus/a.mp4", "private/a.mp4")
-        (tmp_path / "private" / "a.txt").write_text("a secret key")
-        if form == "folder":
-            (tmp_path / "corpus" / "x").symlink_to(tmp_path / "private")
-        else:
-            target = tmp_path / "private" / ("a.txt" if form == "file" else "gone.txt")
-            (tmp_path / "corpus" / "a.txt").symlink_to(target)
-        clips, notes = read(tmp_path / "corpus")
-        assert {clip.text for clip in clips.values()} == {None}
-        assert len(clips) == (2 if form == "folder" else 1)
-        assert "left out, 1 in all: transcripts that are links out of the folder" in notes
+        table(tmp_path / "corpus" / name, *rows)
+        corpus = "mer2024" if name == "label.csv" else "meld"
+        with pytest.raises(ValueError, match=r"corpus: clip '.*\.\./private/.* leads out of .*data\.outside_root=true"):
+            read(tmp_path / "corpus", corpus)
 
     def test_transcripts_inside_may_be_links_and_the_corpus_too(self, tmp_path):
         touch(tmp_path, "corpus/a.mp4", "corpus/b.mp4")
@@ -200,7 +212,7 @@ class TestLinks:
             (None, str(tmp_path / "a.mp4")),
             (None, str(tmp_path / "b.mp4")),
         ]
-        assert "left out, 1 in all: transcripts" in notes
+        assert "left out, 1 in all: transcripts that are links to nowhere (a.txt)" in notes
 
     def test_a_table_that_leads_nowhere_is_named(self, tmp_path):
         (tmp_path / "dev_sent_emo.csv").symlink_to("gone.csv")

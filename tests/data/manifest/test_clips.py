@@ -332,14 +332,15 @@ def test_paths_start_at_the_root_and_uris_are_left_alone(tmp_path, monkeypatch):
     path = write(tmp_path / "clips.csv", rows)
     for root, start in ((None, str(tmp_path)), (Path("/media"), "/media"), (Path("rel"), str(tmp_path / "rel"))):
         monkeypatch.chdir(tmp_path)
-        relative, absolute = clips_of(path, root)
+        relative, absolute = clips_of(path, root, outside_root=True, schemes=("s3", "gs"))
         assert (relative.video, relative.audio) == (f"{start}/x/a.mp4", "s3://bucket/x/a.wav")
         assert (absolute.video, absolute.audio) == ("/abs/b.mp4", "gs://b/c d.wav?v=1")
 
 
 def test_clips_are_named_after_their_files(tmp_path):
     def ids(content):
-        return [clip.clip_id for clip in clips_of(table(tmp_path / "clips.csv", content), Path("/data"))]
+        path = table(tmp_path / "clips.csv", content)
+        return [clip.clip_id for clip in clips_of(path, Path("/data"), outside_root=True, schemes=("s3",))]
 
     assert ids("video,audio\nx/a.mp4,\n,y/b.wav\ns3://bucket/c.d.mp4,\n") == ["a", "b", "c.d"]
     # Names that repeat: the paths below the root, so that they do not change with where the corpus lies.

@@ -9,7 +9,7 @@ import pytest
 from feature_forms import FORMS, columns, lists, npy, parquet, saved, text
 
 from emo_ray.data import tables
-from emo_ray.data.tables import Tables
+from emo_ray.data.tables import Tables, files
 
 ROWS = 40
 NAMES = tuple(f"c{i:02d}" for i in range(ROWS))
@@ -228,3 +228,17 @@ def test_an_archive_that_is_small_and_very_large_inside_is_refused(tmp_path):
         archive.writestr("c.npy", bytes(2**28))
     with pytest.raises(ValueError, match=r"zeros.npz.* 268 MB"):
         Tables([str(path)])
+
+
+@pytest.mark.parametrize("target", ["private/a.npy", "private"])
+def test_a_folder_of_features_holds_its_files_itself(target, tmp_path):
+    for name in ("private/a.npy", "features/b.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / name, np.ones(3))
+    (tmp_path / "features" / "c.npy").symlink_to("b.npy")
+    source = files.open_file(tmp_path / "features")
+    assert sorted(source.ids) == ["b", "c"]
+    assert source.read("../private/a") is None
+    (tmp_path / "features" / "a").symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=r"features: found links .*\(a\), expected .*cp -rL"):
+        files.open_file(tmp_path / "features")
