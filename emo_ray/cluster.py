@@ -66,6 +66,7 @@ def connect(config: Config, dashboard: bool = False) -> None:
         else:
             options |= {"num_cpus": config.cluster.num_cpus or os.cpu_count(), "include_dashboard": dashboard}
             if dashboard:
+                options["dashboard_host"] = "127.0.0.1"  # it takes jobs, which are any code
                 options["runtime_env"] = {"worker_process_setup_hook": _set_address}
             with _same_handlers():
                 context: Any = ray.init("local", **options)  # typed as the base of all contexts

@@ -54,7 +54,7 @@ for size in SIZES:
     })
 """
 LOCAL = """
-import signal
+import signal, urllib.error, urllib.request
 import ray
 from emo_ray import cluster
 from emo_ray.config import load
@@ -68,13 +68,18 @@ config = load("mini", {"cluster.num_cpus": 3, "train.use_gpu": "yes"})
 cluster.connect(config)  # as a job does that has clips to decode before it knows more
 cluster.connect(config, dashboard=True)
 cluster.connect(config, dashboard=True)
+url = ray.init(ignore_reinit_error=True).dashboard_url
+try:
+    jobs = urllib.request.urlopen(f"http://{url}/api/jobs/").status
+except urllib.error.HTTPError as error:
+    jobs = error.code
 try:
     use_gpu = cluster.use_gpu(load("mini", {"train.use_gpu": "yes"}), 1000)
 except ValueError as error:
     use_gpu = str(error)
 answers.append({
     "cpus": cluster.cpus(), "dashboard": cluster.has_dashboard(), "use_gpu": use_gpu,
-    "handler": signal.getsignal(signal.SIGTERM) == before,
+    "handler": signal.getsignal(signal.SIGTERM) == before, "url": url, "jobs": jobs,
     "actors": [cluster.actor_count(n, False) for n in (1, 5, 500)],
     "address": ray.get(address.remote()), "expected": ray.get_runtime_context().gcs_address,
 })
@@ -267,6 +272,11 @@ def test_signals_are_the_jobs_and_not_rays(with_dashboard):
 
 def test_workers_know_the_address_of_their_cluster(with_dashboard):
     assert with_dashboard[0]["address"] == with_dashboard[0]["expected"]
+
+
+def test_the_dashboard_of_a_local_cluster_is_this_machines_and_takes_no_job_without_the_token(with_dashboard):
+    assert with_dashboard[0]["url"].startswith("127.0.0.1:")
+    assert with_dashboard[0]["jobs"] == 401
 
 
 def test_the_token_of_a_local_cluster_is_its_users_alone(with_dashboard):

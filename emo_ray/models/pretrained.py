@@ -14,11 +14,14 @@ _NOT_IN_HIDDEN_STATES = re.compile(r"pooler|masked_spec_embed|lm_head")  # weigh
 
 
 def load(auto: Any, name: str, **kwargs: Any) -> Any:
-    """`auto.from_pretrained(name, ...)`, with one ValueError for whatever fails in it."""
+    """`auto.from_pretrained(name, ...)`, with one ValueError for whatever fails in it.
+
+    A model's own code runs only with `trust_remote_code=True`: left out, transformers would ask at the terminal.
+    """
     from transformers import __version__  # seconds to import
 
     try:
-        return auto.from_pretrained(name, **kwargs)
+        return auto.from_pretrained(name, **{"trust_remote_code": False} | kwargs)
     except Exception as error:
         custom_code = kwargs.get("trust_remote_code", False)  # may fail in any way, and none of them is our bug
         if not custom_code and not isinstance(error, OSError | ValueError | ImportError):

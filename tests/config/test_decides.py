@@ -24,7 +24,15 @@ from emo_ray.config import (
 INERT = {
     *(key for key in leaves() if key.split(".")[0] in {"bench", "store", "tracking", "cluster"}),
     *("train.use_gpu", "train.max_failures", "tune.max_concurrent", "tune.max_failures", "pseudo.max_bad_fraction"),
-    *("data.merge_labels", "data.outside_root", "data.schemes", "tables.export", "tables.export_as", "audio.batch_size", "text.batch_size"),
+    *(
+        "data.merge_labels",
+        "data.outside_root",
+        "data.schemes",
+        "tables.export",
+        "tables.export_as",
+        "audio.batch_size",
+        "text.batch_size",
+    ),
     *("text.device_map", "text.trust_remote_code"),
     *(f"annotate.{name}" for name in ("concurrency", "timeout_s", "max_attempts", "backoff_s", "max_wait_s")),
 }

@@ -1,5 +1,6 @@
 """Sound encoders: neighbours never matter, and features are pooled as the docstrings say."""
 
+import json
 import math
 import shutil
 from itertools import pairwise
@@ -114,6 +115,22 @@ def speech(request, folder_of):
 @pytest.fixture
 def hubert(folder_of):
     return folder_of("hubert-large")
+
+
+def test_code_beside_a_model_does_not_run_and_nobody_is_asked(tmp_path, monkeypatch):
+    ran = tmp_path / "ran"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "modeling_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    classes = {name: f"modeling_own.{name}" for name in ("AutoConfig", "AutoModel", "AutoFeatureExtractor")}
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_text(json.dumps({"model_type": "own", "auto_map": classes}))
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "y")
+    with pytest.raises(ValueError, match="model: found nothing that AutoFeatureExtractor"):
+        audio.build(Audio(encoder=str(folder)))
+    assert not questions
+    assert not ran.exists()
 
 
 def plainly(folder, wave, layers):

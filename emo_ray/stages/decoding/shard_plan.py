@@ -1,6 +1,7 @@
 """Which shard parts a corpus consists of, where they lie, and what is left to decode."""
 
 import pickle
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.models.clip_source import image_size
 from emo_ray.stages.decoding.storage import check_storage
+
+_PART_NAME = re.compile(r"part-[0-9a-f]+\.parquet")
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,18 @@ def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
 def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
     """The parts of a folder that prepare made, as it lies, also where its media are gone.
 
-    Raises ValueError where its shards are gone, or decoded with other settings than this config's.
+    Raises ValueError where its shards are gone, or decoded with other settings than this config's, and where it names
+    files of other folders: parts of the same names are written, too.
     """
     meta = store.read_meta(path)
+    if odd_names := [name for name in meta["parts"] if not _PART_NAME.fullmatch(name)]:
+        raise ValueError(
+            f"{path / store.META}: found a part {odd_names[0]!r}, expected part-DIGEST.parquet: run jobs/prepare.py "
+            "again"
+        )
     folder = path.parents[1] / "shards" / meta["shards"]
     plan = ShardPlan(folder, {name: [] for name in meta["parts"]}, config.media, image_size(config))
-    if store.digest(plan.settings) != folder.name:
+    if store.digest(plan.settings) != meta["shards"]:
         raise ValueError(
             f"{path}: found clips decoded with {meta['settings']}, expected {plan.settings}: give the manifest that "
             "it was made from as data.manifest, and its clips are decoded anew"

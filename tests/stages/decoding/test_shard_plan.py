@@ -1,5 +1,6 @@
 """Parts of shards: which clips share one, what is decoded again, and clips whose media are gone or never were."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from emo_ray.config import Config, override
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
 from emo_ray.stages.decoding.shard_plan import decode_tasks, no_media_reason, plan_shards, plan_some_parts
+from emo_ray.store import META
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -76,6 +78,13 @@ def test_shards_are_enough_where_the_media_are_gone(tiny_config, media_files, tm
     assert {clip.clip_id for clip in plan.clips} == {"clip", "silent", "truncated"}
     with pytest.raises(ValueError, match=r"'frames': 2.*'frames': 3.*data\.manifest"):
         plan_corpus(override(from_shards, {"media.frames": 3}))
+    meta_file = prepared.path / META
+    meta = json.loads(meta_file.read_text())
+    for change in ({"parts": ["../../elsewhere.parquet"]}, {"shards": f"../../elsewhere/{meta['shards']}"}):
+        meta_file.write_text(json.dumps(meta | change))
+        with pytest.raises(ValueError, match=r"found .*expected"):
+            plan_corpus(from_shards)
+    meta_file.write_text(json.dumps(meta))
     (prepared.shards / prepared.parts[0]).unlink()
     with pytest.raises(ValueError, match=r"part-.*jobs/prepare\.py"):
         plan_corpus(from_shards)

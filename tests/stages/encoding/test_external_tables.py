@@ -15,6 +15,7 @@ from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.encoding import external_tables
 from emo_ray.stages.encoding.encoders import frozen_encoders
 from emo_ray.stages.encoding.external_tables import BAD_ROWS
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
@@ -182,3 +183,12 @@ def test_a_jsonl_manifest_of_ids_and_labels_will_do(corpus, tmp_path):
     prepared = prepare_corpus(override(corpus, {"data.manifest": str(tmp_path / "clips.jsonl")}))
     assert prepared.labels == ("a", "b", "c")
     assert pq.read_table(prepared.path / "manifest.parquet").num_rows == 60
+
+
+@pytest.mark.parametrize(
+    "clip_id", ["../secret", "a/../../b", "/etc/passwd", "..", ".", "a//b", "a/", "", "a\0b", "x" * 300]
+)
+def test_no_clip_id_leads_out_of_an_export(clip_id):
+    with pytest.raises(ValueError, match=r"clip_id .*tables\.export_as"):
+        external_tables._file_name(clip_id)
+    assert external_tables._file_name("folder/..clip") == "folder/..clip"
