@@ -57,13 +57,12 @@ def tokenizer(config: Config) -> Callable[..., torch.Tensor]:
 
 
 def _tokenizer(source: ClipSource) -> Callable[..., torch.Tensor]:
-    if source.folder:
-        text = source.architecture["text_cfg"]
-        length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-        return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))
-    if source.json_file and open_clip.get_model_config(source.name) != source.architecture:
-        open_clip.add_model_config(source.json_file)
-    return open_clip.get_tokenizer(source.name, **({"bpe_path": str(source.merges)} if source.merges else {}))
+    if not (source.folder or source.json_file):
+        return open_clip.get_tokenizer(source.name)
+    text = source.architecture["text_cfg"]
+    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    merges = {"bpe_path": str(source.merges)} if source.merges else {}
+    return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}), **merges)
 
 
 def pixel_statistics(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,6 +68,8 @@ def clip_source(config: Config) -> ClipSource:
     foreign = vision.get("timm_model_name") or text.get("hf_model_name") or source.architecture.get("multimodal_cfg")
     if foreign:
         raise ValueError(f"emovclip.clip={name}: found a tower {foreign}, expected open_clip's own, as in ViT-B-16")
+    if source.folder or source.json_file:
+        _check_tokenizer(name, text)
     return source
 
 
@@ -127,6 +129,21 @@ def _architecture_of_open_clip(name: str) -> dict[str, Any]:
             f"emovclip.clip: found {name!r}, expected a folder with a CLIP, or one of {', '.join(configs)}"
         )
     return read_json(configs[name])
+
+
+def _check_tokenizer(name: str, text: dict[str, Any]) -> None:
+    """Raises ValueError where files from elsewhere ask for a tokenizer by name, which may bring code, or configure it.
+
+    Of open_clip's architectures some do so, and are trusted as open_clip is.
+    """
+    options = text.get("tokenizer_kwargs", {})
+    if text.get("hf_tokenizer_name"):
+        entry = f"hf_tokenizer_name {text['hf_tokenizer_name']!r}"
+    elif not isinstance(options, dict) or options.keys() - {"clean"}:
+        entry = f"tokenizer_kwargs {options}"
+    else:
+        return
+    raise ValueError(f"emovclip.clip={name}: found {entry}, expected CLIP's own tokenizer, with `clean` at most")
 
 
 def _weights(weights: str | None) -> Path | str | None:

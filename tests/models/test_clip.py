@@ -49,6 +49,26 @@ def test_digests_are_those_that_stores_have(tmp_path):
         assert frozen_digest(override(Config(), changes)) == expected
 
 
+@pytest.mark.parametrize("name", ["tiny-vit", "hf-hub:some"])
+@pytest.mark.parametrize("key", ["hf_tokenizer_name", "tokenizer_kwargs"])
+def test_an_architecture_names_no_tokenizer_whose_code_would_run(tiny, tmp_path, name, key):
+    ran = tmp_path / "ran"
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    classes = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(classes))
+    names = {"hf_tokenizer_name": str(folder)} if key == "hf_tokenizer_name" else {}
+    text = (
+        {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
+        | names
+        | {"tokenizer_kwargs": {"trust_remote_code": True}}
+    )
+    with pytest.raises(ValueError, match=rf"emovclip\.clip=.*: found .*{key}"):
+        clip.tokenizer(tiny(name=name, text_cfg=text))
+    assert not ran.exists()
+
+
 def test_merges_beside_an_architecture_are_its_tokenizer(tiny, tmp_path):
     words = ["very happy"]
     assert torch.equal(clip.tokenizer(tiny())(words), open_clip.SimpleTokenizer()(words, 24))

@@ -64,6 +64,7 @@ OTHER = {
     "data.manifest": "FOLDER/more.jsonl",
     "data.corpus": "synthetic",
     "data.root": "FOLDER/elsewhere",
+    "data.schemes": ["s3"],
     "data.columns": {"text": "translation"},
     "data.encoding": "cp1252",
     "data.split_map": {"training": None},
