@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -94,7 +95,8 @@ class Job:
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
         function = getattr(importlib.import_module(f"emo_ray.{self.stage}"), self.stage.rpartition(".")[2])
-        result = mending(partial(function, configuration.absolute_paths(config)))
+        config = configuration.absolute_paths(config)
+        result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
         tracking.deliver(config, self.root)
         return result
 
@@ -164,20 +166,33 @@ def _lines(about: dict[str, str]) -> str:
     )
 
 
-def mending(job: Callable[[], JobResult]) -> JobResult:
-    """The job's result. Where it meets a damaged file of the store, which is then set aside, it runs again.
+def mending(job: Callable[[], JobResult], root: Path, inputs: Collection[Path] = ()) -> JobResult:
+    """The job's result. Where it meets a damaged file of the store, it sets that file aside and runs again.
 
-    So the file is made again where its source is there; what is whole is not. Raises DamagedFile where that is in vain.
+    So the file is made again where its source is there; what is whole is not. Files in `inputs`, which the user names,
+    are left alone: this job does not make them. Raises DamagedFile for them, and where running again is in vain.
     """
-    from emo_ray.store import DamagedFile  # its module needs pyarrow, which --help does without
+    from emo_ray.store import DAMAGED, DamagedFile, set_aside  # needs pyarrow, which --help does without
 
-    met: set[Path] = set()
+    met: dict[Path, DamagedFile] = {}
     while True:
         try:
             return job()
         except Exception as error:
-            damage = next((cause for cause in failures.causes(error) if isinstance(cause, DamagedFile)), None)
-            if damage is None or damage.path in met:
+            causes = list(failures.causes(error))
+            damage = next((cause for cause in causes if isinstance(cause, DamagedFile)), None)
+            if damage is None:
+                lost = next((damage for path, damage in met.items() if not path.exists()), None)
+                if lost is not None and any(isinstance(cause, FileNotFoundError) for cause in causes):
+                    raise lost from error  # this job reads the file, and another one makes it
                 raise
-            met.add(damage.path)
-            say(str(damage))
+            path = damage.path
+            if path in met or not path.is_relative_to(root) or any(path.is_relative_to(folder) for folder in inputs):
+                raise
+            met[path] = damage
+            with suppress(FileNotFoundError):  # another process has set it aside
+                set_aside(path, root)
+            say(
+                f"{path}: found a damaged file ({damage.reason}): set aside as {path.name}{DAMAGED}, and made again "
+                "where its source is there"
+            )

@@ -2,35 +2,33 @@
 
 An artefact is a folder `<root>/<kind>/<digest>` whose digest is taken over everything that decides its content. It is
 complete exactly when its `meta.json` is there, because that is written last and the folder appears by one rename.
-`artefact` is the one way to make it.
+`artefact` is the one way to make it. Whatever is written is on the disk before it gets its name, so that a power cut
+leaves it whole or leaves nothing.
 """
 
 import csv
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
-import socket
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-META = "meta.json"
+from emo_ray.locks import lock
+
+META, FILES = "meta.json", "files"  # FILES: the entry of the meta that holds a digest of every other file
+DAMAGED = ".damaged"  # the ending of damaged files that are set aside
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _PARQUET, _SEAL, _DIGEST_BYTES = b"PAR1", b"emo_ray footer: ", 16
 _FULL_READ_BYTES = 64 * 2**20
-_QUIET_WAIT_S = 5.0  # for a lock, before its holder is named
-_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # what a file system without locks says
+_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # where it cannot be asked for
 
 
 class DamagedFile(ValueError):
@@ -42,8 +40,8 @@ class DamagedFile(ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: found a damaged file ({self.reason}), expected it as it was written: it is set aside as "
-            f"{self.path.name}.damaged, and the job that needs it makes it again where its source is there"
+            f"{self.path}: found a damaged file ({self.reason}), expected it as it was written: copy it again, or set "
+            "it aside with jobs/verify.py verify.mend=true and run the job that makes it"
         )
 
 
@@ -103,25 +101,63 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The content of `meta.json`. Raises ValueError where the folder is not a complete artefact."""
+    """What `meta.json` says, but for the digests of files, which `file_digests` gives.
+
+    Raises ValueError where there is none, and DamagedFile where it is cut.
+    """
+    return {key: value for key, value in _meta(folder).items() if key != FILES}
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The digests of an artefact's files by name, as they were written; empty for artefacts of earlier versions.
+
+    Raises as `read_meta` does.
+    """
+    return _meta(folder).get(FILES, {})
+
+
+def _meta(folder: Path) -> dict[str, Any]:
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = read_json(folder / META)
     except FileNotFoundError:
         raise ValueError(f"{folder}: found no {META}, expected a finished artefact: run its stage again") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{folder / META}: found no JSON ({type(error).__name__}), expected what a stage writes last: remove the "
-            "folder and run its stage again"
-        ) from None
     if not isinstance(meta, dict):
-        raise ValueError(f"{folder / META}: found {type(meta).__name__}, expected a mapping: run its stage again")
+        raise DamagedFile(folder / META, f"{type(meta).__name__} in place of a mapping")
     return meta
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of the store. Raises DamagedFile where it is none, and OSError for other trouble."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(path, f"no JSON: {error}" if path.stat().st_size else "it is empty") from None
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file's content, all of it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def set_aside(path: Path, root: Path) -> None:
+    """Rename a damaged file of the store at `root` to NAME.damaged, so that the job that needs it makes it again.
+
+    The artefacts that it lies in are no longer complete, except for readings, whose meta holds a name that is drawn
+    once. Hard links to the file, such as those of predictions, share the damage and are set aside with it.
+    """
+    twins = [twin for twin in root.rglob(path.name) if twin.samefile(path)] if path.stat().st_nlink > 1 else [path]
+    for twin in twins:
+        twin.replace(twin.with_name(twin.name + DAMAGED))
+        for folder in twin.relative_to(root).parents:
+            if folder.parts[:1] != ("readings",):
+                (root / folder / META).unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
     """A fresh folder to fill, which becomes `folder` (with `meta.json`) if the block ends without an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     temporary.mkdir()  # as the umask says, unlike a folder of tempfile
     try:
@@ -133,7 +169,7 @@ def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
 
 def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     """Write `meta.json` into a filled folder and rename it into place; a complete one that is there already wins."""
-    write_text(temporary / META, json.dumps(meta, indent=1, ensure_ascii=False, default=_path_text))
+    write_meta(temporary, meta)
     try:
         temporary.rename(folder)  # never replaces a folder that holds anything
     except OSError:
@@ -144,17 +180,44 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
             return
         shutil.rmtree(folder)  # an incomplete one of an interrupted copy; ours is whole
         temporary.rename(folder)
+    _sync(folder.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part."""
-    write_bytes(path, text.encode("utf-8"))
+def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write `meta.json` into a filled folder, with a digest of every other file in it."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: file_digest(folder / name) for name in names if name != META}
+    content = {**meta, FILES: files}
+    write_text(folder / META, json.dumps(content, indent=1, ensure_ascii=False, default=_path_text))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part."""
-    with renamed(path) as temporary:
+def write_text(path: Path, text: str, lasting: bool = True) -> None:
+    """Write a text file so that readers see the old or the new content, never a part. See `renamed` for `lasting`."""
+    write_bytes(path, text.encode("utf-8"), lasting)
+
+
+def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:
+    """Write a file so that readers see the old or the new content, never a part. See `renamed` for `lasting`."""
+    with renamed(path, lasting) as temporary:
         temporary.write_bytes(content)
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file, which are on the disk on return. What a killed process left unfinished stays a line."""
+    make_folder(path.parent)
+    is_new = not path.exists()
+    with path.open("a+b") as stream:
+        if stream.tell() and _last_byte(stream) != b"\n":
+            stream.write(b"\n")
+        stream.writelines(line.encode("utf-8") + b"\n" for line in lines)
+    _sync(path)
+    if is_new:
+        _sync(path.parent)
+
+
+def _last_byte(stream: BinaryIO) -> bytes:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
@@ -183,36 +246,34 @@ def write_parquet(path: Path, table: pa.Table, rows_per_group: int = 32, codec: 
             stream.write(_SEAL + _footer_digest(footer) + footer)
 
 
-def read_parquet(path: Path, *, whole_artefact: bool = False, **options: Any) -> pa.Table:
+def read_parquet(path: Path, **options: Any) -> pa.Table:
     """The rows of a file that `write_parquet` wrote; `options` are those of pyarrow, such as `columns` and `filters`.
 
-    Files of earlier versions have no checksums; of them only what Parquet itself tells is noticed.
-
-    A file that is cut or damaged is set aside as NAME.damaged, so that its stage makes it again; with `whole_artefact`
-    the artefact that it lies in as well. Raises DamagedFile for it, and OSError for trouble with reading.
+    Files of earlier versions have no checksums; of them only what Parquet itself tells is noticed. Raises DamagedFile
+    for a file that is cut or damaged, and OSError for trouble with reading.
     """
     try:
         check_footer(path)
         return pq.read_table(path, page_checksum_verification=True, **options)
-    except Exception as error:
-        damage = error if isinstance(error, DamagedFile) else _damage(path)
-        if damage is None:
+    except DamagedFile:
+        raise
+    except Exception:
+        if (damage := damage_of_parquet(path)) is None:
             raise  # the file is whole: trouble of this machine, or options that do not fit
-    with suppress(OSError):  # a store that cannot be written
-        path.replace(path.with_name(f"{path.name}.damaged"))
-        if whole_artefact:
-            (path.parent / META).unlink(missing_ok=True)
-    raise damage
+        raise damage from None
 
 
-def _damage(path: Path) -> DamagedFile | None:
-    """What is wrong with the content of a Parquet file, told by reading all of it; None where it can be read.
+def damage_of_parquet(path: Path) -> DamagedFile | None:
+    """What is wrong with a Parquet file, told by reading all of it; None where it is whole.
 
     Raises OSError and MemoryError for trouble with reading.
     """
     try:
+        check_footer(path)
         with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
             file.read()
+    except DamagedFile as damage:
+        return damage
     except MemoryError:
         raise
     except Exception as error:  # damage makes Arrow fail in any way
@@ -249,76 +310,51 @@ def _footer_digest(footer: bytes) -> bytes:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """The same file under another name; its bytes are shared where the file system can."""
+    make_folder(target.parent)
     try:
         os.link(source, target)
     except OSError:
-        shutil.copy2(source, target)
+        with renamed(target) as temporary:
+            shutil.copy2(source, temporary)
+    else:
+        _sync(target.parent)
 
 
 @contextmanager
-def lock(path: Path, timeout_s: float = -1) -> Iterator[bool]:
-    """Let one process at a time hold this lock file; others wait. The lock goes with its process, however that ends.
+def renamed(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """A path to write a file to, which becomes `path` at once if the block ends without an error.
 
-    The value is whether the file is locked: where files cannot be, nobody waits, and work may be done twice, which
-    costs time and harms nothing. A process that waits for seconds says for whom. Raises TimeoutError after `timeout_s`
-    (negative: never).
+    All that is written goes through here. It is on the disk before it gets its name: else a power cut could leave an
+    empty file under it. What may be lost, such as progress, is written faster where `lasting` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        is_locked = True
-        try:
-            _acquire(stack, path, timeout_s)
-            _write_holder(path, f"{os.getpid()}\n{socket.gethostname()}\n")
-            stack.callback(_write_holder, path, "")
-        except NotImplementedError:
-            is_locked = False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            is_locked = False
-        yield is_locked
-
-
-def _acquire(stack: ExitStack, path: Path, timeout_s: float) -> None:
-    """Acquire the lock for as long as the stack is open, and say whenever another process than before has it."""
-    begun_s, said = time.monotonic(), ""
-    while True:
-        left_s = math.inf if timeout_s < 0 else timeout_s - (time.monotonic() - begun_s)
-        try:
-            lock_file = filelock.FileLock(path, timeout=max(0.0, min(_QUIET_WAIT_S, left_s)), poll_interval=0.1)
-            stack.enter_context(lock_file)
-            return
-        except filelock.Timeout:
-            if left_s <= _QUIET_WAIT_S:
-                raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s") from None
-        if (holder := _holder(path)) != said:
-            print(f"waiting for {holder}: it holds {path} until it ends", file=sys.stderr, flush=True)
-            said = holder
-
-
-def _holder(path: Path) -> str:
-    """The process that wrote itself into a lock file, for people."""
-    with suppress(OSError, ValueError):
-        process, machine = path.read_text(encoding="utf-8").split()
-        here = "this machine" if machine == socket.gethostname() else machine
-        return f"process {process} on {here}"
-    return "another process"
-
-
-def _write_holder(path: Path, text: str) -> None:
-    """Write into a lock file who holds it, in the form of filelock's own files: process id and machine, a line each."""
-    with suppress(OSError), path.open("r+", encoding="utf-8") as file:  # it only informs
-        file.truncate()
-        file.write(text)
-
-
-@contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """A path to write a file to, which becomes `path` at once if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids repeat across nodes
     try:
         yield temporary
+        if lasting:
+            _sync(temporary)
         temporary.replace(path)
+        if lasting:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, whose names are then on the disk."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:  # a full disk is told only now by some file systems
+            raise
+    finally:
+        os.close(descriptor)

@@ -23,31 +23,46 @@ def parts(tmp_path):
         except store.DamagedFile as error:
             raise RuntimeError("in a worker") from error
 
-    job.made, job.folder = 0, folder
+    job.made, job.folder, job.root = 0, folder, tmp_path
     return job
 
 
 def test_damaged_parts_are_made_again(parts, capsys):
-    assert mending(parts) == [0, 1]
+    assert mending(parts, parts.root) == [0, 1]
     for i in range(2):
         (parts.folder / f"part-{i}.parquet").write_bytes(b"")
-    assert mending(parts) == [0, 1]
+    assert mending(parts, parts.root) == [0, 1]
     assert parts.made == 4
     said = capsys.readouterr().err
     assert [said.count(f"part-{i}.parquet: found a damaged file") for i in range(2)] == [1, 1]
 
 
 def test_what_cannot_be_mended_ends(parts):
-    mending(parts)
+    mending(parts, parts.root)
     (parts.folder / "part-0.parquet").write_bytes(b"PAR1")
 
     def stubborn():
-        try:
-            return store.read_parquet(parts.folder / "part-0.parquet")
-        finally:
-            (parts.folder / "part-0.parquet").write_bytes(b"PAR1")
+        (parts.folder / "part-0.parquet").write_bytes(b"PAR1")
+        return store.read_parquet(parts.folder / "part-0.parquet")
+
+    def reading():
+        return store.read_parquet(parts.folder / "part-1.parquet")
 
     with pytest.raises(store.DamagedFile, match=r"part-0\.parquet"):
-        mending(stubborn)
+        mending(stubborn, parts.root)
+    (parts.folder / "part-1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(store.DamagedFile, match=r"part-1\.parquet"):
+        mending(reading, parts.root)
     with pytest.raises(KeyError):
-        mending(lambda: {}["other errors"])
+        mending(lambda: {}["other errors"], parts.root)
+
+
+def test_what_the_user_names_and_what_lies_elsewhere_is_left_alone(parts, tmp_path):
+    mending(parts, parts.root)
+    damaged = parts.folder / "part-0.parquet"
+    damaged.write_bytes(b"PAR1")
+    for root, inputs in ((parts.root, [parts.folder]), (parts.root, [damaged]), (tmp_path / "another store", [])):
+        with pytest.raises(RuntimeError) as error:
+            mending(parts, root, inputs)
+        assert str(damaged) in str(error.value.__cause__)
+        assert damaged.read_bytes() == b"PAR1"

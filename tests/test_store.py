@@ -3,10 +3,8 @@ import errno
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray import store
+from emo_ray.config.job_settings import Annotate
+from emo_ray.locks import lock
+from emo_ray.stages.chat import answer_log
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -250,7 +251,7 @@ def lock_with(monkeypatch, error):
 def test_without_locks_an_artefact_is_made_and_others_work_is_left_alone(tmp_path, monkeypatch, error):
     lock_with(monkeypatch, error)
     (tmp_path / ".abc-0").mkdir()  # of a process that may be filling it
-    with store.lock(tmp_path / ".abc.lock") as is_locked:
+    with lock(tmp_path / ".abc.lock") as is_locked:
         assert not is_locked
     meta = store.artefact(tmp_path / "abc", {"kind": "test"}, fill_with("content", {"clips": 3}))
     assert meta == {"kind": "test", "clips": 3}
@@ -342,45 +343,6 @@ def test_a_link_shares_its_bytes_and_elsewhere_they_are_copied(tmp_path, monkeyp
     assert (tmp_path / "a").stat().st_mtime_ns == (tmp_path / "c").stat().st_mtime_ns
 
 
-def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
-    is_held = threading.Event()
-
-    def second():
-        with store.lock(tmp_path / "a" / "lock"):
-            is_held.set()
-
-    waiting = threading.Thread(target=second)
-    with store.lock(tmp_path / "a" / "lock"):
-        waiting.start()
-        with pytest.raises(TimeoutError, match=r"lock: .*0 s"), store.lock(tmp_path / "a" / "lock", 0.0):
-            pass
-        assert not is_held.is_set()
-    waiting.join(30)
-    assert is_held.is_set()
-
-
-def test_who_waits_for_a_lock_says_for_which_process_on_which_machine(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(store, "_QUIET_WAIT_S", 0.2)
-    code = "import sys; from pathlib import Path; from emo_ray import store\nwith store.lock(Path(sys.argv[1])):\n"
-    command = [sys.executable, "-c", f"{code} print(flush=True); sys.stdin.read()", str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline()
-        os.kill(holder.pid, signal.SIGSTOP)
-        with pytest.raises(TimeoutError), store.lock(tmp_path / "lock", 1.0):
-            pass
-        os.kill(holder.pid, signal.SIGCONT)
-        said = capsys.readouterr().err
-        (tmp_path / "lock").write_text(f"{holder.pid}\nanother-machine\n")
-        with pytest.raises(TimeoutError), store.lock(tmp_path / "lock", 0.5):
-            pass
-        holder.communicate()
-    assert said.count("\n") == 1
-    assert f"process {holder.pid} on this machine" in said
-    assert str(tmp_path / "lock") in said
-    assert f"process {holder.pid} on another-machine" in capsys.readouterr().err
-    assert (tmp_path / "lock").read_text() == ""
-
-
 def table_of(rows):
     """A table with what parts hold: text, bytes, lists and a note in the schema."""
     dice = np.random.default_rng(0)
@@ -414,27 +376,124 @@ def test_no_flipped_bit_of_a_part_is_read_as_if_it_were_right(tmp_path, codec):
 
 
 @pytest.mark.parametrize("length", [0, 3, 8, 100, -1])
-def test_a_part_that_is_cut_is_named_and_set_aside(tmp_path, length):
+def test_a_part_that_is_cut_is_named(tmp_path, length):
     path = tmp_path / "part.parquet"
     store.write_parquet(path, table_of(4))
     content = path.read_bytes()
     path.write_bytes(content[:length])
     with pytest.raises(store.DamagedFile, match=r"part\.parquet: found a damaged file") as error:
         store.read_parquet(path, columns=["clip_id"])
-    assert os.listdir(tmp_path) == ["part.parquet.damaged"]
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # as it is when it comes from a worker
 
 
-def test_an_artefact_with_a_damaged_file_is_made_again(tmp_path):
+@pytest.mark.parametrize("content", [b"", b'{"a": [1, 2', b"\xff", b"[" * 100_000, b"[]"])
+def test_a_meta_that_is_cut_or_something_else_is_named(tmp_path, content):
+    store.artefact(tmp_path / "a", {"kind": "test"}, fill_with("content"))
+    (tmp_path / "a/meta.json").write_bytes(content)
+    with pytest.raises(store.DamagedFile, match=r"meta\.json: found a damaged file"):
+        store.read_meta(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["ledger.parquet", "meta.json"])
+def test_an_artefact_with_a_damaged_file_is_made_again(tmp_path, name):
     def fill(folder):
         store.write_parquet(folder / "ledger.parquet", table_of(4))
 
-    store.artefact(tmp_path / "a", {}, fill)
-    (tmp_path / "a/ledger.parquet").write_bytes(b"PAR1")
-    with pytest.raises(store.DamagedFile):
-        store.read_parquet(tmp_path / "a/ledger.parquet", whole_artefact=True)
-    store.artefact(tmp_path / "a", {}, fill)
-    assert store.read_parquet(tmp_path / "a/ledger.parquet", whole_artefact=True).equals(table_of(4))
+    folder = tmp_path / "kind/a"
+    store.artefact(folder, {}, fill)
+    whole = store.file_digests(folder)
+    (folder / name).write_bytes(b"PAR1")
+    store.set_aside(folder / name, tmp_path)
+    assert not store.is_complete(folder)
+    assert (folder / f"{name}.damaged").read_bytes() == b"PAR1"
+    store.artefact(folder, {}, fill)
+    assert store.file_digests(folder) == whole == {"ledger.parquet": store.file_digest(folder / "ledger.parquet")}
+    assert sorted(os.listdir(folder)) == ["ledger.parquet", "meta.json"]
+
+
+def test_links_to_a_damaged_file_are_set_aside_with_it_and_so_are_the_artefacts_around(tmp_path):
+    parts, artefact = tmp_path / "predictions/parts-1", tmp_path / "predictions/2"
+    store.write_parquet(parts / "part-a.parquet", table_of(4))
+    store.write_parquet(tmp_path / "features/3/part-a.parquet", table_of(4))
+    part = parts / "part-a.parquet"
+    store.artefact(artefact, {}, lambda folder: store.link_or_copy(part, folder / "b" / part.name))
+    store.set_aside(part, tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("part-*")}
+    assert left == {
+        "features/3/part-a.parquet",
+        "predictions/2/b/part-a.parquet.damaged",
+        "predictions/parts-1/part-a.parquet.damaged",
+    }
+    assert not store.is_complete(artefact)
+
+
+def test_the_name_of_readings_outlives_a_damaged_table(tmp_path):
+    folder, name = answer_log.open_folder(tmp_path, Annotate())
+    store.write_parquet(folder / "readings-1.parquet", table_of(4))
+    store.set_aside(folder / "readings-1.parquet", tmp_path)
+    assert answer_log.open_folder(tmp_path, Annotate()) == (folder, name)
+
+
+def test_lines_are_added_whole_also_after_one_that_is_torn(tmp_path):
+    path = tmp_path / "deep/log.jsonl"
+    store.append_lines(path, ["1", "2"])
+    with path.open("a") as stream:
+        stream.write('{"torn')
+    store.append_lines(path, ["3"])
+    assert path.read_text(encoding="utf-8").splitlines() == ["1", "2", '{"torn', "3"]
+
+
+# Runs what is in argv[2], and prints in order what was synced, named (by a rename or a link) or made.
+SYNCED = """
+import os, sys
+from pathlib import Path
+import pyarrow as pa
+from emo_ray import store
+root = Path(sys.argv[1])
+
+def note(event, arguments):
+    if event == "os.rename":
+        print("named", Path(arguments[1]).relative_to(root), flush=True)
+
+sync = os.fsync
+def fsync(descriptor):
+    print("synced", Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(root), flush=True)
+    sync(descriptor)
+
+os.fsync = fsync
+sys.addaudithook(note)
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "store.write_text(root / 'a/b', 'text')",
+        "store.write_csv(root / 'a/b', [(1,)])",
+        "store.write_parquet(root / 'a/b', pa.table({'a': [1]}))",
+    ],
+)
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, write):
+    done = subprocess.run([sys.executable, "-c", SYNCED, tmp_path, write], check=True, capture_output=True, text=True)
+    made, content, name, folder = done.stdout.splitlines()
+    assert made == "synced ."  # the folder a
+    assert content.startswith("synced a/.b.")
+    assert [name, folder] == ["named a/b", "synced a"]
+
+
+def test_an_artefact_is_on_the_disk_before_it_has_its_name(tmp_path):
+    write = "store.artefact(root / 'a', {}, lambda folder: store.write_text(folder / 'b', 'text'))"
+    done = subprocess.run([sys.executable, "-c", SYNCED, tmp_path, write], check=True, capture_output=True, text=True)
+    events = done.stdout.splitlines()
+    assert events[-2:] == ["named a", "synced ."]
+    assert sum(line.startswith("synced .a-") for line in events[:-2]) == 4  # two files, and their folder after each
+
+
+def test_progress_is_not_waited_for(tmp_path):
+    write = "store.write_text(root / 'a', 'text', lasting=False)"
+    done = subprocess.run([sys.executable, "-c", SYNCED, tmp_path, write], check=True, capture_output=True, text=True)
+    assert done.stdout == "named a\n"
 
 
 def test_trouble_with_reading_is_no_damage(tmp_path):
@@ -480,7 +539,8 @@ for umask in ("002", "077"):
     root = Path(sys.argv[1], umask)
     store.artefact(root / "kind" / "digest", {}, fill)
     folder, _ = answer_log.open_folder(root, Annotate())
-    with answer_log.locked(folder), answer_log.writing(folder) as write:
+    with answer_log.locked(folder):
+        write = answer_log.writer(folder)
         write(ChatAnswer("a", "ok", "words"))
 """
 

@@ -207,10 +207,20 @@ def absolute_paths(config: Config) -> Config:
     def absolute(path: str) -> str:
         return str(Path(path).absolute()) if Path(path).exists() else path
 
-    values, declared = flatten(config), declarations()
-    paths = {key: value for key, value in values.items() if value and declared[key].path}
+    paths = _paths(config)
     changes = {key: absolute(v) if isinstance(v, str) else [absolute(path) for path in v] for key, v in paths.items()}
     return override(config, changes)
+
+
+def inputs(config: Config) -> list[str]:
+    """The files and folders that a config names for a job to read, but for the store."""
+    values = [value for key, value in _paths(config).items() if key != "store.root"]
+    return [path for value in values for path in ([value] if isinstance(value, str) else value)]
+
+
+def _paths(config: Config) -> dict[str, Any]:
+    declared = declarations()
+    return {key: value for key, value in flatten(config).items() if value and declared[key].path}
 
 
 def dump(config: Config) -> str:

@@ -33,7 +33,7 @@ class Prepared:
     @cached_property
     def ledger(self) -> pa.Table:
         """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
-        return store.read_parquet(self.path / LEDGER, whole_artefact=True)
+        return store.read_parquet(self.path / LEDGER)
 
     def labels_of(self, split: str) -> LabelOf:
         """The class index of every labelled clip of a split."""

@@ -110,7 +110,7 @@ def read_with_targets(read: Callable[[pa.Table], BatchT], pseudo: PseudoLabels |
 
 def _accepted_rows(parts: Sequence[Path], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     for part in parts:
-        table = store.read_parquet(part, columns=list(_COLUMNS), whole_artefact=True)
+        table = store.read_parquet(part, columns=list(_COLUMNS))
         part_labels = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
         if part_labels != list(labels):
             raise ValueError(

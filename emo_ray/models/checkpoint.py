@@ -49,7 +49,7 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, label
     store.write_text(folder / CARD, card)
     if store.is_complete(folder):
         meta = store.read_meta(folder) | digests(folder)
-        store.write_text(folder / store.META, json.dumps(meta, indent=1, ensure_ascii=False))
+        store.write_meta(folder, meta)
 
 
 def load_emovclip(folder: Path, frames: int | None = None) -> "EmoVCLIP":

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from emo_ray import store
 from emo_ray.config import Config, declarations, load
 from emo_ray.config.yaml_core import read
+from emo_ray.store import DamagedFile
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
@@ -32,7 +33,8 @@ _OTHERS = ("data.", "tables.", "tune.", "bench.", "claims.", "store.", "tracking
 def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
     """The config and labels of a checkpoint.
 
-    Raises ValueError for a folder without a checkpoint, and for files that are cut, damaged or of something else.
+    Raises ValueError for a folder without a checkpoint, and for files of something else; DamagedFile for files that
+    are not those that the digests are of.
     """
     if not all((folder / name).is_file() for name in (WEIGHTS, CONFIG, LABELS)):
         raise ValueError(f"{folder}: found no checkpoint, expected {WEIGHTS}, {CONFIG} and {LABELS} in it")
@@ -45,19 +47,30 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
         ) from None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels) or not labels:
         raise ValueError(f"{folder / LABELS}: found {text[:60]!r}, expected a list with the names of the classes")
+    check_settings(folder)
     try:
         config = load(str(folder / CONFIG))
-        _check(folder, CONFIG, _settings_digest(folder))
     except RecursionError:
         raise ValueError(f"{folder / CONFIG}: found values that are nested too deep, expected a config") from None
     return config, tuple(labels)
 
 
 def read_bytes(folder: Path, name: str) -> bytes:
-    """The content of a checkpoint's file. Raises ValueError where it is not the one that the digests are of."""
+    """The content of a checkpoint's file. Raises DamagedFile where it is not the one that the digests are of."""
     content = (folder / name).read_bytes()
     _check(folder, name, _digest(content))
     return content
+
+
+def check_settings(folder: Path) -> None:
+    """Raises DamagedFile where a checkpoint's config decides otherwise than when the digests were taken."""
+    if not has_digests(folder):
+        return
+    try:
+        settings_digest = _settings_digest(folder)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(folder / CONFIG, f"no settings: {type(error).__name__}") from None
+    _check(folder, CONFIG, settings_digest)
 
 
 def digests(folder: Path) -> dict[str, dict[str, str]]:
@@ -141,6 +154,8 @@ def _settings_digest(folder: Path) -> str:
     """
     decides = {key for key, declared in declarations().items() if declared.decides and not declared.path}
     tree = read((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{folder / CONFIG}: found {type(tree).__name__}, expected sections of settings")
     values: dict[str, Any] = {}
     for section, content in tree.items():
         if isinstance(content, dict) and section not in decides:
@@ -162,7 +177,6 @@ def _expected(folder: Path) -> dict[str, str]:
 def _check(folder: Path, name: str, digest: str) -> None:
     expected = _expected(folder).get(name, digest)
     if expected != digest:
-        raise ValueError(
-            f"{folder / name}: found the digest {digest:.16}, expected {expected!s:.16} as {store.META} says: the file "
-            f"was damaged or changed by hand, so copy the checkpoint again, or remove {folder} and train again"
+        raise DamagedFile(
+            folder / name, f"digest {digest:.16}, {expected!s:.16} in {store.META}: cut, damaged or changed by hand"
         )

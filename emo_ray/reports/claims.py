@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from emo_ray import store
 from emo_ray.reports import page
 from emo_ray.reports.claims_plots import ClaimTable, Mean, picture
 from emo_ray.reports.page import Page, Picture
@@ -77,7 +78,7 @@ def write(content: ClaimsReport, folder: Path) -> Path:
     style = _STYLES.get(_overall(content), "")
     shown = Page(content["title"], verdict, blocks, _footer(content), paragraphs, verdict=style)
     path = page.write(shown, folder / PAGE)
-    (folder / MARKDOWN).write_text(as_markdown(content), encoding="utf-8")
+    store.write_text(folder / MARKDOWN, as_markdown(content))
     return path
 
 

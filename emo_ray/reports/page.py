@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from emo_ray import store
 from emo_ray.reports.figures import png
 from emo_ray.reports.table import TEMPLATES, Style, Table, html
 
@@ -39,15 +40,14 @@ class Page:
 
 def write(page: Page, path: Path) -> Path:
     """Write the page, and beside it each picture, of which the page embeds a copy."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = {}
     for block in page.blocks:
         if isinstance(block, Picture):
             data = png(block.figure)
-            (path.parent / f"{block.name}.png").write_bytes(data)
+            store.write_bytes(path.parent / f"{block.name}.png", data)
             width_px = round(
                 block.figure.get_figwidth() * _CSS_PX_PER_IN
             )  # letters keep the size they are meant to have
             images[block.name] = {"data": base64.b64encode(data).decode(), "width_px": width_px}
-    path.write_text(TEMPLATES.get_template("page.html").render(page=page, images=images, html=html), encoding="utf-8")
+    store.write_text(path, TEMPLATES.get_template("page.html").render(page=page, images=images, html=html))
     return path

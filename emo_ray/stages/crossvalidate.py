@@ -61,7 +61,7 @@ def crossvalidate(config: Config) -> Result:
         _measure(temporary, config, prepared, encoders, label_of)
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "folds": config.data.folds}, fill)
-    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    content = store.read_json(folder / REPORT)
     track_report(config, key, folder.name, folder, content)
     return report_result(config, folder, content)
 

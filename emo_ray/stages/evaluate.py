@@ -57,7 +57,7 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
         _measure(temporary, config, path, encoders, corpus.prepared, judged)
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}, fill)
-    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    content = store.read_json(folder / REPORT)
     # The report goes into the run that made the model; a model from elsewhere has a run for each corpus.
     key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
     track_report(config, key, path.name, folder, content)
@@ -125,7 +125,7 @@ def _judged_clips(config: Config, prepared: Prepared, path: Path) -> JudgedClips
     if name is None:
         raise ValueError(f"found no labelled clips in {' or '.join(names)}, expected some: see evaluate.split")
     label_of = prepared.labels_of(name)
-    seen = json.loads((path / SEEN).read_text(encoding="utf-8"))
+    seen = store.read_json(path / SEEN)
     if name != "test":
         count = len(label_of.keys() & seen.keys())
         note = f"{path.name} was trained or selected on {count} of these {len(label_of)} {name} clips (by clip_id)"

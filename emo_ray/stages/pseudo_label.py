@@ -73,7 +73,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     parts = prepared.parts_with(pool)
     if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
         _write(config, teachers, prepared, pool, folder)
-    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    content = store.read_json(folder / REPORT)
     _check_media(config, folder, content)
     lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]
     return Result(folder, content, report_page.tables(content), lines)
@@ -124,7 +124,7 @@ def _write(
     report_page.write(report, folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
     meta |= {"clips": report["clips"], "accepted": report["accepted"], "teachers": [t.digest for t in teachers]}
-    store.write_text(folder / store.META, json.dumps(meta, indent=1, ensure_ascii=False))
+    store.write_meta(folder, meta)
 
 
 def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:

@@ -256,7 +256,7 @@ def _check_teacher(path: Path, prepared: Prepared) -> None:
             f"{path}: found a teacher of the classes {', '.join(labels)}, expected {', '.join(prepared.labels)} in "
             f"this order: set data.labels=[{','.join(labels)}], or let a first teacher be trained (checkpoint=null)"
         )
-    seen = json.loads((path / SEEN).read_text(encoding="utf-8"))
+    seen = store.read_json(path / SEEN)
     leaked = [
         clip.clip_id
         for clip in prepared.clips

@@ -3,7 +3,6 @@
 Several are an ensemble: each is calibrated by itself, and their calibrated probabilities are averaged.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -179,7 +178,7 @@ def _unseen(prepared: Prepared, path: Path) -> LabelOf:
     These are clips of the validation split: of its own where it was trained with another one.
     """
     seen = path / SEEN
-    split_of = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else {}
+    split_of = store.read_json(seen) if seen.is_file() else {}
     index = {label: k for k, label in enumerate(prepared.labels)}
     return {
         clip.clip_id: index[clip.label]

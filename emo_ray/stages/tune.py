@@ -60,7 +60,7 @@ def tune(config: Config) -> Result:
 
         store.artefact(folder, {"kind": "sweep", "version": VERSION}, fill)
         shutil.rmtree(state, ignore_errors=True)
-        content = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
+        content = store.read_json(folder / SWEEP)
         states = [trial["state"] for trial in content["trials"]]
         run.metrics({state: states.count(state) for state in set(states)})
         if content["best"] is not None:
@@ -129,7 +129,7 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
 
     cluster.connect(config, dashboard=config.train.num_workers > 1)  # Ray frees a stopped trial's workers through it
     begun_s, seconds_file = time.monotonic(), state / "seconds.json"
-    before_s = json.loads(seconds_file.read_text(encoding="utf-8")) if seconds_file.exists() else 0.0
+    before_s = store.read_json(seconds_file) if seconds_file.exists() else 0.0
     records, notes = Records(config, Path(config.store.root), state / "trials", run), list(plan.prepared.notes)
     try:
         if trains_stacked(config):

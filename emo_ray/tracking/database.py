@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from emo_ray import store
+from emo_ray.locks import lock
 
 _PATIENCE_S = 20.0  # with a process that writes
 _BESIDE = ("-journal", "-wal", "-shm")  # files of SQLite, which would be applied to whatever has the name
@@ -22,7 +22,7 @@ def make(address: str) -> None:
     path = _path(address)
     if path is None or _is_usable(path):
         return
-    with store.lock(path.with_name(f".{path.name}.lock")):
+    with lock(path.with_name(f".{path.name}.lock")):
         if _is_usable(path):  # made by the process that held the lock
             return
         fresh = path.with_name(f".{path.name}.new")

@@ -4,13 +4,13 @@ Every process appends to a file of its own, which it holds locked; a file whose 
 """
 
 import json
-import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from emo_ray import store
+from emo_ray.locks import lock
+from emo_ray.store import append_lines
 from emo_ray.tracking.entries import Entry
 
 
@@ -26,12 +26,9 @@ class Outbox:
         """Keep entries. Raises OSError where nothing can be written."""
         if self._path is None:
             path = self.folder / f"{uuid.uuid4().hex}.jsonl"
-            self._locks.enter_context(store.lock(_lock_path(path)))
+            self._locks.enter_context(lock(_lock_path(path)))
             self._path = path
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry.as_json(), ensure_ascii=False) + "\n" for entry in entries)
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self._path, (json.dumps(entry.as_json(), ensure_ascii=False) for entry in entries))
 
     def clear(self) -> None:
         """Drop what this process has kept: all of it is sent."""
@@ -53,7 +50,7 @@ class Outbox:
         """
         with ExitStack() as stack:
             try:
-                stack.enter_context(store.lock(_lock_path(path), 0.0))
+                stack.enter_context(lock(_lock_path(path), 0.0))
             except TimeoutError:
                 yield []
                 return

@@ -124,7 +124,7 @@ def note_logged(config: Config, run: Run, folder: Path) -> None:
 def _logged_places(folder: Path) -> tuple[Path, list[dict[str, str]]]:
     """The note beside an artefact, and what it says."""
     note = folder.with_name(f".{folder.name}.tracked.json")
-    return note, json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
+    return note, store.read_json(note) if note.exists() else []
 
 
 def _place(config: Config, key: str) -> dict[str, str]:

@@ -83,7 +83,7 @@ def write(path: Path, clips: Iterable[Clip]) -> None:
 
 def read(path: Path) -> list[Clip]:
     """The clips of a manifest that `write` wrote."""
-    return [Clip(**row) for row in store.read_parquet(path, schema=SCHEMA, whole_artefact=True).to_pylist()]
+    return [Clip(**row) for row in store.read_parquet(path, schema=SCHEMA).to_pylist()]
 
 
 def media_fields(path: str, root: Path) -> dict[str, str]:

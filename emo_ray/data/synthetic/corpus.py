@@ -8,7 +8,6 @@ modalities share its label and its speaker, and nothing else.
 
 import hashlib
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +22,7 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from emo_ray import store
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
@@ -189,9 +189,7 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
 
 def write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | None, rate_fps: int = RATE_FPS) -> None:
     """H.264 and AAC in an mp4 file that appears whole or not at all; one thread and no dates, so bytes repeat."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
-    try:
+    with store.renamed(path) as temporary:
         with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             # All streams must exist before the first packet.
             video = None if frames_THWC is None else _video_stream(container, frames_THWC.shape, rate_fps)
@@ -204,9 +202,6 @@ def write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | No
                 container.mux(audio.encode(_audio_frame(samples_S)))
                 container.mux(audio.encode(None))
         os.utime(temporary, (0, 0))  # shards are named after size and time: the same corpus, the same shards anywhere
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _video_stream(container: OutputContainer, shape_THWC: tuple[int, ...], rate_fps: int) -> VideoStream:

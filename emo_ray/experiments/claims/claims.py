@@ -69,7 +69,7 @@ def claims(config: Config) -> Result:
         report.write(content, temporary)
 
     store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)
-    content: report.ClaimsReport = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
+    content: report.ClaimsReport = store.read_json(folder / CONTENT)
     if not tracking.is_logged(config, root, folder, key):
         run = tracking.open_run(config, root, key, folder.name)
         run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})
@@ -213,5 +213,5 @@ def _measure(trial: Trial, config: Config, corpus: Corpus) -> Scores:
 def _read_scores(planned: Sequence[PlannedTrial]) -> AllScores:
     scores: dict[str, dict[int, list[Scores]]] = defaultdict(lambda: defaultdict(list))
     for trial in planned:
-        scores[trial.name][trial.world].append(json.loads((trial.folder / SCORES).read_text(encoding="utf-8")))
+        scores[trial.name][trial.world].append(store.read_json(trial.folder / SCORES))
     return {name: list(worlds.values()) for name, worlds in scores.items()}

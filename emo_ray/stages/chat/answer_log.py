@@ -5,7 +5,6 @@ tear the last line, which is left out when the files are read. Final answers nev
 """
 
 import json
-import os
 import re
 import time
 import uuid
@@ -17,6 +16,7 @@ from typing import Any
 
 from emo_ray import store
 from emo_ray.config.job_settings import Annotate
+from emo_ray.locks import lock
 
 VERSION = 1
 TEMPERATURE = 0.0  # the same words, the same answer, as far as the endpoint can
@@ -102,23 +102,10 @@ def _is_sound(answer: ChatAnswer) -> bool:
     return all(isinstance(word, str) for word in words) and all(map(is_count, counts))
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[Callable[[ChatAnswer], None]]:
-    """Yield a function that appends an answer to this run's file; when it returns, the answer is on disk."""
+def writer(folder: Path) -> Callable[[ChatAnswer], None]:
+    """A function that appends an answer to this run's file; when it returns, the answer is on disk."""
     path = folder / f"answers-{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
-    parent = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(parent)  # the file's name is on disk as well
-
-        def write(answer: ChatAnswer) -> None:
-            os.write(file, json.dumps(asdict(answer)).encode() + b"\n")
-            os.fsync(file)
-
-        yield write
-    finally:
-        os.close(parent)
-        os.close(file)
+    return lambda answer: store.append_lines(path, [json.dumps(asdict(answer))])
 
 
 @contextmanager
@@ -128,7 +115,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises ValueError where another run holds it for longer than a killed one could.
     """
     try:
-        with store.lock(folder / "lock", _LOCK_WAIT_S):
+        with lock(folder / "lock", _LOCK_WAIT_S):
             yield
     except TimeoutError:
         raise ValueError(

@@ -258,9 +258,9 @@ class ChatActor:
         Prompts that the budget has no room for get no answer. Raises ValueError as `ChatRun.ask_all` and
         `answer_log.locked` do.
         """
-        with answer_log.locked(folder), answer_log.writing(folder) as write:
+        with answer_log.locked(folder):
             answers = answer_log.read(folder)  # another run may have added some since the caller looked
-            run = ChatRun(config, seed, key, write)
+            run = ChatRun(config, seed, key, answer_log.writer(folder))
             for digest in answers.keys() & prompts.keys():
                 yield Done(answers[digest], 0, 0)
             async for done in run.ask_all({d: prompt for d, prompt in prompts.items() if d not in answers}):

@@ -161,7 +161,7 @@ def _synthesise(config: Config) -> list[Clip]:
         rendered = _in_parallel(config, render, [pickle.dumps(b) for b in batches], "synthesising clips", sizes)
         clips = sorted((clip for batch in rendered for clip in pickle.loads(batch)), key=lambda c: c.clip_id)
         manifest.write(folder / MANIFEST, clips)
-        store.write_text(folder / store.META, '{"kind": "corpus"}')
+        store.write_meta(folder, {"kind": "corpus"})
     return manifest.read(folder / MANIFEST)
 
 

@@ -62,4 +62,4 @@ def write_contact_sheet(
         label: ([frames[i][len(frames[i]) // 2] for i in ids], frames[ids[0]]) for label, ids in chosen.items() if ids
     }
     if rows:
-        path.write_bytes(contact_sheet(rows))
+        store.write_bytes(path, contact_sheet(rows))

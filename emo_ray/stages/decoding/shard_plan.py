@@ -117,7 +117,7 @@ def local_files(clips: Iterable[Clip]) -> list[str]:
 def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) -> None:
     """Put the clips of these parts in, in the order of their rows."""
     clip_of = {clip.clip_id: clip for clip in clips}
-    rows = store.read_parquet(ledger, columns=["clip_id", "part"], whole_artefact=True)
+    rows = store.read_parquet(ledger, columns=["clip_id", "part"])
     for clip_id, part in zip(rows["clip_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
         if part in clips_of:
             clips_of[part].append(clip_of[clip_id])

@@ -103,8 +103,8 @@ def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
             for clip_id, values_D in zip(table["clip_id"].to_pylist(), _values(table), strict=True):
                 if not np.isnan(values_D).all():
                     file = temporary / f"{_file_name(clip_id)}.npy"
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    np.save(file, values_D)
+                    with store.renamed(file) as unnamed, unnamed.open("wb") as stream:
+                        np.save(stream, values_D)
             advance(len(table))
 
 

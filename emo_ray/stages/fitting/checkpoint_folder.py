@@ -58,7 +58,7 @@ def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, 
     seen: dict[str, str] = {}
     for start in (config.emovclip.start_from, config.fusion.start_from):
         if start is not None and (Path(start) / SEEN).is_file():
-            seen |= json.loads((Path(start) / SEEN).read_text(encoding="utf-8"))
+            seen |= store.read_json(Path(start) / SEEN)
     seen |= dict.fromkeys(phase.pseudo.target_of if phase.pseudo else (), "train")
     for clip in prepared.clips:
         if clip.split in ("train", "validation") and clip.label is not None:

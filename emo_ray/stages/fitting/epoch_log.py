@@ -30,14 +30,13 @@ class ProgressFile:
         is_due = now_s - self.written_s > _POLL_S
         if is_due:
             self.written_s = now_s
-            store.write_text(self.path, json.dumps([epoch, step, steps]))
+            store.write_text(self.path, json.dumps([epoch, step, steps]), lasting=False)
         return is_due
 
 
 def append(folder: Path, metrics: dict[str, float]) -> None:
     """Add an epoch's metrics to the log."""
-    with (folder / METRICS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(metrics) + "\n")
+    store.append_lines(folder / METRICS, [json.dumps(metrics)])
 
 
 @contextmanager

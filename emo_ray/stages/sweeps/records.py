@@ -23,7 +23,7 @@ class Records:
     def __init__(self, config: Config, root: Path, folder: Path, parent: tracking.Run):
         self.config, self.root, self.folder, self.parent = config, root, folder, parent
         folder.mkdir(parents=True, exist_ok=True)
-        self.trials = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+        self.trials = {p.stem: store.read_json(p) for p in sorted(folder.glob("*.json"))}
         self._runs: dict[str, tracking.Run] = {}
         self._begun_s: dict[str, float] = {}
 

@@ -17,17 +17,16 @@ def folder(tmp_path):
 
 def test_final_answers_are_read_and_others_are_asked_again(folder):
     kinds = ("ok", "cut", "refused", "empty", "error: 500", "budget")
-    with answer_log.writing(folder) as write:
-        for status in kinds:
-            write(ChatAnswer(f"of {status}", status, "words \u6c34", 3, 4, 5))
+    write = answer_log.writer(folder)
+    for status in kinds:
+        write(ChatAnswer(f"of {status}", status, "words \u6c34", 3, 4, 5))
     answers = answer_log.read(folder)
     assert list(answers) == [f"of {status}" for status in ("ok", "cut", "refused", "empty")]
     assert answers["of ok"] == ChatAnswer("of ok", "ok", "words \u6c34", 3, 4, 5)
 
 
 def test_torn_lines_are_no_answers_and_spoil_no_others(folder):
-    with answer_log.writing(folder) as write:
-        write(ChatAnswer("a", "ok", "first"))
+    answer_log.writer(folder)(ChatAnswer("a", "ok", "first"))
     (whole,) = folder.glob("answers-*.jsonl")
     line = whole.read_bytes()
     for torn in (line[:-1], line[:20], b"\0" * 30, b'{"digest": "b"', b"[1]", b'{"other": 1}', b"\xff\xfe"):
@@ -39,8 +38,7 @@ def test_torn_lines_are_no_answers_and_spoil_no_others(folder):
 
 def test_an_answer_never_changes(folder):
     for reading in ("first", "second"):
-        with answer_log.writing(folder) as write:
-            write(ChatAnswer("a", "ok", reading))
+        answer_log.writer(folder)(ChatAnswer("a", "ok", reading))
     assert answer_log.read(folder)["a"].reading == "first"
 
 
@@ -107,8 +105,7 @@ def test_settings_that_cannot_be_meant_are_refused(changes, message):
     ],
 )
 def test_lines_with_other_values_are_left_out(folder, change):
-    with answer_log.writing(folder) as write:
-        write(ChatAnswer("a", "ok", "first"))
+    answer_log.writer(folder)(ChatAnswer("a", "ok", "first"))
     (whole,) = folder.glob("answers-*.jsonl")
     line = json.loads(whole.read_text())
     whole.write_text(json.dumps(line | change) + "\n" + "[" * 100_000 + "\n")
