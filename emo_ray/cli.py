@@ -38,6 +38,10 @@ class JobResult(Protocol):
     def content(self) -> dict[str, Any]:
         """JSON-able values."""
 
+    @property
+    def status(self) -> int:
+        """The exit status of the job."""
+
     def show(self) -> None:
         """Print it for people."""
 
@@ -68,6 +72,8 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
             result.show()
             _print(str(result.path), answer)
         job.end(keep_logs=False)
+        if result.status:
+            sys.exit(result.status)
     except BaseException as error:
         failure = failures.failure_of(error, job.root) if not isinstance(error, SystemExit) else None
         if failure is None:  # a bug

@@ -210,6 +210,14 @@ class Claims(Section, decides=by_value("claims")):
     )
 
 
+class Verify(Section, decides=NOTHING):
+    """What jobs/verify.py does with what it finds in the store."""
+
+    mend: bool = setting(
+        False, "Set damaged files aside, so that the next job makes them again, and remove what killed jobs left over."
+    )
+
+
 class Bench(Section, decides=NOTHING):
     """What jobs/bench.py measures, and on how much."""
 

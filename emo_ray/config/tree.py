@@ -24,6 +24,7 @@ from emo_ray.config.job_settings import (
     Rounds,
     Store,
     Tracking,
+    Verify,
 )
 from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
@@ -77,6 +78,7 @@ class Config(Section):
     crossvalidate: Crossvalidate = Crossvalidate()
     claims: Claims = Claims()
     bench: Bench = Bench()
+    verify: Verify = Verify()
     store: Store = Store()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()

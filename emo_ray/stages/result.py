@@ -17,6 +17,7 @@ class Result:
     content: dict[str, Any]
     tables: Sequence[Table] = ()
     lines: Sequence[str] = ()  # said below the tables
+    status: int = 0  # exit status of the job
 
     def show(self) -> None:
         """Print the tables and lines for people."""

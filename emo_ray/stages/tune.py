@@ -130,7 +130,12 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
     cluster.connect(config, dashboard=config.train.num_workers > 1)  # Ray frees a stopped trial's workers through it
     begun_s, seconds_file = time.monotonic(), state / "seconds.json"
     before_s = store.read_json(seconds_file) if seconds_file.exists() else 0.0
-    records, notes = Records(config, Path(config.store.root), state / "trials", run), list(plan.prepared.notes)
+    try:
+        records = Records(config, Path(config.store.root), state / "trials", run)
+    except store.DamagedFile:
+        shutil.rmtree(state / "ray", ignore_errors=True)  # it would go on without the trial whose record is damaged
+        raise
+    notes = list(plan.prepared.notes)
     try:
         if trains_stacked(config):
             folds = _folds(config, plan, config.tune.folds) if config.tune.folds else [_split(config, plan, run)]

@@ -22,6 +22,7 @@ from torch import nn
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Optimisation
 from emo_ray.data.batch import Batch, BatchT
 from emo_ray.models.trainable_state import cast_frozen, is_finite, load_trained, trained_state
+from emo_ray.store import DamagedFile
 from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, of_counts
@@ -132,16 +133,13 @@ def fit(
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state that `fit` reported in a folder, on the CPU. Raises ValueError for a file that is cut or damaged."""
+    """The state that `fit` reported in a folder, on the CPU. Raises DamagedFile for a file that is cut or damaged."""
     path = folder / STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: state[name] for name in ("epoch", "model", "optimizer", "best")}
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, ValueError) as error:
-        raise ValueError(
-            f"{path}: found no state of a training run ({type(error).__name__}), expected the file that training "
-            f"writes after each epoch: remove the folder {folder}, and training begins anew"
-        ) from error
+        raise DamagedFile(path, f"no state of a training run: {type(error).__name__}") from error
 
 
 def learning_rate_factor(progress: float, warmup_fraction: float) -> float:

@@ -16,6 +16,7 @@ from emo_ray.models.clip_source import image_size
 from emo_ray.stages.decoding.storage import check_storage
 
 _PART_NAME = re.compile(r"part-[0-9a-f]+\.parquet")
+SETTINGS = "settings.txt"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,15 @@ class ShardPlan:
         return [clip for clips in self.clips_of.values() for clip in clips]
 
     @property
+    def is_noted(self) -> bool:
+        """Whether the folder says, for people, what its name is a digest of."""
+        note = self.folder / SETTINGS
+        return note.is_file() and note.read_bytes() == repr(self.settings).encode()
+
+    @property
     def is_decoded(self) -> bool:
-        """Whether every part is there."""
-        return all((self.folder / name).exists() for name in self.clips_of)
+        """Whether every part is there, and what says how they are decoded."""
+        return self.is_noted and all((self.folder / name).exists() for name in self.clips_of)
 
 
 def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
@@ -94,9 +101,10 @@ def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
     Clips that lie in parts of other corpora, such as this one before it grew, are copied from there.
     """
     missing = {name: clips for name, clips in plan.clips_of.items() if not (plan.folder / name).exists()}
+    if not plan.is_noted:
+        store.write_text(plan.folder / SETTINGS, repr(plan.settings))
     if not missing:
         return {}
-    store.write_text(plan.folder / "settings.txt", repr(plan.settings))
     other_parts = {path.name for path in plan.folder.glob("part-*.parquet")} - plan.clips_of.keys()
     identities_of = {name: [shards.identity(clip) for clip in clips] for name, clips in missing.items()}
     decoded_in = shards.find_rows(

@@ -73,6 +73,9 @@ def train(
             with epoch_log.poll(tell):
                 best = _train_on_ray(job, config, datasets, folder)
     history = epoch_log.history(folder)
+    if [metrics["epoch"] for metrics in history] != list(range(len(history))) or best["epoch"] >= len(history):
+        shutil.rmtree(folder)  # epochs that are not listed cannot be told from those that a run which diverged lacks
+        raise store.DamagedFile(folder / epoch_log.METRICS, "it lacks epochs that were trained")
     if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), config.train.epochs):
         say(stopped)
     return {**best, "history": history}
@@ -156,14 +159,22 @@ class RayTrainReporter:
     def restore(self) -> Path | None:
         """The last committed state."""
         checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(checkpoint.to_directory(tempfile.mkdtemp()))
+        if checkpoint is None:
+            return None
+        state = Path(checkpoint.to_directory(tempfile.mkdtemp()))
+        try:
+            loop.load_state(state)
+        except store.DamagedFile as damage:
+            say(f"{damage}: training begins anew")
+            return None
+        return state
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
-        """Commits the state, then lets the driver see the metrics."""
-        checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
-        ray.train.report(metrics, checkpoint=checkpoint)
+        """Writes the metrics, then commits the state: an epoch that is listed but not kept is run again."""
         if self.rank == 0:
             epoch_log.append(self.folder, metrics)
+        checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
+        ray.train.report(metrics, checkpoint=checkpoint)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Writes the step down for the driver."""

@@ -55,7 +55,7 @@ class Records:
         if epoch > record["epochs"]:
             record |= {"epochs": epoch, "value": value, "history": [*record["history"], [epoch, value]]}
             record["seconds"] = time.monotonic() - self._begun_s[name]
-            self._write(name)
+            self._write(name, lasting=False)  # a sweep has many thousands of epochs
 
     def log(self, name: str, epochs: Iterable[PhaseEpoch]) -> None:
         """Log metrics of a trial's epochs to MLflow."""
@@ -94,5 +94,5 @@ class Records:
         ordered = sorted(self.trials.values(), key=lambda record: record["number"])
         return [record | {"number": number} for number, record in enumerate(ordered)]
 
-    def _write(self, name: str) -> None:
-        store.write_text(self.folder / f"{name}.json", json.dumps(self.trials[name], ensure_ascii=False))
+    def _write(self, name: str, lasting: bool = True) -> None:
+        store.write_text(self.folder / f"{name}.json", json.dumps(self.trials[name], ensure_ascii=False), lasting)

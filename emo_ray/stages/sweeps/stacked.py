@@ -60,6 +60,8 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
     settings = config.tune
     finished_waves = records.folder / FINISHED_WAVES
     finished = store.read_json(finished_waves) if finished_waves.exists() else 0
+    numbers = {record["number"] for record in records.trials.values()}
+    finished = next((number for number in range(finished) if number not in numbers), finished)  # one was damaged
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
     space, processes = search.distributions(settings.space), _processes(config)

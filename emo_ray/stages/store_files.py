@@ -1,0 +1,157 @@
+"""What is wrong with a file of a store, told by reading all of it."""
+
+import ast
+import json
+import re
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+from safetensors import SafetensorError, safe_open
+
+from emo_ray import store
+from emo_ray.models import checkpoint_files
+from emo_ray.models.checkpoint_files import LABELS, SEEN, WEIGHTS
+from emo_ray.stages.decoding.shard_plan import SETTINGS
+from emo_ray.store import DamagedFile
+
+_PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
+_WITH_ALL_ROWS = ("features", "predictions")  # whose parts have the rows of their shard part
+
+
+def damage_of(path: Path, root: Path) -> str | None:
+    """What is wrong with a file of the store at `root`; None where it is whole, as far as its kind lets one tell.
+
+    Raises OSError for trouble with reading.
+    """
+    if path.stat().st_size == 0:
+        return "it is empty"
+    try:
+        _check_digest(path, root)
+        if (check := _CHECKS.get(path.suffix)) is not None:
+            check(path, root)
+    except DamagedFile as damage:
+        return damage.reason
+    except (SafetensorError, zipfile.BadZipFile, sqlite3.DatabaseError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that are JSON; an unfinished last one, of a process that was killed, is none."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [line for line in lines if _is_json(line)]
+
+
+def _check_digest(path: Path, root: Path) -> None:
+    """Compare a file with the digests in the metas of the artefacts that it lies in."""
+    for folder in path.relative_to(root).parents:
+        meta = root / folder / store.META
+        if meta == path or not meta.is_file():
+            continue
+        try:
+            expected = store.file_digests(meta.parent).get(path.relative_to(meta.parent).as_posix())
+        except DamagedFile:  # told when its turn comes
+            continue
+        if expected is not None and store.file_digest(path) != expected:
+            raise DamagedFile(path, f"its content is not what {store.META} has a digest of")
+
+
+def _check_parquet(path: Path, root: Path) -> None:
+    """Read all pages, which have checksums, and compare a part's name with its rows."""
+    if (damage := store.damage_of_parquet(path)) is not None:
+        raise damage
+    kind = path.relative_to(root).parts[0]
+    if not _PART.fullmatch(path.name):
+        return
+    if kind == "shards":
+        columns = store.read_parquet(path, columns=["identity"])
+        if "identity" in columns.column_names:  # versions before had none
+            name = f"part-{store.digest(columns['identity'].to_pylist())}.parquet"
+            if name != path.name:
+                raise DamagedFile(path, f"its rows are those of {name}")
+    elif kind in _WITH_ALL_ROWS:
+        shard = next(iter(sorted(root.glob(f"shards/*/{path.name}"))), None)
+        if shard is None or store.damage_of_parquet(shard) is not None:
+            return  # nothing to compare with
+        if not _clip_ids(path).equals(_clip_ids(shard)):
+            raise DamagedFile(path, f"its clips are not those of {shard.relative_to(root)}")
+
+
+def _clip_ids(path: Path) -> pa.Array:
+    return store.read_parquet(path, columns=["clip_id"])["clip_id"].combine_chunks()
+
+
+def _check_json(path: Path, root: Path) -> None:
+    """Read the file; a meta also names the files of its artefact, and ties those of a checkpoint together."""
+    content = store.read_json(path)
+    if path.name != store.META:
+        return
+    folder = path.parent
+    for name in store.file_digests(folder):
+        if not (folder / name).is_file():
+            raise DamagedFile(path, f"it tells of {name}, which is gone")
+    if isinstance(content, dict) and content.get("kind") == "checkpoint":
+        for name in (WEIGHTS, LABELS, SEEN):
+            if (folder / name).is_file():
+                checkpoint_files.read_bytes(folder, name)
+        checkpoint_files.check_settings(folder)
+
+
+def _check_lines(path: Path, root: Path) -> None:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    if torn := len(lines) - len(whole_lines(path)):
+        raise DamagedFile(path, f"{torn} of {len(lines)} lines are no JSON")
+
+
+def _check_settings(path: Path, root: Path) -> None:
+    """Compare the settings of a folder of shards with its name, which is a digest of them."""
+    if path.name != SETTINGS:
+        return
+    try:
+        settings = ast.literal_eval(path.read_text(encoding="utf-8"))
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise DamagedFile(path, f"no settings: {type(error).__name__}") from None
+    if store.digest(settings) != path.parent.name:
+        raise DamagedFile(path, f"they are not those of {path.parent.name}")
+
+
+def _check_weights(path: Path, root: Path) -> None:
+    with safe_open(path, "np") as weights:
+        weights.keys()
+
+
+def _check_state(path: Path, root: Path) -> None:
+    """Read a state of training, which torch keeps in a zip file with checksums."""
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise DamagedFile(path, f"{name} in it differs from its checksum")
+
+
+def _check_database(path: Path, root: Path) -> None:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        (answer,) = connection.execute("pragma quick_check(1)").fetchone()
+    if answer != "ok":
+        raise DamagedFile(path, answer)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+_CHECKS: dict[str, Callable[[Path, Path], None]] = {
+    ".parquet": _check_parquet,
+    ".json": _check_json,
+    ".jsonl": _check_lines,
+    ".txt": _check_settings,
+    ".safetensors": _check_weights,
+    ".pt": _check_state,
+    ".db": _check_database,
+}
