@@ -12,6 +12,7 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
+from emo_ray.store import DamagedFile
 from emo_ray.training.loop import (
     TIMES,
     LoopSettings,
@@ -329,5 +330,5 @@ def test_a_state_that_cannot_be_read_is_named(tmp_path, content):
     fit(model(), train, validation, plan(1), reporter)
     path = tmp_path / "0/state.pt"
     path.write_bytes(path.read_bytes()[:1000] if content == b"cut" else content)
-    with pytest.raises(ValueError, match=r"0/state\.pt: found no state"):
+    with pytest.raises(DamagedFile, match=r"0/state\.pt: .*no state"):
         fit(model(), train, validation, plan(2), Keeping(tmp_path, restored=tmp_path / "0"))
