@@ -48,7 +48,7 @@ def check_inside(files: Mapping[str, str], root: Path, data: Data, where: str) -
         elif data.outside_root or Path(_real_path(path, real_folders)).is_relative_to(real_root):
             continue
         else:
-            problem = f"{printable(path)}, which leads out of {printable(str(root))}, expected a file in it"
+            problem = f"{printable(path)}, which leads out of {printable(str(root.absolute()))}, expected a file in it"
         if problem:
             problems.append(f"{place}: found {problem}")
     if problems:

@@ -109,10 +109,12 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
 def of_checkpoint(config: Config, path: Path) -> Config:
     """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places.
 
-    Raises ValueError where a checkpoint from elsewhere names files of this machine that the caller does not name.
+    Raises ValueError where a checkpoint from elsewhere names files of this machine, or code to be run, that the caller
+    does not name.
     """
     model_config, labels = checkpoint_files.read_config(path)
     _check_places(config, model_config, path)
+    _check_code(config, model_config, path)
     if not checkpoint_files.has_digests(path):
         _say_unchecked(path.name)
     if model_config.annotate.url is not None and config.annotate.url is None:
@@ -148,6 +150,18 @@ def _check_places(config: Config, model_config: Config, path: Path) -> None:
                 f"folder, expected no other file of this machine: set {key}={value} yourself if it is the right one, "
                 "or set store.root to the store that the checkpoint lies in"
             )
+
+
+def _check_code(config: Config, model_config: Config, path: Path) -> None:
+    """Raises ValueError where the caller trusts a model's code, and a checkpoint from elsewhere names another model."""
+    code, trusted = [(text.encoder, text.revision) for text in (model_config.text, config.text)]
+    is_ours = path.resolve().is_relative_to(cluster.store_root(config).resolve())
+    if config.text.trust_remote_code and code != trusted and not is_ours:
+        raise ValueError(
+            f"{path / checkpoint_files.CONFIG}: found text.encoder={code[0]} with text.revision={code[1]}, whose code "
+            f"text.trust_remote_code=true would run, expected {trusted[0]} with {trusted[1]} as you say: set both "
+            "yourself if you have read that code, or text.trust_remote_code=false"
+        )
 
 
 @cache

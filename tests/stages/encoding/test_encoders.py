@@ -57,6 +57,16 @@ def test_a_checkpoint_from_elsewhere_names_no_file_outside_its_folder(model_of, 
         assert getattr(encoders.of_checkpoint(taken, path), key.split(".")[0]) is not None
 
 
+def test_a_checkpoint_from_elsewhere_names_no_code_in_the_place_of_what_is_trusted(model_of, caller):
+    theirs, ours = ({"text.encoder": f"{who}/model", "text.revision": who[0] * 40} for who in ("evil", "good"))
+    path = model_of("elsewhere", theirs)
+    trusting = override(caller, ours | {"text.trust_remote_code": True})
+    with pytest.raises(ValueError, match=r"config\.yaml: found text\.encoder=evil/model .*text\.trust_remote_code"):
+        encoders.of_checkpoint(trusting, path)
+    for taken in (caller, override(trusting, theirs), override(trusting, {"store.root": str(path.parent)})):
+        assert encoders.of_checkpoint(taken, path).text.encoder == "evil/model"
+
+
 def test_its_emovclip_names_none_either(model_of, caller, file):
     path = model_of("elsewhere", video_changes={"emovclip.weights": file})
     with pytest.raises(ValueError, match=r"elsewhere/config\.yaml: found emovclip\.weights="):
