@@ -2,8 +2,9 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -82,3 +83,24 @@ def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
         seconds = bar.tasks[0].elapsed or 0.0
     if not console.is_terminal:
         say(f"{title}: {total} {noun} in {seconds:.1f} s")
+
+
+@contextmanager
+def late_progress(title: str, unit: str, quiet_s: float = 2.0) -> Iterator[Callable[[int, int], None]]:
+    """Show progress as `progress` does, but only once the work has taken `quiet_s`.
+
+    Call what it yields with the number of units that are done, and that of all.
+    """
+    begun_s, last = time.monotonic(), 0
+    with ExitStack() as stack:
+        advance: Advance | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal advance, last
+            if advance is None and time.monotonic() - begun_s > quiet_s:
+                advance = stack.enter_context(progress(title, total, unit))
+            if advance is not None:
+                advance(done - last)
+                last = done
+
+        yield report

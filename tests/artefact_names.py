@@ -5,9 +5,9 @@ weights that follow from the checkpoint's name) and answers of a chat endpoint (
 """
 
 import hashlib
-import os
 import pickle
 import shutil
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,9 +45,9 @@ def names_of(config: Config, media: Path) -> Names:
     prepared, plan = corpus.prepared, resolve_training(config, corpus)
     lay_model(plan, config)
     teacher = Path(config.checkpoint or plan.path)
-    clips = plan_corpus(config).clips
+    rows = [row for rows in plan_corpus(config).clips_of.values() for row in rows]
     names: Names = {
-        "corpus": sorted((shards.identity(c), c.label, c.split, c.speaker) for c in clips),
+        "corpus": sorted((row.identity, row.clip.label, row.clip.split, row.clip.speaker) for row in rows),
         "frozen_clip": frozen_digest(config),
         "shards": (prepared.shards.name, prepared.parts),
         "splits": prepared.path.name,
@@ -86,7 +86,7 @@ def decoded(config: Config, media: Path) -> Prepared:
 
 
 def lay_synthetic_corpus(config: Config, media: Path) -> None:
-    """Put the scripted clips into the store, all with the same video at times that follow from the corpus' name."""
+    """Put the scripted clips into the store, all with the same video and a mark that follows from the corpus' name."""
     folder = synthetic_folder(config)
     if not config.data.is_synthetic or store.is_complete(folder):
         return
@@ -95,12 +95,18 @@ def lay_synthetic_corpus(config: Config, media: Path) -> None:
         video = folder / "clips" / f"{script.clip_id}.mp4"
         video.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(media, video)
-        os.utime(video, (number_of(folder.name), number_of(folder.name)))
+        mark(video, number_of(folder.name))
         clips.append(Clip(script.clip_id, str(video), None, script.text, script.label, script.split, script.speaker))
     unlabelled = [clip.clip_id for clip in clips if clip.split == "unlabelled"]
     assert bool(unlabelled) is bool(config.synthetic.unlabelled_clips)
     manifest.write(folder / MANIFEST, clips)
     store.write_text(folder / store.META, '{"kind": "corpus"}')
+
+
+def mark(video: Path, number: int) -> None:
+    """Make an mp4 file another one, by a box at its end that players skip."""
+    with video.open("ab") as stream:
+        stream.write(struct.pack(">I4sQ", 16, b"free", number))
 
 
 def answered(config: Config, clips: Iterable[Clip]):

@@ -13,6 +13,14 @@ def test_a_bar_that_is_no_terminal_ends_with_one_line(capsys, total, line):
     assert f"decoding: {line}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("quiet_s", "shown"), [(-1, True), (3600, False)])
+def test_late_progress_shows_work_that_takes_long_and_no_other(capsys, quiet_s, shown):
+    with progress.late_progress("looking", "files", quiet_s) as report:
+        for done in (1, 3):
+            report(done, 3)
+    assert ("looking: 3 files in" in capsys.readouterr().err) is shown
+
+
 def test_lines_stand_below_the_tables_and_what_is_for_a_page_alone_is_left_out(capsys):
     shown, hidden = Table("Scores", ["a"], [["1"]]), Table("Counts", ["a"], [["2"]], visible_rows=0)
     progress.show([shown, hidden], ["a [note]", "another"])

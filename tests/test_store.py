@@ -83,20 +83,23 @@ def test_digest_path_follows_the_content_alone(tmp_path):
     assert store.digest_path(tmp_path / "a/x") != store.digest_path(tmp_path / "a/deep/y")
 
 
-def test_digest_path_of_a_large_file_sees_size_head_and_tail(tmp_path):
-    path, size = tmp_path / "weights", 66 * 2**20
+def test_digest_path_of_a_large_file_sees_size_and_stretches_from_head_to_tail(tmp_path):
+    path, size = tmp_path / "weights", 640 * 2**20
     with path.open("wb") as stream:
         stream.truncate(size)  # sparse: costs no disk
+    os.utime(path, (1, 1))
     digests = [store.digest_path(path)]
-    for place in (0, size - 1):
+    for place in (0, size // 4, size // 2, size - 1):
         with path.open("r+b") as stream:
             stream.seek(place)
-            stream.write(b"x")
+            stream.write(b"x" * min(2**24, size - place))
+        os.utime(path, (1, 1))
         digests.append(store.digest_path(path))
     with path.open("ab") as stream:
         stream.write(b"\0")
+    os.utime(path, (1, 1))
     digests.append(store.digest_path(path))
-    assert len(set(digests)) == 4
+    assert len(set(digests)) == 6
 
 
 def test_an_artefact_appears_whole(tmp_path):

@@ -9,6 +9,7 @@ from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_v
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 Scheme = Literal["s3", "gs", "gcs", "abfs", "abfss", "hdfs"]
+Scope = Literal["sample", "content"]  # of a file, for its digest
 SYNTHETIC = Condition("the corpus is synthetic", lambda config: config.data.is_synthetic)
 
 
@@ -55,6 +56,11 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
         "Field -> column of the table, for tables with other headers. A pattern such as Raw/{video_id}/{clip_id}.mp4, "
         "in which braces name columns, or a list of columns, joined by _, makes one value of several; null: the field "
         "is not read.",
+    )
+    identity: Scope = setting(
+        "sample",
+        "By what a local media file is told from another of its name. sample: its size, and a digest of 16 KiB each at "
+        "its head, middle and tail. content: a digest of all of it.",
     )
     encoding: str | None = setting(
         None, "Encoding of a CSV, TSV or JSONL table, such as gb18030, cp932 or utf-16. null: UTF-8."

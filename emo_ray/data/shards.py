@@ -7,7 +7,9 @@ nor split, so other labels, splits or pseudo-labels never make a clip be decoded
 import hashlib
 import io
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,21 @@ from PIL import Image
 from pyarrow import fs
 
 from emo_ray import store
-from emo_ray.config.data_settings import Media
+from emo_ray.config.data_settings import Media, Scope
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import decoder, media, status
+from emo_ray.data.file_digests import file_digest, in_threads
 from emo_ray.data.manifest import Clip
 
 _SILENCE = 1  # int16 steps: dithered silence is no louder
-VERSION = 2  # of SCHEMA; 2: identities, and the digests of the content
+VERSION = 3  # of SCHEMA; 2: identities, and the digests of the content; 3: identities hold the content of local files
 # Digests of the decoded frames and sound, by which a clip is recognised under any name. Null where a clip has none, and
 # where the content says nothing: pictures of a single colour, silence.
 CONTENT = ("video_digest", "audio_digest")
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("identity", pa.string(), nullable=False),  # see `identity`
+        pa.field("identity", pa.string(), nullable=False),  # see `identified`
         pa.field("frames", pa.list_(pa.binary())),  # T JPEGs, null when there is no usable video
         pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
         pa.field("audio_samples", pa.int64()),
@@ -43,12 +46,23 @@ SCHEMA = pa.schema(
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
         pa.field("part", pa.string(), nullable=False),
         pa.field("audio_s", pa.float32()),
         *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
         *(pa.field(name, pa.string()) for name in CONTENT),
     ]
 )
+Stamp = tuple[str, int | None, str | int | None]  # what tells a medium from others; see `_stamp`
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedClip:
+    """A clip, and the digest of what decides its row besides the settings, taken when the job was planned."""
+
+    clip: Clip
+    identity: str
+    scope: Scope  # what the digest holds of local files
 
 
 def assign_parts(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
@@ -71,14 +85,27 @@ def _buckets(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
     return [[clip for _, clip in sorted(bucket, key=lambda item: item[0])] for bucket in buckets if bucket]
 
 
-def part_name(clips: Sequence[Clip]) -> str:
+def identified(
+    clips: Sequence[Clip], scope: Scope, report: Callable[[int, int], None] = lambda done, total: None
+) -> list[IdentifiedClip]:
+    """The clips with their identities: digests of clip_id, transcript, and the media's names, sizes and content.
+
+    Every file is read once, many at a time; `report` is called as by `in_threads`.
+    """
+    sources = list(dict.fromkeys(path for clip in clips for path in (clip.video, clip.audio) if path is not None))
+    stamps = in_threads(partial(_stamp, scope=scope), sources, report)
+    stamp_of = dict(zip(sources, stamps, strict=True))
+    return [IdentifiedClip(clip, _identity(clip, stamp_of.__getitem__), scope) for clip in clips]
+
+
+def _identity(clip: Clip, stamp: Callable[[str], Stamp]) -> str:
+    stamps = [None if path is None else stamp(path) for path in (clip.video, clip.audio)]
+    return store.digest(clip.clip_id, clip.text, *stamps)
+
+
+def part_name(clips: Sequence[IdentifiedClip]) -> str:
     """The file name of a part: a digest of its rows' identities, so that equal parts are one file."""
-    return f"part-{store.digest([identity(clip) for clip in clips])}.parquet"
-
-
-def identity(clip: Clip) -> str:
-    """Digest of what decides a row's content, besides the settings: clip_id, transcript, and the media's stamps."""
-    return store.digest(clip.clip_id, clip.text, _stamp(clip.video), _stamp(clip.audio))
+    return f"part-{store.digest([clip.identity for clip in clips])}.parquet"
 
 
 def settings(config: Media, image_size: int) -> dict:
@@ -86,8 +113,13 @@ def settings(config: Media, image_size: int) -> dict:
     return {**config.deciding("shards"), "size": image_size, "version": [VERSION, media.VERSION]}
 
 
-def row(clip: Clip, config: Media, image_size: int) -> dict[str, Any]:
-    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
+def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict[str, Any]:
+    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors.
+
+    Raises ValueError where the media are others than when the job was planned: their row would pass for that of the
+    files that were there.
+    """
+    clip = identified_clip.clip
     process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
     limits = media.Limits(config.max_pixels, config.max_video_s, config.max_file_gb)
     frames_THWC, video_status = decoder.decode(
@@ -96,11 +128,12 @@ def row(clip: Clip, config: Media, image_size: int) -> dict[str, Any]:
     samples_S, audio_status = decoder.decode(
         media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, **process
     )
+    _check_unchanged(identified_clip)
     has_text = bool(clip.text and clip.text.strip())
     text_status = status.OK if has_text else status.MISSING + (": empty" if clip.text is not None else "")
     return {
         "clip_id": clip.clip_id,
-        "identity": identity(clip),
+        "identity": identified_clip.identity,
         **_video_columns(frames_THWC, config.jpeg_quality),
         **_audio_columns(samples_S),
         "text": clip.text if has_text else None,
@@ -108,6 +141,15 @@ def row(clip: Clip, config: Media, image_size: int) -> dict[str, Any]:
         "audio_status": audio_status,
         "text_status": text_status,
     }
+
+
+def _check_unchanged(identified_clip: IdentifiedClip) -> None:
+    clip, scope = identified_clip.clip, identified_clip.scope
+    if _identity(clip, partial(_stamp, scope=scope)) != identified_clip.identity:
+        raise ValueError(
+            f"{clip.video or clip.audio}: found another file than when the job was planned (clip {clip.clip_id}), "
+            "expected media that stay as they are while a job runs: run it again"
+        )
 
 
 def _video_columns(frames_THWC: np.ndarray | None, jpeg_quality: int) -> dict[str, Any]:
@@ -131,15 +173,19 @@ def _audio_columns(samples_S: np.ndarray | None) -> dict[str, Any]:
 
 
 def write_part(
-    path: Path, clips: Sequence[Clip], config: Media, image_size: int, part_of: Mapping[str, str] | None = None
-) -> None:  # fmt: skip
+    path: Path,
+    clips: Sequence[IdentifiedClip],
+    config: Media,
+    image_size: int,
+    part_of: Mapping[str, str] | None = None,
+) -> None:
     """Decode clips into one Parquet part; a part that exists already is left alone.
 
     `part_of` is what `find_rows` gives for other parts of the folder: their rows are copied instead of decoded.
     """
     if not path.exists():
         old_rows = {row["identity"]: row for row in _read_rows(path.parent, part_of or {}).to_pylist()}
-        rows = [old_rows.get(identity(clip)) or row(clip, config, image_size) for clip in clips]
+        rows = [old_rows.get(clip.identity) or row(clip, config, image_size) for clip in clips]
         # JPEG and speech hardly shrink further: no codec.
         store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
 
@@ -169,7 +215,7 @@ def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
 
 def ledger(path: Path) -> pa.Table:
     """The statuses and digests of one part's rows (LEDGER_SCHEMA), read without its media."""
-    names = ["clip_id", *(f"{name}_status" for name in MODALITIES), *CONTENT]
+    names = ["clip_id", "identity", *(f"{name}_status" for name in MODALITIES), *CONTENT]
     table = store.read_parquet(path, columns=["audio_samples", *names])
     seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
     columns = {name: table[name] for name in names} | {
@@ -186,20 +232,22 @@ def _digest(contents: Sequence[bytes]) -> str:
     return hasher.hexdigest()
 
 
-def _stamp(source: str | None) -> tuple[str, int | None, int | None] | None:
-    """Name, size and time of a media file; not its folder, so that a corpus can be moved."""
-    if source is None:
-        return None
+def _stamp(source: str, scope: Scope) -> Stamp:
+    """Name, size and content of a local file; name, size and time of a file elsewhere, which would be fetched for more.
+
+    Its folder does not count, so that a corpus can be moved. What cannot be read is told by its whole address alone.
+    """
     name = source.rsplit("/", 1)[-1] or source
     try:
+        path = source
         if "://" in source:
             filesystem, path = fs.FileSystem.from_uri(source)
-            info = filesystem.get_file_info(path)
-            return name, info.size, info.mtime_ns
-        stat = Path(source).stat()
+            if not isinstance(filesystem, fs.LocalFileSystem):
+                info = filesystem.get_file_info(path)
+                return name, info.size, info.mtime_ns
+        return name, *file_digest(path, scope)
     except (OSError, ValueError):  # no such file, or no path or URI at all: the row's status will say so
         return source, None, None
-    return name, stat.st_size, stat.st_mtime_ns
 
 
 def _jpeg(image_HWC: np.ndarray, quality: int) -> bytes:

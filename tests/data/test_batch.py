@@ -143,7 +143,10 @@ def test_labels_are_those_of_the_clips(make):
 
 
 def test_real_rows_become_a_batch(media_files, tmp_path):
-    rows = [shards.row(Clip("a", str(media_files["clip"]), text="x"), Media(frames=3), 64)]
+    rows = [
+        shards.row(clip, Media(frames=3), 64)
+        for clip in shards.identified([Clip("a", str(media_files["clip"]), text="x")], "sample")
+    ]
     table = pa.Table.from_pylist(rows, shards.SCHEMA)
     expected = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in rows[0]["frames"]])
     frames_THWC = batch.video_from_shards(table).frames_BTCHW[0].permute(0, 2, 3, 1)

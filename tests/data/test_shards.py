@@ -31,8 +31,24 @@ def corpus(count):
     return [Clip(f"clip-{i}", text="x", label="happy" if i % 5 else None) for i in range(count)]
 
 
+def identified(*clips, scope="sample"):
+    return shards.identified(clips, scope)
+
+
+def identity(clip, scope="sample"):
+    return identified(clip, scope=scope)[0].identity
+
+
+def part_name(clips):
+    return shards.part_name(identified(*clips))
+
+
+def row_of(clip):
+    return shards.row(*identified(clip), CONFIG, 32)
+
+
 def names(clips, clips_per_part=64):
-    return {shards.part_name(part) for part in shards.assign_parts(clips, clips_per_part)}
+    return {part_name(part) for part in shards.assign_parts(clips, clips_per_part)}
 
 
 @given(clips=CLIPS, clips_per_part=st.integers(1, 70))
@@ -75,9 +91,8 @@ def test_rows_of_a_part_are_mixed():
 def test_a_part_is_named_after_the_content_of_its_rows(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"12345678")
-    os.utime(path, ns=(10**18, 10**18))
     clip = Clip("a", video="/nowhere.mp4", audio=str(path), text="Hello", label="happy", split="train", speaker="Ann")
-    name = shards.part_name([clip])
+    name = part_name([clip])
     same = [
         replace(clip, label="sad"),
         replace(clip, label=None),
@@ -85,7 +100,7 @@ def test_a_part_is_named_after_the_content_of_its_rows(tmp_path):
         replace(clip, speaker="Bob"),
         replace(clip, language="en"),
     ]
-    assert {shards.part_name([c]) for c in same} == {name}
+    assert {part_name([c]) for c in same} == {name}
     other = [
         [replace(clip, clip_id="b")],
         [replace(clip, text="Bye")],
@@ -94,16 +109,55 @@ def test_a_part_is_named_after_the_content_of_its_rows(tmp_path):
         [replace(clip, video=str(path), audio="/nowhere.mp4")],
         [clip, replace(clip, clip_id="b")],
     ]
-    assert len({name, *map(shards.part_name, other)}) == 1 + len(other)
+    assert len({name, *map(part_name, other)}) == 1 + len(other)
     path.write_bytes(b"123456789")
-    os.utime(path, ns=(10**18, 10**18))
-    longer = shards.part_name([clip])
+    longer = part_name([clip])
+    path.write_bytes(b"12345679")
+    assert len({name, longer, part_name([clip])}) == 3
     path.write_bytes(b"12345678")
-    os.utime(path, ns=(10**18, 10**18 + 1))
-    newer = shards.part_name([clip])
-    assert len({name, longer, newer}) == 3
-    os.utime(path, ns=(10**18, 10**18))
-    assert shards.part_name([clip]) == name
+    os.utime(path, (1, 1))
+    assert part_name([clip]) == name
+
+
+@pytest.mark.parametrize(("scope", "seen"), [("sample", [0, 150_000, 299_999]), ("content", range(0, 300_000, 37_500))])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_two_releases_with_equal_names_sizes_and_times_are_told_apart(tmp_path, scope, seen, scheme):
+    path = tmp_path / "a.wav"
+    content = bytearray(np.random.default_rng(0).bytes(300_000))
+    clip, identities = Clip("a", audio=f"{scheme}{path}"), []
+    for place in (None, *seen):
+        release = content.copy()
+        if place is not None:
+            release[place] ^= 1
+        path.write_bytes(release)
+        os.utime(path, (1, 1))
+        identities.append(identity(clip, scope))
+    assert len(set(identities)) == len(identities)
+
+
+def test_pipes_are_not_opened_and_files_that_cannot_be_read_stop_nothing(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    clips = [Clip(name, audio=str(tmp_path / name)) for name in ("pipe.wav", "folder.wav", "none.wav")]
+    assert len({clip.identity for clip in identified(*clips)}) == 3
+
+
+@pytest.mark.parametrize("scope", ["sample", "content"])
+def test_media_that_change_after_planning_are_not_stored_as_the_old_ones(media_files, tmp_path, scope):
+    path, part = tmp_path / "a.wav", tmp_path / "part-x.parquet"
+    path.write_bytes(media_files["wav"].read_bytes())
+    clips = identified(Clip("a", audio=str(path)), scope=scope)
+    status = path.stat()
+    sound = bytearray(path.read_bytes())
+    sound[-2] ^= 64
+    path.write_bytes(sound)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"a\.wav.*clip a"):
+        shards.write_part(part, clips, CONFIG, 32)
+    assert not part.exists()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"a\.wav.*clip a"):
+        shards.write_part(part, clips, CONFIG, 32)
 
 
 def test_a_corpus_that_moves_keeps_its_parts(tmp_path):
@@ -111,17 +165,17 @@ def test_a_corpus_that_moves_keeps_its_parts(tmp_path):
     for folder in (tmp_path / "here", tmp_path / "there"):
         folder.mkdir()
         (folder / "a.wav").write_bytes(b"1")
-        os.utime(folder / "a.wav", (5, 5))
-        names.append(shards.part_name([Clip("a", audio=str(folder / "a.wav"))]))
+        os.utime(folder / "a.wav", (5, len(names)))
+        names.append(part_name([Clip("a", audio=str(folder / "a.wav"))]))
     assert names[0] == names[1]
 
 
 def test_a_changed_file_changes_the_identity_of_its_uri(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"1")
-    before = shards.identity(Clip("a", audio=f"file://{path}"))
+    before = identity(Clip("a", audio=f"file://{path}"))
     path.write_bytes(b"12")
-    assert shards.identity(Clip("a", audio=f"file://{path}")) != before
+    assert identity(Clip("a", audio=f"file://{path}")) != before
 
 
 @pytest.mark.parametrize(
@@ -129,8 +183,8 @@ def test_a_changed_file_changes_the_identity_of_its_uri(tmp_path):
 )
 def test_missing_media_have_an_identity_and_a_row(source):
     clip = Clip("a", video=source)
-    assert shards.identity(clip) != shards.identity(Clip("a", video="elsewhere"))
-    row = shards.row(clip, CONFIG, 32)
+    assert identity(clip) != identity(Clip("a", video="elsewhere"))
+    row = row_of(clip)
     assert (row["frames"], row["audio"], row["audio_samples"]) == (None, None, None)
     assert row["video_status"] == row["audio_status"] != "ok"
 
@@ -152,7 +206,7 @@ def test_everything_that_changes_rows_changes_the_settings():
 def test_a_row_holds_the_decoded_media(media_files, tmp_path):
     clip = Clip("a", str(media_files["clip"]), text=" Hello\n", label="happy")
     path = tmp_path / "part-x.parquet"
-    shards.write_part(path, [clip], CONFIG, 64)
+    shards.write_part(path, identified(clip), CONFIG, 64)
     assert pq.read_schema(path).equals(shards.SCHEMA)
     row = pq.read_table(path).to_pylist()[0]
     frames_THWC, _ = media.read_video(clip.video, 4, 64)
@@ -171,7 +225,7 @@ def test_a_row_holds_the_decoded_media(media_files, tmp_path):
 
 def test_the_clip_s_own_sound_is_preferred_to_the_video_s(media_files):
     def samples(clip):
-        return np.frombuffer(shards.row(clip, CONFIG, 32)["audio"], "<i2")
+        return np.frombuffer(row_of(clip)["audio"], "<i2")
 
     video, wav = str(media_files["clip"]), str(media_files["wav"])
     np.testing.assert_array_equal(samples(Clip("a", video, wav)), media.read_audio(wav, 60)[0])
@@ -183,7 +237,7 @@ def test_the_clip_s_own_sound_is_preferred_to_the_video_s(media_files):
     [(None, None, "missing"), ("", None, "missing: empty"), (" \n", None, "missing: empty"), ("x", "x", "ok")],
 )
 def test_empty_transcripts_are_missing(text, kept, status):
-    row = shards.row(Clip("a", text=text), CONFIG, 32)
+    row = row_of(Clip("a", text=text))
     assert (row["text"], row["text_status"]) == (kept, status)
     assert (row["video_status"], row["audio_status"]) == ("missing", "missing")
 
@@ -197,7 +251,7 @@ def test_the_ledger_holds_every_clip_s_statuses(media_files, tmp_path):
         Clip("gone", "/nowhere.mp4"),
     ]
     path = tmp_path / "part-x.parquet"
-    shards.write_part(path, clips, CONFIG, 32)
+    shards.write_part(path, identified(*clips), CONFIG, 32)
     ledger = shards.ledger(path)
     assert ledger.schema.equals(shards.LEDGER_SCHEMA)
     rows = {row["clip_id"]: row for row in ledger.to_pylist()}
@@ -235,7 +289,7 @@ def test_content_has_the_same_digest_under_another_name_and_in_another_container
                 out.mux(packet)
     assert remuxed.read_bytes() != media_files["clip"].read_bytes()
     rows = {
-        name: shards.row(Clip(name, str(path)), CONFIG, 32)
+        name: row_of(Clip(name, str(path)))
         for name, path in {**media_files, "copy": tmp_path / "copy.mp4", "remuxed": remuxed}.items()
     }
     for name in ("copy", "remuxed"):
@@ -260,7 +314,7 @@ def test_blank_pictures_and_silence_have_no_digest(tmp_path):
             frame.sample_rate = 16_000
             for part in (frame, None):
                 out.mux(audio.encode(part))
-    rows = {n: shards.row(Clip(n, str(tmp_path / f"{n}.mkv")), CONFIG, 32) for n in ("grey", "hiss", "tone")}
+    rows = {n: row_of(Clip(n, str(tmp_path / f"{n}.mkv"))) for n in ("grey", "hiss", "tone")}
     assert {row["video_status"] for row in rows.values()} == {row["audio_status"] for row in rows.values()} == {"ok"}
     assert {row["video_digest"] for row in rows.values()} == {None}
     assert rows["grey"]["audio_digest"] is rows["hiss"]["audio_digest"] is None
@@ -270,24 +324,24 @@ def test_blank_pictures_and_silence_have_no_digest(tmp_path):
 def test_a_part_that_exists_is_left_alone(media_files, tmp_path):
     path = tmp_path / "part-x.parquet"
     clips = [Clip("a", str(media_files["clip"]))]
-    shards.write_part(path, clips, CONFIG, 32)
+    shards.write_part(path, identified(*clips), CONFIG, 32)
     content, mtime_ns = path.read_bytes(), path.stat().st_mtime_ns
-    shards.write_part(path, [Clip("b")], CONFIG, 32)
+    shards.write_part(path, identified(Clip("b")), CONFIG, 32)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, mtime_ns)
-    shards.write_part(tmp_path / "again.parquet", clips, CONFIG, 32)
+    shards.write_part(tmp_path / "again.parquet", identified(*clips), CONFIG, 32)
     assert (tmp_path / "again.parquet").read_bytes() == content  # same input, same bytes
     assert sorted(os.listdir(tmp_path)) == ["again.parquet", "part-x.parquet"]
 
 
 def test_rows_that_another_part_has_are_copied_and_others_decoded(tmp_path):
     old, new = (Clip(name, text=f"the words of {name}") for name in ("old", "new"))
-    shards.write_part(tmp_path / "before.parquet", [old], CONFIG, 32)
+    shards.write_part(tmp_path / "before.parquet", identified(old), CONFIG, 32)
     table = pq.read_table(tmp_path / "before.parquet")
     marked = table.set_column(table.column_names.index("text"), "text", pa.array(["never said"]))
     pq.write_table(marked, tmp_path / "before.parquet")
-    part_of = shards.find_rows(tmp_path, ["before.parquet"], [shards.identity(clip) for clip in (new, old)])
-    assert part_of == {shards.identity(old): "before.parquet"}
-    shards.write_part(tmp_path / "after.parquet", [new, old], CONFIG, 32, part_of)
+    part_of = shards.find_rows(tmp_path, ["before.parquet"], [identity(clip) for clip in (new, old)])
+    assert part_of == {identity(old): "before.parquet"}
+    shards.write_part(tmp_path / "after.parquet", identified(new, old), CONFIG, 32, part_of)
     after = pq.read_table(tmp_path / "after.parquet")
     assert after["clip_id"].to_pylist() == ["new", "old"]
     assert after["text"].to_pylist() == ["the words of new", "never said"]

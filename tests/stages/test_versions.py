@@ -99,7 +99,12 @@ def of_prepared(small) -> Any:
         name: [value is not None for value in ledger[name].to_pylist()] for name in ("video_digest", "audio_digest")
     }
     meta = json.loads((prepared / "meta.json").read_text("utf-8"))
-    return str(ledger.schema), ledger.drop_columns(["video_digest", "audio_digest", "part"]), known, meta["labels"]
+    return (
+        str(ledger.schema),
+        ledger.drop_columns(["identity", "video_digest", "audio_digest", "part"]),
+        known,
+        meta["labels"],
+    )
 
 
 def features_of(root: Path, modality: str) -> pa.Table:

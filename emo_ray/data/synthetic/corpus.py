@@ -7,7 +7,6 @@ modalities share its label and its speaker, and nothing else.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -189,19 +188,20 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
 
 def write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | None, rate_fps: int = RATE_FPS) -> None:
     """H.264 and AAC in an mp4 file that appears whole or not at all; one thread and no dates, so bytes repeat."""
-    with store.renamed(path) as temporary:
-        with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            # All streams must exist before the first packet.
-            video = None if frames_THWC is None else _video_stream(container, frames_THWC.shape, rate_fps)
-            audio = None if samples_S is None else _audio_stream(container)
-            if video is not None and frames_THWC is not None:
-                for frame_HWC in frames_THWC:
-                    container.mux(video.encode(VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
-                container.mux(video.encode(None))
-            if audio is not None and samples_S is not None:
-                container.mux(audio.encode(_audio_frame(samples_S)))
-                container.mux(audio.encode(None))
-        os.utime(temporary, (0, 0))  # shards are named after size and time: the same corpus, the same shards anywhere
+    with (
+        store.renamed(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
+    ):
+        # All streams must exist before the first packet.
+        video = None if frames_THWC is None else _video_stream(container, frames_THWC.shape, rate_fps)
+        audio = None if samples_S is None else _audio_stream(container)
+        if video is not None and frames_THWC is not None:
+            for frame_HWC in frames_THWC:
+                container.mux(video.encode(VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+            container.mux(video.encode(None))
+        if audio is not None and samples_S is not None:
+            container.mux(audio.encode(_audio_frame(samples_S)))
+            container.mux(audio.encode(None))
 
 
 def _video_stream(container: OutputContainer, shape_THWC: tuple[int, ...], rate_fps: int) -> VideoStream:

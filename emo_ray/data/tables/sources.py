@@ -13,19 +13,21 @@ missing, and in a (T, D) array rows of zeros are left out of the mean. Where D i
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from emo_ray import store
+from emo_ray.data.file_digests import file_digest, in_threads
 from emo_ray.data.tables.files import Array, FeatureFile, Read, files_of, ids_of, kind_of, open_file
 
 VERSION = 2  # 2: zeros alone are no values
 OK, MISSING = "ok", "missing"
 ZEROS = "zeros alone"  # in the status of a clip that is missing for it
 _SAMPLE = 32  # clips whose most frequent width is taken for the source's
-_CONTENT_BYTES = 64 * 2**20  # a larger folder is digested by names, sizes and times
+_CONTENT_BYTES = 64 * 2**20  # of a larger folder samples of the files are digested
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def clip_ids(path: Path) -> list[str]:
 
 
 def digest(paths: Sequence[str], zeros: str = "absent") -> str:
-    """Digest of the sources in their order: by content, large ones by names, sizes and times."""
+    """Digest of the sources in their order: by content, folders of many bytes by samples of their files."""
     return store.digest(VERSION, zeros, [_stamp(Path(path)) for path in paths])
 
 
@@ -119,10 +121,12 @@ def _stamp(path: Path) -> object:
     kind = kind_of(path)
     if not path.is_dir():
         return store.digest_path(path)
-    files = [(file, file.stat()) for file in files_of(path, kind) if file.is_file()]
-    if sum(stat.st_size for _, stat in files) <= _CONTENT_BYTES:
-        return [(file.relative_to(path).as_posix(), store.digest_path(file)) for file, _ in files]
-    return [(file.relative_to(path).as_posix(), stat.st_size, stat.st_mtime_ns) for file, stat in files]
+    files = [file for file in files_of(path, kind) if file.is_file()]
+    names = [file.relative_to(path).as_posix() for file in files]
+    if sum(file.stat().st_size for file in files) <= _CONTENT_BYTES:
+        return [(name, store.digest_path(file)) for name, file in zip(names, files, strict=True)]
+    samples = in_threads(partial(file_digest, scope="sample"), files)
+    return list(zip(names, samples, strict=True))
 
 
 def _with_width(path: Path, table: FeatureFile) -> Source:

@@ -39,7 +39,7 @@ def decode(config: Config, scratch: Path) -> Measured:
     config = model_config(config)
     clips, side = movies(scratch), image_size(config)
     part = scratch / "movies.parquet"
-    shards.write_part(part, clips, config.media, side)
+    shards.write_part(part, shards.identified(clips, "sample"), config.media, side)
 
     def from_files() -> None:
         for clip in clips:
@@ -206,7 +206,7 @@ def _filmed(scene_HWC: np.ndarray, shift: int, generator: np.random.Generator) -
 def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[str, int]]:
     """Shard parts of so many clips at the CLIP's image size, and the class of each clip; the movies are repeated."""
     side = image_size(config)
-    rows = [shards.row(clip, config.media, side) for clip in movies(scratch)]
+    rows = [shards.row(clip, config.media, side) for clip in shards.identified(movies(scratch), "sample")]
     table = pa.Table.from_pylist([{**rows[i % len(rows)], "clip_id": f"c{i}"} for i in range(clips)], shards.SCHEMA)
     paths, size = [], config.media.clips_per_part
     for start in range(0, clips, size):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from emo_ray import store
 from emo_ray.config import Config
-from emo_ray.config.data_settings import Media
+from emo_ray.config.data_settings import Media, Scope
 from emo_ray.data import lfs, manifest, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
+from emo_ray.data.shards import IdentifiedClip
 from emo_ray.models.clip_source import image_size
+from emo_ray.progress import late_progress
 from emo_ray.stages.decoding.storage import check_storage
 
 _PART_NAME = re.compile(r"part-[0-9a-f]+\.parquet")
@@ -24,7 +26,7 @@ class ShardPlan:
     """The shard parts of a corpus: their folder, the clips of each by file name, and how clips are decoded."""
 
     folder: Path
-    clips_of: dict[str, list[Clip]]
+    clips_of: dict[str, list[IdentifiedClip]]
     media: Media
     size: int  # of the frames, pixels
 
@@ -36,7 +38,7 @@ class ShardPlan:
     @property
     def clips(self) -> list[Clip]:
         """All clips, part by part."""
-        return [clip for clips in self.clips_of.values() for clip in clips]
+        return [identified.clip for clips in self.clips_of.values() for identified in clips]
 
     @property
     def is_noted(self) -> bool:
@@ -56,7 +58,9 @@ def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
     check_storage(clips)
     size = image_size(config)
     folder = root / "shards" / store.digest(shards.settings(config.media, size))
-    parts = shards.assign_parts(clips, config.media.clips_per_part)
+    with late_progress("looking at media", "files") as report:
+        identified_of = dict(zip(clips, shards.identified(clips, config.data.identity, report), strict=True))
+    parts = [[identified_of[clip] for clip in part] for part in shards.assign_parts(clips, config.media.clips_per_part)]
     return ShardPlan(folder, {shards.part_name(part): part for part in parts}, config.media, size)
 
 
@@ -82,7 +86,7 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
     missing = [name for name in plan.clips_of if not (folder / name).exists()]
     if missing:
         raise ValueError(f"{folder}: found no {missing[0]} ({len(missing)} parts are gone): run jobs/prepare.py again")
-    _fill(plan.clips_of, manifest.read(path / MANIFEST), path / LEDGER)
+    _fill(plan, manifest.read(path / MANIFEST), path / LEDGER, config.data.identity)
     return plan
 
 
@@ -90,9 +94,9 @@ def plan_some_parts(config: Config, prepared: Prepared, parts: Collection[str]) 
     """Some parts of a prepared corpus, for a config that may want them decoded otherwise: then into another folder."""
     size = image_size(config)
     folder = prepared.shards.parent / store.digest(shards.settings(config.media, size))
-    clips_of: dict[str, list[Clip]] = {name: [] for name in prepared.parts if name in parts}
-    _fill(clips_of, prepared.clips, prepared.path / LEDGER)
-    return ShardPlan(folder, clips_of, config.media, size)
+    plan = ShardPlan(folder, {name: [] for name in prepared.parts if name in parts}, config.media, size)
+    _fill(plan, prepared.clips, prepared.path / LEDGER, config.data.identity)
+    return plan
 
 
 def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
@@ -106,7 +110,7 @@ def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
     if not missing:
         return {}
     other_parts = {path.name for path in plan.folder.glob("part-*.parquet")} - plan.clips_of.keys()
-    identities_of = {name: [shards.identity(clip) for clip in clips] for name, clips in missing.items()}
+    identities_of = {name: [clip.identity for clip in clips] for name, clips in missing.items()}
     decoded_in = shards.find_rows(
         plan.folder, other_parts, {i for identities in identities_of.values() for i in identities}
     )
@@ -122,13 +126,13 @@ def local_files(clips: Iterable[Clip]) -> list[str]:
     return [path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path]
 
 
-def _fill(clips_of: dict[str, list[Clip]], clips: Iterable[Clip], ledger: Path) -> None:
-    """Put the clips of these parts in, in the order of their rows."""
+def _fill(plan: ShardPlan, clips: Iterable[Clip], ledger: Path, scope: Scope) -> None:
+    """Put the clips of the plan's parts in, in the order of their rows, identified as when they were decoded."""
     clip_of = {clip.clip_id: clip for clip in clips}
-    rows = store.read_parquet(ledger, columns=["clip_id", "part"])
-    for clip_id, part in zip(rows["clip_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
-        if part in clips_of:
-            clips_of[part].append(clip_of[clip_id])
+    rows = store.read_parquet(ledger, columns=["clip_id", "part", "identity"])
+    for row in rows.to_pylist():
+        if row["part"] in plan.clips_of:
+            plan.clips_of[row["part"]].append(IdentifiedClip(clip_of[row["clip_id"]], row["identity"], scope))
 
 
 def no_media_reason(clips: Iterable[Clip]) -> tuple[str, str] | None:

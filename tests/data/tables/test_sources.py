@@ -185,3 +185,17 @@ def test_the_digest_is_of_content_and_order_and_not_of_the_place(tmp_path):
     assert tables.digest([str(first), str(other)]) != tables.digest([str(other), str(first)])
     (first / "meta.json").write_text(json.dumps({}))
     assert tables.digest([str(first)]) == digest["first"]
+
+
+def test_two_releases_of_a_large_folder_with_equal_names_sizes_and_times_are_told_apart(tmp_path):
+    digests = []
+    for content in (b"", b"x"):
+        path = tmp_path / "hubert/a.npy"
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as stream:
+            stream.seek(33 * 2**20)
+            stream.write(content)
+            stream.truncate(66 * 2**20)  # sparse: costs no disk
+        os.utime(path, (1, 1))
+        digests.append(tables.digest([str(path.parent)]))
+    assert digests[0] != digests[1]

@@ -27,7 +27,7 @@ def test_a_new_clip_needs_its_own_part_alone(table_config, media_files):
     new = Clip("new-one", video=str(media_files["clip"]), text="new", label="sad")
     plan = plan_corpus(table_config([new]))
     (part,) = decode_tasks(plan)
-    assert "new-one" in {clip.clip_id for clip in plan.clips_of[part]}
+    assert "new-one" in {identified.clip.clip_id for identified in plan.clips_of[part]}
     assert not plan.is_decoded
     assert "new-one" in prepare_corpus(table_config([new])).ledger["clip_id"].to_pylist()
     assert plan.is_decoded
