@@ -6,7 +6,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -196,8 +195,7 @@ def mending(job: Callable[[], JobResult], root: Path, inputs: Collection[Path] =
             if path in met or not path.is_relative_to(root) or any(path.is_relative_to(folder) for folder in inputs):
                 raise
             met[path] = damage
-            with suppress(FileNotFoundError):  # another process has set it aside
-                set_aside(path, root)
+            set_aside(path, root)
             say(
                 f"{path}: found a damaged file ({damage.reason}): set aside as {path.name}{DAMAGED}, and made again "
                 "where its source is there"

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from emo_ray.locks import lock
 
-META, FILES = "meta.json", "files"  # FILES: the entry of the meta that holds a digest of every other file
+META = "meta.json"
+FILES, DIGESTS = "files", "digests"  # entries of a meta: size and digest of each file; what a checkpoint checks itself
 DAMAGED = ".damaged"  # the ending of damaged files that are set aside
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _PARQUET, _SEAL, _DIGEST_BYTES = b"PAR1", b"emo_ray footer: ", 16
@@ -88,7 +89,7 @@ def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mappi
 
     `fill(temporary_folder)` writes the content, and may return further entries of the meta. Of several processes that
     need the artefact, one makes it and the others wait. Where `fill` raises, nothing is left; what a killed process
-    left is removed by the next one.
+    left is removed by the next one. Raises DamagedFile as `check_files` does.
     """
     if not is_complete(folder):
         with lock(folder.with_name(f".{folder.name}.lock")) as is_alone:
@@ -98,6 +99,7 @@ def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mappi
                 entries = dict(meta)
                 with writing(folder, entries) as temporary:
                     entries.update(fill(temporary) or {})
+    check_files(folder)
     return read_meta(folder)
 
 
@@ -114,12 +116,25 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in _meta(folder).items() if key != FILES}
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """The digests of an artefact's files by name, as they were written; empty for artefacts of earlier versions.
+def files_of(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size in bytes and digest of an artefact's files by name; empty for artefacts of earlier versions.
 
     Raises as `read_meta` does.
     """
-    return _meta(folder).get(FILES, {})
+    files = _meta(folder).get(FILES, {})
+    if not isinstance(files, dict):
+        raise DamagedFile(folder / META, f"{type(files).__name__} in place of its files")
+    return files
+
+
+def check_files(folder: Path) -> None:
+    """Raises DamagedFile for a file of an artefact that is gone, or has another size than when it was written."""
+    for name, (size, _) in files_of(folder).items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedFile(path, "it is gone")
+        if path.stat().st_size != size:
+            raise DamagedFile(path, f"{path.stat().st_size} of {size} bytes")
 
 
 def _meta(folder: Path) -> dict[str, Any]:
@@ -152,9 +167,11 @@ def set_aside(path: Path, root: Path) -> None:
     The artefacts that it lies in are no longer complete, except for readings, whose meta holds a name that is drawn
     once. Hard links to the file, such as those of predictions, share the damage and are set aside with it.
     """
-    twins = [twin for twin in root.rglob(path.name) if twin.samefile(path)] if path.stat().st_nlink > 1 else [path]
+    has_links = path.exists() and path.stat().st_nlink > 1
+    twins = [twin for twin in root.rglob(path.name) if twin.samefile(path)] if has_links else [path]
     for twin in twins:
-        twin.replace(twin.with_name(twin.name + DAMAGED))
+        with suppress(FileNotFoundError):  # another process has set it aside, or it is gone altogether
+            twin.replace(twin.with_name(twin.name + DAMAGED))
         for folder in twin.relative_to(root).parents:
             if folder.parts[:1] != ("readings",):
                 (root / folder / META).unlink(missing_ok=True)
@@ -190,9 +207,19 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write `meta.json` into a filled folder, with a digest of every other file in it."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: file_digest(folder / name) for name in names if name != META}
+    """Write `meta.json` into a filled folder, with size and digest of its files.
+
+    Left out are files that the meta has DIGESTS of, and those of artefacts inside, which have a meta themselves.
+    """
+    inside = {path.parent for path in folder.rglob(f"*/{META}")}
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / META)
+    paths = (path for path in paths if path.name == META or inside.isdisjoint(path.parents))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = {
+        name: ((folder / name).stat().st_size, file_digest(folder / name))
+        for name in names
+        if name not in meta.get(DIGESTS, {})
+    }
     content = {**meta, FILES: files}
     write_text(folder / META, json.dumps(content, indent=1, ensure_ascii=False, default=_path_text))
 

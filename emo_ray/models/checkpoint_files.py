@@ -26,7 +26,7 @@ WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "l
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 
 
-_DIGESTS = "digests"  # in meta.json: file name -> digest
+CHECKED = (WEIGHTS, LABELS, SEEN, CONFIG)  # the files that a meta has digests of
 _OTHERS = ("data.", "tables.", "tune.", "bench.", "claims.", "store.", "tracking.", "cluster.")  # no part of a model
 
 
@@ -62,6 +62,23 @@ def read_bytes(folder: Path, name: str) -> bytes:
     return content
 
 
+def check(folder: Path) -> None:
+    """Raises DamagedFile for a file of a checkpoint, or of the EmoVCLIP inside, that is not as it was written."""
+    for place in (folder, folder / EMOVCLIP):
+        for name in digests_of(place):
+            check_file(place, name)
+
+
+def check_file(folder: Path, name: str) -> None:
+    """Raises DamagedFile where a checkpoint's file is not the one that the digests are of."""
+    if not (folder / name).is_file():
+        raise DamagedFile(folder / name, "it is gone")
+    if name == CONFIG:
+        check_settings(folder)
+    else:
+        read_bytes(folder, name)
+
+
 def check_settings(folder: Path) -> None:
     """Raises DamagedFile where a checkpoint's config decides otherwise than when the digests were taken."""
     if not has_digests(folder):
@@ -75,14 +92,25 @@ def check_settings(folder: Path) -> None:
 
 def digests(folder: Path) -> dict[str, dict[str, str]]:
     """The entry of a checkpoint's meta that ties the files in a filled folder together."""
-    names = [name for name in (WEIGHTS, LABELS, SEEN) if (folder / name).is_file()]
+    names = [name for name in CHECKED if name != CONFIG and (folder / name).is_file()]
     of_files = {name: _digest((folder / name).read_bytes()) for name in names}
-    return {_DIGESTS: {**of_files, CONFIG: _settings_digest(folder)}}
+    return {store.DIGESTS: {**of_files, CONFIG: _settings_digest(folder)}}
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """The digests in a checkpoint's meta by file; empty where it has none. Raises ValueError for other metas."""
+    meta = store.read_meta(folder) if store.is_complete(folder) else {}
+    stored = meta.get(store.DIGESTS, {})
+    if not isinstance(stored, dict):
+        raise ValueError(
+            f"{folder / store.META}: found {store.DIGESTS} {stored!r:.60}, expected a digest for each file"
+        )
+    return stored
 
 
 def has_digests(folder: Path) -> bool:
     """Whether a checkpoint can be checked: those of earlier versions cannot."""
-    return bool(_expected(folder))
+    return bool(digests_of(folder))
 
 
 def not_weights(path: Path, error: Exception) -> ValueError:
@@ -165,17 +193,8 @@ def _settings_digest(folder: Path) -> str:
     return store.digest({key: value for key, value in values.items() if not key.startswith(_OTHERS)})
 
 
-def _expected(folder: Path) -> dict[str, str]:
-    """The digests in a checkpoint's meta by file; empty where it has none. Raises ValueError for other metas."""
-    meta = store.read_meta(folder) if store.is_complete(folder) else {}
-    stored = meta.get(_DIGESTS, {})
-    if not isinstance(stored, dict):
-        raise ValueError(f"{folder / store.META}: found {_DIGESTS} {stored!r:.60}, expected a digest for each file")
-    return stored
-
-
 def _check(folder: Path, name: str, digest: str) -> None:
-    expected = _expected(folder).get(name, digest)
+    expected = digests_of(folder).get(name, digest)
     if expected != digest:
         raise DamagedFile(
             folder / name, f"digest {digest:.16}, {expected!s:.16} in {store.META}: cut, damaged or changed by hand"

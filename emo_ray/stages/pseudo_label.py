@@ -73,6 +73,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     parts = prepared.parts_with(pool)
     if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
         _write(config, teachers, prepared, pool, folder)
+    store.check_files(folder)
     content = store.read_json(folder / REPORT)
     _check_media(config, folder, content)
     lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]

@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 
 from emo_ray import store
 from emo_ray.models import checkpoint_files
-from emo_ray.models.checkpoint_files import LABELS, SEEN, WEIGHTS
 from emo_ray.stages.decoding.shard_plan import SETTINGS
 from emo_ray.store import DamagedFile
 
@@ -35,6 +34,8 @@ def damage_of(path: Path, root: Path) -> str | None:
             check(path, root)
     except DamagedFile as damage:
         return damage.reason
+    except ValueError as error:
+        return str(error)
     except (SafetensorError, zipfile.BadZipFile, sqlite3.DatabaseError) as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -48,16 +49,17 @@ def whole_lines(path: Path) -> list[str]:
 
 def _check_digest(path: Path, root: Path) -> None:
     """Compare a file with the digests in the metas of the artefacts that it lies in."""
-    for folder in path.relative_to(root).parents:
-        meta = root / folder / store.META
-        if meta == path or not meta.is_file():
+    for folder in (root / parent for parent in path.relative_to(root).parents):
+        if folder / store.META == path or not store.is_complete(folder):
             continue
         try:
-            expected = store.file_digests(meta.parent).get(path.relative_to(meta.parent).as_posix())
+            _, expected = store.files_of(folder).get(path.relative_to(folder).as_posix(), (0, None))
         except DamagedFile:  # told when its turn comes
             continue
         if expected is not None and store.file_digest(path) != expected:
             raise DamagedFile(path, f"its content is not what {store.META} has a digest of")
+    if path.name in checkpoint_files.CHECKED and store.is_complete(path.parent):
+        checkpoint_files.check_file(path.parent, path.name)
 
 
 def _check_parquet(path: Path, root: Path) -> None:
@@ -86,19 +88,12 @@ def _clip_ids(path: Path) -> pa.Array:
 
 
 def _check_json(path: Path, root: Path) -> None:
-    """Read the file; a meta also names the files of its artefact, and ties those of a checkpoint together."""
-    content = store.read_json(path)
-    if path.name != store.META:
-        return
-    folder = path.parent
-    for name in store.file_digests(folder):
-        if not (folder / name).is_file():
-            raise DamagedFile(path, f"it tells of {name}, which is gone")
-    if isinstance(content, dict) and content.get("kind") == "checkpoint":
-        for name in (WEIGHTS, LABELS, SEEN):
-            if (folder / name).is_file():
-                checkpoint_files.read_bytes(folder, name)
-        checkpoint_files.check_settings(folder)
+    """Read the file; a meta also names other files of its artefact, which must be there."""
+    store.read_json(path)
+    if path.name == store.META:
+        for name in (*store.files_of(path.parent), *checkpoint_files.digests_of(path.parent)):
+            if not (path.parent / name).is_file():
+                raise DamagedFile(path, f"it tells of {name}, which is gone")
 
 
 def _check_lines(path: Path, root: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
+from emo_ray.models import checkpoint_files
 from emo_ray.progress import say
 from emo_ray.reports import training as report
 from emo_ray.stages.corpus import Corpus, open_corpus
@@ -31,6 +32,8 @@ def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Cor
     corpus = corpus or open_corpus(config, labelled_only=config.train.pseudo_labels is None)
     plan = resolve_training(config, corpus)
     if store.is_complete(plan.path):
+        store.check_files(plan.path)
+        checkpoint_files.check(plan.path)
         say(f"model {plan.path.name} is trained already")
     if not store.is_complete(plan.path) or not tracking.is_logged(config, root, plan.path, plan.key):
         _train(config, plan)  # of a model that is trained, epochs are replayed to MLflow

@@ -162,6 +162,7 @@ def _synthesise(config: Config) -> list[Clip]:
         clips = sorted((clip for batch in rendered for clip in pickle.loads(batch)), key=lambda c: c.clip_id)
         manifest.write(folder / MANIFEST, clips)
         store.write_meta(folder, {"kind": "corpus"})
+    store.check_files(folder)
     return manifest.read(folder / MANIFEST)
 
 
