@@ -25,7 +25,7 @@ from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.identity import frozen_digest
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.stages import crossvalidate, evaluate, predict, pseudo_label, self_train, teachers, tune
+from emo_ray.stages import crossvalidate, evaluate, predict, pseudo_label, segment, self_train, teachers, tune
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import ChatAnswer
 from emo_ray.stages.chat.readings import Usage, readings_of
@@ -48,6 +48,7 @@ def names_of(config: Config, media: Path) -> Names:
     rows = [row for rows in plan_corpus(config).clips_of.values() for row in rows]
     names: Names = {
         "corpus": sorted((row.identity, row.clip.label, row.clip.split, row.clip.speaker) for row in rows),
+        "segments": segment.manifest_folder(config, rows).name,
         "frozen_clip": frozen_digest(config),
         "shards": (prepared.shards.name, prepared.parts),
         "splits": prepared.path.name,

@@ -211,12 +211,14 @@ class Media(Section, decides=by_value("shards")):
         120.0,
         "CPU seconds that the decoding of a clip's video, or of its sound, may take; waiting for storage may take five "
         "times as long. A clip that takes longer gets a status that says so.",
+        decides=by_value("shards", "segments"),
         gt=0,
     )
     max_memory_mb: int = setting(
         2048,
         "Memory in mebibytes that the process that decodes may take. A clip that needs more gets a status that says "
         "so.",
+        decides=by_value("shards", "segments"),
         ge=256,
     )
     max_video_s: float = setting(
@@ -229,7 +231,10 @@ class Media(Section, decides=by_value("shards")):
         ge=1,
     )
     max_file_gb: float = setting(
-        16.0, "Largest media file in gigabytes. A larger one is not read and gets a status that says so.", gt=0
+        16.0,
+        "Largest media file in gigabytes. A larger one is not read and gets a status that says so.",
+        decides=by_value("shards", "segments"),
+        gt=0,
     )
     clips_per_part: int = setting(
         64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1

@@ -128,7 +128,7 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
     samples_S, audio_status = decoder.decode(
         media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, **process
     )
-    _check_unchanged(identified_clip)
+    check_unchanged(identified_clip)
     has_text = bool(clip.text and clip.text.strip())
     text_status = status.OK if has_text else status.MISSING + (": empty" if clip.text is not None else "")
     return {
@@ -143,7 +143,7 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
     }
 
 
-def _check_unchanged(identified_clip: IdentifiedClip) -> None:
+def check_unchanged(identified_clip: IdentifiedClip) -> None:
     clip, scope = identified_clip.clip, identified_clip.scope
     if _identity(clip, partial(_stamp, scope=scope)) != identified_clip.identity:
         raise ValueError(

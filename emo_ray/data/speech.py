@@ -17,15 +17,13 @@ import numpy as np
 import torch
 
 from emo_ray.config.data_settings import Segment
-from emo_ray.data.media import RATE_HZ
+from emo_ray.data.media import RATE_HZ, Span
 
 WINDOW = 512  # samples that the model takes at once: 32 ms
 _LEEWAY = 0.15  # as in silero-vad: speech ends where the probability is this much below the threshold that starts it
 _LOWEST = 0.01  # of the thresholds that end speech
 _PAUSE_WINDOWS = 5  # whose mean probability tells how quiet a place is: 160 ms
 _FULL_SCALE = 32768.0
-
-Span = tuple[float, float]  # start and end in seconds
 
 
 def speech_spans(stretches: Iterable[np.ndarray], settings: Segment) -> list[Span]:
@@ -111,14 +109,14 @@ def spans(probabilities: Sequence[float] | np.ndarray, sound_s: float, settings:
         for (start, end), (first, last) in zip(spoken, bounds, strict=False)
     ]
     pieces = [piece for span in padded for piece in _pieces(span, probabilities_W, round(settings.max_s * RATE_HZ))]
-    return [(start / RATE_HZ, end / RATE_HZ) for start, end in pieces]
+    return [Span(start / RATE_HZ, end / RATE_HZ) for start, end in pieces]
 
 
 def _spoken(probabilities_W: np.ndarray, threshold: float, min_silence_windows: float) -> Iterator[tuple[int, int]]:
     """First window of each stretch of speech, and the first one after it."""
     quiet_below = max(threshold - _LEEWAY, _LOWEST)
     start = pause = None
-    for window, probability in enumerate(probabilities_W.tolist()):
+    for window, probability in enumerate(probabilities_W):
         if probability >= threshold:
             start, pause = window if start is None else start, None
         elif probability < quiet_below and start is not None and pause is None:

@@ -11,12 +11,18 @@ import pyarrow.compute as pc
 OK = "ok"
 MISSING = "missing"
 CORRUPT = "corrupt"
+UNUSABLE = (MISSING, CORRUPT)
 
 
 def ok(notes: Iterable[str] = ()) -> str:
     """The status of usable content, with its notes."""
     text = "; ".join(notes)
     return f"{OK}: {text}" if text else OK
+
+
+def with_note(text: str, note: str) -> str:
+    """The status of usable content with one more note."""
+    return f"{text}; {note}" if has_note(text) else ok([note])
 
 
 def is_ok(status: str) -> bool:

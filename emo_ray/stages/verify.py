@@ -23,6 +23,7 @@ from emo_ray.stages.store_files import damage_of, whole_lines
 
 MADE_BY = {
     "corpora": "any job on the synthetic corpus",
+    "segments": "jobs/segment.py",
     "shards": "jobs/prepare.py",
     "prepared": "jobs/prepare.py",
     "readings": "jobs/annotate.py",
@@ -37,7 +38,17 @@ MADE_BY = {
     "train": "jobs/train.py",
     "claims": "jobs/claims.py",
 }
-_KINDS = ("corpora", "prepared", "checkpoints", "predictions", "pseudo_labels/*", "reports", "self_train", "sweeps")
+_KINDS = (
+    "corpora",
+    "segments",
+    "prepared",
+    "checkpoints",
+    "predictions",
+    "pseudo_labels/*",
+    "reports",
+    "self_train",
+    "sweeps",
+)
 _ARTEFACTS = [f"{kind}/[!.]*" for kind in (*_KINDS, "claims", "claims/corpora", "claims/trials", "bench")]
 _NO_ARTEFACTS = ("parts-", "trials", "corpora")  # folders among them that have no meta of their own
 _BESIDE = (".lock", "-journal", "-wal", "-shm")

@@ -71,7 +71,7 @@ def _whole(media: Media, stream: AudioStream, max_s: float, tally: Tally) -> tup
         sound.add(frame)
     samples_S = sound.samples()
     tally.check()
-    notes = _length_notes(media, stream, tally, len(samples_S) / RATE_HZ)
+    notes = length_notes(media, stream, tally, len(samples_S) / RATE_HZ)
     if not len(samples_S):
         raise Missing("the sound track is empty")
     return samples_S, [
@@ -135,7 +135,7 @@ def _cut(samples_S: np.ndarray, first_s: float, span: Span) -> np.ndarray:
     return np.concatenate([silence_S, samples_S[max(0, start) : max(0, end)]])
 
 
-def _length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: float) -> list[str]:
+def length_notes(media: Media, stream: AudioStream, tally: Tally, sound_s: float) -> list[str]:
     """Notes from comparing the sound with what the header states. Raises Corrupt where much is lacking."""
     stated_s = media.stated_stream_s(stream)
     if stated_s is not None:

@@ -158,7 +158,7 @@ def _synthesise(config: Config) -> list[Clip]:
             return pickle.dumps([synthetic.render(script, folder) for script in pickle.loads(batch)])
 
         sizes = [len(batch) for batch in batches]
-        rendered = _in_parallel(config, render, [pickle.dumps(b) for b in batches], "synthesising clips", sizes)
+        rendered = in_parallel(config, render, [pickle.dumps(b) for b in batches], "synthesising clips", sizes)
         clips = sorted((clip for batch in rendered for clip in pickle.loads(batch)), key=lambda c: c.clip_id)
         manifest.write(folder / MANIFEST, clips)
         store.write_meta(folder, {"kind": "corpus"})
@@ -182,7 +182,7 @@ def _decode(config: Config, plan: ShardPlan) -> None:
         title = "writing transcripts and statuses"  # feature tables leave nothing to decode
     else:
         title = "decoding clips"
-    _in_parallel(config, decode, list(tasks.values()), title, sizes)
+    in_parallel(config, decode, list(tasks.values()), title, sizes)
 
 
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
@@ -194,10 +194,15 @@ def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan.folder, ledger)
 
 
-def _in_parallel(
-    config: Config, work: Callable[[bytes], bytes], tasks: Sequence[bytes], title: str, sizes: Sequence[int]
+def in_parallel(
+    config: Config,
+    work: Callable[[bytes], bytes],
+    tasks: Sequence[bytes],
+    title: str,
+    sizes: Sequence[int],
+    unit: str = "clips",
 ) -> list[bytes]:
-    """Run `work` over pickled tasks as Ray Data tasks. Results come in any order; `sizes` are the clips of each task.
+    """Run `work` over pickled tasks as Ray Data tasks. Results come in any order; `sizes` are the units of each task.
 
     `work` must be a nested function: those travel by value, so that workers import only what they use.
     """
@@ -213,7 +218,7 @@ def _in_parallel(
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **cluster.task_resources())
     results = []
-    with cluster.few_deaths(title), progress(title, sum(sizes), "clips") as advance:
+    with cluster.few_deaths(title), progress(title, sum(sizes), unit) as advance:
         for row in dataset.iter_rows():
             results.append(row["result"])
             advance(row["size"])

@@ -54,7 +54,7 @@ class ShardPlan:
 
 def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
     """The parts of these clips. Raises ValueError where no local media file exists, or a bucket does not answer."""
-    _check_files(clips)
+    check_local_files(clips)
     check_storage(clips)
     size = image_size(config)
     folder = root / "shards" / store.digest(shards.settings(config.media, size))
@@ -155,7 +155,7 @@ def no_media_reason(clips: Iterable[Clip]) -> tuple[str, str] | None:
     )
 
 
-def _check_files(clips: Iterable[Clip]) -> None:
+def check_local_files(clips: Iterable[Clip]) -> None:
     """Raises ValueError where not one local media file can be used: a wrong root or LFS pointers, not bad media."""
     if reason_and_advice := no_media_reason(clips):
         raise ValueError(", expected the files themselves: ".join(reason_and_advice))

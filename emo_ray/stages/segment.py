@@ -1,0 +1,126 @@
+"""segment: recordings of any length to utterances, which are the clips of a manifest; one Ray Data task a recording.
+
+The utterances of each recording have a file of their own, named after what the recording holds. So a killed run goes
+on where it stopped, and a corpus that has grown is listened to where it is new.
+"""
+
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emo_ray import cluster, store
+from emo_ray.config import Config, override, settings_of
+from emo_ray.data import media, recordings, shards, status
+from emo_ray.data.corpora.reader import read_corpus
+from emo_ray.data.folders import first_of
+from emo_ray.data.manifest import SCHEMA, Clip
+from emo_ray.data.prepared import MANIFEST
+from emo_ray.data.shards import IdentifiedClip
+from emo_ray.progress import say
+from emo_ray.reports.training import summary_table
+from emo_ray.stages.decoding.corpus import in_parallel
+from emo_ray.stages.decoding.shard_plan import check_local_files
+from emo_ray.stages.decoding.storage import check_storage
+from emo_ray.stages.result import Result
+
+VERSION = 1
+UTTERANCES = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("recording", pa.string(), nullable=False),  # its clip_id
+        pa.field("order", pa.int32()),  # of the utterance in its recording, from 1; null: the row is all of it
+        pa.field("status", pa.string(), nullable=False),
+    ]
+)
+
+
+def segment(config: Config) -> Result:
+    """Cut the recordings that `config.data` names into utterances.
+
+    A recording in which nobody speaks, or that cannot be used, stays one clip, with a status that says so. Raises
+    ValueError where there are no recordings.
+    """
+    clips, notes = read_corpus(override(config, {"data.merge_labels": True}).data)
+    for note in notes:
+        say(note)
+    path = segment_recordings(config, clips)
+    rows = store.read_parquet(path, columns=["recording", "order", "start_s", "end_s", "status"]).to_pylist()
+    spans_s = [row["end_s"] - row["start_s"] for row in rows if row["order"] is not None]
+    status_of = {row["recording"]: row["status"] for row in rows}
+    content = {
+        "recordings": len(status_of),
+        "utterances": len(spans_s),
+        "hours of utterances": round(sum(spans_s) / 3600, 3),
+        "statuses": dict(Counter(map(status.kind, status_of.values()))),
+    }
+    table = summary_table("Recordings by status", content["statuses"], "status", "recordings")
+    unusable = [f"{name} ({text})" for name, text in status_of.items() if status.kind(text) in status.UNUSABLE]
+    lines = [f"{len(spans_s)} utterances, {content['hours of utterances']:g} hours"]
+    lines += [f"recordings that could not be used: {first_of(unusable)}"] if unusable else []
+    return Result(path, content, [table], lines)
+
+
+def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
+    """The manifest of these recordings' utterances, made where it is not there."""
+    identified = shards.identified(clips, config.data.identity)
+    folder = manifest_folder(config, identified)
+
+    def fill(temporary: Path) -> Mapping[str, Any]:
+        check_local_files(clips)
+        check_storage(clips)
+        parts = folder.parent / f"parts-{store.digest(_decides(config))}"
+        part_of = {recording.clip.clip_id: parts / shards.part_name([recording]) for recording in identified}
+        _cut(config, identified, part_of)
+        rows = [row for clip in clips for row in _rows(clip, part_of[clip.clip_id])]
+        store.write_parquet(temporary / MANIFEST, pa.Table.from_pylist(rows, UTTERANCES), rows_per_group=2**16)
+        return {"recordings": len(clips), "rows": len(rows)}
+
+    store.artefact(folder, {"kind": "segments", **_decides(config)}, fill)
+    return folder / MANIFEST
+
+
+def manifest_folder(config: Config, identified: Sequence[IdentifiedClip]) -> Path:
+    """Where the manifest of these recordings' utterances lies or will lie."""
+    contents = [[*asdict(recording.clip).values(), recording.identity] for recording in identified]
+    return cluster.store_root(config) / "segments" / store.digest(_decides(config), contents)
+
+
+def _decides(config: Config) -> dict[str, Any]:
+    """What decides the utterances of a recording beside what it holds."""
+    return {
+        "version": [VERSION, recordings.VERSION, media.VERSION],
+        "silero-vad": version("silero-vad"),
+        "settings": settings_of(config, "segments"),
+    }
+
+
+def _cut(config: Config, identified: Sequence[IdentifiedClip], part_of: Mapping[str, Path]) -> None:
+    """Write the parts that are not there yet, in parallel."""
+    missing = [recording for recording in identified if not part_of[recording.clip.clip_id].exists()]
+    if missing and len(missing) < len(identified):
+        say(f"{len(identified) - len(missing)} of {len(identified)} recordings are cut already")
+
+    def cut(task: bytes) -> bytes:
+        recordings.write_part(*pickle.loads(task))
+        return b""
+
+    tasks = [pickle.dumps((part_of[rec.clip.clip_id], rec, config.segment, config.media)) for rec in missing]
+    in_parallel(config, cut, tasks, "cutting recordings", [1] * len(tasks), "recordings")
+
+
+def _rows(clip: Clip, part: Path) -> Iterator[dict[str, Any]]:
+    """A recording's rows of the manifest. They have no transcript: whose words an utterance holds is not known."""
+    fields = asdict(replace(clip, text=None)) | {"recording": clip.clip_id}
+    for order, row in enumerate(store.read_parquet(part).to_pylist(), start=1):
+        if row["start_s"] is None:
+            yield fields | row | {"order": None, "text": clip.text}
+        else:
+            yield fields | row | {"clip_id": f"{clip.clip_id}-{order:04d}", "order": order}

@@ -1,0 +1,83 @@
+"""segment: a folder of recordings to a manifest of utterances, which goes on where it stopped and answers from disk."""
+
+import pyarrow.parquet as pq
+import pytest
+from recording_files import voices, write_sound
+
+from emo_ray.config import override
+from emo_ray.data import recordings
+from emo_ray.stages.segment import segment
+
+TRUTH = {"one": 1, "two/three": 3}  # recording -> voices in it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, media_files):
+    folder = tmp_path_factory.mktemp("recordings")
+    for name, count in TRUTH.items():
+        path = folder / f"{name}.wav"
+        path.parent.mkdir(exist_ok=True)
+        write_sound(path, voices(count)[0])
+    write_sound(folder / "silence.wav", voices(1)[0][:8000])
+    (folder / "broken.mp4").write_bytes(media_files["truncated"].read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config, folder, tmp_path_factory):
+    store = str(tmp_path_factory.mktemp("segments"))
+    return override(tiny_config, {"data.manifest": str(folder), "store.root": store, "tracking.enabled": False})
+
+
+@pytest.fixture(scope="module")
+def result(ray_session, config):
+    return segment(config)
+
+
+def test_each_utterance_is_a_clip_and_a_recording_without_any_says_why(result, folder):
+    rows = pq.read_table(result.path).to_pylist()
+    rows_of = {name: [row for row in rows if row["recording"] == name] for name in ("one", "two/three")}
+    for name, count in TRUTH.items():
+        spans = [(row["start_s"], row["end_s"]) for row in rows_of[name]]
+        assert [row["clip_id"] for row in rows_of[name]] == [f"{name}-{i:04d}" for i in range(1, count + 1)]
+        assert all(start < end for start, end in spans)
+        assert spans == sorted(spans)
+        assert {row["audio"] for row in rows_of[name]} == {str(folder / f"{name}.wav")}
+        assert {row["status"] for row in rows_of[name]} == {"ok"}
+    others = {row["clip_id"]: row for row in rows if row["order"] is None}
+    assert others.keys() == {"silence", "broken"}
+    assert others["silence"]["status"] == recordings.NO_SPEECH
+    assert others["broken"]["status"].startswith("corrupt")
+    assert all(row["start_s"] is row["end_s"] is None for row in others.values())
+
+
+def test_it_counts_and_names_what_could_not_be_used(result):
+    assert result.content["recordings"] == 4
+    assert result.content["utterances"] == sum(TRUTH.values())
+    assert result.content["statuses"] == {"ok": 2, recordings.NO_SPEECH: 1, "corrupt": 1}
+    assert any("broken" in line for line in result.lines)
+
+
+def test_a_second_run_does_nothing_and_one_that_lost_parts_makes_the_same_bytes(result, config):
+    before = result.path.read_bytes()
+    stamps = {path: path.stat().st_mtime_ns for path in result.path.parents[1].rglob("*.parquet")}
+    assert segment(config).path == result.path
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    parts = sorted(result.path.parents[1].glob("parts-*/part-*.parquet"))
+    assert len(parts) == 4
+    for path in (result.path.with_name("meta.json"), result.path, parts[0]):  # as a killed run leaves them
+        path.unlink()
+    assert segment(config).path.read_bytes() == before
+    assert [path.stat().st_mtime_ns == stamps[path] for path in parts] == [False, True, True, True]
+
+
+def test_other_settings_make_other_utterances(result, config):
+    short = segment(override(config, {"segment.max_s": 1.0}))
+    assert short.path != result.path
+    assert short.content["utterances"] > result.content["utterances"]
+
+
+def test_a_folder_without_recordings_is_an_error(config, tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(ValueError, match="notes"):
+        segment(override(config, {"data.manifest": str(tmp_path)}))
