@@ -48,7 +48,7 @@ def names_of(config: Config, media: Path) -> Names:
     rows = [row for rows in plan_corpus(config).clips_of.values() for row in rows]
     names: Names = {
         "corpus": sorted((row.identity, row.clip.label, row.clip.split, row.clip.speaker) for row in rows),
-        "segments": segment.manifest_folder(config, rows).name,
+        "segments": segment.manifest_folder(config, sorted(rows, key=lambda row: row.clip.clip_id)).name,
         "frozen_clip": frozen_digest(config),
         "shards": (prepared.shards.name, prepared.parts),
         "splits": prepared.path.name,

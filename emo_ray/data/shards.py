@@ -144,6 +144,7 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
 
 
 def check_unchanged(identified_clip: IdentifiedClip) -> None:
+    """Raises ValueError where a clip's media are others than when it was identified."""
     clip, scope = identified_clip.clip, identified_clip.scope
     if _identity(clip, partial(_stamp, scope=scope)) != identified_clip.identity:
         raise ValueError(
