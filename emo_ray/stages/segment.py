@@ -29,7 +29,6 @@ from emo_ray.stages.decoding.shard_plan import check_local_files
 from emo_ray.stages.decoding.storage import check_storage
 from emo_ray.stages.result import Result
 
-VERSION = 1
 UTTERANCES = pa.schema(
     [
         *SCHEMA,
@@ -96,7 +95,7 @@ def manifest_folder(config: Config, identified: Sequence[IdentifiedClip]) -> Pat
 def _decides(config: Config) -> dict[str, Any]:
     """What decides the utterances of a recording beside what it holds."""
     return {
-        "version": [VERSION, recordings.VERSION, media.VERSION],
+        "version": [recordings.VERSION, media.VERSION],
         "silero-vad": version("silero-vad"),
         "settings": settings_of(config, "segments"),
     }

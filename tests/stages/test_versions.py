@@ -17,12 +17,14 @@ import pytest
 import torch
 from fingerprint import Print, fingerprint, same
 from PIL import Image
+from recording_files import voices, write_sound
 from safetensors.numpy import load_file
 
 from emo_ray.config import Config, load, override
+from emo_ray.config.data_settings import Media, Segment
 from emo_ray.config.job_settings import Annotate
 from emo_ray.config.model_settings import SUBSETS
-from emo_ray.data import media, tables
+from emo_ray.data import media, recordings, tables
 from emo_ray.data.batch import VideoBatch
 from emo_ray.data.synthetic import LABELS
 from emo_ray.experiments.bench.timing import Comparison, Figure
@@ -31,6 +33,7 @@ from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.segment import UTTERANCES
 from emo_ray.stages.self_train import self_train
 from emo_ray.stages.tune import tune
 
@@ -242,6 +245,12 @@ def of_claims() -> Any:
     return without_prose(comparisons.compare(config, scores))
 
 
+def of_recordings(folder: Path) -> Any:
+    path = write_sound(folder / "recording.wav", voices(2)[0])
+    spans, status = recordings.utterances(str(path), Segment(max_s=2), Media())
+    return str(UTTERANCES), status, np.array(spans)
+
+
 def of_bench() -> Any:
     return [[field.name for field in fields(record)] for record in (Figure, Comparison)]
 
@@ -251,6 +260,7 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
     """The output that belongs to each version, made now."""
     return {
         "data.media.VERSION": of_media(media_files),
+        "data.recordings.VERSION": of_recordings(tmp_path_factory.mktemp("recordings")),
         "data.shards.VERSION": of_shards(small),
         "data.synthetic.corpus.VERSION": of_synthetic(small),
         "data.tables.sources.VERSION": of_tables(tmp_path_factory.mktemp("tables")),
