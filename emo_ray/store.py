@@ -109,7 +109,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What `meta.json` says, but for the digests of files, which `file_digests` gives.
+    """What `meta.json` says, but for sizes and digests of files, which `files_of` gives.
 
     Raises ValueError where there is none, and DamagedFile where it is cut.
     """

@@ -6,7 +6,7 @@ that dies is replaced, and a driver that dies goes on with the next epoch when i
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -73,12 +73,20 @@ def train(
             with epoch_log.poll(tell):
                 best = _train_on_ray(job, config, datasets, folder)
     history = epoch_log.history(folder)
-    if [metrics["epoch"] for metrics in history] != list(range(len(history))) or best["epoch"] >= len(history):
-        shutil.rmtree(folder)  # epochs that are not listed cannot be told from those that a run which diverged lacks
-        raise store.DamagedFile(folder / epoch_log.METRICS, "it lacks epochs that were trained")
+    check_history(folder, best, history)
     if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), config.train.epochs):
         say(stopped)
     return {**best, "history": history}
+
+
+def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    """Raises DamagedFile, and removes the run's state, where the log of epochs lacks any that was trained.
+
+    They could not be told from those that a run lacks which diverged.
+    """
+    if [metrics["epoch"] for metrics in history] != list(range(len(history))) or best["epoch"] >= len(history):
+        shutil.rmtree(folder)
+        raise store.DamagedFile(folder / epoch_log.METRICS, "it lacks epochs that were trained")
 
 
 def train_locally(

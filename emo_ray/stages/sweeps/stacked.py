@@ -59,9 +59,7 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
     """All trials of the sweep; those that `records` holds already are not repeated."""
     settings = config.tune
     finished_waves = records.folder / FINISHED_WAVES
-    finished = store.read_json(finished_waves) if finished_waves.exists() else 0
-    numbers = {record["number"] for record in records.trials.values()}
-    finished = next((number for number in range(finished) if number not in numbers), finished)  # one was damaged
+    finished = finished_trials(records) if finished_waves.exists() else 0
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
     space, processes = search.distributions(settings.space), _processes(config)
@@ -85,6 +83,13 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
             advance(len(trials), f"best {max(values):.3f}" if values else "")
     for worker in workers:
         ray.kill(worker)
+
+
+def finished_trials(records: Records) -> int:
+    """How many trials of finished waves are recorded; a record that was damaged ends them, as later ones rest on it."""
+    finished = store.read_json(records.folder / FINISHED_WAVES)
+    numbers = {record["number"] for record in records.trials.values()}
+    return next((number for number in range(finished) if number not in numbers), finished)
 
 
 def wave_of(trials: int, processes: int) -> int:

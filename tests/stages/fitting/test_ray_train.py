@@ -19,6 +19,7 @@ from emo_ray.stages.fitting import phases
 from emo_ray.stages.fitting.epoch_log import METRICS
 from emo_ray.stages.fitting.phases import train_phases
 from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.fitting.ray_train import check_history
 from emo_ray.stages.train import train
 from emo_ray.training import loop
 
@@ -49,6 +50,17 @@ def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config
         weights, reference = (load_file(path / folder / checkpoint_files.WEIGHTS) for path in (plan.path, trained.path))
         for name, value in reference.items():
             torch.testing.assert_close(weights[name], value, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(("epochs", "is_whole"), [([0, 1, 2], True), ([0, 1], True), ([0], False), ([1, 2], False)])
+def test_a_log_of_epochs_that_lacks_some_is_damaged_and_training_begins_anew(tmp_path, epochs, is_whole):
+    (tmp_path / "run").mkdir()
+    if is_whole:
+        check_history(tmp_path / "run", {"epoch": 1}, [{"epoch": epoch} for epoch in epochs])
+    else:
+        with pytest.raises(store.DamagedFile, match=METRICS):
+            check_history(tmp_path / "run", {"epoch": 1}, [{"epoch": epoch} for epoch in epochs])
+    assert (tmp_path / "run").exists() == is_whole
 
 
 def _timeless(metrics):
