@@ -2,13 +2,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: demo test slow claims lint lock clean help
+.PHONY: demo test slow claims chaos lint lock clean help
 
 demo: $(READY)  ## make a synthetic corpus, train on it and evaluate: offline, no GPU, minutes
 	$(PY) jobs/evaluate.py mini
 
 claims: $(READY)  ## measure the paper's claims on three synthetic worlds with three seeds: an hour or so
 	$(PY) jobs/claims.py mini
+
+chaos: $(READY)  ## make every fault on real jobs, and write the table of docs/reliability.md: half an hour or so
+	$(PY) jobs/chaos.py mini chaos.page=docs/reliability.md
 
 # One process runs the tests of the shared Ray, the other one the rest; the exit status counts both.
 test: $(READY)  ## run the tests, in two processes

@@ -244,6 +244,18 @@ class Bench(Section, decides=NOTHING):
     plan_gpus: int = setting(0, "GPUs to plan for.", ge=0)
 
 
+class Chaos(Section, decides=NOTHING):
+    """Which faults jobs/chaos.py makes."""
+
+    only: tuple[str, ...] = setting(
+        (), "Names or kinds of faults, or patterns of them such as SIGKILL*. Empty: all of them."
+    )
+    seed: int = setting(0, "Seed of random moments and places.", ge=0)
+    page: str | None = setting(
+        None, "Page whose table is replaced by that of this run, if all faults were made. null: none.", path=True
+    )
+
+
 class Store(Section, decides=NOTHING, owner="caller"):
     """Where artefacts go."""
 

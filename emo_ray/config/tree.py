@@ -16,6 +16,7 @@ from emo_ray.config.data_settings import Data, Media, Segment, Synthetic, Tables
 from emo_ray.config.job_settings import (
     Annotate,
     Bench,
+    Chaos,
     Claims,
     Cluster,
     Crossvalidate,
@@ -79,6 +80,7 @@ class Config(Section):
     claims: Claims = Claims()
     bench: Bench = Bench()
     verify: Verify = Verify()
+    chaos: Chaos = Chaos()
     store: Store = Store()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()

@@ -1,1 +1,1 @@
-"""Measurements of the product itself: its claims and its speed. Reading order: claims, bench."""
+"""Measurements of the product itself: its claims, its speed, and how it fails. Reading order: claims, bench, chaos."""

@@ -27,7 +27,8 @@ SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected
 
 
 CHECKED = (WEIGHTS, LABELS, SEEN, CONFIG)  # the files that a meta has digests of
-_OTHERS = ("data.", "tables.", "tune.", "bench.", "claims.", "store.", "tracking.", "cluster.")  # no part of a model
+_NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "store", "tracking", "cluster")  # of a model
+_OTHERS = tuple(f"{section}." for section in _NO_PART)
 
 
 def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:

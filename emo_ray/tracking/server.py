@@ -12,6 +12,7 @@ from typing import Any
 
 from emo_ray import store
 from emo_ray.config.job_settings import unusable_uri, without_credentials
+from emo_ray.failures import failure_of
 from emo_ray.progress import say
 from emo_ray.redaction import hide, redact_log_records, redacted, secrets_in
 from emo_ray.tracking import database
@@ -82,11 +83,12 @@ class Server:
                 setting.set(value)
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # its errors are raised as well, and told in a line
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns at every repeated request
-        self.address, self.has_answered = address, False
+        self.address, self.root, self.has_answered = address, root, False
         try:
             database.make(address)
             self._writer = Writer(MlflowClient(tracking_uri=address), artifact_location)
         except Exception as error:
+            self._raise_trouble(error)
             raise self._unusable(error) from None  # libraries' messages hold the credentials
         self._courier, self._longest_s = Courier(), float("inf")
         self._pending: deque[Entry] = deque()
@@ -101,6 +103,7 @@ class Server:
             try:
                 self._make(lambda: self._writer.client.search_experiments(max_results=1))
             except Exception as error:
+                self._raise_trouble(error)
                 raise self._unusable(error) from None  # libraries' messages hold the credentials
 
     def write(self, entry: Entry) -> None:
@@ -196,6 +199,13 @@ class Server:
                 self._has_kept = True
         except OSError:
             self._has_kept = False
+
+    def _raise_trouble(self, error: Exception) -> None:
+        """Raise an error of the store's own database that is trouble of the machine, such as a full disk."""
+        is_in_store = self.address.startswith(f"sqlite:///{self.root}/")
+        is_trouble = failure_of(error, self.root) is not None and not isinstance(error, ValueError)
+        if is_in_store and is_trouble:
+            raise error
 
     def _unusable(self, error: Exception) -> ValueError:
         return ValueError(f"tracking.uri: {unusable_uri(self.address, reason_of(error))}")

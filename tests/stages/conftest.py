@@ -2,15 +2,8 @@
 
 import csv
 import io
-import json
 import logging
-import random
-import socket
-import struct
 import threading
-import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,121 +15,10 @@ from emo_ray.config import override
 from emo_ray.config.job_settings import Annotate
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
+from emo_ray.experiments.chaos.chat_server import Chat
 
 KEY = "sk-never-to-be-written-anywhere"
 PROMPT = "In {language}: {transcript}"
-FAULTS = ("429", "500", "503", "silence", "reset", "malformed", "cut off", "formless")
-USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-
-
-class Chat(ThreadingHTTPServer):
-    """An endpoint that answers as its test asks it to, and counts requests by transcript.
-
-    The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
-    `fault_rate`: share of requests that fail, drawn by transcript and attempt. `script`: (status, headers, body) of the
-    next requests, whatever their words are; a body is text, bytes or an iterator of chunks.
-    """
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, fault_rate=0.0, delay_s=0.0, script=()):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.fault_rate, self.delay_s, self.script = fault_rate, delay_s, list(script)
-        self.asked, self.answered, self.faults, self.keys = Counter(), Counter(), Counter(), set()
-        self.times_s, self.bodies, self.busy, self.busiest = [], [], 0, 0
-        self.guard = threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request, client_address):
-        pass  # a client may hang up
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        chat = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        transcript = body["messages"][0]["content"].partition(": ")[2]
-        with chat.guard:
-            chat.asked[transcript] += 1
-            chat.bodies.append(body)
-            chat.times_s.append(time.monotonic())
-            chat.keys.add(self.headers["Authorization"])
-            chat.busy += 1
-            chat.busiest = max(chat.busiest, chat.busy)
-            dice = random.Random(f"{transcript} {chat.asked[transcript]}")
-            scripted = chat.script.pop(0) if chat.script else None
-        time.sleep(chat.delay_s)
-        with chat.guard:
-            chat.busy -= 1  # before the client can know and send its next
-        if scripted:
-            self.reply(*scripted)
-        elif dice.random() < chat.fault_rate:
-            self.fault(dice.choice(FAULTS))
-        else:
-            with chat.guard:
-                chat.answered[transcript] += 1
-            self.reply(200, {}, completion(transcript, self.headers["Authorization"]))
-
-    def fault(self, kind):
-        self.server.faults[kind] += 1
-        echo = json.dumps({"error": {"message": f"not now, {self.headers['Authorization']}", "code": None}})
-        if kind == "429":
-            self.reply(429, {"Retry-After": "0.05"}, echo)
-        elif kind in ("500", "503"):
-            self.reply(int(kind), {}, echo)
-        elif kind == "silence":
-            self.connection.settimeout(20)
-            self.connection.recv(1)  # until the client gives up
-            self.close_connection = True
-        elif kind == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
-        elif kind == "cut off":
-            self.reply(200, {"Content-Length": "500"}, '{"choices": [')
-            self.close_connection = True
-        else:
-            self.reply(200, {}, {"malformed": '{"choices": [{"mess', "formless": '{"object": "list"}'}[kind])
-
-    def reply(self, status, headers, body):
-        if not isinstance(body, str | bytes):  # chunks until the client hangs up, or there are no more
-            self.send_response(status)
-            self.send_header("Connection", "close")
-            self.end_headers()
-            for chunk in body:
-                self.wfile.write(chunk)
-            return
-        data = body.encode() if isinstance(body, str) else body
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
-def completion(transcript, authorization):
-    """The JSON of an answer to a transcript."""
-    kind = transcript.partition(" ")[0]
-    message = {"role": "assistant", "content": f" They mean: {transcript}\n"}
-    if kind == "refuse":
-        message |= {"content": None, "refusal": "I would rather not."}
-    elif kind == "empty":
-        message["content"] = " \n"
-    elif kind == "echo":
-        message["content"] = f"You are {authorization}, \ud83d."
-    reason = {"filter": "content_filter", "long": "length"}.get(kind, "stop")
-    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-    answer["choices"] = [{"index": 0, "message": message, "finish_reason": reason}]
-    return json.dumps(answer if kind == "uncounted" else answer | {"usage": USAGE})
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ OTHER = {
     "tables.export_as": ["npy"],
     "tracking.uri": "http://localhost:5000",
     "bench.batch_sizes": [3],
+    "chaos.only": ["SIGKILL*"],
 }
 
 

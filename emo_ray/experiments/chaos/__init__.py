@@ -1,0 +1,4 @@
+"""Faults of every kind, made on real jobs.
+
+Reading order: faults, running, contents, chat_server, workshop, kills, space, damage, services, strangers, chaos.
+"""

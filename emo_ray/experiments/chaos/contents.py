@@ -1,0 +1,68 @@
+"""What two stores hold, compared: whatever decides results, byte for byte, but for times."""
+
+import hashlib
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+# Locks, working folders, records of runs (by random names), and pages with seconds in them.
+_LEFT_OUT = re.compile(r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|[^/]*\.damaged)$")
+_WORK = ("train/", "tune/", "mlartifacts/", "tracking/", "chaos/")
+_UNFINISHED = re.compile(r"(^|/)\.[^/]*(-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp)(/|$)")
+_TIMES = re.compile(r"(^|_)(s|seconds|waited)$")
+_SHOWN = 3  # names of an outcome
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Path in the store -> digest of the content, times left out; and the runs that MLflow's database holds."""
+    digests = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and not (_LEFT_OUT.search(name) or _UNFINISHED.search(name) or name.startswith(_WORK)):
+            digests[name] = hashlib.blake2b(_without_times(path), digest_size=16).hexdigest()
+    return digests | {"finished runs of MLflow": " ".join(finished_runs(root / "mlflow.db"))}
+
+
+def differences(expected: Mapping[str, str], present: Mapping[str, str]) -> str:
+    """In which files two stores differ, in words; empty where they are equal."""
+    missing = sorted(set(expected) - set(present))
+    added = sorted(set(present) - set(expected))
+    changed = sorted(name for name in set(expected) & set(present) if expected[name] != present[name])
+    kinds = {"lacks": missing, "has more": added, "differs in": changed}
+    parts = [f"{words} {', '.join(names[:_SHOWN])} ({len(names)} in all)" for words, names in kinds.items() if names]
+    return "; ".join(parts)
+
+
+def unfinished(root: Path) -> list[str]:
+    """Temporary files and folders that were left in a store."""
+    names = (path.relative_to(root).as_posix() for path in root.rglob("*"))
+    return sorted(name for name in names if _UNFINISHED.search(name))
+
+
+def finished_runs(database: Path) -> list[str]:
+    """The sorted names of the finished runs in MLflow's database."""
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(database)) as connection:
+        query = "select name from runs where status = 'FINISHED' and lifecycle_stage = 'active'"
+        return sorted(str(name) for (name,) in connection.execute(query))
+
+
+def _without_times(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix != ".json":
+        return content
+    try:
+        return json.dumps(_timeless(json.loads(content)), sort_keys=True).encode()
+    except ValueError:
+        return content
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(entry) for key, entry in value.items() if not _TIMES.search(key)}
+    return [_timeless(entry) for entry in value] if isinstance(value, list) else value
