@@ -16,7 +16,7 @@ SUBSETS = {
     for names in combinations(MODALITIES, size)
 }
 METRICS = ("waf", "accuracy", "uar", "macro_f1")
-CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language")
+CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language", "start_s", "end_s")
 
 # Encoders of ours; any other name is a transformers model.
 OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)

@@ -38,7 +38,7 @@ def write_part(path: Path, recording: IdentifiedClip, segment: Segment, config: 
     """
     if not path.exists():
         spans, text = utterances(recording.clip.audio or recording.clip.video, segment, config)
-        shards.check_unchanged(recording)
+        shards.check_unchanged([recording])
         rows = [{"start_s": span.start_s, "end_s": span.end_s, "status": text} for span in spans]
         rows = rows or [{"start_s": None, "end_s": None, "status": text}]
         store.write_parquet(path, pa.Table.from_pylist(rows, PART_SCHEMA), rows_per_group=2**16)

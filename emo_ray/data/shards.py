@@ -88,7 +88,8 @@ def _buckets(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
 def identified(
     clips: Sequence[Clip], scope: Scope, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[IdentifiedClip]:
-    """The clips with their identities: digests of clip_id, transcript, and the media's names, sizes and content.
+    """The clips with their identities: digests of clip_id, transcript, and the media's names, sizes and content,
+    and the span.
 
     Every file is read once, many at a time; `report` is called as by `in_threads`.
     """
@@ -100,7 +101,8 @@ def identified(
 
 def _identity(clip: Clip, stamp: Callable[[str], Stamp]) -> str:
     stamps = [None if path is None else stamp(path) for path in (clip.video, clip.audio)]
-    return store.digest(clip.clip_id, clip.text, *stamps)
+    span = [clip.span_s] if clip.span_s and any(stamps) else []
+    return store.digest(clip.clip_id, clip.text, *stamps, *span)
 
 
 def part_name(clips: Sequence[IdentifiedClip]) -> str:
@@ -114,21 +116,17 @@ def settings(config: Media, image_size: int) -> dict:
 
 
 def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict[str, Any]:
-    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors.
-
-    Raises ValueError where the media are others than when the job was planned: their row would pass for that of the
-    files that were there.
-    """
+    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
     clip = identified_clip.clip
     process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
     limits = media.Limits(config.max_pixels, config.max_video_s, config.max_file_gb)
+    span = None if clip.span_s is None else media.Span(*clip.span_s)
     frames_THWC, video_status = decoder.decode(
-        media.read_video, clip.video, config.frames, image_size, limits, **process
+        media.read_video, clip.video, config.frames, image_size, limits, span, **process
     )
     samples_S, audio_status = decoder.decode(
-        media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, **process
+        media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, span, **process
     )
-    check_unchanged(identified_clip)
     has_text = bool(clip.text and clip.text.strip())
     text_status = status.OK if has_text else status.MISSING + (": empty" if clip.text is not None else "")
     return {
@@ -143,14 +141,18 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
     }
 
 
-def check_unchanged(identified_clip: IdentifiedClip) -> None:
-    """Raises ValueError where a clip's media are others than when it was identified."""
-    clip, scope = identified_clip.clip, identified_clip.scope
-    if _identity(clip, partial(_stamp, scope=scope)) != identified_clip.identity:
-        raise ValueError(
-            f"{clip.video or clip.audio}: found another file than when the job was planned (clip {clip.clip_id}), "
-            "expected media that stay as they are while a job runs: run it again"
-        )
+def check_unchanged(clips: Sequence[IdentifiedClip]) -> None:
+    """Raises ValueError where media are others than when their clips were identified.
+
+    What was made of them would pass for that of the files that were there. Each file is read once.
+    """
+    now = identified([clip.clip for clip in clips], clips[0].scope) if clips else []
+    for before, after in zip(clips, now, strict=True):
+        if before.identity != after.identity:
+            raise ValueError(
+                f"{before.clip.video or before.clip.audio}: found another file than when the job was planned (clip "
+                f"{before.clip.clip_id}), expected media that stay as they are while a job runs: run it again"
+            )
 
 
 def _video_columns(frames_THWC: np.ndarray | None, jpeg_quality: int) -> dict[str, Any]:
@@ -183,10 +185,12 @@ def write_part(
     """Decode clips into one Parquet part; a part that exists already is left alone.
 
     `part_of` is what `find_rows` gives for other parts of the folder: their rows are copied instead of decoded.
+    Raises ValueError where media are others than when the job was planned.
     """
     if not path.exists():
         old_rows = {row["identity"]: row for row in _read_rows(path.parent, part_of or {}).to_pylist()}
         rows = [old_rows.get(clip.identity) or row(clip, config, image_size) for clip in clips]
+        check_unchanged([clip for clip in clips if clip.identity not in old_rows])
         # JPEG and speech hardly shrink further: no codec.
         store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
 

@@ -16,9 +16,9 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
     """Every clip with a split, and notes for the user.
 
     A manifest without splits is cut into train, validation and test; one without a validation split has it cut from
-    train; labels stay balanced and, where speakers are known, no speaker crosses a cut. Notes name the classes that a
-    split lacks. Clips without a label that are not in a validation or test split are `unlabelled`. With `data.folds`
-    all labelled clips are `train`, to be cut by `folds`. Raises ValueError where a cut is impossible.
+    train; labels stay balanced, and no speaker crosses a cut, or where no speaker is known, no recording. Notes name
+    the classes that a split lacks. Clips without a label that are not in a validation or test split are `unlabelled`.
+    With `data.folds` all labelled clips are `train`, to be cut by `folds`. Raises ValueError where a cut is impossible.
     """
     if data.folds is not None:
         return _train_for_folds(clips, data.folds)
@@ -45,19 +45,20 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no speaker in two folds.
 
     Where speakers differ in their labels, no fold lacks a class needlessly.
-    If no clip has a speaker, labels alone are balanced. If only some have, each of the others counts as a speaker.
+    If no clip has a speaker, the clips of a recording stay together in the place of a speaker's, and labels alone are
+    balanced where every clip is the whole of its file. If only some have, each of the others counts as a speaker.
     Raises ValueError where there are too few speakers or clips.
     """
-    by_speaker = any(clip.speaker is not None for clip in clips)
+    kind = _kind_of_groups(clips)
     groups, labels = _groups(clips), [clip.label for clip in clips]
     fold_B = np.full(len(clips), -1)
     if len(set(groups)) >= count:
-        if by_speaker:
+        if kind != "clip":
             fold_B = folding.best_folds(labels, groups, count, seed)
         else:
             fold_B = folding.stratified(folding.balanced_labels(labels, count), None, count, seed)
     if set(fold_B.tolist()) != set(range(count)):
-        found = f"{len(set(groups))} {'speakers' if by_speaker else 'labelled clips'}"
+        found = f"{len(set(groups))} {'labelled clip' if kind == 'clip' else kind}s"
         raise ValueError(f"found {found} for data.folds={count}, expected enough to fill each fold: lower data.folds")
     return fold_B
 
@@ -100,13 +101,13 @@ def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, se
     """Move about `fraction` of the clips of split `source` to `target`: the best fold that keeps speakers apart."""
     rows = [i for i, clip in enumerate(clips) if clip.split == source]
     candidates = [clips[i] for i in rows]
-    by_speaker = any(clip.speaker is not None for clip in candidates)
+    kind = _kind_of_groups(candidates)
     groups = _groups(candidates)
     group_count = len(set(groups))
     if group_count < 2:
         raise ValueError(
-            f"found {group_count} {'speaker' if by_speaker else 'clip'}(s) to cut a {target} split from, expected at "
-            "least 2: give the manifest a split column, or leave speakers unread with data.columns.speaker=null"
+            f"found {group_count} {kind}(s) to cut a {target} split from, expected at least 2: give the manifest a "
+            "split column, or leave speakers unread with data.columns.speaker=null"
         )
     count = int(np.clip(round(1 / fraction), 2, group_count))
     kept_parts = 2 if target == "test" and group_count > 2 else 1  # a validation split is cut from what stays
@@ -115,7 +116,7 @@ def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, se
     assert moved_groups.isdisjoint(g for g, is_moved in zip(groups, moved_B, strict=True) if not is_moved)
     moved_rows = {rows[i] for i in np.flatnonzero(moved_B)}
     cut = [replace(clip, split=target) if i in moved_rows else clip for i, clip in enumerate(clips)]
-    how = f"{len(moved_groups)} of {group_count} speakers" if by_speaker else "no speakers known"
+    how = "no speakers known" if kind == "clip" else f"{len(moved_groups)} of {group_count} {kind}s"
     return cut, f"cut {len(moved_rows)} of {len(rows)} clips from {source or 'all'} as {target} ({how}, seed {seed})"
 
 
@@ -140,5 +141,16 @@ def _first_of(names: Sequence[str]) -> str:
 
 
 def _groups(clips: Sequence[Clip]) -> list[str]:
-    """Clips of one group stay together: those of a speaker; a clip without a speaker is a group of its own."""
-    return [clip.speaker or f"clip:{clip.clip_id}" for clip in clips]
+    """Clips of one group stay together: those of a speaker, or where it is not known who speaks, of a recording.
+
+    Any other clip is a group of its own.
+    """
+    recordings = [f"recording:{clip.video or clip.audio}" if clip.span_s else None for clip in clips]
+    return [clip.speaker or recordings[i] or f"clip:{clip.clip_id}" for i, clip in enumerate(clips)]
+
+
+def _kind_of_groups(clips: Sequence[Clip]) -> str:
+    """What keeps clips together, in the singular: the speaker where any is known, else the recording, else nothing."""
+    if any(clip.speaker is not None for clip in clips):
+        return "speaker"
+    return "recording" if any(clip.span_s for clip in clips) else "clip"

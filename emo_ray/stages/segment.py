@@ -32,8 +32,6 @@ from emo_ray.stages.result import Result
 UTTERANCES = pa.schema(
     [
         *SCHEMA,
-        pa.field("start_s", pa.float64()),
-        pa.field("end_s", pa.float64()),
         pa.field("recording", pa.string(), nullable=False),  # its clip_id
         pa.field("order", pa.int32()),  # of the utterance in its recording, from 1; null: the row is all of it
         pa.field("status", pa.string(), nullable=False),
@@ -68,7 +66,15 @@ def segment(config: Config) -> Result:
 
 
 def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
-    """The manifest of these recordings' utterances, made where it is not there."""
+    """The manifest of these recordings' utterances, made where it is not there.
+
+    Raises ValueError for clips that are cut already.
+    """
+    if spans := [clip.clip_id for clip in clips if clip.span_s is not None]:
+        raise ValueError(
+            f"found {len(spans)} clips with start_s and end_s ({first_of(spans)}), expected whole recordings: leave "
+            "these out, for they are utterances already"
+        )
     identified = shards.identified(clips, config.data.identity)
     folder = manifest_folder(config, identified)
 

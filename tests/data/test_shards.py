@@ -108,6 +108,8 @@ def test_a_part_is_named_after_the_content_of_its_rows(tmp_path):
         [replace(clip, video=None)],
         [replace(clip, video=str(path), audio="/nowhere.mp4")],
         [clip, replace(clip, clip_id="b")],
+        [replace(clip, start_s=0.0, end_s=1.0)],
+        [replace(clip, start_s=0.0, end_s=2.0)],
     ]
     assert len({name, *map(part_name, other)}) == 1 + len(other)
     path.write_bytes(b"123456789")
@@ -230,6 +232,33 @@ def test_the_clip_s_own_sound_is_preferred_to_the_video_s(media_files):
     video, wav = str(media_files["clip"]), str(media_files["wav"])
     np.testing.assert_array_equal(samples(Clip("a", video, wav)), media.read_audio(wav, 60)[0])
     np.testing.assert_array_equal(samples(Clip("a", video)), media.read_audio(video, 60)[0])
+
+
+def test_a_clip_may_be_a_span_of_its_files(media_files):
+    video, wav = str(media_files["long_gop"]), str(media_files["wav"])
+    row = row_of(Clip("a", video, wav, start_s=0.5, end_s=1.25))
+    np.testing.assert_array_equal(
+        np.frombuffer(row["audio"], "<i2"), media.read_audio(wav, 60, span=media.Span(0.5, 1.25))[0]
+    )
+    assert row["audio_samples"] == 0.75 * media.RATE_HZ
+    frames_THWC, _ = media.read_video(video, CONFIG.frames, 32, span=media.Span(0.5, 1.25))
+    image = np.asarray(Image.open(io.BytesIO(row["frames"][0])))
+    assert np.abs(image.astype(int) - frames_THWC[0]).mean() < 3
+    spans = [row_of(Clip("a", video, wav, start_s=i, end_s=i + 1)) for i in (0.0, 1.0)]
+    assert spans[0]["video_digest"] != spans[1]["video_digest"]
+
+
+def test_limits_are_of_the_span_and_a_span_behind_the_end_is_a_status(media_files):
+    config = Media(frames=2, max_audio_s=1.5, max_video_s=1.5)
+    wav, video = str(media_files["wav"]), str(media_files["long_gop"])  # of 2 and 10 s
+
+    def statuses(**span):
+        row = shards.row(*identified(Clip("a", video, wav, **span)), config, 32)
+        return [row[f"{name}_status"].partition(":")[0] for name in ("video", "audio")]
+
+    assert statuses() == ["corrupt", "corrupt"]
+    assert statuses(start_s=0.5, end_s=1.5) == ["ok", "ok"]
+    assert statuses(start_s=20.0, end_s=21.0) == ["corrupt", "corrupt"]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,19 @@ def test_without_speakers_the_balance_is_exact():
     assert all("no speakers known" in note for note in notes)
 
 
+def test_without_speakers_no_recording_crosses_a_cut_or_a_fold():
+    clips = [
+        Clip(f"{i}-{j}", f"/{i}.mp4", label=LABELS[(i + j) % len(LABELS)], start_s=j, end_s=j + 1)
+        for i in range(20)
+        for j in range(6)
+    ]
+    cut, notes = splits.assign(clips, Data(), 0)
+    assert len({(clip.video, clip.split) for clip in cut}) == 20
+    assert any("of 20 recordings" in note for note in notes)
+    folds = splits.folds(clips, 4, 0)
+    assert len({(clip.video, fold) for clip, fold in zip(clips, folds.tolist(), strict=True)}) == 20
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
 def test_the_validation_fraction_is_respected(fraction):
     clips = [replace(clip, split="train") for clip in balanced(speakers=100, clips_each=5)]

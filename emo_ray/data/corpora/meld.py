@@ -32,8 +32,9 @@ def misfits(listing: Listing) -> list[str] | None:
 def read(listing: Listing) -> Imported:
     """Clips are the rows of the tables, in their order; an utterance without a file keeps the path it should have had.
 
-    Sound files are used where an utterance has no video. Raises ValueError where a table is doubled, unknown, or lacks
-    a column.
+    Sound files are used where an utterance has no video. Every file is an utterance, so the tables' StartTime and
+    EndTime, which are times of episodes, are no spans. Raises ValueError where a table is doubled, unknown, or lacks a
+    column.
     """
     table_of = _tables(listing)
     media = _media(listing)

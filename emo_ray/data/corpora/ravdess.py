@@ -5,6 +5,7 @@
 
 import re
 from pathlib import PurePosixPath
+from typing import Any
 
 from emo_ray.data import labels, manifest
 from emo_ray.data.corpora.imported import Imported
@@ -28,7 +29,7 @@ def read(listing: Listing) -> Imported:
     Its video is the file of modality 01, else of 02; its audio the file of modality 03, if there is one. Of copies in
     several folders the first is taken. Raises ValueError naming media files that are called otherwise.
     """
-    fields_of: dict[str, dict[str, str]] = {}
+    fields_of: dict[str, dict[str, Any]] = {}
     other_names = []
     for name in sorted(listing.media, key=lambda name: (PurePosixPath(name).name, name)):
         take = _take(name)

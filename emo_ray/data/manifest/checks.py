@@ -52,19 +52,27 @@ def check_ids(clips: Sequence[Clip], where: str) -> None:
 
 
 def check_files(clips: Iterable[Clip], where: str) -> None:
-    """Raises ValueError where several clips name one file as their video or sound: each would be the whole of it."""
-    ids_of: dict[str, list[str]] = {}
+    """Raises ValueError where several clips would be the same: the whole of one file, or one span of it."""
+    clips_of: dict[str, list[Clip]] = {}
     for clip in clips:
         for path in {_normal(path) for path in (clip.video, clip.audio) if path is not None}:
-            ids_of.setdefault(path, []).append(clip.clip_id)
-    shared = {path: ids for path, ids in ids_of.items() if len(ids) > 1}
+            clips_of.setdefault(path, []).append(clip)
+    shared = {path: sharers for path, sharers in clips_of.items() if not _are_apart(sharers)}
     if shared:
-        path, ids = next(iter(shared.items()))
+        path, sharers = next(iter(shared.items()))
         more = f", and {len(shared) - 1} more files in several rows each" if len(shared) > 1 else ""
+        are_spans = all(clip.span_s is not None for clip in sharers)
+        expected = "each span once" if are_spans else "each file in one row, or a span of it in each row"
         raise ValueError(
-            f"{where}: found {path} in {len(ids)} rows{more}, expected each file in one row: a clip is the whole of "
-            "its file, so cut recordings into a file for each clip, and take out rows that are there twice"
+            f"{where}: found {path} in {len(sharers)} rows{more}, expected {expected}: give start_s and end_s in "
+            "seconds (data.columns.start_s and end_s name other columns), and take out rows that are there twice"
         )
+
+
+def _are_apart(clips: Sequence[Clip]) -> bool:
+    """Whether the clips of a file are different spans of it, or it has one clip alone."""
+    spans = {clip.span_s for clip in clips}
+    return len(clips) == 1 or (len(spans) == len(clips) and None not in spans)
 
 
 def _without_placeholders(clips: list[Clip], field: str) -> tuple[list[Clip], list[str]]:

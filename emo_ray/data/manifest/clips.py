@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ from emo_ray.data.manifest.columns import (
     unread_fields,
     unread_spans,
 )
+from emo_ray.data.manifest.spans import put_span, span_columns
 from emo_ray.data.manifest.table_files import Row, read_rows
 from emo_ray.data.roots import check_inside, resolve
 from emo_ray.data.suffixes import AUDIO_SUFFIXES, suffix
@@ -28,7 +30,10 @@ _SHOWN = 5  # problems named in one error message
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row. `video` and `audio` are absolute paths or URIs; no audio means the video's own sound track."""
+    """One row. `video` and `audio` are absolute paths or URIs; no audio means the video's own sound track.
+
+    A clip is the whole of its files, or their stretch from `start_s` to `end_s`: seconds, both or neither.
+    """
 
     clip_id: str
     video: str | None = None
@@ -38,10 +43,23 @@ class Clip:
     split: str | None = None
     speaker: str | None = None
     language: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def span_s(self) -> tuple[float, float] | None:
+        """From when to when the clip is in its files, in seconds; None where it is the whole of them."""
+        return None if self.start_s is None or self.end_s is None else (self.start_s, self.end_s)
 
 
 assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
-SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=name != "clip_id") for name in CLIP_FIELDS])
+_NUMBERS = ("start_s", "end_s")
+SCHEMA = pa.schema(
+    [
+        pa.field(name, pa.float64() if name in _NUMBERS else pa.string(), nullable=name != "clip_id")
+        for name in CLIP_FIELDS
+    ]
+)
 
 
 def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
@@ -56,6 +74,7 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
         raise ValueError(f"{path}: found no rows, expected a header and at least one clip")
     headers = list(rows[0][1])
     columns_of = field_columns(path, headers, data, bare)
+    columns_of |= span_columns(rows, headers, columns_of, data)
     values_of: dict[int, dict[str, str]] = {}
     problems: list[str] = []
     for number, row in rows:
@@ -64,7 +83,8 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
     if problems:
         raise ValueError(f"{path}: " + first_of(problems))
     spans = unread_spans(headers, columns_of)
-    notes = [f"columns {', '.join(spans)} are not read: each clip is the whole of its file"] if spans else []
+    advice = "unless data.columns.start_s and data.columns.end_s name columns of seconds"
+    notes = [f"columns {', '.join(spans)} are not read: each clip is the whole of its file, {advice}"] if spans else []
     notes += _take_out_placeholders(values_of.values(), columns_of, data)
     notes += _understand_splits(path, values_of, columns_of, data)
     if not values_of:
@@ -86,7 +106,7 @@ def read(path: Path) -> list[Clip]:
     return [Clip(**row) for row in store.read_parquet(path, schema=SCHEMA).to_pylist()]
 
 
-def media_fields(path: str, root: Path) -> dict[str, str]:
+def media_fields(path: str, root: Path) -> dict[str, Any]:
     """A media path as the clip field it belongs to, by its suffix; unknown suffixes are taken for video."""
     field = "audio" if suffix(path) in AUDIO_SUFFIXES else "video"
     return {field: resolve(path, root)}
@@ -116,6 +136,10 @@ def _values(row: Row, columns_of: Mapping[str, FieldColumns]) -> tuple[dict[str,
             continue
         if value is not None:
             values[field] = value if field == "text" else value.strip()
+    try:
+        put_span(values, columns_of)
+    except ValueError as error:
+        problems.append(str(error))
     return values, problems
 
 
@@ -164,12 +188,13 @@ def _understand_splits(
 
 def _clip(values: dict[str, str], root: Path, unread: set[str]) -> Clip:
     """The clip of a row's values without the fields in `unread`; its media paths are resolved against `root`."""
-    fields_of_clip = {"clip_id": ""} | values
+    fields_of_clip = {"clip_id": ""} | {field: value for field, value in values.items() if field not in _NUMBERS}
     for field in values.keys() & {"video", "audio"}:
         fields_of_clip[field] = resolve(values[field], root)
     if file := fields_of_clip.pop("file", None):
         fields_of_clip |= {name: media for name, media in media_fields(file, root).items() if name not in unread}
-    return Clip(**fields_of_clip)
+    start_s, end_s = (float(values[field]) if field in values else None for field in _NUMBERS)
+    return Clip(**fields_of_clip, start_s=start_s, end_s=end_s)
 
 
 def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:
@@ -177,18 +202,21 @@ def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:
 
     A clip without an id is named after its file's stem, or after its row if it has no file. Where stems repeat, the
     file's path below `root` takes the place of the stem. It has no suffix and, unlike the absolute path, is the same
-    wherever the corpus lies.
+    wherever the corpus lies. A span follows: it tells the clips of a recording apart, and is the same whatever rows
+    the table gets or loses.
     """
     clips = list(clip_of.values())
     media = [clip.video or clip.audio for clip in clips]
     stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in zip(clip_of, media, strict=True)]
-    stems_are_unique = len(set(stems)) == len(stems)
+    files = [path if clip.span_s else i for i, (clip, path) in enumerate(zip(clips, media, strict=True))]
+    stems_are_unique = len(set(stems)) == len(set(files))
     prefix = f"{root.absolute()}/"
 
-    def name(path: str | None, stem: str) -> str:
-        return stem if stems_are_unique or path is None else os.path.splitext(path)[0].removeprefix(prefix)
+    def name(clip: Clip, path: str | None, stem: str) -> str:
+        place = stem if stems_are_unique or path is None else os.path.splitext(path)[0].removeprefix(prefix)
+        return "-".join([place, *(f"{round(time_s, 3):.12g}" for time_s in clip.span_s or ())])
 
     return [
-        clip if clip.clip_id else replace(clip, clip_id=name(path, stem))
+        clip if clip.clip_id else replace(clip, clip_id=name(clip, path, stem))
         for clip, path, stem in zip(clips, media, stems, strict=True)
     ]

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,12 +16,14 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 ALIASES = {
     "clip_id": ("clip_id", "id", "name"),
     "video": ("video", "video_path"),
-    "audio": ("audio", "audio_path", "wav"),
+    "audio": ("audio", "audio_path", "wav", "audio_filepath"),
     "text": ("text", "transcript", "sentence", "utterance"),
     "label": ("label", "emotion", "discrete"),
     "split": ("split", "partition", "subset"),
     "speaker": ("speaker", "speaker_id", "actor"),
     "language": ("language", "lang"),
+    "start_s": ("start_s",),
+    "end_s": ("end_s",),
 }
 _FILE_HEADERS = ("file", "filename", "path")  # one column of media: video or audio by each file's suffix
 _SPAN_HEADER = re.compile(r"(start|begin|onset|end|stop|offset)([ _-]?(s|sec|seconds|ms|time))?", re.IGNORECASE)
@@ -36,7 +39,8 @@ _MAYBE_TEST = re.compile(r"eval|evaluation|test[ _-]?\d+")
 # Words that stand for no value, in lower case, and for no person.
 NO_VALUE = {"nan", "na", "n/a", "n.a.", "<na>", "#n/a", "nat", "null", "none", "nil", "unknown", "unk", "?", "-"}
 NOBODY = NO_VALUE | {"undefined", "unknown speaker", "speaker unknown", "not available", "missing", "--"}
-_NO_FILE = {"nan", "NaN", "<NA>", "#N/A", "NaT"}  # as pandas and spreadsheets spell cells without a value
+NO_TIME = {"nan", "NaN", "<NA>", "#N/A", "NaT"}  # as pandas and spreadsheets spell cells without a value
+_NO_FILE = NO_TIME
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,9 @@ def unread_fields(data: Data) -> set[str]:
 
 
 def unread_spans(headers: Collection[str], columns_of: Mapping[str, FieldColumns]) -> list[str]:
-    """The columns that seem to say where in its file a clip begins and ends, and are not read."""
+    """The columns that seem to say where in its file a clip begins and ends, where no such column is read."""
+    if columns_of.keys() & {"start_s", "end_s"}:
+        return []
     read = {header for columns in columns_of.values() for header in columns.headers}
     return [header for header in headers if header not in read and _SPAN_HEADER.fullmatch(header)]
 
@@ -155,6 +161,8 @@ def _text(cell: Any, column: str) -> str | None:
     """A cell as text, None where it is blank. Raises ValueError for a cell that holds neither text nor a number."""
     if is_blank(cell):
         return None
+    if isinstance(cell, timedelta):
+        cell = cell.total_seconds()
     if not isinstance(cell, str | int | float):
         raise ValueError(f"column {column}: found {type(cell).__name__}, expected text or a number")
     if isinstance(cell, float) and cell.is_integer():

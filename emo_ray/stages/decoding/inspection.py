@@ -29,13 +29,14 @@ def write_media_notes(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> No
 
 def _write_statuses(path: Path, clips: Iterable[Clip], ledger: pa.Table, listed: Callable[[str], bool]) -> None:
     clip_of = {clip.clip_id: clip for clip in clips}
-    rows = [("clip_id", "modality", "status", "file")]
+    rows = [("clip_id", "modality", "status", "file", "start_s", "end_s")]
     for row in ledger.to_pylist():
         clip = clip_of[row["clip_id"]]
         files = {"video": clip.video, "audio": clip.audio or clip.video, "text": None}
+        span = [f"{time_s:g}" for time_s in clip.span_s or ()] or ["", ""]
         for name in MODALITIES:
             if listed(row[f"{name}_status"]):
-                rows.append((clip.clip_id, name, row[f"{name}_status"], files[name] or ""))
+                rows.append((clip.clip_id, name, row[f"{name}_status"], files[name] or "", *span))
     store.write_csv(path, rows)
 
 

@@ -122,8 +122,9 @@ def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
 
 
 def local_files(clips: Iterable[Clip]) -> list[str]:
-    """The paths of all media that are no URIs."""
-    return [path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path]
+    """The paths of all media that are no URIs, each once."""
+    paths = (path for clip in clips for path in (clip.video, clip.audio) if path is not None and "://" not in path)
+    return list(dict.fromkeys(paths))
 
 
 def _fill(plan: ShardPlan, clips: Iterable[Clip], ledger: Path, scope: Scope) -> None:

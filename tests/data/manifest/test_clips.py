@@ -53,7 +53,12 @@ def test_csv_jsonl_and_parquet_give_equal_clips(rows, tmp_path_factory):
 
 @given(
     clips=st.lists(
-        st.builds(Clip, st.text(min_size=1), *[st.none() | CELL] * (len(CLIP_FIELDS) - 1)),
+        st.builds(
+            Clip,
+            st.text(min_size=1),
+            *[st.none() | CELL] * (len(CLIP_FIELDS) - 3),
+            *[st.none() | st.floats(0, 1e6)] * 2,
+        ),
         unique_by=lambda c: c.clip_id,
     )
 )

@@ -67,9 +67,9 @@ def test_a_header_with_braces_is_a_header(tmp_path):
 
 
 def test_columns_of_spans_are_noted_where_nothing_reads_them(tmp_path):
-    path = table(tmp_path / "clips.csv", "file,start,end_s,StartTime,endings\na.wav,0,1,0,x\n")
+    path = table(tmp_path / "clips.csv", "file,start,end_sec,StartTime,endings\na.wav,0,1,0,x\n")
     _, notes = manifest.read_table(path, Data())
-    assert any("start, end_s, StartTime are not read" in note for note in notes)
+    assert any("start, end_sec, StartTime are not read" in note for note in notes)
     assert manifest.read_table(path, Data(columns={"label": "endings", "speaker": "start"}))[1] != notes
     assert manifest.read_table(write(tmp_path / "plain.csv", ROWS), Data())[1] == []
 

@@ -22,7 +22,11 @@ def test_bad_media_are_listed_with_their_file_and_good_ones_are_not(table_config
 
 
 def test_notes_are_listed_beside_the_bad_media(tmp_path):
-    clips = [Clip("a", video="a.mp4"), Clip("b", video="b.mp4", audio="b.wav"), Clip("c", text="words")]
+    clips = [
+        Clip("a", video="a.mp4", start_s=1.5, end_s=20.0),
+        Clip("b", video="b.mp4", audio="b.wav"),
+        Clip("c", text="words"),
+    ]
     columns = {
         "clip_id": ["a", "b", "c"],
         "video_status": ["ok", "ok: video stream 1 of 2", "missing"],
@@ -35,8 +39,11 @@ def test_notes_are_listed_beside_the_bad_media(tmp_path):
         with (tmp_path / "list.csv").open(newline="") as stream:
             listed.append(list(csv.reader(stream))[1:])
     assert listed == [
-        [["a", "audio", "corrupt: truncated", "a.mp4"], ["b", "text", "missing: empty", ""]],
-        [["b", "video", "ok: video stream 1 of 2", "b.mp4"], ["b", "audio", "ok: 1 of 9 packets unreadable", "b.wav"]],
+        [["a", "audio", "corrupt: truncated", "a.mp4", "1.5", "20"], ["b", "text", "missing: empty", "", "", ""]],
+        [
+            ["b", "video", "ok: video stream 1 of 2", "b.mp4", "", ""],
+            ["b", "audio", "ok: 1 of 9 packets unreadable", "b.wav", "", ""],
+        ],
     ]
 
 
