@@ -7,4 +7,4 @@ result:  STORE/predictions/KEY/part-*.parquet: probabilities, modalities and sta
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("stages.predict", __doc__, ("train", "annotate"))
+    main("stages.predict", __doc__, ("train", "annotate", "segment"))

@@ -236,14 +236,6 @@ class Media(Section, decides=by_value("shards")):
         decides=by_value("shards", "segments"),
         gt=0,
     )
-    patience_s: float = setting(
-        20.0,
-        "Seconds for which a part of the work tries again to read media or feature tables that storage, network or "
-        "machine do not let it read. After that the part is left for the next run, and the job ends with a list.",
-        decides=NOTHING,
-        owner="caller",
-        ge=0,
-    )
     clips_per_part: int = setting(
         64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
     )
@@ -252,6 +244,11 @@ class Media(Section, decides=by_value("shards")):
 class Segment(Section, decides=by_value("segments"), owner="caller"):
     """How recordings are cut into utterances: by silero-vad's probability of speech, for every 32 ms."""
 
+    auto: bool = setting(
+        True,
+        "Whether jobs/predict.py on a folder cuts the recordings in it that are longer than media.max_audio_s.",
+        decides=by_content("predictions"),
+    )
     threshold: float = setting(
         0.5,
         "Probability from which speech starts; it ends where the probability is 0.15 lower for segment.min_silence_s.",

@@ -33,7 +33,7 @@ PART_SCHEMA = pa.schema(
 def write_part(path: Path, recording: IdentifiedClip, segment: Segment, config: Media) -> None:
     """Write the utterances of one recording, a row each; where it has none, a row without times says why.
 
-    A part that exists already is left alone. Raises PlaceTrouble where the recording is another than when the job was
+    A part that exists already is left alone. Raises ValueError where the recording is another than when the job was
     planned.
     """
     if not path.exists():
@@ -47,7 +47,8 @@ def write_part(path: Path, recording: IdentifiedClip, segment: Segment, config: 
 def utterances(source: str | None, segment: Segment, config: Media) -> tuple[list[Span], str]:
     """The utterances of a recording in its own time, and a status.
 
-    The status is "ok" or "ok: note" where there are any, and otherwise "no speech", "missing[: why]" or "corrupt: why".
+    The status is "ok" or "ok: note" where there are any, and otherwise "no speech[: note]", "missing[: why]" or
+    "corrupt: why".
     """
     limits, process = _decoding(config)
     extent, text = decoder.decode(media.read_sound_extent, source, limits, **process)
@@ -71,11 +72,17 @@ def utterances(source: str | None, segment: Segment, config: Media) -> tuple[lis
     spans = speech_spans(stretches(), segment)
     if len(failures) > most_failures:
         return [], failures[0]
-    if not spans:
-        return [], NO_SPEECH
     if failures:
-        text = status.with_note(text, f"{len(failures)} of {len(starts_s)} stretches count as silence: {failures[0]}")
-    return spans, text
+        note = f"{len(failures)} of {len(starts_s)} stretches count as silence: {failures[0]}"
+        return spans, status.with_note(text, note) if spans else f"{NO_SPEECH}: {note}"
+    return spans, text if spans else NO_SPEECH
+
+
+def sound_s(source: str | None, config: Media) -> float:
+    """How long the sound of a file is, in seconds; 0 where it has none, or none that can be used."""
+    limits, process = _decoding(config)
+    extent, _ = decoder.decode(media.read_sound_extent, source, limits, **process)
+    return 0.0 if extent is None else float(extent[1] - extent[0])
 
 
 def _stretch(source: str, span: Span, config: Media) -> tuple[np.ndarray, list[str]]:

@@ -6,6 +6,7 @@ parts that are there are kept, so the stage goes on after a kill.
 """
 
 import json
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
@@ -38,6 +39,7 @@ from emo_ray.stages.encoding.actor import actor_device, encode_rows, shard_colum
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.result import Result
+from emo_ray.stages.segment import cut_long_recordings
 from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
@@ -72,6 +74,7 @@ class PredictionParts:
 def predict(config: Config) -> Result:
     """Predict every clip that `config.data` names (a table, a folder of media, or a folder that prepare made).
 
+    Recordings in a folder of media that are too long for a clip are cut into utterances where `segment.auto` is set.
     Raises ValueError where `checkpoint` is missing or no model. Clips without any usable modality get a row that says
     so, and no probabilities.
     """
@@ -82,7 +85,7 @@ def predict(config: Config) -> Result:
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
-    plan = plan_corpus(config)
+    plan = plan_corpus(config, cut_long_recordings if config.segment.auto else None)
     readings = readings_of(config, plan.clips)
     parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, readings)
     meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of)}
@@ -173,45 +176,30 @@ class PredictActor:
     ):  # fmt: skip
         self.models = load_models(config, path, device or actor_device(), readings)
         self.feature_folders, self.folder = feature_folders, folder
-        self.patience_s = config.media.patience_s
 
     def __call__(self, row: dict) -> dict:
-        """Predict the part `row["shard"]` (a path), unless it is predicted.
-
-        Returns the number of its `clips`, and what is `unread` (see trouble.unread): of its media, where `row` says so,
-        or of feature tables. Then there are no predictions.
-        """
-        unread = row["unread"] or trouble.unread(lambda: trouble.in_rounds(self._predict, [row], self.patience_s))
-        out = self.folder / Path(row["shard"]).name
-        return {"clips": 0 if unread else pq.read_metadata(out).num_rows, "unread": unread}
-
-    def _predict(self, row: dict) -> None:
+        """Predict the part `row["shard"]` (a path), unless it is predicted, and return the number of its clips."""
         shard = Path(row["shard"])
         out = self.folder / shard.name
         if not out.exists():  # else Ray asks again because the answer was on a node that is gone
             feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
             predict_part(self.models, shard, feature_paths, out)
+        return {"clips": pq.read_metadata(out).num_rows}
 
 
 def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[str], folder: Path) -> float:
-    """Predict these parts while missing shards are decoded; returns the clips per second.
-
-    Raises PlaceTrouble at the end where media or feature tables could not be read; their parts are left out.
-    """
+    """Predict these parts while missing shards are decoded; returns the clips per second."""
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
-    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
+    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in missing]
     arguments = config, models.path, models.readings, feature_folders, folder
     run = _in_this_process if config.train.num_workers == 0 else _in_actors
     clips = 0
-    unread = []
     total = sum(len(plan.clips_of[name]) for name in missing)
-    with progress("predicting", total, "clips") as advance:
+    with cluster.few_deaths("predicting"), progress("predicting", total, "clips") as advance:
         for row in run(config, rows, arguments):
             clips += row["clips"]
-            unread.append(row["unread"])
             advance(row["clips"])
-    trouble.check_read(unread)
     return clips / (time.monotonic() - start_s)
 
 
@@ -220,7 +208,9 @@ def _in_this_process(config: Config, rows: list[dict], arguments: ActorArguments
     with own_device(config) as device:
         actor = PredictActor(*arguments, device.type)
         for row in rows:
-            yield actor({**row, "unread": shards.write_pickled_part(row["task"]) if row["task"] else ""})
+            if row["task"]:
+                shards.write_part(*pickle.loads(row["task"]))
+            yield actor(row)
 
 
 def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> Iterator[dict]:
@@ -228,7 +218,9 @@ def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> I
     cluster.connect(config)
 
     def decode(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
-        return {"shard": row["shard"], "unread": shards.write_pickled_part(row["task"]) if row["task"] else ""}
+        if row["task"]:
+            shards.write_part(*pickle.loads(row["task"]))
+        return {"shard": row["shard"]}
 
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     must_decode = any(row["task"] for row in rows)

@@ -8,22 +8,22 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, store
 from emo_ray.config import Config, override, settings_of
-from emo_ray.data import media, recordings, shards, status
+from emo_ray.data import manifest, media, recordings, shards, status
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.folders import first_of
 from emo_ray.data.manifest import SCHEMA, Clip
+from emo_ray.data.manifest.checks import check_ids
 from emo_ray.data.prepared import MANIFEST
 from emo_ray.data.shards import IdentifiedClip
-from emo_ray.progress import say
+from emo_ray.progress import progress, say
 from emo_ray.reports.training import summary_table
 from emo_ray.stages.decoding.corpus import in_parallel
 from emo_ray.stages.decoding.shard_plan import check_local_files
@@ -47,6 +47,11 @@ def segment(config: Config) -> Result:
     ValueError where there are no recordings.
     """
     clips, notes = read_corpus(override(config, {"data.merge_labels": True}).data)
+    if texts := sum(clip.text is not None for clip in clips):
+        notes = [
+            *notes,
+            f"{texts} transcripts of whole recordings are left out: whose words an utterance holds is unknown",
+        ]
     for note in notes:
         say(note)
     path = segment_recordings(config, clips)
@@ -93,6 +98,29 @@ def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
     return folder / MANIFEST
 
 
+def cut_long_recordings(config: Config, clips: Sequence[Clip]) -> list[Clip]:
+    """The clips of a folder, with utterances in the place of those whose sound is longer than `media.max_audio_s`."""
+    if config.data.manifest is None or not Path(config.data.manifest).is_dir():
+        return list(clips)
+    whole: list[Clip] = []
+    long: list[Clip] = []
+    with progress("measuring sound", len(clips), "clips") as advance:
+        for clip in clips:
+            is_long = recordings.sound_s(clip.audio or clip.video, config.media) > config.media.max_audio_s
+            (long if is_long and clip.span_s is None else whole).append(clip)
+            advance(1)
+    if not long:
+        return whole
+    path = segment_recordings(config, long)
+    utterances = manifest.read(path)
+    check_ids(whole + utterances, str(path))
+    say(
+        f"{len(long)} of {len(clips)} clips are longer than media.max_audio_s={config.media.max_audio_s:g}: "
+        f"they are cut into utterances, {len(utterances)} rows of {path}"
+    )
+    return whole + utterances
+
+
 def manifest_folder(config: Config, identified: Sequence[IdentifiedClip]) -> Path:
     """Where the manifest of these recordings' utterances lies or will lie."""
     contents = [[*asdict(recording.clip).values(), recording.identity] for recording in identified]
@@ -109,24 +137,21 @@ def _decides(config: Config) -> dict[str, Any]:
 
 
 def _cut(config: Config, identified: Sequence[IdentifiedClip], part_of: Mapping[str, Path]) -> None:
-    """Write the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
-    patience_s = config.media.patience_s
+    """Write the parts that are not there yet, in parallel."""
     missing = [recording for recording in identified if not part_of[recording.clip.clip_id].exists()]
     if missing and len(missing) < len(identified):
         say(f"{len(identified) - len(missing)} of {len(identified)} recordings are cut already")
 
     def cut(task: bytes) -> bytes:
-        arguments = [pickle.loads(task)]
-        work = partial(trouble.in_rounds, lambda part: recordings.write_part(*part), arguments, patience_s)
-        return trouble.unread(work).encode()
+        recordings.write_part(*pickle.loads(task))
+        return b""
 
     tasks = [pickle.dumps((part_of[rec.clip.clip_id], rec, config.segment, config.media)) for rec in missing]
-    answers = in_parallel(config, cut, tasks, "cutting recordings", [1] * len(tasks), "recordings")
-    trouble.check_read(answer.decode() for answer in answers)
+    in_parallel(config, cut, tasks, "cutting recordings", [1] * len(tasks), "recordings")
 
 
 def _rows(clip: Clip, part: Path) -> Iterator[dict[str, Any]]:
-    """A recording's rows of the manifest. They have no transcript: whose words an utterance holds is not known."""
+    """A recording's rows of the manifest."""
     fields = asdict(replace(clip, text=None)) | {"recording": clip.clip_id}
     for order, row in enumerate(store.read_parquet(part).to_pylist(), start=1):
         if row["start_s"] is None:

@@ -27,3 +27,5 @@ def test_a_status_says_whether_content_is_usable(text, usable, noted, kind):
 def test_notes_become_part_of_the_status():
     assert status.ok() == "ok"
     assert status.ok(["first", "second"]) == "ok: first; second"
+    assert status.with_note(status.ok(), "first") == "ok: first"
+    assert status.with_note("ok: first", "second") == status.ok(["first", "second"])

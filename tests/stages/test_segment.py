@@ -6,7 +6,8 @@ from recording_files import voices, write_sound
 
 from emo_ray.config import override
 from emo_ray.data import recordings
-from emo_ray.stages.segment import segment
+from emo_ray.stages.decoding.corpus import plan_corpus
+from emo_ray.stages.segment import cut_long_recordings, segment
 
 TRUTH = {"one": 1, "two/three": 3}  # recording -> voices in it
 
@@ -75,6 +76,25 @@ def test_other_settings_make_other_utterances(result, config):
     short = segment(override(config, {"segment.max_s": 1.0}))
     assert short.path != result.path
     assert short.content["utterances"] > result.content["utterances"]
+
+
+def test_long_recordings_of_a_folder_are_cut_and_short_ones_left(result, config, folder):
+    few_seconds = override(config, {"media.max_audio_s": 6.0})
+    clips = {clip.clip_id: clip for clip in plan_corpus(few_seconds, cut_long_recordings).clips}
+    assert clips.keys() == {"one", "silence", "broken", *(f"two/three-{i:04d}" for i in (1, 2, 3))}
+    assert clips["one"].span_s is None
+    start_s, end_s = clips["two/three-0003"].span_s
+    assert 8 < start_s < end_s < 12.5
+    assert {clip.span_s for clip in plan_corpus(config, cut_long_recordings).clips} == {None}
+
+
+def test_the_manifest_is_taken_as_a_corpus(result, config, folder):
+    words = {"data.manifest": str(result.path), "data.root": str(folder)}
+    clips = plan_corpus(override(config, words)).clips
+    rows = pq.read_table(result.path).to_pylist()
+    assert {(clip.clip_id, *(clip.span_s or (None, None))) for clip in clips} == {
+        (row["clip_id"], row["start_s"], row["end_s"]) for row in rows
+    }
 
 
 def test_a_folder_without_recordings_is_an_error(config, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, store
 from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
@@ -82,10 +82,11 @@ def _meta(prepared: Prepared, plan: ShardPlan) -> dict[str, Any]:
     }
 
 
-def plan_corpus(config: Config) -> ShardPlan:
+def plan_corpus(config: Config, cut: Callable[[Config, list[Clip]], list[Clip]] | None = None) -> ShardPlan:
     """The parts of the corpus that `config.data` names, which needs no labels and is not split: to use a model on it.
 
-    A folder that prepare made is taken as it lies, also where its media are gone.
+    `cut` may put other clips in the place of some. A folder that prepare made is taken as it lies, also where its media
+    are gone.
     """
     folder = Path(config.data.manifest or "")
     if (folder / LEDGER).is_file() and store.is_complete(folder):
@@ -93,7 +94,7 @@ def plan_corpus(config: Config) -> ShardPlan:
     clips, notes = _read_clips(override(config, {"data.merge_labels": True}))  # spellings of labels do not matter here
     for note in notes:
         say(note)
-    return plan_shards(config, cluster.store_root(config), clips)
+    return plan_shards(config, cluster.store_root(config), cut(config, clips) if cut else clips)
 
 
 def _check_weights(config: Config) -> None:
@@ -167,11 +168,12 @@ def _synthesise(config: Config) -> list[Clip]:
 
 
 def _decode(config: Config, plan: ShardPlan) -> None:
-    """Decode the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
+    """Decode the parts that are not there yet, in parallel."""
     tasks = decode_tasks(plan)
 
     def decode(task: bytes) -> bytes:
-        return shards.write_pickled_part(task).encode()
+        shards.write_part(*pickle.loads(task))
+        return b""
 
     sizes = [len(plan.clips_of[name]) for name in tasks]
     total = sum(map(len, plan.clips_of.values()))
@@ -181,8 +183,7 @@ def _decode(config: Config, plan: ShardPlan) -> None:
         title = "writing transcripts and statuses"  # feature tables leave nothing to decode
     else:
         title = "decoding clips"
-    answers = in_parallel(config, decode, list(tasks.values()), title, sizes)
-    trouble.check_read(answer.decode() for answer in answers)
+    in_parallel(config, decode, list(tasks.values()), title, sizes)
 
 
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
@@ -218,7 +219,7 @@ def in_parallel(
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **cluster.task_resources())
     results = []
-    with progress(title, sum(sizes), unit) as advance:
+    with cluster.few_deaths(title), progress(title, sum(sizes), unit) as advance:
         for row in dataset.iter_rows():
             results.append(row["result"])
             advance(row["size"])
