@@ -270,24 +270,6 @@ def task_resources(share: float = 1.0) -> dict[str, Any]:
     return {"num_cpus": share * task_cpus(), "max_retries": _RETRIES}
 
 
-@contextmanager
-def few_deaths(work: str) -> Iterator[None]:
-    """Raises ValueError where a process that does this work died as often as `task_resources` lets it."""
-    try:
-        yield
-    except Exception as error:
-        from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
-
-        if not isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
-            raise
-        if getattr(error, "actor_init_failed", False):  # it raised an error, which says what is wrong
-            raise
-        raise ValueError(
-            f"{work}: found a worker process that died {_RETRIES + 1} times, expected it to live: give it more memory, "
-            f"or run fewer at once with cluster.num_cpus; what is made is kept ({str(error).splitlines()[0]})"
-        ) from error
-
-
 def train_worker_cpus(num_workers: int) -> float:
     """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks.
 

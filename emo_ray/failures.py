@@ -4,7 +4,6 @@ Signals become exceptions here. What is neither a signal, nor a ValueError, nor 
 wants its traceback.
 """
 
-import errno
 import re
 import signal
 from collections.abc import Iterator
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from emo_ray import trouble
+
 USER_ERROR = 2  # exit status of what the user can mend
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP, a closed terminal"}
-_LONGEST_DETAIL = 300  # characters of a library's message
 
 
 @dataclass(frozen=True)
@@ -23,64 +23,6 @@ class Failure:
 
     message: str
     status: int = USER_ERROR
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """A kind of trouble of the machine, recognised by errno, by the name of an exception, or by a library's words."""
-
-    cause: str
-    advice: str
-    numbers: frozenset[int]
-    words: re.Pattern[str]
-
-
-_TROUBLES = (
-    Trouble(
-        "no space is left to write to",
-        "make room, or name another store.root",
-        frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG}),
-        re.compile(
-            r"No space left|os error (28|27|122)\b|disk is full|quota exceeded|File too large|OutOfDisk|"
-            r"inline_container.*unexpected pos",  # of torch, whose file ends before it should
-            re.I,
-        ),
-    ),
-    Trouble(
-        "no memory is left",
-        "give it more, or run fewer processes at once with cluster.num_cpus, or lower the batch size",
-        frozenset({errno.ENOMEM}),
-        re.compile(
-            r"MemoryError|OutOfMemory|out of memory|(cannot|can't|failed to|unable to) allocate|bad_alloc|"
-            r"ObjectStoreFull|running low on memory|due to memory pressure",
-            re.I,
-        ),
-    ),
-    Trouble(
-        "a file or folder cannot be written or read",
-        "grant access, or name another store.root",
-        frozenset({errno.EACCES, errno.EPERM, errno.EROFS}),
-        re.compile(r"Read-only file system|Permission denied|os error (13|30)\b|readonly database", re.I),
-    ),
-    Trouble(
-        "too many files are open",
-        "raise the limit with `ulimit -n`",
-        frozenset({errno.EMFILE, errno.ENFILE}),
-        re.compile(r"Too many open files", re.I),
-    ),
-    Trouble(
-        "the storage failed",
-        "see to its disk or network",
-        frozenset({errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT}),
-        re.compile(r"Input/output error|Stale file handle|disk I/O error|Transport endpoint is not", re.I),
-    ),
-    Trouble(
-        "Ray's processes on this machine have died",
-        "see whether something killed them, or memory ran out",
-        frozenset(),
-        re.compile(r"LocalRayletDied|RaySystemError|NodeDied|OwnerDied|RpcError|GCS"),
-    ),
-)
 
 
 class Stopped(BaseException):
@@ -114,15 +56,14 @@ def failure_of(error: BaseException, root: Path | None) -> Failure | None:
         return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", 128 + number)
     chain = list(causes(error))
     # Exactly ValueError or our own: libraries derive theirs from it, and those are bugs that want their traceback.
-    if (message := next((str(cause) for cause in chain if type(cause) in (ValueError, DamagedFile)), None)) is not None:
+    ours = (ValueError, DamagedFile, trouble.PlaceTrouble)
+    if (message := next((str(cause) for cause in chain if type(cause) in ours), None)) is not None:
         return Failure(f"error: {message}")
-    for trouble in _TROUBLES:
-        if (cause := next((cause for cause in chain if _is_of(cause, trouble)), None)) is not None:
-            if root is not None and root.exists():
-                return Failure(
-                    f"error: {trouble.cause}: {_detail(cause, trouble)}\n{kept}: {trouble.advice}, and run it again"
-                )
-            return Failure(f"error: {trouble.cause}: {_detail(cause, trouble)}: {trouble.advice}")
+    for kind in trouble.KINDS:
+        if (cause := next(filter(kind.fits, chain), None)) is not None:
+            text = f"error: {kind.cause}: {kind.detail(cause)}"
+            is_kept = root is not None and root.exists()
+            return Failure(f"{text}\n{kept}: {kind.advice}, and run it again" if is_kept else f"{text}: {kind.advice}")
     return _deletion(chain, root)
 
 
@@ -153,16 +94,3 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         workers = list((getattr(current, "worker_failures", None) or {}).values())  # of Ray Train: one per rank
         further = [*workers, getattr(current, "cause", None), current.__cause__, current.__context__]
         waiting += [cause for cause in further if isinstance(cause, BaseException)]
-
-
-def _is_of(error: BaseException, trouble: Trouble) -> bool:
-    number = getattr(error, "errno", None)
-    text = f"{type(error).__name__}: {error}"
-    return number in trouble.numbers or bool(trouble.words.search(text[-20_000:]))
-
-
-def _detail(error: BaseException, trouble: Trouble) -> str:
-    """A library's message in one line: of a trace that Ray passes on as text, the last that tells of the trouble."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if trouble.words.search(line)]
-    return [type(error).__name__, *lines[-1:], *telling[-1:]][-1][:_LONGEST_DETAIL]

@@ -96,7 +96,7 @@ assert not folder.exists()
 KILL = """
 import pathlib, signal
 import ray.data
-from emo_ray import cluster
+from emo_ray import cluster, failures
 from emo_ray.config import load
 
 class Adder:
@@ -116,7 +116,7 @@ pool = {"compute": ray.data.ActorPoolStrategy(min_size=2, max_size=2), "num_cpus
 added = ray.data.from_items(rows, override_num_blocks=6).map(Adder, fn_constructor_args=(10,), **pool)
 answers.append(sorted(row["sum"] for row in added.iter_rows()))
 
-# A task and an actor whose process dies every time, and a task with an error of its own.
+# A task and an actor whose process dies every time, and a task and an actor's constructor with a bug.
 class Killer:
     def __call__(self, row):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -127,16 +127,21 @@ def kill(row):
 def divide(row):
     return {"x": 1 / 0}
 
+class Divider(Killer):
+    def __init__(self):
+        1 / 0
+
 assert 0 < cluster.task_resources()["max_retries"] < 100
 assert 0 < cluster.actor_resources(load("mini"))["max_task_retries"] < 100
 for work, options in [
-    (kill, {"max_retries": 1}), (Killer, {"concurrency": 1, "max_restarts": 1, "max_task_retries": 1}), (divide, {})
+    (kill, {"max_retries": 1}), (Killer, {"concurrency": 1, "max_restarts": 1, "max_task_retries": 1}), (divide, {}),
+    (Divider, {"concurrency": 1}),
 ]:
     try:
-        with cluster.few_deaths("the work"):
-            ray.data.range(1).map(work, num_cpus=0.5, **options).take_all()
+        ray.data.range(1).map(work, num_cpus=0.5, **options).take_all()
     except Exception as error:
-        answers.append([type(error).__name__, str(error)])
+        failure = failures.failure_of(error, pathlib.Path(os.getcwd()))
+        answers.append(failure and [failure.message, failure.status])
 """
 
 
@@ -241,12 +246,13 @@ def test_an_actor_of_ray_data_that_dies_is_replaced_and_ray_foresees_no_trouble(
 
 
 def test_work_that_kills_its_process_every_time_ends_with_a_message(killed):
-    _, (_, task, actor, divide) = killed
-    for kind, message in (task, actor):
-        assert kind == "ValueError"
-        assert "the work" in message
-        assert "died" in message
-    assert divide[0] != "ValueError"
+    _, (_, task, actor, bug, bug_of_an_actor) = killed
+    for message, status in (task, actor):
+        assert status == 2
+        assert "a worker process has died" in message
+        assert "cluster.num_cpus" in message
+    assert bug is None
+    assert bug_of_an_actor is None
 
 
 @pytest.fixture(scope="module")

@@ -236,6 +236,14 @@ class Media(Section, decides=by_value("shards")):
         decides=by_value("shards", "segments"),
         gt=0,
     )
+    patience_s: float = setting(
+        20.0,
+        "Seconds for which a part of the work tries again to read media or feature tables that storage, network or "
+        "machine do not let it read. After that the part is left for the next run, and the job ends with a list.",
+        decides=NOTHING,
+        owner="caller",
+        ge=0,
+    )
     clips_per_part: int = setting(
         64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
     )

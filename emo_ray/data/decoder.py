@@ -20,13 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import psutil
 
+from emo_ray import trouble
 from emo_ray.data import status
 
 WAIT_FACTOR = 5  # how much longer than it may compute a clip may wait: storage can be slow, but not for ever
 # What ends a process that went wrong by itself. Any other signal comes from outside and tells nothing about the clip.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
-_TIME_LIMITS = {signal.SIGPROF, signal.SIGALRM}
-_MEMORY_LIMIT = 0  # no signal has this number
+_MEMORY_LIMIT, _NO_SIGNAL = 0, -1  # no signal has these numbers
 _LOOK_S = 0.05  # how often the child's memory is looked at
 _PIPE_BYTES = 2**20  # most of a clip's frames at once; 64 KiB by default, which costs a small clip a tenth more
 _READY = b"ready"
@@ -42,8 +42,9 @@ def decode(read: Callable[..., Answer], source: str | None, *args: Any, max_s: f
     """`read(source, *args)`, a function of `media`, as the child process answers it.
 
     `max_s` limits the CPU seconds, and WAIT_FACTOR times as many seconds of waiting; `max_memory_mb` the mebibytes in
-    the child's memory. A clip that passes a limit, or on which FFmpeg crashes twice, is None with a status
-    "corrupt: why". Raises RuntimeError where something else ends the child.
+    the child's memory. A clip that passes the limit of CPU time or memory, or on which FFmpeg crashes twice, is None
+    with a status "corrupt: why". Raises PlaceTrouble where the storage, the network or this machine is at fault: it
+    gives no bytes in time, has no memory left, starts no child, or ends one from outside.
     """
     if source is None:
         return None, status.MISSING
@@ -54,17 +55,28 @@ def decode(read: Callable[..., Answer], source: str | None, *args: Any, max_s: f
             answer, ending = _ask(request, max_memory_mb)
     if answer is not None:
         return answer
-    if ending in _TIME_LIMITS:
+    if ending == signal.SIGPROF:
         return None, f"corrupt: not decoded within media.max_decode_s={max_s:g} s"
     if ending == _MEMORY_LIMIT:
         return None, f"corrupt: not decoded within media.max_memory_mb={max_memory_mb} MiB"
-    if ending in _CRASHES:
+    if ending in _CRASHES and trouble.has_room():
         return None, f"corrupt: the decoder crashed ({signal.Signals(ending).name})"
-    raise RuntimeError(f"{source}: the process that decodes it was ended from outside (exit status {-ending})")
+    if ending == signal.SIGALRM:
+        raise _no_fault(source, f"nothing read within {WAIT_FACTOR} x media.max_decode_s={max_s:g} s")
+    if ending == _NO_SIGNAL:  # its traceback is on standard error
+        raise RuntimeError(f"{source}: the process that decodes it ended by itself")
+    raise _no_fault(source, f"the process that decodes it was ended by {signal.Signals(ending).name}")
+
+
+def _no_fault(source: object, reason: str) -> trouble.PlaceTrouble:
+    return trouble.PlaceTrouble({str(source): reason})
 
 
 def _ask(request: bytes, max_memory_mb: int) -> tuple[Answer | None, int]:
-    """The child's answer, and 0; or None, and the signal that ended the child (-1: none), or _MEMORY_LIMIT."""
+    """The child's answer, and 0; or None, and the signal that ended the child (_NO_SIGNAL: none), or _MEMORY_LIMIT.
+
+    Raises PlaceTrouble where the child met it.
+    """
     global _child
     child = _child or _start()
     assert child.stdin is not None
@@ -80,6 +92,8 @@ def _ask(request: bytes, max_memory_mb: int) -> tuple[Answer | None, int]:
         if is_small:
             answer = pickle.load(child.stdout)
             _child = child
+            if isinstance(answer, trouble.PlaceTrouble):
+                raise answer
             return answer, 0
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # the child ended before or within its answer
         pass
@@ -90,12 +104,13 @@ def _ask(request: bytes, max_memory_mb: int) -> tuple[Answer | None, int]:
 
 
 def _close(child: subprocess.Popen) -> int:
-    """Close the pipes, which ends the child; the signal that ended it, or -1 where none did."""
+    """Close the pipes, which ends the child; the signal that ended it, or _NO_SIGNAL where none did."""
     for pipe in (child.stdin, child.stdout):
         with suppress(BrokenPipeError):  # a request that nobody reads any more
             if pipe is not None:
                 pipe.close()
-    return -child.wait() or -1
+    status = child.wait()
+    return -status if status < 0 else _NO_SIGNAL
 
 
 @atexit.register
@@ -105,15 +120,18 @@ def _close_last() -> None:
 
 
 def _start() -> subprocess.Popen:
-    """A child that is ready. Raises RuntimeError where it cannot start: no clip is to blame for that."""
+    """A child that is ready. Raises PlaceTrouble where it cannot start: no clip is to blame for that."""
     command = [sys.executable, "-c", _START.format(path=sys.path)]
     # A session of its own: Ctrl-C reaches this process alone; when it ends, its pipes close, and that ends the child.
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=_PIPE_BYTES, start_new_session=True
-    )
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=_PIPE_BYTES, start_new_session=True
+        )
+    except (OSError, MemoryError) as error:
+        raise _no_fault("the process that decodes", f"it could not start: {trouble.reason(error)}") from error
     assert child.stdout is not None
     if child.stdout.read(len(_READY)) != _READY:
-        raise RuntimeError(f"the process that decodes could not start (exit status {child.wait()})")
+        raise _no_fault("the process that decodes", f"it could not start (exit status {_close(child)})")
     return child
 
 
@@ -128,7 +146,13 @@ def serve() -> None:
         except EOFError:
             return
         _limit_seconds(max_s)
-        answer = read(*args)
+        answer: Answer | trouble.PlaceTrouble
+        try:
+            answer = read(*args)
+        except trouble.PlaceTrouble as met:
+            answer = met
+        except MemoryError as error:
+            answer = _no_fault(args[0], trouble.reason(error))
         _limit_seconds(0)
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()

@@ -3,6 +3,7 @@
 Nothing is opened for it but `.ts` and `.mts` files. What is left out is named, so that notes can say so.
 """
 
+import errno
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from emo_ray import trouble
 from emo_ray.data.suffixes import is_media
 
 _SHOWN = 5  # names in one message
+_FORBIDDEN = {errno.EACCES, errno.EPERM}  # as lost+found is on many disks: left out, and said
 _FILE, _FOLDER, _LINK = "file", "folder", "link to a folder"
 # Why an entry is left out.
 NOT_UTF_8 = "names that are not UTF-8, which no table can hold (rename them)"
@@ -54,8 +57,9 @@ def list_folder(path: Path, advice: str, outside: bool = False) -> Listing:
     """All files below a folder, but hidden ones. Every real folder is visited once, whatever links lead to it.
 
     Folders that lie there come before those that links lead to, so a link never takes a folder's place. Nothing depends
-    on the order in which the file system lists its entries. Raises ValueError where the folder itself cannot be read,
-    and, with the advice, where links lead out of it and `outside` does not allow it: those are not followed.
+    on the order in which the file system lists its entries. Raises PlaceTrouble where storage or machine do not let any
+    folder be read, ValueError where the folder itself cannot be, and, with the advice, where links lead out of it and
+    `outside` does not allow it: those are not followed.
     """
     listing = Listing(path, outside)
     folders = deque([""])
@@ -77,6 +81,8 @@ def list_folder(path: Path, advice: str, outside: bool = False) -> Listing:
                 visited.add(identity)
                 _sort_entries(path / prefix, prefix, listing, {_FOLDER: folders, _LINK: links, _FILE: listing.files})
         except OSError as error:
+            if error.errno not in _FORBIDDEN:
+                trouble.raise_of_place(error, path / prefix)
             if not prefix:
                 raise ValueError(f"{path}: found a folder that cannot be read: {error.strerror}") from error
             listing.leave_out(UNREADABLE, prefix)

@@ -33,7 +33,7 @@ PART_SCHEMA = pa.schema(
 def write_part(path: Path, recording: IdentifiedClip, segment: Segment, config: Media) -> None:
     """Write the utterances of one recording, a row each; where it has none, a row without times says why.
 
-    A part that exists already is left alone. Raises ValueError where the recording is another than when the job was
+    A part that exists already is left alone. Raises PlaceTrouble where the recording is another than when the job was
     planned.
     """
     if not path.exists():

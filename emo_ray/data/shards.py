@@ -7,6 +7,7 @@ nor split, so other labels, splits or pseudo-labels never make a clip be decoded
 import hashlib
 import io
 import math
+import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import fs
 
-from emo_ray import store
+from emo_ray import store, trouble
 from emo_ray.config.data_settings import Media, Scope
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import decoder, media, status
@@ -116,7 +117,10 @@ def settings(config: Media, image_size: int) -> dict:
 
 
 def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict[str, Any]:
-    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors."""
+    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors.
+
+    Raises PlaceTrouble where media cannot be read for now.
+    """
     clip = identified_clip.clip
     process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
     limits = media.Limits(config.max_pixels, config.max_video_s, config.max_file_gb)
@@ -142,17 +146,21 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
 
 
 def check_unchanged(clips: Sequence[IdentifiedClip]) -> None:
-    """Raises ValueError where media are others than when their clips were identified.
+    """Raises PlaceTrouble where media are others than when their clips were identified.
 
     What was made of them would pass for that of the files that were there. Each file is read once.
     """
     now = identified([clip.clip for clip in clips], clips[0].scope) if clips else []
-    for before, after in zip(clips, now, strict=True):
-        if before.identity != after.identity:
-            raise ValueError(
-                f"{before.clip.video or before.clip.audio}: found another file than when the job was planned (clip "
-                f"{before.clip.clip_id}), expected media that stay as they are while a job runs: run it again"
-            )
+    trouble_of = {
+        str(before.clip.video or before.clip.audio): (
+            "found another file than when the job was planned, or one that could not be read "
+            f"(clip {before.clip.clip_id})"
+        )
+        for before, after in zip(clips, now, strict=True)
+        if before.identity != after.identity
+    }
+    if trouble_of:
+        raise trouble.PlaceTrouble(trouble_of)
 
 
 def _video_columns(frames_THWC: np.ndarray | None, jpeg_quality: int) -> dict[str, Any]:
@@ -185,14 +193,24 @@ def write_part(
     """Decode clips into one Parquet part; a part that exists already is left alone.
 
     `part_of` is what `find_rows` gives for other parts of the folder: their rows are copied instead of decoded.
-    Raises ValueError where media are others than when the job was planned.
+    Raises PlaceTrouble, and writes nothing, where media cannot be read within `media.patience_s`, or are others than
+    when the job was planned.
     """
     if not path.exists():
         old_rows = {row["identity"]: row for row in _read_rows(path.parent, part_of or {}).to_pylist()}
-        rows = [old_rows.get(clip.identity) or row(clip, config, image_size) for clip in clips]
+
+        def row_of(clip: IdentifiedClip) -> dict[str, Any]:
+            return old_rows.get(clip.identity) or row(clip, config, image_size)
+
+        rows = trouble.in_rounds(row_of, clips, config.patience_s)
         check_unchanged([clip for clip in clips if clip.identity not in old_rows])
         # JPEG and speech hardly shrink further: no codec.
         store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
+
+
+def write_pickled_part(task: bytes) -> str:
+    """`write_part` with pickled arguments. Returns the media that could not be read: see `trouble.unread`."""
+    return trouble.unread(lambda: write_part(*pickle.loads(task)))
 
 
 def find_rows(folder: Path, names: Iterable[str], row_identities: Collection[str]) -> dict[str, str]:

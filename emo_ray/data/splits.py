@@ -1,6 +1,6 @@
 """Which clips are in train, validation, test and unlabelled: the manifest's own splits, or cuts grouped by speaker."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,11 +65,16 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
 
 def crossing_speakers(clips: Sequence[Clip]) -> dict[str, set[str]]:
     """Speakers that occur in more than one of train, validation and test, with those splits."""
+    return _crossing([(clip.speaker, clip.split) for clip in clips])
+
+
+def _crossing(members: Iterable[tuple[str | None, str | None]]) -> dict[str, set[str]]:
+    """The groups whose members are in more than one of train, validation and test, from pairs of group and split."""
     splits_of: dict[str, set[str]] = {}
-    for clip in clips:
-        if clip.speaker is not None and clip.split in ("train", "validation", "test"):
-            splits_of.setdefault(clip.speaker, set()).add(clip.split)
-    return {speaker: splits for speaker, splits in splits_of.items() if len(splits) > 1}
+    for group, split in members:
+        if group is not None and split in ("train", *HELD_OUT):
+            splits_of.setdefault(group, set()).add(split)
+    return {group: splits for group, splits in splits_of.items() if len(splits) > 1}
 
 
 def _train_for_folds(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[str]]:
@@ -90,11 +95,14 @@ def _unlabelled(clip: Clip) -> Clip:
 
 
 def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
-    crossing = sorted(crossing_speakers(clips))
-    if not crossing:
-        return []
-    crossed = f"{len(crossing)} speakers cross the manifest's own splits"
-    return [f"warning: {crossed} ({_first_of(crossing)}): results may flatter"]
+    recordings = [((clip.video or clip.audio) if clip.span_s else None, clip.split) for clip in clips]
+    crossing_of = {"speakers": crossing_speakers(clips), "recordings": _crossing(recordings)}
+    return [
+        f"warning: {len(crossing)} {kind} cross the manifest's own splits ({_first_of(sorted(crossing))}): results may "
+        "flatter"
+        for kind, crossing in crossing_of.items()
+        if crossing
+    ]
 
 
 def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, seed: int) -> tuple[list[Clip], str]:

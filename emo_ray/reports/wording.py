@@ -16,6 +16,17 @@ def percent(rate: float | None) -> str:
     return DASH if rate is None or math.isnan(rate) else f"{100 * rate:.1f}"
 
 
+def whole_percent(rate: float) -> str:
+    """A probability in [0, 1] in percent without decimals, with its sign: "62 %"."""
+    return f"{100 * rate:.0f} %"
+
+
+def clock(time_s: float) -> str:
+    """A time from the beginning of a recording in whole seconds: "0:07", "1:02:03"."""
+    minutes, seconds = divmod(int(time_s), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
 def points(share: float | None) -> str:
     """A difference of shares in percentage points, always with its sign; a dash for None and NaN."""
     return DASH if share is None or math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "−")

@@ -6,7 +6,6 @@ parts that are there are kept, so the stage goes on after a kill.
 """
 
 import json
-import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from emo_ray import cluster, store
+from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
@@ -176,30 +175,45 @@ class PredictActor:
     ):  # fmt: skip
         self.models = load_models(config, path, device or actor_device(), readings)
         self.feature_folders, self.folder = feature_folders, folder
+        self.patience_s = config.media.patience_s
 
     def __call__(self, row: dict) -> dict:
-        """Predict the part `row["shard"]` (a path), unless it is predicted, and return the number of its clips."""
+        """Predict the part `row["shard"]` (a path), unless it is predicted.
+
+        Returns the number of its `clips`, and what is `unread` (see trouble.unread): of its media, where `row` says so,
+        or of feature tables. Then there are no predictions.
+        """
+        unread = row["unread"] or trouble.unread(lambda: trouble.in_rounds(self._predict, [row], self.patience_s))
+        out = self.folder / Path(row["shard"]).name
+        return {"clips": 0 if unread else pq.read_metadata(out).num_rows, "unread": unread}
+
+    def _predict(self, row: dict) -> None:
         shard = Path(row["shard"])
         out = self.folder / shard.name
         if not out.exists():  # else Ray asks again because the answer was on a node that is gone
             feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
             predict_part(self.models, shard, feature_paths, out)
-        return {"clips": pq.read_metadata(out).num_rows}
 
 
 def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[str], folder: Path) -> float:
-    """Predict these parts while missing shards are decoded; returns the clips per second."""
+    """Predict these parts while missing shards are decoded; returns the clips per second.
+
+    Raises PlaceTrouble at the end where media or feature tables could not be read; their parts are left out.
+    """
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
-    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b"")} for name in missing]
+    rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
     arguments = config, models.path, models.readings, feature_folders, folder
     run = _in_this_process if config.train.num_workers == 0 else _in_actors
     clips = 0
+    unread = []
     total = sum(len(plan.clips_of[name]) for name in missing)
-    with cluster.few_deaths("predicting"), progress("predicting", total, "clips") as advance:
+    with progress("predicting", total, "clips") as advance:
         for row in run(config, rows, arguments):
             clips += row["clips"]
+            unread.append(row["unread"])
             advance(row["clips"])
+    trouble.check_read(unread)
     return clips / (time.monotonic() - start_s)
 
 
@@ -208,9 +222,7 @@ def _in_this_process(config: Config, rows: list[dict], arguments: ActorArguments
     with own_device(config) as device:
         actor = PredictActor(*arguments, device.type)
         for row in rows:
-            if row["task"]:
-                shards.write_part(*pickle.loads(row["task"]))
-            yield actor(row)
+            yield actor({**row, "unread": shards.write_pickled_part(row["task"]) if row["task"] else ""})
 
 
 def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> Iterator[dict]:
@@ -218,9 +230,7 @@ def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> I
     cluster.connect(config)
 
     def decode(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
-        if row["task"]:
-            shards.write_part(*pickle.loads(row["task"]))
-        return {"shard": row["shard"]}
+        return {"shard": row["shard"], "unread": shards.write_pickled_part(row["task"]) if row["task"] else ""}
 
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     must_decode = any(row["task"] for row in rows)

@@ -8,13 +8,14 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import cluster, store
+from emo_ray import cluster, store, trouble
 from emo_ray.config import Config, override, settings_of
 from emo_ray.data import manifest, media, recordings, shards, status
 from emo_ray.data.corpora.reader import read_corpus
@@ -137,17 +138,20 @@ def _decides(config: Config) -> dict[str, Any]:
 
 
 def _cut(config: Config, identified: Sequence[IdentifiedClip], part_of: Mapping[str, Path]) -> None:
-    """Write the parts that are not there yet, in parallel."""
+    """Write the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
+    patience_s = config.media.patience_s
     missing = [recording for recording in identified if not part_of[recording.clip.clip_id].exists()]
     if missing and len(missing) < len(identified):
         say(f"{len(identified) - len(missing)} of {len(identified)} recordings are cut already")
 
     def cut(task: bytes) -> bytes:
-        recordings.write_part(*pickle.loads(task))
-        return b""
+        arguments = [pickle.loads(task)]
+        work = partial(trouble.in_rounds, lambda part: recordings.write_part(*part), arguments, patience_s)
+        return trouble.unread(work).encode()
 
     tasks = [pickle.dumps((part_of[rec.clip.clip_id], rec, config.segment, config.media)) for rec in missing]
-    in_parallel(config, cut, tasks, "cutting recordings", [1] * len(tasks), "recordings")
+    answers = in_parallel(config, cut, tasks, "cutting recordings", [1] * len(tasks), "recordings")
+    trouble.check_read(answer.decode() for answer in answers)
 
 
 def _rows(clip: Clip, part: Path) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ INERT = {
         "audio.batch_size",
         "text.batch_size",
     ),
-    *("text.device_map", "text.trust_remote_code"),
+    *("text.device_map", "text.trust_remote_code", "media.patience_s"),
     *(f"annotate.{name}" for name in ("concurrency", "timeout_s", "max_attempts", "backoff_s", "max_wait_s")),
 }
 # Under which every by-value setting decides something: encoders from elsewhere, readings, a synthetic corpus.

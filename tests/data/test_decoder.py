@@ -15,6 +15,7 @@ import pytest
 from emo_ray.config.data_settings import Media
 from emo_ray.data import decoder, media, shards
 from emo_ray.data.manifest import Clip
+from emo_ray.trouble import PlaceTrouble
 
 LIMITS = {"max_s": 60.0, "max_memory_mb": 1024}
 
@@ -33,6 +34,10 @@ def silence(path, seconds, rate_hz, channels):
         file.write(struct.pack("<I", data_bytes))
         file.truncate(header_bytes + data_bytes)
     return path
+
+
+def meet_trouble(source):
+    raise PlaceTrouble({source: f"trouble at {source}"})
 
 
 def is_running(pid):
@@ -57,7 +62,6 @@ def test_it_answers_as_the_functions_do(media_files):
 @pytest.mark.parametrize(
     ("read", "source", "limits", "status"),
     [
-        (time.sleep, 3600, {"max_s": 0.05}, "corrupt: not decoded within media.max_decode_s=0.05 s"),
         (sum, range(10**15), {"max_s": 0.05}, "corrupt: not decoded within media.max_decode_s=0.05 s"),
         (signal.raise_signal, signal.SIGSEGV, {}, "corrupt: the decoder crashed (SIGSEGV)"),
         (signal.raise_signal, signal.SIGABRT, {}, "corrupt: the decoder crashed (SIGABRT)"),
@@ -72,8 +76,33 @@ def test_a_child_that_hangs_crashes_or_grows_costs_one_clip(media_files, read, s
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_that_is_ended_from_outside_is_no_fault_of_the_clip(ending):
-    with pytest.raises(RuntimeError, match=f"exit status -{int(ending)}"):
+    with pytest.raises(PlaceTrouble, match=ending.name):
         decoder.decode(signal.raise_signal, ending, **LIMITS)
+
+
+def test_a_child_that_waits_for_storage_is_no_fault_of_the_clip():
+    with pytest.raises(PlaceTrouble, match=r"media\.max_decode_s=0\.05"):
+        decoder.decode(time.sleep, 3600, **LIMITS | {"max_s": 0.05})
+
+
+def test_trouble_that_the_child_meets_comes_through(media_files):
+    with pytest.raises(PlaceTrouble, match="at /a") as caught:
+        decoder.decode(meet_trouble, "/a", **LIMITS)
+    assert list(caught.value.reasons) == ["/a"]
+    assert decoder.decode(media.read_audio, str(media_files["clip"]), 120.0, **LIMITS)[1] == "ok"
+
+
+@pytest.mark.parametrize(("limit", "number"), [("RLIMIT_NOFILE", 3), ("RLIMIT_AS", 2**20)])
+def test_a_machine_at_its_limits_is_no_fault_of_the_clip(media_files, limit, number):
+    """In a process of its own, whose child cannot start under the limit."""
+    script = (
+        "import resource, sys; from emo_ray.data import decoder, media; from emo_ray.trouble import PlaceTrouble\n"
+        f"resource.setrlimit(resource.{limit}, ({number}, {number}))\n"
+        "try:\n decoder.decode(media.read_audio, sys.argv[1], 120.0, max_s=60.0, max_memory_mb=1024)\n"
+        "except PlaceTrouble as trouble:\n print(trouble)"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(media_files["clip"])], capture_output=True, text=True)
+    assert "could not start" in run.stdout, run.stderr
 
 
 def test_prints_of_a_library_do_not_spoil_answers(media_files):

@@ -10,6 +10,7 @@ from emo_ray.config.data_settings import Media, Segment
 from emo_ray.data import recordings, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.media import RATE_HZ
+from emo_ray.trouble import PlaceTrouble
 
 
 def utterances(path):
@@ -80,6 +81,6 @@ def test_a_recording_that_changes_meanwhile_is_an_error(tmp_path):
     path = write_sound(tmp_path / "recording.wav", voices(1)[0])
     (planned,) = shards.identified([Clip("recording", audio=str(path))], "sample")
     write_sound(path, voices(2)[0])
-    with pytest.raises(ValueError, match=r"recording\.wav"):
+    with pytest.raises(PlaceTrouble, match=r"recording\.wav"):
         recordings.write_part(tmp_path / "part", planned, Segment(), Media())
     assert not (tmp_path / "part").exists()

@@ -116,6 +116,16 @@ def test_without_speakers_the_balance_is_exact():
     assert all("no speakers known" in note for note in notes)
 
 
+def test_recordings_that_cross_the_manifest_s_splits_are_named():
+    places = [("a", "train"), ("a", "test"), ("b", "train"), ("c", "test")]
+    clips = [
+        Clip(str(i), f"/{name}.mp4", label=LABELS[i % 2], split=split, start_s=i, end_s=i + 1)
+        for i, (name, split) in enumerate(places)
+    ]
+    _, notes = splits.assign([*clips, Clip("d", "/d.mp4", label=LABELS[0], split="validation")], Data(), 0)
+    assert any(note.startswith("warning: 1 recordings cross") and "/a.mp4" in note for note in notes)
+
+
 def test_without_speakers_no_recording_crosses_a_cut_or_a_fold():
     clips = [
         Clip(f"{i}-{j}", f"/{i}.mp4", label=LABELS[(i + j) % len(LABELS)], start_s=j, end_s=j + 1)

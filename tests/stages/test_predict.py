@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from faults import serving
 from recording_files import voices, write_sound
 
 from emo_ray import store
@@ -24,6 +25,7 @@ from emo_ray.stages.encoding.encoders import encoders_of, feature_folder
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
+from emo_ray.trouble import PlaceTrouble
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -266,6 +268,29 @@ def test_what_is_no_model_is_said(config, tmp_path):
         predict(override(config, {"checkpoint": f"{config.checkpoint}/emovclip"}))
     with pytest.raises(ValueError, match="/nowhere"):
         predict(override(config, {"data.manifest": "/nowhere"}))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_clips_that_cannot_be_read_for_now_are_predicted_by_the_same_command_later(
+    config, media_files, tmp_path, workers
+):
+    with serving(media_files["clip"].parent) as bucket:
+        label_of = {"clip.mp4": None, "silent.mp4": "happy"}  # with a label and without: two parts
+        clips = [Clip(name, video=bucket.address(name), label=label) for name, label in label_of.items()]
+        manifest.write(tmp_path / "clips.parquet", clips)
+        keys = {"data.manifest": str(tmp_path / "clips.parquet"), "data.schemes": ["s3"], "train.num_workers": workers}
+        keys |= {"data.outside_root": True, "media.patience_s": 0.0}
+        undisturbed, disturbed = (override(config, {**keys, "store.root": str(tmp_path / name)}) for name in "ab")
+        predict(undisturbed)
+
+        bucket.refused["silent.mp4"] = 403
+        with pytest.raises(PlaceTrouble, match=r"silent\.mp4"):
+            predict(disturbed)
+        assert len(files_of(shared(tmp_path / "b"))) == 1
+        bucket.refused.clear()
+        predict(disturbed)
+    assert rows_of(shared(tmp_path / "b")) == rows_of(shared(tmp_path / "a"))
+    assert files_of(shared(tmp_path / "b")).keys() == files_of(shared(tmp_path / "a")).keys()
 
 
 def test_a_long_recording_in_a_folder_is_predicted_utterance_by_utterance(config, tmp_path):

@@ -1,6 +1,5 @@
 """Opening a container, choosing a stream, and reading its packets and frames, whatever is wrong with them."""
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 from pyarrow import fs
 
+from emo_ray import trouble
 from emo_ray.data import lfs, status
 from emo_ray.data.media import lengths
 from emo_ray.data.media.demuxers import OPTIONS, TEXT_FORMATS
@@ -26,6 +26,7 @@ READABLE = 0.9  # share of the stated content, or of the packets, below which a 
 _STREAM_TIMED = {MP4, "flac", "wv", "tta", "mxf"}  # headers that say how long each stream is; AVI says it otherwise
 _WHOLE_TIMED = {"flv"}  # headers that say how long the longest stream is; Matroska's may
 _MOST_STREAMS = 64
+_TRIED_BYTES = 2**29  # at either end of a file, to see whether its storage gives them
 
 
 class Missing(Exception):
@@ -98,7 +99,7 @@ class Tally:
                         self._ends[place] = max(self._ends.get(place, end), end)
                     yield packet
         except av.FFmpegError as error:
-            if error.errno == errno.EIO:
+            if trouble.is_of_place(error):
                 raise
             self.stopped = reason(error)
 
@@ -118,7 +119,9 @@ class Tally:
     def _decoded(self, stream: AudioStream | VideoStream, packet: Packet | None) -> list[Any]:
         try:
             return stream.codec_context.decode(packet)
-        except av.FFmpegError:  # also at the end, where FFmpeg says so as an error
+        except av.FFmpegError as error:  # also at the end, where FFmpeg says so as an error
+            if isinstance(error, MemoryError) and trouble.is_of_place(error):
+                raise
             self.unreadable += packet is not None
             return []
 
@@ -147,7 +150,10 @@ def _is_plain(stream: Stream) -> bool:
 def with_status(
     decode: Callable[[str], tuple[np.ndarray, list[str]]], source: str | None
 ) -> tuple[np.ndarray | None, str]:
-    """The content that `decode` gives for a path or URI, and its status; None and the reason where it raises."""
+    """The content that `decode` gives for a path or URI, and its status; None and the reason where that is at fault.
+
+    Raises PlaceTrouble where the storage, the network or this machine is at fault, for that may pass.
+    """
     if source is None:
         return None, status.MISSING
     try:
@@ -157,10 +163,38 @@ def with_status(
         return None, f"{status.MISSING}: {error}"
     except FileNotFoundError:
         return None, f"{status.MISSING}: no such file"
-    except Corrupt as error:
-        return None, f"{status.CORRUPT}: {error}"
-    except Exception as error:  # no error of FFmpeg or storage over one file may end a job
-        return None, f"{status.CORRUPT}: {reason(error)}"
+    except Exception as error:  # no error of FFmpeg over one file may end a job
+        _check_place(source, error)
+        return None, f"{status.CORRUPT}: {error if isinstance(error, Corrupt) else reason(error)}"
+
+
+def _check_place(source: str, error: Exception) -> None:
+    """Raise PlaceTrouble where this error of decoding comes from the storage, the network or this machine.
+
+    FFmpeg's demuxers also say "Input/output error" of files that are cut, and call a file damaged whose bytes the disk
+    does not give: what counts for a local file is whether it can be read without FFmpeg. Errors of remote storage come
+    through FFmpeg as they were raised.
+    """
+    if isinstance(error, MemoryError) or not isinstance(error, av.FFmpegError | Corrupt):
+        trouble.raise_of_place(error, source)
+    elif "://" not in source or source.startswith("file:"):
+        _try_reading(source)
+
+
+def _try_reading(source: str) -> None:
+    """Read the head and tail of a local file. Raises PlaceTrouble where its storage or this machine does not let it."""
+    path = fs.FileSystem.from_uri(source)[1] if "://" in source else source
+    try:
+        if not os.path.isfile(path):
+            return
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            for start in sorted({0, max(0, size - _TRIED_BYTES)}):
+                file.seek(start)
+                while file.tell() - start < _TRIED_BYTES and file.read(2**20):
+                    pass
+    except OSError as error:
+        trouble.raise_of_place(error, source)
 
 
 def reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from emo_ray import trouble
 from emo_ray.data import lfs
 from emo_ray.data.folders import list_folder
 from emo_ray.data.tables import columns as feature_columns
@@ -95,13 +96,14 @@ def _npy_folder(folder: Path) -> FeatureFile:
 
 def _load(file: Path) -> Array | str | None:
     """The array in a file, or why it cannot be read; None for a link that leads nowhere."""
-    if not file.is_file():
-        return None
-    if lfs.is_pointer(file):
-        return f"a Git LFS pointer: {lfs.ADVICE}"
     try:
+        if not file.is_file():
+            return None
+        if lfs.is_pointer(file):
+            return f"a Git LFS pointer: {lfs.ADVICE}"
         array = np.load(file, allow_pickle=False)
     except Exception as error:  # of many kinds: tokenize.TokenError, MemoryError, zipfile.BadZipFile, ...
+        trouble.raise_of_place(error, file)
         return f"not readable as .npy: {_reason(error)}"
     return array if isinstance(array, np.ndarray) else "not readable as .npy: an archive"
 
@@ -146,6 +148,7 @@ def _member(archive: Any, clip_id: str) -> Array | str:
     try:
         array = archive[clip_id]
     except Exception as error:  # of many kinds: zlib.error, RuntimeError of a password, NotImplementedError, ...
+        trouble.raise_of_place(error, f"{archive.zip.filename}: {clip_id}")
         return f"not readable: {_reason(error)}"
     return array if isinstance(array, np.ndarray) else "not readable: no array"
 
@@ -246,6 +249,8 @@ def _places(width: int) -> list[str]:
 def _one_message(path: Path) -> Iterator[None]:
     """Whatever a library raises for a file becomes a ValueError that names the file; our own errors stay as they are.
 
+    Raises PlaceTrouble for what is no fault of the file.
+
     Damaged files raise errors of many kinds: zlib.error, zipfile.BadZipFile, tokenize.TokenError, NotImplementedError,
     IndexError, MemoryError, RuntimeError, and those of Arrow.
     """
@@ -254,6 +259,7 @@ def _one_message(path: Path) -> Iterator[None]:
     except Exception as error:
         if type(error) is ValueError and str(error).startswith(f"{path}: "):
             raise
+        trouble.raise_of_place(error, path)
         if path.is_file() and lfs.is_pointer(path):
             raise ValueError(f"{path}: found a Git LFS pointer, expected the table: {lfs.ADVICE}") from None
         is_text = path.suffix.lower() in (".csv", ".tsv")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import cluster, store
+from emo_ray import cluster, store, trouble
 from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
@@ -168,12 +168,11 @@ def _synthesise(config: Config) -> list[Clip]:
 
 
 def _decode(config: Config, plan: ShardPlan) -> None:
-    """Decode the parts that are not there yet, in parallel."""
+    """Decode the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
     tasks = decode_tasks(plan)
 
     def decode(task: bytes) -> bytes:
-        shards.write_part(*pickle.loads(task))
-        return b""
+        return shards.write_pickled_part(task).encode()
 
     sizes = [len(plan.clips_of[name]) for name in tasks]
     total = sum(map(len, plan.clips_of.values()))
@@ -183,7 +182,8 @@ def _decode(config: Config, plan: ShardPlan) -> None:
         title = "writing transcripts and statuses"  # feature tables leave nothing to decode
     else:
         title = "decoding clips"
-    in_parallel(config, decode, list(tasks.values()), title, sizes)
+    answers = in_parallel(config, decode, list(tasks.values()), title, sizes)
+    trouble.check_read(answer.decode() for answer in answers)
 
 
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
@@ -219,7 +219,7 @@ def in_parallel(
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **cluster.task_resources())
     results = []
-    with cluster.few_deaths(title), progress(title, sum(sizes), unit) as advance:
+    with progress(title, sum(sizes), unit) as advance:
         for row in dataset.iter_rows():
             results.append(row["result"])
             advance(row["size"])

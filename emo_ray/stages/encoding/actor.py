@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from emo_ray import cluster, store
+from emo_ray import cluster, store, trouble
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.batch import FROM_SHARDS, Batch
@@ -28,17 +28,21 @@ class EncodeActor:
     Tasks come encoder by encoder, so each is loaded once, and two large models are never in memory together.
     """
 
-    def __init__(self, encoders: Sequence[EncoderSpec], device: str | None = None):
-        self.encoders, self.device = encoders, device or actor_device()
+    def __init__(self, encoders: Sequence[EncoderSpec], patience_s: float, device: str | None = None):
+        self.encoders, self.patience_s, self.device = encoders, patience_s, device or actor_device()
         self.module: Any = None
         self.loaded = -1  # index of the encoder that `module` is
 
     def __call__(self, row: dict) -> dict:
-        """Encode one shard part and return the number of its clips.
+        """Encode one shard part; returns the number of its `clips`, and what is `unread`: see trouble.unread.
 
         A row has `encoder` (its index), `shard` and `feature` (paths) and `encoded_in`: the pickled answer of
         shards.find_rows on parts that have features already. Those rows are copied.
         """
+        unread = trouble.unread(lambda: trouble.in_rounds(self._encode, [row], self.patience_s))
+        return {"clips": row["clips"], "unread": unread}
+
+    def _encode(self, row: dict) -> None:
         encoder, part_of = self.encoders[row["encoder"]], pickle.loads(row["encoded_in"])
         shard = store.read_parquet(Path(row["shard"]), columns=["identity", *shard_columns(encoder.reads)])
         fresh = shard.filter(pa.array([identity not in part_of for identity in shard["identity"].to_pylist()]))
@@ -49,7 +53,6 @@ class EncodeActor:
         place = {clip_id: i for i, clip_id in enumerate(table["clip_id"].to_pylist())}
         table = table.take([place[clip_id] for clip_id in shard["clip_id"].to_pylist()])
         store.write_parquet(Path(row["feature"]), table, rows_per_group=2**12)
-        return {"clips": len(table)}
 
     def _module(self, index: int) -> Any:
         if self.loaded != index:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import cluster, store
+from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
 from emo_ray.data.prepared import Prepared
@@ -33,6 +33,7 @@ def encode_corpus(
     ledger = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts))))
     folders: dict[str, Path] = {}
     rows: list[dict[str, Any]] = []
+    clips_of = Counter(ledger["part"].to_pylist())
     for i, encoder in enumerate(encoders):
         if not encoder.wanted(ledger):
             continue  # nobody has it: no need to load a model
@@ -48,12 +49,13 @@ def encode_corpus(
                 "shard": str(prepared.shards / name),
                 "feature": str(folder / name),
                 "part": name,
+                "clips": clips_of[name],
                 "encoded_in": pickle.dumps(encoded_in.get(name, {})),
             }
             for name in missing
         ]
     if rows:
-        _encode_with_progress(config, prepared, encoders, rows)
+        _encode_with_progress(config, encoders, rows)
     for i in sorted({row["encoder"] for row in rows if encoders[row["encoder"]].sources}):
         external_tables.report_rows(encoders[i], folders[encoders[i].modality], parts)
     return folders
@@ -121,15 +123,16 @@ def _note(folder: Path, shards: Path, encoder: EncoderSpec) -> None:
         store.write_text(folder / store.META, json.dumps({**about, "shards": shards.name}))
 
 
-def _encode_with_progress(
-    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], rows: list[dict]
-) -> None:
-    clips_of = Counter(prepared.ledger["part"].to_pylist())
+def _encode_with_progress(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -> None:
+    """Encode these rows. Raises PlaceTrouble at the end where sources could not be read; their parts are not made."""
     names = ", ".join(encoder.modality for i, encoder in enumerate(encoders) if any(r["encoder"] == i for r in rows))
-    total = sum(clips_of[row["part"]] for row in rows)
-    with cluster.few_deaths(f"encoding {names}"), progress(f"encoding {names}", total, "clips") as advance:
+    total = sum(row["clips"] for row in rows)
+    unread = []
+    with progress(f"encoding {names}", total, "clips") as advance:
         for row in _encode(config, encoders, rows):
+            unread.append(row["unread"])
             advance(row["clips"])
+    trouble.check_read(unread)
 
 
 def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -> Iterator[dict]:
@@ -139,7 +142,7 @@ def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -
 
     if config.train.num_workers == 0:
         with own_device(config) as device:
-            yield from map(EncodeActor(encoders, device.type), rows)
+            yield from map(EncodeActor(encoders, config.media.patience_s, device.type), rows)
         return
     import ray.data
 
@@ -147,4 +150,4 @@ def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = actor_pool(config, len(rows))
     actor: Any = EncodeActor  # Ray's types know functions alone
-    yield from dataset.map(actor, fn_constructor_args=(encoders,), **pool).iter_rows()
+    yield from dataset.map(actor, fn_constructor_args=(encoders, config.media.patience_s), **pool).iter_rows()

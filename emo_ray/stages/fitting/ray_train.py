@@ -66,12 +66,17 @@ def train(
     """
     folder = _state_folder(config, job.phase, job.digest)
     folder.mkdir(parents=True, exist_ok=True)
-    with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell:
-        if config.train.num_workers == 0:
-            best = train_locally(job, config, datasets, LocalReporter(folder, tell))
-        else:
-            with epoch_log.poll(tell):
-                best = _train_on_ray(job, config, datasets, folder)
+    try:
+        with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell:
+            if config.train.num_workers == 0:
+                best = train_locally(job, config, datasets, LocalReporter(folder, tell))
+            else:
+                with epoch_log.poll(tell):
+                    best = _train_on_ray(job, config, datasets, folder)
+    except Exception:
+        if not epoch_log.history(folder):  # training diverged at once, for one: nothing to go on from
+            clean_up(config, job.phase, job.digest)
+        raise
     history = epoch_log.history(folder)
     check_history(folder, best, history)
     if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), config.train.epochs):

@@ -1,6 +1,8 @@
 """Subtitles beside a recording: each cue is a clip with its words."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tables_on_disk import table
 
 from emo_ray.config.data_settings import Data
@@ -99,3 +101,17 @@ def test_two_transcripts_of_a_recording_are_an_error(tmp_path):
         table(tmp_path / name, text)
     with pytest.raises(ValueError, match=r"a\.srt.*a\.txt"):
         read_corpus(Data(manifest=str(tmp_path), corpus="folder"))
+
+
+PIECES = st.sampled_from(
+    ["1\n", "00:00:01,000", " --> ", "00:00:02.500", "-00:01", "\n", "\n\n", "<i>", "{\\an8}", "{", "<", "&#0;", "\0"]
+)
+
+
+@given(pieces=st.lists(PIECES | st.text(max_size=8), max_size=24), suffix=st.sampled_from(["srt", "vtt"]))
+def test_any_text_is_cues_with_words_in_order(pieces, suffix, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / f"a.{suffix}"
+    path.write_text("WEBVTT\n\n" * (suffix == "vtt") + "".join(pieces), encoding="utf-8", newline="")
+    cues = read_cues(path)
+    assert all(0 <= cue.start_s < cue.end_s and cue.text.strip() for cue in cues)
+    assert [cue[:2] for cue in cues] == sorted({cue[:2] for cue in cues})

@@ -6,10 +6,12 @@ import zipfile
 import numpy as np
 import pyarrow as pa
 import pytest
+from faults import few_files
 from feature_forms import FORMS, columns, lists, npy, parquet, saved, text
 
 from emo_ray.data import tables
 from emo_ray.data.tables import Tables, files
+from emo_ray.trouble import PlaceTrouble
 
 ROWS = 40
 NAMES = tuple(f"c{i:02d}" for i in range(ROWS))
@@ -242,3 +244,18 @@ def test_a_folder_of_features_holds_its_files_itself(target, tmp_path):
     (tmp_path / "features" / "a").symlink_to(tmp_path / target)
     with pytest.raises(ValueError, match=r"features: found links .*\(a\), expected .*cp -rL"):
         files.open_file(tmp_path / "features")
+
+
+def test_a_table_that_cannot_be_read_for_now_is_no_damaged_one(tmp_path):
+    """Files of a folder and a whole table: the same sources are read when the fault is over."""
+    folder, table = tmp_path / "npy", tmp_path / "a.csv"
+    npy(folder, NAMES, NOISE)
+    text(table, ",", NAMES, NOISE)
+    for source in (folder, table):
+        with few_files(), pytest.raises(PlaceTrouble, match="Too many open files"):
+            Tables([str(source)])
+        assert set(Tables([str(source)])(NAMES)["status"].to_pylist()) == {"ok"}
+    opened = Tables([str(folder)])
+    with few_files(), pytest.raises(PlaceTrouble, match=r"c00\.npy: Too many open files"):
+        opened(NAMES)
+    assert set(opened(NAMES)["status"].to_pylist()) == {"ok"}

@@ -129,3 +129,4 @@ def test_training_that_diverges_at_once_stores_no_model(few_labels):
     with pytest.raises(ValueError, match=r"fusion\.lr=1e\+30"):
         train(config)
     assert not resolve_training(config, open_corpus(config)).path.exists()
+    assert not list(Path(config.store.root).glob("train/fusion-*"))
