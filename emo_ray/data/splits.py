@@ -113,9 +113,10 @@ def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, se
     groups = _groups(candidates)
     group_count = len(set(groups))
     if group_count < 2:
+        advice = ", or leave speakers unread with data.columns.speaker=null" if kind == "speaker" else ""
         raise ValueError(
             f"found {group_count} {kind}(s) to cut a {target} split from, expected at least 2: give the manifest a "
-            "split column, or leave speakers unread with data.columns.speaker=null"
+            f"split column{advice}"
         )
     count = int(np.clip(round(1 / fraction), 2, group_count))
     kept_parts = 2 if target == "test" and group_count > 2 else 1  # a validation split is cut from what stays
