@@ -21,19 +21,23 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest, shards, synthetic
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
+from emo_ray.data.transcripts import SCHEMA, unjudged
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.identity import frozen_digest
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages import crossvalidate, evaluate, predict, pseudo_label, segment, self_train, teachers, tune
-from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.answer_log import ChatAnswer
-from emo_ray.stages.chat.readings import Usage, readings_of
+from emo_ray.stages.chat import answer_log, sounds
+from emo_ray.stages.chat.answer_log import ChatAnswer, SoundAnswer, Usage
+from emo_ray.stages.chat.readings import readings_of
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import plan_corpus, resolve_corpus, synthetic_folder
-from emo_ray.stages.decoding.shard_plan import decode_tasks, plan_some_parts
-from emo_ray.stages.encoding.encoders import encoders_of, feature_folder, frozen_encoders, of_checkpoint
+from emo_ray.stages.decoding.shard_plan import Decoded, decode_tasks, plan_some_parts
+from emo_ray.stages.encoding.encoders import encoders_of, feature_folder, frozen_encoders, of_checkpoint, recogniser
+from emo_ray.stages.encoding.recognition import SPOKEN
+from emo_ray.stages.encoding.text_sources import TextSources, Transcripts
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
+from emo_ray.stages.transcripts import is_configured, question_digests, transcripts_of
 
 ANSWER_TOKENS = 15  # of each made-up answer
 Names = dict[str, object]  # artefact -> what tells it from others of its kind; None where there is none
@@ -52,26 +56,32 @@ def names_of(config: Config, media: Path) -> Names:
         "frozen_clip": frozen_digest(config),
         "shards": (prepared.shards.name, prepared.parts),
         "splits": prepared.path.name,
-        "readings": corpus.readings and (corpus.readings.path.parent.name, corpus.readings.path.name),
+        "transcripts": corpus.texts.transcripts and (corpus.texts.transcripts.digest, prepared.parts),
+        "readings": readings_name(corpus),
         "emovclip": plan.video_path and plan.video_path.name,
         "fusion": plan.path.name,
         "report": report_name(config, corpus, teacher, media),
         "pseudo_labels": pseudo_labels_name(config, corpus, teacher, media),
         "self_training": self_training_name(config, corpus, teacher),
-        "sweep": tune._key(config, resolve_training(config, Corpus(prepared.without_test(), corpus.readings))),
+        "sweep": tune._key(config, resolve_training(config, Corpus(prepared.without_test(), corpus.texts))),
         "folds": folds_name(config, media),
         "predictions": predictions_name(config, teacher, media),
     }
-    encoders = encoders_of(config, plan.path, corpus.readings)
+    encoders = encoders_of(config, plan.path, corpus.texts)
     folders = {encoder.modality: feature_folder(config, prepared.shards, encoder).name for encoder in encoders}
     features = {name: (folders[name], prepared.parts) if name in folders else None for name in MODALITIES}
     return names | {f"{name}_features": features[name] for name in MODALITIES}
 
 
+def readings_name(corpus: Corpus) -> tuple[str, str] | None:
+    readings = corpus.texts.readings
+    return readings and (readings.path.parent.name, readings.path.name)
+
+
 def opened(config: Config, media: Path) -> Corpus:
     """The corpus of a job that has used up its budget, so that nothing is asked."""
     prepared = decoded(config, media)
-    return Corpus(prepared, answered(config, prepared.clips))
+    return Corpus(prepared, answered(config, prepared))
 
 
 def decoded(config: Config, media: Path) -> Prepared:
@@ -110,8 +120,38 @@ def mark(video: Path, number: int) -> None:
         stream.write(struct.pack(">I4sQ", 16, b"free", number))
 
 
-def answered(config: Config, clips: Iterable[Clip]):
-    """The readings of these clips, with answers for as many transcripts as the budget has room for."""
+def answered(config: Config, decoded: Decoded) -> TextSources:
+    """The texts of these clips, with answers for as many questions as the budgets have room for."""
+    written = transcribed(config, decoded)
+    return TextSources(written, read(config, written.in_clips(decoded.clips) if written else decoded.clips))
+
+
+def transcribed(config: Config, decoded: Decoded) -> Transcripts | None:
+    """Made-up transcripts, which tell the recogniser and the clip."""
+    if not is_configured(config):
+        return None
+    encoder, asking = recogniser(config), config.transcribe
+    folder = feature_folder(config, decoded.shards, encoder)
+    for name in decoded.parts:
+        table = store.read_parquet(decoded.shards / name)
+        rows = [
+            unjudged(clip_id, SPOKEN if encoder.is_remote else "ok") | {"text": f"{encoder.digest} {clip_id}"}
+            for clip_id in table["clip_id"].to_pylist()
+        ]
+        store.write_parquet(folder / name, pa.Table.from_pylist(rows, SCHEMA))
+    if encoder.is_remote:
+        log, _ = answer_log.folder_of(cluster.store_root(config), "transcribed", sounds.settings(asking))
+        digests = sorted(set(question_digests(decoded, encoder).values()))[: asking.max_requests]
+        answers = answer_log.read(log, SoundAnswer)
+        write = answer_log.writer(log)
+        for digest in digests:
+            if digest not in answers:
+                write(SoundAnswer(digest, "ok", f"said {digest} {log.name}"))
+    return transcripts_of(config, decoded, decoded.clips, Usage(asking.max_requests or 0))
+
+
+def read(config: Config, clips: Iterable[Clip]):
+    """The readings of these clips."""
     asking, clips = config.annotate, list(clips)
     if asking.url is None:
         return None
@@ -119,7 +159,7 @@ def answered(config: Config, clips: Iterable[Clip]):
     digests = sorted({answer_log.digest(asking, clip.text) for clip in clips if clip.text and clip.text.strip()})
     limits = [asking.max_requests, asking.max_tokens and asking.max_tokens // ANSWER_TOKENS]
     count = min((limit for limit in limits if limit is not None), default=len(digests))
-    answers = answer_log.read(folder)
+    answers = answer_log.read(folder, ChatAnswer)
     missing = [digest for digest in digests[:count] if digest not in answers]
     if missing:
         write = answer_log.writer(folder)
@@ -166,14 +206,14 @@ def report_name(config: Config, corpus: Corpus, path: Path, media: Path) -> str:
     config, corpus = of_teacher(config, corpus, path, media)
     judged = evaluate._judged_clips(config, corpus.prepared, path)
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    encoders = encoders_of(config, path, corpus.readings_for(labelled))
+    encoders = encoders_of(config, path, corpus.texts_for(labelled))
     return evaluate._folder(config, path, encoders, corpus.prepared, judged).name
 
 
 def predictions_name(config: Config, path: Path, media: Path) -> object:
     config = of_checkpoint(config, path)
     plan = plan_corpus(config)
-    models = predict.load_models(config, path, readings=answered(config, plan.clips))
+    models = predict.load_models(config, path, texts=answered(config, plan))
     return predict.planned_parts(config, models, plan).folder.name, tuple(plan.clips_of)
 
 
@@ -186,7 +226,7 @@ def pseudo_labels_name(config: Config, corpus: Corpus, path: Path, media: Path) 
         teacher_config = teachers._config_of(first_config, folder, prepared.labels)
         unseen = teachers._unseen(prepared, folder)
         plan = plan_some_parts(teacher_config, prepared, prepared.parts_with({*pool, *unseen}))
-        models = predict.load_models(teacher_config, folder, readings=answered(teacher_config, plan.clips))
+        models = predict.load_models(teacher_config, folder, texts=answered(teacher_config, plan))
         parts = predict.planned_parts(teacher_config, models, plan)
         gathered.append(teachers.Teacher(folder, parts, unseen))
     folder = pseudo_label._folder(first_config, gathered, prepared)
@@ -200,4 +240,4 @@ def self_training_name(config: Config, corpus: Corpus, teacher: Path) -> str:
 def folds_name(config: Config, media: Path) -> str:
     config = override(config, {"data.folds": config.data.folds or crossvalidate.FOLDS})
     corpus = opened(config, media)
-    return crossvalidate._key(config, corpus.prepared, frozen_encoders(config, corpus.readings))
+    return crossvalidate._key(config, corpus.prepared, frozen_encoders(config, corpus.texts))

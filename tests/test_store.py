@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray import store
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.locks import lock
 from emo_ray.stages.chat import answer_log
 
@@ -527,7 +527,7 @@ import pyarrow as pa
 import torch
 from emo_ray import store
 from emo_ray.config import Config
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.models import checkpoint
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import ChatAnswer

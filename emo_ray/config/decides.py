@@ -31,9 +31,10 @@ ARTEFACTS = {
     "frozen_clip": Artefact("the frozen CLIP: its architecture, weights and image size"),
     "shards": Artefact("decoded clips", made_from=("corpus",)),
     "splits": Artefact("who is in train, validation, test and unlabelled", made_from=("corpus", "shards")),
-    "readings": Artefact("a stronger model's readings of the transcripts", made_from=("corpus",)),
+    "transcripts": Artefact("what a recogniser heard in clips without a transcript", made_from=("shards",)),
+    "readings": Artefact("a stronger model's readings of the transcripts", made_from=("corpus", "transcripts")),
     "audio_features": Artefact("features of sound", made_from=("shards",)),
-    "text_features": Artefact("features of transcripts", made_from=("shards", "readings")),
+    "text_features": Artefact("features of transcripts", made_from=("shards", "transcripts", "readings")),
     "emovclip": Artefact("the trained prompts of the video model", made_from=("frozen_clip", "splits")),
     "video_features": Artefact("features of video", made_from=("shards", "emovclip")),
     "fusion": Artefact(

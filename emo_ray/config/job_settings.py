@@ -1,114 +1,18 @@
-"""The sections of the configuration that belong to one job, or to all: what is asked, selected, measured, and where."""
+"""The sections of the configuration that belong to one job, or to all: what is selected, measured, and where."""
 
 import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
+from emo_ray.config.setting import NOTHING, Section, by_content, by_value, setting
 
-ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is not None)
 Rate = Annotated[float, Field(ge=0, le=1)]
 _PORT_OR_NONE = re.compile(r"[^:/@]*(:\d*)?(/|$)")  # how an address without user and password begins
 _TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")  # of MLflow itself
-
-
-class Annotate(Section, decides=by_value("readings", only_if=ASKED)):
-    """A stronger model's reading of each transcript, asked of an OpenAI-compatible chat endpoint.
-
-    The key is OPENAI_API_KEY of the environment and no setting, so that no file or run can hold it. A checkpoint says
-    what is asked and of which model, never whom: else it could name the URL that somebody's key is sent to.
-    """
-
-    url: str | None = setting(
-        None,
-        "The endpoint, e.g. http://127.0.0.1:8000/v1. null: no readings are made, and none are used.",
-        decides=by_content("readings"),
-        owner="caller",
-    )
-    model: str = setting("gpt-4", "The model, as the endpoint calls it.")
-    prompt: str = setting(
-        'Somebody says: "{transcript}"\n'
-        "Describe the speaker's likely emotional state in one or two short sentences, and what in the words shows it. "
-        "Answer in {language}.",
-        "What the model is asked; {transcript} and {language} are filled in. Quote it in YAML.",
-    )
-    language: str = setting("English", "Language of the readings.")
-    max_answer_tokens: int = setting(120, "Longest answer in tokens; a longer one is cut there.", ge=1)
-    request: dict[str, Any] = setting(
-        {}, "Further fields of each request; null takes one of ours out: max_tokens, temperature."
-    )
-    concurrency: int = setting(
-        8, "Requests under way at once, over the whole job.", decides=NOTHING, owner="caller", ge=1
-    )
-    timeout_s: float = setting(60.0, "Time-out of a request in seconds.", decides=NOTHING, owner="caller", gt=0)
-    max_attempts: int = setting(
-        6, "Requests for one transcript in one run, failed ones included.", decides=NOTHING, owner="caller", ge=1
-    )
-    backoff_s: float = setting(
-        1.0,
-        "Wait before the second request for a transcript, in seconds; doubled before each further one.",
-        decides=NOTHING,
-        owner="caller",
-        gt=0,
-    )
-    max_wait_s: float = setting(
-        60.0,
-        "Longest wait between two requests, in seconds. An endpoint that asks for a longer one ends the run.",
-        decides=NOTHING,
-        owner="caller",
-        gt=0,
-    )
-    max_requests: int | None = setting(
-        None,
-        "Budget of a run in requests, failed ones included. What it leaves unasked is asked in the next run.",
-        decides=by_content("readings"),
-        owner="caller",
-        ge=1,
-    )
-    max_tokens: int | None = setting(
-        None,
-        "Budget of a run in tokens of prompts and answers, as the endpoint counts them.",
-        decides=by_content("readings"),
-        owner="caller",
-        ge=1,
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _endpoint(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "http://nowhere")
-        if parts.username or parts.password or parts.query:  # and a URL is written to files
-            raise ValueError("found credentials or a query in annotate.url, expected the key in OPENAI_API_KEY alone")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"found {url!r}, expected http://HOST:PORT/v1 or https://HOST/v1")
-        return url
-
-    @field_validator("request")
-    @classmethod
-    def _other_fields(cls, request: dict[str, Any]) -> dict[str, Any]:
-        if taken := {"model", "messages", "stream", "n"} & set(request):
-            raise ValueError(f"found {', '.join(sorted(taken))} in annotate.request, expected other fields")
-        return request
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _no_mapping(cls, prompt: Any) -> Any:
-        if isinstance(prompt, dict):  # how YAML reads a bare {transcript}
-            raise ValueError(f"found {prompt!r}, expected text in quotes that YAML sees: 'annotate.prompt=\"...\"'")
-        return prompt
-
-    @field_validator("prompt")
-    @classmethod
-    def _places(cls, prompt: str) -> str:
-        places = re.findall(r"{(\w+)}", prompt)
-        if places.count("transcript") != 1 or set(places) - {"transcript", "language"}:
-            raise ValueError(f"found {prompt!r}, expected {{transcript}} once and of other such brackets {{language}}")
-        return prompt
 
 
 class Pseudo(Section, decides=by_value("pseudo_labels"), owner="caller"):

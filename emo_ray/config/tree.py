@@ -13,8 +13,8 @@ from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from emo_ray.config.data_settings import Data, Media, Segment, Synthetic, Tables
+from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.job_settings import (
-    Annotate,
     Bench,
     Chaos,
     Claims,
@@ -69,6 +69,7 @@ class Config(Section):
     emovclip: EmoVCLIP = EmoVCLIP()
     audio: Audio = Audio()
     text: Text = Text()
+    transcribe: Transcribe = Transcribe()
     annotate: Annotate = Annotate()
     fusion: Fusion = Fusion()
     train: Train = Train()

@@ -28,7 +28,8 @@ from emo_ray.data.file_digests import file_digest, in_threads
 from emo_ray.data.manifest import Clip
 
 _SILENCE = 1  # int16 steps: dithered silence is no louder
-VERSION = 3  # of SCHEMA; 2: identities, and the digests of the content; 3: identities hold the content of local files
+# Of SCHEMA; 2: identities, digests of the content; 3: identities hold the content of local files; 4: the language.
+VERSION = 4
 # Digests of the decoded frames and sound, by which a clip is recognised under any name. Null where a clip has none, and
 # where the content says nothing: pictures of a single colour, silence.
 CONTENT = ("video_digest", "audio_digest")
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
         pa.field("audio_samples", pa.int64()),
         pa.field("text", pa.string()),
+        pa.field("language", pa.string()),
         *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
         *(pa.field(name, pa.string()) for name in CONTENT),
     ]
@@ -89,8 +91,8 @@ def _buckets(clips: Sequence[Clip], clips_per_part: int) -> list[list[Clip]]:
 def identified(
     clips: Sequence[Clip], scope: Scope, report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[IdentifiedClip]:
-    """The clips with their identities: digests of clip_id, transcript, and the media's names, sizes and content,
-    and the span.
+    """The clips with their identities: digests of clip_id, text, language, the media's names, sizes and content, and
+    the span.
 
     Every file is read once, many at a time; `report` is called as by `in_threads`.
     """
@@ -103,7 +105,7 @@ def identified(
 def _identity(clip: Clip, stamp: Callable[[str], Stamp]) -> str:
     stamps = [None if path is None else stamp(path) for path in (clip.video, clip.audio)]
     span = [clip.span_s] if clip.span_s and any(stamps) else []
-    return store.digest(clip.clip_id, clip.text, *stamps, *span)
+    return store.digest(clip.clip_id, clip.text, clip.language, *stamps, *span)
 
 
 def part_name(clips: Sequence[IdentifiedClip]) -> str:
@@ -139,6 +141,7 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
         **_video_columns(frames_THWC, config.jpeg_quality),
         **_audio_columns(samples_S),
         "text": clip.text if has_text else None,
+        "language": clip.language,
         "video_status": video_status,
         "audio_status": audio_status,
         "text_status": text_status,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from emo_ray import store
 from emo_ray.config import Config
+from emo_ray.config.endpoint_settings import Transcribe
 from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT, Audio, Text
 from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.pretrained_source import check_code, source_digest
 
-CLIP_VERSION, AUDIO_VERSION, TEXT_VERSION = 1, 2, 3
+CLIP_VERSION, AUDIO_VERSION, TEXT_VERSION, RECOGNISER_VERSION = 1, 2, 3, 1
 
 
 def frozen_digest(config: Config) -> str:
@@ -38,12 +39,20 @@ def audio_digest(config: Audio) -> str:
     )
 
 
-def text_digest(config: Text, readings: str | None = None) -> str:
-    """Digest of a text encoder; `readings` is the digest of the table of readings that it is given, if any.
+def recogniser_digest(config: Transcribe) -> str:
+    """Digest of a speech recogniser that transformers runs. Raises ValueError where there is no such model."""
+    assert config.model is not None
+    settings = {"language": config.language, "dtype": config.dtype}
+    return store.digest("transcripts", settings, source_digest(config.model, config.revision))
+
+
+def text_digest(config: Text, readings: str | None = None, transcripts: str | None = None) -> str:
+    """Digest of a text encoder; `readings` and `transcripts` are those of the tables that it is given, if any.
 
     Raises ValueError where there is no such model, or its code is not trusted or not pinned: before anything runs.
     """
     templates = [config.template, config.template_with_reading if readings else None, readings]
+    templates += [transcripts] if transcripts else []
     if config.encoder in OFFLINE_TEXT:
         return store.digest("text", config.encoder, config.ngram_features, templates, TEXT_VERSION)
     check_code(config.encoder, config.revision, config.trust_remote_code)

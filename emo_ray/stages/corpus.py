@@ -1,52 +1,70 @@
-"""What a job works on: decoded clips, and where `annotate.url` is set the readings of their transcripts.
+"""What a job works on: decoded clips, transcripts of those without text, and readings of the transcripts.
 
-A job opens its corpus once and hands it to every stage, so that nothing is decoded or asked for twice and all asking
-stays within one budget.
+A job opens its corpus once and hands it to every stage, so that nothing is decoded, transcribed or asked for twice and
+all asking stays within one budget.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from emo_ray.config import Config
+from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import Prepared
 from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.readings import Readings, readings_of
+from emo_ray.stages.chat.readings import readings_of
 from emo_ray.stages.decoding.corpus import prepare_corpus
+from emo_ray.stages.decoding.shard_plan import Decoded
+from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
+from emo_ray.stages.transcripts import deciding, transcripts_of
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus, and readings of the transcripts of those clips that the job needs; None: no readings."""
+    """A prepared corpus, with transcripts and readings of those clips that the job needs."""
 
     prepared: Prepared
-    readings: Readings | None = None
+    texts: TextSources = NO_TEXTS
 
-    def readings_for(self, clip_ids: Collection[str]) -> Readings | None:
-        """The readings as these clips see them."""
-        return None if self.readings is None else self.readings.only(clip_ids)
+    def texts_for(self, clip_ids: Collection[str]) -> TextSources:
+        """Transcripts and readings as these clips see them."""
+        return self.texts.only(clip_ids)
 
 
 def open_corpus(config: Config, labelled_only: bool = True) -> Corpus:
-    """Prepare the corpus of `config.data`, and make the readings of its clips, or of the labelled ones alone.
+    """Prepare the corpus of `config.data`, and make the texts of its clips, or of the labelled ones alone.
 
-    A job that encodes any unlabelled clip needs the readings of all: whole shard parts are encoded, and a part holds
-    either labelled or unlabelled clips. Raises ValueError for a manifest that cannot be used, and where a chat endpoint
+    A job that encodes any unlabelled clip needs the texts of all: whole shard parts are encoded, and a part holds
+    either labelled or unlabelled clips. Raises ValueError for a manifest that cannot be used, and where an endpoint
     refuses every request.
     """
     prepared = prepare_corpus(config)
     clips = [clip for clip in prepared.clips if clip.label is not None or not labelled_only]
-    return Corpus(prepared, readings_of(config, clips))
+    return Corpus(prepared, texts_of(config, prepared, clips))
+
+
+def texts_of(config: Config, decoded: Decoded, clips: Iterable[Clip], before: TextSources = NO_TEXTS) -> TextSources:
+    """Transcripts of these clips where they have none and `transcribe` is set, then readings where `annotate` is.
+
+    What the job has `before` is taken where it was made with the same settings and covers these clips; else what is
+    made stays in one budget with it.
+    """
+    clips = list(clips)
+    written, readings = before.transcripts, before.readings
+    if written is None or written.settings != deciding(config) or not written.covers(clips):
+        written = transcripts_of(config, decoded, clips, written.usage if written else None)
+    if config.annotate.url is None:
+        return TextSources(written)
+    clips = written.in_clips(clips) if written else clips
+    is_same = readings is not None and readings.settings == answer_log.settings(config.annotate)
+    if readings is None or not is_same or not readings.covers(clips):
+        readings = readings_of(config, clips, readings.usage if readings else None)
+    return TextSources(written, readings)
 
 
 def for_config(corpus: Corpus, config: Config, clip_ids: Collection[str]) -> Corpus:
-    """The corpus with readings of these clips as another config of the same job asks for them, in the same budget.
+    """The corpus with transcripts and readings of these clips as another config of the same job makes them.
 
     A teacher's own config is an example: the teacher may have been trained with another model's readings.
     """
-    readings = corpus.readings
-    if config.annotate.url is None:
-        return replace(corpus, readings=None)
     clips = [clip for clip in corpus.prepared.clips if clip.clip_id in clip_ids]
-    if readings is not None and readings.settings == answer_log.settings(config.annotate) and readings.covers(clips):
-        return corpus
-    return replace(corpus, readings=readings_of(config, clips, readings.usage if readings else None))
+    return replace(corpus, texts=texts_of(config, corpus.prepared, clips, corpus.texts))

@@ -52,7 +52,7 @@ def crossvalidate(config: Config) -> Result:
         raise ValueError(
             "found labelled clips of fewer than two classes, expected at least two: see data.columns.label"
         )
-    encoders = frozen_encoders(config, corpus.readings)
+    encoders = frozen_encoders(config, corpus.texts)
     key = _key(config, prepared, encoders)
     folder = cluster.store_root(config) / "reports" / f"folds-{key}"
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.data.transcripts import believed
 from emo_ray.models.checkpoint_files import SEEN, WEIGHTS
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
+from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
@@ -50,7 +52,7 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
         corpus = corpus or open_corpus(config)
     judged = _judged_clips(config, corpus.prepared, path)
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    encoders = encoders_of(config, path, corpus.readings_for(labelled))
+    encoders = encoders_of(config, path, corpus.texts_for(labelled))
     folder = _folder(config, path, encoders, corpus.prepared, judged)
 
     def fill(temporary: Path) -> None:
@@ -154,6 +156,19 @@ def _measure(
     content["notes"] += judged.notes
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
+    content["notes"] += _transcript_notes(config, prepared, used, judged)
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels)
     evaluation.write(content, folder)
+
+
+def _transcript_notes(
+    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], judged: JudgedClips
+) -> list[str]:
+    """How many of the clips had no text but what a recogniser wrote."""
+    paths = [encoder.transcripts for encoder in encoders if encoder.transcripts is not None]
+    with_text = {clip.clip_id for clip in prepared.clips if has_words(clip)}
+    written = {clip_id for path in paths for clip_id in believed(path)}
+    count = len((written - with_text) & judged.label_of.keys())
+    words = f"the text of {count} of these {len(judged.label_of)} clips was transcribed by {config.transcribe.model}"
+    return [words] if count else []

@@ -21,8 +21,7 @@ def features(config: Config) -> Result:
     if path:
         config = of_checkpoint(config, path)
     corpus = open_corpus(config, labelled_only=False)
-    readings = corpus.readings
-    encoders = encoders_of(config, path, readings) if path else frozen_encoders(config, readings)
+    encoders = encoders_of(config, path, corpus.texts) if path else frozen_encoders(config, corpus.texts)
     folders = encode_corpus(config, corpus.prepared, encoders)
     content: dict = {name: str(folder) for name, folder in folders.items()}
     if config.tables.export:

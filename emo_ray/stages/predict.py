@@ -23,27 +23,29 @@ import torch
 from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import shards
+from emo_ray.data import shards, transcripts
 from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import WEIGHTS, read_config
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.reports.training import summary_table
-from emo_ray.stages.chat.readings import Readings, readings_of
-from emo_ray.stages.decoding.corpus import plan_corpus
+from emo_ray.stages.corpus import texts_of
+from emo_ray.stages.decoding.corpus import decode, plan_corpus
 from emo_ray.stages.decoding.shard_plan import ShardPlan, decode_tasks
 from emo_ray.stages.encoding import external_tables
 from emo_ray.stages.encoding.actor import actor_device, encode_rows, shard_columns
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import actor_pool
+from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
 from emo_ray.stages.result import Result
 from emo_ray.stages.segment import cut_long_recordings
+from emo_ray.stages.transcripts import is_configured
 from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
 UNUSABLE = "no usable modality"
-ActorArguments = tuple[Config, Path, Readings | None, dict[str, Path], Path]  # of PredictActor, but for its device
+ActorArguments = tuple[Config, Path, TextSources, dict[str, Path], Path]  # of PredictActor, but for its device
 TOGETHER = "probabilities"
 ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
 
@@ -58,7 +60,7 @@ class Models:
     encoders: dict[str, EncoderSpec]
     modules: Mapping[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
-    readings: Readings | None  # for the encoder of text
+    texts: TextSources  # for the encoder of text
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ def predict(config: Config) -> Result:
     config = of_checkpoint(config, path)
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
     plan = plan_corpus(config, cut_long_recordings if config.segment.auto else None)
-    readings = readings_of(config, plan.clips)
-    parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, readings)
+    if is_configured(config):
+        decode(config, plan)  # all sound is transcribed before the first clip is predicted
+    texts = texts_of(config, plan, plan.clips)
+    parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, texts)
     meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of)}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     if not all((folder / name).exists() for name in plan.clips_of):
@@ -110,14 +114,14 @@ def predict(config: Config) -> Result:
 
 
 def predict_parts(
-    config: Config, path: Path, plan: ShardPlan, corpus: Collection[str], readings: Readings | None
+    config: Config, path: Path, plan: ShardPlan, corpus: Collection[str], texts: TextSources
 ) -> PredictionParts:
     """Predict the parts of a plan that this model has not predicted yet, each into a file of the same name.
 
     They lie in one folder for all corpora and runs of a model. `corpus` are the clip_ids that feature tables from
     elsewhere should know.
     """
-    models = load_models(config, path, readings=readings)
+    models = load_models(config, path, texts=texts)
     for encoder in models.encoders.values():
         external_tables.check(encoder, corpus)
     parts = planned_parts(config, models, plan)
@@ -137,15 +141,15 @@ def planned_parts(config: Config, models: Models, plan: ShardPlan) -> Prediction
     return PredictionParts(cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}", decides)
 
 
-def load_models(config: Config, path: Path, device: str = "cpu", readings: Readings | None = None) -> Models:
+def load_models(config: Config, path: Path, device: str = "cpu", texts: TextSources = NO_TEXTS) -> Models:
     """The model in a checkpoint folder, to predict with in this process; encoders are loaded when clips need them."""
     config = of_checkpoint(config, path)
     head = checkpoint.load_fusion(path).to(device)
     # Sound or text that no training clip had cannot be used, though there is an encoder.
-    all_encoders = encoders_of(config, path, readings)
+    all_encoders = encoders_of(config, path, texts)
     encoders = {encoder.modality: encoder for encoder in all_encoders if encoder.modality in head.project}
     modules = {name: cache(partial(encoder.built, device)) for name, encoder in encoders.items()}
-    return Models(path, read_config(path)[1], head, encoders, modules, device, readings)
+    return Models(path, read_config(path)[1], head, encoders, modules, device, texts)
 
 
 def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:
@@ -157,6 +161,8 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     features = {name: store.read_parquet(file) for name, file in feature_paths.items() if file.exists()}
     needed = {media for name, encoder in models.encoders.items() if name not in features for media in encoder.reads}
     table = store.read_parquet(shard, columns=shard_columns(sorted(needed)))
+    if "text" in models.encoders:
+        table = transcripts.filled(table, models.encoders["text"].transcripts)
     batch, table = _with_features(models, table, features)
     predictions = _table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
     store.write_parquet(out, predictions, rows_per_group=2**12)
@@ -170,10 +176,10 @@ class PredictActor:
     """
 
     def __init__(
-        self, config: Config, path: Path, readings: Readings | None, feature_folders: Mapping[str, Path], folder: Path,
+        self, config: Config, path: Path, texts: TextSources, feature_folders: Mapping[str, Path], folder: Path,
         device: str | None = None,
     ):  # fmt: skip
-        self.models = load_models(config, path, device or actor_device(), readings)
+        self.models = load_models(config, path, device or actor_device(), texts)
         self.feature_folders, self.folder = feature_folders, folder
         self.patience_s = config.media.patience_s
 
@@ -203,7 +209,7 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
-    arguments = config, models.path, models.readings, feature_folders, folder
+    arguments = config, models.path, models.texts, feature_folders, folder
     run = _in_this_process if config.train.num_workers == 0 else _in_actors
     clips = 0
     unread = []

@@ -293,6 +293,6 @@ def _key(config: Config, corpus: Corpus, first: Round) -> str:
         settings_of(config, "self_training"),
         corpus.prepared.path.name,
         frozen_digest(config),
-        [encoder.digest for encoder in frozen_encoders(config, corpus.readings)],
+        [encoder.digest for encoder in frozen_encoders(config, corpus.texts)],
         [model and store.digest_path(Path(model) / WEIGHTS) for model in models],
     )

@@ -82,8 +82,8 @@ def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collecti
         needed = {*pool, *unseen}
         plan = plan_some_parts(teacher_config, prepared, prepared.parts_with(needed))
         corpus = for_config(corpus, teacher_config, {clip.clip_id for clip in plan.clips})
-        readings = corpus.readings_for({clip.clip_id for clip in plan.clips})
-        teachers.append(Teacher(path, predict_parts(teacher_config, path, plan, clip_ids, readings), unseen))
+        texts = corpus.texts_for({clip.clip_id for clip in plan.clips})
+        teachers.append(Teacher(path, predict_parts(teacher_config, path, plan, clip_ids, texts), unseen))
     return teachers
 
 

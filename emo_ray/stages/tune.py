@@ -96,11 +96,11 @@ def _check_folds(config: Config) -> None:
 
 
 def _check_readings(config: Config) -> None:
-    """Raises ValueError for trials that would each ask a chat endpoint: a sweep asks once, within one budget."""
-    keys = [key for key in config.tune.space if key.startswith("annotate.")]
+    """Raises ValueError for trials that would each ask or transcribe: a sweep does so once, within one budget."""
+    keys = [key for key in config.tune.space if key.startswith(("annotate.", "transcribe."))]
     if keys:
         raise ValueError(
-            f"tune.space: found {', '.join(keys)}, expected keys that all trials share the readings of: make a sweep "
+            f"tune.space: found {', '.join(keys)}, expected keys that all trials share the texts of: make a sweep "
             "for each prompt or model"
         )
 

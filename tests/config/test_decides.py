@@ -33,11 +33,20 @@ INERT = {
         "audio.batch_size",
         "text.batch_size",
     ),
-    *("text.device_map", "text.trust_remote_code", "media.patience_s"),
-    *(f"annotate.{name}" for name in ("concurrency", "timeout_s", "max_attempts", "backoff_s", "max_wait_s")),
+    *("text.device_map", "text.trust_remote_code", "media.patience_s", "transcribe.batch_size", "transcribe.compare"),
+    *(
+        f"{section}.{name}"
+        for section in ("annotate", "transcribe")
+        for name in ("concurrency", "timeout_s", "max_attempts", "backoff_s", "max_wait_s")
+    ),
 }
 # Under which every by-value setting decides something: encoders from elsewhere, readings, a synthetic corpus.
-WHOLE = {"audio.encoder": "some/hubert", "text.encoder": "some/llm", "annotate.url": "http://127.0.0.1:8000/v1"}
+WHOLE = {
+    "transcribe.model": "some/whisper",
+    "audio.encoder": "some/hubert",
+    "text.encoder": "some/llm",
+    "annotate.url": "http://127.0.0.1:8000/v1",
+}
 OTHER = {  # values for those of which no other can be made by rule
     "synthetic.missing_rate": 0.2,
     "audio.window_s": 20.0,
@@ -45,6 +54,9 @@ OTHER = {  # values for those of which no other can be made by rule
     "text.template_with_reading": "{reading} {transcript}",
     "annotate.prompt": "How does one feel who says {transcript}?",
     "annotate.request": {"top_p": 0.5},
+    "transcribe.request": {"response_format": "json"},
+    "transcribe.language": "zh",
+    "transcribe.revision": "abc",
     "fusion.modality_dropout": {"video": 0.2},
     "emovclip.batch_size": 64,
     "fusion.batch_size": 64,
@@ -64,6 +76,7 @@ def changed(key):
     """A config in which everything is used, and the same with one setting changed."""
     base = {**WHOLE, **({"text.encoder": "ngrams"} if key == "text.ngram_features" else {})}
     base |= {"pseudo.policy": "per_class"} if key == "pseudo.thresholds" else {}
+    base |= {"transcribe.url": "http://127.0.0.1:8000/v1"} if key == "transcribe.request" else {}
     base |= {"train.pseudo_labels": "a/round"} if key.startswith("train.pseudo_") else {}
     before = load("mini", base)
     value = {"sad": 0.5} if key == "pseudo.thresholds" else other_value(key, flatten(before)[key], OTHER)
@@ -123,6 +136,16 @@ def test_what_is_asked_decides_readings_only_where_an_endpoint_is_set():
     assert set(settings_of(asked, "readings")) == {f"annotate.{name}" for name in names}
     assert set(asked.annotate.deciding("readings")) == names
     assert "text_features" in decided_by("annotate.model")
+
+
+def test_a_recogniser_decides_only_where_one_is_named_and_an_endpoint_has_no_number_format():
+    config = override(Config(), {"transcribe.dtype": "fp32", "transcribe.language": "zh"})
+    assert settings_of(config, "transcripts") == {}
+    named = override(config, {"transcribe.model": "some/whisper"})
+    assert set(settings_of(named, "transcripts")) == {"transcribe.dtype", "transcribe.language"}
+    remote = override(named, {"transcribe.url": "http://127.0.0.1:8000/v1"})
+    assert set(settings_of(remote, "transcripts")) == {"transcribe.request", "transcribe.language"}
+    assert {"text_features", "readings", "fusion"} <= set(decided_by("transcribe.model"))
 
 
 def test_settings_of_an_encoder_that_is_not_used_decide_nothing():

@@ -12,7 +12,7 @@ import pytest
 
 from emo_ray import store
 from emo_ray.config import override
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.experiments.chaos.chat_server import Chat

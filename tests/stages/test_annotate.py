@@ -40,7 +40,7 @@ def test_two_hundred_transcripts_faults_a_kill_and_a_budget(chat, asking_config,
     config = asking_config(server, {f"clip {i}": f"say {i}" for i in range(200)})
     folder = killed_in_the_middle(server, config, ray_session, tmp_path)
     with answer_log.locked(folder):  # the killed run's processes are gone
-        kept = answer_log.read(folder)
+        kept = answer_log.read(folder, answer_log.ChatAnswer)
         while server.busy:
             time.sleep(0.01)
         sent, at_kill = sum(server.asked.values()), dict(server.answered)

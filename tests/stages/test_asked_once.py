@@ -114,7 +114,7 @@ def test_teachers_with_other_prompts_share_a_budget_and_ask_once_each(chat, conf
     teacher, corpus = train_model(config)
     other_teacher, _ = train_model(override(config, {"annotate.prompt": OTHER_PROMPT}))
     asked_before = prompts_of(server)
-    assert corpus.readings.usage.requests == len(texts_of(rows, *LABELLED))
+    assert corpus.texts.readings.usage.requests == len(texts_of(rows, *LABELLED))
     keys = {"checkpoint": str(teacher), "pseudo.teachers": [str(other_teacher)], "pseudo.agreement": 0.5}
     new = texts_of(rows, "unlabelled") - texts_of(rows, *LABELLED)
     limit = len(new) + 3

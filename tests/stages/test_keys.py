@@ -35,7 +35,21 @@ BASES = {
         **{"train.pseudo_labels": "FOLDER/round", "train.pseudo_phases": "both"},
     },
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
-    # Two with a budget of two answers; their language sets them apart from all others.
+    # Clips without text, which a recogniser or an endpoint writes down.
+    "transcripts": {
+        "data.manifest": "FOLDER/wordless.jsonl",
+        **{"transcribe.model": "some/whisper", "transcribe.revision": COMMITS[0], "transcribe.language": "en"},
+    },
+    "sounds": {
+        "data.manifest": "FOLDER/wordless.jsonl",
+        **{"transcribe.model": "m", "transcribe.url": ENDPOINT, "annotate.url": ENDPOINT},
+    },
+    # Three with a budget of two answers; their model or language sets them apart from all others.
+    "few sounds": {
+        "data.manifest": "FOLDER/wordless.jsonl",
+        **{"transcribe.model": "few", "transcribe.url": ENDPOINT, "transcribe.max_requests": 2},
+        "annotate.url": ENDPOINT,
+    },
     "requests": {
         "data.manifest": "FOLDER/cut.jsonl",
         **{"annotate.url": ENDPOINT, "annotate.language": "Welsh", "annotate.max_requests": 2},
@@ -52,6 +66,9 @@ BASE_OF = {
     **dict.fromkeys(("train.pseudo_phases", "checkpoint", "pseudo.policy", "pseudo.teachers"), "student"),
     **dict.fromkeys(("emovclip.start_from", "fusion.start_from"), "student"),
     "data.split_map": "student",
+    "transcribe": "transcripts",
+    "transcribe.request": "sounds",
+    "transcribe.max_requests": "few sounds",
     "annotate.max_requests": "requests",
     "annotate.max_tokens": "tokens",
     "tables": "tables",
@@ -93,6 +110,12 @@ OTHER = {
     "text.layers": [-1],
     "text.template": "{transcript}.",
     "text.template_with_reading": "{reading} {transcript}",
+    "transcribe.model": "some/hubert",
+    "transcribe.revision": COMMITS[1],
+    "transcribe.url": ENDPOINT,
+    "transcribe.language": "zh",
+    "transcribe.request": {"response_format": "json"},
+    "transcribe.max_requests": 20,
     "annotate.url": ENDPOINT,
     "annotate.prompt": "How does one feel who says {transcript}?",
     "annotate.request": {"top_p": 0.5},
@@ -134,6 +157,8 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
             mark(target, i + len(place))
     splits = ["training"] + ["train"] * 17 + ["test"] * 6 + ["unlabelled"] * 6
     write_lines(folder / "uncut.jsonl", rows)
+    wordless = [row | {"text": None, "language": f"language {i}"} for i, row in enumerate(rows)]
+    write_lines(folder / "wordless.jsonl", wordless)
     write_lines(folder / "cut.jsonl", [row | {"split": split} for row, split in zip(rows, splits, strict=True)])
     write_lines(folder / "more.jsonl", [*rows, another])
     for i, name in enumerate((*MODALITIES, "other")):
@@ -146,7 +171,7 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     architecture["vision_cfg"]["image_size"] = 64
     (folder / "other_clip.json").write_text(json.dumps(architecture))
     (folder / "weights.bin").write_bytes(b"weights")
-    for name in ("hubert", "llm"):
+    for name in ("hubert", "llm", "whisper"):
         for commit in COMMITS:  # a hub's cache, in which a revision is the name of a folder
             snapshot = folder / "hub" / f"models--some--{name}" / "snapshots" / commit
             snapshot.mkdir(parents=True)
@@ -217,6 +242,10 @@ CASES = [
     *((key, "synthetic", None, set()) for key in ("annotate.model", "annotate.max_requests", "audio.layers")),
     *((key, "synthetic", None, set()) for key in ("text.layers", "text.template_with_reading")),
     ("text.ngram_features", "readings", None, set()),
+    # An endpoint's answers are named after the model, and depend on the language all the same; dtype is its own affair.
+    *((key, "sounds", None, set()) for key in ("transcribe.model", "transcribe.dtype")),
+    # Each of these clips has a language of its own.
+    ("transcribe.language", "sounds", None, {"readings"}),
     # Targets and weights of pseudo-labels where there are none, and of EmoVCLIP where it is not trained on them.
     ("train.pseudo_targets", "synthetic", None, {"emovclip", "fusion"}),
     # Splits that the manifest brings along are not cut.

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import small_recognisers
 import torch
 from fingerprint import Print, fingerprint, same
 from PIL import Image
@@ -22,16 +23,19 @@ from safetensors.numpy import load_file
 
 from emo_ray.config import Config, load, override
 from emo_ray.config.data_settings import Media, Segment
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import media, recordings, tables
 from emo_ray.data.batch import VideoBatch
 from emo_ray.data.synthetic import LABELS
+from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
 from emo_ray.experiments.claims import baselines, comparisons, trials
 from emo_ray.models.clip import load_clip, tokenizer
-from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat import answer_log, sounds
 from emo_ray.stages.crossvalidate import crossvalidate
+from emo_ray.stages.encoding.encoders import recogniser
+from emo_ray.stages.encoding.recognition import transcribe_rows
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.segment import UTTERANCES
 from emo_ray.stages.self_train import self_train
@@ -172,6 +176,28 @@ def of_answers() -> Any:
     return decides, answer_log.filled(config, "what {transcript} says"), names, list(answer_log.FINAL)
 
 
+def of_sounds() -> Any:
+    settings = sounds.settings(Transcribe(url="http://127.0.0.1/v1", model="m", request={"prompt": "names"}))
+    sound = sounds.Sound(np.arange(-5, 5, dtype="<i2").tobytes(), "en")
+    return {name: str(value) for name, value in settings.items() if name != "version"}, sound.wav.hex()
+
+
+def of_recogniser(folder: Path) -> Any:
+    config = override(
+        Config(), {"transcribe.model": str(small_recognisers.whisper(folder)), "transcribe.dtype": "fp32"}
+    )
+    spoken_S = voice("neutral", np.random.default_rng(0), np.random.default_rng(10), 3.0)
+    clips = [
+        {"clip_id": str(i), "audio": sound_S.tobytes(), "audio_samples": len(sound_S), "language": "en"}
+        for i, sound_S in enumerate((spoken_S, np.zeros_like(spoken_S)))
+    ]
+    table = pa.Table.from_pylist([clip | {"audio_status": "ok", "text_status": "missing"} for clip in clips])
+    encoder = recogniser(config)
+    heard = transcribe_rows(encoder, encoder.built("cpu"), table)
+    numbers = heard.select(["log_prob", "no_speech"]).slice(0, 1).to_pandas().to_numpy(np.float64)
+    return numbers, heard["status"].to_pylist(), str(heard.schema)
+
+
 @pytest.fixture(scope="module")
 def few(few_labels, tmp_path_factory):
     """The corpus of features with few labels, in a store of its own."""
@@ -270,8 +296,10 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "experiments.claims.comparisons.VERSION": of_claims(),
         "models.identity.AUDIO_VERSION": of_encoder(small, "audio"),
         "models.identity.CLIP_VERSION": of_clip(),
+        "models.identity.RECOGNISER_VERSION": of_recogniser(tmp_path_factory.mktemp("recogniser")),
         "models.identity.TEXT_VERSION": of_encoder(small, "text"),
         "stages.chat.answer_log.VERSION": of_answers(),
+        "stages.chat.sounds.VERSION": of_sounds(),
         "stages.crossvalidate.VERSION": of_folds(few),
         "stages.evaluate.VERSION": of_report(small),
         "stages.encoding.encoders.VERSION": of_features(small),

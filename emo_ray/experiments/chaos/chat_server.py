@@ -1,13 +1,17 @@
-"""A chat endpoint on loopback that answers as its caller asks it to."""
+"""An endpoint on loopback for chats and for sounds, which answers as its caller asks it to."""
 
+import io
 import json
 import random
 import socket
 import struct
 import threading
 import time
+import wave
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from email import policy
+from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,6 +23,8 @@ Reply = tuple[int, Mapping[str, str], str | bytes | Iterable[bytes]]  # status, 
 
 class Chat(ThreadingHTTPServer):
     """An endpoint that counts requests by transcript, of prompts such as "In English: TRANSCRIPT".
+
+    For sounds it counts them by "say BYTES", with the number of bytes of the file.
 
     The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
     `fault_rate`: share of requests that fail, drawn by transcript and attempt. `script`: what the next requests get,
@@ -59,8 +65,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         chat = self.chat
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        transcript = body["messages"][0]["content"].partition(": ")[2]
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        is_sound = self.path.endswith("/audio/transcriptions")
+        body = form_of(self.headers["Content-Type"], content) if is_sound else json.loads(content)
+        transcript = f"say {len(body['file'])}" if is_sound else body["messages"][0]["content"].partition(": ")[2]
         with chat.guard:
             chat.asked[transcript] += 1
             chat.bodies.append(body)
@@ -80,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             with chat.guard:
                 chat.answered[transcript] += 1
-            self.reply(200, {}, completion(transcript, self.headers["Authorization"]))
+            answer = transcription(body) if is_sound else completion(transcript, self.headers["Authorization"])
+            self.reply(200, {}, answer)
 
     def fail(self, kind: str) -> None:
         self.chat.faults[kind] += 1
@@ -120,6 +129,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Say nothing."""
+
+
+def form_of(content_type: str, content: bytes) -> dict[str, Any]:
+    """The fields of a form that is sent as multipart: text, and the file as bytes."""
+    message = BytesParser(policy=policy.HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + content)
+    parts = {part.get_param("name", header="content-disposition"): part for part in message.iter_parts()}
+    fields: dict[str, Any] = {str(name): part.get_payload(decode=True) for name, part in parts.items()}
+    return {name: value if name == "file" else value.decode() for name, value in fields.items()}
+
+
+def transcription(form: Mapping[str, Any]) -> str:
+    """The JSON of an answer to a sound, which says how many samples it has, in two segments."""
+    with wave.open(io.BytesIO(form["file"])) as sound:
+        text = f" {sound.getnframes()} samples at {sound.getframerate()} Hz "
+    segments = [{"avg_logprob": -0.2, "no_speech_prob": 0.3}, {"avg_logprob": -0.4, "no_speech_prob": 0.1}]
+    return json.dumps({"text": text, "language": "english", "segments": segments})
 
 
 def completion(transcript: str, authorization: str | None) -> str:

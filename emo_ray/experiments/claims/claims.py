@@ -29,7 +29,8 @@ from emo_ray.stages.result import Result
 
 VERSION = 3  # raise it when the same trial gives other scores; 3: trials run through the stages
 CONTENT, SCORES = "claims.json", "scores.json"
-_SOURCES = {"corpus", "readings", "emovclip", "fusion", "pseudo_labels"}  # artefacts that may come from elsewhere
+# Artefacts that may come from elsewhere.
+_SOURCES = {"corpus", "transcripts", "readings", "emovclip", "fusion", "pseudo_labels"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Asking a chat endpoint about transcripts, and keeping its answers.
+"""Asking endpoints about transcripts and sounds, and keeping their answers.
 
-Reading order: answer_log, http_bounds, client, readings.
+Reading order: answer_log, http_bounds, client, sounds, asking, readings.
 """

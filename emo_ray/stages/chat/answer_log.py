@@ -1,4 +1,4 @@
-"""Answers on disk: one folder per model, prompt, language and length of answer, shared by all corpora.
+"""Answers on disk: one folder per model and way of asking, shared by all corpora.
 
 Every run appends to a file of its own, one line an answer, and each line is safe on disk before it counts. A kill may
 tear the last line, which is left out when the files are read. Final answers never change.
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from emo_ray import store
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.locks import lock
 
 VERSION = 1
@@ -28,23 +28,57 @@ _PLACE = re.compile(r"{(transcript|language)}")
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a job has sent, and the tokens that its answers took."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
 class ChatAnswer:
-    """The outcome for one transcript: a final status, `error: why`, or `budget`, and the reading where there is one.
+    """The outcome of one question: a final status, `error: why`, or `budget`, and the words where there are some.
 
     The status `cut` says that the answer ended at `annotate.max_answer_tokens`; its text is used as it is.
     """
 
-    digest: str  # of transcript, prompt and model
+    digest: str  # of everything that decides the answer
     status: str
     reading: str | None = None
-    prompt_tokens: int = 0  # of all requests of the run for this transcript
+    prompt_tokens: int = 0  # of all requests of the run for this question
     answer_tokens: int = 0
     attempts: int = 0
 
     @property
     def final(self) -> bool:
-        """Whether the transcript is never asked about again."""
+        """Whether the question is never asked again."""
         return self.status in FINAL
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every value is one that may have been written."""
+        words = (self.digest, self.status, self.reading or "")
+        counts = (self.prompt_tokens, self.answer_tokens, self.attempts)
+        return all(isinstance(word, str) for word in words) and all(map(is_count, counts))
+
+
+@dataclass(frozen=True)
+class SoundAnswer(ChatAnswer):
+    """The outcome for one sound; `reading` are the words, the rest is None where the endpoint does not tell."""
+
+    language: str | None = None
+    log_prob: float | None = None  # mean over the segments
+    no_speech: float | None = None  # of the segment in which somebody speaks most likely
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every value is one that may have been written."""
+        numbers = (self.log_prob or 0.0, self.no_speech or 0.0)
+        are_numbers = all(isinstance(number, int | float) for number in numbers)
+        return super().is_sound and isinstance(self.language or "", str) and are_numbers
+
+
+AnswerT = TypeVar("AnswerT", bound=ChatAnswer)
 
 
 def settings(config: Annotate) -> dict:
@@ -64,14 +98,19 @@ def filled(config: Annotate, transcript: str) -> str:
 
 
 def open_folder(root: Path, config: Annotate) -> tuple[Path, str]:
+    """The folder of readings for these settings: see `folder_of`."""
+    return folder_of(root, "readings", settings(config))
+
+
+def folder_of(root: Path, kind: str, settings: dict) -> tuple[Path, str]:
     """The folder of these settings' answers, made where it is missing, and its name, which is drawn once.
 
     A model that is asked twice may answer differently, so the settings do not identify the answers. The name does: when
     answers are deleted and asked for anew, their folder gets another name.
     """
-    folder = root / "readings" / store.digest(settings(config))
+    folder = root / kind / store.digest(settings)
     if not store.is_complete(folder):
-        about = {"kind": "readings", "settings": settings(config), "name": uuid.uuid4().hex}
+        about = {"kind": kind, "settings": settings, "name": uuid.uuid4().hex}
         store.write_text(folder / store.META, json.dumps(about, indent=1, ensure_ascii=False))
     return folder, store.read_meta(folder)["name"]
 
@@ -81,25 +120,19 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _MOST_COUNT
 
 
-def read(folder: Path) -> dict[str, ChatAnswer]:
-    """The final answers by digest; lines that are torn or hold other values are left out."""
-    answers: dict[str, ChatAnswer] = {}
+def read(folder: Path, kind: type[AnswerT]) -> dict[str, AnswerT]:
+    """The final answers of a kind by digest; lines that are torn or hold other values are left out."""
+    answers: dict[str, AnswerT] = {}
     for path in sorted(folder.glob("answers-*.jsonl")):
         *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends with its newline
         for line in lines:
             try:
-                answer = ChatAnswer(**json.loads(line))
+                answer = kind(**json.loads(line))
             except (ValueError, TypeError, RecursionError):  # blocks of a file that a machine lost when it went down
                 continue
-            if _is_sound(answer) and answer.final:
+            if answer.is_sound and answer.final:
                 answers.setdefault(answer.digest, answer)
     return answers
-
-
-def _is_sound(answer: ChatAnswer) -> bool:
-    words = (answer.digest, answer.status, answer.reading or "")
-    counts = (answer.prompt_tokens, answer.answer_tokens, answer.attempts)
-    return all(isinstance(word, str) for word in words) and all(map(is_count, counts))
 
 
 def writer(folder: Path) -> Callable[[ChatAnswer], None]:
@@ -119,5 +152,5 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     except TimeoutError:
         raise ValueError(
-            f"{folder}: found another run that asks for these readings, expected one at a time: wait for it, or stop it"
+            f"{folder}: found another run that asks for these answers, expected one at a time: wait for it, or stop it"
         ) from None

@@ -1,31 +1,31 @@
-"""The actor that sends prompts to a chat endpoint, many at a time, each until it is answered or out of attempts.
+"""Sending questions to an endpoint, many at a time, each until it is answered or out of attempts.
 
-There is one actor with one event loop. Requests wait for the network, so a fraction of a core keeps hundreds of them
-running; one counter keeps the budget exact, and one writer ensures that nothing is asked twice. The module imports
-little, because the actor is a process of its own.
+One event loop does it. Requests wait for the network, so a fraction of a core keeps hundreds of them running; one
+counter keeps the budget exact, and one writer ensures that nothing is asked twice.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import openai
-import ray
 from openai.types.chat import ChatCompletion
 from pydantic import SecretStr
 
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer
 from emo_ray.stages.chat.http_bounds import BOUNDS, OutOfBounds
 
+ConfigT = TypeVar("ConfigT", Annotate, Transcribe)
+QuestionT = TypeVar("QuestionT")
 _TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
 _AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may succeed later
 _LONGEST_WHY = 200  # characters of an error's reason that are kept
@@ -50,6 +50,7 @@ class Attempt:
     tokens: tuple[int, int] | None = (0, 0)  # of the prompt and of the answer
     again: bool = False  # the same request may succeed later
     wait_s: float = 0.0  # how long the endpoint asked to wait
+    more: Mapping[str, Any] = field(default_factory=dict)  # further fields of the run's kind of answer
 
 
 class Budget:
@@ -82,11 +83,18 @@ class Budget:
         self.changed.set()
 
 
-class ChatRun:
-    """One run of asking: its client, its budget, how long the endpoint asked to wait, and what the user must mend."""
+class Run(Generic[ConfigT, QuestionT]):
+    """One run of asking: its client, its budget, how long the endpoint asked to wait, and what the user must mend.
 
-    def __init__(self, config: Annotate, seed: int, key: SecretStr | None, write: Callable[[ChatAnswer], None]):
-        self.config, self.seed, self.write = config, seed, write
+    Subclasses say how a question becomes a request, and what its answer says.
+    """
+
+    expected: str  # what the endpoint should send
+    answer_class: type[ChatAnswer] = ChatAnswer
+
+    def __init__(self, config: ConfigT, seed: int, key: SecretStr | None, write: Callable[[ChatAnswer], None]):
+        self.config: ConfigT = config
+        self.seed, self.write = seed, write
         self.key = key.get_secret_value() if key else None
         self.client = openai.AsyncOpenAI(  # without a key it would look for one by itself
             base_url=config.url,
@@ -95,18 +103,28 @@ class ChatRun:
             timeout=config.timeout_s,
             http_client=openai.DefaultAsyncHttpxClient(timeout=config.timeout_s, **BOUNDS),
         )
-        self.budget = Budget(config.max_requests, config.max_tokens)
+        self.budget = Budget(config.max_requests, config.max_tokens if isinstance(config, Annotate) else None)
         self.resume_s = 0.0  # a time of `time.monotonic`
         self.has_answered = False  # whether the endpoint has sent anything at all
         self.wrong: str | None = None
 
-    async def ask_all(self, prompts: Mapping[str, str]) -> AsyncIterator[Done]:
-        """Ask prompts (by digest), `annotate.concurrency` at a time, until all are asked or none may be.
+    @abstractmethod
+    def most_tokens(self, question: QuestionT) -> int:
+        """The most tokens that a request and its answer take."""
+
+    @abstractmethod
+    async def send(self, question: QuestionT) -> Attempt:
+        """The outcome of a request that is answered; what the client raises is looked at by `attempt`."""
+
+    async def ask_all(self, questions: Iterable[tuple[str, QuestionT]]) -> AsyncIterator[Done]:
+        """Ask questions (digest, content), `concurrency` at a time, until all are asked or none may be.
+
+        Questions are taken from the iterable when they are asked.
 
         Raises ValueError where the endpoint is not there or refuses every request (a wrong URL, model or key), after
         the running requests have ended.
         """
-        waiting = iter(prompts.items())
+        waiting = iter(questions)
         running: set[asyncio.Task[ChatAnswer]] = set()
         try:
             while True:
@@ -124,26 +142,26 @@ class ChatRun:
         if self.wrong:
             raise ValueError(self.wrong)
 
-    async def ask_one(self, digest: str, prompt: str) -> ChatAnswer:
-        """Ask about one transcript until it is answered; the answer is on disk when this returns."""
+    async def ask_one(self, digest: str, question: QuestionT) -> ChatAnswer:
+        """Ask one question until it is answered; the answer is on disk when this returns."""
         dice = random.Random(f"{self.seed} {digest}")
-        # A token is a byte or more.
-        most_tokens = len(prompt.encode()) + _TEMPLATE_TOKENS + self.config.max_answer_tokens
+        most_tokens = self.most_tokens(question)
         answer = ChatAnswer(digest, UNASKED)
         for attempt in range(1, self.config.max_attempts + 1):
             await self.wait_for_endpoint()
             if not await self.budget.take(most_tokens):
                 break
-            outcome = await self.attempt(prompt)
+            outcome = await self.attempt(question)
             prompt_tokens, answer_tokens = (most_tokens, 0) if outcome.tokens is None else outcome.tokens
             self.budget.settle(most_tokens, prompt_tokens + answer_tokens)
-            answer = ChatAnswer(
+            answer = self.answer_class(
                 digest,
                 outcome.status,
                 outcome.reading,
                 answer.prompt_tokens + prompt_tokens,
                 answer.answer_tokens + answer_tokens,
                 attempt,
+                **outcome.more,
             )
             if not outcome.again or attempt == self.config.max_attempts:
                 break
@@ -158,7 +176,8 @@ class ChatRun:
 
     def stop(self, wrong: str | None = None) -> None:
         """Send nothing more in this run; `wrong` says what the user can mend."""
-        self.wrong = self.wrong or (wrong and f"{self.config.url}: {wrong}, or mend annotate.url")
+        section = type(self.config).__name__.lower()
+        self.wrong = self.wrong or (wrong and f"{self.config.url}: {wrong}, or mend {section}.url")
         self.budget.over.set()
 
     async def sleep(self, seconds: float) -> None:
@@ -167,24 +186,15 @@ class ChatRun:
             await asyncio.wait_for(self.budget.over.wait(), seconds)
 
     async def wait_for_endpoint(self) -> None:
-        """Wait as long as the endpoint asked any request to wait: its limits are shared by all transcripts."""
+        """Wait as long as the endpoint asked any request to wait: its limits are shared by all questions."""
         while (wait_s := self.resume_s - time.monotonic()) > 0 and not self.budget.over.is_set():
             await self.sleep(wait_s)
 
-    async def attempt(self, prompt: str) -> Attempt:
+    async def attempt(self, question: QuestionT) -> Attempt:
         """One request."""
-        fields = {
-            "temperature": answer_log.TEMPERATURE,
-            "max_tokens": self.config.max_answer_tokens,
-            **self.config.request,
-        }
         try:
             async with asyncio.timeout(self.config.timeout_s):  # the client's own begins anew with every byte
-                completion = await self.client.chat.completions.create(
-                    model=self.config.model,
-                    messages=[{"role": "user", "content": prompt}],
-                    extra_body={name: value for name, value in fields.items() if value is not None},
-                )
+                outcome = await self.send(question)
         except (TimeoutError, openai.APITimeoutError):
             return Attempt(f"error: no answer in {self.config.timeout_s:g} s", again=True)
         except openai.APIConnectionError as error:
@@ -192,16 +202,20 @@ class ChatRun:
         except OutOfBounds as error:
             self.has_answered = True
             why = self.clean(str(error), 2 * _LONGEST_WHY)
-            self.stop(f"{why}; give the address of a chat endpoint")
+            self.stop(f"{why}; give the address of an endpoint that sends {self.expected}")
             return Attempt(f"error: {why}", tokens=None)
         except openai.APIStatusError as error:
             self.has_answered = True
             return self.refused(error)
         except (openai.OpenAIError, ValueError, RecursionError) as error:  # an answer, and no JSON
             self.has_answered = True
-            return Attempt(f"error: {self.clean(f'no chat completion: {error}')}", tokens=None, again=True)
+            return self.misunderstood(str(error))
         self.has_answered = True
-        return self.read(completion)
+        return outcome
+
+    def misunderstood(self, why: str) -> Attempt:
+        """The outcome of an answer that is not of the form that is expected."""
+        return Attempt(f"error: {self.clean(f'no {self.expected}: {why}')}", tokens=None, again=True)
 
     def refused(self, error: openai.APIStatusError) -> Attempt:
         """The outcome of a request that got an HTTP error; errors that all requests would get end the run."""
@@ -219,6 +233,36 @@ class ChatRun:
             return Attempt(why)
         return Attempt(why, again=status in _AGAIN or status >= 500, wait_s=wait_s)
 
+    def clean(self, text: str, longest: int | None = _LONGEST_WHY) -> str:
+        """A server's text as it may be stored: without the key, even if the server echoes it, and as valid Unicode."""
+        text = text.replace(self.key, "***") if self.key else text
+        text = text.encode("utf-8", "replace").decode().strip()
+        return text if longest is None else " ".join(text.split())[:longest]
+
+
+class ChatRun(Run[Annotate, str]):
+    """A run that sends prompts to a chat endpoint."""
+
+    expected = "chat completion"
+
+    def most_tokens(self, question: str) -> int:
+        """Those of the prompt, of which each is a byte or more, of its template and of the longest answer."""
+        return len(question.encode()) + _TEMPLATE_TOKENS + self.config.max_answer_tokens
+
+    async def send(self, question: str) -> Attempt:
+        """Ask for a completion."""
+        fields = {
+            "temperature": answer_log.TEMPERATURE,
+            "max_tokens": self.config.max_answer_tokens,
+            **self.config.request,
+        }
+        completion = await self.client.chat.completions.create(
+            model=self.config.model,
+            messages=[{"role": "user", "content": question}],
+            extra_body={name: value for name, value in fields.items() if value is not None},
+        )
+        return self.read(completion)
+
     def read(self, completion: ChatCompletion) -> Attempt:
         """The outcome of a completion, whose form the client does not check."""
         try:
@@ -232,39 +276,12 @@ class ChatRun:
                 raise ValueError(f"{len(content)} characters, expected at most {longest}")
             reading = self.clean(content, None)
         except (AttributeError, IndexError, TypeError, ValueError, LookupError) as error:
-            return Attempt(f"error: {self.clean(f'no chat completion: {error!r}')}", tokens=None, again=True)
+            return self.misunderstood(repr(error))
         if declined:
             return Attempt("refused", tokens=tokens)
         if not reading:
             return Attempt("empty", tokens=tokens)
         return Attempt("cut" if ended == "length" else "ok", reading, tokens)
-
-    def clean(self, text: str, longest: int | None = _LONGEST_WHY) -> str:
-        """A server's text as it may be stored: without the key, even if the server echoes it, and as valid Unicode."""
-        text = text.replace(self.key, "***") if self.key else text
-        text = text.encode("utf-8", "replace").decode().strip()
-        return text if longest is None else " ".join(text.split())[:longest]
-
-
-@ray.remote(num_cpus=0)  # it waits
-class ChatActor:
-    """The process that asks; `ask` yields answer by answer."""
-
-    async def ask(
-        self, config: Annotate, seed: int, folder: Path, prompts: dict[str, str], key: SecretStr | None
-    ) -> AsyncIterator[Done]:
-        """Ask the prompts that have no final answer in the folder, and keep the answers there.
-
-        Prompts that the budget has no room for get no answer. Raises ValueError as `ChatRun.ask_all` and
-        `answer_log.locked` do.
-        """
-        with answer_log.locked(folder):
-            answers = answer_log.read(folder)  # another run may have added some since the caller looked
-            run = ChatRun(config, seed, key, answer_log.writer(folder))
-            for digest in answers.keys() & prompts.keys():
-                yield Done(answers[digest], 0, 0)
-            async for done in run.ask_all({d: prompt for d, prompt in prompts.items() if d not in answers}):
-                yield done
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:

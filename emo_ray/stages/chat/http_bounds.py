@@ -9,7 +9,7 @@ MOST_BYTES = 2**22  # of an answer's body
 
 
 class OutOfBounds(Exception):
-    """An answer that no chat endpoint gives; the message says what was found and what is expected."""
+    """An answer that no such endpoint gives; the message says what was found and what is expected."""
 
 
 class BoundedStream(httpx2.AsyncByteStream):
@@ -23,7 +23,7 @@ class BoundedStream(httpx2.AsyncByteStream):
         async for chunk in self.stream:
             read_bytes += len(chunk)
             if read_bytes > MOST_BYTES:
-                raise OutOfBounds(f"found an answer of more than {MOST_BYTES} bytes, expected a chat completion")
+                raise OutOfBounds(f"found an answer of more than {MOST_BYTES} bytes, expected a shorter one")
             yield chunk
 
     async def aclose(self) -> None:

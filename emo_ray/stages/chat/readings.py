@@ -15,9 +15,9 @@ import pyarrow as pa
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.data.manifest import Clip
-from emo_ray.progress import progress, say
+from emo_ray.progress import say
 from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.answer_log import FINAL, UNASKED, ChatAnswer
+from emo_ray.stages.chat.answer_log import FINAL, UNASKED, ChatAnswer, Usage
 
 SCHEMA = pa.schema(
     [
@@ -28,14 +28,6 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.int64(), nullable=False) for name in ("prompt_tokens", "answer_tokens", "attempts")),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a job has sent, and the tokens that its answers took."""
-
-    requests: int = 0
-    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,14 +82,16 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     text_of = {clip.clip_id: clip.text or "" for clip in clips if has_words(clip)}
     digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}
     folder, log_name = answer_log.open_folder(cluster.store_root(config), config.annotate)
-    answers, usage = answer_log.read(folder), usage or Usage()
+    answers, usage = answer_log.read(folder, ChatAnswer), usage or Usage()
     prompts = {
         digest: answer_log.filled(config.annotate, text_of[clip_id])
         for clip_id, digest in digest_of.items()
         if digest not in answers
     }
     if prompts:
-        new_answers, usage = _ask(config, folder, prompts, usage)
+        from emo_ray.stages.chat.asking import Prompts, ask  # it imports Ray, and most jobs have nothing to ask
+
+        new_answers, usage = ask(config, config.annotate, folder, Prompts(prompts), usage)
         answers |= new_answers
     rows = [{"clip_id": clip_id, **asdict(answers[digest])} for clip_id, digest in sorted(digest_of.items())]
     table = pa.Table.from_pylist(rows, SCHEMA)
@@ -114,48 +108,6 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
             f"until then: run jobs/annotate.py again ({_reasons(answers[d] for d in set(unanswered.values()))})"
         )
     return readings
-
-
-def _ask(config: Config, folder: Path, prompts: dict[str, str], usage: Usage) -> tuple[dict[str, ChatAnswer], Usage]:
-    """The answers to these prompts, by digest, and what the job has used with them."""
-    settings = _within(config, usage)
-    answers = {digest: ChatAnswer(digest, UNASKED) for digest in prompts}
-    if settings is None:
-        return answers, usage
-    import ray  # most jobs have nothing to ask
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from emo_ray.stages.chat.client import ChatActor
-
-    cluster.connect(config)
-    # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
-    # Ray keeps how actors are made.
-    beside_us = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor_class: Any = ChatActor  # Ray's decorator keeps the plain class's type
-    actor = actor_class.options(scheduling_strategy=beside_us).remote()
-    spent = Usage()
-    try:
-        with progress(f"asking {config.annotate.model}", len(prompts), "transcripts") as advance:
-            for reference in actor.ask.remote(settings, config.seed, folder, prompts, cluster.api_key()):
-                reply = ray.get(reference)
-                answers[reply.answer.digest] = reply.answer
-                spent = Usage(max(spent.requests, reply.requests), max(spent.tokens, reply.tokens))
-                advance(1)
-    finally:
-        ray.kill(actor)
-    return answers, Usage(usage.requests + spent.requests, usage.tokens + spent.tokens)
-
-
-def _within(config: Config, usage: Usage) -> Any:
-    """The settings of asking with what is left of the job's budget; None where nothing is left."""
-    left: dict[str, int] = {}
-    for name, used in (("max_requests", usage.requests), ("max_tokens", usage.tokens)):
-        limit = getattr(config.annotate, name)
-        if limit is not None:
-            left[name] = limit - used
-    if any(value < 1 for value in left.values()):
-        return None
-    return config.annotate.model_copy(update=left)
 
 
 def _reasons(answers: Iterable[ChatAnswer]) -> str:

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from emo_ray import cluster, store, trouble
 from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Tables
@@ -48,7 +46,7 @@ def prepare_corpus(config: Config) -> Prepared:
         _check_weights(config)
         for note in prepared.notes:
             say(note)
-        _decode(config, plan)
+        decode(config, plan)
     store.artefact(prepared.path, _meta(prepared, plan), lambda folder: _write(folder, prepared, plan))
     say(_sentence(prepared.counts(), config.tables))
     return prepared
@@ -167,11 +165,11 @@ def _synthesise(config: Config) -> list[Clip]:
     return manifest.read(folder / MANIFEST)
 
 
-def _decode(config: Config, plan: ShardPlan) -> None:
+def decode(config: Config, plan: ShardPlan) -> None:
     """Decode the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
     tasks = decode_tasks(plan)
 
-    def decode(task: bytes) -> bytes:
+    def write(task: bytes) -> bytes:
         return shards.write_pickled_part(task).encode()
 
     sizes = [len(plan.clips_of[name]) for name in tasks]
@@ -182,12 +180,12 @@ def _decode(config: Config, plan: ShardPlan) -> None:
         title = "writing transcripts and statuses"  # feature tables leave nothing to decode
     else:
         title = "decoding clips"
-    answers = in_parallel(config, decode, list(tasks.values()), title, sizes)
+    answers = in_parallel(config, write, list(tasks.values()), title, sizes)
     trouble.check_read(answer.decode() for answer in answers)
 
 
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
-    ledger = pa.concat_tables([shards.ledger(plan.folder / name) for name in plan.clips_of])
+    ledger = plan.ledger
     manifest.write(folder / MANIFEST, prepared.clips)
     store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
     write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)

@@ -4,7 +4,10 @@ import pickle
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import pyarrow as pa
 
 from emo_ray import store
 from emo_ray.config import Config
@@ -47,9 +50,27 @@ class ShardPlan:
         return note.is_file() and note.read_bytes() == repr(self.settings).encode()
 
     @property
+    def shards(self) -> Path:
+        """The folder of the parts, under the name that it has in a prepared corpus."""
+        return self.folder
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """File names of the parts."""
+        return tuple(self.clips_of)
+
+    @cached_property
+    def ledger(self) -> pa.Table:
+        """The ledger of the parts, which must be decoded; a row for each clip, in their order."""
+        return pa.concat_tables([shards.ledger(self.folder / name) for name in self.clips_of])
+
+    @property
     def is_decoded(self) -> bool:
         """Whether every part is there, and what says how they are decoded."""
         return self.is_noted and all((self.folder / name).exists() for name in self.clips_of)
+
+
+Decoded = Prepared | ShardPlan  # clips in shard parts that lie in the store
 
 
 def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:

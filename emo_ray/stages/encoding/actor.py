@@ -14,12 +14,18 @@ import torch
 
 from emo_ray import cluster, store, trouble
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import shards
+from emo_ray.data import shards, transcripts
 from emo_ray.data.batch import FROM_SHARDS, Batch
 from emo_ray.data.status import are_ok
-from emo_ray.stages.encoding.encoders import EncoderSpec
+from emo_ray.stages.encoding.encoders import EncoderSpec, RecogniserSpec
+from emo_ray.stages.encoding.recognition import transcribe_rows
 
-_INPUTS = {"video": ["frames"], "audio": ["audio", "audio_samples"], "text": ["text"]}
+_INPUTS = {
+    "video": ["frames"],
+    "audio": ["audio", "audio_samples"],
+    "text": ["text"],
+    "speech": ["audio", "audio_samples", "language"],
+}
 
 
 class EncodeActor:
@@ -77,7 +83,7 @@ def actor_device() -> str:
 
 
 def shard_columns(modalities: Iterable[str]) -> list[str]:
-    """The columns of a shard part that `encode_table` needs for these modalities, and every status."""
+    """The columns of a shard part that `encode_rows` needs for these inputs, and every status."""
     inputs = [column for modality in modalities for column in _INPUTS[modality]]
     return ["clip_id", *inputs, *(f"{name}_status" for name in MODALITIES)]
 
@@ -86,11 +92,15 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
     """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
 
     `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros; so does one for
-    which the module gives NaN, because its sound is too short, for one. Rows looked up have a `status` as well.
+    which the module gives NaN, because its sound is too short, for one. Rows looked up have a `status` as well. Those
+    of a recogniser are transcripts.
     """
+    if isinstance(encoder, RecogniserSpec):
+        return transcribe_rows(encoder, module, table)
     if encoder.sources:
         return module(table["clip_id"].to_pylist())
     modality = encoder.modality
+    table = transcripts.filled(table, encoder.transcripts)
     if encoder.readings is not None:
         reading_of = _readings(encoder.readings)
         has_words = are_ok(table["text_status"]).to_numpy()

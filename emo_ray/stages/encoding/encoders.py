@@ -7,24 +7,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from emo_ray import cluster, store
 from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override
+from emo_ray.config.data_settings import Segment
+from emo_ray.config.endpoint_settings import Transcribe
 from emo_ray.config.model_settings import Audio, Text
-from emo_ray.data import tables
+from emo_ray.data import tables, transcripts
 from emo_ray.data.status import are_ok
 from emo_ray.models import checkpoint_files
-from emo_ray.models.identity import audio_digest, frozen_digest, text_digest
+from emo_ray.models.identity import (
+    RECOGNISER_VERSION,
+    audio_digest,
+    frozen_digest,
+    recogniser_digest,
+    text_digest,
+)
 from emo_ray.progress import say
-from emo_ray.stages.chat.readings import Readings
+from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
 
 VERSION = 2  # of the feature tables' form
+# What counts as speech: less than in utterances of a recording, because a recogniser is asked next, and noise or a tone
+# reach .06 at most. It hears 30 s at once.
+SPEECH = Segment(threshold=0.3, min_speech_s=0.1, max_s=28.0)
 _VIDEO_BATCH = 8  # clips
-_MODEL_FILES = ("emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder")  # what is read to predict
+# What is read to predict.
+_MODEL_FILES = ("emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder", "transcribe.model")
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class EncoderSpec:
     build: Callable[[], Any]
     batch_size: int
     readings: Path | None = None  # a table of `clip_id` and `reading`, which an encoder of text is given beside them
+    transcripts: Path | None = None  # a table of transcripts of clips without text, for an encoder of text as well
     sources: tuple[str, ...] = ()  # feature tables from elsewhere
 
     @property
@@ -49,25 +63,80 @@ class EncoderSpec:
 
     def wanted(self, table: pa.Table) -> bool:
         """Whether any of these rows (of a ledger or of shards) has what this encoder reads."""
-        return bool(self.sources) or pc.any(are_ok(table[f"{self.modality}_status"])).as_py() is True
+        statuses = transcripts.filled(table, self.transcripts)[f"{self.modality}_status"]
+        return bool(self.sources) or pc.any(are_ok(statuses)).as_py() is True
 
     def built(self, device: str) -> Any:
         """The module that encodes, on a device and in evaluation mode."""
         return self.build() if self.sources else self.build().eval().to(device)
 
 
-def frozen_encoders(config: Config, readings: Readings | None = None, without: Sequence[str] = ()) -> list[EncoderSpec]:
+@dataclass(frozen=True)
+class RecogniserSpec(EncoderSpec):
+    """A speech recogniser as an encoder, whose features are rows of data.transcripts.SCHEMA.
+
+    Where an endpoint transcribes, rows only say in which clips somebody speaks.
+    """
+
+    rows: Literal["missing", "given"] = "missing"  # transcribed are clips without a transcript, or those with one
+    language: str | None = None  # of clips that have none of their own
+    is_remote: bool = False  # an endpoint transcribes
+
+    @property
+    def reads(self) -> list[str]:
+        """Sound, and the language that is spoken."""
+        return ["speech"]
+
+    def concerns(self, table: pa.Table) -> np.ndarray:
+        """Which rows (of a ledger or of shards) are transcribed, bool (n,)."""
+        has_text = are_ok(table["text_status"]).to_numpy()
+        return are_ok(table["audio_status"]).to_numpy() & (has_text == (self.rows == "given"))
+
+    def wanted(self, table: pa.Table) -> bool:
+        """Whether any of these rows is transcribed."""
+        return bool(self.concerns(table).any())
+
+    def built(self, device: str) -> Any:
+        """The recogniser on a device; None where an endpoint transcribes."""
+        return None if self.is_remote else super().built(device)
+
+
+def recogniser(config: Config, rows: Literal["missing", "given"] = "missing") -> RecogniserSpec:
+    """The recogniser that `transcribe` names. Raises ValueError where there is no such model."""
+    settings = config.transcribe
+    is_remote = settings.url is not None
+    digest = "speech" if is_remote else recogniser_digest(settings)
+    return RecogniserSpec(
+        "transcripts" if rows == "missing" else "second-transcripts",
+        store.digest(digest, SPEECH.model_dump(mode="json"), RECOGNISER_VERSION, rows),
+        partial(_build_recogniser, settings),
+        settings.batch_size,
+        rows=rows,
+        language=settings.language,
+        is_remote=is_remote,
+    )
+
+
+def frozen_encoders(config: Config, texts: TextSources = NO_TEXTS, without: Sequence[str] = ()) -> list[EncoderSpec]:
     """The encoders that no training changes: sound and text, or the tables of `tables.*` in the place of any.
 
-    The encoder of text uses `readings` where there are any. A modality that `modalities` lacks has no encoder.
+    The encoder of text uses transcripts and readings where there are any. A modality that `modalities` lacks has no
+    encoder.
     """
-    digest = text_digest(config.text, readings.digest if readings else None)
-    table = readings.path if readings else None
+    written, readings = texts.transcripts, texts.readings
+    digest = text_digest(config.text, readings.digest if readings else None, written.digest if written else None)
     makers: dict[str, Callable[[], EncoderSpec]] = {
         "audio": lambda: EncoderSpec(
             "audio", audio_digest(config.audio), partial(_build_audio, config.audio), config.audio.batch_size
         ),
-        "text": lambda: EncoderSpec("text", digest, partial(_build_text, config.text), config.text.batch_size, table),
+        "text": lambda: EncoderSpec(
+            "text",
+            digest,
+            partial(_build_text, config.text),
+            config.text.batch_size,
+            readings=readings.path if readings else None,
+            transcripts=written.path if written else None,
+        ),
     }
     makers |= {name: partial(table_encoder, config, name) for name in config.tables.given}
     return [make() for name, make in makers.items() if name in config.modalities and name not in without]
@@ -87,7 +156,7 @@ def video_encoder(folder: Path) -> EncoderSpec:
     return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH)
 
 
-def encoders_of(config: Config, path: Path, readings: Readings | None = None) -> list[EncoderSpec]:
+def encoders_of(config: Config, path: Path, texts: TextSources = NO_TEXTS) -> list[EncoderSpec]:
     """The encoders of a model in a checkpoint folder; a model of sound and text alone has no EmoVCLIP.
 
     What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises
@@ -96,7 +165,7 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
     model_config, _ = checkpoint_files.read_config(path)
     video, tabled = path / checkpoint_files.EMOVCLIP, config.tables.given
     without = [name for name in model_config.tables.given if name not in tabled]
-    encoders = frozen_encoders(config, readings, without)
+    encoders = frozen_encoders(config, texts, without)
     if video.is_dir() and "video" not in (*tabled, *without):
         _check_places(config, checkpoint_files.read_config(video)[0], path)
         encoders.append(video_encoder(video))
@@ -109,6 +178,7 @@ def encoders_of(config: Config, path: Path, readings: Readings | None = None) ->
 def of_checkpoint(config: Config, path: Path) -> Config:
     """The checkpoint's own config (its encoders, its seed and so its splits) with the caller's data and places.
 
+    The caller's recogniser of speech takes the place of the checkpoint's, if there is one: it is about the data.
     Raises ValueError where a checkpoint from elsewhere names files of this machine, or code to be run, that the caller
     does not name.
     """
@@ -121,6 +191,11 @@ def of_checkpoint(config: Config, path: Path) -> Config:
         _say_without(path.name, model_config.annotate.model)
     values = flatten(config)
     callers = {key: values[key] for key in keys_of_caller()}
+    if config.transcribe.model is not None:
+        callers |= {key: value for key, value in values.items() if key.startswith("transcribe.")}
+    elif model_config.transcribe.url is not None:
+        _say_untranscribed(path.name, str(model_config.transcribe.model))
+        callers["transcribe.model"] = None
     workers = {"train.num_workers": min(1, config.train.num_workers)}  # all that it says of a model that is trained
     return override(model_config, callers | workers | {"data.labels": labels})
 
@@ -172,6 +247,17 @@ def _say_unchecked(name: str) -> None:
 @cache
 def _say_without(name: str, model: str) -> None:
     say(f"{name} was trained with readings by {model}; annotate.url is not set, so transcripts stand alone")
+
+
+@cache
+def _say_untranscribed(name: str, model: str) -> None:
+    say(f"{name} was trained with transcripts by {model}; transcribe.url is not set, so clips without text have none")
+
+
+def _build_recogniser(settings: Transcribe) -> Any:
+    from emo_ray.models import transcriber
+
+    return transcriber.build(settings)
 
 
 def _build_audio(settings: Audio) -> Any:

@@ -19,12 +19,13 @@ from emo_ray.config import Config
 from emo_ray.data import shards
 from emo_ray.data.prepared import Prepared
 from emo_ray.progress import progress
+from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.encoding import external_tables
 from emo_ray.stages.encoding.encoders import EncoderSpec, feature_folder
 
 
 def encode_corpus(
-    config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], parts: Sequence[str] | None = None
+    config: Config, prepared: Decoded, encoders: Sequence[EncoderSpec], parts: Sequence[str] | None = None
 ) -> dict[str, Path]:
     """Make the feature parts of `parts` (default: all) that are missing; a folder per modality that any clip has."""
     parts = prepared.parts if parts is None else parts
@@ -100,7 +101,7 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     }
 
 
-def _encoded_elsewhere(folder: Path, prepared: Prepared, missing: Sequence[str]) -> dict[str, dict[str, str]]:
+def _encoded_elsewhere(folder: Path, prepared: Decoded, missing: Sequence[str]) -> dict[str, dict[str, str]]:
     """For each missing part, which of its rows have features already, in parts of other corpora.
 
     Such as this corpus before it grew. From identities to the parts that hold them: see shards.find_rows.

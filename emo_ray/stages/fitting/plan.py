@@ -75,7 +75,7 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
     video_path = _emovclip_path(config, prepared, clips, root)
     # Test clips too, because they lie in the same parts, and parts are encoded whole.
     encoded_ids = {clip.clip_id for clip in prepared.clips if clip.label is not None} | clips.train.keys()
-    encoders = tuple(frozen_encoders(config, corpus.readings_for(encoded_ids)))
+    encoders = tuple(frozen_encoders(config, corpus.texts_for(encoded_ids)))
     key = _fusion_digest(config, prepared, clips, encoders, video_path)
     return TrainingPlan(corpus, clips, encoders, key, root / "checkpoints" / f"model-{key}", video_path)
 

@@ -26,7 +26,7 @@ class Task:
     """What all trials of a sweep share. The config's `store.root` is absolute: trials stand in their own folders."""
 
     config: Config
-    corpus: Corpus  # without the test split; its readings are all that a trial uses, so that no trial asks
+    corpus: Corpus  # without the test split; its texts are all that a trial uses, so that no trial asks
 
     @property
     def two_phases(self) -> bool:

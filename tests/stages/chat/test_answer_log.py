@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from emo_ray.config.job_settings import Annotate
+from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import ChatAnswer
 
@@ -20,7 +20,7 @@ def test_final_answers_are_read_and_others_are_asked_again(folder):
     write = answer_log.writer(folder)
     for status in kinds:
         write(ChatAnswer(f"of {status}", status, "words \u6c34", 3, 4, 5))
-    answers = answer_log.read(folder)
+    answers = answer_log.read(folder, ChatAnswer)
     assert list(answers) == [f"of {status}" for status in ("ok", "cut", "refused", "empty")]
     assert answers["of ok"] == ChatAnswer("of ok", "ok", "words \u6c34", 3, 4, 5)
 
@@ -31,15 +31,15 @@ def test_torn_lines_are_no_answers_and_spoil_no_others(folder):
     line = whole.read_bytes()
     for torn in (line[:-1], line[:20], b"\0" * 30, b'{"digest": "b"', b"[1]", b'{"other": 1}', b"\xff\xfe"):
         whole.write_bytes(line + torn)
-        assert answer_log.read(folder) == {"a": ChatAnswer("a", "ok", "first")}
+        assert answer_log.read(folder, ChatAnswer) == {"a": ChatAnswer("a", "ok", "first")}
     whole.write_bytes(b"\0" * 30 + b"\n" + line)
-    assert answer_log.read(folder) == {"a": ChatAnswer("a", "ok", "first")}
+    assert answer_log.read(folder, ChatAnswer) == {"a": ChatAnswer("a", "ok", "first")}
 
 
 def test_an_answer_never_changes(folder):
     for reading in ("first", "second"):
         answer_log.writer(folder)(ChatAnswer("a", "ok", reading))
-    assert answer_log.read(folder)["a"].reading == "first"
+    assert answer_log.read(folder, ChatAnswer)["a"].reading == "first"
 
 
 def test_a_folder_is_for_what_decides_an_answer_and_has_a_name_of_its_own(tmp_path):
@@ -109,4 +109,4 @@ def test_lines_with_other_values_are_left_out(folder, change):
     (whole,) = folder.glob("answers-*.jsonl")
     line = json.loads(whole.read_text())
     whole.write_text(json.dumps(line | change) + "\n" + "[" * 100_000 + "\n")
-    assert answer_log.read(folder) == {}
+    assert answer_log.read(folder, ChatAnswer) == {}

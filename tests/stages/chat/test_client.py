@@ -26,7 +26,7 @@ def asked(config, transcripts, key=KEY):
 
     async def all_of_it():
         run = client.ChatRun(config, 0, SecretStr(key) if key else None, written.append)
-        async for reply in run.ask_all({text: f"In English: {text}" for text in transcripts}):
+        async for reply in run.ask_all((text, f"In English: {text}") for text in transcripts):
             replies.append(reply)
 
     asyncio.run(all_of_it())
