@@ -13,7 +13,7 @@ from typing import Any
 _LEFT_OUT = re.compile(r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|[^/]*\.damaged)$")
 _WORK = ("train/", "tune/", "mlartifacts/", "tracking/", "chaos/")
 _UNFINISHED = re.compile(r"(^|/)\.[^/]*(-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp)(/|$)")
-_TIMES = re.compile(r"(^|_)(s|seconds|waited)$")
+_TIMES = re.compile(r"(^|_)(s|seconds|waited)$|^files$")  # files: digests of files that may hold times
 _SHOWN = 3  # names of an outcome
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from emo_ray.experiments.chaos.faults import Unmakeable, check, fault
 from emo_ray.experiments.chaos.running import end_processes, finished, limited, refused, stopped
 from emo_ray.experiments.chaos.workshop import Workshop
@@ -149,6 +151,18 @@ def no_memory_is_left(workshop: Workshop) -> str:
 def _opened(workshop: Workshop, job: str) -> Workshop:
     workshop.open_store(job)
     return workshop
+
+
+@fault("open files", "exit 2, 2 lines; rerun equal")
+def too_many_open_files(workshop: Workshop) -> str:
+    """The job's own process may open no further file once a training has begun."""
+    workshop.undisturbed("train")
+    workshop.open_store("train")
+    running = workshop.start("train")
+    running.until(lambda: any(workshop.store.glob("train/*")))
+    process = psutil.Process(running.process.pid)
+    process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds(), process.rlimit(resource.RLIMIT_NOFILE)[1]))
+    return f"{refused(running.end(), 'too many files are open')}; {workshop.goes_on('train')}"
 
 
 @fault("lock", "says for whom it waits; equal")
