@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from faults import serving
 from recording_files import voices, write_sound
 
+from emo_ray.experiments.chaos.bucket import serving
 from emo_ray import store
 from emo_ray.config import override
 from emo_ray.data import manifest

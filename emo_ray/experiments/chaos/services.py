@@ -1,6 +1,5 @@
 """Faults of services: MLflow's server, storage over a network, GPUs that are not there, and rights on clips."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,17 +9,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from emo_ray.experiments.chaos.bucket import serving
+from emo_ray.experiments.chaos.contents import contents, differences
 from emo_ray.experiments.chaos.faults import Unmakeable, check, fault
 from emo_ray.experiments.chaos.running import finished, refused
 from emo_ray.experiments.chaos.space import as_any_user
-from emo_ray.experiments.chaos.workshop import Workshop
+from emo_ray.experiments.chaos.workshop import Workshop, copied_clips
 
 _QUICK_S = 60.0  # until a job says that a service is away; a busy machine takes seconds to start one
 _PASSWORD = "correct-horse-battery"
+_IMPATIENT = "media.patience_s=1"
+_LINES = 6  # a list of what could not be read, with the cause before it and advice behind
 _SERVER_S = 120.0  # that MLflow's server may take to start
 
 
@@ -124,24 +127,44 @@ def a_bucket_without_credentials_or_network(workshop: Workshop) -> str:
 @fault("passing trouble", "exit 2, names the clip; rerun equal")
 def a_clip_that_may_not_be_read(workshop: Workshop) -> str:
     """Permission denied for one clip, and granted before the next run."""
-    workshop.after("prepare")
-    corpus = workshop.scratch / "corpus"
-    corpus.mkdir()
-    for clip in sorted(workshop.store.glob("corpora/*/clips/*.mp4"))[:4]:
-        shutil.copy(clip, corpus)
-    words = (f"data.manifest={corpus}", "media.patience_s=1")
-    shutil.rmtree(workshop.store)
-    whole = _statuses(finished(workshop.run("prepare", *words)).answer)
-    shutil.rmtree(workshop.store)
+    corpus = copied_clips(workshop, "corpus")
+    words = (f"data.manifest={corpus}", _IMPATIENT)
+    expected = _undisturbed(workshop, words)
     denied = sorted(corpus.iterdir())[1]
     denied.chmod(0)
-    told = refused(workshop.run("prepare", *words, before=as_any_user()), denied.name, lines=6)
+    told = refused(workshop.run("prepare", *words, before=as_any_user()), denied.name, lines=_LINES)
     denied.chmod(0o644)
-    check(_statuses(finished(workshop.run("prepare", *words)).answer) == whole, "other statuses than undisturbed")
-    return f"{told}; rerun equal"
+    return f"{told}; {_ends_equal(workshop, words, expected)}"
 
 
-def _statuses(answer: str) -> str:
-    """What is kept of the media of a prepared corpus."""
-    folder = Path(answer.strip())
-    return (folder / "bad_media.csv").read_text() + json.dumps(sorted(path.name for path in folder.iterdir()))
+@fault("passing trouble", "exit 2, names the clip; rerun equal")
+def a_bucket_that_answers_503(workshop: Workshop) -> str:
+    """S3's "slow down" for one of the clips in a bucket, which is over before the next run."""
+    folder = copied_clips(workshop, "bucket")
+    names = sorted(path.name for path in folder.iterdir())
+    with serving(folder) as bucket:
+        rows = [f"{Path(name).stem},{bucket.address(name)},{('happy', 'sad')[i % 2]}" for i, name in enumerate(names)]
+        table = workshop.scratch / "clips.csv"
+        table.write_text("\n".join(["clip_id,video,label", *rows]), encoding="utf-8")
+        words = (f"data.manifest={table}", "data.schemes=[s3]", "data.outside_root=true", _IMPATIENT)
+        expected = _undisturbed(workshop, words)
+        bucket.refused[names[1]] = 503
+        told = refused(workshop.run("prepare", *words), names[1], lines=_LINES)
+        bucket.refused.clear()
+        return f"{told}; {_ends_equal(workshop, words, expected)}"
+
+
+def _undisturbed(workshop: Workshop, words: Sequence[str]) -> dict[str, str]:
+    """The contents of a store in which a corpus was prepared; the store is removed."""
+    shutil.rmtree(workshop.store, ignore_errors=True)
+    finished(workshop.run("prepare", *words))
+    expected = contents(workshop.store)
+    shutil.rmtree(workshop.store)
+    return expected
+
+
+def _ends_equal(workshop: Workshop, words: Sequence[str], expected: dict[str, str]) -> str:
+    finished(workshop.run("prepare", *words))
+    difference = differences(expected, contents(workshop.store))
+    check(not difference, f"not as undisturbed: the store {difference}")
+    return "rerun equal"

@@ -20,7 +20,7 @@ from torch import nn
 from emo_ray.experiments.chaos.chat_server import USAGE, Chat, Reply, completion
 from emo_ray.experiments.chaos.faults import check, fault
 from emo_ray.experiments.chaos.running import finished, refused
-from emo_ray.experiments.chaos.workshop import Workshop
+from emo_ray.experiments.chaos.workshop import Workshop, copied_clips
 from emo_ray.models.checkpoint_files import CONFIG
 
 _MOST_MB = 1500.0  # of a job that only reads a small file
@@ -131,13 +131,12 @@ def a_checkpoint_that_names_files_elsewhere(workshop: Workshop) -> str:
 @fault("manifests of strangers", "exit 2, 1 line that names the rows")
 def manifests_that_leave_their_folder(workshop: Workshop) -> str:
     """Rows with .., absolute paths and links out of the folder, and addresses of storage and hosts."""
-    clip = _clips(workshop, 1)[0]
-    shutil.copy(clip, workshop.scratch / "private.mp4")
+    private = _private(workshop)
     corpus = workshop.scratch / "corpus"
     corpus.mkdir()
-    (corpus / "link.mp4").symlink_to(workshop.scratch / "private.mp4")
-    paths = ["../private.mp4", str(workshop.scratch / "private.mp4"), "link.mp4"]
-    addresses = ["s3://bucket/a.mp4", "http://127.0.0.1:1/a.sdp", f"file://{workshop.scratch}/private.mp4"]
+    (corpus / "link.mp4").symlink_to(private)
+    paths = ["../private.mp4", str(private), "link.mp4"]
+    addresses = ["s3://bucket/a.mp4", "http://127.0.0.1:1/a.sdp", f"file://{private}"]
     for path in (*paths, *addresses):
         _write_table(corpus / "clips.csv", [("clip_id", "video"), ("a", path)])
         refused(workshop.run("prepare", f"data.manifest={corpus / 'clips.csv'}"), "clips.csv", "data.", lines=2)
@@ -166,8 +165,7 @@ def a_clip_id_that_leaves_the_folder_of_features(workshop: Workshop) -> str:
 @fault("media of strangers", "the clip is corrupt; its neighbour is not read")
 def a_playlist_that_names_a_file(workshop: Workshop) -> str:
     """A playlist under the name of a video, that names a private video."""
-    private = workshop.scratch / "private.mp4"
-    shutil.copy(_clips(workshop, 1)[0], private)
+    private = _private(workshop)
     corpus = workshop.scratch / "corpus"
     corpus.mkdir()
     (corpus / "a.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2,\n{private}\n#EXT-X-ENDLIST\n")
@@ -183,12 +181,9 @@ def a_playlist_that_names_a_file(workshop: Workshop) -> str:
 @fault("names of strangers", "spelt out; text in tables")
 def control_characters_and_formulas(workshop: Workshop) -> str:
     """Labels that give a terminal orders, and clip_ids that a spreadsheet would run."""
-    corpus = workshop.scratch / "corpus"
-    corpus.mkdir()
-    rows = []
-    for i, clip in enumerate(_clips(workshop, 4)):
-        shutil.copy(clip, corpus / f"{i}.mp4")
-        rows.append((f"=cmd{i}", f"{i}.mp4", f"\x1b]0;owned\x07label{i % 2}"))
+    corpus = copied_clips(workshop, "corpus")
+    names = sorted(path.name for path in corpus.iterdir())
+    rows = [(f"=cmd{i}", name, f"\x1b]0;owned\x07label{i % 2}") for i, name in enumerate(names)]
     _write_table(corpus / "clips.csv", [("clip_id", "video", "label"), *rows, ("=bad", "none.mp4", rows[0][2])])
     ended = workshop.run("prepare", f"data.manifest={corpus / 'clips.csv'}")
     check("\x1b" not in ended.words and "\x07" not in ended.words, "orders reach the terminal")
@@ -239,15 +234,10 @@ def small_files_that_are_large_inside(workshop: Workshop) -> str:
     return f"{len(cases)} of {len(cases)}: exit 2, 1 line"
 
 
-def _clips(workshop: Workshop, count: int) -> list[Path]:
-    """Copies of synthetic videos."""
-    workshop.after("prepare")
-    target = workshop.folder / "clips"
-    target.mkdir(exist_ok=True)
-    sources = sorted(workshop.store.glob("corpora/*/clips/*.mp4"))[:count]
-    copies = [Path(shutil.copy(source, target)) for source in sources]
-    shutil.rmtree(workshop.store)
-    return copies
+def _private(workshop: Workshop) -> Path:
+    """A video that no corpus may read."""
+    folder = copied_clips(workshop, "private", count=1)
+    return Path(shutil.move(next(folder.iterdir()), workshop.scratch / "private.mp4"))
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:

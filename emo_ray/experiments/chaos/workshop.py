@@ -150,3 +150,14 @@ class Workshop(AbstractContextManager):
         if job in ("predict", "pseudo_label"):
             return [f"checkpoint={self.model()}"]
         return ["data.folds=2"] if job == "crossvalidate" else []
+
+
+def copied_clips(workshop: Workshop, name: str, count: int = 4) -> Path:
+    """A folder of this name in the scratch folder with some synthetic videos; the store is emptied."""
+    workshop.after("prepare")
+    folder = workshop.scratch / name
+    folder.mkdir()
+    for clip in sorted(workshop.store.glob("corpora/*/clips/*.mp4"))[:count]:
+        shutil.copy(clip, folder)
+    shutil.rmtree(workshop.store)
+    return folder

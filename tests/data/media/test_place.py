@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
-from faults import UNREADABLE, few_files, serving, unprivileged
+from faults import UNREADABLE, few_files, unprivileged
 
+from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.config.data_settings import Media
 from emo_ray.data import media, shards
 from emo_ray.data.manifest import Clip

@@ -1,8 +1,8 @@
 """Jobs that meet trouble of the place: what they could do is kept, and the same command goes on to an equal store."""
 
 import pytest
-from faults import serving
 
+from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
