@@ -9,8 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-# Locks, working folders, records of runs (by random names), and pages with seconds in them.
-_LEFT_OUT = re.compile(r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|[^/]*\.damaged)$")
+# Locks, working folders, records of runs and answers (by random names), and pages with seconds in them.
+_LEFT_OUT = re.compile(
+    r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|[^/]*\.damaged|answers-[^/]*\.jsonl)$"
+)
 _WORK = ("train/", "tune/", "mlartifacts/", "tracking/", "chaos/")
 _UNFINISHED = re.compile(r"(^|/)\.[^/]*(-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp)(/|$)")
 _TIMES = re.compile(r"(^|_)(s|seconds|waited)$|^files$")  # files: digests of files that may hold times
@@ -62,7 +64,13 @@ def _without_times(path: Path) -> bytes:
         return content
 
 
+def _is_random(value: Any) -> bool:
+    """Whether a value is the random name that a log of answers has."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value) is not None
+
+
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(entry) for key, entry in value.items() if not _TIMES.search(key)}
+        named = {key: entry for key, entry in value.items() if not _TIMES.search(key) and not _is_random(entry)}
+        return {key: _timeless(entry) for key, entry in named.items()}
     return [_timeless(entry) for entry in value] if isinstance(value, list) else value

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -77,15 +78,13 @@ def an_endpoint_redirects(workshop: Workshop) -> str:
 
 @fault("chat endpoints", "bounded memory; no reading; rerun equal")
 def an_endpoint_answers_without_end(workshop: Workshop) -> str:
-    """A body without end, a megabyte of gzip that unpacks to a gigabyte, and counts of tokens that no answer has."""
+    """A body without end, a megabyte of gzip that unpacks to a gigabyte, and JSON that is nested 100,000 deep."""
     workshop.undisturbed("annotate")
     bomb = gzip.compress(b"\0" * 2**30, 9)
-    wrong = json.dumps(json.loads(completion("a", None)) | {"usage": USAGE | {"total_tokens": 1e30}})
     words = []
     replies: dict[str, Reply] = {
         "endless": (200, {}, itertools.repeat(b" " * 2**16)),
         "gzip": (200, {"Content-Encoding": "gzip"}, bomb),
-        "usage of 1e30": (200, {}, wrong),
         "nested": (200, {}, "[" * 100_000 + "]" * 100_000),
     }
     for name, reply in replies.items():
@@ -98,6 +97,22 @@ def an_endpoint_answers_without_end(workshop: Workshop) -> str:
         words.append(f"{name}: exit {ended.status}")
         workshop.goes_on("annotate")
     return f"{', '.join(words)}; reruns equal"
+
+
+@fault("chat endpoints", "the count is not taken; later runs go on")
+def an_endpoint_counts_tokens_that_no_answer_has(workshop: Workshop) -> str:
+    """Answers that are said to have 1e30 tokens, and fewer than none."""
+    for count in (1e30, -5):
+        workshop.open_store("annotate")
+        usage = USAGE | {"prompt_tokens": count, "total_tokens": count}
+        answer = json.dumps(json.loads(completion("a", None)) | {"usage": usage})
+        with _endpoint([(200, {}, answer)] * 1000) as chat:
+            finished(workshop.run("annotate", f"annotate.url={chat.url}"))
+        table = pq.read_table(next(workshop.store.glob("readings/*/readings-*.parquet")))
+        counts = [value for value in table["prompt_tokens"].to_pylist() if value]
+        check(not counts, f"stored: {counts[:3]}")
+        finished(workshop.run("annotate", "annotate.max_tokens=1000000"))
+    return "2 of 2: exit 0, no count is stored; the next run goes on"
 
 
 @fault("weights of strangers", "exit 2, 1 line; no program runs")
@@ -220,7 +235,8 @@ def small_files_that_are_large_inside(workshop: Workshop) -> str:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**28,)})
         for _ in range(2**10):
             file.write(b"\0" * 2**20)
-    _write_table(corpus / "clips.csv", [("clip_id", "label"), ("a", "happy"), ("b", "sad")])
+    rows = [(f"c{i}", ("happy", "sad")[i % 2], ("train", "validation", "test")[i // 2]) for i in range(6)]
+    _write_table(corpus / "clips.csv", [("clip_id", "label", "split"), *rows])
     cases: dict[str, Iterable[str]] = {
         "keys.jsonl": (f"data.manifest={corpus / 'keys.jsonl'}",),
         "bomb.npz": (f"data.manifest={corpus / 'clips.csv'}", f"tables.audio={corpus / 'bomb.npz'}"),
