@@ -11,12 +11,12 @@ import pytest
 import torch
 from recording_files import voices, write_sound
 
-from emo_ray.experiments.chaos.bucket import serving
 from emo_ray import store
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.data.media import RATE_HZ
+from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state

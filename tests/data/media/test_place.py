@@ -5,10 +5,10 @@ import shutil
 import pytest
 from faults import UNREADABLE, few_files, unprivileged
 
-from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.config.data_settings import Media
 from emo_ray.data import media, shards
 from emo_ray.data.manifest import Clip
+from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.trouble import PlaceTrouble
 
 READERS = [(media.read_audio, 120.0), (media.read_video, 2, 32)]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
+from emo_ray.experiments.chaos.bucket import serving
 from emo_ray.failures import failure_of
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.trouble import PlaceTrouble
