@@ -26,6 +26,8 @@ MADE_BY = {
     "segments": "jobs/segment.py",
     "shards": "jobs/prepare.py",
     "prepared": "jobs/prepare.py",
+    "transcribed": "jobs/transcribe.py",
+    "transcripts": "jobs/transcribe.py",
     "readings": "jobs/annotate.py",
     "features": "the job that needs it, such as jobs/train.py",
     "checkpoints": "jobs/train.py",
@@ -38,6 +40,7 @@ MADE_BY = {
     "train": "jobs/train.py",
     "claims": "jobs/claims.py",
 }
+_ANSWERS = ("readings", "transcribed")
 _KINDS = (
     "corpora",
     "segments",
@@ -160,10 +163,10 @@ def _loss(root: Path, finding: Finding) -> Loss:
     lost = ""
     if finding.kind == "shards" and path.suffix == ".parquet":
         lost = _lost_media(root, path.name)
-    elif finding.kind == "readings" and path.suffix == ".jsonl":
-        lost = "answers that were paid for; jobs/annotate.py asks the endpoint for them once more"
-    elif finding.kind == "readings" and path.name == store.META:
-        lost = "the name of these readings, so that features and models of them are made anew; answers are kept"
+    elif finding.kind in _ANSWERS and path.suffix == ".jsonl":
+        lost = f"answers that were paid for; {made_by} asks the endpoint for them once more"
+    elif finding.kind in _ANSWERS and path.name == store.META:
+        lost = "the name of these answers, so that features and models of them are made anew; answers are kept"
     elif not made_by:
         lost = (
             "what it tells of past runs" if finding.kind != "bench" else "figures of that day; jobs/bench.py measures"
