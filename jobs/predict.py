@@ -1,7 +1,7 @@
 """Predict every clip of a table, of a folder of media, or of a folder that jobs/prepare.py made.
 
 example: python jobs/predict.py mini checkpoint=MODEL_FOLDER data.manifest=videos/
-result:  STORE/predictions/KEY/part-*.parquet: probabilities, modalities and statuses, a row for each clip
+result:  STORE/predictions/KEY/part-*.parquet: probabilities and statuses, a row for each clip; timelines/ of recordings
 """
 
 from emo_ray.cli import main

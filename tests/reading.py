@@ -20,6 +20,11 @@ def embedded(html):
     return [base64.b64decode(data) for data in re.findall('data:image/png;base64,([^"]*)', html)]
 
 
+def jpegs(html):
+    """The JPEG files that a page holds."""
+    return [base64.b64decode(data) for data in re.findall('data:image/jpeg;base64,([^"]*)', html)]
+
+
 def loaded(html):
     """What a page would load from elsewhere."""
     return re.findall(r"https?:|//|@import|url\(|<link|<script", re.sub(r'base64,[^"]*', "", html))

@@ -30,6 +30,8 @@ from emo_ray.models.checkpoint_files import WEIGHTS, read_config
 from emo_ray.models.fusion import FusionHead
 from emo_ray.progress import progress
 from emo_ray.reports.training import summary_table
+from emo_ray.reports.wording import plural
+from emo_ray.stages import timelines
 from emo_ray.stages.corpus import texts_of
 from emo_ray.stages.decoding.corpus import decode, plan_corpus
 from emo_ray.stages.decoding.shard_plan import ShardPlan, decode_tasks
@@ -44,6 +46,7 @@ from emo_ray.stages.transcripts import is_configured
 from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
+_ROWS_PER_GROUP = 2**12
 UNUSABLE = "no usable modality"
 ActorArguments = tuple[Config, Path, TextSources, dict[str, Path], Path]  # of PredictActor, but for its device
 TOGETHER = "probabilities"
@@ -77,7 +80,8 @@ def predict(config: Config) -> Result:
 
     Recordings in a folder of media that are too long for a clip are cut into utterances where `segment.auto` is set.
     Raises ValueError where `checkpoint` is missing or no model. Clips without any usable modality get a row that says
-    so, and no probabilities.
+    so, and no probabilities. Where clips are spans of recordings, rows say of which and when, and files beside them
+    show each recording's emotion over time.
     """
     if config.checkpoint is None:
         raise ValueError(
@@ -91,15 +95,17 @@ def predict(config: Config) -> Result:
         decode(config, plan)  # all sound is transcribed before the first clip is predicted
     texts = texts_of(config, plan, plan.clips)
     parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, texts)
-    meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of)}
+    recordings = timelines.recordings_of(texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips)
+    meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **timelines.decides(recordings)}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     if not all((folder / name).exists() for name in plan.clips_of):
         (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
 
     def fill(temporary: Path) -> dict[str, Any]:
+        _write_rows(temporary, parts.folder, plan.clips_of, recordings)
+        if recordings:
+            timelines.write(temporary, recordings, plan, labels, path.name)
         *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, labels).tolist()
-        for name in plan.clips_of:
-            store.link_or_copy(parts.folder / name, temporary / name)
         return {"counts": dict(zip(labels, counts, strict=True)), "unusable": unusable}
 
     about = store.artefact(folder, meta, fill)
@@ -110,7 +116,22 @@ def predict(config: Config) -> Result:
         "clips/s": parts.clips_per_s and round(parts.clips_per_s, 1),
     }
     counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})
-    return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")])
+    lines = [f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}"]
+    table = summary_table("Clips by predicted class", counts, "class")
+    return Result(folder, content, [table], lines if recordings else [])
+
+
+def _write_rows(folder: Path, parts: Path, names: Iterable[str], recordings: Sequence[timelines.Recording]) -> None:
+    """Put the predictions of these parts into a folder: as they are, or with the spans that clips of recordings have.
+
+    Parts are shared by corpora, in which a clip's recording may have other places.
+    """
+    for name in names:
+        if recordings:
+            rows = timelines.with_spans(store.read_parquet(parts / name), recordings)
+            store.write_parquet(folder / name, rows, _ROWS_PER_GROUP)
+        else:
+            store.link_or_copy(parts / name, folder / name)
 
 
 def predict_parts(
@@ -165,7 +186,7 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
         table = transcripts.filled(table, models.encoders["text"].transcripts)
     batch, table = _with_features(models, table, features)
     predictions = _table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
-    store.write_parquet(out, predictions, rows_per_group=2**12)
+    store.write_parquet(out, predictions, _ROWS_PER_GROUP)
     return _tally(predictions["prediction"], models.labels)
 
 

@@ -1,13 +1,12 @@
 """The page of a recording: all that is known of it in words too, nothing loaded or run, and small whatever it holds."""
 
-import base64
 import io
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
-from reading import loaded, visible
+from reading import jpegs, loaded, visible
 
 from emo_ray.reports import timeline_page
 from emo_ray.reports.timeline import Timeline, Utterance
@@ -130,8 +129,7 @@ def test_a_thumbnail_is_a_small_picture_of_the_same():
 
 def test_pictures_are_those_of_the_frames():
     text = page(recording(2))
-    images = {base64.b64decode(data) for data in re.findall('data:image/jpeg;base64,([^"]*)', text)}
-    assert images == {thumbnail(jpeg())}
+    assert set(jpegs(text)) == {thumbnail(jpeg())}
     assert "<img" not in page(recording(2), pictures=False)
 
 

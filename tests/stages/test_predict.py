@@ -305,3 +305,31 @@ def test_a_long_recording_in_a_folder_is_predicted_utterance_by_utterance(config
     assert {row["audio_status"] for row in rows} == {"ok"}
     whole = predict(override(config, changes | {"segment.auto": False})).content
     assert (whole["clips"], whole["without any usable modality"]) == (1, 1)
+
+
+def test_spans_of_a_recording_have_times_and_a_timeline(config, media_files, tmp_path):
+    """Subtitles cut a recording; its predictions say when, and the emotion over time lies beside them."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    shutil.copy(media_files["clip"], folder / "talk.mp4")
+    shutil.copy(media_files["wav"], folder / "whole.wav")
+    (folder / "talk.vtt").write_text(
+        "WEBVTT\n\n00:00.000 --> 00:00.400\nI am so happy!\n\n00:00.500 --> 00:00.900\nOh no.\n"
+    )
+    places = {"data.manifest": str(folder), "store.root": str(tmp_path / "store"), "train.num_workers": 0}
+    result = predict(override(config, places))
+    rows = rows_of(result.path)
+    spans = {name: [row[column] for column in ("recording", "start_s", "end_s")] for name, row in rows.items()}
+    assert spans == {
+        "talk-1": ["talk.mp4", 0.0, 0.4],
+        "talk-2": ["talk.mp4", 0.5, 0.9],
+        "whole": [None, None, None],
+    }
+    names = {path.name for path in (result.path / "timelines").iterdir()}
+    assert names == {"talk.html", "talk.csv", "talk.emotions.vtt"}
+    emotion = f"[{rows['talk-1']['prediction']} {100 * rows['talk-1']['confidence']:.0f} %]"
+    words = (result.path / "timelines" / "talk.emotions.vtt").read_text("utf-8")
+    assert f"00:00:00.000 --> 00:00:00.400\n{emotion}\nI am so happy!\n" in words
+    assert str(result.path / "timelines") in result.lines[0]
+    shutil.copy(result.path / "timelines" / "talk.emotions.vtt", folder)  # as a player wants it: no transcript
+    assert predict(override(config, places)).path == result.path

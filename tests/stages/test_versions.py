@@ -27,11 +27,13 @@ from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import media, recordings, tables
 from emo_ray.data.batch import VideoBatch
+from emo_ray.data.manifest import Clip
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
 from emo_ray.experiments.claims import baselines, comparisons, trials
 from emo_ray.models.clip import load_clip, tokenizer
+from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
 from emo_ray.stages.chat import answer_log, sounds
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.encoding.encoders import recogniser
@@ -39,6 +41,7 @@ from emo_ray.stages.encoding.recognition import transcribe_rows
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.segment import UTTERANCES
 from emo_ray.stages.self_train import self_train
+from emo_ray.stages.timelines import recordings_of, with_spans
 from emo_ray.stages.tune import tune
 
 ROOT = Path(__file__).parents[2]
@@ -277,6 +280,15 @@ def of_recordings(folder: Path) -> Any:
     return str(UTTERANCES), status, np.array(spans)
 
 
+def of_timelines() -> Any:
+    clip = Clip("talk-1", "/data/talk.mp4", text="the words", speaker="Anna", start_s=1.0, end_s=2.5)
+    statuses = {"status": "ok", "text_status": "ok"}
+    utterance = Utterance("talk-1", 1.0, 2.5, "the words", "Anna", (0.25, 0.75), statuses)
+    timeline = Timeline("talk.mp4", ("sad", "happy"), [utterance])
+    rows = with_spans(pa.table({"clip_id": ["talk-1"]}), recordings_of([clip]))
+    return csv_rows(timeline), webvtt(timeline), rows.to_pylist()
+
+
 def of_bench() -> Any:
     return [[field.name for field in fields(record)] for record in (Figure, Comparison)]
 
@@ -308,6 +320,7 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "stages.decoding.corpus.VERSION": of_prepared(small),
         "stages.pseudo_label.VERSION": of_pseudo_labels(taught),
         "stages.self_train.VERSION": of_rounds(taught),
+        "stages.timelines.VERSION": of_timelines(),
         "stages.tune.VERSION": of_sweep(few),
     }
 

@@ -1,0 +1,144 @@
+"""Emotion over time: for each recording whose utterances were predicted a page, a CSV file and subtitles."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emo_ray import store
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.manifest import Clip
+from emo_ray.progress import late_progress
+from emo_ray.reports import timeline_page
+from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, file_names, webvtt
+from emo_ray.reports.timeline_page import Still, choose_stills, thumbnail
+from emo_ray.stages.decoding.shard_plan import ShardPlan
+
+VERSION = 1  # of the files and of the columns; raise it when the same predictions give others
+FOLDER = "timelines"
+_AT_ONCE = 500  # recordings whose pictures are in memory together, up to 200 kB each
+_STATUSES = ("status", *(f"{name}_status" for name in MODALITIES))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A media file, and the clips that are spans of it in order of time.
+
+    `place` tells it from the others: its path below the folder that all lie in. `name` is that of its files.
+    """
+
+    place: str
+    name: str
+    clips: Sequence[Clip]
+
+
+def recordings_of(clips: Iterable[Clip]) -> list[Recording]:
+    """The recordings that clips with spans are cut from. Clips that are whole files belong to none."""
+    clips_of: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.span_s is not None and (file := clip.video or clip.audio) is not None:
+            clips_of[file].append(clip)
+    files = sorted(clips_of)
+    places = _places(files)
+    return [
+        Recording(place, name, sorted(clips_of[file], key=lambda clip: (clip.span_s, clip.clip_id)))
+        for file, place, name in zip(files, places, file_names(places), strict=True)
+    ]
+
+
+def _places(files: Sequence[str]) -> list[str]:
+    """The paths or addresses below what all begin with, and without the options of an address, which may be secret."""
+    words = [(file.partition("?")[0] if "://" in file else file).split("/") for file in files]
+    folders = [file_words[:-1] for file_words in words]
+    shared = 0
+    while folders and all(len(folder) > shared and folder[shared] == folders[0][shared] for folder in folders):
+        shared += 1
+    return ["/".join(file_words[shared:]) for file_words in words]
+
+
+def decides(recordings: Sequence[Recording]) -> dict[str, Any]:
+    """What decides the files and the columns beside the predictions; empty where no clip has a span."""
+    if not recordings:
+        return {}
+    spans = [[r.place, r.name, [[c.clip_id, c.span_s, c.speaker, c.text] for c in r.clips]] for r in recordings]
+    return {"timelines": [VERSION, store.digest(spans)]}
+
+
+def with_spans(predictions: pa.Table, recordings: Sequence[Recording]) -> pa.Table:
+    """The rows with `recording`, `start_s` and `end_s`, which are null for clips that are whole files."""
+    row_of = {clip.clip_id: (r.place, clip.start_s, clip.end_s) for r in recordings for clip in r.clips}
+    rows = [row_of.get(clip_id, (None, None, None)) for clip_id in predictions["clip_id"].to_pylist()]
+    kinds = {"recording": pa.string(), "start_s": pa.float64(), "end_s": pa.float64()}
+    for i, (name, kind) in enumerate(kinds.items()):
+        predictions = predictions.append_column(name, pa.array([row[i] for row in rows], kind))
+    return predictions
+
+
+def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels: Sequence[str], model: str) -> None:
+    """Write NAME.html, NAME.csv and NAME.emotions.vtt for each recording into `folder`/timelines.
+
+    `folder` holds the predictions of the plan's parts, and pictures are taken from its shards. `model` is a name.
+    """
+    # A player takes NAME.emotions.vtt for subtitles of NAME.mp4; data.corpora, which would read NAME.vtt beside a
+    # recording as what is said in it, does not.
+    part_of = {row.clip.clip_id: name for name, rows in plan.clips_of.items() for row in rows}
+    predictions = _predictions(folder, part_of, recordings)
+    target = folder / FOLDER
+    with late_progress("drawing emotion over time", "recordings") as report:
+        for start in range(0, len(recordings), _AT_ONCE):
+            batch = recordings[start : start + _AT_ONCE]
+            timelines = [_timeline(recording, labels, predictions) for recording in batch]
+            stills = [choose_stills(timeline.utterances, plan.media.frames) for timeline in timelines]
+            thumbnails = _thumbnails(plan, part_of, [still for some in stills for still in some])
+            for i, (recording, timeline) in enumerate(zip(batch, timelines, strict=True)):
+                shown = {still: thumbnails[still] for still in stills[i] if still in thumbnails}
+                name = recording.name
+                store.write_text(target / f"{name}.html", timeline_page.html(timeline, name, shown, model))
+                store.write_csv(target / f"{name}.csv", csv_rows(timeline))
+                store.write_text(target / f"{name}.emotions.vtt", webvtt(timeline))
+                report(start + i + 1, len(recordings))
+
+
+def _predictions(
+    folder: Path, part_of: Mapping[str, str], recordings: Sequence[Recording]
+) -> dict[str, dict[str, Any]]:
+    """The predicted rows of all recordings' clips, by clip_id."""
+    clip_ids = {clip.clip_id for recording in recordings for clip in recording.clips}
+    rows: dict[str, dict[str, Any]] = {}
+    for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
+        table = store.read_parquet(folder / name, columns=["clip_id", "probabilities", *_STATUSES])
+        rows |= {row["clip_id"]: row for row in table.to_pylist() if row["clip_id"] in clip_ids}
+    return rows
+
+
+def _timeline(recording: Recording, labels: Sequence[str], predictions: Mapping[str, dict[str, Any]]) -> Timeline:
+    utterances = []
+    for clip in recording.clips:
+        assert clip.span_s is not None  # recordings have no others
+        row = predictions[clip.clip_id]
+        statuses = {column: row[column] for column in _STATUSES}
+        text, person = clip.text or "", clip.speaker or ""
+        utterances.append(Utterance(clip.clip_id, *clip.span_s, text, person, row["probabilities"], statuses))
+    return Timeline(recording.place, labels, utterances)
+
+
+def _thumbnails(plan: ShardPlan, part_of: Mapping[str, str], stills: Iterable[Still]) -> dict[Still, bytes]:
+    """Small pictures of stills, from the frames that the shards hold; each part is read once.
+
+    Left out are those of clips without video, and of parts that somebody has taken away since.
+    """
+    stills_of: dict[str, dict[str, list[Still]]] = defaultdict(lambda: defaultdict(list))
+    for still in stills:
+        stills_of[part_of[still.clip_id]][still.clip_id].append(still)
+    thumbnails: dict[Still, bytes] = {}
+    for name, by_clip in stills_of.items():
+        if not (plan.folder / name).exists():
+            continue
+        chosen = [("clip_id", "in", list(by_clip))]
+        for row in store.read_parquet(plan.folder / name, columns=["clip_id", "frames"], filters=chosen).to_pylist():
+            for still in by_clip[row["clip_id"]] if row["frames"] else ():
+                thumbnails[still] = thumbnail(row["frames"][still.frame])
+    return thumbnails
