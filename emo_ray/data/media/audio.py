@@ -10,6 +10,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.packet import Packet
 
+from emo_ray.data.media.arrays import is_array
 from emo_ray.data.media.container import (
     LIMITS,
     MATROSKA,
@@ -51,6 +52,8 @@ def read_audio(
 
 
 def _decode(source: str, max_s: float, limits: Limits, span: Span | None) -> tuple[np.ndarray, list[str]]:
+    if is_array(source):
+        raise Missing("an array of frames has no sound")
     with opened(source, limits) as media:
         container = media.container
         if not container.streams.audio:

@@ -5,10 +5,10 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any, BinaryIO, TypeVar
 
 import av
-import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
@@ -27,6 +27,7 @@ _STREAM_TIMED = {MP4, "flac", "wv", "tta", "mxf"}  # headers that say how long e
 _WHOLE_TIMED = {"flv"}  # headers that say how long the longest stream is; Matroska's may
 _MOST_STREAMS = 64
 _TRIED_BYTES = 2**29  # at either end of a file, to see whether its storage gives them
+Content = TypeVar("Content")
 
 
 class Missing(Exception):
@@ -147,9 +148,7 @@ def _is_plain(stream: Stream) -> bool:
     return stream.codec_context is not None and stream.codec_context.name.startswith("pcm_")
 
 
-def with_status(
-    decode: Callable[[str], tuple[np.ndarray, list[str]]], source: str | None
-) -> tuple[np.ndarray | None, str]:
+def with_status(decode: Callable[[str], tuple[Content, list[str]]], source: str | None) -> tuple[Content | None, str]:
     """The content that `decode` gives for a path or URI, and its status; None and the reason where that is at fault.
 
     Raises PlaceTrouble where the storage, the network or this machine is at fault, for that may pass.
@@ -203,16 +202,15 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def opened(source: str, limits: Limits) -> Iterator[Media]:
-    """The open container of a local path or a URI (s3, gs, ...).
+def open_file(source: str, limits: Limits) -> Iterator[tuple[Any, int]]:
+    """The open file of a local path or a URI (s3, gs, ...), at its beginning, and its size in bytes.
 
     Raises Corrupt for a file that cannot hold media or goes beyond a limit.
     """
     with ExitStack() as stack:
         file: Any
         filesystem, path = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), source)
-        is_local = isinstance(filesystem, fs.LocalFileSystem)  # file:///a.mp4 too
-        if is_local:
+        if isinstance(filesystem, fs.LocalFileSystem):  # file:///a.mp4 too
             if not stat.S_ISREG(os.stat(path).st_mode):  # reading from a pipe or a device may never end
                 raise Corrupt("not a regular file")
             file = stack.enter_context(open(path, "rb"))
@@ -221,12 +219,20 @@ def opened(source: str, limits: Limits) -> Iterator[Media]:
             file = stack.enter_context(filesystem.open_input_file(path))
             size = file.size()
         _check_file(file, size, limits)
+        file.seek(0)
+        yield file, size
+
+
+@contextmanager
+def opened(source: str, limits: Limits) -> Iterator[Media]:
+    """The open container of a local path or a URI, as by `open_file`."""
+    with open_file(source, limits) as (file, size), ExitStack() as stack:
         stated_share = lengths.stated_share(file, size)
         matroska_states_duration = lengths.matroska_states_duration(file)
         ogg_states_duration = lengths.ogg_states_duration(file, size)
         lacks_end_mark = lengths.lacks_end_mark(file, size)
         file.seek(0)
-        container = stack.enter_context(_container(path if is_local else file))
+        container = stack.enter_context(_container(file.name if isinstance(file, BufferedReader) else file))
         _check_streams(container)
         name = container.format.name
         yield Media(

@@ -1,4 +1,4 @@
-"""One decoded frame to the square picture that a model sees: as players show it, resized and cropped."""
+"""One decoded frame to a picture as players show it: whole, or the square that a model sees, resized and cropped."""
 
 from fractions import Fraction
 
@@ -52,3 +52,26 @@ class Resizer:
         left, top = (width - size) // 2, (height - size) // 2
         image = image[top : top + size, left : left + size]
         return np.ascontiguousarray(_upright(image, resized))
+
+
+class Renderer:
+    """Makes whole pictures that are no larger than a number of pixels on their longer side."""
+
+    def __init__(self, long_side: int, limits: Limits) -> None:
+        self._long_side, self._limits = long_side, limits
+        self._scaler = VideoReformatter()
+
+    def picture(self, frame: VideoFrame, pixel_aspect: Fraction) -> np.ndarray:
+        """uint8 (H, W, 3): upright, pixels made square."""
+        shown_width = frame.width * float(pixel_aspect)
+        scale = min(1.0, self._long_side / max(shown_width, frame.height))
+        width, height = max(1, round(shown_width * scale)), max(1, round(frame.height * scale))
+        check_pixels(width, height, self._limits)
+        resized = self._scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+        return _upright(resized.to_ndarray(), resized)
+
+
+def resize(image_HWC: np.ndarray, size: int, scaler: VideoReformatter) -> np.ndarray:
+    """A square picture, uint8, at another size."""
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(image_HWC), format="rgb24")
+    return scaler.reformat(frame, size, size, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()

@@ -62,6 +62,11 @@ def window_of(span: Span, container: InputContainer, stream: Stream) -> Window:
         raise Corrupt(f"{span}: expected 0 <= start < end")
     if unit_s is None:
         raise Corrupt(f"{span}: the file has no clock")
-    origin = round(Fraction(container.start_time or 0, av.time_base) / unit_s)
+    origin = round(beginning_s(container) / unit_s)
     start, end = (origin + round(Fraction(time_s) / unit_s) for time_s in span)
     return Window(start, end, origin, unit_s, span)
+
+
+def beginning_s(container: InputContainer) -> Fraction:
+    """When a file begins on the clock of its container, in seconds: from there times of clips and boxes count."""
+    return Fraction(container.start_time or 0, av.time_base)

@@ -6,9 +6,9 @@ again from the beginning.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import dropwhile, groupby
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -18,6 +18,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from emo_ray.data.media.arrays import is_array, sample_array
 from emo_ray.data.media.container import (
     LIMITS,
     Corrupt,
@@ -36,25 +37,37 @@ from emo_ray.data.media.packet_index import (
     index_of_packets,
 )
 from emo_ray.data.media.picture import Resizer, check_pixels
-from emo_ray.data.media.span import Span, window_of
+from emo_ray.data.media.sample import Channels, Request, Sample
+from emo_ray.data.media.span import Span, beginning_s, window_of
 
 _SEEK_GAIN = 0.8  # seek only when it decodes less than this share of what straight decoding does
 
-Images = dict[int, np.ndarray]  # time stamp, or place in the order of decoding -> uint8 (size, size, 3)
+Values = dict[int, Any]  # time stamp, or place in the order of decoding -> what is made of the frame
 
 
-@dataclass(frozen=True)
-class Request:
-    """How many frames to take of a clip, how to make pictures of them, and from which stretch of the file."""
+class _Clock(NamedTuple):
+    """What tells the time of a stream's frames."""
 
-    frames: int
-    resizer: Resizer
-    limits: Limits
-    span: Span | None
+    unit_s: Fraction | None
+    beginning_s: Fraction
+    rate_hz: Fraction | None
+
+    def seconds(self, time: int) -> float | None:
+        """A time of the stream in seconds from the beginning of the file."""
+        return None if self.unit_s is None else float(time * self.unit_s - self.beginning_s)
+
+    def number(self, time_s: float | None) -> int | None:
+        """Which frame is shown at a time, where those before it were not read: right at a constant rate alone."""
+        return None if time_s is None or self.rate_hz is None else round(time_s * self.rate_hz)
 
 
 def read_video(
-    source: str | None, frames: int, size: int, limits: Limits = LIMITS, span: Span | None = None
+    source: str | None,
+    frames: int,
+    size: int,
+    limits: Limits = LIMITS,
+    span: Span | None = None,
+    channels: Channels = "rgb",
 ) -> tuple[np.ndarray | None, str]:
     """`frames` frames spread over the time of the clip, short side resized to `size` pixels and centre-cropped.
 
@@ -62,25 +75,43 @@ def read_video(
     last frame's end; of a span count the frames that appear in it. Returns uint8 frames_THWC (RGB) and "ok" or
     "ok: note", or None and "missing[: why]" or "corrupt: why".
     """
-    request = Request(frames, Resizer(size, limits), limits, span)
-    return with_status(lambda path: _decode(path, request), source)
+    request = Request(frames, Resizer(size, limits).picture, limits, span, channels)
+
+    def decode(path: str) -> tuple[np.ndarray, list[str]]:
+        sample, notes = sample_frames(path, request)
+        return np.stack(sample.values), notes
+
+    return with_status(decode, source)
 
 
-def _decode(source: str, request: Request, by_seeking: bool = True) -> tuple[np.ndarray, list[str]]:
+def sample_frames(source: str, request: Request) -> tuple[Sample, list[str]]:
+    """Frames spread over the time of a clip as `read_video` spreads them, and notes.
+
+    An `.npy` file is an array of frames. Raises Missing and Corrupt.
+    """
+    return sample_array(source, request) if is_array(source) else _decode(source, request)
+
+
+def _decode(source: str, request: Request, by_seeking: bool = True) -> tuple[Sample, list[str]]:
     with opened(source, request.limits) as media:
         stream, notes = _video_stream(media, request.limits)
         window = window_of(request.span, media.container, stream) if request.span else None
         index, index_notes = index_of_packets(media, stream, request.limits, window, by_seeking)
+        clock = _Clock(stream.time_base, beginning_s(media.container), stream.average_rate)
         tally = Tally()
-        images = _by_time(media, stream, index, request, tally) if index.pts else None
-        times, stream_index = index.times, stream.index  # a closed container's streams are gone
-    if images is None and index.is_part:
+        times = index.times
+        sampled = _by_time(media, stream, index, request, tally) if index.pts else None
+        stream_index = stream.index  # a closed container's streams are gone
+    if sampled is None and index.is_part:
         return _decode(source, request, by_seeking=False)
-    if images is None:
-        images, times, tally = _by_order(source, stream_index, index, request)
+    if sampled is None:
+        sampled, times, tally = _by_order(source, stream_index, index, request)
     tally.check()
-    index_notes += index.window_notes(times)
-    return np.stack(images), [*notes, *index_notes, *tally.unreadable_notes(len(index.keys))]
+    values, places = sampled
+    times_s = [None if times is None else clock.seconds(times[place]) for place in places]
+    numbers: list[int | None] = [clock.number(time_s) for time_s in times_s] if index.is_part else [*places]
+    notes += [*index_notes, *index.window_notes(times), *tally.unreadable_notes(len(index.keys))]
+    return Sample(values, numbers, times_s), notes
 
 
 def _video_stream(media: Media, limits: Limits) -> tuple[VideoStream, list[str]]:
@@ -104,20 +135,24 @@ def _prepare(stream: VideoStream, limits: Limits) -> None:
 
 def _by_time(
     media: Media, stream: VideoStream, index: PacketIndex, request: Request, tally: Tally
-) -> list[np.ndarray] | None:
-    """An image for each place, found by time stamps; None where decoding does not give the frames promised."""
+) -> tuple[list[Any], list[int]] | None:
+    """What is made of the frames to take, found by time stamps, and their places in time.
+
+    None where decoding does not give the frames promised.
+    """
     assert index.pts is not None
     shown = sorted(index.pts)
-    targets = [shown[i] for i in index.places(shown, len(shown), request.frames)]
-    images: Images = {}
+    places = index.places(shown, len(shown), request.frames)
+    targets = [shown[i] for i in places]
+    values: Values = {}
     for start, group in _starts(media, index, targets):
         try:
             packets = _packets_from(media, stream, index, start, tally)
         except av.FFmpegError:  # raw streams cannot seek
             return None
         first = shown[0] if start is None else None
-        images |= _decode_segment(packets, stream, (first, group), request, tally)
-    return [images[pts] for pts in targets] if images.keys() >= set(targets) else None
+        values |= _decode_segment(packets, stream, (first, group), request, tally)
+    return ([values[pts] for pts in targets], places) if values.keys() >= set(targets) else None
 
 
 def _starts(media: Media, index: PacketIndex, targets: list[int]) -> list[tuple[int | None, list[int]]]:
@@ -171,23 +206,23 @@ def _decode_segment(
     expected: tuple[int | None, list[int]],
     request: Request,
     tally: Tally,
-) -> Images:
-    """Images of frames by pts, decoded from packets on.
+) -> Values:
+    """What is made of frames, by pts, decoded from packets on.
 
     `expected` is the pts of the first frame (None: any) and those to keep. Decoding ends early where a frame does not
     come when it should.
     """
     first, targets = expected
-    images: Images = {}
+    values: Values = {}
     for frame in _intact_first(tally.decode(packets, stream)):
-        if frame.pts is None or frame.pts > targets[len(images)] or first not in (None, frame.pts):
+        if frame.pts is None or frame.pts > targets[len(values)] or first not in (None, frame.pts):
             break
         first = None
-        if frame.pts == targets[len(images)]:
-            images[frame.pts] = request.resizer.picture(frame, _pixel_aspect(stream))
-        if len(images) == len(targets):
+        if frame.pts == targets[len(values)]:
+            values[frame.pts] = request.render(frame, _pixel_aspect(stream))
+        if len(values) == len(targets):
             break
-    return images
+    return values
 
 
 def _intact_first(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
@@ -201,8 +236,10 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
 
 def _by_order(
     source: str, stream_index: int, index: PacketIndex, request: Request
-) -> tuple[list[np.ndarray], list[int] | None, Tally]:
-    """An image for each place, found by counting the frames that decode from the beginning of the file, and times.
+) -> tuple[tuple[list[Any], list[int]], list[int] | None, Tally]:
+    """What is made of the frames to take, found by counting the frames that decode from the beginning of the file.
+
+    Beside it come their places, and the times of all frames.
 
     A first pass takes as many frames for granted as there are packets. If that is wrong, or if the packets do not say
     when frames appear and that must be known, a second one does it over with the number and times of frames that the
@@ -210,7 +247,7 @@ def _by_order(
     """
     count, times = len(index.keys), index.times
     places = index.places(times, count, request.frames)
-    images, frame_times, tally = _decode_places(source, stream_index, places, request)
+    values, frame_times, tally = _decode_places(source, stream_index, places, request)
     if len(frame_times) != count or not places:
         tally.check()
         if not frame_times:
@@ -221,8 +258,8 @@ def _by_order(
         places = index.places(times, len(frame_times), request.frames)
         if not places:
             raise Corrupt(f"{request.span}: the file does not say when its frames appear")
-        images, _, _ = _decode_places(source, stream_index, places, request)
-    return [images[place] for place in places], times, tally
+        values, _, _ = _decode_places(source, stream_index, places, request)
+    return ([values[place] for place in places], places), times, tally
 
 
 def _rising(times: list[int | None]) -> list[int] | None:
@@ -238,10 +275,10 @@ def _rising(times: list[int | None]) -> list[int] | None:
 
 def _decode_places(
     source: str, stream_index: int, places: list[int], request: Request
-) -> tuple[Images, list[int | None], Tally]:
-    """Images of the frames at these places in the order of decoding, and the pts of all frames."""
+) -> tuple[Values, list[int | None], Tally]:
+    """What is made of the frames at these places in the order of decoding, and the pts of all frames."""
     tally = Tally()
-    images: Images = {}
+    values: Values = {}
     times = []
     with opened(source, request.limits) as media:
         stream = next(s for s in media.container.streams.video if s.index == stream_index)
@@ -249,5 +286,5 @@ def _decode_places(
         for i, frame in enumerate(_intact_first(tally.decode(tally.read(media.container, [stream]), stream))):
             times.append(frame.pts)
             if i in places:
-                images[i] = request.resizer.picture(frame, _pixel_aspect(stream))
-    return images, times, tally
+                values[i] = request.render(frame, _pixel_aspect(stream))
+    return values, times, tally

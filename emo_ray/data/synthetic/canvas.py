@@ -24,24 +24,35 @@ def blank(colour: Colour) -> Image.Image:
     return Image.new("RGB", (_SIDE, _SIDE), colour)
 
 
+def blank_mask() -> Image.Image:
+    """A canvas that hides everything; what is drawn on it in white is shown."""
+    return Image.new("L", (_SIDE, _SIDE), 0)
+
+
 def light_from_side(image: Image.Image, strength: float) -> Image.Image:
     """The canvas brightened towards the right (positive strength) or the left, and darkened on the other side."""
     light_W = 1 + strength * np.linspace(-1, 1, _SIDE)
     return Image.fromarray(np.clip(np.asarray(image) * light_W[None, :, None], 0, 255).astype(np.uint8))
 
 
-def photograph(image: Image.Image, pose: np.ndarray, zoom: float) -> np.ndarray:
-    """The uint8 frame_HWC that a camera sees of the canvas.
+def photograph(image: Image.Image, pose: np.ndarray, zoom: float, side: int = SIZE) -> np.ndarray:
+    """The uint8 frame_HWC that a camera sees of the canvas, `side` pixels wide and high; of a mask frame_HW.
 
     `pose` is the head's x and y in face units and its roll in radians.
     """
     x, y, roll = pose
-    cos, sin, centre = np.cos(roll) / zoom, np.sin(roll) / zoom, SIZE / 2
-    left = (_MARGIN - x) * centre - centre * (cos - sin)  # a face unit is half a frame
-    top = (_MARGIN - y) * centre - centre * (sin + cos)
+    unit, half = SIZE / 2, side / 2  # a face unit is half a frame of the usual size
+    cos, sin = np.cos(roll) / zoom, np.sin(roll) / zoom
+    left = (_MARGIN - x) * unit - half * (cos - sin)
+    top = (_MARGIN - y) * unit - half * (sin + cos)
     matrix = (cos, -sin, left, sin, cos, top)
-    view = image.reduce(_SUPERSAMPLED).transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    view = image.reduce(_SUPERSAMPLED).transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
     return np.asarray(view)
+
+
+def whole_side(zoom: float) -> int:
+    """Pixels of a view that holds the whole canvas."""
+    return 2 * round(_MARGIN * SIZE / 2 * zoom)
 
 
 def arc(centre: tuple[float, float], half: float, height: float, roundness: float = 0.0) -> Points:
@@ -68,17 +79,19 @@ def disc_in_lens(centre: tuple[float, float], radius: float, half: float, upper:
     return points
 
 
-def fill(brush: ImageDraw.ImageDraw, points: Points, colour: Colour) -> None:
+def fill(brush: ImageDraw.ImageDraw, points: Points, colour: Colour | int) -> None:
     """Draw a filled polygon."""
     brush.polygon(_pixels(points), colour)
 
 
-def line(brush: ImageDraw.ImageDraw, points: Points, width: float, colour: Colour) -> None:
+def line(brush: ImageDraw.ImageDraw, points: Points, width: float, colour: Colour | int) -> None:
     """Draw a line through points, at least a canvas pixel wide."""
     brush.line(_pixels(points), colour, max(1, round(width * _SCALE)))
 
 
-def ellipse(brush: ImageDraw.ImageDraw, centre: tuple[float, float], half: tuple[float, float], colour: Colour) -> None:
+def ellipse(
+    brush: ImageDraw.ImageDraw, centre: tuple[float, float], half: tuple[float, float], colour: Colour | int
+) -> None:
     """Draw a filled ellipse; `half` is half its width and half its height."""
     (x, y), (width, height) = centre, half
     brush.ellipse(_pixels([(x - width, y - height), (x + width, y + height)]), colour)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
 from emo_ray.data.manifest.columns import SPLITS
 from emo_ray.data.synthetic.face import FLAWS, RATE_FPS, face
+from emo_ray.data.synthetic.scene import wide_shot
 from emo_ray.data.synthetic.text import sentence
 from emo_ray.data.synthetic.voice import RATE_HZ, voice
 
@@ -54,6 +55,7 @@ class Script:
     split: str
     speaker: str
     seed: int  # of the corpus; with clip_id and speaker it decides every pixel and sample
+    shot: Literal["close", "wide"] = "close"
 
 
 def digest_parts(synthetic: Synthetic) -> tuple[Any, ...]:
@@ -113,6 +115,9 @@ def _perform_face(script: Script) -> np.ndarray | None:
         return None
     speaker_rng = _rng(script.seed, script.speaker, "face")
     clip_rng = _rng(script.seed, script.clip_id, "face")
+    if script.shot == "wide":
+        rngs = (speaker_rng, clip_rng, _rng(script.seed, script.clip_id, "scene"))
+        return wide_shot(script.shown["video"], rngs, DURATION_S, script.flaws.get("video"))
     return face(script.shown["video"], speaker_rng, clip_rng, DURATION_S, script.flaws.get("video"))
 
 
@@ -155,7 +160,7 @@ def _script(synthetic: Synthetic, split: str, clip_id: str, speaker: str, label:
     text = None
     if "text" in shown:
         text = "" if "text" in flaws else sentence(shown["text"], rng)
-    return Script(clip_id, label, shown, flaws, text, split, speaker, synthetic.seed)
+    return Script(clip_id, label, shown, flaws, text, split, speaker, synthetic.seed, synthetic.shot)
 
 
 def _at_most_one(rates: Mapping[str, float], rng: np.random.Generator) -> str | None:

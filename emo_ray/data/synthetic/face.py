@@ -138,8 +138,8 @@ def sample_look(speaker_rng: np.random.Generator) -> Look:
     )
 
 
-def paint(look: Look, act: Act) -> np.ndarray:
-    """uint8 frames_THWC of a speaker's face in action."""
+def paint(look: Look, act: Act, pixels: int = SIZE) -> np.ndarray:
+    """uint8 frames_THWC of a speaker's face in action, `pixels` wide and high."""
     still = _paint_still(look)
     frames_THWC = []
     for units, pose in zip(act.units_T, act.pose_T3, strict=True):
@@ -150,8 +150,16 @@ def paint(look: Look, act: Act) -> np.ndarray:
         for side in (-1, 1):
             _paint_eye(brush, look, units, side)
             _paint_brow(brush, look, units, side)
-        frames_THWC.append(photograph(image, pose, act.zoom))
+        frames_THWC.append(photograph(image, pose, act.zoom, pixels))
     return np.stack(frames_THWC)
+
+
+def silhouette(look: Look, act: Act, pixels: int) -> np.ndarray:
+    """uint8 masks_THW of the head in the frames that `paint` gives, without what is behind it."""
+    mask = synthetic_canvas.blank_mask()
+    brush = ImageDraw.Draw(mask)
+    _paint_head(brush, look, hair=255, skin=255)
+    return np.stack([photograph(mask, pose, act.zoom, pixels) for pose in act.pose_T3])
 
 
 def add_flaw(frames_THWC: np.ndarray, flaw: str, clip_rng: np.random.Generator) -> np.ndarray:
@@ -197,12 +205,16 @@ def _paint_still(look: Look) -> Image.Image:
     """A canvas with what does not move: backdrop, hair, head, nose, and the light on them."""
     image = synthetic_canvas.blank(look.backdrop)
     brush = ImageDraw.Draw(image)
-    ellipse(brush, (0, -0.2), (look.head + 0.14, 1.25), look.hair)
-    ellipse(brush, (0, 0), (look.head, 1.12), look.skin)
-    fill(brush, lens((0, look.fringe + 0.3), look.head + 0.1, -1.0, -0.3), look.hair)
+    _paint_head(brush, look, look.hair, look.skin)
     nose = [(-0.05, look.eye_y + 0.1), (-0.13, 0.2), (0, 0.25), (0.13, 0.2), (0.08, 0.17), (-0.07, 0.17)]
     fill(brush, nose, mix(look.skin, _FOLD, 0.22))
     return synthetic_canvas.light_from_side(image, 0.16 * look.light)
+
+
+def _paint_head(brush: ImageDraw.ImageDraw, look: Look, hair: Colour | int, skin: Colour | int) -> None:
+    ellipse(brush, (0, -0.2), (look.head + 0.14, 1.25), hair)
+    ellipse(brush, (0, 0), (look.head, 1.12), skin)
+    fill(brush, lens((0, look.fringe + 0.3), look.head + 0.1, -1.0, -0.3), hair)
 
 
 def _paint_mouth(brush: ImageDraw.ImageDraw, look: Look, units: dict[str, float]) -> None:

@@ -190,7 +190,7 @@ def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
     write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)
     write_media_notes(folder / MEDIA_NOTES, prepared.clips, ledger)
-    write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan.folder, ledger)
+    write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan, ledger)
 
 
 def in_parallel(
@@ -232,4 +232,6 @@ def _sentence(counts: dict, tables: Tables) -> str:
         else f"{name} from tables"
         for name in MODALITIES
     ]
+    if people := counts.get("faces"):
+        media_text.append(f"faces: {people['none']} clips have none, {people['several']} several")
     return f"{counts['clips']} clips ({', '.join(splits_text)}); {'; '.join(media_text)}"

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import status
+from emo_ray.data import face_columns, faces, status
 from emo_ray.data.manifest import Clip
+from emo_ray.stages.decoding.shard_plan import ShardPlan
 
 
 def write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
@@ -41,11 +42,14 @@ def _write_statuses(path: Path, clips: Iterable[Clip], ledger: pa.Table, listed:
 
 
 def write_contact_sheet(
-    path: Path, clips: Iterable[Clip], labels: Sequence[str], shards: Path, ledger: pa.Table
+    path: Path, clips: Iterable[Clip], labels: Sequence[str], plan: ShardPlan, ledger: pa.Table
 ) -> None:
-    """Write stills of some clips of every label as one picture, from the decoded frames; nothing without video."""
+    """Write stills of some clips of every label as one picture, from the decoded frames; nothing without video.
+
+    Where faces were looked for, their boxes are drawn.
+    """
     from emo_ray.data.batch import video_from_shards  # torch takes seconds to import
-    from emo_ray.reports.contact_sheet import STILLS, contact_sheet
+    from emo_ray.reports.contact_sheet import STILLS, contact_sheet, outlined
 
     usable = ledger.filter(status.are_ok(ledger["video_status"]))
     part_of = dict(zip(usable["clip_id"].to_pylist(), usable["part"].to_pylist(), strict=True))
@@ -54,13 +58,22 @@ def write_contact_sheet(
         if clip.clip_id in part_of and clip.label in chosen and len(chosen[clip.label]) < STILLS:
             chosen[clip.label].append(clip.clip_id)
     clip_ids = [clip_id for ids in chosen.values() for clip_id in ids]
-    frames: dict[str, Any] = {}  # clip_id -> uint8 frames (T, H, W, C)
+    frames: dict[str, Sequence[np.ndarray]] = {}  # clip_id -> uint8 frames (H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
-        table = store.read_parquet(shards / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
+        table = store.read_parquet(
+            plan.folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)]
+        )
         batch = video_from_shards(table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids))))
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
+    for row in usable.filter(pc.is_in(usable["clip_id"], pa.array(clip_ids, pa.string()))).to_pylist():
+        if (face := face_columns.face_of(row)) is not None:
+            boxes = zip(faces.in_squares(face, plan.media.face.margin), face.confidence_T > 0, strict=True)
+            shown = zip(frames[row["clip_id"]], boxes, strict=True)
+            frames[row["clip_id"]] = [outlined(frame, box, bool(is_seen)) for frame, (box, is_seen) in shown]
     rows = {
-        label: ([frames[i][len(frames[i]) // 2] for i in ids], frames[ids[0]]) for label, ids in chosen.items() if ids
+        label: ([frames[i][len(frames[i]) // 2] for i in ids], np.stack(frames[ids[0]]))
+        for label, ids in chosen.items()
+        if ids
     }
     if rows:
         store.write_bytes(path, contact_sheet(rows))

