@@ -30,7 +30,14 @@ _MEMORY_LIMIT, _NO_SIGNAL = 0, -1  # no signal has these numbers
 _LOOK_S = 0.05  # how often the child's memory is looked at
 _PIPE_BYTES = 2**20  # most of a clip's frames at once; 64 KiB by default, which costs a small clip a tenth more
 _READY = b"ready"
-_START = "import sys; sys.path[:] = {path!r}; from emo_ray.data.decoder import serve; serve()"
+# One thread, for parallelism is over clips: those that look for faces would wait for each other, busily.
+_START = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path[:] = {path!r}
+from emo_ray.data.decoder import serve
+serve()
+"""
 
 Answer = tuple[np.ndarray | None, str]  # what the functions of `media` return: values or None, and a status
 

@@ -30,7 +30,7 @@ from emo_ray.stages.decoding.shard_plan import (
     plan_shards,
 )
 
-VERSION = 3  # 2: the ledger holds the digests of the content; 3: and the identities
+VERSION = 4  # 2: the ledger holds the digests of the content; 3: and the identities; 4: faces
 SHEET = "contact_sheet.png"
 _CLIPS_PER_TASK = 16  # of synthesis
 
