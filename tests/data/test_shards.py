@@ -99,11 +99,11 @@ def test_a_part_is_named_after_the_content_of_its_rows(tmp_path):
         replace(clip, label=None),
         replace(clip, split="test"),
         replace(clip, speaker="Bob"),
-        replace(clip, language="en"),
     ]
     assert {part_name([c]) for c in same} == {name}
     other = [
         [replace(clip, clip_id="b")],
+        [replace(clip, language="en")],
         [replace(clip, text="Bye")],
         [replace(clip, text=None)],
         [replace(clip, video=None)],
