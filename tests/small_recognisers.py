@@ -1,16 +1,24 @@
-"""Speech recognisers with a few thousand random weights, one of each kind, in the form of transformers' folders."""
+"""Speech recognisers with a few thousand random weights, of each kind, in the form of transformers' folders."""
 
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     GenerationConfig,
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
+    PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     Qwen3ASRConfig,
     Qwen3ASRFeatureExtractor,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRProcessor,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -55,6 +63,25 @@ def whisper(folder: Path, multilingual: bool = True) -> Path:
     model.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def moonshine(folder: Path) -> Path:
+    """A Moonshine, which takes waveforms."""
+    plain = Tokenizer(BPE(vocab=dict(LETTERS), merges=[]))
+    plain.pre_tokenizer, plain.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "encoder_num_hidden_layers": 1, "decoder_num_hidden_layers": 1}
+    sizes |= {"encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2}
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    config = MoonshineConfig(
+        vocab_size=len(tokenizer), bos_token_id=start, decoder_start_token_id=start, eos_token_id=end, pad_token_id=end,
+        initializer_range=0.5, **sizes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MoonshineForConditionalGeneration(config).save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
     return folder
 
 

@@ -36,13 +36,19 @@ class Transcriber(nn.Module):
         """Write down sounds of at most 30 s (float32 samples in [-1, 1) at 16 kHz).
 
         `language` is that of them all; None: whichever is heard. One that the model does not know is an error of each
-        sound. Whisper hears every sound as if it were alone; other models hear the padding of a batch a little.
+        sound. Neighbours never matter to Whisper. Models on request hear the padding of a batch a little, and where
+        `may_pad` is false, sounds of different lengths would disturb each other.
         """
         pretrained.cast(self.model, self.config.dtype)
         try:
             return self._heard(waves, language)
         except UnknownLanguage as error:
             return [Transcription(language=language, error=str(error))] * len(waves)
+
+    @property
+    def may_pad(self) -> bool:
+        """Whether sounds of different lengths may be heard together."""
+        return True
 
     def _heard(self, waves: Sequence[np.ndarray], language: str | None) -> list[Transcription]:
         raise NotImplementedError
@@ -113,6 +119,11 @@ class WhisperLike(Transcriber):
             waves, encoder_outputs=encoded, attention_mask=inputs["attention_mask"], return_timestamps=False, **spoken
         )
         return self._written(tokens_BL, log_prob_BL, languages, self._no_speech(encoded, len(waves)))
+
+    @property
+    def may_pad(self) -> bool:
+        """True of Whisper alone: Moonshine's convolutions know no mask."""
+        return self._is_whisper
 
     @property
     def _is_whisper(self) -> bool:

@@ -21,6 +21,7 @@ def folders(tmp_path_factory):
     return {
         "whisper": small_recognisers.whisper(root / "whisper"),
         "english": small_recognisers.whisper(root / "english", multilingual=False),
+        "moonshine": small_recognisers.moonshine(root / "moonshine"),
         "on request": small_recognisers.on_request(root / "request"),
     }
 
@@ -100,6 +101,19 @@ def test_a_model_of_english_alone_writes_english(build, waves):
     recogniser = build("english")
     assert [said.language for said in recogniser(waves, None)] == ["en"] * 3
     assert recogniser(waves, "English") == recogniser(waves, None)
+
+
+def test_moonshine_writes_what_transformers_generates_and_takes_equal_lengths_alone(folders, build, waves):
+    recogniser = build("moonshine")
+    assert not recogniser.may_pad
+    assert build("whisper").may_pad
+    processor, model = recogniser.processor, AutoModelForSpeechSeq2Seq.from_pretrained(folders["moonshine"])
+    inputs = processor([waves[0]], sampling_rate=RATE_HZ, return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=round(0.3 * 40) + 16, do_sample=False)
+    twice = recogniser([waves[0], waves[0]], "en")
+    assert [said.text for said in twice] == processor.batch_decode(ids, skip_special_tokens=True) * 2
+    assert {(said.language, said.no_speech, said.error) for said in twice} == {("en", None, None)}
+    assert twice[0].log_prob < 0
 
 
 def test_a_model_on_request_writes_what_transformers_generates(folders, build, waves):

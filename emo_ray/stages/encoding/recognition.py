@@ -50,11 +50,17 @@ def _transcribed(
 ) -> Iterator[tuple[int, Transcription]]:
     """Pieces (row, language, int16 samples) with what is said in them, in their order.
 
-    Those of one language and of similar lengths are heard together, which needs less padding.
+    Those of one language and of similar lengths are heard together, which needs less padding; of equal lengths alone,
+    where the module may not pad.
     """
     order = sorted(range(len(pieces)), key=lambda p: (pieces[p][1] or "", len(pieces[p][2])))
     heard: dict[int, Transcription] = {}
-    for language, group in groupby(order, key=lambda p: pieces[p][1]):
+
+    def together(place: int) -> tuple[str | None, int]:
+        _, language, samples_S = pieces[place]
+        return language, 0 if module.may_pad else len(samples_S)
+
+    for (language, _), group in groupby(order, key=together):
         places = list(group)
         for start in range(0, len(places), batch_size):
             batch = places[start : start + batch_size]

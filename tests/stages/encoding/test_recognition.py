@@ -53,8 +53,8 @@ def shard(*clips):
 class Recogniser:
     """Says how long each sound is, and keeps what it was asked."""
 
-    def __init__(self):
-        self.batches = []
+    def __init__(self, may_pad=True):
+        self.batches, self.may_pad = [], may_pad
 
     def __call__(self, waves, language):
         self.batches.append((language, [len(wave_S) for wave_S in waves]))
@@ -103,6 +103,13 @@ def test_sounds_of_one_language_and_of_like_lengths_are_heard_together(encoder, 
     assert table["clip_id"].to_pylist() == list(lengths)
     assert table["text"].to_pylist() == [f"{length} samples" for length in lengths.values()]
     assert table["language"].to_pylist() == ["en", "zh", "en", "en", "en"]
+
+
+def test_sounds_of_different_lengths_are_apart_where_padding_would_be_heard(encoder, voice_S):
+    module = Recogniser(may_pad=False)
+    clips = [(name, voice_S[:length], None, None) for name, length in zip("abc", (30_000, 20_000, 30_000), strict=True)]
+    encode_rows(encoder(), module, shard(*clips), "cpu")
+    assert module.batches == [(None, [20_000]), (None, [30_000, 30_000])]
 
 
 def test_long_sound_is_heard_in_pieces_that_hold_all_speech(encoder, voice_S):
