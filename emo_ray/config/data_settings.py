@@ -221,6 +221,7 @@ class Face(Section, decides=by_value("shards", only_if=FACES)):
         "there are any, confidence and person; names of OpenFace, py-feat and insightface are known), or a folder of "
         "CLIP_ID.csv.",
         decides=by_content("shards"),
+        owner="caller",
         path=True,
     )
     margin: float = setting(1.3, "Side of the square, divided by the longer side of the face.", ge=0.5, le=4)
@@ -250,7 +251,7 @@ class Media(Section, decides=by_value("shards")):
         ge=16,
     )
     array_channels: Literal["rgb", "bgr"] = setting(
-        "rgb", "Order of the colours in videos that are .npy files of frames, which do not say it."
+        "rgb", "Order of the colours in videos that are .npy files of frames, which do not say it.", owner="caller"
     )
     jpeg_quality: int = setting(90, "Quality of the frames' JPEG compression.", ge=1, le=100)
     max_audio_s: float = setting(

@@ -6,7 +6,6 @@ columns (frame or time_s, x, y, w, h, confidence, person) and the names that Ope
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ _SUFFIXES = (".csv", ".parquet")
 _LANDMARKS = 68  # of OpenFace, from the brows to the chin
 _FOREHEAD = 0.2  # of the landmarks' height, added above the brows, for boxes of detectors reach there
 _SHORTEST_S = 0.02  # times of one frame, written by two programs, may differ by so much
-_CLIP, _PERSON = ("clip_id",), ("person", "face_id", "identity")
+_CLIP, _PERSON = "clip_id", ("person", "face_id", "identity")
 _FRAME, _TIME = ("frame",), ("time_s", "timestamp", "time")
 _CONFIDENCE = ("confidence", "facescore", "det_score", "score")
 _SIZED = (("x", "y", "w", "h"), ("x", "y", "width", "height"),
@@ -65,21 +64,24 @@ def check(path: Path) -> None:
 def read(path: Path, clip_ids: Collection[str]) -> dict[str, ClipBoxes]:
     """The boxes of these clips; clips that have none are left out. Raises ValueError for a table that is damaged."""
     if path.is_dir():
-        files = [(clip_id, path / f"{clip_id}{suffix}") for suffix in _SUFFIXES for clip_id in clip_ids]
-        return {clip_id: _boxes(_table(file, False)) for clip_id, file in files if file.is_file()}
+        files = {file.relative_to(path).with_suffix("").as_posix(): file for file in _files(path)}
+        return {clip_id: _boxes(_table(files[clip_id], False)) for clip_id in clip_ids if clip_id in files}
     table = _table(path, True)
-    clip_column = _column(_columns(path, True), _CLIP)
-    table = table.filter(pc.is_in(table[clip_column], pa.array(list(clip_ids), pa.string())))
+    table = table.filter(pc.is_in(table[_CLIP], pa.array(list(clip_ids), pa.string())))
     row_of: dict[str, list[int]] = {}
-    for row, clip_id in enumerate(table[clip_column].to_pylist()):
+    for row, clip_id in enumerate(table[_CLIP].to_pylist()):
         row_of.setdefault(clip_id, []).append(row)
     return {clip_id: _boxes(table.take(rows)) for clip_id, rows in row_of.items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in _SUFFIXES]
 
 
 def _first_file(path: Path) -> Path:
     expected = f"a table ({', '.join(_SUFFIXES)}) with {_EXPECTED}, or a folder of CLIP_ID.csv"
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _SUFFIXES]
+        files = _files(path)
         if not files:
             raise ValueError(f"{path}: found no table in it, expected {expected}: correct media.face.boxes")
         return files[0]
@@ -88,7 +90,6 @@ def _first_file(path: Path) -> Path:
     return path
 
 
-@cache
 def _columns(file: Path, needs_clip: bool) -> dict[str, str]:
     """The columns to read: header in lower case -> header. Raises ValueError where boxes or frames are missing."""
     try:
@@ -98,21 +99,17 @@ def _columns(file: Path, needs_clip: bool) -> dict[str, str]:
     names = {header.strip().lower(): header for header in headers}
     shape = next((names_of for names_of in (*_SIZED, *_CORNERS, _MARKS) if set(names_of) <= names.keys()), None)
     ways = [name for group in (_FRAME, _TIME) for name in group if name in names]
-    if shape is None or not ways or (needs_clip and _CLIP[0] not in names):
+    if shape is None or not ways or (needs_clip and _CLIP not in names):
         shown = ", ".join(headers[:12])
         raise ValueError(f"{file}: found columns {shown}, expected {_EXPECTED}: correct media.face.boxes")
-    others = (*_CLIP, *_PERSON, *_FRAME, *_TIME, *_CONFIDENCE, "success")
+    others = (_CLIP, *_PERSON, *_FRAME, *_TIME, *_CONFIDENCE, "success")
     return {name: names[name] for name in (*shape, *others) if name in names}
-
-
-def _column(columns: dict[str, str], names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in columns), None)
 
 
 def _table(file: Path, needs_clip: bool) -> pa.Table:
     """The columns of a table under their names in lower case; ids are text, all else numbers."""
     columns = _columns(file, needs_clip)
-    text = {*_CLIP, *_PERSON}
+    text = {_CLIP, *_PERSON}
     types = {name: pa.string() if name in text else pa.float64() for name in columns}
     try:
         if file.suffix.lower() == ".csv":
@@ -170,7 +167,9 @@ def _sides(table: pa.Table, columns: Collection[str]) -> np.ndarray:
         if set(names) <= set(columns):
             left, top, right, bottom = (table[name].to_numpy() for name in names)
             return np.stack([left, top, right - left, bottom - top], axis=1)
-    xs, ys = (np.stack([table[name].to_numpy() for name in names]) for names in (_MARKS[:68], _MARKS[68:]))
+    xs, ys = (
+        np.stack([table[name].to_numpy() for name in names]) for names in (_MARKS[:_LANDMARKS], _MARKS[_LANDMARKS:])
+    )
     height = ys.max(axis=0) - ys.min(axis=0)
     top = ys.min(axis=0) - _FOREHEAD * height
     return np.stack([xs.min(axis=0), top, xs.max(axis=0) - xs.min(axis=0), (1 + _FOREHEAD) * height], axis=1)

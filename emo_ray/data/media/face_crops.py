@@ -117,7 +117,7 @@ def _pictures(shots: list[_Shot], face: faces.Face | None, request: FaceRequest,
     if face is None:
         resizer = Resizer(request.size, limits)
         return [resizer.picture(shot.frame, shot.pixel_aspect) for shot in shots]
-    whole, scaler = Renderer(limits.max_pixels, limits), VideoReformatter()
+    whole, scaler = Renderer(None, limits), VideoReformatter()
     pictures = []
     for shot, square_3 in zip(shots, faces.squares(face, request.margin), strict=True):
         square_HWC = faces.cut(whole.picture(shot.frame, shot.pixel_aspect), square_3)

@@ -55,16 +55,17 @@ class Resizer:
 
 
 class Renderer:
-    """Makes whole pictures that are no larger than a number of pixels on their longer side."""
+    """Makes whole pictures, as large as they are or with at most so many pixels on their longer side."""
 
-    def __init__(self, long_side: int, limits: Limits) -> None:
+    def __init__(self, long_side: int | None, limits: Limits) -> None:
         self._long_side, self._limits = long_side, limits
         self._scaler = VideoReformatter()
 
     def picture(self, frame: VideoFrame, pixel_aspect: Fraction) -> np.ndarray:
         """uint8 (H, W, 3): upright, pixels made square."""
         shown_width = frame.width * float(pixel_aspect)
-        scale = min(1.0, self._long_side / max(shown_width, frame.height))
+        longer = max(shown_width, frame.height)
+        scale = min(1.0, (self._long_side or longer) / longer)
         width, height = max(1, round(shown_width * scale)), max(1, round(frame.height * scale))
         check_pixels(width, height, self._limits)
         resized = self._scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
