@@ -149,6 +149,15 @@ def is_of_place(error: BaseException) -> bool:
     return number in _NUMBERS or (number == errno.ENOMEM and not has_room())
 
 
+def has_no_setting_to_blame(error: BaseException) -> bool:
+    """Whether an error that ended a part of a job is trouble of the place that no setting of that part can cause.
+
+    Too little memory, and a process that dies of it, may be caused by a batch size.
+    """
+    kinds = [kind for kind in KINDS if kind.numbers and errno.ENOMEM not in kind.numbers]
+    return isinstance(error, PlaceTrouble) or any(kind.fits(error) for kind in kinds)
+
+
 def has_room() -> bool:
     """Whether this process may still take as much memory as any reasonable content asks for at once."""
     try:

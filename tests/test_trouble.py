@@ -107,3 +107,18 @@ def test_errors_of_buckets_are_trouble_unless_nothing_is_there():
     trouble.raise_of_place(FileNotFoundError("Path does not exist"), "s3://bucket/a.wav")
     trouble.raise_of_place(OSError("Not a regular file"), "s3://bucket/a.wav")
     trouble.raise_of_place(OSError("of the content"), "/media/a.wav")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outside"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), True),
+        (PlaceTrouble({"/media/1": "away"}), True),
+        (MemoryError(), False),
+        (RuntimeError("CUDA out of memory"), False),
+        (ValueError("fusion.lr=1e+30: training diverged"), False),
+    ],
+)
+def test_no_setting_is_to_blame_for_trouble_other_than_a_lack_of_memory(error, is_outside):
+    assert trouble.has_no_setting_to_blame(error) == is_outside

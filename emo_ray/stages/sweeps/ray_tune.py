@@ -1,5 +1,6 @@
 """Sweeps by Ray Tune: each trial in a process, or with workers, of its own; stopped early, perturbed, resumed."""
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from optuna.distributions import CategoricalDistribution
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from emo_ray import cluster
+from emo_ray import cluster, trouble
 from emo_ray.config import Config
-from emo_ray.progress import progress
+from emo_ray.progress import progress, say
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.stages.sweeps.trial import PHASES, Task, population_member, trial
 from emo_ray.training import search
@@ -28,6 +29,7 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     Raises ValueError where the cluster has no room for a single trial, or keys cannot be perturbed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it prints every study it creates
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Watch` tells of trials that fail
     config = task.config
     is_population = config.tune.search == "pbt"
     if is_population:
@@ -38,7 +40,10 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     random.seed(config.seed)  # population-based training takes its chances from these two
     np.random.seed(config.seed)
     if ray.tune.Tuner.can_restore(str(folder)):
-        tuner = ray.tune.Tuner.restore(str(folder), trainable=trainable, param_space=_param_space(config))
+        # Trials that trouble of the place ended go on; those that diverged have their record, and diverge once more.
+        tuner = ray.tune.Tuner.restore(
+            str(folder), trainable=trainable, param_space=_param_space(config), resume_errored=True
+        )
     else:
         tuner = ray.tune.Tuner(
             trainable,
@@ -173,8 +178,15 @@ class Watch(ray.tune.Callback):
         self._end(trial, COMPLETE if is_its_result and result.get("last") else PRUNED)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Record a trial that failed once too often."""
+        """Record a trial that failed once too often; trouble of the place ends the sweep, which may then go on.
+
+        Raises that trouble.
+        """
         cause = trial.get_error()
+        if trouble.has_no_setting_to_blame(cause):
+            raise cause
+        if not isinstance(cause, ValueError):  # which is a trial that diverged
+            say(str(cause))
         lines = [line for line in str(cause).splitlines() if line.strip()]
         self._end(trial, FAILED, lines[-1].strip() if lines else type(cause).__name__)
 
