@@ -1,19 +1,14 @@
 """self_train: rounds end when they bring nothing more, can be repeated and continued, and are judged fairly."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from emo_ray import store, tracking
-from emo_ray.config import dump, override
+from emo_ray.config import override
 from emo_ray.config.job_settings import Rounds
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint, checkpoint_files
@@ -22,7 +17,6 @@ from emo_ray.reports import rounds as rounds_report
 from emo_ray.stages import self_train as stage
 from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, self_train, why_over
 
-JOB = Path(__file__).resolve().parents[2] / "jobs" / "self_train.py"
 
 
 def round_of(number, waf, accepted=5, name=None):
@@ -161,39 +155,6 @@ def test_mlflow_has_one_run_for_the_job_and_one_in_it_for_each_round(self_traine
         assert metrics["accepted"] == sum(expected["accepted"].values())
         assert metrics["validation/waf"] == pytest.approx(expected["scores"]["waf"])
     assert {run.info.status for run in [*jobs, *rounds]} == {"FINISHED"}
-
-
-@pytest.mark.slow
-def test_a_killed_job_goes_on_and_ends_as_it_should(self_trained, config, ray_session, tmp_path):
-    """SIGKILL in the first round, when its pseudo-labels are written; nothing is made a second time."""
-    killed = override(config, {"store.root": str(tmp_path / "store")})
-    (tmp_path / "recipe.yaml").write_text(dump(killed))
-    environment = {**os.environ, "RAY_ADDRESS": ray_session.get_runtime_context().gcs_address}
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen([sys.executable, str(JOB), str(tmp_path / "recipe.yaml")], stderr=log, env=environment)
-        ended = threading.Event()
-
-        def kill() -> None:
-            while not ended.wait(0.02):
-                if any((tmp_path / "store").glob(f"pseudo_labels/*/round-1/{store.META}")):
-                    job.send_signal(signal.SIGKILL)
-                    return
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            code = job.wait(timeout=300)
-        finally:
-            ended.set()
-            killer.join()
-    assert code == -signal.SIGKILL, (tmp_path / "log").read_text()
-    assert not any((tmp_path / "store").glob("self_train/*"))
-    before = everything(killed)
-    again = self_train(killed)
-    assert again.path.name == self_trained.path.name
-    assert (again.path / ROUNDS).read_bytes() == (self_trained.path / ROUNDS).read_bytes()  # paths in the store
-    assert {p: t for p, t in everything(killed).items() if p in before} == before
-    assert len(mlflow_runs(killed, "round-1")) == len(mlflow_runs(killed, "self-training-")) == 1
 
 
 def test_a_model_from_elsewhere_teaches_first_and_warm_students_go_on_from_it(config, few_teacher, self_trained):

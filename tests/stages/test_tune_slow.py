@@ -79,10 +79,9 @@ def kill_after(process, config, trials):
     return finished(config)
 
 
-@pytest.mark.parametrize("bulk", ["auto", "no"])
-def test_a_sweep_whose_driver_is_killed_goes_on(config, bulk, tmp_path):
-    """Killed when a third is over, or the first wave: nothing is repeated, and the table holds every trial once."""
-    config_here = override(config, {"store.root": str(tmp_path / "store"), "tune.bulk": bulk, "tune.max_concurrent": 1})
+def test_a_sweep_of_processes_whose_driver_is_killed_goes_on(config, tmp_path):
+    """Killed when a third is over: the table holds every trial once. Stacked trials are killed by jobs/chaos.py."""
+    config_here = override(config, {"store.root": str(tmp_path / "store"), "tune.bulk": "no", "tune.max_concurrent": 1})
     finished_files = kill_after(job(config_here, tmp_path), config_here, TRIALS // 3)
     assert TRIALS // 3 <= len(finished_files) < TRIALS
     before = [json.loads(content) for content in finished_files.values()]
@@ -96,9 +95,6 @@ def test_a_sweep_whose_driver_is_killed_goes_on(config, bulk, tmp_path):
         repeated = after[json.dumps(trial["params"])]
         epochs = min(len(repeated["history"]), len(trial["history"]))
         assert repeated["history"][:epochs] == trial["history"][:epochs]
-    if bulk == "auto":  # stacked trials do not depend on which process is faster
-        undisturbed = answer(job(override(config_here, {"store.root": str(tmp_path / "other")}), tmp_path))["trials"]
-        assert [{**trial, "seconds": 0} for trial in trials] == [{**trial, "seconds": 0} for trial in undisturbed]
 
 
 def test_trials_with_workers_of_their_own_are_stopped_early_and_give_them_back(config, tmp_path):

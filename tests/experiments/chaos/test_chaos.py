@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from emo_ray.config import override
 from emo_ray.experiments.chaos import chaos, contents
 from emo_ray.experiments.chaos.faults import FAULTS, Fault, Outcome, Unexpected, Unmakeable, chosen
 from emo_ray.experiments.chaos.running import Ended, refused, stopped
@@ -107,3 +108,11 @@ def test_the_page_gets_the_table_between_its_marks(tmp_path):
     page.write_text("nothing")
     with pytest.raises(ValueError, match="no place for a table"):
         chaos.write_page(page, "")
+
+
+@pytest.mark.slow  # a workshop with three jobs of its own
+def test_a_real_fault(tiny_config, tmp_path):
+    config = override(tiny_config, {"store.root": str(tmp_path), "chaos.only": ["labels changed by hand"]})
+    result = chaos.chaos(config)
+    assert [fault["state"] for fault in result.content["faults"]] == ["passed"]
+    assert "labels changed by hand | exit 2" in (result.path / chaos.MARKDOWN).read_text()
