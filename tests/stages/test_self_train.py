@@ -18,7 +18,6 @@ from emo_ray.stages import self_train as stage
 from emo_ray.stages.self_train import ROUNDS, Round, best_of, judged, self_train, why_over
 
 
-
 def round_of(number, waf, accepted=5, name=None):
     counts = {"a": accepted} if accepted else {}
     scores = {"waf": waf} if accepted else {}
