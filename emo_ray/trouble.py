@@ -62,7 +62,8 @@ KINDS = (
         frozenset({errno.ENOMEM}),
         re.compile(
             r"MemoryError|OutOfMemory|out of memory|(cannot|can't|failed to|unable to) allocate|bad_alloc|"
-            r"ObjectStoreFull|running low on memory|due to memory pressure",
+            r"ObjectStoreFull|running low on memory|due to memory pressure|can't start new thread|"
+            r"failed to map segment",  # of a library that is loaded
             re.I,
         ),
     ),

@@ -46,6 +46,8 @@ def caused_by(cause):
         (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/store/b"), "written or read", "/store/b"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "written or read", "Read-only"),
         (MemoryError(), "memory", "MemoryError"),
+        (RuntimeError("can't start new thread"), "memory", "thread"),
+        (ImportError("/lib/_C.so: failed to map segment from shared object"), "memory", "_C.so"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", "2 GiB"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "open", "ulimit -n"),
         (OSError(errno.EIO, os.strerror(errno.EIO)), "storage", "output error"),

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from emo_ray.experiments.chaos.faults import Unmakeable, check, fault
 from emo_ray.experiments.chaos.running import end_processes, finished, limited, refused, stopped
 from emo_ray.experiments.chaos.workshop import Workshop
@@ -20,6 +18,7 @@ from emo_ray.locks import lock
 
 _KEPT_TABLES = ("experiments", "runs", "datasets")  # of MLflow's, in a database that is half made
 _ROOM_BYTES = 150_000  # that a full disk has left
+_FEW_FILES = 6  # Python starts with them
 _MEMORY_SHARE = 0.6  # of what a job takes undisturbed
 # A process without these is bound to the permissions of files, as any user's.
 _AS_ANY_USER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
@@ -155,14 +154,13 @@ def _opened(workshop: Workshop, job: str) -> Workshop:
 
 @fault("open files", "exit 2, 2 lines; rerun equal")
 def too_many_open_files(workshop: Workshop) -> str:
-    """The job's own process may open no further file once a training has begun."""
-    workshop.undisturbed("train")
-    workshop.open_store("train")
-    running = workshop.start("train")
-    running.until(lambda: any(workshop.store.glob("train/*")))
-    process = psutil.Process(running.process.pid)
-    process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds(), process.rlimit(resource.RLIMIT_NOFILE)[1]))
-    return f"{refused(running.end(), 'too many files are open')}; {workshop.goes_on('train')}"
+    """The job's own process may have few files open at once."""
+    workshop.undisturbed("evaluate")
+    workshop.open_store("evaluate")
+    words = refused(
+        workshop.run("evaluate", prepare=limited(resource.RLIMIT_NOFILE, _FEW_FILES)), "too many files are open"
+    )
+    return f"{words}; {workshop.goes_on('evaluate')}"
 
 
 @fault("lock", "says for whom it waits; equal")
