@@ -19,7 +19,7 @@ from emo_ray.experiments.chaos.workshop import Workshop
 from emo_ray.models import checkpoint_files
 from emo_ray.models.checkpoint_files import CONFIG, EMOVCLIP, LABELS, WEIGHTS
 
-_FLIPS = 3  # bits, each in a run of its own
+_FLIPS = 2  # bits, each in a run of its own
 _DEEP = 100_000  # levels of nested lists
 _SOUND_SAMPLES = 8000  # of a clip of the two releases, at 16 kHz
 # Kind of artefact -> the job that reads it first.
