@@ -151,7 +151,7 @@ def test_reports_and_predictions_use_transcripts_and_without_a_recogniser_nothin
     server = chat()
     config = config_of(**asking(server))
     report = evaluate(config)
-    assert report.content["subsets"]["T"]["clips"] == 6
+    assert report.content["subsets"]["T"]["n"] == 6
     assert any("transcribed by m" in note for note in report.content["notes"])
     model = Path(config.store.root) / "checkpoints" / report.content["checkpoint"]
     predicted = predict(override(config, {"checkpoint": str(model)}))
@@ -162,7 +162,7 @@ def test_reports_and_predictions_use_transcripts_and_without_a_recogniser_nothin
     silent = rows_of_features(predict(override(config_of(), {"checkpoint": str(model)})).path)
     assert not silent["02"]["has_text"], "a checkpoint brings no endpoint"
     plain = evaluate(config_of())
-    assert plain.content["subsets"]["T"]["clips"] == 2
+    assert plain.content["subsets"]["T"]["n"] == 2
     assert plain.content["checkpoint"] != report.content["checkpoint"]
 
 

@@ -19,6 +19,7 @@ from emo_ray.stages.chat.readings import readings_of
 from emo_ray.stages.decoding.corpus import plan_corpus
 from emo_ray.stages.encoding.actor import encode_rows
 from emo_ray.stages.encoding.encoders import frozen_encoders, of_checkpoint
+from emo_ray.stages.encoding.text_sources import TextSources
 from emo_ray.stages.features import features
 from emo_ray.stages.predict import predict
 
@@ -96,7 +97,7 @@ def test_features_are_of_transcripts_with_their_readings(chat, asking_config):
     assert not server.asked
     short = readings_of(override(config, {"annotate.max_requests": 5}), clips)
     whole = readings_of(config, clips)
-    alone, part, encoder = (frozen_encoders(config, readings)[1] for readings in (None, short, whole))
+    alone, part, encoder = (frozen_encoders(config, TextSources(readings=r))[1] for r in (None, short, whole))
     assert len({spec.digest for spec in (alone, part, encoder)}) == 3
     for clip_id, values in rows_encoded(encoder, texts).items():
         reading = f"They mean: {texts[clip_id]}" if clip_id != "none" else None
@@ -104,7 +105,7 @@ def test_features_are_of_transcripts_with_their_readings(chat, asking_config):
     bare, partly = rows_encoded(alone, texts), rows_encoded(part, texts)
     assert sum(np.array_equal(partly[clip_id], bare[clip_id]) for clip_id in texts) == 8, "no answer, no reading"
     more = readings_of(config, [*clips, Clip("new", text="say something new")])
-    assert (more.usage.requests, frozen_encoders(config, more)[1].digest) == (1, encoder.digest)
+    assert (more.usage.requests, frozen_encoders(config, TextSources(readings=more))[1].digest) == (1, encoder.digest)
 
 
 def test_the_features_job_makes_readings_and_uses_them(chat, asking_config):
