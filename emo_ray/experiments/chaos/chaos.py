@@ -19,7 +19,7 @@ from emo_ray.progress import progress, say
 from emo_ray.reports.table import Cell, Style, Table, markdown
 from emo_ray.stages.result import Result
 
-VERSION, CONTENT, MARKDOWN = 1, "chaos.json", "chaos.md"
+CONTENT, MARKDOWN = "chaos.json", "chaos.md"
 BEGIN, END = "<!-- begin of what jobs/chaos.py wrote -->", "<!-- end of what jobs/chaos.py wrote -->"
 THEMES = (kills, space, damage, services, strangers)  # modules that register faults
 _STYLES: dict[State, Style] = {"passed": "good", "failed": "bad", "skipped": ""}
@@ -49,7 +49,7 @@ def chaos(config: Config) -> Result:
         store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
         store.write_text(temporary / MARKDOWN, as_markdown(outcomes, summary))
 
-    store.artefact(folder, {"kind": "chaos", "version": VERSION}, fill)
+    store.artefact(folder, {"kind": "chaos"}, fill)
     if config.chaos.page and not config.chaos.only:
         write_page(Path(config.chaos.page), (folder / MARKDOWN).read_text(encoding="utf-8"))
     result = Result(folder, content, [table], [summary])
