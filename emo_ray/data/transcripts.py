@@ -19,6 +19,7 @@ from emo_ray import store
 from emo_ray.data import status
 
 OK, NO_SPEECH, HALLUCINATION, ERROR = "ok", "no speech", "hallucination", "error"
+NOT_ASKED, SPOKEN = "not asked", "speech"  # statuses of rows that have no transcript yet
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),

@@ -24,7 +24,6 @@ from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer, SoundAnswer, Usa
 from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.encoding.encoders import RecogniserSpec, recogniser
 from emo_ray.stages.encoding.feature_tables import encode_corpus
-from emo_ray.stages.encoding.recognition import NOT_ASKED, SPOKEN
 from emo_ray.stages.encoding.text_sources import Transcripts
 
 Rows = Literal["missing", "given"]
@@ -95,7 +94,7 @@ def recognise(config: Config, decoded: Decoded, clip_ids: set[str], rows: Rows, 
     parts = [name for name in decoded.parts if name in names]
     (folder,) = encode_corpus(config, decoded, [encoder], parts).values()
     table = pa.concat_tables([store.read_parquet(folder / name) for name in parts])
-    table = table.filter(pc.not_equal(table["status"], NOT_ASKED))
+    table = table.filter(pc.not_equal(table["status"], transcripts.NOT_ASKED))
     if not encoder.is_remote:
         return Heard(table, encoder.digest, usage=usage)
     return _answered(config, decoded, encoder, table, usage)
@@ -107,7 +106,7 @@ def _answered(config: Config, decoded: Decoded, encoder: RecogniserSpec, table: 
     from emo_ray.stages.chat.sounds import Question, Sounds, settings
 
     folder, log_name = answer_log.folder_of(cluster.store_root(config), "transcribed", settings(config.transcribe))
-    spoken = set(table.filter(pc.equal(table["status"], SPOKEN))["clip_id"].to_pylist())
+    spoken = set(table.filter(pc.equal(table["status"], transcripts.SPOKEN))["clip_id"].to_pylist())
     sound_of = {row["clip_id"]: row for row in _sounds(decoded, encoder) if row["clip_id"] in spoken}
     question_of = {
         row["question"]: Question(decoded.shards / row["part"], clip_id, row["language"])

@@ -22,6 +22,7 @@ from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.decoding.corpus import resolve_corpus
 from emo_ray.stages.decoding.shard_plan import decode_tasks
+from emo_ray.stages.encoding.external_tables import BAD_ROWS
 from emo_ray.stages.prepare import prepare
 from emo_ray.stages.store_files import damage_of
 from emo_ray.stages.verify import verify
@@ -251,7 +252,9 @@ def test_every_file_of_a_whole_job_that_is_cut_is_named(evaluated, tiny_config, 
             if content and damage_of(path, root) is None:
                 unnoticed.append(path.relative_to(root))
         path.write_bytes(content)
-    assert [path for path in unnoticed if path.parts[0] != "mlartifacts"] == []  # the server's copies
+    # The server's copies, states of trainings that other tests stopped, and a list that each use of tables makes anew.
+    excused = [path for path in unnoticed if path.parts[0] in ("mlartifacts", "train") or path.name == BAD_ROWS]
+    assert unnoticed == excused
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from emo_ray.data.speech import speech_spans
 from emo_ray.data.transcripts import Transcription
 from emo_ray.stages.encoding.encoders import SPEECH, RecogniserSpec
 
-NOT_ASKED, SPOKEN = "not asked", "speech"  # statuses of rows that get no transcript here
 _LONGEST_S = 30.0  # of a sound that is transcribed at once: all that Whisper takes
 
 
@@ -27,12 +26,12 @@ def transcribe_rows(encoder: RecogniserSpec, module: Any, table: pa.Table) -> pa
     pieces: list[tuple[int, str | None, np.ndarray]] = []
     concerned, clip_ids = encoder.concerns(table), table["clip_id"].to_pylist()
     for i, clip_id in enumerate(clip_ids):
-        rows[i] = transcripts.unjudged(clip_id, NOT_ASKED)
+        rows[i] = transcripts.unjudged(clip_id, transcripts.NOT_ASKED)
         if not concerned[i]:
             continue
         samples_S = np.frombuffer(table["audio"][i].as_py(), "<i2")
         spans = speech_spans([samples_S], SPEECH)
-        rows[i] = transcripts.unjudged(clip_id, SPOKEN if spans else transcripts.NO_SPEECH)
+        rows[i] = transcripts.unjudged(clip_id, transcripts.SPOKEN if spans else transcripts.NO_SPEECH)
         if spans and module is not None:
             language = transcripts.spoken_language(table["language"][i].as_py(), encoder.language)
             pieces += [(i, language, piece_S) for piece_S in _pieces(samples_S, spans)]
