@@ -306,8 +306,14 @@ class Segment(Section, decides=by_value("segments"), owner="caller"):
 
     auto: bool = setting(
         True,
-        "Whether jobs/predict.py on a folder cuts the recordings in it that are longer than media.max_audio_s.",
+        "Whether jobs/predict.py on a folder cuts the recordings in it that are longer than segment.auto_over_s.",
         decides=by_content("predictions"),
+    )
+    auto_over_s: float | None = setting(
+        None,
+        "Length in seconds from which jobs/predict.py cuts a recording. null: the model's media.max_audio_s.",
+        decides=by_content("predictions"),
+        ge=0,
     )
     threshold: float = setting(
         0.5,

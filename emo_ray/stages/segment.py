@@ -100,15 +100,16 @@ def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
 
 
 def cut_long_recordings(config: Config, clips: Sequence[Clip]) -> list[Clip]:
-    """The clips of a folder, with utterances in the place of those whose sound is longer than `media.max_audio_s`."""
+    """The clips of a folder, with utterances in the place of those whose sound is longer than `segment.auto_over_s`."""
     if config.data.manifest is None or not Path(config.data.manifest).is_dir():
         return list(clips)
+    most_s = config.media.max_audio_s if config.segment.auto_over_s is None else config.segment.auto_over_s
     whole: list[Clip] = []
     long: list[Clip] = []
     with progress("measuring sound", len(clips), "clips") as advance:
         for clip in clips:
-            is_long = recordings.sound_s(clip.audio or clip.video, config.media) > config.media.max_audio_s
-            (long if is_long and clip.span_s is None else whole).append(clip)
+            is_long = clip.span_s is None and recordings.sound_s(clip.audio or clip.video, config.media) > most_s
+            (long if is_long else whole).append(clip)
             advance(1)
     if not long:
         return whole
@@ -116,7 +117,7 @@ def cut_long_recordings(config: Config, clips: Sequence[Clip]) -> list[Clip]:
     utterances = manifest.read(path)
     check_ids(whole + utterances, str(path))
     say(
-        f"{len(long)} of {len(clips)} clips are longer than media.max_audio_s={config.media.max_audio_s:g}: "
+        f"{len(long)} of {len(clips)} clips are longer than {most_s:g} s (segment.auto_over_s): "
         f"they are cut into utterances, {len(utterances)} rows of {path}"
     )
     return whole + utterances

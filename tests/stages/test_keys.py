@@ -233,6 +233,7 @@ STAYS = {
     **{f"tables.{name}": {"corpus"} for name in MODALITIES},
     # No folder here holds a long recording.
     "segment.auto": {"predictions"},
+    "segment.auto_over_s": {"predictions"},
     # More rounds continue the same ones. The folder's name has their number, once they are played.
     "rounds.most": {"self_training"},
 }
@@ -307,7 +308,12 @@ def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
         seen |= {(key, name) for name in expected(key, before, after, stays)}
     declared = {(key, decision.artefact) for key in KEYS for decision in declarations()[key].decides}
     unseen = {(key, name) for key, name in declared - seen if name != "claims"}
-    assert unseen == {("tables.text", "corpus"), ("rounds.most", "self_training"), ("segment.auto", "predictions")}
+    assert unseen == {
+        ("tables.text", "corpus"),
+        ("rounds.most", "self_training"),
+        ("segment.auto", "predictions"),
+        ("segment.auto_over_s", "predictions"),
+    }
 
 
 def test_folds_are_artefacts_of_their_own_and_no_other_stage_takes_them(base_of, folder):

@@ -305,6 +305,8 @@ def test_a_long_recording_in_a_folder_is_predicted_utterance_by_utterance(config
     assert {row["audio_status"] for row in rows} == {"ok"}
     whole = predict(override(config, changes | {"segment.auto": False})).content
     assert (whole["clips"], whole["without any usable modality"]) == (1, 1)
+    longer_s = len(samples_S) / RATE_HZ + 1
+    assert predict(override(config, changes | {"segment.auto_over_s": longer_s})).content["clips"] == 1
 
 
 def test_spans_of_a_recording_have_times_and_a_timeline(config, media_files, tmp_path):
