@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from emo_ray.experiments.chaos.strangers import Hostile
 from emo_ray.models.clip_archive import is_archive, read_archive
 from emo_ray.models.clip_weights import read_state
 
@@ -45,28 +46,6 @@ class Outer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks(x) * self.scale
-
-
-class Hostile(nn.Module):
-    """Overwrites a file when torch loads it."""
-
-    def __init__(self, path: str):
-        super().__init__()
-        self.path = path
-        self.numbers = torch.zeros(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-    @torch.jit.export
-    def __getstate__(self):
-        return (self.path, self.training)
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[str, bool]):
-        self.path = state[0]
-        self.training = state[1]
-        self.numbers = torch.from_file(self.path, True, 16)
 
 
 def rewritten(path, changes, compression=zipfile.ZIP_STORED):

@@ -1,6 +1,7 @@
 """Sound: one stream of a container to 16 kHz mono samples that keep their place in time."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import dropwhile
 from typing import Any
 
@@ -51,14 +52,20 @@ def read_audio(
     return with_status(lambda path: _decode(path, max_s, limits, span), source)
 
 
-def _decode(source: str, max_s: float, limits: Limits, span: Span | None) -> tuple[np.ndarray, list[str]]:
+@contextmanager
+def opened_sound(source: str, limits: Limits) -> Iterator[tuple[Media, AudioStream, list[str]]]:
+    """A file, the sound track that players choose, and notes on the choice. Raises Missing where there is no sound."""
     if is_array(source):
         raise Missing("an array of frames has no sound")
     with opened(source, limits) as media:
-        container = media.container
-        if not container.streams.audio:
+        if not media.container.streams.audio:
             raise Missing("no sound track")
-        stream, notes = choose_stream(container.streams.audio, container, "sound track")
+        stream, notes = choose_stream(media.container.streams.audio, media.container, "sound track")
+        yield media, stream, notes
+
+
+def _decode(source: str, max_s: float, limits: Limits, span: Span | None) -> tuple[np.ndarray, list[str]]:
+    with opened_sound(source, limits) as (media, stream, notes):
         tally = Tally()
         if span is None:
             samples_S, sound_notes = _whole(media, stream, max_s, tally)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from emo_ray.data.media.audio import length_notes
-from emo_ray.data.media.container import LIMITS, Corrupt, Limits, Missing, Tally, choose_stream, opened, with_status
+from emo_ray.data.media.audio import length_notes, opened_sound
+from emo_ray.data.media.container import LIMITS, Corrupt, Limits, Missing, Tally, with_status
 from emo_ray.data.media.span import Span, window_of
 
 _LONGEST_S = 48 * 3600.0  # more is a damaged time stamp, and would be sought for a long time
@@ -18,11 +18,8 @@ def read_sound_extent(source: str | None, limits: Limits = LIMITS) -> tuple[np.n
 
 
 def _extent(source: str, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    with opened(source, limits) as media:
+    with opened_sound(source, limits) as (media, stream, notes):
         container = media.container
-        if not container.streams.audio:
-            raise Missing("no sound track")
-        stream, notes = choose_stream(container.streams.audio, container, "sound track")
         tally = Tally()
         streams = list(container.streams) if media.states_whole_duration else [stream]
         first, end = None, 0

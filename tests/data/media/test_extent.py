@@ -75,3 +75,10 @@ def test_a_file_of_which_half_is_cut_off_is_corrupt(tmp_path):
 def test_a_time_stamp_of_days_is_corrupt(tmp_path):
     path = write(tmp_path / "clip.mkv", "mp2", 0.5, start_s=72 * 3600)
     assert "48 hours" in media.read_sound_extent(str(path))[1]
+
+
+def test_frames_in_an_array_have_no_sound(tmp_path):
+    np.save(tmp_path / "frames.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    source = str(tmp_path / "frames.npy")
+    assert media.read_sound_extent(source) == media.read_audio(source, 10)
+    assert media.read_sound_extent(source)[1].startswith("missing")
