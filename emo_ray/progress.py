@@ -32,7 +32,7 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-console = PlainConsole(stderr=True, highlight=False, width=_WIDTH)
+console = PlainConsole(stderr=True, highlight=False, emoji=False, width=_WIDTH)  # :smile: in a path stays as it is
 
 
 class Advance(Protocol):

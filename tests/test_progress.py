@@ -42,3 +42,9 @@ def test_words_from_elsewhere_give_the_terminal_no_orders(capsys):
     assert written.count(r"\u202e") >= 5
     progress.say("weiß 我 é 👩‍👩‍👧\nand a second line")
     assert capsys.readouterr().err == "weiß 我 é 👩‍👩‍👧\nand a second line\n"
+
+
+def test_a_name_that_looks_like_the_code_of_an_emoji_stays_as_it_is(capsys):
+    progress.say("found clips/:smile:/a.mp4")
+    progress.show([Table(":smile:", ["a"], [[":smile:"]])])
+    assert capsys.readouterr().err.count(":smile:") == 3

@@ -4,6 +4,7 @@ A row is a clip: T JPEG frames, int16 sound at 16 kHz, the transcript and a stat
 nor split, so other labels, splits or pseudo-labels never make a clip be decoded again.
 """
 
+import errno
 import hashlib
 import io
 import math
@@ -163,7 +164,11 @@ def check_unchanged(clips: Sequence[IdentifiedClip]) -> None:
 
     What was made of them would pass for that of the files that were there. Each file is read once.
     """
-    now = identified([clip.clip for clip in clips], clips[0].scope) if clips else []
+    try:
+        now = identified([clip.clip for clip in clips], clips[0].scope) if clips else []
+    except OSError as error:
+        trouble.raise_of_place(error, clips[0].clip.video or clips[0].clip.audio)
+        raise
     trouble_of = {
         str(before.clip.video or before.clip.audio): (
             "found another file than when the job was planned, or one that could not be read "
@@ -273,6 +278,7 @@ def _stamp(source: str, scope: Scope) -> Stamp:
     """Name, size and content of a local file; name, size and time of a file elsewhere, which would be fetched for more.
 
     Its folder does not count, so that a corpus can be moved. What cannot be read is told by its whole address alone.
+    Raises OSError where this process has too many files open.
     """
     name = source.rsplit("/", 1)[-1] or source
     try:
@@ -283,7 +289,9 @@ def _stamp(source: str, scope: Scope) -> Stamp:
                 info = filesystem.get_file_info(path)
                 return name, info.size, info.mtime_ns
         return name, *file_digest(path, scope)
-    except (OSError, ValueError):  # no such file, or no path or URI at all: the row's status will say so
+    except (OSError, ValueError) as error:  # no such file, or no path or URI at all: the row's status will say so
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # nothing is known of any file then
+            raise
         return source, None, None
 
 

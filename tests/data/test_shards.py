@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faults import few_files
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -143,6 +144,16 @@ def test_pipes_are_not_opened_and_files_that_cannot_be_read_stop_nothing(tmp_pat
     (tmp_path / "folder.wav").mkdir()
     clips = [Clip(name, audio=str(tmp_path / name)) for name in ("pipe.wav", "folder.wav", "none.wav")]
     assert len({clip.identity for clip in identified(*clips)}) == 3
+
+
+def test_files_are_not_taken_for_unreadable_where_no_further_one_may_be_opened(media_files, tmp_path):
+    clips = identified(Clip("a", audio=str(media_files["wav"])))
+    with few_files():
+        with pytest.raises(OSError, match="Too many open files"):
+            identified(Clip("a", audio=str(media_files["wav"])))
+        with pytest.raises(PlaceTrouble, match="Too many open files"):
+            shards.check_unchanged(clips)
+    shards.check_unchanged(clips)
 
 
 @pytest.mark.parametrize("scope", ["sample", "content"])

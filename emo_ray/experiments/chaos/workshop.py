@@ -69,7 +69,7 @@ class Workshop(AbstractContextManager):
         """Begin a fault: end what the one before left, empty the store and the scratch folder, and seed the dice."""
         end_processes(str(self.folder))
         self.dice = random.Random(f"{self.seed} {name}")
-        for folder in (self.store, self.scratch):
+        for folder in (self.store, self.scratch, self.folder / "ray"):
             shutil.rmtree(folder, ignore_errors=True)
         self.scratch.mkdir()
 
