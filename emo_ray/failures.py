@@ -14,6 +14,7 @@ from types import FrameType
 from emo_ray import trouble
 
 USER_ERROR = 2  # exit status of what the user can mend
+_STAY = "expected the store to stay while a job runs: run it again"
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP, a closed terminal"}
 
 
@@ -55,6 +56,8 @@ def failure_of(error: BaseException, root: Path | None) -> Failure | None:
         number = _received[0] if _received else signal.SIGINT
         return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", 128 + number)
     chain = list(causes(error))
+    if (deletion := _deletion_of_media(chain, root)) is not None:
+        return deletion
     # Exactly ValueError or our own: libraries derive theirs from it, and those are bugs that want their traceback.
     ours = (ValueError, DamagedFile, trouble.PlaceTrouble)
     if (message := next((str(cause) for cause in chain if type(cause) in ours), None)) is not None:
@@ -71,14 +74,22 @@ def _deletion(causes: list[BaseException], root: Path | None) -> Failure | None:
     """The failure of a job whose store, or a part of it, somebody deleted; None for any other."""
     if root is None:
         return None
-    expected = "expected the store to stay while a job runs: run it again"
     if not root.exists():
-        return Failure(f"error: store.root: found that {root} is gone, {expected}")
+        return Failure(f"error: store.root: found that {root} is gone, {_STAY}")
     gone = re.compile(rf"({re.escape(str(root))}[^'\"\s]*)")
     for cause in causes:
         is_absent = isinstance(cause, FileNotFoundError) or "No such file or directory" in str(cause)
         if is_absent and (path := gone.search(str(cause))):
-            return Failure(f"error: found that {path[1]} is gone, {expected}")
+            return Failure(f"error: found that {path[1]} is gone, {_STAY}")
+    return None
+
+
+def _deletion_of_media(causes: list[BaseException], root: Path | None) -> Failure | None:
+    """The failure of a job on media of its own store, such as the synthetic ones, that somebody deleted."""
+    sources = [source for cause in causes if isinstance(cause, trouble.PlaceTrouble) for source in cause.reasons]
+    for source in sources:
+        if root is not None and Path(source).is_relative_to(root) and not Path(source).exists():
+            return Failure(f"error: found that {source} is gone, {_STAY}")
     return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from emo_ray.failures import failure_of
+from emo_ray.trouble import PlaceTrouble
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,6 +85,9 @@ def test_a_store_that_was_deleted_is_named(tmp_path):
         caused_by(RuntimeError(f"[Errno 2] No such file or directory: '{tmp_path}/part'")),
     ):
         assert f"{tmp_path / 'part'} is gone" in failure_of(error, tmp_path).message
+    media = PlaceTrouble({str(tmp_path / "corpora" / "a.mp4"): "no such file"})
+    assert f"{tmp_path / 'corpora' / 'a.mp4'} is gone" in failure_of(media, tmp_path).message
+    assert "is gone" not in failure_of(PlaceTrouble({"/elsewhere/a.mp4": "no such file"}), tmp_path).message
 
 
 @pytest.mark.parametrize(
