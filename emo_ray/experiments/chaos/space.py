@@ -134,6 +134,8 @@ def a_store_deleted_midway(workshop: Workshop) -> str:
     ended = running.end()
     words = "exit 0" if ended.status == 0 else refused(ended, "is gone", lines=1)  # 0: nothing of it was needed again
     shutil.rmtree(workshop.store, ignore_errors=True)
+    for job in ("prepare", "features"):  # the store that training starts from
+        finished(workshop.run(job))
     return f"{words}; {workshop.goes_on('train')}"
 
 
