@@ -19,6 +19,7 @@ from emo_ray.locks import lock
 _KEPT_TABLES = ("experiments", "runs", "datasets")  # of MLflow's, in a database that is half made
 _ROOM_BYTES = 150_000  # that a full disk has left
 _FEW_FILES = 6  # Python starts with them
+_LISTED = 6  # lines with the cause, some of the files, and advice
 _MEMORY_SHARE = 0.6  # of what a job takes undisturbed
 # A process without these is bound to the permissions of files, as any user's.
 _AS_ANY_USER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
@@ -154,15 +155,13 @@ def _opened(workshop: Workshop, job: str) -> Workshop:
     return workshop
 
 
-@fault("open files", "exit 2, 2 lines; rerun equal")
+@fault("open files", "exit 2, cause or list of files; rerun equal")
 def too_many_open_files(workshop: Workshop) -> str:
     """The job's own process may have few files open at once."""
     workshop.undisturbed("evaluate")
     workshop.open_store("evaluate")
-    words = refused(
-        workshop.run("evaluate", prepare=limited(resource.RLIMIT_NOFILE, _FEW_FILES)), "too many files are open"
-    )
-    return f"{words}; {workshop.goes_on('evaluate')}"
+    ended = workshop.run("evaluate", prepare=limited(resource.RLIMIT_NOFILE, _FEW_FILES))
+    return f"{refused(ended, lines=_LISTED)}; {workshop.goes_on('evaluate')}"
 
 
 @fault("lock", "says for whom it waits; equal")

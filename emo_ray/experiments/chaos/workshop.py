@@ -66,7 +66,7 @@ class Workshop(AbstractContextManager):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self, name: str) -> None:
-        """Begin a fault: end what the one before left, empty the store and the scratch folder, and seed the dice."""
+        """Begin a fault: end what the one before left, empty its folders, and seed the dice."""
         end_processes(str(self.folder))
         self.dice = random.Random(f"{self.seed} {name}")
         for folder in (self.store, self.scratch, self.folder / "ray"):
