@@ -96,6 +96,12 @@ def an_endpoint_answers_without_end(workshop: Workshop) -> str:
         check("Traceback" not in ended.words, f"{name}: a traceback")
         check(ended.peak_mb < _MOST_MB, f"{name}: {ended.peak_mb:.0f} MB")
         words.append(f"{name}: exit {ended.status}")
+        for table in workshop.store.glob(
+            "readings/*/readings-*.parquet"
+        ):  # named by its content: later ones stand beside
+            readings = [reading for reading in pq.read_table(table)["reading"].to_pylist() if reading]
+            check(not readings, f"{name}: {len(readings)} readings are stored")
+            table.unlink()
         workshop.goes_on("annotate")
     return f"{', '.join(words)}; reruns equal"
 
