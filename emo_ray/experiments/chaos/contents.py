@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-# Locks, working folders, records of runs and answers (by random names), and pages with seconds in them.
+# Locks, working folders, records of runs and answers (by random names), and what has seconds in it: pages, and the
+# table of a sweep's trials, whose JSON is compared.
 _LEFT_OUT = re.compile(
-    r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|[^/]*\.damaged|answers-[^/]*\.jsonl)$"
+    r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|trials\.csv|[^/]*\.damaged|answers-[^/]*\.jsonl)$"
 )
 _WORK = ("train/", "tune/", "mlartifacts/", "tracking/", "chaos/")
 _UNFINISHED = re.compile(r"(^|/)\.[^/]*(-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp)(/|$)")
