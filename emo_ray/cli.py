@@ -6,9 +6,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, NoReturn, Protocol, TextIO
 
 from emo_ray import config as configuration
 from emo_ray import failures, redaction
@@ -79,7 +80,14 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
             raise
         console.print(failure.message, style="red", markup=False, soft_wrap=True)
         job.end(keep_logs=failure.status == failures.USER_ERROR)
-        sys.exit(failure.status)
+        _exit(failure.status)
+
+
+def _exit(status: int) -> NoReturn:
+    """End this process without Python's own clean-up: threads of Ray, stopped in the midst of a task, crash in it."""
+    with suppress(BrokenPipeError):
+        sys.stderr.flush()
+    os._exit(status)
 
 
 class Job:
