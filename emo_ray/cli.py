@@ -72,19 +72,22 @@ def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | Non
             result.show()
             _print(str(result.path), answer)
         job.end(keep_logs=False)
-        if result.status:
-            sys.exit(result.status)
     except BaseException as error:
-        failure = failures.failure_of(error, job.root) if not isinstance(error, SystemExit) else None
+        failure = failures.failure_of(error, job.root)
         if failure is None:  # a bug
             raise
         console.print(failure.message, style="red", markup=False, soft_wrap=True)
         job.end(keep_logs=failure.status == failures.USER_ERROR)
         _exit(failure.status)
+    _exit(result.status)
 
 
 def _exit(status: int) -> NoReturn:
-    """End this process without Python's own clean-up: threads of Ray, stopped in the midst of a task, crash in it."""
+    """End this process without Python's own clean-up.
+
+    Threads of Ray that were stopped in the midst of a task crash in it, and a signal that comes while it lasts would
+    end the process without a word.
+    """
     with suppress(BrokenPipeError):
         sys.stderr.flush()
     os._exit(status)

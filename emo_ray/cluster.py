@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -86,8 +87,10 @@ def _same_handlers() -> Iterator[None]:
 
 
 def leave(keep_logs: bool) -> None:
-    """End the local cluster that this process started, if it did; without `keep_logs` remove its session folder."""
+    """Leave the cluster, and end it if this process started it; without `keep_logs` remove its session folder then."""
     if not _session:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
         return
     import psutil
     import ray

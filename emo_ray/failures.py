@@ -52,8 +52,9 @@ def failure_of(error: BaseException, root: Path | None) -> Failure | None:
     from emo_ray.store import DamagedFile  # its module needs pyarrow, which --help does without
 
     kept = f"what is finished is kept in {root}" if root is not None else "what is finished is kept"
-    if _received or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way
-        number = _received[0] if _received else signal.SIGINT
+    is_rays = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # of the handler that ray.init sets
+    if _received or is_rays or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way
+        number = _received[0] if _received else signal.SIGTERM if is_rays else signal.SIGINT
         return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", 128 + number)
     chain = list(causes(error))
     if (deletion := _deletion_of_media(chain, root)) is not None:

@@ -167,6 +167,6 @@ def stopped(ended: Ended, number: signal.Signals) -> str:
     text = " / ".join(ended.errors)
     check(ended.status == 128 + number, f"exit {ended.status}: {text[-_CUT:]}")
     check(not ended.answer, f"standard output is {ended.answer[:_CUT]!r}")
-    check(len(ended.messages) == 1, f"{len(ended.messages)} lines: {text[:_CUT]}")
+    check(len(ended.errors) == 1, f"{len(ended.errors)} lines: {text[:_CUT]}")
     check("stopped by" in text and "is kept" in text, f"found {text[:_CUT]}")
     return f"exit {ended.status}, 1 line"
