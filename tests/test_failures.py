@@ -101,13 +101,19 @@ def test_a_signal_is_one_line_whatever_is_raised_on_the_way(number, word):
         "except BaseException as error:\n failure = failures.failure_of(error, Path('/store'))\n"
         " print(failure.message)\n sys.exit(failure.status)"
     )
+
+    def unignore():
+        """A shell ignores Ctrl-C for what runs behind, and nohup the end of a terminal."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # where a shell ignored it
+        preexec_fn=unignore,
     )
     process.stdout.readline()
     process.send_signal(number)
