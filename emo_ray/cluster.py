@@ -89,8 +89,8 @@ def _same_handlers() -> Iterator[None]:
 def leave(keep_logs: bool) -> None:
     """Leave the cluster, and end it if this process started it; without `keep_logs` remove its session folder then."""
     if not _session:
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
+        if (loaded := sys.modules.get("ray")) is not None:  # a finished job does without
+            loaded.shutdown()
         return
     import psutil
     import ray
