@@ -82,6 +82,7 @@ class FeatureBatch(Batch):
     """Clips as the features that encoders have made of them."""
 
     features: Mapping[str, torch.Tensor]  # modality -> float32 (B, D of that modality)
+    speakers: tuple[str | None, ...] | None = None  # None for a clip whose speaker is not known, or for all of them
 
 
 class Output(NamedTuple):
@@ -138,7 +139,9 @@ FROM_SHARDS: Mapping[str, Callable[[pa.Table], Batch]] = {
 
 
 def from_features(table: pa.Table) -> FeatureBatch:
-    """A batch of rows of `clip_id`, optional `label`, and `<modality>` (fixed-size list) with `has_<modality>`."""
+    """A batch of rows of `clip_id`, optional `label` and `speaker`, and `<modality>` (fixed-size list) with
+    `has_<modality>`.
+    """
     present, features = [], {}
     for name in MODALITIES:
         if name not in table.column_names:  # no encoder gave this modality: nobody has it
@@ -155,6 +158,7 @@ def from_features(table: pa.Table) -> FeatureBatch:
         present_BM=torch.from_numpy(np.stack(present, axis=1)),
         label_B=torch.from_numpy(table["label"].to_numpy().copy()) if has_labels else unlabelled(len(table)),
         features=features,
+        speakers=tuple(table["speaker"].to_pylist()) if "speaker" in table.column_names else None,
     )
 
 

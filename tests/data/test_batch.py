@@ -102,6 +102,14 @@ def test_a_modality_without_a_column_is_absent_for_all():
     assert made.label_B.tolist() == [batch.UNLABELLED] * 4
 
 
+def test_rows_keep_their_speakers():
+    table = feature_table([[True] * 3] * 4)
+    assert batch.from_features(table).speakers is None
+    made = batch.from_features(table.append_column("speaker", pa.array(["ann", None, "bo", "ann"])))
+    assert made.rows(torch.tensor([3, 1])).speakers == ("ann", None)
+    assert made.rows(torch.tensor([False, False, True, True])).speakers == ("bo", "ann")
+
+
 def test_features_of_no_rows():
     made = batch.from_features(feature_table([[True] * 3] * 4).slice(0, 0))
     assert len(made) == 0
@@ -225,7 +233,9 @@ def numbered(count):
             readings=tuple(f"reading {i}" if i % 2 else None for i in range(count)),
         ),
         FeatureBatch(
-            **clips, features={"video": number_B[:, None] + torch.tensor([0.25, 0.5]), "text": number_B[:, None] + 0.0}
+            **clips,
+            features={"video": number_B[:, None] + torch.tensor([0.25, 0.5]), "text": number_B[:, None] + 0.0},
+            speakers=tuple(f"speaker {i}" if i % 2 else None for i in range(count)),
         ),
     ]
 

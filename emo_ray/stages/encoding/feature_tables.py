@@ -66,7 +66,7 @@ def load(
     prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | None = None,
     clip_ids: Collection[str] | None = None,
 ) -> pa.Table:  # fmt: skip
-    """The rows of `parts` as `clip_id` and, per modality, `<modality>` (fixed-size list) and `has_<modality>`.
+    """The rows of `parts`: `clip_id`, `speaker` and, per modality, `<modality>` (fixed-size list) and `has_<modality>`.
 
     With `clip_ids` the rows of these clips, and no others are ever in memory. Modalities that none of the clips has are
     left out.
@@ -76,6 +76,9 @@ def load(
     table = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts)))).select(["clip_id"])
     chosen = None if clip_ids is None else pc.field("clip_id").isin(list(clip_ids))
     table = table if chosen is None else table.filter(chosen)
+    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
+    speakers = [speaker_of.get(clip_id) for clip_id in table["clip_id"].to_pylist()]
+    table = table.append_column("speaker", pa.array(speakers, pa.string()))
     for modality, folder in folders.items():
         column = pa.concat_tables([store.read_parquet(folder / name, filters=chosen) for name in parts])
         assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"

@@ -58,6 +58,9 @@ def test_tables_are_joined_in_the_ledgers_order(prepared, folders):
     parts = prepared.parts[1:]
     table = load(prepared, folders, parts)
     batch = from_features(table)
+    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
+    assert batch.speakers == tuple(speaker_of[clip_id] for clip_id in batch.clip_ids)
+    assert len(set(batch.speakers)) > 1
     ledger = {row["clip_id"]: row for row in prepared.ledger.to_pylist()}
     assert list(batch.clip_ids) == [name for name, row in ledger.items() if row["part"] in parts]
     assert not batch.present_BM[:, 0].any()
