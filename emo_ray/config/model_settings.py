@@ -16,7 +16,10 @@ SUBSETS = {
     for names in combinations(MODALITIES, size)
 }
 METRICS = ("waf", "accuracy", "uar", "macro_f1")
-CLIP_FIELDS = ("clip_id", "video", "audio", "text", "label", "split", "speaker", "language", "start_s", "end_s")
+CLIP_FIELDS = (
+    *("clip_id", "video", "audio", "text", "label", "split", "speaker", "language"),
+    *("start_s", "end_s", "dialogue", "turn"),
+)
 
 # Encoders of ours; any other name is a transformers model.
 OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)

@@ -1,7 +1,18 @@
-"""Which clips are in train, validation, test and unlabelled: the manifest's own splits, or cuts grouped by speaker."""
+"""Which clips are in train, validation, test and unlabelled: the manifest's own splits, or cuts that keep groups whole.
 
+Clips of one group stay on one side of every cut and in one fold. They are grouped by what the corpus knows:
+- speakers and no dialogues: by speaker, and clips without one by recording;
+- dialogues and no speakers: by dialogue, and clips without one by recording;
+- both: clips that share a speaker or a dialogue are in one group, and so are the clips of groups that a third clip
+  joins. Where a few people talk to everybody (the main characters of a series), nearly all clips would be one group:
+  where it held more than half of them, groups are dialogues, and speakers cross, which a note says. For a dialogue that
+  crosses shows a model the very scene that it is tested on, and a test set of a few odd dialogues measures nothing;
+- neither: by recording, where clips are spans of one; and any other clip is a group by itself.
+"""
+
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,15 +20,30 @@ from emo_ray.config.data_settings import Data
 from emo_ray.data import folding
 from emo_ray.data.manifest import Clip
 
+JOINED = "speaker-and-dialogue group"
 HELD_OUT = ("validation", "test")
+_LARGEST_SHARE = 0.5  # of the clips that may be one group of speakers and dialogues
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Clips that stay together: the name of each clip's group, and what a group is, in the singular."""
+
+    names: list[str]
+    kind: str
+
+    @property
+    def count(self) -> int:
+        """How many groups the clips are of."""
+        return len(set(self.names))
 
 
 def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], list[str]]:
     """Every clip with a split, and notes for the user.
 
     A manifest without splits is cut into train, validation and test; one without a validation split has it cut from
-    train; labels stay balanced, and no speaker crosses a cut, or where no speaker is known, no recording. Notes name
-    the classes that a split lacks. Clips without a label that are not in a validation or test split are `unlabelled`.
+    train; labels stay balanced, and no group (see above) crosses a cut. Notes name the classes that a split lacks.
+    Clips without a label that are not in a validation or test split are `unlabelled`.
     With `data.folds` all labelled clips are `train`, to be cut by `folds`. Raises ValueError where a cut is impossible.
     """
     if data.folds is not None:
@@ -41,24 +67,49 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
     return clips, notes + _lacking_notes(clips)
 
 
-def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
-    """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no speaker in two folds.
+def grouped(clips: Sequence[Clip]) -> Groups:
+    """The groups of these clips that no cut divides, by the rule at the head of this module."""
+    recordings = [f"recording:{clip.video or clip.audio}" if clip.span_s else None for clip in clips]
+    names = [clip.speaker or recordings[i] or f"clip:{clip.clip_id}" for i, clip in enumerate(clips)]
+    has_speakers = any(clip.speaker is not None for clip in clips)
+    if any(clip.dialogue is not None for clip in clips):
+        dialogues = [f"dialogue:{clip.dialogue}" if clip.dialogue else names[i] for i, clip in enumerate(clips)]
+        joined = _joined(clips)
+        if has_speakers and max(Counter(joined).values()) <= _LARGEST_SHARE * len(clips):
+            return Groups(joined, JOINED)
+        return Groups(dialogues, "dialogue")
+    if has_speakers:
+        return Groups(names, "speaker")
+    return Groups(names, "recording" if any(recordings) else "clip")
 
-    Where speakers differ in their labels, no fold lacks a class needlessly.
-    If no clip has a speaker, the clips of a recording stay together in the place of a speaker's, and labels alone are
-    balanced where every clip is the whole of its file. If only some have, each of the others counts as a speaker.
-    Raises ValueError where there are too few speakers or clips.
+
+def fold_note(clips: Sequence[Clip]) -> str:
+    """What the folds of these clips keep apart, for the user."""
+    if all(clip.speaker is None for clip in clips):
+        return "no speakers are known: the same person may be on both sides"
+    apart_of = {
+        "speaker": "folds keep speakers apart",
+        JOINED: "folds keep speakers and dialogues apart",
+        "dialogue": "warning: folds keep dialogues apart, which most speakers share, so that speakers cross",
+    }
+    return apart_of[grouped(clips).kind]
+
+
+def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
+    """The fold (0 to `count` - 1) of each labelled clip, int64 (n,): labels balanced, no group in two folds.
+
+    Where groups differ in their labels, no fold lacks a class needlessly. Where every clip is a group by itself, labels
+    alone are balanced. Raises ValueError where there are too few groups or clips.
     """
-    kind = _kind_of_groups(clips)
-    groups, labels = _groups(clips), [clip.label for clip in clips]
+    groups, labels = grouped(clips), [clip.label for clip in clips]
     fold_B = np.full(len(clips), -1)
-    if len(set(groups)) >= count:
-        if kind != "clip":
-            fold_B = folding.best_folds(labels, groups, count, seed)
+    if groups.count >= count:
+        if groups.kind != "clip":
+            fold_B = folding.best_folds(labels, groups.names, count, seed)
         else:
             fold_B = folding.stratified(folding.balanced_labels(labels, count), None, count, seed)
     if set(fold_B.tolist()) != set(range(count)):
-        found = f"{len(set(groups))} {'labelled clip' if kind == 'clip' else kind}s"
+        found = f"{groups.count} {'labelled clip' if groups.kind == 'clip' else groups.kind}s"
         raise ValueError(f"found {found} for data.folds={count}, expected enough to fill each fold: lower data.folds")
     return fold_B
 
@@ -96,7 +147,12 @@ def _unlabelled(clip: Clip) -> Clip:
 
 def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
     recordings = [((clip.video or clip.audio) if clip.span_s else None, clip.split) for clip in clips]
-    crossing_of = {"speakers": crossing_speakers(clips), "recordings": _crossing(recordings)}
+    dialogues = [(clip.dialogue, clip.split) for clip in clips]
+    crossing_of = {
+        "speakers": crossing_speakers(clips),
+        "recordings": _crossing(recordings),
+        "dialogues": _crossing(dialogues),
+    }
     return [
         f"warning: {len(crossing)} {kind} cross the manifest's own splits ({_first_of(sorted(crossing))}): results may "
         "flatter"
@@ -106,26 +162,27 @@ def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
 
 
 def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, seed: int) -> tuple[list[Clip], str]:
-    """Move about `fraction` of the clips of split `source` to `target`: the best fold that keeps speakers apart."""
+    """Move about `fraction` of the clips of split `source` to `target`: the best fold that keeps groups whole."""
     rows = [i for i, clip in enumerate(clips) if clip.split == source]
     candidates = [clips[i] for i in rows]
-    kind = _kind_of_groups(candidates)
-    groups = _groups(candidates)
-    group_count = len(set(groups))
-    if group_count < 2:
-        advice = ", or leave speakers unread with data.columns.speaker=null" if kind == "speaker" else ""
+    groups = grouped(candidates)
+    kind = groups.kind
+    if groups.count < 2:
+        advice = f", or leave {kind}s unread with data.columns.{kind}=null" if kind in ("speaker", "dialogue") else ""
         raise ValueError(
-            f"found {group_count} {kind}(s) to cut a {target} split from, expected at least 2: give the manifest a "
+            f"found {groups.count} {kind}(s) to cut a {target} split from, expected at least 2: give the manifest a "
             f"split column{advice}"
         )
-    count = int(np.clip(round(1 / fraction), 2, group_count))
-    kept_parts = 2 if target == "test" and group_count > 2 else 1  # a validation split is cut from what stays
-    moved_B = folding.best_cut([clip.label for clip in candidates], groups, count, seed, kept_parts)
-    moved_groups = {group for group, is_moved in zip(groups, moved_B, strict=True) if is_moved}
-    assert moved_groups.isdisjoint(g for g, is_moved in zip(groups, moved_B, strict=True) if not is_moved)
+    count = int(np.clip(round(1 / fraction), 2, groups.count))
+    kept_parts = 2 if target == "test" and groups.count > 2 else 1  # a validation split is cut from what stays
+    moved_B = folding.best_cut([clip.label for clip in candidates], groups.names, count, seed, kept_parts)
+    moved_groups = {group for group, is_moved in zip(groups.names, moved_B, strict=True) if is_moved}
+    assert moved_groups.isdisjoint(g for g, is_moved in zip(groups.names, moved_B, strict=True) if not is_moved)
     moved_rows = {rows[i] for i in np.flatnonzero(moved_B)}
     cut = [replace(clip, split=target) if i in moved_rows else clip for i, clip in enumerate(clips)]
-    how = "no speakers known" if kind == "clip" else f"{len(moved_groups)} of {group_count} {kind}s"
+    how = "no speakers known" if kind == "clip" else f"{len(moved_groups)} of {groups.count} {kind}s"
+    if kind == "dialogue" and any(clip.speaker is not None for clip in candidates):
+        how += ", which most speakers share, so that speakers cross"
     return cut, f"cut {len(moved_rows)} of {len(rows)} clips from {source or 'all'} as {target} ({how}, seed {seed})"
 
 
@@ -149,17 +206,19 @@ def _first_of(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _groups(clips: Sequence[Clip]) -> list[str]:
-    """Clips of one group stay together: those of a speaker, or where it is not known who speaks, of a recording.
+def _joined(clips: Sequence[Clip]) -> list[str]:
+    """For each clip a name that clips share which a speaker or a dialogue joins, through other clips too."""
+    first_of: dict[str, int] = {}  # speaker or dialogue -> the first clip that has it
+    joined_with = list(range(len(clips)))  # an earlier clip of the same group, or the clip itself
 
-    Any other clip is a group of its own.
-    """
-    recordings = [f"recording:{clip.video or clip.audio}" if clip.span_s else None for clip in clips]
-    return [clip.speaker or recordings[i] or f"clip:{clip.clip_id}" for i, clip in enumerate(clips)]
+    def root(i: int) -> int:
+        while joined_with[i] != i:
+            joined_with[i] = joined_with[joined_with[i]]
+            i = joined_with[i]
+        return i
 
-
-def _kind_of_groups(clips: Sequence[Clip]) -> str:
-    """What keeps clips together, in the singular: the speaker where any is known, else the recording, else nothing."""
-    if any(clip.speaker is not None for clip in clips):
-        return "speaker"
-    return "recording" if any(clip.span_s for clip in clips) else "clip"
+    for i, clip in enumerate(clips):
+        for name in (clip.speaker and f"speaker:{clip.speaker}", clip.dialogue and f"dialogue:{clip.dialogue}"):
+            if name:
+                joined_with[root(i)] = root(first_of.setdefault(name, i))
+    return [f"group:{root(i)}" for i in range(len(clips))]

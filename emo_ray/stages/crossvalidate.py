@@ -199,10 +199,9 @@ def _notes(
     from emo_ray.training.metrics import metrics
     from emo_ray.training.scoring import EVERYTHING
 
-    has_speakers = any(clip.speaker is not None for clip in prepared.clips)
     wafs = [metrics(head[EVERYTHING], batch.label_B.numpy())["waf"] for head in heads]
     notes = [
-        "folds keep speakers apart" if has_speakers else "no speakers are known: the same person may be on both sides",
+        splits.fold_note([clip for clip in prepared.clips if clip.clip_id in batch.clip_ids]),
         f"probabilities are means of {len(heads)} heads; one alone has {100 * np.mean(wafs):.1f} % WAF on average",
     ]
     has_video = any(map(status.is_ok, prepared.ledger["video_status"].unique().to_pylist()))

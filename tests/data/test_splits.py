@@ -309,3 +309,54 @@ def test_folds_take_the_place_of_splits():
     assert [clip.split for clip in assigned] == ["train", "train", "unlabelled"]
     assert len(notes) == 1
     assert notes[0].startswith("2 folds ")
+
+
+def talks(dialogues):
+    """Labelled clips of dialogues, each given by who speaks: {dialogue: "ABAB"}."""
+    turns = [(name, turn, who) for name, people in dialogues.items() for turn, who in enumerate(people)]
+    return [
+        Clip(f"{name}-{turn}", text="x", label=LABELS[i % 3], speaker=who, dialogue=name, turn=turn)
+        for i, (name, turn, who) in enumerate(turns)
+    ]
+
+
+def sides(clips, parts, field):
+    """The parts (splits or folds) in which each value of a clip's field occurs."""
+    parts_of = {}
+    for clip, part in zip(clips, parts, strict=True):
+        parts_of.setdefault(getattr(clip, field), set()).add(part)
+    return parts_of.values()
+
+
+def test_neither_a_dialogue_nor_a_speaker_is_on_both_sides_of_a_cut():
+    """Sessions of two people each, as in IEMOCAP: two dialogues of a session belong together through their speakers."""
+    clips = talks({f"{pair}{i}": pair * 6 for pair in ("AB", "CD", "EF", "GH", "IJ") for i in range(3)})
+    fold_B = splits.folds(clips, 5, 0)
+    cut, notes = splits.assign(clips, Data(), 0)
+    for parts in (fold_B, [clip.split for clip in cut]):
+        assert {len(on) for on in (*sides(clips, parts, "speaker"), *sides(clips, parts, "dialogue"))} == {1}
+    assert "of 5 speaker-and-dialogue groups" in notes[0]
+    assert "speakers and dialogues" in splits.fold_note(clips)
+    with pytest.raises(ValueError, match=r"5 speaker-and-dialogue groups .*data\.folds=6"):
+        splits.folds(clips, 6, 0)
+
+
+def test_where_everybody_talks_to_everybody_dialogues_stay_whole_and_speakers_do_not():
+    """The main characters of a series, and a few dialogues of two strangers."""
+    clips = talks({**{f"d{i}": "ABCDAB" for i in range(20)}, "e0": "XY", "e1": "ZW"})
+    fold_B = splits.folds(clips, 4, 0)
+    cut, notes = splits.assign(clips, Data(), 0)
+    for parts in (fold_B, [clip.split for clip in cut]):
+        assert {len(on) for on in sides(clips, parts, "dialogue")} == {1}
+    assert {clip.split for clip in cut if clip.speaker == "A"} == set(CUTS)
+    assert "dialogues, which most speakers share, so that speakers cross" in notes[0]
+    assert splits.fold_note(clips).startswith("warning: ")
+
+
+def test_dialogues_are_groups_where_no_speaker_is_known_and_those_that_cross_are_named():
+    clips = [replace(clip, speaker=None) for clip in talks({f"d{i}": "ABAB" for i in range(12)})]
+    cut, notes = splits.assign(clips, Data(), 0)
+    assert {len(on) for on in sides(clips, [clip.split for clip in cut], "dialogue")} == {1}
+    assert re.search("of 12 dialogues", notes[0])
+    halved = [replace(clip, split="test" if clip.turn else "train") for clip in clips]
+    assert any(note.startswith("warning: 12 dialogues cross") for note in splits.assign(halved, Data(), 0)[1])

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
+from typing import Any
 
 from emo_ray.data import manifest
 from emo_ray.data.corpora import csv_files
@@ -46,10 +47,18 @@ def read(listing: Listing) -> Imported:
             text, label, speaker, dialogue, utterance = (row[column].strip() or None for column in _COLUMNS)
             stem = f"dia{dialogue}_utt{utterance}"
             file = manifest.media_fields(media[word].get(stem, f"{folder}/{stem}.mp4"), listing.path)
+            place: dict[str, Any] = file | _place(word, dialogue, utterance)
             clips.append(
-                Clip(f"{word}_{stem}", **file, text=text, label=label, split=split, speaker=speaker, language="en")
+                Clip(f"{word}_{stem}", **place, text=text, label=label, split=split, speaker=speaker, language="en")
             )
     return Imported(clips, list(table_of.values()))
+
+
+def _place(word: str, dialogue: str | None, utterance: str | None) -> dict[str, Any]:
+    """A row's dialogue, which MELD numbers anew in each table, and its turn; neither where it has no numbers."""
+    if dialogue is None or utterance is None or not utterance.isdecimal():
+        return {}
+    return {"dialogue": f"{word}_{dialogue}", "turn": float(utterance)}
 
 
 def _tables(listing: Listing) -> dict[str, str]:

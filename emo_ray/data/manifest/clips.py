@@ -16,6 +16,7 @@ from emo_ray.data.manifest.columns import (
     FieldColumns,
     field_columns,
     is_placeholder,
+    put_turn,
     split_names,
     unread_fields,
     unread_spans,
@@ -32,7 +33,8 @@ _SHOWN = 5  # problems named in one error message
 class Clip:
     """One row. `video` and `audio` are absolute paths or URIs; no audio means the video's own sound track.
 
-    A clip is the whole of its files, or their stretch from `start_s` to `end_s`: seconds, both or neither.
+    A clip is the whole of its files, or their stretch from `start_s` to `end_s`: seconds, both or neither. `turn` says
+    where in its `dialogue` a clip is: any number, of which the order counts.
     """
 
     clip_id: str
@@ -45,6 +47,8 @@ class Clip:
     language: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+    dialogue: str | None = None
+    turn: float | None = None
 
     @property
     def span_s(self) -> tuple[float, float] | None:
@@ -53,7 +57,7 @@ class Clip:
 
 
 assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
-_NUMBERS = ("start_s", "end_s")
+_NUMBERS = ("start_s", "end_s", "turn")
 SCHEMA = pa.schema(
     [
         pa.field(name, pa.float64() if name in _NUMBERS else pa.string(), nullable=name != "clip_id")
@@ -136,10 +140,11 @@ def _values(row: Row, columns_of: Mapping[str, FieldColumns]) -> tuple[dict[str,
             continue
         if value is not None:
             values[field] = value if field == "text" else value.strip()
-    try:
-        put_span(values, columns_of)
-    except ValueError as error:
-        problems.append(str(error))
+    for put in (put_span, put_turn):
+        try:
+            put(values, columns_of)
+        except ValueError as error:
+            problems.append(str(error))
     return values, problems
 
 
@@ -188,13 +193,13 @@ def _understand_splits(
 
 def _clip(values: dict[str, str], root: Path, unread: set[str]) -> Clip:
     """The clip of a row's values without the fields in `unread`; its media paths are resolved against `root`."""
-    fields_of_clip = {"clip_id": ""} | {field: value for field, value in values.items() if field not in _NUMBERS}
+    fields_of_clip: dict[str, Any] = {"clip_id": ""}
+    fields_of_clip |= {field: float(value) if field in _NUMBERS else value for field, value in values.items()}
     for field in values.keys() & {"video", "audio"}:
         fields_of_clip[field] = resolve(values[field], root)
     if file := fields_of_clip.pop("file", None):
         fields_of_clip |= {name: media for name, media in media_fields(file, root).items() if name not in unread}
-    start_s, end_s = (float(values[field]) if field in values else None for field in _NUMBERS)
-    return Clip(**fields_of_clip, start_s=start_s, end_s=end_s)
+    return Clip(**fields_of_clip)
 
 
 def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:

@@ -1,5 +1,6 @@
 """What a table's headers and cells mean: the field of a clip that each column holds, and the names of splits."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -24,6 +25,8 @@ ALIASES = {
     "language": ("language", "lang"),
     "start_s": ("start_s",),
     "end_s": ("end_s",),
+    "dialogue": ("dialogue", "dialogue_id"),
+    "turn": ("turn",),
 }
 _FILE_HEADERS = ("file", "filename", "path")  # one column of media: video or audio by each file's suffix
 _SPAN_HEADER = re.compile(r"(start|begin|onset|end|stop|offset)([ _-]?(s|sec|seconds|ms|time))?", re.IGNORECASE)
@@ -86,6 +89,8 @@ def field_columns(path: Path, headers: Collection[str], data: Data, bare: bool) 
         header = next((alias for alias in aliases if alias in headers and alias not in taken), None)
         if field not in data.columns and header is not None:
             columns_of[field] = FieldColumns((header,))
+    if "dialogue" not in columns_of and "turn" not in data.columns:
+        columns_of.pop("turn", None)  # whatever it is, it orders no dialogue
     file_header = next((header for header in _FILE_HEADERS if header in headers), None)
     may_hold_media = not {"video", "audio"} <= unread_fields(data)
     if file_header is not None and not columns_of.keys() & {"video", "audio"} and may_hold_media:
@@ -148,6 +153,26 @@ def split_names(names: Counter[str], data: Data, column: str) -> dict[str, Split
             f"'data.split_map={{{example}}}' (null leaves its clips out), or data.columns.split=null to cut splits anew"
         )
     return split_of
+
+
+def put_turn(values: dict[str, str], columns_of: Mapping[str, FieldColumns]) -> None:
+    """Make the turn among a row's values a number, or leave it out where the cell says that there is none.
+
+    Raises ValueError for text that is no number.
+    """
+    text = values.pop("turn", "")
+    if not text or text in NO_TIME:
+        return
+    try:
+        turn = float(text)
+    except ValueError:
+        turn = math.nan
+    if not math.isfinite(turn):
+        raise ValueError(
+            f"column {columns_of['turn']}: found {text!r}, expected a number, the clip's place in its dialogue "
+            "(data.columns.turn=null leaves it unread)"
+        )
+    values["turn"] = repr(turn)
 
 
 def is_placeholder(field: str, value: str) -> bool:

@@ -30,7 +30,7 @@ from emo_ray.stages.decoding.shard_plan import (
     plan_shards,
 )
 
-VERSION = 4  # 2: the ledger holds the digests of the content; 3: and the identities; 4: faces
+VERSION = 5  # 2: the ledger holds the digests of the content; 3: and the identities; 4: faces; 5: dialogues
 SHEET = "contact_sheet.png"
 _CLIPS_PER_TASK = 16  # of synthesis
 
@@ -64,7 +64,8 @@ def resolve_corpus(config: Config) -> tuple[Prepared, ShardPlan]:
     notes = (*import_notes, *split_notes)
     plan = plan_shards(config, root, clips)
     prepared = Prepared(root / "prepared", tuple(clips), names, notes, plan.folder, tuple(plan.clips_of))
-    key = store.digest(_meta(prepared, plan), [[c.clip_id, c.label, c.split, c.speaker] for c in clips])
+    rows = [[c.clip_id, c.label, c.split, c.speaker, c.dialogue, c.turn] for c in clips]
+    key = store.digest(_meta(prepared, plan), rows)
     return replace(prepared, path=prepared.path / key), plan
 
 

@@ -319,6 +319,8 @@ class TestMeld:
         first, second = clips[:2]
         assert (first.text, first.label, first.audio) == ("he’s lost it, all of it", "sadness", None)
         assert (second.speaker, second.language) == ("Mrs. Green", "en")
+        places = [("train_0", 0), ("train_0", 1), ("dev_0", 0), ("test_0", 0)]  # MELD counts anew in each table
+        assert [(clip.dialogue, clip.turn) for clip in clips] == places
 
     def test_the_nearest_folder_names_the_split(self, tmp_path):
         table(tmp_path / "dev_sent_emo.csv", MELD_HEADER, [1, "Hey.", "Joey", "neutral", "neutral", 0, 0])

@@ -114,3 +114,24 @@ def test_rows_of_one_file_must_all_be_different_spans(tmp_path, lines, message):
     path = table(tmp_path / "clips.csv", "\n".join(["clip_id,video,start_s,end_s", *numbered]))
     with pytest.raises(ValueError, match=message):
         read_corpus(Data(manifest=str(path)))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_turns_are_numbers_and_dialogues_are_names(tmp_path, suffix):
+    rows = [
+        {"clip_id": "a", "text": "x", "dialogue": "7", "turn": "2"},
+        {"clip_id": "b", "text": "x", "dialogue": "Ses01", "turn": "-1.5"},
+        {"clip_id": "c", "text": "x", "dialogue": "unknown", "turn": "NaN"},
+        {"clip_id": "d", "text": "x", "dialogue": "", "turn": ""},
+    ]
+    clips, notes = read_corpus(Data(manifest=str(write(tmp_path / f"clips.{suffix}", rows))))
+    assert [(clip.dialogue, clip.turn) for clip in clips] == [("7", 2.0), ("Ses01", -1.5), (None, None), (None, None)]
+    assert any("dialogue: 'unknown' in 1 clips" in note for note in notes)
+
+
+def test_a_turn_that_is_no_number_is_an_error_and_means_nothing_without_a_dialogue(tmp_path):
+    path = table(tmp_path / "clips.csv", "file,turn,talk\na.wav,left,t\n")
+    assert clips_of(path)[0].turn is None
+    with pytest.raises(ValueError, match=r"row 1, column turn: found 'left'.*data\.columns\.turn=null"):
+        clips_of(path, columns={"dialogue": "talk"})
+    assert clips_of(path, columns={"dialogue": "talk", "turn": None})[0].dialogue == "t"
