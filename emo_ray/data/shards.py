@@ -1,12 +1,14 @@
 """Shards: decoded clips in Parquet. One part holds `media.clips_per_part` clips and is the unit of work.
 
-A row is a clip: T JPEG frames, int16 sound at 16 kHz, the transcript and a status per modality. It has neither label
-nor split, so other labels, splits or pseudo-labels never make a clip be decoded again.
+A row is a clip, or with `media.face.which=all` one person in it: T JPEG frames, int16 sound at 16 kHz, the transcript
+and a status per modality. It has neither label nor split, so other labels, splits or pseudo-labels never make a clip be
+decoded again.
 """
 
 import errno
 import hashlib
 import io
+import itertools
 import math
 import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -29,6 +31,7 @@ from emo_ray.data.face_boxes import ClipBoxes
 from emo_ray.data.file_digests import file_digest, in_threads
 from emo_ray.data.manifest import Clip
 
+_OF_PERSON = "#"  # between a clip_id and a person in the id of a row
 _SILENCE = 1  # int16 steps: dithered silence is no louder
 # Of SCHEMA; 2: identities, digests of the content; 3: identities hold the content of local files; 4: the language;
 # 5: faces.
@@ -39,7 +42,7 @@ CONTENT = ("video_digest", "audio_digest")
 SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("identity", pa.string(), nullable=False),  # see `identified`
+        pa.field("identity", pa.string(), nullable=False),  # of the clip; see `identified`
         pa.field("frames", pa.list_(pa.binary())),  # T JPEGs, null when there is no usable video
         pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
         pa.field("audio_samples", pa.int64()),
@@ -124,12 +127,13 @@ def settings(config: Media, image_size: int) -> dict:
     return {**config.deciding("shards"), "face": faces, "size": image_size, "version": [VERSION, media.VERSION]}
 
 
-def row(
+def rows(
     identified_clip: IdentifiedClip, config: Media, image_size: int, boxes: ClipBoxes | None = None
-) -> dict[str, Any]:
-    """A decoded clip as a row of SCHEMA; bad media become statuses, never errors.
+) -> list[dict[str, Any]]:
+    """A decoded clip as a row of SCHEMA, or by `media.face.which` a row for each person who is seen in it.
 
-    `boxes` are the faces that a table has of the clip. Raises PlaceTrouble where media cannot be read for now.
+    `boxes` are the faces that a table has of the clip. Bad media become statuses, never errors. Raises PlaceTrouble
+    where media cannot be read for now.
     """
     clip = identified_clip.clip
     process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
@@ -139,17 +143,13 @@ def row(
     if config.face.is_used:
         video = (media.read_faces, clip.video, face_columns.request(config, image_size, boxes))
     pictures, video_status = decoder.decode(*video, limits, span, config.array_channels, **process)
-    frames_THWC, face_values = face_columns.split(pictures, video_status)
     samples_S, audio_status = decoder.decode(
         media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, span, **process
     )
     has_text = bool(clip.text and clip.text.strip())
     text_status = status.OK if has_text else status.MISSING + (": empty" if clip.text is not None else "")
-    return {
-        "clip_id": clip.clip_id,
+    shared = {
         "identity": identified_clip.identity,
-        **_video_columns(frames_THWC, config.jpeg_quality),
-        **face_values,
         **_audio_columns(samples_S),
         "text": clip.text if has_text else None,
         "language": clip.language,
@@ -157,6 +157,33 @@ def row(
         "audio_status": audio_status,
         "text_status": text_status,
     }
+    return [
+        {"clip_id": row_id(clip.clip_id, sight.person), **shared, **sight.values}
+        | _video_columns(sight.frames_THWC, config.jpeg_quality)
+        for sight in face_columns.sights(pictures, video_status)
+    ]
+
+
+def row_id(clip_id: str, person: str) -> str:
+    """The clip_id of a person's row; that of the clip itself where the row is about no person in particular."""
+    return f"{clip_id}{_OF_PERSON}{person}" if person else clip_id
+
+
+def clip_and_person(row_id: str) -> tuple[str, str]:
+    """The clip_id and the person of a row, which is empty where there is none. Only for `media.face.which=all`."""
+    clip_id, _, person = row_id.partition(_OF_PERSON)
+    return clip_id, person
+
+
+def check_clip_ids(clips: Iterable[Clip]) -> None:
+    """Raises ValueError for clip_ids that look like those of people's rows."""
+    odd_ids = [clip.clip_id for clip in clips if _OF_PERSON in clip.clip_id]
+    if odd_ids:
+        raise ValueError(
+            f"media.face.which=all: found {len(odd_ids)} clip_ids with {_OF_PERSON} ({odd_ids[0]!r}), expected none, "
+            "for it comes before the person in the ids of rows: name these clips otherwise, or take "
+            "media.face.which=main"
+        )
 
 
 def check_unchanged(clips: Sequence[IdentifiedClip]) -> None:
@@ -215,16 +242,19 @@ def write_part(
     when the job was planned.
     """
     if not path.exists():
-        old_rows = {row["identity"]: row for row in _read_rows(path.parent, part_of or {}).to_pylist()}
+        old_rows: dict[str, list[dict[str, Any]]] = {}
+        for row in _read_rows(path.parent, part_of or {}).to_pylist():
+            old_rows.setdefault(row["identity"], []).append(row)
         boxes_of = face_columns.boxes_of(config.face, [identified_clip.clip.clip_id for identified_clip in clips])
 
-        def row_of(clip: IdentifiedClip) -> dict[str, Any]:
-            return old_rows.get(clip.identity) or row(clip, config, image_size, boxes_of.get(clip.clip.clip_id))
+        def rows_of(clip: IdentifiedClip) -> list[dict[str, Any]]:
+            return old_rows.get(clip.identity) or rows(clip, config, image_size, boxes_of.get(clip.clip.clip_id))
 
-        rows = trouble.in_rounds(row_of, clips, config.patience_s)
+        by_clip = trouble.in_rounds(rows_of, clips, config.patience_s)
         check_unchanged([clip for clip in clips if clip.identity not in old_rows])
         # JPEG and speech hardly shrink further: no codec.
-        store.write_parquet(path, pa.Table.from_pylist(rows, SCHEMA), codec="none")
+        table = pa.Table.from_pylist(list(itertools.chain.from_iterable(by_clip)), SCHEMA)
+        store.write_parquet(path, table, codec="none")
 
 
 def write_pickled_part(task: bytes) -> str:

@@ -25,7 +25,7 @@ def annotate(config: Config) -> Result:
         )
     plan = plan_corpus(config)
     if is_configured(config):
-        decode(config, plan)
+        plan = decode(config, plan)
     readings = texts_of(config, plan, plan.clips).readings
     assert readings is not None, "there is an endpoint to ask"
     content = readings.content()

@@ -89,10 +89,17 @@ def predict(config: Config) -> Result:
         )
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
+    has_people = config.media.face.which == "all"
+    if has_people and config.tables.given:
+        raise ValueError(
+            f"media.face.which=all: found tables.{config.tables.given[0]}, expected no feature tables: their rows are "
+            "of clips and not of people, so take media.face.which=main, or a model that was trained without them"
+        )
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
     plan = plan_corpus(config, cut_long_recordings if config.segment.auto else None)
-    if is_configured(config):
-        decode(config, plan)  # all sound is transcribed before the first clip is predicted
+    if is_configured(config) or has_people:
+        # All sound is transcribed, and all people are found, before the first clip is predicted.
+        plan = decode(config, plan)
     texts = texts_of(config, plan, plan.clips)
     parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, texts)
     recordings = timelines.recordings_of(texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips)
@@ -102,7 +109,7 @@ def predict(config: Config) -> Result:
         (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
 
     def fill(temporary: Path) -> dict[str, Any]:
-        _write_rows(temporary, parts.folder, plan.clips_of, recordings)
+        timelines.write_rows(temporary, parts.folder, plan, recordings)
         if recordings:
             timelines.write(temporary, recordings, plan, labels, path.name)
         *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, labels).tolist()
@@ -116,22 +123,13 @@ def predict(config: Config) -> Result:
         "clips/s": parts.clips_per_s and round(parts.clips_per_s, 1),
     }
     counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})
-    lines = [f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}"]
-    table = summary_table("Clips by predicted class", counts, "class")
-    return Result(folder, content, [table], lines if recordings else [])
-
-
-def _write_rows(folder: Path, parts: Path, names: Iterable[str], recordings: Sequence[timelines.Recording]) -> None:
-    """Put the predictions of these parts into a folder: as they are, or with the spans that clips of recordings have.
-
-    Parts are shared by corpora, in which a clip's recording may have other places.
-    """
-    for name in names:
-        if recordings:
-            rows = timelines.with_spans(store.read_parquet(parts / name), recordings)
-            store.write_parquet(folder / name, rows, _ROWS_PER_GROUP)
-        else:
-            store.link_or_copy(parts / name, folder / name)
+    lines = []
+    if has_people:
+        clips = len({shards.clip_and_person(clip.clip_id)[0] for clip in plan.clips})
+        lines.append(f"rows of {plural(clips, 'clip')}: one for each person who is seen (media.face.which=all)")
+    if recordings:
+        lines.append(f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}")
+    return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")], lines)
 
 
 def predict_parts(

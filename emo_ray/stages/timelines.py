@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import face_columns, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import late_progress
 from emo_ray.reports import timeline_page
@@ -19,6 +20,7 @@ from emo_ray.stages.decoding.shard_plan import ShardPlan
 
 VERSION = 1  # of the files and of the columns; raise it when the same predictions give others
 FOLDER = "timelines"
+_ROWS_PER_GROUP = 2**12
 _AT_ONCE = 500  # recordings whose pictures are in memory together, up to 200 kB each
 _STATUSES = ("status", *(f"{name}_status" for name in MODALITIES))
 
@@ -65,6 +67,46 @@ def decides(recordings: Sequence[Recording]) -> dict[str, Any]:
         return {}
     spans = [[r.place, r.name, [[c.clip_id, c.span_s, c.speaker, c.text] for c in r.clips]] for r in recordings]
     return {"timelines": [VERSION, store.digest(spans)]}
+
+
+def write_rows(folder: Path, parts: Path, plan: ShardPlan, recordings: Sequence[Recording]) -> None:
+    """Put the predictions of a plan's parts into a folder: as they are, or with people, and the spans of recordings.
+
+    Parts are shared by corpora, in which a clip's recording may have other places.
+    """
+    has_people = plan.media.face.which == "all"
+    for name in plan.clips_of:
+        if not recordings and not has_people:
+            store.link_or_copy(parts / name, folder / name)
+            continue
+        rows = store.read_parquet(parts / name)
+        if has_people:
+            rows = with_people(rows, shards.ledger(plan.folder / name))
+        if recordings:
+            rows = with_spans(rows, recordings)
+        store.write_parquet(folder / name, rows, _ROWS_PER_GROUP)
+
+
+def with_people(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
+    """The rows with `clip` (its clip_id), `person`, and `is_main`: who would be predicted with media.face.which=main.
+
+    `person` is null in clips that show nobody.
+    """
+    pairs = [shards.clip_and_person(row_id) for row_id in predictions["clip_id"].to_pylist()]
+    main_of: dict[str, tuple[float, int]] = {}
+    for i, row in enumerate(ledger.select(["clip_id", *face_columns.NAMES]).to_pylist()):
+        face = face_columns.face_of(row)
+        clip_id, weight = pairs[i][0], face.weight if face else 0.0
+        if clip_id not in main_of or weight > main_of[clip_id][0]:
+            main_of[clip_id] = weight, i
+    columns = {
+        "clip": pa.array([clip_id for clip_id, _ in pairs]),
+        "person": pa.array([person or None for _, person in pairs], pa.string()),
+        "is_main": pa.array([main_of[clip_id][1] == i for i, (clip_id, _) in enumerate(pairs)]),
+    }
+    for name, column in columns.items():
+        predictions = predictions.append_column(name, column)
+    return predictions
 
 
 def with_spans(predictions: pa.Table, recordings: Sequence[Recording]) -> pa.Table:

@@ -35,8 +35,7 @@ def transcribe(config: Config) -> Result:
             "transcribe.url, the name of an endpoint's"
         )
     config = override(config, {"modalities": ["video", "audio", "text"], "tables.text": ()})
-    plan = plan_corpus(config)
-    decode(config, plan)
+    plan = decode(config, plan_corpus(config))
     written = transcripts_of(config, plan, plan.clips)
     statuses = dict(written.statuses) if written else {}
     with_text = sum(map(has_words, plan.clips))

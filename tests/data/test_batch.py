@@ -152,8 +152,9 @@ def test_labels_are_those_of_the_clips(make):
 
 def test_real_rows_become_a_batch(media_files, tmp_path):
     rows = [
-        shards.row(clip, Media(frames=3), 64)
+        row
         for clip in shards.identified([Clip("a", str(media_files["clip"]), text="x")], "sample")
+        for row in shards.rows(clip, Media(frames=3), 64)
     ]
     table = pa.Table.from_pylist(rows, shards.SCHEMA)
     expected = np.stack([np.asarray(Image.open(io.BytesIO(data))) for data in rows[0]["frames"]])

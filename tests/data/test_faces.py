@@ -93,7 +93,33 @@ def test_people_are_those_seen_in_a_quarter_of_the_frames():
     assert faces.main_face([main, Track({0: box(200, 0)})], 8).people == 1
     assert faces.main_face([main, Track({0: box(200, 0), 1: box(200, 0)})], 8).people == 2
     assert faces.main_face([main], 8).status == "ok"
-    assert faces.main_face([main, main], 8).status == "ok: 2 people"
+    assert faces.main_face([main, Track(dict(main.boxes))], 8).status == "ok: 2 people"
+
+
+def test_all_people_are_numbered_from_left_to_right_whoever_is_the_main_one():
+    right = Track({t: box(300, 0, 80) for t in range(8)})
+    left = Track({t: box(10 + t, 0) for t in range(2, 8)})
+    passer = Track({0: box(150, 0)})
+    for tracks in ([right, left, passer], [passer, left, right]):
+        first, second = faces.all_faces(tracks, 8)
+        assert (first.person, first.box_T4[2, 0], first.people) == ("1", 12, 2)
+        assert (second.person, second.box_T4[0, 0], second.people) == ("2", 300, 2)
+        assert first.status == "ok: in 6 of 8 frames; 2 people"
+        main = faces.main_face(tracks, 8)
+        assert np.array_equal(main.box_T4, second.box_T4)
+        assert main.weight == second.weight > first.weight
+    assert [face.person for face in faces.all_faces([passer], 8)] == ["1"]  # nobody else is there
+    assert faces.all_faces([], 8) == []
+
+
+@given(boxes_T=FRAMES)
+def test_as_many_people_have_a_face_as_are_counted(boxes_T):
+    tracks, frames = faces.link(boxes_T), len(boxes_T)
+    clip_faces = faces.all_faces(tracks, frames)
+    assert len({face.person for face in clip_faces}) == len(clip_faces)
+    main = faces.main_face(tracks, frames)
+    assert [face.people for face in clip_faces] == [main.people if main else 0] * len(clip_faces)
+    assert all((face.confidence_T > 0).mean() >= 0.25 or face.weight == main.weight for face in clip_faces)
 
 
 def test_frames_without_the_face_take_their_neighbours_box():
@@ -108,8 +134,17 @@ def test_tables_may_say_who_is_who():
     boxes_T = [np.stack([box(0, 0), box(100, 0)]), np.stack([box(100, 0), box(0, 0)])]
     tracks = faces.of_people(boxes_T, [["a", "b"], ["a", "b"]])
     assert [track.boxes[t][0] for track in tracks for t in (0, 1)] == [0, 100, 100, 0]
+    assert [face.person for face in faces.all_faces(tracks, 2)] == ["a", "b"]
     (track,) = faces.of_people([np.stack([box(0, 0, confidence=0.9), box(50, 0, confidence=0.7)])], [["a", "a"]])
     assert track.boxes[0][0] == 0
+
+
+def test_boxes_without_a_name_are_people_of_their_own_and_get_numbers_that_nobody_has():
+    boxes_T = [np.stack([box(0, 0), box(100, 0), box(200, 0)])] * 2
+    people = [
+        (face.person, face.box_T4[0, 0]) for face in faces.all_faces(faces.of_people(boxes_T, [["", "1", ""]] * 2), 2)
+    ]
+    assert people == [("2", 0), ("1", 100), ("3", 200)]
 
 
 @given(rows=st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 30.0, np.nan, np.inf]), min_size=5, max_size=5)))

@@ -46,7 +46,8 @@ def part_name(clips):
 
 
 def row_of(clip):
-    return shards.row(*identified(clip), CONFIG, 32)
+    (row,) = shards.rows(*identified(clip), CONFIG, 32)
+    return row
 
 
 def names(clips, clips_per_part=64):
@@ -265,7 +266,7 @@ def test_limits_are_of_the_span_and_a_span_behind_the_end_is_a_status(media_file
     wav, video = str(media_files["wav"]), str(media_files["long_gop"])  # of 2 and 10 s
 
     def statuses(**span):
-        row = shards.row(*identified(Clip("a", video, wav, **span)), config, 32)
+        (row,) = shards.rows(*identified(Clip("a", video, wav, **span)), config, 32)
         return [row[f"{name}_status"].partition(":")[0] for name in ("video", "audio")]
 
     assert statuses() == ["corrupt", "corrupt"]

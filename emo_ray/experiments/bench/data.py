@@ -206,7 +206,8 @@ def _filmed(scene_HWC: np.ndarray, shift: int, generator: np.random.Generator) -
 def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[str, int]]:
     """Shard parts of so many clips at the CLIP's image size, and the class of each clip; the movies are repeated."""
     side = image_size(config)
-    rows = [shards.row(clip, config.media, side) for clip in shards.identified(movies(scratch), "sample")]
+    identified = shards.identified(movies(scratch), "sample")
+    rows = [row for clip in identified for row in shards.rows(clip, config.media, side)]
     table = pa.Table.from_pylist([{**rows[i % len(rows)], "clip_id": f"c{i}"} for i in range(clips)], shards.SCHEMA)
     paths, size = [], config.media.clips_per_part
     for start in range(0, clips, size):

@@ -28,6 +28,7 @@ from emo_ray.stages.decoding.shard_plan import (
     no_media_reason,
     plan_prepared_folder,
     plan_shards,
+    with_people,
 )
 
 VERSION = 5  # 2: the ledger holds the digests of the content; 3: and the identities; 4: faces; 5: dialogues
@@ -41,6 +42,11 @@ def prepare_corpus(config: Config) -> Prepared:
     Ray is started only where something is left to decode. Raises ValueError for a manifest that cannot be used; bad
     media are rows with a status and lines of bad_media.csv.
     """
+    if config.media.face.which == "all":
+        raise ValueError(
+            "media.face.which=all: found a job that prepares clips with labels, expected media.face.which=main: a "
+            "label is one person's, and nothing tells whose; rows of all people are for jobs/predict.py"
+        )
     prepared, plan = resolve_corpus(config)
     if not store.is_complete(prepared.path) or not plan.is_decoded:
         _check_weights(config)
@@ -166,8 +172,11 @@ def _synthesise(config: Config) -> list[Clip]:
     return manifest.read(folder / MANIFEST)
 
 
-def decode(config: Config, plan: ShardPlan) -> None:
-    """Decode the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
+def decode(config: Config, plan: ShardPlan) -> ShardPlan:
+    """Decode the parts that are not there yet, in parallel; the plan with a clip for each row that they hold.
+
+    Raises PlaceTrouble where some had to be left unmade.
+    """
     tasks = decode_tasks(plan)
 
     def write(task: bytes) -> bytes:
@@ -183,6 +192,7 @@ def decode(config: Config, plan: ShardPlan) -> None:
         title = "decoding clips"
     answers = in_parallel(config, write, list(tasks.values()), title, sizes)
     trouble.check_read(answer.decode() for answer in answers)
+    return with_people(plan)
 
 
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:

@@ -3,7 +3,7 @@
 import pickle
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class ShardPlan:
 
     @cached_property
     def ledger(self) -> pa.Table:
-        """The ledger of the parts, which must be decoded; a row for each clip, in their order."""
+        """The ledger of the parts, which must be decoded; the rows of each clip, in their order."""
         return pa.concat_tables([shards.ledger(self.folder / name) for name in self.clips_of])
 
     @property
@@ -83,6 +83,8 @@ def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
     check_storage(clips)
     size, settings = image_size(config), media_settings(config, clips)
     face_columns.check(settings.face)
+    if settings.face.which == "all":
+        shards.check_clip_ids(clips)
     folder = root / "shards" / store.digest(shards.settings(settings, size))
     with late_progress("looking at media", "files") as report:
         identified_of = dict(zip(clips, shards.identified(clips, config.data.identity, report), strict=True))
@@ -122,6 +124,7 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
     settings = config.media
     if settings.face.detector == "auto":  # what it stood for when the folder was made
         settings = _with_detector(settings, (meta["settings"]["face"] or {}).get("detector", "none"))
+    face_columns.check_which(settings.face)
     plan = ShardPlan(folder, {name: [] for name in meta["parts"]}, settings, image_size(config))
     if store.digest(plan.settings) != meta["shards"]:
         raise ValueError(
@@ -133,6 +136,25 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
         raise ValueError(f"{folder}: found no {missing[0]} ({len(missing)} parts are gone): run jobs/prepare.py again")
     _fill(plan, manifest.read(path / MANIFEST), path / LEDGER, config.data.identity)
     return plan
+
+
+def with_people(plan: ShardPlan) -> ShardPlan:
+    """The plan of parts that are decoded, with a clip for each of their rows: with `media.face.which=all` a person's.
+
+    Such a clip is the one that the person is seen in under another clip_id; its sound and its words are the same.
+    """
+    if plan.media.face.which == "main":
+        return plan
+    clips_of: dict[str, list[IdentifiedClip]] = {}
+    for name, clips in plan.clips_of.items():
+        clip_of = {identified.clip.clip_id: identified for identified in clips}
+        rows = store.read_parquet(plan.folder / name, columns=["clip_id"])["clip_id"].to_pylist()
+        clips_of[name] = [_row_clip(clip_of[shards.clip_and_person(row_id)[0]], row_id) for row_id in rows]
+    return replace(plan, clips_of=clips_of)
+
+
+def _row_clip(identified: IdentifiedClip, row_id: str) -> IdentifiedClip:
+    return replace(identified, clip=replace(identified.clip, clip_id=row_id))
 
 
 def plan_some_parts(config: Config, prepared: Prepared, parts: Collection[str]) -> ShardPlan:

