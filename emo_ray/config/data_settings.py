@@ -10,6 +10,7 @@ from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_v
 Split = Literal["train", "validation", "test", "unlabelled"]
 Scheme = Literal["s3", "gs", "gcs", "abfs", "abfss", "hdfs"]
 Scope = Literal["sample", "content"]  # of a file, for its digest
+BY_SPEAKER = Condition("it is speaker", lambda config: config.tables.standardise == "speaker")
 SYNTHETIC = Condition("the corpus is synthetic", lambda config: config.data.is_synthetic)
 
 
@@ -370,6 +371,14 @@ class Tables(Section, owner="caller"):
         "What a clip's features are that are zeros alone. absent: none, for tools write them where there is no face or "
         "no word; rows of zeros are left out of a mean over time, too. values: numbers like others.",
         decides=by_content("video_features", "audio_features", "text_features", "folds"),
+    )
+    standardise: Literal["corpus", "speaker"] = setting(
+        "corpus",
+        "Whose mean and deviation features are standardised by, those of tables and of encoders alike. speaker: each "
+        "speaker's own, over all clips of the speaker that a job is given, labels unseen; shrunk towards the corpus "
+        "where a speaker has few clips, or speakers differ in their emotions. It needs speakers in the manifest.",
+        decides=by_value("fusion", "folds", only_if=BY_SPEAKER),
+        owner="checkpoint",
     )
     export: str | None = setting(
         None, "Folder into which jobs/features.py copies its features for other programs.", decides=NOTHING

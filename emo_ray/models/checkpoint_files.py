@@ -24,9 +24,9 @@ from emo_ray.store import DamagedFile
 
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
+SPEAKERS = "speakers.safetensors"  # of a model with tables.standardise=speaker: see training.speaker_scaling
 
-
-CHECKED = (WEIGHTS, LABELS, SEEN, CONFIG)  # the files that a meta has digests of
+CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CONFIG)  # the files that a meta has digests of
 _NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "store", "tracking", "cluster")  # of a model
 _OTHERS = tuple(f"{section}." for section in _NO_PART)
 
