@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from emo_ray.config.data_settings import Data, Media, Segment, Synthetic, Tables
+from emo_ray.config.data_settings import Data, Media, Segment, Synthetic
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.job_settings import (
     Bench,
@@ -30,6 +30,7 @@ from emo_ray.config.job_settings import (
 from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 from emo_ray.config.sweep_settings import Tune
+from emo_ray.config.table_settings import Tables
 from emo_ray.config.yaml_core import read, write
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -146,10 +146,12 @@ def held_out(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classe
 
     from emo_ray.training.in_memory import fit_head
     from emo_ray.training.scoring import shown_only
+    from emo_ray.training.speaker_scaling import standardised
 
     mask_B = torch.tensor(tested_B)
-    head = fit_head(batch.rows(~mask_B), None, config, classes)
-    return {name: shown_only(head, batch.rows(mask_B), names) for name, names in SUBSETS.items()}
+    train, tested = standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])
+    head = fit_head(train, None, config, classes)
+    return {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
 
 
 def _fold_scores(

@@ -10,7 +10,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.transcripts import believed
-from emo_ray.models.checkpoint_files import SEEN, WEIGHTS
+from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.stages.chat.readings import has_words
@@ -100,6 +100,7 @@ def predict_subsets(
     from emo_ray.data.batch import from_features
     from emo_ray.models import checkpoint
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+    from emo_ray.training import speaker_scaling
     from emo_ray.training.scoring import shown_only
 
     head = checkpoint.load_fusion(path)
@@ -108,6 +109,8 @@ def predict_subsets(
     table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts, label_of)
     label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
     batch = from_features(table.append_column("label", label))
+    if (by_speaker := speaker_scaling.read(path)) is not None:
+        batch = by_speaker.with_clips([batch]).applied(batch)
     return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
 
 
@@ -116,7 +119,10 @@ def _folder(
 ) -> Path:
     """Named after everything that decides a report."""
     weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
-    key = store.digest(VERSION, path.name, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of))
+    decides = [VERSION, path.name, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of)]
+    if config.tables.standardise == "speaker":
+        decides.append(store.digest_path(path / SPEAKERS))
+    key = store.digest(*decides)
     return cluster.store_root(config) / "reports" / key
 
 
@@ -149,11 +155,12 @@ def _measure(
     """Write the report of a model on a split."""
     from emo_ray.stages.encoding import external_tables
     from emo_ray.training.scoring import report_of, write_predictions
+    from emo_ray.training.speaker_scaling import NOTE
 
     batch, probabilities = predict_subsets(config, path, encoders, prepared, judged.label_of)
     content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
     content["checkpoint"] = path.name
-    content["notes"] += judged.notes
+    content["notes"] += [*judged.notes, *([NOTE] if config.tables.standardise == "speaker" else [])]
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)

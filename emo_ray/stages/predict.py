@@ -35,8 +35,9 @@ from emo_ray.stages import timelines
 from emo_ray.stages.corpus import texts_of
 from emo_ray.stages.decoding.corpus import decode, plan_corpus
 from emo_ray.stages.decoding.shard_plan import ShardPlan, decode_tasks
-from emo_ray.stages.encoding import external_tables
+from emo_ray.stages.encoding import clip_speakers, external_tables
 from emo_ray.stages.encoding.actor import actor_device, encode_rows, shard_columns
+from emo_ray.stages.encoding.clip_speakers import ClipSpeakers
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
@@ -48,7 +49,8 @@ from emo_ray.training.in_memory import own_device
 VERSION = 2  # 2: what each modality gives alone
 _ROWS_PER_GROUP = 2**12
 UNUSABLE = "no usable modality"
-ActorArguments = tuple[Config, Path, TextSources, dict[str, Path], Path]  # of PredictActor, but for its device
+# Of PredictActor, but for its device.
+ActorArguments = tuple[Config, Path, TextSources, ClipSpeakers | None, dict[str, Path], Path]
 TOGETHER = "probabilities"
 ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
 
@@ -64,6 +66,7 @@ class Models:
     modules: Mapping[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
     texts: TextSources  # for the encoder of text
+    speakers: ClipSpeakers | None = None  # where the model standardises features by speaker
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def predict(config: Config) -> Result:
         # All sound is transcribed, and all people are found, before the first clip is predicted.
         plan = decode(config, plan)
     texts = texts_of(config, plan, plan.clips)
-    parts = predict_parts(config, path, plan, {clip.clip_id for clip in plan.clips}, texts)
+    clip_ids = {clip.clip_id for clip in plan.clips}
+    parts = predict_parts(config, path, plan, texts, clip_ids, clip_ids)
     recordings = timelines.recordings_of(texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips)
     meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **timelines.decides(recordings)}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
@@ -133,19 +137,27 @@ def predict(config: Config) -> Result:
 
 
 def predict_parts(
-    config: Config, path: Path, plan: ShardPlan, corpus: Collection[str], texts: TextSources
-) -> PredictionParts:
+    config: Config, path: Path, plan: ShardPlan, texts: TextSources, corpus: Collection[str],
+    clip_ids: Collection[str],
+) -> PredictionParts:  # fmt: skip
     """Predict the parts of a plan that this model has not predicted yet, each into a file of the same name.
 
-    They lie in one folder for all corpora and runs of a model. `corpus` are the clip_ids that feature tables from
-    elsewhere should know.
+    They lie in one folder for all corpora and runs of a model; where it standardises by speaker, for all runs with the
+    same clips of each speaker. `corpus` are the clip_ids that feature tables from elsewhere should know, `clip_ids`
+    those that predictions are wanted of: with them come others of the same parts.
     """
-    models = load_models(config, path, texts=texts)
+    speakers = clip_speakers.planned(path, plan, clip_ids)
+    models = load_models(config, path, texts=texts, speakers=speakers)
     for encoder in models.encoders.values():
         external_tables.check(encoder, corpus)
     parts = planned_parts(config, models, plan)
     missing = [name for name in plan.clips_of if not (parts.folder / name).exists()]
-    return replace(parts, clips_per_s=_predict(config, models, plan, missing, parts.folder)) if missing else parts
+    if not missing:
+        return parts
+    if speakers is not None:
+        encoders = list(models.encoders.values())
+        models = replace(models, speakers=clip_speakers.measured(config, speakers, plan, encoders))
+    return replace(parts, clips_per_s=_predict(config, models, plan, missing, parts.folder))
 
 
 def planned_parts(config: Config, models: Models, plan: ShardPlan) -> PredictionParts:
@@ -156,11 +168,14 @@ def planned_parts(config: Config, models: Models, plan: ShardPlan) -> Prediction
         "encoders": {name: encoder.digest for name, encoder in models.encoders.items()},
         "labels": models.labels,
         "shards": plan.folder.name,
+        **({"speakers": models.speakers.digest} if models.speakers else {}),
     }
     return PredictionParts(cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}", decides)
 
 
-def load_models(config: Config, path: Path, device: str = "cpu", texts: TextSources = NO_TEXTS) -> Models:
+def load_models(
+    config: Config, path: Path, device: str = "cpu", texts: TextSources = NO_TEXTS, speakers: ClipSpeakers | None = None
+) -> Models:
     """The model in a checkpoint folder, to predict with in this process; encoders are loaded when clips need them."""
     config = of_checkpoint(config, path)
     head = checkpoint.load_fusion(path).to(device)
@@ -168,7 +183,7 @@ def load_models(config: Config, path: Path, device: str = "cpu", texts: TextSour
     all_encoders = encoders_of(config, path, texts)
     encoders = {encoder.modality: encoder for encoder in all_encoders if encoder.modality in head.project}
     modules = {name: cache(partial(encoder.built, device)) for name, encoder in encoders.items()}
-    return Models(path, read_config(path)[1], head, encoders, modules, device, texts)
+    return Models(path, read_config(path)[1], head, encoders, modules, device, texts, speakers)
 
 
 def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:
@@ -195,10 +210,10 @@ class PredictActor:
     """
 
     def __init__(
-        self, config: Config, path: Path, texts: TextSources, feature_folders: Mapping[str, Path], folder: Path,
-        device: str | None = None,
+        self, config: Config, path: Path, texts: TextSources, speakers: ClipSpeakers | None,
+        feature_folders: Mapping[str, Path], folder: Path, device: str | None = None,
     ):  # fmt: skip
-        self.models = load_models(config, path, device or actor_device(), texts)
+        self.models = load_models(config, path, device or actor_device(), texts, speakers)
         self.feature_folders, self.folder = feature_folders, folder
         self.patience_s = config.media.patience_s
 
@@ -228,7 +243,7 @@ def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[
     tasks, start_s = decode_tasks(plan), time.monotonic()
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
-    arguments = config, models.path, models.texts, feature_folders, folder
+    arguments = config, models.path, models.texts, models.speakers, feature_folders, folder
     run = _in_this_process if config.train.num_workers == 0 else _in_actors
     clips = 0
     unread = []
@@ -286,7 +301,8 @@ def _with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Tabl
             table = table.set_column(table.column_names.index(status), status, features["status"])
         columns = columns.append_column(name, features["feature"])
         columns = columns.append_column(f"has_{name}", features["present"])
-    return from_features(columns), table
+    batch = from_features(columns)
+    return batch if models.speakers is None else models.speakers.applied(batch), table
 
 
 @torch.inference_mode()

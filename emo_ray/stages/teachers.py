@@ -83,7 +83,7 @@ def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collecti
         plan = plan_some_parts(teacher_config, prepared, prepared.parts_with(needed))
         corpus = for_config(corpus, teacher_config, {clip.clip_id for clip in plan.clips})
         texts = corpus.texts_for({clip.clip_id for clip in plan.clips})
-        teachers.append(Teacher(path, predict_parts(teacher_config, path, plan, clip_ids, texts), unseen))
+        teachers.append(Teacher(path, predict_parts(teacher_config, path, plan, texts, clip_ids, needed), unseen))
     return teachers
 
 

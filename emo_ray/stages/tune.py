@@ -200,7 +200,7 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
     """The features of training and of validation clips; EmoVCLIP's are of the one that all trials share."""
     from emo_ray.data.batch import from_features
     from emo_ray.data.pseudo import with_targets
-    from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, train_emovclip
+    from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, scaling_by_speaker, train_emovclip
     from emo_ray.stages.sweeps.stacked import Fold
 
     if plan.video_path is not None:
@@ -214,7 +214,10 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
             f"found {len(train_rows)} training and {len(validation_rows)} validation clips with any usable modality, "
             f"expected some of both: see bad_media.csv in {plan.prepared.path}"
         )
-    return Fold(with_targets(from_features(train_rows), plan.clips.pseudo), from_features(validation_rows))
+    train, validation = from_features(train_rows), from_features(validation_rows)
+    if (by_speaker := scaling_by_speaker(config, plan, table)) is not None:
+        train, validation = by_speaker.applied(train), by_speaker.applied(validation)
+    return Fold(with_targets(train, plan.clips.pseudo), validation)
 
 
 def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
@@ -224,10 +227,11 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     from emo_ray.data.batch import from_features
     from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
     from emo_ray.stages.sweeps.stacked import Fold
+    from emo_ray.training.speaker_scaling import standardised
 
     label_of = plan.clips.labelled | plan.clips.validation
     batch = from_features(labelled_rows(feature_rows(config, replace(plan, video_path=None), label_of), label_of))
     clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
     fold_B = splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], count, config.seed)
     held_out = [torch.from_numpy(fold_B == fold) for fold in range(count)]
-    return [Fold(batch.rows(~mask_B), batch.rows(mask_B)) for mask_B in held_out]
+    return [Fold(*standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])) for mask_B in held_out]

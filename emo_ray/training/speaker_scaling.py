@@ -1,9 +1,9 @@
 """Speaker-wise standardisation (`tables.standardise=speaker`): what is a speaker's own is taken off the features.
 
 A clip's feature x of speaker s becomes `mean + (x - mean - w (m_s - mean)) / r_s`. `mean` is that of the labelled
-training clips, m_s that of all clips at hand of the speaker, whose labels are not looked at, and w is the shrinkage of
-`speaker_variances`. r_s is the ratio of the speaker's deviation to that of speakers in general, with its logarithm
-shrunk by n / (n + 100) and at most 4 either way. Clips whose speaker is not known stay as they are.
+training clips, m_s that of all clips at hand of the speaker, whose labels are not looked at, and w is the share that
+`speaker_variances` explains. r_s is the ratio of the speaker's deviation to that of speakers in general; its logarithm
+is shrunk by n / (n + 100), and it is at most 4 either way. Clips whose speaker is not known stay as they are.
 
 Means, and the variances behind w, are told from training clips alone. How one-sided the emotions of new speakers are
 cannot be known without their labels: the training speakers stand for them.
@@ -25,10 +25,10 @@ from safetensors.torch import save
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data.batch import UNLABELLED, FeatureBatch
-from emo_ray.models.checkpoint_files import SPEAKERS, not_weights, read_bytes
+from emo_ray.data.batch import FeatureBatch
+from emo_ray.models.checkpoint_files import SPEAKERS, not_weights, read_bytes, read_config
 from emo_ray.models.fusion import scaling
-from emo_ray.training.speaker_variances import speaker_variances
+from emo_ray.training.speaker_variances import share_taken_off, speaker_variances
 
 VERSION = 1
 NOTE = "features are standardised speaker by speaker, which uses all clips of the speakers judged, without their labels"
@@ -42,12 +42,13 @@ _LEAST = 1e-6  # a variance, in units of the corpus' own
 class ModalityScaling:
     """Of one modality: its training clips, and S speakers' sums.
 
-    `corpus_2D` holds mean and deviation (float32), `variances_3D` tau^2, gamma^2 and sigma^2 in units of that deviation
-    (float64), `sums_S3D` the number, the sum and the sum of squares of the known values in quanta of it (int64).
+    `corpus_2D` holds mean and deviation (float32), `variances_4D` what `speaker_variances` gives in units of that
+    deviation (float64), `sums_S3D` the number, the sum and the sum of squares of the known values in quanta of it
+    (int64).
     """
 
     corpus_2D: torch.Tensor
-    variances_3D: torch.Tensor
+    variances_4D: torch.Tensor
     sums_S3D: torch.Tensor
 
 
@@ -70,7 +71,7 @@ class SpeakerScaling:
         for modality, part in self.of.items():
             before_S3D = _spread(part.sums_S3D, self.speakers, speakers)
             after_S3D = _spread(sums_of[modality], names, speakers)
-            chosen_S3D = _chosen(part.variances_3D, before_S3D, after_S3D)
+            chosen_S3D = _chosen(part.variances_4D, before_S3D, after_S3D)
             parts[modality] = replace(part, sums_S3D=chosen_S3D)
         return replace(self, speakers=speakers, of=parts)
 
@@ -86,42 +87,40 @@ class SpeakerScaling:
         return replace(batch, features=features)
 
 
-def estimated(train: FeatureBatch, others: Sequence[FeatureBatch] = ()) -> SpeakerScaling:
-    """The scaling by training clips, with the statistics of the speakers of these and of other clips.
+def estimated(train: FeatureBatch, clips: Iterable[FeatureBatch]) -> SpeakerScaling:
+    """The scaling by labelled training clips, with the statistics of the speakers of `clips`.
 
-    Means and variances come from those training clips that have a label. Raises ValueError where these are of fewer
-    than two known speakers.
+    Raises ValueError where fewer than two speakers of the training clips are known.
     """
     names = _speakers(train)
-    is_labelled_B = train.label_B != UNLABELLED
-    rows = [i for i, name in enumerate(names) if name is not None and is_labelled_B[i]]
-    speakers = sorted({name for i in rows if (name := names[i]) is not None})
-    if len(speakers) < 2:
+    rows = [i for i, name in enumerate(names) if name is not None]
+    places = sorted({names[i] for i in rows}, key=str)
+    if len(places) < 2:
         raise ValueError(
-            f"tables.standardise=speaker: found {len(speakers)} known speakers of labelled training clips, expected at "
-            "least two, or nothing tells how far speakers differ: name them in the manifest (data.columns.speaker), or "
-            "set tables.standardise=corpus"
+            f"tables.standardise=speaker: found {len(places)} known speakers of training clips, expected at least two, "
+            "or nothing tells how far speakers differ: name them in the manifest (data.columns.speaker), or set "
+            "tables.standardise=corpus"
         )
-    place_of = {name: place for place, name in enumerate(speakers)}
-    speaker_B = torch.tensor([place_of[names[i]] for i in rows])
-    labelled, named = train.rows(is_labelled_B), train.rows(torch.tensor(rows))
+    named, speaker_B = train.rows(torch.tensor(rows)), torch.tensor([places.index(names[i]) for i in rows])
     parts: dict[str, ModalityScaling] = {}
-    for name, features_BD in labelled.features.items():
-        present_B = labelled.present_BM[:, MODALITIES.index(name)]
-        has_B = named.present_BM[:, MODALITIES.index(name)]
+    for name, features_BD in train.features.items():
+        m = MODALITIES.index(name)
+        has_B = named.present_BM[:, m]
         if has_B.any():
-            corpus_2D = scaling(features_BD[present_B])
+            corpus_2D = scaling(features_BD[train.present_BM[:, m]])
             values_BD = _in_deviations(corpus_2D, named.features[name][has_B])
-            variances_3D = speaker_variances(values_BD, speaker_B[has_B], named.label_B[has_B])
-            parts[name] = ModalityScaling(corpus_2D, variances_3D, torch.zeros(0, 3, features_BD.shape[1]).long())
-    return SpeakerScaling((), parts).with_clips([train, *others])
+            variances_4D = speaker_variances(values_BD, speaker_B[has_B], named.label_B[has_B])
+            parts[name] = ModalityScaling(corpus_2D, variances_4D, torch.zeros(0, 3, features_BD.shape[1]).long())
+    return SpeakerScaling((), parts).with_clips(clips)
 
 
-def apart(config: Config, train: FeatureBatch, *others: FeatureBatch) -> tuple[FeatureBatch, ...]:
-    """Training clips and others as `tables.standardise` says; nothing is told from the labels of the others."""
+def standardised(
+    config: Config, train: FeatureBatch, others: Sequence[FeatureBatch] = ()
+) -> tuple[FeatureBatch, ...]:  # fmt: skip
+    """Training clips, then others, as `tables.standardise` says; nothing is told from the labels of the others."""
     if config.tables.standardise == "corpus":
         return train, *others
-    by_speaker = estimated(train, others)
+    by_speaker = estimated(train, [train, *others])
     return tuple(by_speaker.applied(batch) for batch in (train, *others))
 
 
@@ -136,11 +135,12 @@ def write(folder: Path, by_speaker: SpeakerScaling) -> None:
     store.write_bytes(folder / SPEAKERS, save(tensors, {"version": str(VERSION), "speakers": names}))
 
 
-def read(folder: Path, config: Config) -> SpeakerScaling | None:
+def read(folder: Path) -> SpeakerScaling | None:
     """The scaling in a checkpoint folder; None for a model whose config asks for none.
 
     Raises ValueError for a file that is damaged or gone.
     """
+    config, _ = read_config(folder)
     if config.tables.standardise == "corpus":
         return None
     if not (folder / SPEAKERS).is_file():
@@ -175,7 +175,7 @@ def _sums(
 ) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:
     """The known speakers of these clips, in the order of their first clips, and their sums_S3D by modality."""
     place_of: dict[str, int] = {}
-    sums_of = {name: torch.zeros(0, *part.variances_3D.shape, dtype=torch.int64) for name, part in parts.items()}
+    sums_of = {name: torch.zeros(0, 3, part.variances_4D.shape[1], dtype=torch.int64) for name, part in parts.items()}
     for batch in batches:
         rows = [i for i, name in enumerate(_speakers(batch)) if name is not None]
         named = batch.rows(torch.tensor(rows, dtype=torch.int64))
@@ -205,12 +205,12 @@ def _spread(sums_S3D: torch.Tensor, names: Sequence[str], speakers: Sequence[str
     return spread_S3D
 
 
-def _chosen(variances_3D: torch.Tensor, before_S3D: torch.Tensor, after_S3D: torch.Tensor) -> torch.Tensor:
+def _chosen(variances_4D: torch.Tensor, before_S3D: torch.Tensor, after_S3D: torch.Tensor) -> torch.Tensor:
     """For each speaker the sums of more clips; but those of the clips `after` where they are of another person.
 
     That is told by the likelihood of the difference between both means, for one person and for two.
     """
-    between_D, mixture_D, within_D = variances_3D
+    between_D, mixture_D, within_D, _ = variances_4D
     means_2SD, counts_2SD = zip(*map(_means, (before_S3D, after_S3D)), strict=True)
     doubt_SD = within_D * sum(1 / count_SD.clamp(min=1) for count_SD in counts_2SD)
     same_SD = (2 * mixture_D + doubt_SD).clamp(min=_LEAST)
@@ -252,14 +252,11 @@ def _standardised(
 
 def _offsets(part: ModalityScaling) -> tuple[torch.Tensor, torch.Tensor]:
     """What is taken off each speaker's features in deviations, and by what they are divided; both float64 (S, D)."""
-    between_D, mixture_D, within_D = part.variances_3D
+    within_D = part.variances_4D[2].clamp(min=_LEAST)
     mean_SD, count_SD = _means(part.sums_S3D)
-    other_SD = mixture_D + within_D / count_SD.clamp(min=1)
-    weight_SD = between_D / (between_D + other_SD).clamp(min=_LEAST)
-    _, sum_SD, square_SD = part.sums_S3D.unbind(1)
-    about_mean_SD = square_SD.double() * _QUANTUM**2 - count_SD * mean_SD.square()
+    about_mean_SD = part.sums_S3D[:, 2] * _QUANTUM**2 - count_SD * mean_SD.square()
     variance_SD = about_mean_SD / (count_SD - 1).clamp(min=1)
     most = 2 * torch.tensor(_MOST_RATIO).log().item()
-    log_ratio_SD = (variance_SD.clamp(min=_LEAST) / within_D.clamp(min=_LEAST)).log().clamp(-most, most)
+    log_ratio_SD = (variance_SD.clamp(min=_LEAST) / within_D).log().clamp(-most, most)
     log_ratio_SD = torch.where(count_SD > 1, log_ratio_SD * count_SD / (count_SD + _SHRINKAGE), 0.0)
-    return weight_SD * mean_SD, (log_ratio_SD / 2).exp()
+    return share_taken_off(part.variances_4D, count_SD) * mean_SD, (log_ratio_SD / 2).exp()

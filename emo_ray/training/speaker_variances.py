@@ -2,15 +2,22 @@
 
 The mean of a speaker's n clips differs from the corpus' for three reasons: the speaker's own way of speaking (variance
 tau^2 over speakers), the mixture of emotions that he happens to show (gamma^2), and chance (sigma^2 / n). Only the
-first shall be taken off. The best linear prediction of it is w times the difference, with
+first shall be taken off. The share w of the difference that goes is
 
-    w = tau^2 / (tau^2 + gamma^2 + sigma^2 / n)
+    w = (tau^2 - gamma^2 (1 / eta - 1)) / (tau^2 + gamma^2 + sigma^2 / n), at least 0
+
+With eta = 1 this is the best linear prediction of the speaker's own offset. But what is predicted wrongly takes emotion
+along, and a speaker's mean also tells which emotions he shows. The best linear predictor of the class from one feature
+and the speaker's mean of it has eta = beta^2 / sigma^2, the share that classes explain of the variance within speakers:
+the less emotion is left there, the less may be taken off. A model sees many features, which tell more together, so eta
+is the square root of that share, over all features of a modality.
+
+Where all speakers show all emotions equally often, gamma is 0 and w near 1, the plain z-score by speaker. Where each
+shows one or two emotions, w falls to 0, so that the emotion stays.
 
 The variances come from a model of a feature with an effect of each class and a random effect of each speaker, fitted by
 EM (Henderson's mixed-model equations; Searle, Casella & McCulloch, "Variance Components", 1992, chapter 8). sigma^2 is
 the variance of a speaker's clips about the speaker's mean, classes included: clips come from the mixture by chance.
-Where all speakers show all emotions equally often, gamma is 0 and w near 1, the plain z-score by speaker. Where each
-shows one or two emotions, gamma is large and w falls, so that the emotion stays.
 
 Legend: S speaker, K class, D feature.
 """
@@ -25,9 +32,10 @@ _CHUNK = 2**24  # numbers of a table (S, K, D) that are in memory at once
 def speaker_variances(
     values_BD: torch.Tensor, speaker_B: torch.Tensor, label_B: torch.Tensor
 ) -> torch.Tensor:  # fmt: skip
-    """tau^2, gamma^2 and sigma^2 (3, D), float64, of labelled clips in units of their own deviation; NaN is unknown.
+    """tau^2, gamma^2, sigma^2 and beta^2 (4, D), float64, of labelled clips in deviations of the corpus.
 
-    `speaker_B` and `label_B` count from 0. A feature that fewer than two speakers have gets a tau^2 of 0.
+    A value that is NaN is unknown. `speaker_B` and `label_B` count from 0. A feature that fewer than two speakers have
+    gets a tau^2 of 0.
     """
     shape = int(speaker_B.max()) + 1, int(label_B.max()) + 1
     cell_B = speaker_B * shape[1] + label_B
@@ -63,6 +71,20 @@ def _variances(values_BD: torch.Tensor, cell_B: torch.Tensor, shape: tuple[int, 
         noise_D = ((rest_D + (count_SD * doubt_SD).sum(0)) / count_D.clamp(min=1)).clamp(min=_LEAST)
 
     mixture_SD = torch.einsum("skd,kd->sd", count_SKD, class_KD) / count_SD.clamp(min=1)
-    centre_D = (mixture_SD * has_SD).sum(0) / speakers_D
-    mixture_D = ((mixture_SD - centre_D).square() * has_SD).sum(0) / speakers_D
-    return torch.stack([between_D.masked_fill(has_SD.sum(0) < 2, 0.0), mixture_D, within_D])
+    mixture_D = _variance(mixture_SD, has_SD.double())
+    emotion_D = (_variance(class_KD, count_KD) - mixture_D).clamp(min=0.0)  # beta^2
+    return torch.stack([between_D.masked_fill(has_SD.sum(0) < 2, 0.0), mixture_D, within_D, emotion_D])
+
+
+def _variance(values_ND: torch.Tensor, weight_ND: torch.Tensor) -> torch.Tensor:
+    """The weighted variance over N."""
+    share_ND = weight_ND / weight_ND.sum(0).clamp(min=1)
+    return (share_ND * (values_ND - (share_ND * values_ND).sum(0)).square()).sum(0)
+
+
+def share_taken_off(variances_4D: torch.Tensor, count_SD: torch.Tensor) -> torch.Tensor:
+    """The share w (S, D) that is taken off of the difference between a speaker's mean of n clips and the corpus'."""
+    between_D, mixture_D, within_D, emotion_D = variances_4D
+    eta = (emotion_D.sum() / within_D.sum()).sqrt().clamp(1e-3, 1.0)
+    own_D = (between_D - mixture_D * (1 / eta - 1)).clamp(min=0.0)
+    return own_D / (between_D + mixture_D + within_D / count_SD.clamp(min=1)).clamp(min=_LEAST)

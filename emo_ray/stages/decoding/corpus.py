@@ -12,8 +12,8 @@ from typing import Any
 
 from emo_ray import cluster, store, trouble
 from emo_ray.config import Config, override
-from emo_ray.config.data_settings import Tables
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.config.table_settings import Tables
 from emo_ray.data import labels, manifest, shards, splits, synthetic
 from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.manifest import Clip

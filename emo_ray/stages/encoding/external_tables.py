@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from emo_ray import store
 from emo_ray.config import Config
-from emo_ray.config.data_settings import Tables
+from emo_ray.config.table_settings import Tables
 from emo_ray.data import tables
 from emo_ray.data.prepared import Prepared
 from emo_ray.progress import progress, say

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
-from emo_ray.data.prepared import Prepared
 from emo_ray.progress import progress
 from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.encoding import external_tables
@@ -63,7 +62,7 @@ def encode_corpus(
 
 
 def load(
-    prepared: Prepared, folders: dict[str, Path], parts: Sequence[str] | None = None,
+    prepared: Decoded, folders: dict[str, Path], parts: Sequence[str] | None = None,
     clip_ids: Collection[str] | None = None,
 ) -> pa.Table:  # fmt: skip
     """The rows of `parts`: `clip_id`, `speaker` and, per modality, `<modality>` (fixed-size list) and `has_<modality>`.

@@ -15,6 +15,7 @@ from emo_ray.data.pseudo import PseudoLabels
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, digests
 from emo_ray.models.clip_source import description
+from emo_ray.training import speaker_scaling
 from emo_ray.training.divergence import stopped_early
 
 
@@ -82,6 +83,16 @@ def _card_of_features(config: Config) -> list[str]:
     return [f"- {line}" for line in sources.values()]
 
 
+def _card_of_scaling(config: Config, phase: TrainedPhase) -> list[str]:
+    """Whether features are standardised by speaker, and what that asks of the clips that are predicted."""
+    if config.tables.standardise == "corpus" or phase.name != "fusion":
+        return []
+    return [
+        f"- {speaker_scaling.NOTE}: name the speakers of clips to be predicted, and give many clips of each at once",
+        "- it knows the speakers of its training and validation clips by name",
+    ]
+
+
 def _card_of_pseudo_labels(config: Config, phase: TrainedPhase) -> list[str]:
     """How many clips no person labelled, and whose labels they have."""
     pseudo = phase.pseudo
@@ -109,6 +120,7 @@ def _card(
         *_card_of_pseudo_labels(config, phase),
         f"- classes (labelled training clips): {', '.join(f'{k} ({counts[k]})' for k in prepared.labels)}",
         *_card_of_features(config),
+        *_card_of_scaling(config, phase),
         f"- validation: {numbers or 'none'}",
         *(f"- {note}" for note in notes),
         "",

@@ -15,7 +15,7 @@ import torch
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, Optimisation
-from emo_ray.data.batch import from_features, video_from_shards
+from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.models import checkpoint
@@ -29,7 +29,9 @@ from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
+from emo_ray.training import speaker_scaling
 from emo_ray.training.loss import class_weights
+from emo_ray.training.speaker_scaling import SpeakerScaling
 
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
@@ -42,10 +44,13 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
 
     def fill(folder: Path) -> dict[str, Any]:
         table = feature_rows(config, plan, plan.clips.all_clips)
-        job, datasets = fusion_job(config, plan, table)
+        by_speaker = scaling_by_speaker(config, plan, table)
+        job, datasets = fusion_job(config, plan, table, by_speaker)
         best = ray_train.train(job, config, datasets, on_epoch)
         trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
         phase = TrainedPhase("fusion", job.train_rows, plan.clips.pseudo and plan.clips.pseudo.only(trained_ids))
+        if by_speaker is not None:
+            speaker_scaling.write(folder, by_speaker)
         return write_checkpoint(folder, best, config, plan.prepared, phase, plan.video_path)
 
     _train_once(plan.path, "fusion", config, on_epoch, fill)
@@ -78,7 +83,7 @@ def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) 
 
 
 def fusion_job(
-    config: Config, plan: TrainingPlan, table: pa.Table
+    config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None = None
 ) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
     """How the head is trained on these features. Raises ValueError where no training clip has any."""
     cluster.connect(config)
@@ -89,8 +94,9 @@ def fusion_job(
             f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
             "name feature tables with tables.video, tables.audio, tables.text"
         )
+    read = from_features if by_speaker is None else partial(_standardised, by_speaker)
     # Pseudo-labelled clips count as well: how features are scaled says nothing about labels.
-    statistics, usable = scalings(from_features(train_rows)), train_rows["clip_id"].to_pylist()
+    statistics, usable = scalings(read(train_rows)), train_rows["clip_id"].to_pylist()
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
     tables = {"train": train_rows, "validation": labelled_rows(table, clips.validation)}
@@ -99,7 +105,7 @@ def fusion_job(
         phase="fusion",
         digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
-        collate=partial(read_with_targets, from_features, clips.pseudo),
+        collate=partial(read_with_targets, read, clips.pseudo),
         optimisation=config.fusion,
         train_rows=len(usable),
         fusion=True,
@@ -107,6 +113,24 @@ def fusion_job(
         class_weight_K=_class_weights(config.fusion, clips, usable, len(prepared.labels)),
     )
     return job, datasets
+
+
+def scaling_by_speaker(config: Config, plan: TrainingPlan, table: pa.Table) -> SpeakerScaling | None:
+    """How these features are standardised by speaker; None where they are not.
+
+    Variances come from labelled training clips, the statistics of each speaker from all training and validation clips.
+    """
+    if config.tables.standardise == "corpus":
+        return None
+    labelled, all_clips = (
+        from_features(labelled_rows(table, label_of)) for label_of in (plan.clips.labelled, plan.clips.all_clips)
+    )
+    return speaker_scaling.estimated(labelled, [all_clips])
+
+
+def _standardised(by_speaker: SpeakerScaling, table: pa.Table) -> FeatureBatch:
+    """A batch of rows as `from_features` reads them, standardised by speaker."""
+    return by_speaker.applied(from_features(table))
 
 
 def labelled_rows(table: pa.Table, label_of: LabelOf) -> pa.Table:

@@ -159,7 +159,15 @@ def _fusion_digest(
         *_clip_parts(prepared, clips),
         *([store.digest_path(start / WEIGHTS)] if start else []),
         *clips.digest_parts,
+        *_speaker_parts(config, prepared, clips),
     )
+
+
+def _speaker_parts(config: Config, prepared: Prepared, clips: TrainingClips) -> list:
+    """For digests: who speaks in the clips, where features are standardised by speaker."""
+    if config.tables.standardise == "corpus":
+        return []
+    return [sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in clips.all_clips)]
 
 
 def _clip_parts(prepared: Prepared, clips: TrainingClips) -> list:
