@@ -26,7 +26,7 @@ SPLITS = ("train",) * 6 + ("validation",) * 2 + ("test",) * 4 + ("unlabelled",) 
 
 
 def clips_of(rng):
-    """Clips of tables, 30 of each speaker, and their features: emotions are small beside what speakers have of their own."""
+    """Clips of tables, 30 of each speaker, and their features, in which speakers differ more than emotions."""
     clips, features = [], {}
     for speaker, split in enumerate(SPLITS):
         offset_D = 4 * rng.normal(size=WIDTH)
