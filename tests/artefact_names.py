@@ -37,6 +37,7 @@ from emo_ray.stages.encoding.encoders import encoders_of, feature_folder, frozen
 from emo_ray.stages.encoding.text_sources import TextSources, Transcripts
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
 from emo_ray.stages.transcripts import is_configured, question_digests, transcripts_of
+from emo_ray.training import speaker_scaling
 
 ANSWER_TOKENS = 15  # of each made-up answer
 Names = dict[str, object]  # artefact -> what tells it from others of its kind; None where there is none
@@ -178,6 +179,8 @@ def lay_model(plan: TrainingPlan, config: Config) -> None:
     plan.path.mkdir(parents=True)
     checkpoint.write(plan.path, trained_state(head), config, plan.prepared.labels, "card")
     store.write_text(plan.path / checkpoint_files.CONFIG, recipe(config))  # the same config in fewer lines
+    if config.tables.standardise == "speaker":
+        speaker_scaling.write(plan.path, speaker_scaling.SpeakerScaling((), {}))
     if plan.video_path is not None:
         folder = plan.path / checkpoint_files.EMOVCLIP
         folder.mkdir()
