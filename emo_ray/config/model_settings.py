@@ -18,7 +18,7 @@ SUBSETS = {
 METRICS = ("waf", "accuracy", "uar", "macro_f1")
 CLIP_FIELDS = (
     *("clip_id", "video", "audio", "text", "label", "split", "speaker", "language"),
-    *("start_s", "end_s", "dialogue", "turn"),
+    *("start_s", "end_s", "dialogue", "turn", "fold"),
 )
 
 # Encoders of ours; any other name is a transformers model.

@@ -44,7 +44,8 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
     A manifest without splits is cut into train, validation and test; one without a validation split has it cut from
     train; labels stay balanced, and no group (see above) crosses a cut. Notes name the classes that a split lacks.
     Clips without a label that are not in a validation or test split are `unlabelled`.
-    With `data.folds` all labelled clips are `train`, to be cut by `folds`. Raises ValueError where a cut is impossible.
+    With `data.folds` all labelled clips are `train`, to be cut by `folds`; where the corpus brings folds along, those
+    that are in none are `unlabelled`. Raises ValueError where a cut is impossible.
     """
     if data.folds is not None:
         return _train_for_folds(clips, data.folds)
@@ -83,8 +84,20 @@ def grouped(clips: Sequence[Clip]) -> Groups:
     return Groups(names, "recording" if any(recordings) else "clip")
 
 
+def published_folds(clips: Iterable[Clip]) -> tuple[str, ...]:
+    """The names of the folds that the corpus brings along for labelled clips; numbers in their order."""
+    names = {clip.fold for clip in clips if clip.fold is not None and clip.split == "train"}
+    return tuple(sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
+
+
 def fold_note(clips: Sequence[Clip]) -> str:
     """What the folds of these clips keep apart, for the user."""
+    if names := published_folds(clips):
+        own = f"the {len(names)} folds are the corpus' own (data.columns.fold)"
+        crossing = sorted(_divided((clip.speaker, clip.fold) for clip in clips))
+        if crossing:
+            return f"warning: {own}: {len(crossing)} speakers cross them ({_first_of(crossing)}): results may flatter"
+        return own
     if all(clip.speaker is None for clip in clips):
         return "no speakers are known: the same person may be on both sides"
     apart_of = {
@@ -121,11 +134,16 @@ def crossing_speakers(clips: Sequence[Clip]) -> dict[str, set[str]]:
 
 def _crossing(members: Iterable[tuple[str | None, str | None]]) -> dict[str, set[str]]:
     """The groups whose members are in more than one of train, validation and test, from pairs of group and split."""
-    splits_of: dict[str, set[str]] = {}
-    for group, split in members:
-        if group is not None and split in ("train", *HELD_OUT):
-            splits_of.setdefault(group, set()).add(split)
-    return {group: splits for group, splits in splits_of.items() if len(splits) > 1}
+    return _divided((group, split) for group, split in members if split in ("train", *HELD_OUT))
+
+
+def _divided(members: Iterable[tuple[str | None, str | None]]) -> dict[str, set[str]]:
+    """The groups whose members are in more than one part, with those parts, from pairs of group and part."""
+    parts_of: dict[str, set[str]] = {}
+    for group, part in members:
+        if group is not None and part is not None:
+            parts_of.setdefault(group, set()).add(part)
+    return {group: parts for group, parts in parts_of.items() if len(parts) > 1}
 
 
 def _train_for_folds(clips: Sequence[Clip], count: int) -> tuple[list[Clip], list[str]]:
@@ -135,8 +153,12 @@ def _train_for_folds(clips: Sequence[Clip], count: int) -> tuple[list[Clip], lis
         return "unlabelled" if clip.label is None or clip.split == "unlabelled" else "train"
 
     has_splits = any(clip.split not in (None, "unlabelled") for clip in clips)
-    notes = [f"{count} folds take the place of the manifest's own splits"] if has_splits else []
-    return [replace(clip, split=split(clip)) for clip in clips], notes
+    clips, notes = [replace(clip, split=split(clip)) for clip in clips], []
+    if published := published_folds(clips):
+        count, outside = len(published), sum(clip.split == "train" and clip.fold is None for clip in clips)
+        clips = [clip if clip.fold is not None else replace(clip, split="unlabelled") for clip in clips]
+        notes = [f"{outside} labelled clips are in no fold: neither trained nor tested on"] if outside else []
+    return clips, [*([f"{count} folds take the place of the manifest's own splits"] if has_splits else []), *notes]
 
 
 def _unlabelled(clip: Clip) -> Clip:

@@ -45,6 +45,7 @@ class FoldScores(SubsetScores):
 
     n_clips: int
     speakers: list[str]
+    name: NotRequired[str]  # of a fold that the corpus brings along; others have numbers alone
 
 
 class EvaluationReport(SubsetScores):
@@ -133,7 +134,10 @@ def _fold_tables(report: EvaluationReport) -> list[Table]:
     if "folds" not in report:
         return []
     folds = [_by_name(fold) for fold in report["folds"]]
-    names = [f"{number} ({plural(fold['n_clips'], 'clip')})" for number, fold in enumerate(report["folds"], start=1)]
+    names = [
+        f"{fold.get('name', number)} ({plural(fold['n_clips'], 'clip')})"
+        for number, fold in enumerate(report["folds"], start=1)
+    ]
     fold_tables = []
     for score in FOLD_SCORES:
         rows: list[list[str | Cell]] = []

@@ -44,9 +44,9 @@ def crossvalidate(config: Config) -> Result:
     for key in ("fusion.start_from", "train.pseudo_labels"):
         if (value := flatten(config)[key]) is not None:
             raise ValueError(f"found {key}={value}, expected none: it may know the clips that a fold is tested on")
-    config = override(config, {"data.folds": config.data.folds or FOLDS})
-    corpus = open_corpus(config)
+    corpus = open_corpus(override(config, {"data.folds": config.data.folds or FOLDS}))
     prepared = corpus.prepared
+    config = override(config, {"data.folds": _count(config, prepared)})
     label_of = prepared.labels_of("train")
     if len(set(label_of.values())) < 2:
         raise ValueError(
@@ -101,8 +101,35 @@ def _measure(
     evaluation.write(content, folder)
 
 
+def _count(config: Config, prepared: Prepared) -> int:
+    """How many folds there are: the corpus' own, or as many as are to be cut."""
+    published = splits.published_folds(prepared.clips)
+    if config.data.columns.get("fold") is None:
+        return config.data.folds or FOLDS
+    column, count = config.data.columns["fold"], len(published)
+    if count < 2:
+        raise ValueError(
+            f"data.columns.fold={column}: found {count} folds of labelled clips, expected at least two: name the "
+            "column of published folds, or leave data.columns.fold out, so that folds are cut"
+        )
+    if config.data.folds not in (None, count):
+        raise ValueError(
+            f"found data.folds={config.data.folds} with data.columns.fold={column}, a column of {count} folds, "
+            "expected null, for the corpus brings its own folds along"
+        )
+    return count
+
+
 def _folds(config: Config, prepared: Prepared, batch: "FeatureBatch") -> np.ndarray:
     clip_of = {clip.clip_id: clip for clip in prepared.clips}
+    if published := splits.published_folds(prepared.clips):
+        fold_B = np.array([published.index(clip_of[clip_id].fold or "") for clip_id in batch.clip_ids])
+        if empty := [name for place, name in enumerate(published) if place not in fold_B]:
+            raise ValueError(
+                f"data.columns.fold={config.data.columns['fold']}: found no usable modality in any clip of fold "
+                f"{empty[0]!r}, expected some: see bad_media.csv in {prepared.path}"
+            )
+        return fold_B
     return splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], config.data.folds or FOLDS, config.seed)
 
 
@@ -163,6 +190,7 @@ def _fold_scores(
     from emo_ray.training.scoring import scores
 
     speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips if clip.speaker is not None}
+    published = splits.published_folds(prepared.clips)
     folds: list[FoldScores] = []
     for fold in range(fold_B.max() + 1):
         tested_B = fold_B == fold
@@ -177,6 +205,8 @@ def _fold_scores(
                 "available": measured["available"],
             }
         )
+        if published:
+            folds[-1]["name"] = published[fold]
     return folds
 
 

@@ -311,6 +311,18 @@ def test_folds_take_the_place_of_splits():
     assert notes[0].startswith("2 folds ")
 
 
+def test_folds_of_the_corpus_are_taken_as_they_are_and_clips_in_none_are_left_out():
+    clips = corpus([("A", "sad"), ("B", "happy"), ("A", "happy"), ("C", "sad"), ("C", None)], None)
+    clips = [replace(clip, fold=fold) for clip, fold in zip(clips, ["10", "9", "9", None, "11"], strict=True)]
+    assigned, notes = splits.assign(clips, Data(folds=5), 0)
+    assert [clip.split for clip in assigned] == ["train", "train", "train", "unlabelled", "unlabelled"]
+    assert splits.published_folds(assigned) == ("9", "10")
+    assert [note.startswith("1 labelled clips are in no fold") for note in notes] == [True]
+    note = splits.fold_note([clip for clip in assigned if clip.split == "train"])
+    assert note.startswith("warning: the 2 folds are the corpus' own")
+    assert "1 speakers cross them (A)" in note
+
+
 def talks(dialogues):
     """Labelled clips of dialogues, each given by who speaks: {dialogue: "ABAB"}."""
     turns = [(name, turn, who) for name, people in dialogues.items() for turn, who in enumerate(people)]

@@ -181,6 +181,31 @@ def test_a_second_run_trains_nothing(crossvalidated, corpus):
     assert crossvalidate(corpus).content == crossvalidated.content
 
 
+def test_folds_that_the_corpus_brings_along_are_taken(corpus, tmp_path):
+    clips = manifest.read(Path(corpus.data.manifest))
+    names = ["fold", "session 2", "session 1", ""]  # of the column, of two folds, and of clips in none
+    fold_of = {clip.clip_id: names[1 + min(int(clip.speaker[1:]) % 5, 2)] for clip in clips}
+    rows = [(clip.clip_id, clip.label, clip.speaker, fold_of[clip.clip_id]) for clip in clips]
+    lines = [",".join(row) for row in [("clip_id", "label", "speaker", "fold"), *rows]]
+    (tmp_path / "clips.csv").write_text("\n".join(lines))
+    places = {"data.manifest": str(tmp_path / "clips.csv"), "data.columns": {"fold": "fold"}}
+    quick = {"data.folds": None, "crossvalidate.heads": 1, "train.epochs": 1}
+    config = override(corpus, places | quick)
+    result = crossvalidate(config)
+    table = pq.read_table(result.path / PREDICTIONS)
+    tested = dict(zip(table["clip_id"].to_pylist(), table["fold"].to_pylist(), strict=True))
+    assert {(fold_of[clip_id], fold) for clip_id, fold in tested.items()} == {("session 1", 1), ("session 2", 2)}
+    assert [fold["name"] for fold in result.content["folds"]] == ["session 1", "session 2"]
+    assert any("2 folds are the corpus' own" in note for note in result.content["notes"])
+    assert any("are in no fold" in note for note in result.content["notes"])
+    assert "session 2 (" in (result.path / "report.html").read_text()
+    with pytest.raises(ValueError, match=r"data\.folds=3 with data\.columns\.fold=fold, a column of 2 folds"):
+        crossvalidate(override(config, {"data.folds": 3}))
+    (tmp_path / "clips.csv").write_text("\n".join(line.replace("session 2", "session 1") for line in lines))
+    with pytest.raises(ValueError, match=r"data\.columns\.fold=fold: found 1 folds"):
+        crossvalidate(config)
+
+
 def test_what_cannot_be_had_is_one_clear_message(corpus):
     with pytest.raises(ValueError, match=r"9 speakers.*data\.folds=10"):
         crossvalidate(override(corpus, {"data.folds": 10}))

@@ -11,7 +11,7 @@ from emo_ray.data.labels import class_of_labels
 from emo_ray.data.manifest import Clip, first_of
 from emo_ray.data.manifest.columns import NO_VALUE, NOBODY
 
-_NO_VALUES = {"speaker": NOBODY, "language": NO_VALUE, "dialogue": NO_VALUE}
+_NO_VALUES = {"speaker": NOBODY, "language": NO_VALUE, "dialogue": NO_VALUE, "fold": NO_VALUE}
 _NO_TEXT = {"nan", "NaN", "<NA>", "#N/A"}  # exactly so: somebody may say "Nan" or "null"
 
 
@@ -32,7 +32,7 @@ def cleaned(clips: Sequence[Clip], data: Data, where: str) -> tuple[list[Clip], 
     ]
     if clips and not kept:
         raise ValueError(f"{where}: data.label_map={data.label_map}: found no clip beside those that it leaves out")
-    for field in ("speaker", "language", "dialogue", "text"):
+    for field in ("speaker", "language", "dialogue", "fold", "text"):
         kept, field_notes = _without_placeholders(kept, field)
         notes += field_notes
     return kept, notes

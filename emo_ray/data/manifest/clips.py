@@ -49,6 +49,7 @@ class Clip:
     end_s: float | None = None
     dialogue: str | None = None
     turn: float | None = None
+    fold: str | None = None  # the name of the published fold
 
     @property
     def span_s(self) -> tuple[float, float] | None:

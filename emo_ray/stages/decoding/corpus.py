@@ -31,7 +31,7 @@ from emo_ray.stages.decoding.shard_plan import (
     with_people,
 )
 
-VERSION = 5  # 2: the ledger holds the digests of the content; 3: and the identities; 4: faces; 5: dialogues
+VERSION = 5  # 2: the ledger holds the digests of the content; 3: and the identities; 4: faces; 5: dialogues and folds
 SHEET = "contact_sheet.png"
 _CLIPS_PER_TASK = 16  # of synthesis
 
@@ -70,7 +70,7 @@ def resolve_corpus(config: Config) -> tuple[Prepared, ShardPlan]:
     notes = (*import_notes, *split_notes)
     plan = plan_shards(config, root, clips)
     prepared = Prepared(root / "prepared", tuple(clips), names, notes, plan.folder, tuple(plan.clips_of))
-    rows = [[c.clip_id, c.label, c.split, c.speaker, c.dialogue, c.turn] for c in clips]
+    rows = [[c.clip_id, c.label, c.split, c.speaker, c.dialogue, c.turn, *([c.fold] if c.fold else [])] for c in clips]
     key = store.digest(_meta(prepared, plan), rows)
     return replace(prepared, path=prepared.path / key), plan
 

@@ -28,7 +28,7 @@ class ClipSpeakers:
     """A model's scaling with statistics of the clips at hand, and the speaker of each of these clips."""
 
     scaling: SpeakerScaling
-    speaker_of: Mapping[str, str]  # clip_id -> speaker; clips whose speaker is not known are not in it
+    speaker_of: Mapping[str, str | None]  # clip_id -> speaker
     digest: str  # of all that decides the scaling
 
     def applied(self, batch: FeatureBatch) -> FeatureBatch:
@@ -44,8 +44,9 @@ def planned(path: Path, plan: ShardPlan, clip_ids: Collection[str]) -> ClipSpeak
     scaling = speaker_scaling.read(path)
     if scaling is None:
         return None
-    speaker_of = {clip.clip_id: clip.speaker for clip in plan.clips if clip.speaker and clip.clip_id in clip_ids}
-    digest = store.digest(store.digest_path(path / SPEAKERS), sorted(speaker_of.items()), sorted(plan.parts))
+    speaker_of = {clip.clip_id: clip.speaker for clip in plan.clips if clip.clip_id in clip_ids}
+    named = sorted((clip_id, name) for clip_id, name in speaker_of.items() if name is not None)
+    digest = store.digest(store.digest_path(path / SPEAKERS), named, sorted(plan.parts))
     return ClipSpeakers(scaling, speaker_of, digest)
 
 
@@ -54,13 +55,13 @@ def measured(
 ) -> ClipSpeakers:  # fmt: skip
     """The same with statistics of these speakers' clips. Clips are decoded and encoded where they are not yet."""
     speaker_of = speakers.speaker_of
-    without = len(plan.clips) - len(speaker_of)
-    if without:
+    nameless = sum(name is None for name in speaker_of.values())
+    if nameless:
         say(
-            f"tables.standardise=speaker: {without} of {len(plan.clips)} clips have no speaker to be standardised by "
+            f"tables.standardise=speaker: {nameless} of {len(speaker_of)} clips have no speaker to be standardised by "
             "(data.columns.speaker names the column)"
         )
-    if not speaker_of:
+    if nameless == len(speaker_of):
         return speakers
     decode(config, plan)
     folders = encode_corpus(config, plan, encoders)

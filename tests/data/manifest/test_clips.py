@@ -56,10 +56,11 @@ def test_csv_jsonl_and_parquet_give_equal_clips(rows, tmp_path_factory):
         st.builds(
             Clip,
             st.text(min_size=1),
-            *[st.none() | CELL] * (len(CLIP_FIELDS) - 5),
+            *[st.none() | CELL] * (len(CLIP_FIELDS) - 6),
             *[st.none() | st.floats(0, 1e6)] * 2,
             st.none() | CELL,
             st.none() | st.floats(-1e6, 1e6),
+            st.none() | CELL,
         ),
         unique_by=lambda c: c.clip_id,
     )
