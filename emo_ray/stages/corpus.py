@@ -4,6 +4,7 @@ A job opens its corpus once and hands it to every stage, so that nothing is deco
 all asking stays within one budget.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
 from emo_ray.stages.transcripts import deciding, transcripts_of
+
+_NAMED_SHARE, _CLIPS_OF_SPEAKER = 0.8, 20  # of clips, and clips each on average, for which speakers are worth a line
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,19 @@ def texts_of(config: Config, decoded: Decoded, clips: Iterable[Clip], before: Te
     if readings is None or not is_same or not readings.covers(clips):
         readings = readings_of(config, clips, readings.usage if readings else None)
     return TextSources(written, readings)
+
+
+def speaker_offer(config: Config, clips: Collection[Clip]) -> list[str]:
+    """A line that offers standardisation by speaker, where it is off and the clips name speakers with enough clips."""
+    clips_of = Counter(clip.speaker for clip in clips if clip.speaker is not None)
+    is_enough = clips_of.total() >= max(_NAMED_SHARE * len(clips), _CLIPS_OF_SPEAKER * len(clips_of))
+    if config.tables.standardise == "speaker" or len(clips_of) < 2 or not is_enough:
+        return []
+    mean = clips_of.total() / len(clips_of)
+    return [
+        f"{len(clips_of)} speakers have {mean:.0f} clips each on average: tables.standardise=speaker takes what is "
+        "their own off the features (docs/small-corpora.md)"
+    ]
 
 
 def for_config(corpus: Corpus, config: Config, clip_ids: Collection[str]) -> Corpus:

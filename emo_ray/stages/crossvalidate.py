@@ -63,7 +63,7 @@ def crossvalidate(config: Config) -> Result:
     store.artefact(folder, {"kind": "report", "version": VERSION, "folds": config.data.folds}, fill)
     content = store.read_json(folder / REPORT)
     track_report(config, key, folder.name, folder, content)
-    return report_result(config, folder, content)
+    return report_result(config, folder, content, prepared)
 
 
 def _key(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec]) -> str:
@@ -83,6 +83,7 @@ def _measure(
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_rows
     from emo_ray.training.scoring import report_of, write_predictions
+    from emo_ray.training.speaker_scaling import NOTE
 
     parts = prepared.parts_with(label_of)
     table = labelled_rows(load(prepared, encode_corpus(config, prepared, encoders, parts), parts), label_of)
@@ -96,6 +97,7 @@ def _measure(
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, heads, len(label_of)) + _fold_notes(prepared, batch, fold_B)
     content["notes"] += external_tables.notes(config, prepared, encoders, parts)
+    content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, {"fold": pa.array(fold_B + 1)})
     evaluation.write(content, folder)

@@ -14,7 +14,7 @@ from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.stages.chat.readings import has_words
-from emo_ray.stages.corpus import Corpus, open_corpus
+from emo_ray.stages.corpus import Corpus, open_corpus, speaker_offer
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.result import Result
@@ -63,13 +63,14 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
     # The report goes into the run that made the model; a model from elsewhere has a run for each corpus.
     key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
     track_report(config, key, path.name, folder, content)
-    return report_result(config, folder, content)
+    return report_result(config, folder, content, corpus.prepared)
 
 
-def report_result(config: Config, folder: Path, content: EvaluationReport) -> Result:
+def report_result(config: Config, folder: Path, content: EvaluationReport, prepared: Prepared) -> Result:
     """What a person is shown of a report."""
     runs = tracking.command(config, cluster.store_root(config))
-    lines = [*content["notes"], f"pictures and details: {folder / evaluation.PAGE}", f"all runs: {runs}"]
+    offer = speaker_offer(config, prepared.clips) if config.checkpoint is None else []
+    lines = [*content["notes"], *offer, f"pictures and details: {folder / evaluation.PAGE}", f"all runs: {runs}"]
     return Result(folder, dict(content), evaluation.tables(content), lines)
 
 

@@ -7,7 +7,7 @@ from emo_ray.config import Config
 from emo_ray.models import checkpoint_files
 from emo_ray.progress import say
 from emo_ray.reports import training as report
-from emo_ray.stages.corpus import Corpus, open_corpus
+from emo_ray.stages.corpus import Corpus, open_corpus, speaker_offer
 from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, resolve_training
 from emo_ray.stages.result import Result
 
@@ -20,7 +20,8 @@ def train(config: Config) -> Result:
     path, corpus = train_model(config)
     meta = store.read_meta(path)
     best, notes = meta["best"], [*corpus.prepared.notes, *meta.get("stopped", ())]
-    return Result(path, {"notes": notes, **best}, report.tables(best), notes)
+    lines = [*notes, *speaker_offer(config, corpus.prepared.clips)]
+    return Result(path, {"notes": notes, **best}, report.tables(best), lines)
 
 
 def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Corpus]:

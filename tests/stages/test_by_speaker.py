@@ -14,6 +14,7 @@ from emo_ray.data import manifest
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint_files
+from emo_ray.stages.corpus import speaker_offer
 from emo_ray.stages.crossvalidate import held_out
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.predict import predict
@@ -148,6 +149,20 @@ def test_a_fold_knows_no_label_of_its_tested_clips(corpus):
     accuracy = (before.argmax(axis=1) == batch.label_B.numpy()[tested_B]).mean()
     by_corpus = held_out(batch, tested_B, override(corpus, {"tables.standardise": "corpus"}), 3)["A"]
     assert accuracy > (by_corpus.argmax(axis=1) == batch.label_B.numpy()[tested_B]).mean() + 0.1
+
+
+def test_it_is_offered_where_speakers_have_many_clips_and_it_is_off(corpus, measured):
+    off = override(corpus, {"tables.standardise": "corpus"})
+    clips = manifest.read(Path(corpus.data.manifest))
+    assert "14 speakers have 30 clips" in speaker_offer(off, clips)[0]
+    assert not speaker_offer(corpus, clips)
+    assert not speaker_offer(off, [replace(clip, speaker=clip.clip_id) for clip in clips])
+    assert not speaker_offer(off, [replace(clip, speaker="one") for clip in clips])
+    assert not speaker_offer(
+        off, [replace(clip, speaker=clip.speaker if i % 2 else None) for i, clip in enumerate(clips)]
+    )
+    assert any("tables.standardise=speaker" in line for line in evaluate(off).lines)
+    assert not any("tables.standardise=speaker" in line for line in evaluate(corpus).lines)
 
 
 def test_without_speakers_training_says_what_is_missing(corpus, tmp_path):
