@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -99,6 +99,26 @@ class Crossvalidate(Section, decides=by_value("folds")):
     """How each fold is trained; how many folds there are is data.folds."""
 
     heads: int = setting(3, "Heads of different seeds in each fold, whose probabilities are averaged.", ge=1)
+
+
+class CrossCorpus(Section, owner="caller"):
+    """The corpora that jobs/crosscorpus.py trains on and tests on."""
+
+    corpora: dict[str, dict[str, Any]] = setting(
+        {},
+        "Name of a corpus -> what sets it apart: keys of data and tables with their values, such as "
+        "{data.manifest: a.csv, data.label_map: {exc: happy}}. All else is the config's.",
+        decides=by_content("report"),
+    )
+
+    @field_validator("corpora")
+    @classmethod
+    def _about_data(cls, corpora: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, changes in corpora.items():
+            for key in changes:
+                if not key.startswith(("data.", "tables.")):
+                    raise ValueError(f"found {key!r} for {name!r}, expected keys of data and tables alone")
+        return corpora
 
 
 class Claims(Section, decides=by_value("claims")):

@@ -19,6 +19,7 @@ from emo_ray.config.job_settings import (
     Chaos,
     Claims,
     Cluster,
+    CrossCorpus,
     Crossvalidate,
     Evaluate,
     Pseudo,
@@ -79,6 +80,7 @@ class Config(Section):
     tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
     crossvalidate: Crossvalidate = Crossvalidate()
+    crosscorpus: CrossCorpus = CrossCorpus()
     claims: Claims = Claims()
     bench: Bench = Bench()
     verify: Verify = Verify()

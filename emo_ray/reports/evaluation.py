@@ -169,7 +169,9 @@ def _by_name(measured: SubsetScores) -> dict[str, Scores | None]:
 
 
 def _where(report: EvaluationReport) -> str:
-    return f"{len(report['folds'])} folds" if "folds" in report else f"the {report['split']} split"
+    if "folds" in report:
+        return f"{len(report['folds'])} folds"
+    return "all splits" if report["split"] == "all" else f"the {report['split']} split"
 
 
 def _model(report: EvaluationReport) -> str:

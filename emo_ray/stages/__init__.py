@@ -2,5 +2,5 @@
 
 Reading order: result, chat, decoding, encoding, transcripts, corpus, fitting, sweeps, segment, prepare, transcribe,
 annotate, features, train, evaluate, timelines, predict, teachers, pseudo_label, self_train, tune, crossvalidate,
-store_files, verify.
+crosscorpus, store_files, verify.
 """

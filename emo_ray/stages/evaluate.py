@@ -30,9 +30,9 @@ REPORT, PREDICTIONS = "report.json", "predictions.parquet"
 
 @dataclass(frozen=True)
 class JudgedClips:
-    """The clips that a report is about."""
+    """The clips that a report is about, with the classes that they have for the model."""
 
-    split: str
+    split: str  # or "all"
     label_of: LabelOf
     notes: tuple[str, ...] = ()  # what a reader must know of them
 
@@ -50,7 +50,16 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
         path = Path(config.checkpoint)
         config = of_checkpoint(config, path)
         corpus = corpus or open_corpus(config)
-    judged = _judged_clips(config, corpus.prepared, path)
+    folder = measured(config, path, corpus, _judged_clips(config, corpus.prepared, path))
+    content = store.read_json(folder / REPORT)
+    # The report goes into the run that made the model; a model from elsewhere has a run for each corpus.
+    key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
+    track_report(config, key, path.name, folder, content)
+    return report_result(config, folder, content, corpus.prepared)
+
+
+def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Path:
+    """The folder of a model's report on these clips of a corpus, which is made where it is missing."""
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
     encoders = encoders_of(config, path, corpus.texts_for(labelled))
     folder = _folder(config, path, encoders, corpus.prepared, judged)
@@ -59,11 +68,7 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
         _measure(temporary, config, path, encoders, corpus.prepared, judged)
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}, fill)
-    content = store.read_json(folder / REPORT)
-    # The report goes into the run that made the model; a model from elsewhere has a run for each corpus.
-    key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
-    track_report(config, key, path.name, folder, content)
-    return report_result(config, folder, content, corpus.prepared)
+    return folder
 
 
 def report_result(config: Config, folder: Path, content: EvaluationReport, prepared: Prepared) -> Result:

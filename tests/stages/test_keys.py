@@ -138,6 +138,7 @@ OTHER = {
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
     "tune.objective": "VAT/uar",
     "claims.dropout_rates": [0.5],
+    "crosscorpus.corpora": {"other": {"data.manifest": "FOLDER/more.jsonl"}},
     "tables.export_as": ["npy"],
     "tracking.uri": "http://localhost:5000",
     "bench.batch_sizes": [3],
@@ -234,6 +235,8 @@ STAYS = {
     # No folder here holds a long recording.
     "segment.auto": {"predictions"},
     "segment.auto_over_s": {"predictions"},
+    # Reports of corpora that are not the config's own.
+    "crosscorpus.corpora": {"report"},
     # More rounds continue the same ones. The folder's name has their number, once they are played.
     "rounds.most": {"self_training"},
 }
@@ -298,7 +301,7 @@ def test_a_changed_setting_changes_the_names_of_what_it_decides_and_no_other(bas
 
 
 def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
-    """Except decisions on claims, which no stage makes, and three whose reasons are in STAYS."""
+    """Except decisions on claims, which no stage makes, and those whose reasons are in STAYS."""
     seen = set()
     for key, base, value, stays in CASES:
         before = changed(tiny_config, BASES[base], folder)
@@ -310,6 +313,7 @@ def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
     unseen = {(key, name) for key, name in declared - seen if name != "claims"}
     assert unseen == {
         ("tables.text", "corpus"),
+        ("crosscorpus.corpora", "report"),
         ("rounds.most", "self_training"),
         ("segment.auto", "predictions"),
         ("segment.auto_over_s", "predictions"),

@@ -1,0 +1,93 @@
+"""crosscorpus: a model of each of several corpora, tested on every corpus, over the classes that both have."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from emo_ray import cluster, store
+from emo_ray.config import Config, override
+from emo_ray.reports import crosscorpus as report_page
+from emo_ray.reports.crosscorpus import CrossCorpusReport, Pair
+from emo_ray.stages.corpus import Corpus
+from emo_ray.stages.encoding.encoders import of_checkpoint
+from emo_ray.stages.evaluate import PREDICTIONS, REPORT, JudgedClips, evaluate, measured
+from emo_ray.stages.result import Result
+from emo_ray.stages.train import train_model
+
+VERSION = 1
+
+
+def crosscorpus(config: Config) -> Result:
+    """Train on each of `crosscorpus.corpora`, and test each model on all of them; what is made already is read.
+
+    Raises ValueError for fewer than two corpora.
+    """
+    if config.checkpoint is not None:
+        raise ValueError(f"found checkpoint={config.checkpoint}, expected none: a model of each corpus is trained")
+    changes_of = config.crosscorpus.corpora
+    if len(changes_of) < 2:
+        raise ValueError(
+            f"crosscorpus.corpora: found {len(changes_of)}, expected two corpora or more, such as "
+            "'crosscorpus.corpora={a: {data.manifest: a.csv}, b: {data.manifest: b.csv}}'"
+        )
+    configs = {name: override(config, {**changes, "crosscorpus.corpora": {}}) for name, changes in changes_of.items()}
+    models = {name: train_model(corpus_config) for name, corpus_config in configs.items()}
+    pairs: list[Pair] = []
+    for trained_on, (path, own) in models.items():
+        for tested_on, (_, corpus) in models.items():
+            shared = [label for label in own.prepared.labels if label in corpus.prepared.labels]
+            report: Path | None
+            if trained_on == tested_on:
+                report = evaluate(configs[trained_on], own).path
+            else:
+                report = _foreign(configs[tested_on], path, own, corpus, shared)
+            pairs.append(_pair(trained_on, tested_on, shared, report))
+    labels = {name: list(corpus.prepared.labels) for name, (_, corpus) in models.items()}
+    content: CrossCorpusReport = {"corpora": list(models), "labels": labels, "pairs": pairs}
+    folder = cluster.store_root(config) / "reports" / f"corpora-{store.digest(VERSION, content)}"
+
+    def fill(temporary: Path) -> None:
+        store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+        report_page.write(content, temporary)
+
+    store.artefact(folder, {"kind": "report", "version": VERSION, "corpora": list(models)}, fill)
+    lines = [f"pages: {folder / report_page.PAGE}, {folder / report_page.MARKDOWN}"]
+    return Result(folder, dict(content), report_page.tables(content), lines)
+
+
+def _foreign(config: Config, path: Path, own: Corpus, corpus: Corpus, shared: Sequence[str]) -> Path | None:
+    """The report of a model on the clips of another corpus that have a class of both; None where these are too few."""
+    index_of = {label: k for k, label in enumerate(own.prepared.labels) if label in shared}
+    label_of = {clip.clip_id: index_of[clip.label] for clip in corpus.prepared.clips if clip.label in index_of}
+    if len(shared) < 2 or not label_of:
+        return None
+    config = of_checkpoint(override(config, {"checkpoint": str(path)}), path)
+    prepared = replace(corpus.prepared, labels=own.prepared.labels)
+    return measured(config, path, replace(corpus, prepared=prepared), JudgedClips("all", label_of))
+
+
+def _pair(trained_on: str, tested_on: str, shared: Sequence[str], folder: Path | None) -> Pair:
+    """The scores of a report's clips when the model may choose among the shared classes alone."""
+    from emo_ray.training.metrics import metrics
+    from emo_ray.training.scoring import EVERYTHING
+
+    about: Pair = {
+        "trained_on": trained_on,
+        "tested_on": tested_on,
+        "classes": list(shared),
+        "scores": {},
+        "n": 0,
+        "report": None if folder is None else folder.name,
+    }
+    if folder is None:
+        return about
+    table = store.read_parquet(folder / PREDICTIONS)
+    labels = json.loads(table.schema.metadata[b"labels"])
+    has_any_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
+    columns = [labels.index(name) for name in shared]
+    probability_BK = np.array(table[f"p_{EVERYTHING}"].to_pylist())[has_any_B][:, columns]
+    label_B = np.array([shared.index(name) for name in table["label"].to_pylist()])[has_any_B]
+    return {**about, "scores": metrics(probability_BK, label_B), "n": len(label_B)}
