@@ -156,12 +156,17 @@ def start_folder(config: Config, labels: Sequence[str]) -> Path | None:
 def fusion_start_folder(config: Config, labels: Sequence[str]) -> Path | None:
     """The folder of the model whose head `fusion.start_from` names; None for a new head.
 
-    Raises ValueError where there is no head, or one for other classes.
+    Raises ValueError where there is no head, or one for other classes or for features of another kind.
     """
     if config.fusion.start_from is None:
         return None
     folder = Path(config.fusion.start_from)
-    _, checkpoint_labels = read_config(folder)
+    start_config, checkpoint_labels = read_config(folder)
+    if start_config.tables.standardise != config.tables.standardise:
+        raise ValueError(
+            f"fusion.start_from: found a head for tables.standardise={start_config.tables.standardise} in {folder}, "
+            f"expected {config.tables.standardise}: start from nothing, or set the head's"
+        )
     if checkpoint_labels != tuple(labels):
         raise ValueError(
             f"fusion.start_from: found a head for the classes {', '.join(checkpoint_labels)} in {folder}, expected "

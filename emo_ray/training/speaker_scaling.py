@@ -155,9 +155,23 @@ def read(folder: Path) -> SpeakerScaling | None:
                 name: ModalityScaling(*(tensors.get_tensor(f"{name}.{field}") for field in fields))
                 for name in modalities
             }
+        for part in parts.values():
+            _check(part, speakers)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise not_weights(folder / SPEAKERS, error) from None
     return SpeakerScaling(speakers, parts)
+
+
+def _check(part: ModalityScaling, speakers: Sequence[object]) -> None:
+    """Raises ValueError for tensors that do not fit each other or the names, as somebody else may have made them."""
+    width = part.corpus_2D.shape[-1]
+    shapes = [tuple(tensor.shape) for tensor in (part.corpus_2D, part.variances_4D, part.sums_S3D)]
+    types = [part.corpus_2D.dtype, part.variances_4D.dtype, part.sums_S3D.dtype]
+    is_named = len(set(speakers)) == len(speakers) and all(isinstance(name, str) for name in speakers)
+    if not is_named or shapes != [(2, width), (4, width), (len(speakers), 3, width)]:
+        raise ValueError(f"found shapes {shapes} for {len(speakers)} speakers")
+    if types != [torch.float32, torch.float64, torch.int64] or not part.variances_4D.isfinite().all():
+        raise ValueError(f"found values of {types}, expected finite ones of float32, float64, int64")
 
 
 def _speakers(batch: FeatureBatch) -> tuple[str | None, ...]:

@@ -8,18 +8,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from emo_ray import store
+from emo_ray import store, tracking
 from emo_ray.config import override
 from emo_ray.data import manifest
-from emo_ray.data.batch import FeatureBatch
+from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint_files
-from emo_ray.stages.corpus import speaker_offer
+from emo_ray.stages import tune
+from emo_ray.stages.corpus import open_corpus, speaker_offer
 from emo_ray.stages.crossvalidate import held_out
 from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
+from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.predict import predict
 from emo_ray.stages.pseudo_label import pseudo_label
 from emo_ray.stages.train import train
+from emo_ray.training.speaker_scaling import standardised
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 CLASSES, WIDTH = ("angry", "happy", "sad"), 9
@@ -151,6 +155,26 @@ def test_a_fold_knows_no_label_of_its_tested_clips(corpus):
     assert accuracy > (by_corpus.argmax(axis=1) == batch.label_B.numpy()[tested_B]).mean() + 0.1
 
 
+def test_sweeps_see_the_same_features_as_the_models_that_they_choose(corpus):
+    plan = resolve_training(corpus, open_corpus(corpus))
+    run = tracking.open_run(corpus, Path(corpus.store.root), plan.key, "unused")
+    folds = [tune._split(corpus, plan, run), *tune._folds(corpus, plan, 2)]
+    table = feature_rows(corpus, plan, plan.clips.all_clips)
+    train, validation = (
+        from_features(labelled_rows(table, label_of)) for label_of in (plan.clips.labelled, plan.clips.validation)
+    )
+    expected = standardised(corpus, train, [validation])
+    assert torch.equal(folds[0].train.features["audio"], expected[0].features["audio"])
+    assert torch.equal(folds[0].validation.features["audio"], expected[1].features["audio"])
+    for fold in folds:
+        for batch in (fold.train, fold.validation):
+            means = [
+                batch.features["audio"][[name == speaker for name in batch.speakers]].mean(0)
+                for speaker in set(batch.speakers)
+            ]
+            assert torch.stack(means).std(0).max() < 1  # of 4
+
+
 def test_it_is_offered_where_speakers_have_many_clips_and_it_is_off(corpus, measured):
     off = override(corpus, {"tables.standardise": "corpus"})
     clips = manifest.read(Path(corpus.data.manifest))
@@ -170,4 +194,10 @@ def test_without_speakers_training_says_what_is_missing(corpus, tmp_path):
     manifest.write(tmp_path / "clips.parquet", clips)
     changes = {"data.manifest": str(tmp_path / "clips.parquet"), "store.root": str(tmp_path)}
     with pytest.raises(ValueError, match=r"tables\.standardise=speaker: found 0"):
+        train(override(corpus, changes))
+
+
+def test_a_head_of_other_features_is_no_start(corpus, with_model):
+    changes = {"fusion.start_from": with_model.checkpoint, "tables.standardise": "corpus"}
+    with pytest.raises(ValueError, match=r"fusion\.start_from: found .*tables\.standardise=speaker.* expected corpus"):
         train(override(corpus, changes))

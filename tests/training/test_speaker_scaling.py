@@ -190,6 +190,9 @@ def test_a_scaling_is_read_as_it_was_written(tmp_path):
     assert isinstance(again, SpeakerScaling)
     assert again.speakers == scaling.speakers
     assert torch.equal(again.applied(train).features["audio"], scaling.applied(train).features["audio"])
+    write(tmp_path, replace(scaling, speakers=scaling.speakers[1:]))  # somebody else's file
+    with pytest.raises(ValueError, match=rf"{SPEAKERS}.*19 speakers"):
+        read(tmp_path)
     (tmp_path / SPEAKERS).write_bytes((tmp_path / SPEAKERS).read_bytes()[:-9])
     with pytest.raises(ValueError, match=SPEAKERS):
         read(tmp_path)
