@@ -95,12 +95,6 @@ class Evaluate(Section, owner="caller"):
     )
 
 
-class Crossvalidate(Section, decides=by_value("folds")):
-    """How each fold is trained; how many folds there are is data.folds."""
-
-    heads: int = setting(3, "Heads of different seeds in each fold, whose probabilities are averaged.", ge=1)
-
-
 class CrossCorpus(Section, owner="caller"):
     """The corpora that jobs/crosscorpus.py trains on and tests on."""
 

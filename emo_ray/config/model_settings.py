@@ -21,6 +21,8 @@ CLIP_FIELDS = (
     *("start_s", "end_s", "dialogue", "turn", "fold"),
 )
 
+SMALL = 5000  # clips; below, the cost of a few heads, inner folds and classical baselines does not matter
+
 # Encoders of ours; any other name is a transformers model.
 OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)
 
@@ -247,6 +249,15 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
         return value
 
 
+def checked_objective(objective: str) -> str:
+    """An objective such as VAT/waf, mean/uar or available/accuracy. Raises ValueError for anything else."""
+    where, _, metric = objective.partition("/")
+    if where not in (*SUBSETS, "mean", "available") or metric not in METRICS:
+        places, metrics = ", ".join((*SUBSETS, "mean", "available")), ", ".join(METRICS)
+        raise ValueError(f"found {objective!r}, expected one of {places}, a slash, and one of {metrics}")
+    return objective
+
+
 def shares(num_workers: int) -> int:
     """How many processes share the clips of a step. Training in the job's own process gives what one worker gives."""
     return max(1, num_workers)
@@ -267,6 +278,19 @@ class Train(Section):
         "Epochs of each phase.",
         decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion", "folds"),
         ge=1,
+    )
+    heads: int | None = setting(
+        None,
+        "Fusion heads of different random starts whose probabilities are averaged. "
+        f"null: 3 where fewer than {SMALL:,} clips are trained on, otherwise 1.",
+        decides=by_value("fusion", "folds"),
+        ge=1,
+    )
+    objective: str = setting(
+        "available/waf",
+        "What the best epoch of the head has most of on validation clips (then the least loss), said as in "
+        "tune.objective. A sweep sets it to its own.",
+        decides=by_value("fusion"),
     )
     use_gpu: Literal["auto", "yes", "no"] = setting(
         "auto", "Whether workers take a GPU each. auto: where the cluster has enough.", decides=NOTHING, owner="caller"
@@ -306,6 +330,15 @@ class Train(Section):
     def shares(self) -> int:
         """How many processes share the clips of a step."""
         return shares(self.num_workers)
+
+    def averaged_heads(self, clips: int) -> int:
+        """How many fusion heads are trained on so many clips."""
+        return self.heads or (3 if clips < SMALL else 1)
+
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, objective: str) -> str:
+        return checked_objective(objective)
 
     @field_validator("use_gpu", mode="before")
     @classmethod

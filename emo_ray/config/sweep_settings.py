@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from emo_ray.config.model_settings import METRICS, SUBSETS
+from emo_ray.config.model_settings import METRICS, checked_objective
 from emo_ray.config.setting import NOTHING, Section, by_value, setting
 
 
@@ -79,9 +79,5 @@ class Tune(Section, decides=by_value("sweep"), in_recipe=False):
 
     @field_validator("objective")
     @classmethod
-    def _known(cls, objective: str) -> str:
-        where, _, metric = objective.partition("/")
-        if where not in (*SUBSETS, "mean", "available") or metric not in METRICS:
-            places, metrics = ", ".join((*SUBSETS, "mean", "available")), ", ".join(METRICS)
-            raise ValueError(f"found {objective!r}, expected one of {places}, a slash, and one of {metrics}")
-        return objective
+    def _objective(cls, objective: str) -> str:
+        return checked_objective(objective)

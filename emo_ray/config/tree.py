@@ -20,7 +20,6 @@ from emo_ray.config.job_settings import (
     Claims,
     Cluster,
     CrossCorpus,
-    Crossvalidate,
     Evaluate,
     Pseudo,
     Rounds,
@@ -79,7 +78,6 @@ class Config(Section):
     rounds: Rounds = Rounds()
     tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
-    crossvalidate: Crossvalidate = Crossvalidate()
     crosscorpus: CrossCorpus = CrossCorpus()
     claims: Claims = Claims()
     bench: Bench = Bench()

@@ -90,6 +90,7 @@ class Output(NamedTuple):
 
     logits_BK: torch.Tensor
     features_BD: torch.Tensor
+    each: tuple["Output", ...] = ()  # in training, of every head of an average
 
     def probabilities_BK(self, clip_ids: Sequence[str]) -> torch.Tensor:
         """The softmax of the logits, float32. Raises ValueError where a logit is NaN or infinite."""

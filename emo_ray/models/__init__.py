@@ -5,6 +5,5 @@ once.
 
 Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_archive, trainable_state,
 clip_weights, clip, prompts, temporal_pooling, emovclip, reference, hidden_states, pretrained, audio, text, transcriber,
-fusion,
-checkpoint.
+fusion, head_average, checkpoint.
 """

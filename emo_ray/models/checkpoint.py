@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ from emo_ray.models.checkpoint_files import (
     start_folder,
 )
 from emo_ray.models.fusion import FusionHead
+from emo_ray.models.head_average import Head, states, together
 from emo_ray.models.trainable_state import load_trained, not_finite
 
 if TYPE_CHECKING:
@@ -85,28 +88,32 @@ def resampled(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch
     }
 
 
-def load_fusion(folder: Path) -> FusionHead:
-    """The fusion head of a checkpoint folder, in evaluation mode. Raises ValueError for a folder without a head."""
+def load_fusion(folder: Path) -> Head:
+    """The fusion head of a checkpoint folder, or its average of heads, in evaluation mode.
+
+    Raises ValueError for a folder without a head.
+    """
     config, labels = read_config(folder)
-    return _load_fusion(folder, config.fusion, labels).eval()
+    return together(_load_heads(folder, config.fusion, labels)).eval()
 
 
-def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str]) -> FusionHead:
-    """The fusion head that training starts with: a new one with this scaling, or the one of `fusion.start_from`.
+def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int = 1) -> Head:
+    """What training starts with: `count` new heads with this scaling, or those of `fusion.start_from`.
 
-    The latter keeps its own scaling. Raises ValueError where it is for other classes or shapes, or lacks a modality of
-    the training clips.
+    The latter keep their own scaling, and where they are fewer, some start alike. Raises ValueError where they are for
+    other classes or shapes, or lack a modality of the training clips.
     """
     folder = fusion_start_folder(config, labels)
     if folder is None:
-        return FusionHead(config.fusion, scaling, len(labels))
-    head = _load_fusion(folder, config.fusion, labels)
+        return together([FusionHead(config.fusion, scaling, len(labels)) for _ in range(count)])
+    heads = [head for _, head in zip(range(count), cycle(_load_heads(folder, config.fusion, labels)), strict=False)]
+    head = heads[0]
     if missing := sorted(set(scaling) - set(head.project)):
         raise ValueError(
             f"fusion.start_from: found no {' and '.join(missing)} in the head in {folder}, expected every modality "
             "that training clips have: start from nothing"
         )
-    return head
+    return together([deepcopy(head) for head in heads])
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -130,8 +137,13 @@ def _check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
         )
 
 
-def _load_fusion(folder: Path, settings: Fusion, labels: Sequence[str]) -> FusionHead:
-    state = read_weights(folder)
+def _load_heads(folder: Path, settings: Fusion, labels: Sequence[str]) -> list[FusionHead]:
+    return [_load_head(folder, state, settings, labels) for state in states(read_weights(folder))]
+
+
+def _load_head(
+    folder: Path, state: Mapping[str, torch.Tensor], settings: Fusion, labels: Sequence[str]
+) -> FusionHead:  # fmt: skip
     scaling = {name: state[f"scaling_{name}"] for name in MODALITIES if f"scaling_{name}" in state}
     if not scaling:
         raise ValueError(f"{folder}: found no fusion head, expected a whole model: the folder that jobs/train.py names")

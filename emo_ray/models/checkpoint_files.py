@@ -172,7 +172,7 @@ def fusion_start_folder(config: Config, labels: Sequence[str]) -> Path | None:
             f"fusion.start_from: found a head for the classes {', '.join(checkpoint_labels)} in {folder}, expected "
             f"{', '.join(labels)} in this order: start from nothing"
         )
-    if not any(name.startswith("scaling_") for name in weight_names(folder)):
+    if not any(name.rpartition(".")[2].startswith("scaling_") for name in weight_names(folder)):
         raise ValueError(f"fusion.start_from: found no fusion head in {folder}, expected a whole model")
     return folder
 

@@ -27,11 +27,12 @@ def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
 
     The second row of a `scaling_...` tensor, a head's deviations, may be infinite: such a feature never counts.
     """
-    return [
-        name
-        for name, value in state.items()
-        if not (value[:1] if name.startswith("scaling_") else value).isfinite().all() or value.isnan().any()
-    ]
+
+    def is_finite(name: str, value: torch.Tensor) -> bool:
+        counted = value[:1] if name.rpartition(".")[2].startswith("scaling_") else value
+        return bool(counted.isfinite().all()) and not bool(value.isnan().any())
+
+    return [name for name, value in state.items() if not is_finite(name, value)]
 
 
 def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:

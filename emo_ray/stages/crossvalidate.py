@@ -140,11 +140,12 @@ def _predict_folds(config: Config, batch: "FeatureBatch", fold_B: np.ndarray, cl
     import ray
 
     cluster.connect(config)
-    shared, heads = ray.put(batch), config.crossvalidate.heads
+    shared, heads = ray.put(batch), config.train.averaged_heads(len(batch))
+    head_configs = [override(config, {"seed": config.seed + head, "train.heads": 1}) for head in range(heads)]
     train_fold = ray.remote(num_cpus=1)(_train_fold)
     tasks = {
-        train_fold.remote(shared, fold_B == fold, override(config, {"seed": config.seed + head}), classes): (head, fold)
-        for head in range(heads)
+        train_fold.remote(shared, fold_B == fold, head_config, classes): (head, fold)
+        for head, head_config in enumerate(head_configs)
         for fold in range(config.data.folds or FOLDS)
     }
     empty = np.zeros((len(batch), classes), np.float32)

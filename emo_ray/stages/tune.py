@@ -21,6 +21,7 @@ from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, clips_with
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
 from emo_ray.training import search
+from emo_ray.training.metrics import objective
 
 if TYPE_CHECKING:
     from emo_ray.stages.sweeps.stacked import Fold
@@ -185,7 +186,7 @@ def _retrained(config: Config, plan: TrainingPlan) -> float:
     """The objective of a config that is trained as jobs/train.py does."""
     path, _ = train_model(config, plan.corpus)
     best = store.read_meta(path)["best"]["fusion"]
-    return search.objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
+    return objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
 
 
 def _write(folder: Path, config: Config, content: SweepReport) -> None:

@@ -11,6 +11,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch, BatchT, FeatureBatch
 from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.head_average import Head, together
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
 from emo_ray.training.divergence import diverged
@@ -36,7 +37,16 @@ def fit(
     steps = -(-len(train) // optimisation.batch_size) * passes
     weight_B = None if train.soft is None else train.soft.weight_B
     weight_K = class_weights(optimisation, train.label_B, classes, weight_B)
-    settings = loop.LoopSettings(optimisation, config.train.epochs, steps, config.seed, class_weight_K=weight_K)
+    is_fusion = optimisation is config.fusion
+    settings = loop.LoopSettings(
+        optimisation,
+        config.train.epochs,
+        steps,
+        config.seed,
+        class_weight_K=weight_K,
+        subsets=is_fusion,
+        objective=config.train.objective if is_fusion else "available/waf",
+    )
     reporter = loop.PlainReporter()
     best = loop.fit(model, train_batches, lambda epoch: chunks(validation), settings, reporter)
     if len(reporter.history) < config.train.epochs:
@@ -45,14 +55,18 @@ def fit(
     return best
 
 
-def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Config, classes: int) -> FusionHead:
-    """A trained fusion head in evaluation mode, for clips that all have a label and at least one modality.
+def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Config, classes: int) -> Head:
+    """A trained fusion head, or an average of `train.heads`, in evaluation mode.
 
-    Its scaling of features, and what it takes for unknown values, come from the training clips alone.
+    All clips have a label and at least one modality. The scaling of features, and what is taken for unknown values,
+    come from the training clips alone.
     """
+    scaling_of = scalings(train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = FusionHead(config.fusion, scalings(train), classes)
+        head = together(
+            [FusionHead(config.fusion, scaling_of, classes) for _ in range(config.train.averaged_heads(len(train)))]
+        )
     fit(head, train, validation, config.fusion, config, classes, config.fusion.passes_per_epoch)
     return head.eval()
 

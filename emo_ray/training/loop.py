@@ -7,7 +7,7 @@ nothing but the state before it, the seed and its number.
 import math
 import pickle
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -17,15 +17,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Optimisation
 from emo_ray.data.batch import Batch, BatchT
+from emo_ray.models.head_average import members
 from emo_ray.models.trainable_state import cast_frozen, is_finite, load_trained, trained_state
 from emo_ray.store import DamagedFile
 from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import loss, mass
-from emo_ray.training.metrics import counts, of_counts
+from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.seeds import Stream, derived_seed
 
 STATE = "state.pt"
@@ -87,6 +89,7 @@ class LoopSettings:
     class_weight_K: torch.Tensor | None = None
     subsets: bool = False  # also validate with every subset of the modalities
     section: str = "fusion"  # of the config that holds `optimisation`, for messages
+    objective: str = "available/waf"  # what the best epoch has most of, as `tune.objective` says it
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
@@ -95,11 +98,11 @@ Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this ra
 def fit(
     model: nn.Module, train: Batches, validation: Batches, settings: LoopSettings, reporter: Reporter
 ) -> dict[str, Any]:
-    """Train a model, and return its best epoch by validation WAF as `{score, epoch, metrics, model}`.
+    """Train a model, and return its best epoch by the objective as `{score, epoch, metrics, model}`.
 
-    Of equally good epochs the earlier is taken; without validation clips the last. `model` may be wrapped in DDP.
-    `validation` gives each rank its share of the validation clips. State is reported after every epoch, and a restored
-    run continues with the next one.
+    Of equally good epochs the one with the lower validation loss is taken; without validation clips the last. `model`
+    may be wrapped in DDP. `validation` gives each rank its share of the validation clips. State is reported after every
+    epoch, and a restored run continues with the next one.
 
     An epoch after which the loss, a weight or a logit is not finite is not reported and ends training, so that the last
     state reported is a good one (see `divergence`). Raises ValueError where that is the first epoch.
@@ -119,9 +122,9 @@ def fit(
                 raise ValueError(diverged(settings.section, settings.optimisation.lr, epoch))
             break
         metrics |= validated
-        score = metrics.get("val_waf", float(epoch))
-        if best is None or score > best["score"]:
-            best = {"score": score, "epoch": epoch, "metrics": dict(metrics), "model": trained_state(bare)}
+        score = _score(metrics, settings.objective, epoch)
+        if best is None or score > tuple(best["score"]):
+            best = {"score": list(score), "epoch": epoch, "metrics": dict(metrics), "model": trained_state(bare)}
         metrics |= {"epoch": epoch, "best_epoch": best["epoch"]}
         with TemporaryDirectory() as folder:
             if reporter.rank == 0:
@@ -177,6 +180,7 @@ def _train_epoch(
     model.train()
     optimisation, device = settings.optimisation, next(model.parameters()).device
     weight_K = None if settings.class_weight_K is None else settings.class_weight_K.to(device)
+    parts = members(getattr(model, "module", model))
     total, clips, steps = torch.zeros((), device=device), 0, 0
     begun_s, timer = time.perf_counter(), WaitTimer(batches)
     for batch in timer:
@@ -186,8 +190,9 @@ def _train_epoch(
             group["lr"] = optimisation.lr * learning_rate_factor(progress, optimisation.warmup_fraction)
         optimizer.zero_grad(set_to_none=True)
         value = _backward(model, batch, settings, weight_K)
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        nn.utils.clip_grad_norm_(parameters, optimisation.grad_clip_norm)
+        for part in parts:
+            trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+            nn.utils.clip_grad_norm_(trained, optimisation.grad_clip_norm)
         optimizer.step()
         total += value * len(batch)  # stays on the device: no synchronisation per step
         clips, steps = clips + len(batch), steps + 1
@@ -197,7 +202,7 @@ def _train_epoch(
     sums = reporter.gather((float(total), clips))
     duration_s, clips = time.perf_counter() - begun_s, sum(n for _, n in sums)
     return {
-        "train_loss": sum(t for t, _ in sums) / clips,
+        "train_loss": sum(t for t, _ in sums) / clips / len(parts),
         "train_clips": clips,
         "train_clips_per_s": clips / duration_s,
         "train_waited": timer.seconds / duration_s,  # share of the time in which this rank had no batch to work on
@@ -258,23 +263,27 @@ def _validate(
 ) -> dict[str, float] | None:
     """The metrics of the validation clips of all ranks; empty without any, None where a logit is not finite."""
     subsets = SUBSETS if settings.subsets else {}
-    counts_SKK = _confusion_counts(model, batches, settings.bf16, subsets.values())
-    shares_of_ranks = reporter.gather(counts_SKK)
-    if any(share_SKK is None for share_SKK in shares_of_ranks):
+    shares = reporter.gather(_confusion_counts(model, batches, settings.bf16, subsets.values()))
+    if any(share is None for share in shares):
         return None
-    shares = [share_SKK for share_SKK in shares_of_ranks if len(share_SKK)]
-    return validation_metrics(sum(shares), tuple(subsets)) if shares else {}
+    shares = [(counts_SKK, loss_sum) for counts_SKK, loss_sum in shares if len(counts_SKK)]
+    if not shares:
+        return {}
+    counts_SKK = sum(counts_SKK for counts_SKK, _ in shares)
+    return validation_metrics(counts_SKK, sum(loss_sum for _, loss_sum in shares), tuple(subsets))
 
 
 @torch.inference_mode()
 def _confusion_counts(
     model: nn.Module, batches: Iterable[Batch], bf16: bool, subsets: Collection[Sequence[str]]
-) -> np.ndarray | None:
-    """Confusion counts (1 + S, K, K): of every clip, then of `only_modalities` for each of S subsets.
+) -> tuple[np.ndarray, float] | None:
+    """Confusion counts (1 + S, K, K) of every clip, then of `only_modalities` for each of S subsets; and a loss.
 
-    Empty without batches; None where a logit is not finite, which would count as the first class.
+    The loss is the sum over every clip of its negative log likelihood. The counts are empty without batches; None where
+    a logit is not finite, which would count as the first class.
     """
     device, was_training, total = next(model.parameters()).device, model.training, np.zeros(0)
+    loss_sum = torch.zeros((), device=device)
     finite = torch.ones((), dtype=torch.bool, device=device)
     model.eval()
     for batch in batches:
@@ -284,11 +293,13 @@ def _confusion_counts(
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits_BK = model(part).logits_BK
             finite &= logits_BK.isfinite().all()
+            if not tables:
+                loss_sum += F.cross_entropy(logits_BK.float(), part.label_B, reduction="sum")
             guess_B, label_B = logits_BK.argmax(dim=1).cpu().numpy(), part.label_B.cpu().numpy()
             tables.append(counts(guess_B, label_B, logits_BK.shape[1]))
         total = np.stack(tables) + (total if len(total) else 0)
     model.train(was_training)
-    return total if bool(finite) else None
+    return (total, float(loss_sum)) if bool(finite) else None
 
 
 def only_modalities(batch: BatchT, names: Sequence[str]) -> BatchT:
@@ -298,19 +309,11 @@ def only_modalities(batch: BatchT, names: Sequence[str]) -> BatchT:
     return replace(batch, present_BM=batch.present_BM & shown_M).rows(has_all_B)
 
 
-def validation_metrics(counts_SKK: np.ndarray, subsets: Sequence[str]) -> dict[str, float]:
-    """An epoch's metrics from the confusion counts (1 + S, K, K) of every clip and of each subset.
-
-    `val_waf` is measured on what each clip has, `val_V/waf` on a subset alone, and `val_mean/waf` is the mean over
-    subsets. A subset is left out where no clip has all of its modalities.
-    """
-    metrics = {f"val_{name}": float(value) for name, value in of_counts(counts_SKK[0]).items()}
-    metrics["val_n"] = int(counts_SKK[0].sum())
-    occurring = [i for i in range(len(subsets)) if counts_SKK[1 + i].any()]
-    for name, value_S in of_counts(counts_SKK[1:][occurring]).items() if occurring else ():
-        metrics |= {f"val_{subsets[i]}/{name}": float(value) for i, value in zip(occurring, value_S, strict=True)}
-        metrics[f"val_mean/{name}"] = float(value_S.mean())
-    return metrics
+def _score(metrics: Mapping[str, float], name: str, epoch: int) -> tuple[float, float]:
+    """What the best epoch has most of: the objective, then the least loss; without validation clips, its number."""
+    if "val_loss" not in metrics:
+        return float(epoch), 0.0
+    return objective(metrics, name), -metrics["val_loss"]
 
 
 def _optimizer(model: nn.Module, optimisation: Optimisation, device: torch.device) -> torch.optim.Optimizer:

@@ -13,8 +13,11 @@ def loss(
     """Cross entropy of logits_BK against label_B, or against the soft targets with their weights, if there are any.
 
     Label smoothing and class weights are torch's own. The mean is over `mass`, so that a one-hot target with weight 1
-    is the same as its label.
+    is the same as its label. For an average of heads the parts are sums over the heads.
     """
+    if output.each:
+        values = [loss(head, batch, label_smoothing, class_weight_K) for head in output.each]
+        return {name: torch.stack([value[name] for value in values]).sum() for name in values[0]}
     logits_BK = output.logits_BK.float()
     if batch.soft is None:
         value = F.cross_entropy(logits_BK, batch.label_B, weight=class_weight_K, label_smoothing=label_smoothing)

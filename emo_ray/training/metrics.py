@@ -3,6 +3,7 @@
 scikit-learn gives the same numbers (tests/training/test_metrics.py), but takes a second to import in every worker.
 """
 
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -67,3 +68,32 @@ def _f1(counts_XKK: np.ndarray) -> np.ndarray:
     """F1 of each class (X, K): 2 hits / (truth + guesses); 0 for a class that occurs in neither."""
     both_XK = counts_XKK.sum(axis=-1) + counts_XKK.sum(axis=-2)
     return 2 * np.diagonal(counts_XKK, axis1=-2, axis2=-1) / np.maximum(both_XK, 1)
+
+
+def validation_metrics(counts_SKK: np.ndarray, loss_sum: float, subsets: Sequence[str]) -> dict[str, float]:
+    """An epoch's metrics from the confusion counts (1 + S, K, K) of every clip and of each subset, and the loss.
+
+    `loss_sum` is the sum of the clips' negative log likelihoods, `val_loss` their mean. `val_waf` is measured on what
+    each clip has, `val_V/waf` on a subset alone, and `val_mean/waf` is the mean over subsets. A subset is left out
+    where no clip has all of its modalities.
+    """
+    metrics = {f"val_{name}": float(value) for name, value in of_counts(counts_SKK[0]).items()}
+    metrics["val_n"] = int(counts_SKK[0].sum())
+    metrics["val_loss"] = loss_sum / metrics["val_n"]
+    occurring = [i for i in range(len(subsets)) if counts_SKK[1 + i].any()]
+    for name, value_S in of_counts(counts_SKK[1:][occurring]).items() if occurring else ():
+        metrics |= {f"val_{subsets[i]}/{name}": float(value) for i, value in zip(occurring, value_S, strict=True)}
+        metrics[f"val_mean/{name}"] = float(value_S.mean())
+    return metrics
+
+
+def objective(metrics: Mapping[str, float], name: str) -> float:
+    """The value of an objective such as VAT/waf, mean/uar or available/accuracy in an epoch's metrics.
+
+    Raises ValueError where no validation clip has the modalities that it names.
+    """
+    where, metric = name.split("/")
+    key = f"val_{metric}" if where == "available" else f"val_{where}/{metric}"
+    if key not in metrics:
+        raise ValueError(f"found no validation clip for tune.objective={name}, expected some that have all of {where}")
+    return metrics[key]

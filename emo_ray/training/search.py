@@ -91,14 +91,16 @@ def default_params(config: Config) -> Params | None:
 
 
 def applied(config: Config, params: Params) -> Config:
-    """The config of a trial; the dropout rate of one modality leaves the others as they are.
+    """The config of a trial, whose best epoch is judged as the sweep judges trials.
+
+    The dropout rate of one modality leaves the others as they are.
 
     Raises ValueError as `override` does.
     """
     base = config.fusion.modality_dropout
     if any(key.startswith(_MODALITY_DROPOUT + ".") for key in params) and not isinstance(base, dict):
         config = override(config, {_MODALITY_DROPOUT: dict.fromkeys(MODALITIES, base)})
-    return override(config, params)
+    return override(config, {"train.objective": config.tune.objective, **params})
 
 
 def check(config: Config) -> None:
@@ -112,18 +114,6 @@ def check(config: Config) -> None:
                     applied(config, {key: value})
                 except ValueError as error:
                     raise ValueError(f"tune.space: {error}") from None
-
-
-def objective(metrics: Mapping[str, float], name: str) -> float:
-    """The value of `tune.objective` in an epoch's metrics.
-
-    Raises ValueError where no validation clip has the modalities that it names.
-    """
-    where, metric = name.split("/")
-    key = f"val_{metric}" if where == "available" else f"val_{where}/{metric}"
-    if key not in metrics:
-        raise ValueError(f"found no validation clip for tune.objective={name}, expected some that have all of {where}")
-    return metrics[key]
 
 
 def _part(values: Mapping[str, Any], key: str) -> Any:

@@ -40,7 +40,8 @@ class Epoch(NamedTuple):
     """The results of one head's epoch."""
 
     train_loss: float
-    counts_SKK: np.ndarray | None  # as `loop.validation_metrics` takes them; None without validation clips
+    counts_SKK: np.ndarray | None  # as `metrics.validation_metrics` takes them; None without validation clips
+    loss_sum: float  # of the validation clips, as it takes it
     is_finite: bool  # whether its loss, weights and logits are numbers; the loop would end training where they are not
 
 
@@ -113,11 +114,16 @@ class StackedHeads:
                 self._update(step)
                 step, total_T = step + 1, total_T + loss_T * clips
         self.epochs_done += 1
-        counts_TSKK, finite_T = self._validate()
+        counts_TSKK, validation_loss_T, finite_T = self._validate()
         finite_T &= total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
         clips_seen = len(self.train) * shared.passes_per_epoch
         return [
-            Epoch(float(total) / clips_seen, None if counts_TSKK is None else counts_TSKK[i], bool(finite_T[i]))
+            Epoch(
+                float(total) / clips_seen,
+                None if counts_TSKK is None else counts_TSKK[i],
+                float(validation_loss_T[i]),
+                bool(finite_T[i]),
+            )
             for i, total in enumerate(total_T)
         ]
 
@@ -172,26 +178,29 @@ class StackedHeads:
         return (weight_B * each_TB).sum(dim=-1) / mass_T
 
     @torch.no_grad()
-    def _validate(self) -> tuple[np.ndarray | None, torch.Tensor]:
-        """Confusion counts (T, 1 + S, K, K) as the loop takes them, and whether all logits of each head are finite (T).
+    def _validate(self) -> tuple[np.ndarray | None, torch.Tensor, torch.Tensor]:
+        """Confusion counts (T, 1 + S, K, K) and loss (T) as the loop takes them, and whether all logits are finite (T).
 
         The counts are None without validation clips.
         """
         total, finite_T = None, torch.ones(len(self.configs), dtype=torch.bool)
+        loss_T = torch.zeros(len(self.configs))
         for batch, standardised in self.validation:
             projected = [
                 project(self.tensors, name, standardised[name]) if name in standardised else None for name in MODALITIES
             ]
             logits = classify_subsets(self.tensors, projected, batch.present_BM, list(SUBSETS.values()))
             # With all three modalities shown, a clip is shown whatever it has: that is the count of every clip.
-            tables = [_counts(logits[list(SUBSETS.values()).index(MODALITIES)], batch.label_B, self.classes)]
+            shown_TBK = logits[list(SUBSETS.values()).index(MODALITIES)]
+            tables = [_counts(shown_TBK, batch.label_B, self.classes)]
+            loss_T -= shown_TBK.log_softmax(dim=-1)[:, torch.arange(len(batch)), batch.label_B].sum(dim=1)
             for names, logits_TBK in zip(SUBSETS.values(), logits, strict=True):
                 finite_T &= logits_TBK.isfinite().all(dim=-1).all(dim=-1)
                 has_all_B = batch.present_BM[:, [MODALITIES.index(name) for name in names]].all(dim=1)
                 tables.append(_counts(logits_TBK[:, has_all_B], batch.label_B[has_all_B], self.classes))
             counts_TSKK = np.stack(tables, axis=1)
             total = counts_TSKK if total is None else total + counts_TSKK
-        return total, finite_T
+        return total, loss_T, finite_T
 
 
 def _check_same_shape(configs: Sequence[HeadConfig]) -> None:

@@ -64,6 +64,7 @@ OTHER = {  # values for those of which no other can be made by rule
     "fusion.batch_size": 64,
     "pseudo.agreeing_modalities": 1,
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
+    "train.objective": "VAT/uar",
     "tune.objective": "VAT/uar",
     "claims.dropout_rates": [0.5],
     "modalities": ["audio", "text"],

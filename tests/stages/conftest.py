@@ -180,11 +180,11 @@ def prompt_sweep(tiny_config, evaluated, optuna_log):
 def reached():
     """A function to the objective that the train stage alone reaches with a config."""
     from emo_ray.stages.train import train
-    from emo_ray.training import search
+    from emo_ray.training import metrics
 
     def objective(config):
         best = store.read_meta(train(config).path)["best"]["fusion"]
-        return search.objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
+        return metrics.objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
 
     return objective
 

@@ -112,7 +112,7 @@ def corpus(ray_session, tiny_config, tmp_path_factory):
     manifest.write(folder / "clips.parquet", people)
     keys = {f"tables.{name}": str(folder / f"{name}.npz") for name in ("audio", "text")}
     places = {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store"), "data.folds": 3}
-    quick = {"crossvalidate.heads": 2, "fusion.passes_per_epoch": 5, "tracking.enabled": False}
+    quick = {"train.heads": 2, "fusion.passes_per_epoch": 5, "tracking.enabled": False}
     return override(tiny_config, keys | places | quick)
 
 

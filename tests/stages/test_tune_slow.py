@@ -17,7 +17,7 @@ from emo_ray.config import dump, load, override
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.train import train
 from emo_ray.stages.tune import BEST, SWEEP, tune
-from emo_ray.training import search
+from emo_ray.training.metrics import objective
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def test_a_population_takes_over_what_is_better(config, ray_session):
     best = trials[swept.content["best"]]
     assert best["value"] == max(trial["value"] for trial in trials)
     best_scores = store.read_meta(train(load(str(swept.path / BEST))).path)["best"]["fusion"]
-    value = search.objective({f"val_{name}": score for name, score in best_scores.items()}, "mean/waf")
+    value = objective({f"val_{name}": score for name, score in best_scores.items()}, "mean/waf")
     assert value == swept.content["retrained"]
     assert any("settings that the best ended with" in note for note in swept.content["notes"])
 

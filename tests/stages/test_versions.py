@@ -236,7 +236,7 @@ def of_sweep(few) -> Any:
 
 
 def of_folds(few) -> Any:
-    folder = crossvalidate(override(few, {"data.folds": 2, "crossvalidate.heads": 1})).path
+    folder = crossvalidate(override(few, {"data.folds": 2, "train.heads": 1})).path
     return read(folder / "report.json"), read(folder / "predictions.parquet")
 
 

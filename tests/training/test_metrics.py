@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
-from emo_ray.training.metrics import chance, confusion, counts, metrics, of_counts, per_class_f1
+from emo_ray.training.metrics import chance, confusion, counts, metrics, objective, of_counts, per_class_f1
 
 #  truth 0: 4 clips, 3 right, one taken for 1; truth 1: 2 clips, both right; truth 2: 1 clip, taken for 0.
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -60,3 +60,12 @@ def test_chance_is_what_constant_guesses_reach():
 def test_nothing_to_measure_is_an_error():
     with pytest.raises(ValueError, match="no labelled clips"):
         metrics(np.zeros((0, 3)), np.zeros(0, int))
+
+
+def test_an_objective_is_a_metric_of_the_report():
+    epoch = {"val_waf": 0.5, "val_uar": 0.4, "val_V/waf": 0.3, "val_mean/waf": 0.2}
+    assert objective(epoch, "available/uar") == 0.4
+    assert objective(epoch, "V/waf") == 0.3
+    assert objective(epoch, "mean/waf") == 0.2
+    with pytest.raises(ValueError, match=r"no validation clip for tune\.objective=VA/waf"):
+        objective(epoch, "VA/waf")

@@ -10,6 +10,7 @@ from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.training import in_memory, loop
 from emo_ray.training.loss import class_weights
+from emo_ray.training.metrics import validation_metrics
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
 
 EPOCHS = 4
@@ -96,7 +97,7 @@ def test_each_head_is_what_the_loop_makes_alone(changes, soft):
         for name, value in state.items():
             torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
         for epoch, metrics in zip(epochs, history, strict=True):
-            actual = loop.validation_metrics(epoch.counts_SKK, tuple(loop.SUBSETS))
+            actual = validation_metrics(epoch.counts_SKK, epoch.loss_sum, tuple(loop.SUBSETS))
             assert actual == pytest.approx({k: v for k, v in metrics.items() if k.startswith("val_")})
 
 

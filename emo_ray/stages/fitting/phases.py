@@ -101,10 +101,11 @@ def fusion_job(
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
     tables = {"train": train_rows, "validation": labelled_rows(table, clips.validation)}
     datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
+    heads = config.train.averaged_heads(len(usable))
     job = ray_train.TrainingJob(
         phase="fusion",
         digest=plan.key,
-        build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels),
+        build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels, heads),
         collate=partial(read_with_targets, read, clips.pseudo),
         optimisation=config.fusion,
         train_rows=len(usable),

@@ -273,6 +273,7 @@ def _train_in_worker(
         job.class_weight_K,
         job.fusion,
         job.phase,
+        config.train.objective if job.fusion else "available/waf",
     )
     if job.fusion:
         features = job.collate(_all_rows(rows["train"]))

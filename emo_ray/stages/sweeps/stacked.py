@@ -24,9 +24,8 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import scalings
 from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
-from emo_ray.training import search
+from emo_ray.training import metrics, search
 from emo_ray.training.divergence import diverged
-from emo_ray.training.loop import validation_metrics
 from emo_ray.training.stacked_heads import SHARED_FIELDS, HeadConfig, StackedHeads
 
 WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
@@ -130,14 +129,14 @@ def _run_wave(
     live = set(trials)
     for epoch in range(1, config.train.epochs + 1):
         results = ray.get([worker.epoch.remote([n for n in numbers if n in live]) for worker, numbers in share_of])
-        for number, metrics in sorted(item for result in results for item in result.items()):
+        for number, values in sorted(item for result in results for item in result.items()):
             trial = trials[number]
-            if metrics is None:
+            if values is None:
                 lr = search.applied(config, trial.params).fusion.lr
                 trial.state, trial.error = FAILED, diverged("fusion", lr, epoch - 1)
                 live.remove(number)
                 continue
-            trial.epochs.append(metrics | {"epoch": epoch - 1})
+            trial.epochs.append(values | {"epoch": epoch - 1})
             trial.history.append((epoch, _value(trial.epochs, settings.objective, settings.folds)))
         if epoch in rungs:
             earlier = [dict(map(tuple, record["history"])).get(epoch) for record in records.trials.values()]
@@ -150,9 +149,10 @@ def _run_wave(
 
 
 def _value(epochs: Sequence[Metrics], objective: str, folds: int | None) -> float:
-    """Objective at the epoch `train` keeps: the best by validation WAF, or the last one in cross-validation."""
-    best = epochs[-1] if folds else max(epochs, key=lambda metrics: metrics["val_waf"])  # the first of equal ones
-    return search.objective(best, objective)
+    """Objective at the epoch that `train` keeps: the best by it and then by loss, or in folds the last one."""
+    if folds:
+        return metrics.objective(epochs[-1], objective)
+    return max(metrics.objective(epoch, objective) for epoch in epochs)
 
 
 def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
@@ -163,7 +163,7 @@ def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
         records.begin(name, trial.params)
         for epoch, value in trial.history:
             records.epoch(name, epoch, value)
-        records.log(name, [("fusion", metrics) for metrics in trial.epochs])
+        records.log(name, [("fusion", epoch) for epoch in trial.epochs])
         records.end(name, trial.state, trial.error, seconds=epoch_s * len(trial.epochs))
 
 
@@ -221,5 +221,7 @@ class Worker:
                     continue
                 loss = sum(epoch.train_loss for epoch in epochs) / len(epochs)
                 counts_SKK = sum(epoch.counts_SKK for epoch in epochs)
-                metrics_of[numbers[i]] = {"train_loss": loss, **validation_metrics(counts_SKK, tuple(SUBSETS))}
+                loss_sum = sum(epoch.loss_sum for epoch in epochs)
+                validated = metrics.validation_metrics(counts_SKK, loss_sum, tuple(SUBSETS))
+                metrics_of[numbers[i]] = {"train_loss": loss, **validated}
         return metrics_of

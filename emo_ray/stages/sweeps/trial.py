@@ -16,6 +16,7 @@ from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.fitting.ray_train import train_locally
 from emo_ray.training import loop, search
+from emo_ray.training.metrics import objective
 
 PHASES = ("emovclip", "fusion")
 _TRAINING = ("emovclip.", "fusion.", "train.")  # keys that need no other clips, media or features of sound and text
@@ -88,7 +89,7 @@ class TuneReporter:
             report |= {"epoch": phase_epoch, "value": metrics["val_waf"] - 1, "free": is_free, "last": False}
         else:
             if self.best is None or metrics["best_epoch"] == metrics["epoch"]:
-                self.best = search.objective(metrics, self.objective)
+                self.best = objective(metrics, self.objective)
             epoch = phase_epoch + (self.epochs if self.video_path else 0)
             report |= {"epoch": epoch, "value": self.best, "free": False, "last": phase_epoch == self.epochs}
         ray.tune.report(report, checkpoint=checkpoint)
