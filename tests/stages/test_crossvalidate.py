@@ -189,7 +189,7 @@ def test_folds_that_the_corpus_brings_along_are_taken(corpus, tmp_path):
     lines = [",".join(row) for row in [("clip_id", "label", "speaker", "fold"), *rows]]
     (tmp_path / "clips.csv").write_text("\n".join(lines))
     places = {"data.manifest": str(tmp_path / "clips.csv"), "data.columns": {"fold": "fold"}}
-    quick = {"data.folds": None, "crossvalidate.heads": 1, "train.epochs": 1}
+    quick = {"data.folds": None, "train.heads": 1, "train.epochs": 1}
     config = override(corpus, places | quick)
     result = crossvalidate(config)
     table = pq.read_table(result.path / PREDICTIONS)
