@@ -16,15 +16,24 @@ _LONGEST_NAME = 120  # bytes; file systems take 255, and endings and names of te
 
 @dataclass(frozen=True)
 class Utterance:
-    """A clip of a recording, from `start_s` to `end_s`. No words and nobody known to speak are empty texts."""
+    """A clip of a recording, from `start_s` to `end_s`, or one of the people who are seen in it.
+
+    No words, nobody known to speak and nobody seen in particular are empty texts.
+    """
 
     clip_id: str
     start_s: float
     end_s: float
     text: str
-    person: str
+    person: str  # who speaks
     probabilities: Sequence[float] | None  # in the order of the timeline's labels; None: nothing could be predicted
     statuses: Mapping[str, str]  # of each modality and of the prediction, by the name of their column
+    seen: str = ""  # whose face the pictures show, where everyone who is seen has a prediction
+
+    @property
+    def subject(self) -> str:
+        """Whom the prediction is about."""
+        return self.seen or self.person
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,23 @@ class Timeline:
     recording: str  # the name of its file
     labels: Sequence[str]
     utterances: Sequence[Utterance]
+    note: str = ""  # why there are no utterances
 
     @cached_property
     def end_s(self) -> float:
         """The end of the last utterance; a recording may go on in silence."""
-        return max(utterance.end_s for utterance in self.utterances)
+        return max((utterance.end_s for utterance in self.utterances), default=0.0)
+
+    @cached_property
+    def moments(self) -> list[list[Utterance]]:
+        """The utterances, those together that are one clip with several people."""
+        moments: list[list[Utterance]] = []
+        for utterance in self.utterances:
+            if moments and _is_same_clip(moments[-1][0], utterance):
+                moments[-1].append(utterance)
+            else:
+                moments.append([utterance])
+        return moments
 
     def label_of(self, utterance: Utterance) -> str | None:
         """The most probable label."""
@@ -51,8 +72,13 @@ class Timeline:
         return sorted(pairs, key=lambda pair: -pair[1])
 
 
+def _is_same_clip(first: Utterance, second: Utterance) -> bool:
+    is_same_span = (first.start_s, first.end_s) == (second.start_s, second.end_s)
+    return bool(is_same_span and first.seen and second.seen)
+
+
 def csv_rows(timeline: Timeline) -> list[list[str | float | None]]:
-    """A header, and a row for each utterance: `label` and the probabilities are empty where nothing was predicted."""
+    """A header, and a row for each utterance and person: `label` and the probabilities are empty without prediction."""
     columns = sorted({column for utterance in timeline.utterances for column in utterance.statuses})
     probabilities = [f"p_{label}" for label in timeline.labels]
     header = ["recording", "start_s", "end_s", "clip_id", "label", *probabilities, "text", "person", *columns]
@@ -68,7 +94,7 @@ def csv_rows(timeline: Timeline) -> list[list[str | float | None]]:
                 *(round(p, 4) for p in utterance.probabilities or ()),
                 *([None] * len(timeline.labels) if utterance.probabilities is None else []),
                 utterance.text,
-                utterance.person,
+                utterance.subject,
                 *(utterance.statuses.get(column) for column in columns),
             ]
         )
@@ -76,10 +102,10 @@ def csv_rows(timeline: Timeline) -> list[list[str | float | None]]:
 
 
 def webvtt(timeline: Timeline) -> str:
-    """Subtitles with a cue for each utterance: the emotion and its probability, then who says what."""
+    """Subtitles with a cue for each clip: the emotion and its probability, of each person, then who says what."""
     cues = [
-        f"{number}\n{_cue_times(utterance)}\n{_cue_text(timeline, utterance)}\n"
-        for number, utterance in enumerate(timeline.utterances, start=1)
+        f"{number}\n{_cue_times(moment[0])}\n{_cue_text(timeline, moment)}\n"
+        for number, moment in enumerate(timeline.moments, start=1)
     ]
     return "\n".join(["WEBVTT\n", *cues])
 
@@ -96,11 +122,16 @@ def _cue_time(time_ms: int) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{s:02d}.{ms:03d}"
 
 
-def _cue_text(timeline: Timeline, utterance: Utterance) -> str:
+def _cue_text(timeline: Timeline, moment: Sequence[Utterance]) -> str:
+    words = ": ".join(filter(None, (moment[0].person, moment[0].text)))
+    lines = [f"[{_cue_emotion(timeline, utterance)}]" for utterance in moment]
+    return "\n".join(_escape(line) for line in (*lines, words) if line)
+
+
+def _cue_emotion(timeline: Timeline, utterance: Utterance) -> str:
     ranked = timeline.ranked(utterance)
     emotion = f"{ranked[0][0]} {whole_percent(ranked[0][1])}" if ranked else NO_PREDICTION
-    words = ": ".join(filter(None, (utterance.person, utterance.text)))
-    return "\n".join(_escape(line) for line in (f"[{emotion}]", words) if line)
+    return f"{utterance.seen}: {emotion}" if utterance.seen else emotion
 
 
 def _escape(text: str) -> str:

@@ -5,7 +5,7 @@ A page of thousands of utterances stays below 2 MB: then the lanes show means ov
 
 import base64
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -59,11 +59,18 @@ class _Lane:
 def choose_stills(utterances: Sequence[Utterance], frames: int) -> list[Still]:
     """Which of `frames` frames of each utterance to show: at most MOST_STILLS, no closer than a few seconds.
 
-    Frame i is on screen in the middle of the i-th of `frames` equal stretches, as media.read_video takes it.
+    Frame i is on screen in the middle of the i-th of `frames` equal stretches, as media.read_video takes it. Of several
+    people each has stills of their own.
     """
-    if not utterances:
-        return []
-    gap_s = max(_STILLS_EVERY_S, max(u.end_s for u in utterances) / (MOST_STILLS + 1))
+    by_person: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_person[utterance.seen].append(utterance)
+    most = MOST_STILLS // len(by_person) if by_person else 0
+    return sorted(still for some in by_person.values() for still in _stills_of_person(some, frames, most))
+
+
+def _stills_of_person(utterances: Sequence[Utterance], frames: int, most: int) -> list[Still]:
+    gap_s = max(_STILLS_EVERY_S, max(u.end_s for u in utterances) / (most + 1))
     stills: list[Still] = []
     for utterance in utterances:
         length_s = utterance.end_s - utterance.start_s
@@ -72,7 +79,7 @@ def choose_stills(utterances: Sequence[Utterance], frames: int) -> list[Still]:
             time_s = utterance.start_s + (i + 0.5) / frames * length_s
             if not stills or time_s >= stills[-1].time_s + gap_s:
                 stills.append(Still(time_s, utterance.clip_id, i))
-    return stills[:MOST_STILLS]
+    return stills[:most]
 
 
 def thumbnail(jpeg: bytes) -> bytes:
@@ -89,23 +96,20 @@ def html(timeline: Timeline, name: str, thumbnails: Mapping[Still, bytes], model
     """The page, with JPEGs of stills; beside it lie the CSV and the subtitles of the same `name`."""
     stills = sorted(thumbnails)
     images = {still: base64.b64encode(thumbnails[still]).decode() for still in stills}
-    shown = _listed(timeline.utterances)
+    shown = _listed(timeline.moments)
     stills_of: dict[str, list[Still]] = {}
     for still in stills:
         stills_of.setdefault(still.clip_id, []).append(still)
     people = _people(timeline)
-    charts = [(person, _lanes(timeline, utterances)) for person, utterances in people.items()]
     return TEMPLATES.get_template("timeline.html").render(
         title=timeline.recording,
         summary=_summary(timeline),
-        charts=charts,
+        charts=[_chart(timeline, person, utterances, stills_of) for person, utterances in people.items()],
         lanes_note=_lanes_note(timeline, people),
-        links=_links(timeline),
         ticks=_ticks(timeline.end_s),
-        strip=_strip(stills, timeline.end_s),
         images=images,
-        rows=[_row(timeline, number, u, stills_of) for number, u in enumerate(shown, start=1)],
-        hidden_rows=len(timeline.utterances) - len(shown),
+        rows=[_row(timeline, number, moment, stills_of) for number, moment in enumerate(shown, start=1)],
+        hidden_rows=len(timeline.moments) - len(shown),
         name=name,
         model=model,
         clock=clock,
@@ -113,12 +117,14 @@ def html(timeline: Timeline, name: str, thumbnails: Mapping[Still, bytes], model
 
 
 def _summary(timeline: Timeline) -> str:
-    utterances = timeline.utterances
-    spoken_s = sum(u.end_s - u.start_s for u in utterances)
-    shares = sorted(_shares(timeline, utterances).items(), key=lambda pair: -pair[1])[:3]
+    if not timeline.utterances:
+        return timeline.note
+    spoken_s = sum(moment[0].end_s - moment[0].start_s for moment in timeline.moments)
+    shares = sorted(_shares(timeline, timeline.utterances).items(), key=lambda pair: -pair[1])[:3]
     names = ", ".join(f"{label} ({whole_percent(share)})" for label, share in shares).replace(" %", "\u00a0%")
     most = f"The largest shares of it: {names}." if shares else "Nothing could be predicted."
-    return f"{plural(len(utterances), 'utterance')}, {clock(spoken_s)} of speech until {clock(timeline.end_s)}. {most}"
+    count = plural(len(timeline.moments), "utterance")
+    return f"{count}, {clock(spoken_s)} of speech until {clock(timeline.end_s)}. {most}"
 
 
 def _shares(timeline: Timeline, utterances: Sequence[Utterance]) -> dict[str, float]:
@@ -132,11 +138,30 @@ def _shares(timeline: Timeline, utterances: Sequence[Utterance]) -> dict[str, fl
 
 
 def _people(timeline: Timeline) -> dict[str, list[Utterance]]:
-    """The utterances by person, or under an empty name together, where it is not known who speaks, or they are many."""
-    names = sorted({utterance.person for utterance in timeline.utterances})
+    """The utterances by person, or under an empty name together, where it is not known who speaks, or they are many.
+
+    Of many people who are seen at a time, those who are seen in most utterances.
+    """
+    counts = Counter(utterance.subject for utterance in timeline.utterances)
+    names = sorted(counts)
+    if len(names) > _MOST_PEOPLE and any(utterance.seen for utterance in timeline.utterances):
+        names = sorted(name for name, _ in counts.most_common(_MOST_PEOPLE))
     if not 1 < len(names) <= _MOST_PEOPLE:
         return {"": list(timeline.utterances)}
-    return {name or "not known who": [u for u in timeline.utterances if u.person == name] for name in names}
+    return {name or "not known who": [u for u in timeline.utterances if u.subject == name] for name in names}
+
+
+def _chart(
+    timeline: Timeline, person: str, utterances: Sequence[Utterance], stills_of: Mapping[str, Sequence[Still]]
+) -> dict[str, Any]:
+    """What is drawn of a person: lanes, places that lead to the words, and pictures."""
+    stills = sorted(still for utterance in utterances for still in stills_of.get(utterance.clip_id, ()))
+    return {
+        "person": person,
+        "lanes": _lanes(timeline, utterances),
+        "links": _links(timeline, utterances),
+        "strip": _strip(stills, timeline.end_s),
+    }
 
 
 def _lanes(timeline: Timeline, utterances: Sequence[Utterance]) -> list[_Lane]:
@@ -175,6 +200,11 @@ def _lanes_note(timeline: Timeline, people: Mapping[str, Sequence[Utterance]]) -
         note += f" So many utterances are drawn as means over stretches of {timeline.end_s / _MOST_STEPS:.0f} seconds."
     if len(timeline.labels) > _MOST_LANES:
         note += f" The {_MOST_LANES} most probable of {len(timeline.labels)} classes are drawn; the CSV has all."
+    if any(utterance.seen for utterance in timeline.utterances):
+        note += " Of each person it is their own face that is looked at, and everything that is heard, whoever speaks."
+        note += " Numbers go from left to right in each utterance: they may be other people in the next one."
+    if hidden_people := len({u.subject for u in timeline.utterances}) - len(people) if len(people) > 1 else 0:
+        note += f" The CSV has {hidden_people} more people, who are seen less often."
     return note
 
 
@@ -201,19 +231,20 @@ def _bar(step: Step, k: int, end_s: float) -> str:
     return f"M{left:.1f} 100V{100 - 100 * step.probabilities_K[k]:.0f}H{right:.1f}V100z"
 
 
-def _links(timeline: Timeline) -> list[dict[str, Any]]:
+def _links(timeline: Timeline, utterances: Sequence[Utterance]) -> list[dict[str, Any]]:
     """Places over the lanes that lead to an utterance in the list; none where they would be too small to hit."""
     if len(timeline.utterances) > _MOST_LINKS:
         return []
     end_s = timeline.end_s
+    number_of = {u.clip_id: number for number, moment in enumerate(timeline.moments, start=1) for u in moment}
     return [
         {
-            "number": number,
+            "number": number_of[u.clip_id],
             "left": f"{100 * u.start_s / end_s:.2f}",
             "width": f"{100 * (u.end_s - u.start_s) / end_s:.2f}",
             "hint": f"{clock(u.start_s)} {_emotions(timeline, u, 1)}: {shorten(u.text, 80)}",
         }
-        for number, u in enumerate(timeline.utterances, start=1)
+        for u in utterances
     ]
 
 
@@ -231,22 +262,34 @@ def _strip(stills: Sequence[Still], end_s: float) -> list[tuple[int, Still]]:
     return sorted(still_of.items())
 
 
-def _listed(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """The utterances that the list has room for."""
-    sizes = (_ROW_BYTES + len(u.person.encode()) + len(u.text[:_LONGEST_TEXT].encode()) for u in utterances)
-    return [u for u, size in zip(utterances, accumulate(sizes), strict=True) if size <= _LIST_BYTES]
+def _listed(moments: Sequence[Sequence[Utterance]]) -> list[Sequence[Utterance]]:
+    """The clips that the list has room for."""
+    sizes = (
+        _ROW_BYTES * len(moment) + len(moment[0].person.encode()) + len(moment[0].text[:_LONGEST_TEXT].encode())
+        for moment in moments
+    )
+    return [moment for moment, size in zip(moments, accumulate(sizes), strict=True) if size <= _LIST_BYTES]
 
 
 def _row(
-    timeline: Timeline, number: int, utterance: Utterance, stills_of: Mapping[str, Sequence[Still]]
+    timeline: Timeline, number: int, moment: Sequence[Utterance], stills_of: Mapping[str, Sequence[Still]]
 ) -> dict[str, Any]:
-    ranked = timeline.ranked(utterance)
+    first = moment[0]
     return {
         "number": number,
-        "start": clock(utterance.start_s),
-        "end": clock(utterance.end_s),
-        "person": utterance.person,
-        "text": shorten(" ".join(utterance.text.split()), _LONGEST_TEXT),
+        "start": clock(first.start_s),
+        "end": clock(first.end_s),
+        "person": first.person,
+        "text": shorten(" ".join(first.text.split()), _LONGEST_TEXT),
+        "people": [_felt(timeline, utterance, stills_of) for utterance in moment],
+    }
+
+
+def _felt(timeline: Timeline, utterance: Utterance, stills_of: Mapping[str, Sequence[Still]]) -> dict[str, Any]:
+    """The most probable labels of a person, how long their bar is in percent, and the person's pictures."""
+    ranked = timeline.ranked(utterance)
+    return {
+        "seen": utterance.seen,
         "bar": f"{100 * ranked[0][1]:.0f}" if ranked else "",
         "emotions": _emotions(timeline, utterance, 2),
         "stills": stills_of.get(utterance.clip_id, ()),

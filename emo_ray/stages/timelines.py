@@ -27,7 +27,7 @@ _STATUSES = ("status", *(f"{name}_status" for name in MODALITIES))
 
 @dataclass(frozen=True)
 class Recording:
-    """A media file, and the clips that are spans of it in order of time.
+    """A media file, and the clips that are spans of it in order of time; with all people, the rows of each clip.
 
     `place` tells it from the others: its path below the folder that all lie in. `name` is that of its files.
     """
@@ -46,7 +46,7 @@ def recordings_of(clips: Iterable[Clip]) -> list[Recording]:
     files = sorted(clips_of)
     places = _places(files)
     return [
-        Recording(place, name, sorted(clips_of[file], key=lambda clip: (clip.span_s, clip.clip_id)))
+        Recording(place, name, sorted(clips_of[file], key=lambda clip: (clip.span_s, len(clip.clip_id), clip.clip_id)))
         for file, place, name in zip(files, places, file_names(places), strict=True)
     ]
 
@@ -128,11 +128,11 @@ def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels
     # recording as what is said in it, does not.
     part_of = {row.clip.clip_id: name for name, rows in plan.clips_of.items() for row in rows}
     predictions = _predictions(folder, part_of, recordings)
-    target = folder / FOLDER
+    target, has_people = folder / FOLDER, plan.media.face.which == "all"
     with late_progress("drawing emotion over time", "recordings") as report:
         for start in range(0, len(recordings), _AT_ONCE):
             batch = recordings[start : start + _AT_ONCE]
-            timelines = [_timeline(recording, labels, predictions) for recording in batch]
+            timelines = [_timeline(recording, labels, predictions, has_people) for recording in batch]
             stills = [choose_stills(timeline.utterances, plan.media.frames) for timeline in timelines]
             thumbnails = _thumbnails(plan, part_of, [still for some in stills for still in some])
             for i, (recording, timeline) in enumerate(zip(batch, timelines, strict=True)):
@@ -156,15 +156,23 @@ def _predictions(
     return rows
 
 
-def _timeline(recording: Recording, labels: Sequence[str], predictions: Mapping[str, dict[str, Any]]) -> Timeline:
+def _timeline(
+    recording: Recording, labels: Sequence[str], predictions: Mapping[str, dict[str, Any]], has_people: bool
+) -> Timeline:
     utterances = []
     for clip in recording.clips:
         assert clip.span_s is not None  # recordings have no others
         row = predictions[clip.clip_id]
         statuses = {column: row[column] for column in _STATUSES}
-        text, person = clip.text or "", clip.speaker or ""
-        utterances.append(Utterance(clip.clip_id, *clip.span_s, text, person, row["probabilities"], statuses))
+        words = clip.text or "", clip.speaker or ""
+        seen = _name(shards.clip_and_person(clip.clip_id)[1]) if has_people else ""
+        utterances.append(Utterance(clip.clip_id, *clip.span_s, *words, row["probabilities"], statuses, seen))
     return Timeline(recording.place, labels, utterances)
+
+
+def _name(person: str) -> str:
+    """What a reader calls a person of a row: a number is no name."""
+    return f"person {person}" if person.isdigit() else person
 
 
 def _thumbnails(plan: ShardPlan, part_of: Mapping[str, str], stills: Iterable[Still]) -> dict[Still, bytes]:
