@@ -250,6 +250,8 @@ def _links(timeline: Timeline, utterances: Sequence[Utterance]) -> list[dict[str
 
 def _ticks(end_s: float) -> list[tuple[str, str]]:
     """Times below the lanes: their places in percent, and as text."""
+    if not end_s:
+        return []
     step_s = next((step for step in _TICK_STEPS_S if end_s / step <= _TICKS), _TICK_STEPS_S[-1])
     return [(f"{100 * time_s / end_s:.2f}", clock(time_s)) for time_s in range(0, int(end_s) + 1, step_s)]
 

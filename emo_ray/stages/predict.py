@@ -42,7 +42,7 @@ from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_f
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
 from emo_ray.stages.result import Result
-from emo_ray.stages.segment import cut_long_recordings
+from emo_ray.stages.segment import LongRecordings
 from emo_ray.stages.transcripts import is_configured
 from emo_ray.training.in_memory import own_device
 
@@ -99,14 +99,16 @@ def predict(config: Config) -> Result:
             "of clips and not of people, so take media.face.which=main, or a model that was trained without them"
         )
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
-    plan = plan_corpus(config, cut_long_recordings if config.segment.auto else None)
+    long_recordings = LongRecordings()
+    plan = plan_corpus(config, long_recordings)
     if is_configured(config) or has_people:
         # All sound is transcribed, and all people are found, before the first clip is predicted.
         plan = decode(config, plan)
     texts = texts_of(config, plan, plan.clips)
     clip_ids = {clip.clip_id for clip in plan.clips}
     parts = predict_parts(config, path, plan, texts, clip_ids, clip_ids)
-    recordings = timelines.recordings_of(texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips)
+    clips = texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips
+    recordings = timelines.recordings_of(clips, long_recordings.unspoken)
     meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **timelines.decides(recordings)}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     if not all((folder / name).exists() for name in plan.clips_of):
@@ -129,8 +131,8 @@ def predict(config: Config) -> Result:
     counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})
     lines = []
     if has_people:
-        clips = len({shards.clip_and_person(clip.clip_id)[0] for clip in plan.clips})
-        lines.append(f"rows of {plural(clips, 'clip')}: one for each person who is seen (media.face.which=all)")
+        clip_count = len({shards.clip_and_person(clip.clip_id)[0] for clip in plan.clips})
+        lines.append(f"rows of {plural(clip_count, 'clip')}: one for each person who is seen (media.face.which=all)")
     if recordings:
         lines.append(f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}")
     return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")], lines)

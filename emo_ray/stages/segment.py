@@ -7,13 +7,14 @@ on where it stopped, and a corpus that has grown is listened to where it is new.
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from emo_ray import cluster, store, trouble
 from emo_ray.config import Config, override, settings_of
@@ -99,28 +100,66 @@ def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
     return folder / MANIFEST
 
 
-def cut_long_recordings(config: Config, clips: Sequence[Clip]) -> list[Clip]:
-    """The clips of a folder, with utterances in the place of those whose sound is longer than `segment.auto_over_s`."""
-    if config.data.manifest is None or not Path(config.data.manifest).is_dir():
-        return list(clips)
-    most_s = config.media.max_audio_s if config.segment.auto_over_s is None else config.segment.auto_over_s
-    whole: list[Clip] = []
-    long: list[Clip] = []
-    with progress("measuring sound", len(clips), "clips") as advance:
-        for clip in clips:
-            is_long = clip.span_s is None and recordings.sound_s(clip.audio or clip.video, config.media) > most_s
-            (long if is_long else whole).append(clip)
-            advance(1)
-    if not long:
-        return whole
-    path = segment_recordings(config, long)
-    utterances = manifest.read(path)
-    check_ids(whole + utterances, str(path))
-    say(
-        f"{len(long)} of {len(clips)} clips are longer than {most_s:g} s (segment.auto_over_s): "
-        f"they are cut into utterances, {len(utterances)} rows of {path}"
-    )
-    return whole + utterances
+@dataclass
+class LongRecordings:
+    """Called with the clips of a corpus, it puts utterances in the place of recordings that are too long for a clip.
+
+    In a folder these are files whose sound is longer than `segment.auto_over_s`, where `segment.auto` is set.
+    """
+
+    unspoken: dict[str, str] = field(default_factory=dict)  # file -> status, of recordings that hold no utterance
+
+    def __call__(self, config: Config, clips: Sequence[Clip]) -> list[Clip]:
+        """The clips with utterances among them; a manifest that `segment` has made stays as it is."""
+        if config.data.manifest is None:
+            return list(clips)
+        corpus = Path(config.data.manifest)
+        if corpus.is_file():
+            self.unspoken |= _unspoken(corpus)
+        if not corpus.is_dir() or not config.segment.auto:
+            return list(clips)
+        most_s = config.media.max_audio_s if config.segment.auto_over_s is None else config.segment.auto_over_s
+        files = [clip for clip in clips if clip.span_s is None]
+        long = [clip for clip, length_s in zip(files, _lengths_s(config, files), strict=True) if length_s > most_s]
+        if not long:
+            return list(clips)
+        long_ids = {clip.clip_id for clip in long}
+        whole = [clip for clip in clips if clip.clip_id not in long_ids]
+        path = segment_recordings(config, long)
+        self.unspoken |= _unspoken(path)
+        utterances = manifest.read(path)
+        check_ids(whole + utterances, str(path))
+        say(
+            f"{len(long)} of {len(clips)} clips are longer than {most_s:g} s (segment.auto_over_s): "
+            f"they are cut into utterances, {len(utterances)} rows of {path}"
+        )
+        return whole + utterances
+
+
+def _unspoken(path: Path) -> dict[str, str]:
+    """The recordings without utterance in a manifest that `segment` has made (file -> status); none in other tables."""
+    if path.name != MANIFEST or not set(UTTERANCES.names) <= set(pq.read_schema(path).names):
+        return {}
+    rows = store.read_parquet(path, columns=["video", "audio", "order", "status"]).to_pylist()
+    return {row["video"] or row["audio"]: row["status"] for row in rows if row["order"] is None}
+
+
+def _lengths_s(config: Config, clips: Sequence[Clip]) -> list[float]:
+    """How long the sound of each clip is, in seconds: measured once for all runs, as long as no file changes."""
+    identified = shards.identified(clips, config.data.identity)
+    limits = [config.media.max_decode_s, config.media.max_memory_mb, config.media.max_file_gb]
+    key = store.digest(media.VERSION, limits, [recording.identity for recording in identified])
+
+    def fill(_: Path) -> Mapping[str, Any]:
+        lengths_s = []
+        with progress("measuring sound", len(clips), "clips") as advance:
+            for clip in clips:
+                lengths_s.append(recordings.sound_s(clip.audio or clip.video, config.media))
+                advance(1)
+        return {"lengths_s": lengths_s}
+
+    folder = cluster.store_root(config) / "segments" / f"lengths-{key}"
+    return store.artefact(folder, {"kind": "lengths of sound"}, fill)["lengths_s"]
 
 
 def manifest_folder(config: Config, identified: Sequence[IdentifiedClip]) -> Path:

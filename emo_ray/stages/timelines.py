@@ -16,9 +16,12 @@ from emo_ray.progress import late_progress
 from emo_ray.reports import timeline_page
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, file_names, webvtt
 from emo_ray.reports.timeline_page import Still, choose_stills, thumbnail
+from emo_ray.reports.wording import whole_percent
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 
-VERSION = 1  # of the files and of the columns; raise it when the same predictions give others
+# Of the files and of the columns; raise it when the same predictions give others. 2: a page for recordings without an
+# utterance, pictures below the lanes of each person.
+VERSION = 2
 FOLDER = "timelines"
 _ROWS_PER_GROUP = 2**12
 _AT_ONCE = 500  # recordings whose pictures are in memory together, up to 200 kB each
@@ -35,20 +38,31 @@ class Recording:
     place: str
     name: str
     clips: Sequence[Clip]
+    status: str = ""  # why there is no utterance; then `clips` are all of the file
 
 
-def recordings_of(clips: Iterable[Clip]) -> list[Recording]:
-    """The recordings that clips with spans are cut from. Clips that are whole files belong to none."""
+def recordings_of(clips: Iterable[Clip], unspoken: Mapping[str, str] | None = None) -> list[Recording]:
+    """The recordings that clips with spans are cut from, and those that hold no utterance (file -> status).
+
+    Other clips that are whole files belong to none.
+    """
+    status_of = unspoken or {}
     clips_of: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        if clip.span_s is not None and (file := clip.video or clip.audio) is not None:
+        file = clip.video or clip.audio
+        if file is not None and (clip.span_s is not None or file in status_of):
             clips_of[file].append(clip)
     files = sorted(clips_of)
     places = _places(files)
     return [
-        Recording(place, name, sorted(clips_of[file], key=lambda clip: (clip.span_s, len(clip.clip_id), clip.clip_id)))
+        _recording(place, name, clips_of[file], status_of.get(file, ""))
         for file, place, name in zip(files, places, file_names(places), strict=True)
     ]
+
+
+def _recording(place: str, name: str, clips: Sequence[Clip], status: str) -> Recording:
+    ordered = sorted(clips, key=lambda clip: (clip.span_s or (), len(clip.clip_id), clip.clip_id))
+    return Recording(place, name, ordered, status)
 
 
 def _places(files: Sequence[str]) -> list[str]:
@@ -65,7 +79,9 @@ def decides(recordings: Sequence[Recording]) -> dict[str, Any]:
     """What decides the files and the columns beside the predictions; empty where no clip has a span."""
     if not recordings:
         return {}
-    spans = [[r.place, r.name, [[c.clip_id, c.span_s, c.speaker, c.text] for c in r.clips]] for r in recordings]
+    spans = [
+        [r.place, r.name, r.status, [[c.clip_id, c.span_s, c.speaker, c.text] for c in r.clips]] for r in recordings
+    ]
     return {"timelines": [VERSION, store.digest(spans)]}
 
 
@@ -111,7 +127,7 @@ def with_people(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
 
 def with_spans(predictions: pa.Table, recordings: Sequence[Recording]) -> pa.Table:
     """The rows with `recording`, `start_s` and `end_s`, which are null for clips that are whole files."""
-    row_of = {clip.clip_id: (r.place, clip.start_s, clip.end_s) for r in recordings for clip in r.clips}
+    row_of = {clip.clip_id: (r.place, clip.start_s, clip.end_s) for r in recordings for clip in r.clips if clip.span_s}
     rows = [row_of.get(clip_id, (None, None, None)) for clip_id in predictions["clip_id"].to_pylist()]
     kinds = {"recording": pa.string(), "start_s": pa.float64(), "end_s": pa.float64()}
     for i, (name, kind) in enumerate(kinds.items()):
@@ -160,14 +176,25 @@ def _timeline(
     recording: Recording, labels: Sequence[str], predictions: Mapping[str, dict[str, Any]], has_people: bool
 ) -> Timeline:
     utterances = []
+    if recording.status:
+        rows = [predictions[clip.clip_id]["probabilities"] for clip in recording.clips]
+        return Timeline(recording.place, labels, [], _note(recording.status, labels, rows))
     for clip in recording.clips:
-        assert clip.span_s is not None  # recordings have no others
+        assert clip.span_s is not None  # recordings with utterances have no others
         row = predictions[clip.clip_id]
         statuses = {column: row[column] for column in _STATUSES}
         words = clip.text or "", clip.speaker or ""
         seen = _name(shards.clip_and_person(clip.clip_id)[1]) if has_people else ""
         utterances.append(Utterance(clip.clip_id, *clip.span_s, *words, row["probabilities"], statuses, seen))
     return Timeline(recording.place, labels, utterances)
+
+
+def _note(status: str, labels: Sequence[str], rows: Iterable[Sequence[float] | None]) -> str:
+    """Why a recording has no utterances, and what is predicted of it as a whole."""
+    tops = [max(zip(labels, row, strict=True), key=lambda pair: pair[1]) for row in rows if row is not None]
+    emotions = ", ".join(f"{label} {whole_percent(probability)}" for label, probability in tops)
+    whole = f" All of it is one clip, taken for {emotions}." if tops else ""
+    return f"No utterance was found in this recording: {status}.{whole}"
 
 
 def _name(person: str) -> str:

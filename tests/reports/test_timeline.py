@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import av
 import pytest
@@ -39,6 +40,33 @@ def test_a_player_shows_the_emotion_and_the_words_of_each_utterance():
     first, second = cues(text)
     assert first == (0.5, 1.75, "[happy 75 %]\nthe words")
     assert second == (pytest.approx(7325.042), pytest.approx(1.958), "[sad 90 %]\nAnna: the words")
+
+
+def everyone(*seen, start_s=0.5, person="", **statuses):
+    """The rows of a clip in which these people are seen, each less happy than the one before."""
+    people = [(0.1 + 0.1 * i, 0.9 - 0.1 * i) for i in range(len(seen))]
+    rows = [utterance(start_s, start_s + 2, pair, person=person, **statuses) for pair in people]
+    return [replace(row, clip_id=f"talk#{name}", seen=name) for row, name in zip(rows, seen, strict=True)]
+
+
+def test_everyone_who_is_seen_has_a_line_of_one_cue_and_a_row():
+    rows = [*everyone("person 1", "person 2", person="Anna"), utterance(0.5, 2.5), *everyone("Ben", start_s=3)]
+    both = timeline(*rows)
+    assert [len(moment) for moment in both.moments] == [2, 1, 1]
+    first, nobody, last = cues(webvtt(both))
+    assert first == (0.5, 2.0, "[person 1: happy 90 %]\n[person 2: happy 80 %]\nAnna: the words")
+    assert nobody == (0.5, 2.0, "[happy 75 %]\nthe words")
+    assert last == (3.0, 2.0, "[Ben: happy 90 %]\nthe words")
+    header, *table = csv_rows(both)
+    people = [dict(zip(header, row, strict=True))["person"] for row in table]
+    assert people == ["person 1", "person 2", "", "Ben"]
+
+
+def test_a_recording_without_utterances_has_a_header_alone():
+    empty = Timeline("talk.mp4", ("sad", "happy"), [], "No utterance: no speech.")
+    assert len(csv_rows(empty)) == 1
+    assert cues(webvtt(empty)) == []
+    assert empty.end_s == 0
 
 
 def test_words_cannot_be_tags_times_or_further_cues():

@@ -90,6 +90,48 @@ def test_people_have_lanes_of_their_own():
     assert "person 19:" in visible(many)
 
 
+def everyone(count, people=2, labels=LABELS):
+    """Clips of two seconds in which so many people are seen, of whom the first is happy and all others are sad."""
+    rows = [
+        Utterance(
+            f"talk-{i}#{p}", 3 * i, 3 * i + 2, "the words", "Anna", (0.1, 0.2, 0.7) if p else (0.1, 0.7, 0.2),
+            {"status": "ok"}, f"person {p + 1}",
+        )
+        for i in range(count)
+        for p in range(people)
+    ]  # fmt: skip
+    return Timeline("talk.mp4", labels, rows)
+
+
+def test_everyone_who_is_seen_has_lanes_and_pictures_of_their_own():
+    text = page(everyone(3))
+    assert re.findall("<h3>(.*)</h3>", text) == ["person 1", "person 2"]
+    (_, happy, sad), (_, other_happy, other_sad) = areas(text)[:3], areas(text)[3:]
+    assert [len(lane[0]) for lane in (happy, sad, other_happy, other_sad)] == [3, 0, 0, 3]  # strong areas
+    words = visible(text)
+    assert "3 utterances, 0:06 of speech until 0:08." in words
+    assert words.count("the words") == words.count("Anna:") == 3
+    assert words.count("person 1: happy 70 %, sad 20 %") == words.count("person 2: sad 70 %, happy 20 %") == 3
+    assert text.count('class="strip"') == 2
+    assert len(re.findall("<img", text)) == 2 * 2 * 3  # below the lanes and beside the words
+    assert re.findall('href="#([^"]*)"', text) == ["u1", "u2", "u3"] * 2
+
+
+def test_of_a_crowd_those_who_are_seen_most_have_lanes():
+    some = everyone(4, people=2).utterances + everyone(2, people=9).utterances
+    text = page(Timeline("talk.mp4", LABELS, sorted(some, key=lambda u: (u.start_s, u.clip_id))))
+    assert len(re.findall("<h3>", text)) == 6
+    assert {"person 1", "person 2"} < set(re.findall("<h3>(.*)</h3>", text))
+    assert "The CSV has 3 more people" in visible(text)
+    assert len(choose_stills(everyone(400, people=9).utterances, 8)) <= MOST_STILLS
+
+
+def test_a_recording_without_utterances_says_so():
+    words = visible(page(Timeline("talk.mp4", LABELS, [], "No utterance was found: no speech.")))
+    assert "No utterance was found: no speech." in words
+    assert "What is said" not in words
+
+
 def test_all_text_is_escaped_and_nothing_is_loaded():
     text = page(recording(labels=(HOSTILE, "b"), people=(HOSTILE,), text=HOSTILE, name=HOSTILE))
     assert "<script" not in text

@@ -362,6 +362,8 @@ def test_everyone_who_is_seen_in_a_recording_is_predicted(config, tmp_path):
     for first, second in (("talk-1#1", "talk-1#2"), ("talk-2#1", "talk-2#2")):
         assert rows[first]["p_V"] != rows[second]["p_V"]
         assert rows[first]["p_T"] == rows[second]["p_T"]
+    cue = (result.path / "timelines" / "talk.emotions.vtt").read_text("utf-8").split("\n\n")[1].splitlines()
+    assert [line.partition(":")[0] for line in cue[2:]] == ["[person 1", "[person 2", "I am so happy!"]
     alone = rows_of(predict(override(config, places)).path)
     assert {name: row["p_V"] for name, row in alone.items()} == {
         name: pytest.approx(rows[f"{name}#1"]["p_V"], abs=1e-6) for name in ("talk-1", "talk-2")

