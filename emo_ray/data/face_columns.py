@@ -1,7 +1,7 @@
 """What shards know of faces: four columns of a row, and the settings that decide them."""
 
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from emo_ray.config.data_settings import Media
 from emo_ray.data import face_boxes, face_detector
 from emo_ray.data.face_boxes import ClipBoxes
 from emo_ray.data.faces import NO_FACE, Face
+from emo_ray.data.manifest import Clip
 from emo_ray.data.media import FaceClip, FaceRequest
 from emo_ray.data.status import MISSING
 
@@ -86,9 +87,26 @@ def request(config: Media, size: int, boxes: ClipBoxes | None) -> FaceRequest:
     )
 
 
-def boxes_of(face: FaceSettings, clip_ids: Collection[str]) -> dict[str, ClipBoxes]:
-    """The boxes that the table of the settings has of these clips; none where there is no table."""
-    return {} if face.boxes is None else face_boxes.read(Path(face.boxes), clip_ids)
+def boxes_of(face: FaceSettings, clips: Collection[Clip]) -> dict[str, ClipBoxes]:
+    """The boxes that the table of the settings has of these clips, by clip_id; none where there is no table.
+
+    A span of a recording takes those of its clip_id or else those of the recording, which the table calls by its file
+    without the suffix, with or without folders.
+    """
+    if face.boxes is None:
+        return {}
+    names_of = {clip.clip_id: _table_names(clip) for clip in clips}
+    boxes = face_boxes.read(Path(face.boxes), {name for names in names_of.values() for name in names})
+    first_of = {clip_id: next((name for name in names if name in boxes), None) for clip_id, names in names_of.items()}
+    return {clip_id: boxes[name] for clip_id, name in first_of.items() if name is not None}
+
+
+def _table_names(clip: Clip) -> list[str]:
+    """The names under which a table may hold a clip, the most precise one first."""
+    if clip.span_s is None or clip.video is None:
+        return [clip.clip_id]
+    parts = PurePosixPath(clip.video).with_suffix("").parts
+    return [clip.clip_id, *("/".join(parts[i:]) for i in range(len(parts)))]
 
 
 def sights(pictures: np.ndarray | list[FaceClip] | None, video_status: str) -> list[Sight]:

@@ -245,7 +245,7 @@ def write_part(
         old_rows: dict[str, list[dict[str, Any]]] = {}
         for row in _read_rows(path.parent, part_of or {}).to_pylist():
             old_rows.setdefault(row["identity"], []).append(row)
-        boxes_of = face_columns.boxes_of(config.face, [identified_clip.clip.clip_id for identified_clip in clips])
+        boxes_of = face_columns.boxes_of(config.face, [identified_clip.clip for identified_clip in clips])
 
         def rows_of(clip: IdentifiedClip) -> list[dict[str, Any]]:
             return old_rows.get(clip.identity) or rows(clip, config, image_size, boxes_of.get(clip.clip.clip_id))

@@ -79,12 +79,30 @@ def test_with_all_people_a_clip_has_a_row_for_each(media_files, tmp_path, two):
     assert left["video_digest"] != right["video_digest"]
     for column in ("audio", "text", "identity", "audio_digest"):
         assert left[column] == right[column]
-    alone = row_of(clips[0], media_with(boxes=str(two)), face_columns.boxes_of(media.face, ["talk"])["talk"])
+    alone = row_of(clips[0], media_with(boxes=str(two)), face_columns.boxes_of(media.face, clips)["talk"])
     assert alone["frames"] == right["frames"]  # the main one
     copy = tmp_path / "copy.parquet"
     part_of = shards.find_rows(tmp_path, [part.name], {clip.identity for clip in identified})
     shards.write_part(copy, identified[::-1], media, 48, part_of)
     assert pq.read_table(copy).to_pylist() == [rows[3], rows[2], rows[0], rows[1]]
+
+
+def test_spans_take_the_boxes_of_their_recording(tmp_path):
+    """The most precise name counts; a clip that is a whole file is known by its clip_id alone."""
+    path = tmp_path / "boxes.csv"
+    lefts = {"talk-2": 1, "day one/talk": 2, "talk": 3}
+    path.write_text("clip_id,frame,x,y,w,h\n" + "".join(f"{name},0,{x},20,60,60\n" for name, x in lefts.items()))
+    files = {"talk-1": "/data/day one/talk.mp4", "talk-2": "/data/day one/talk.mp4", "other": "/data/talk.mkv"}
+    clips = [Clip(name, video=file, start_s=1, end_s=2) for name, file in files.items()]
+    clips += [Clip("whole", video="/data/talk.mp4"), Clip("sound", audio="/data/talk.wav", start_s=1, end_s=2)]
+    clips.append(Clip("unseen", video="/data/untalk.mp4", start_s=1, end_s=2))
+    boxes = face_columns.boxes_of(media_with(boxes=str(path)).face, clips)
+    assert {name: box.boxes_N5[0, 0] for name, box in boxes.items()} == {"talk-1": 2, "talk-2": 1, "other": 3}
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "talk.csv").write_text("frame,x,y,w,h\n0,7,20,60,60\n")
+    boxes = face_columns.boxes_of(media_with(boxes=str(folder)).face, clips)
+    assert {name: box.boxes_N5[0, 0] for name, box in boxes.items()} == {"talk-1": 7, "talk-2": 7, "other": 7}
 
 
 def test_a_row_tells_its_clip_and_its_person():
