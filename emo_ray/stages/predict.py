@@ -93,11 +93,8 @@ def predict(config: Config) -> Result:
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
     has_people = config.media.face.which == "all"
-    if has_people and config.tables.given:
-        raise ValueError(
-            f"media.face.which=all: found tables.{config.tables.given[0]}, expected no feature tables: their rows are "
-            "of clips and not of people, so take media.face.which=main, or a model that was trained without them"
-        )
+    if has_people:
+        _check_people(config)
     labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
     long_recordings = LongRecordings()
     plan = plan_corpus(config, long_recordings)
@@ -136,6 +133,20 @@ def predict(config: Config) -> Result:
     if recordings:
         lines.append(f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}")
     return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")], lines)
+
+
+def _check_people(config: Config) -> None:
+    """Raise ValueError where the model takes something for a clip's that is not a person's."""
+    problems = {
+        f"tables.{name}": "rows of feature tables are of clips and not of people" for name in config.tables.given
+    }
+    if config.tables.standardise == "speaker":
+        problems["tables.standardise=speaker"] = "a clip's speaker may be any of the people who are seen in it"
+    for setting, reason in problems.items():
+        raise ValueError(
+            f"media.face.which=all: found {setting}, expected none, for {reason}: take media.face.which=main, or a "
+            "model that was trained without it"
+        )
 
 
 def predict_parts(
