@@ -29,6 +29,7 @@ class Utterance:
     probabilities: Sequence[float] | None  # in the order of the timeline's labels; None: nothing could be predicted
     statuses: Mapping[str, str]  # of each modality and of the prediction, by the name of their column
     seen: str = ""  # whose face the pictures show, where everyone who is seen has a prediction
+    face_probabilities: Sequence[float] | None = None  # what this face alone says
 
     @property
     def subject(self) -> str:
@@ -68,7 +69,14 @@ class Timeline:
 
     def ranked(self, utterance: Utterance) -> list[tuple[str, float]]:
         """Labels with their probabilities, the most probable first; empty where nothing could be predicted."""
-        pairs = zip(self.labels, utterance.probabilities or (), strict=utterance.probabilities is not None)
+        return self._ranked(utterance.probabilities)
+
+    def ranked_by_face(self, utterance: Utterance) -> list[tuple[str, float]]:
+        """Labels with the probabilities that the face alone gives, the most probable first; empty without any."""
+        return self._ranked(utterance.face_probabilities)
+
+    def _ranked(self, probabilities: Sequence[float] | None) -> list[tuple[str, float]]:
+        pairs = zip(self.labels, probabilities or (), strict=probabilities is not None)
         return sorted(pairs, key=lambda pair: -pair[1])
 
 

@@ -289,11 +289,12 @@ def _row(
 
 def _felt(timeline: Timeline, utterance: Utterance, stills_of: Mapping[str, Sequence[Still]]) -> dict[str, Any]:
     """The most probable labels of a person, how long their bar is in percent, and the person's pictures."""
-    ranked = timeline.ranked(utterance)
+    ranked, by_face = timeline.ranked(utterance), timeline.ranked_by_face(utterance)
+    face = f"; the face alone: {shorten(by_face[0][0])} {whole_percent(by_face[0][1])}" if by_face else ""
     return {
         "seen": utterance.seen,
         "bar": f"{100 * ranked[0][1]:.0f}" if ranked else "",
-        "emotions": _emotions(timeline, utterance, 2),
+        "emotions": _emotions(timeline, utterance, 2) + face,
         "stills": stills_of.get(utterance.clip_id, ()),
     }
 

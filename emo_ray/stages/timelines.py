@@ -25,6 +25,7 @@ VERSION = 2
 FOLDER = "timelines"
 _ROWS_PER_GROUP = 2**12
 _AT_ONCE = 500  # recordings whose pictures are in memory together, up to 200 kB each
+_BY_FACE = "p_V"  # the column of predictions that holds what the video alone says
 _STATUSES = ("status", *(f"{name}_status" for name in MODALITIES))
 
 
@@ -143,8 +144,8 @@ def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels
     # A player takes NAME.emotions.vtt for subtitles of NAME.mp4; data.corpora, which would read NAME.vtt beside a
     # recording as what is said in it, does not.
     part_of = {row.clip.clip_id: name for name, rows in plan.clips_of.items() for row in rows}
-    predictions = _predictions(folder, part_of, recordings)
     target, has_people = folder / FOLDER, plan.media.face.which == "all"
+    predictions = _predictions(folder, part_of, recordings)
     with late_progress("drawing emotion over time", "recordings") as report:
         for start in range(0, len(recordings), _AT_ONCE):
             batch = recordings[start : start + _AT_ONCE]
@@ -167,7 +168,7 @@ def _predictions(
     clip_ids = {clip.clip_id for recording in recordings for clip in recording.clips}
     rows: dict[str, dict[str, Any]] = {}
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
-        table = store.read_parquet(folder / name, columns=["clip_id", "probabilities", *_STATUSES])
+        table = store.read_parquet(folder / name, columns=["clip_id", "probabilities", _BY_FACE, *_STATUSES])
         rows |= {row["clip_id"]: row for row in table.to_pylist() if row["clip_id"] in clip_ids}
     return rows
 
@@ -185,7 +186,8 @@ def _timeline(
         statuses = {column: row[column] for column in _STATUSES}
         words = clip.text or "", clip.speaker or ""
         seen = _name(shards.clip_and_person(clip.clip_id)[1]) if has_people else ""
-        utterances.append(Utterance(clip.clip_id, *clip.span_s, *words, row["probabilities"], statuses, seen))
+        about = (seen, row[_BY_FACE]) if seen else ()
+        utterances.append(Utterance(clip.clip_id, *clip.span_s, *words, row["probabilities"], statuses, *about))
     return Timeline(recording.place, labels, utterances)
 
 

@@ -50,6 +50,7 @@ def predictions(clip_ids, unusable=()):
     columns = {
         "clip_id": clip_ids,
         "probabilities": pa.array([[0.25, 0.75] if ok else None for ok in usable], pa.list_(pa.float32())),
+        "p_V": pa.array([[0.625, 0.375]] * len(usable), pa.list_(pa.float32())),
         "status": ["ok" if ok else "no usable modality" for ok in usable],
     }
     return pa.table(columns | {f"{name}_status": ["ok"] * len(usable) for name in ("video", "audio", "text")})
@@ -139,6 +140,7 @@ def test_everyone_who_is_seen_is_in_the_files_of_a_recording(plan, tmp_path):
     assert rows == [("talk-1#1", "person 1"), ("talk-1#Ben", "Ben"), ("talk-2#1", "person 1")]
     page = (tmp_path / FOLDER / "talk.html").read_text("utf-8")
     assert re.findall("<h3>(.*)</h3>", page) == ["Ben", "person 1"]
+    assert visible(page).count("happy 75 %, sad 25 %; the face alone: sad 62 %") == 3
     assert len(jpegs(page)) == 2 * 3  # below the lanes and beside the words
     cue = "00:00:04.000 --> 00:00:07.000\n[person 1: happy 75 %]\n[Ben: happy 75 %]\nAnna: the words\n"
     assert cue in (tmp_path / FOLDER / "talk.emotions.vtt").read_text("utf-8")
