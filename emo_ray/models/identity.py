@@ -17,6 +17,7 @@ from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.pretrained_source import check_code, source_digest
 
 CLIP_VERSION, AUDIO_VERSION, TEXT_VERSION, RECOGNISER_VERSION = 1, 2, 3, 1
+SPEAKER_VERSION = 1  # of standardisation by speaker, in training.speaker_scaling
 
 
 def frozen_digest(config: Config) -> str:

@@ -17,8 +17,6 @@ from emo_ray.stages.evaluate import PREDICTIONS, REPORT, JudgedClips, evaluate, 
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
 
-VERSION = 1
-
 
 def crosscorpus(config: Config) -> Result:
     """Train on each of `crosscorpus.corpora`, and test each model on all of them; what is made already is read.
@@ -47,13 +45,13 @@ def crosscorpus(config: Config) -> Result:
             pairs.append(_pair(trained_on, tested_on, shared, report))
     labels = {name: list(corpus.prepared.labels) for name, (_, corpus) in models.items()}
     content: CrossCorpusReport = {"corpora": list(models), "labels": labels, "pairs": pairs}
-    folder = cluster.store_root(config) / "reports" / f"corpora-{store.digest(VERSION, content)}"
+    folder = cluster.store_root(config) / "reports" / f"corpora-{store.digest(content)}"
 
     def fill(temporary: Path) -> None:
         store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
         report_page.write(content, temporary)
 
-    store.artefact(folder, {"kind": "report", "version": VERSION, "corpora": list(models)}, fill)
+    store.artefact(folder, {"kind": "report", "corpora": list(models)}, fill)
     lines = [f"pages: {folder / report_page.PAGE}, {folder / report_page.MARKDOWN}"]
     return Result(folder, dict(content), report_page.tables(content), lines)
 

@@ -17,6 +17,7 @@ from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits, status
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.models.identity import SPEAKER_VERSION
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport, FoldScores
@@ -69,7 +70,8 @@ def crossvalidate(config: Config) -> Result:
 def _key(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec]) -> str:
     """Digest of everything that decides the scores of cross-validation."""
     digests = [encoder.digest for encoder in encoders]
-    return store.digest(VERSION, settings_of(config, "folds"), digests, prepared.path.name)
+    by_speaker = [SPEAKER_VERSION] if config.tables.standardise == "speaker" else []
+    return store.digest(VERSION, settings_of(config, "folds"), digests, prepared.path.name, *by_speaker)
 
 
 def _measure(

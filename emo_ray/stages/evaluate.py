@@ -11,6 +11,7 @@ from emo_ray.config import Config
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.transcripts import believed
 from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
+from emo_ray.models.identity import SPEAKER_VERSION
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.stages.chat.readings import has_words
@@ -127,7 +128,7 @@ def _folder(
     weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
     decides = [VERSION, path.name, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of)]
     if config.tables.standardise == "speaker":
-        decides.append(store.digest_path(path / SPEAKERS))
+        decides += [SPEAKER_VERSION, store.digest_path(path / SPEAKERS)]
     key = store.digest(*decides)
     return cluster.store_root(config) / "reports" / key
 

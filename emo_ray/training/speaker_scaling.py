@@ -28,9 +28,9 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.models.checkpoint_files import SPEAKERS, not_weights, read_bytes, read_config
 from emo_ray.models.fusion import scaling
+from emo_ray.models.identity import SPEAKER_VERSION
 from emo_ray.training.speaker_variances import share_taken_off, speaker_variances
 
-VERSION = 1
 NOTE = "features are standardised speaker by speaker, which uses all clips of the speakers judged, without their labels"
 _QUANTUM, _REACH = 2.0**-16, 64.0  # of a summed value, in deviations: squares of 500,000 clips fit into an int64
 _SHRINKAGE = 100.0  # clips at which half of a speaker's own deviation (its logarithm) is believed
@@ -132,7 +132,7 @@ def write(folder: Path, by_speaker: SpeakerScaling) -> None:
         for field in ModalityScaling.__dataclass_fields__
     }
     names = json.dumps(by_speaker.speakers, ensure_ascii=False)
-    store.write_bytes(folder / SPEAKERS, save(tensors, {"version": str(VERSION), "speakers": names}))
+    store.write_bytes(folder / SPEAKERS, save(tensors, {"version": str(SPEAKER_VERSION), "speakers": names}))
 
 
 def read(folder: Path) -> SpeakerScaling | None:

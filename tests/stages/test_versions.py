@@ -26,7 +26,7 @@ from emo_ray.config.data_settings import Media, Segment
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import media, recordings, tables
-from emo_ray.data.batch import VideoBatch
+from emo_ray.data.batch import FeatureBatch, VideoBatch
 from emo_ray.data.manifest import Clip
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
@@ -43,6 +43,7 @@ from emo_ray.stages.segment import UTTERANCES
 from emo_ray.stages.self_train import self_train
 from emo_ray.stages.timelines import recordings_of, with_spans
 from emo_ray.stages.tune import tune
+from emo_ray.training.speaker_scaling import estimated
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("versions.json")
@@ -274,6 +275,19 @@ def of_claims() -> Any:
     return without_prose(comparisons.compare(config, scores))
 
 
+def of_speakers() -> Any:
+    rng = np.random.default_rng(0)
+    values_BD = rng.normal(size=(60, 3)) + 2 * rng.normal(size=(6, 3)).repeat(10, axis=0)
+    batch = FeatureBatch(
+        clip_ids=tuple(map(str, range(60))),
+        present_BM=torch.tensor([[False, True, False]] * 60),
+        label_B=torch.arange(60) % 3,
+        features={"audio": torch.tensor(values_BD, dtype=torch.float32)},
+        speakers=tuple(str(i // 10) for i in range(60)),
+    )
+    return estimated(batch.rows(torch.arange(40)), [batch]).applied(batch).features["audio"].numpy()
+
+
 def of_recordings(folder: Path) -> Any:
     path = write_sound(folder / "recording.wav", voices(2)[0])
     spans, status = recordings.utterances(str(path), Segment(max_s=2), Media())
@@ -309,6 +323,7 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "models.identity.AUDIO_VERSION": of_encoder(small, "audio"),
         "models.identity.CLIP_VERSION": of_clip(),
         "models.identity.RECOGNISER_VERSION": of_recogniser(tmp_path_factory.mktemp("recogniser")),
+        "models.identity.SPEAKER_VERSION": of_speakers(),
         "models.identity.TEXT_VERSION": of_encoder(small, "text"),
         "stages.chat.answer_log.VERSION": of_answers(),
         "stages.chat.sounds.VERSION": of_sounds(),

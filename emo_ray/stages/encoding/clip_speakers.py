@@ -12,6 +12,7 @@ from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.models.checkpoint_files import SPEAKERS
+from emo_ray.models.identity import SPEAKER_VERSION
 from emo_ray.progress import say
 from emo_ray.stages.decoding.corpus import decode
 from emo_ray.stages.decoding.shard_plan import ShardPlan
@@ -46,7 +47,7 @@ def planned(path: Path, plan: ShardPlan, clip_ids: Collection[str]) -> ClipSpeak
         return None
     speaker_of = {clip.clip_id: clip.speaker for clip in plan.clips if clip.clip_id in clip_ids}
     named = sorted((clip_id, name) for clip_id, name in speaker_of.items() if name is not None)
-    digest = store.digest(store.digest_path(path / SPEAKERS), named, sorted(plan.parts))
+    digest = store.digest(SPEAKER_VERSION, store.digest_path(path / SPEAKERS), named, sorted(plan.parts))
     return ClipSpeakers(scaling, speaker_of, digest)
 
 

@@ -16,7 +16,7 @@ from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.status import are_ok
 from emo_ray.models.checkpoint_files import WEIGHTS, fusion_start_folder, start_folder
-from emo_ray.models.identity import frozen_digest
+from emo_ray.models.identity import SPEAKER_VERSION, frozen_digest
 from emo_ray.progress import say
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
@@ -167,7 +167,10 @@ def _speaker_parts(config: Config, prepared: Prepared, clips: TrainingClips) -> 
     """For digests: who speaks in the clips, where features are standardised by speaker."""
     if config.tables.standardise == "corpus":
         return []
-    return [sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in clips.all_clips)]
+    return [
+        SPEAKER_VERSION,
+        sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in clips.all_clips),
+    ]
 
 
 def _clip_parts(prepared: Prepared, clips: TrainingClips) -> list:
