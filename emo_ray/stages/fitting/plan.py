@@ -167,10 +167,9 @@ def _speaker_parts(config: Config, prepared: Prepared, clips: TrainingClips) -> 
     """For digests: who speaks in the clips, where features are standardised by speaker."""
     if config.tables.standardise == "corpus":
         return []
-    return [
-        SPEAKER_VERSION,
-        sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in clips.all_clips),
-    ]
+    clip_ids = clips.all_clips
+    speakers = sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in clip_ids)
+    return [SPEAKER_VERSION, speakers]
 
 
 def _clip_parts(prepared: Prepared, clips: TrainingClips) -> list:
