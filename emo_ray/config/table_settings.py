@@ -44,7 +44,7 @@ class Tables(Section, owner="caller"):
     standardise: Literal["corpus", "speaker"] = setting(
         "corpus",
         "By whose mean and deviation features are standardised, also those of encoders. speaker: each speaker's own, "
-        "over all clips of that person, labels unseen; shrunk towards the corpus where clips are few or emotions unequal.",
+        "over all clips of a person, labels unseen; shrunk towards the corpus where clips are few or emotions unequal.",
         decides=by_value("fusion", "folds", only_if=BY_SPEAKER),
         owner="checkpoint",
     )

@@ -27,7 +27,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.models.checkpoint_files import SPEAKERS, not_weights, read_bytes, read_config
-from emo_ray.models.fusion import scaling
+from emo_ray.models.fusion import scalings
 from emo_ray.models.identity import SPEAKER_VERSION
 from emo_ray.training.speaker_variances import share_taken_off, speaker_variances
 
@@ -90,27 +90,26 @@ class SpeakerScaling:
 def estimated(train: FeatureBatch, clips: Iterable[FeatureBatch]) -> SpeakerScaling:
     """The scaling by labelled training clips, with the statistics of the speakers of `clips`.
 
-    Raises ValueError where fewer than two speakers of the training clips are known.
+    Raises ValueError where fewer than two speakers of the training clips are known, and for features that `scalings`
+    refuses.
     """
     names = _speakers(train)
     rows = [i for i, name in enumerate(names) if name is not None]
-    places = sorted({names[i] for i in rows}, key=str)
-    if len(places) < 2:
+    place_of = {name: place for place, name in enumerate(dict.fromkeys(names[i] for i in rows))}
+    if len(place_of) < 2:
         raise ValueError(
-            f"tables.standardise=speaker: found {len(places)} known speakers of training clips, expected at least two, "
+            f"tables.standardise=speaker: found {len(place_of)} known speakers of training clips, expected two or more, "
             "or nothing tells how far speakers differ: name them in the manifest (data.columns.speaker), or set "
             "tables.standardise=corpus"
         )
-    named, speaker_B = train.rows(torch.tensor(rows)), torch.tensor([places.index(names[i]) for i in rows])
+    named, speaker_B = train.rows(torch.tensor(rows)), torch.tensor([place_of[names[i]] for i in rows])
     parts: dict[str, ModalityScaling] = {}
-    for name, features_BD in train.features.items():
-        m = MODALITIES.index(name)
-        has_B = named.present_BM[:, m]
+    for name, corpus_2D in scalings(train).items():
+        has_B = named.present_BM[:, MODALITIES.index(name)]
         if has_B.any():
-            corpus_2D = scaling(features_BD[train.present_BM[:, m]])
             values_BD = _in_deviations(corpus_2D, named.features[name][has_B])
             variances_4D = speaker_variances(values_BD, speaker_B[has_B], named.label_B[has_B])
-            parts[name] = ModalityScaling(corpus_2D, variances_4D, torch.zeros(0, 3, features_BD.shape[1]).long())
+            parts[name] = ModalityScaling(corpus_2D, variances_4D, torch.zeros(0, 3, corpus_2D.shape[1]).long())
     return SpeakerScaling((), parts).with_clips(clips)
 
 

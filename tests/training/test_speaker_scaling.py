@@ -160,6 +160,13 @@ def test_who_knows_fewer_than_two_speakers_is_told(names):
         by_speaker(batch, batch)
 
 
+def test_infinite_features_are_told():
+    train = speech()
+    train.features["audio"][3, 2] = torch.inf
+    with pytest.raises(ValueError, match="audio features of up to inf"):
+        estimated(train, [train])
+
+
 def test_another_width_is_told():
     train = speech()
     other = replace(train, features={"audio": train.features["audio"][:, :5]})
