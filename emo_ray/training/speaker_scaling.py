@@ -98,7 +98,7 @@ def estimated(train: FeatureBatch, clips: Iterable[FeatureBatch]) -> SpeakerScal
     place_of = {name: place for place, name in enumerate(dict.fromkeys(names[i] for i in rows))}
     if len(place_of) < 2:
         raise ValueError(
-            f"tables.standardise=speaker: found {len(place_of)} known speakers of training clips, expected two or more, "
+            f"tables.standardise=speaker: found {len(place_of)} speakers of training clips, expected two at least, "
             "or nothing tells how far speakers differ: name them in the manifest (data.columns.speaker), or set "
             "tables.standardise=corpus"
         )
