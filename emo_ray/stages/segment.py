@@ -120,6 +120,8 @@ class LongRecordings:
             return list(clips)
         most_s = config.media.max_audio_s if config.segment.auto_over_s is None else config.segment.auto_over_s
         files = [clip for clip in clips if clip.span_s is None]
+        if not files:
+            return list(clips)
         long = [clip for clip, length_s in zip(files, _lengths_s(config, files), strict=True) if length_s > most_s]
         if not long:
             return list(clips)
