@@ -21,6 +21,7 @@ from torchaudio.transforms import MFCC
 from emo_ray.config.model_settings import Audio
 from emo_ray.data.batch import AudioBatch
 from emo_ray.models import pretrained
+from emo_ray.models.functionals import Functionals
 from emo_ray.models.hidden_states import masked_sum, mean_of_layers
 
 RATE_HZ = 16_000
@@ -31,58 +32,6 @@ _PITCH_HZ = (65.0, 500.0)
 _VOICED_DB = 30.0  # frames within this of the loudest count as voiced
 # Models whose attention mask was shown to undo padding; for others a batch holds sound of one length.
 _MASKED = {"hubert", "wav2vec2", "wavlm"}
-
-
-class Functionals(nn.Module):
-    """Statistics over time of MFCC, their deltas, energy and pitch: the offline substitute for a speech model."""
-
-    dim = 20 * 4 + 6 + 7
-
-    def __init__(self, config: Audio):
-        super().__init__()
-        mel = {"n_fft": _WINDOW, "hop_length": HOP, "n_mels": 40, "center": True}
-        self.mfcc = MFCC(RATE_HZ, n_mfcc=20, melkwargs=mel)
-
-    @torch.inference_mode()
-    def forward(self, batch: AudioBatch) -> torch.Tensor:
-        """float32 features_BD; NaN for sound under 25 ms. Padding is cut off, so neighbours cannot matter."""
-        clips = zip(batch.audio_BS, batch.audio_lengths_B.tolist(), strict=True)
-        return torch.stack([self._clip(audio_S[:length]) for audio_S, length in clips])
-
-    def _clip(self, audio_S: torch.Tensor) -> torch.Tensor:
-        if len(audio_S) < _WINDOW:
-            return audio_S.new_full((self.dim,), torch.nan)
-        audio_S = nn.functional.pad(audio_S, (0, max(0, _MIN_SAMPLES - len(audio_S))))
-        mfcc_CF = self.mfcc(audio_S)
-        delta_CF = AF.compute_deltas(mfcc_CF)
-        power_F = audio_S.unfold(0, _WINDOW, HOP).square().mean(dim=1)
-        energy_db_F = 10 * torch.log10(power_F + 1e-8)
-        pitch_hz_F = AF.detect_pitch_frequency(
-            audio_S, RATE_HZ, frame_time=HOP / RATE_HZ, freq_low=int(_PITCH_HZ[0]), freq_high=int(_PITCH_HZ[1])
-        )
-        frames = min(len(pitch_hz_F), len(energy_db_F))
-        voiced_F = energy_db_F[:frames] > energy_db_F.max() - _VOICED_DB
-        semitones_F = 12 * torch.log2(pitch_hz_F[:frames].clamp(*_PITCH_HZ) / 100)
-        return torch.cat(
-            [
-                *(part.mean(dim=1) for part in (mfcc_CF, delta_CF)),
-                *(part.std(dim=1) for part in (mfcc_CF, delta_CF)),
-                _shape(energy_db_F),
-                _shape(semitones_F[voiced_F]),
-                voiced_F.float().mean()[None],
-            ]
-        )
-
-
-def _shape(values_F: torch.Tensor) -> torch.Tensor:
-    """Mean, deviation, three quantiles and the slope per second of a curve over time."""
-    if len(values_F) == 0:
-        return values_F.new_zeros(6)
-    time_s = torch.arange(len(values_F), dtype=values_F.dtype, device=values_F.device) * (HOP / RATE_HZ)
-    centred = time_s - time_s.mean()
-    slope = (centred * values_F).sum() / centred.square().sum().clamp(min=1e-6)
-    quantiles = values_F.quantile(values_F.new_tensor([0.1, 0.5, 0.9]))
-    return torch.stack([values_F.mean(), values_F.std(correction=0), *quantiles, slope])
 
 
 @dataclass(frozen=True)
