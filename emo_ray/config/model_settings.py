@@ -24,7 +24,9 @@ CLIP_FIELDS = (
 SMALL = 5000  # clips; below, the cost of a few heads, inner folds and classical baselines does not matter
 
 # Encoders of ours; any other name is a transformers model.
-OFFLINE_AUDIO, OFFLINE_TEXT = ("functionals",), ("ngrams",)
+OPENSMILE = "opensmile:"  # in front of the name of a feature set
+OFFLINE_AUDIO = ("functionals", f"{OPENSMILE}eGeMAPSv02", f"{OPENSMILE}ComParE_2016")
+OFFLINE_TEXT = ("ngrams",)
 
 VIDEO_TRAINED = Condition("tables.video is not set", lambda config: not config.tables.video)
 SPEECH_MODEL = Condition(
@@ -106,7 +108,9 @@ class Audio(Section, decides=by_value("audio_features", only_if=SPEECH_MODEL)):
 
     encoder: str = setting(
         "functionals",
-        "functionals (statistics of the signal, offline), or a speech model of transformers: a hub name or a folder.",
+        "functionals (statistics of the voice, offline), opensmile:eGeMAPSv02 or opensmile:ComParE_2016 (the extra "
+        "emo_ray[opensmile], whose licence allows non-commercial use alone), or a speech model of transformers: a hub "
+        "name or a folder.",
         decides=by_content("audio_features"),
         path=True,
     )
@@ -128,6 +132,13 @@ class Audio(Section, decides=by_value("audio_features", only_if=SPEECH_MODEL)):
     dtype: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "Number format of the model. auto: bf16 on GPUs that have it, else fp32."
     )
+
+    @field_validator("encoder")
+    @classmethod
+    def _feature_sets(cls, encoder: str) -> str:
+        if f"{encoder}:".startswith(OPENSMILE) and encoder not in OFFLINE_AUDIO:
+            raise ValueError(f"found {encoder!r}, expected {' or '.join(OFFLINE_AUDIO[1:])}")
+        return encoder
 
     @model_validator(mode="after")
     def _windows_advance(self) -> "Audio":

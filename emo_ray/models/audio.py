@@ -1,8 +1,9 @@
 """Sound encoders, all frozen: `(batch) -> features_BD`, with D as `dim`. `identity.audio_digest` names their output.
 
 A row of NaN means that the encoder has no feature for that clip, because its sound is shorter than one frame.
-`functionals` needs no download. Any other name is a transformers speech model (HuBERT, wav2vec2, WavLM or Whisper's
-encoder), pooled as the field's baseline does: mean over time of the mean of the last four hidden layers.
+`functionals` needs no download, `opensmile:SET` the package opensmile. Any other name is a transformers speech model
+(HuBERT, wav2vec2, WavLM or Whisper's encoder), pooled as the field's baseline does: mean over time of the mean of the
+last four hidden layers.
 """
 
 import math
@@ -14,22 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio.functional as AF
 from torch import nn
-from torchaudio.transforms import MFCC
 
-from emo_ray.config.model_settings import Audio
+from emo_ray.config.model_settings import OFFLINE_AUDIO, OPENSMILE, Audio
 from emo_ray.data.batch import AudioBatch
 from emo_ray.models import pretrained
 from emo_ray.models.functionals import Functionals
 from emo_ray.models.hidden_states import masked_sum, mean_of_layers
+from emo_ray.models.opensmile_sets import OpenSmile
 
 RATE_HZ = 16_000
-HOP = 160  # samples: 10 ms
-_WINDOW = 400  # samples: 25 ms, the window of short-time spectra
-_MIN_SAMPLES = RATE_HZ // 2  # the functionals pad shorter sound with zeros: the pitch smoother needs 30 frames
-_PITCH_HZ = (65.0, 500.0)
-_VOICED_DB = 30.0  # frames within this of the loudest count as voiced
 # Models whose attention mask was shown to undo padding; for others a batch holds sound of one length.
 _MASKED = {"hubert", "wav2vec2", "wavlm"}
 
@@ -187,7 +182,10 @@ def _mask_is_exact(architecture: Any) -> bool:
     return architecture.feat_extract_norm == "layer" and not getattr(architecture, "conv_pos_batch_norm", False)
 
 
-ENCODERS = {"functionals": Functionals}
+ENCODERS: dict[str, type[nn.Module]] = {
+    "functionals": Functionals,
+    **{name: OpenSmile for name in OFFLINE_AUDIO if name.startswith(OPENSMILE)},
+}
 
 
 def build(config: Audio) -> nn.Module:

@@ -7,16 +7,17 @@ itself, because it is decided where the encoder runs.
 Raise a version when the same settings and weights give other values.
 """
 
+from importlib import metadata
 from pathlib import Path
 
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.endpoint_settings import Transcribe
-from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT, Audio, Text
+from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT, OPENSMILE, Audio, Text
 from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.pretrained_source import check_code, source_digest
 
-CLIP_VERSION, AUDIO_VERSION, TEXT_VERSION, RECOGNISER_VERSION = 1, 2, 3, 1
+CLIP_VERSION, AUDIO_VERSION, FUNCTIONALS_VERSION, TEXT_VERSION, RECOGNISER_VERSION = 1, 2, 3, 3, 1
 SPEAKER_VERSION = 1  # of standardisation by speaker, in training.speaker_scaling
 
 
@@ -32,12 +33,33 @@ def frozen_digest(config: Config) -> str:
 
 
 def audio_digest(config: Audio) -> str:
-    """Digest of a sound encoder. Raises ValueError where there is no such model."""
+    """Digest of a sound encoder. Raises ValueError where there is no such model, or its package is not installed."""
+    if config.encoder.startswith(OPENSMILE):
+        return store.digest("audio", config.encoder, opensmile_version(config.encoder), AUDIO_VERSION)
     if config.encoder in OFFLINE_AUDIO:
-        return store.digest("audio", config.encoder, AUDIO_VERSION)
+        return store.digest("audio", config.encoder, FUNCTIONALS_VERSION)
     return store.digest(
         "audio", config.deciding("audio_features"), source_digest(config.encoder, config.revision), AUDIO_VERSION
     )
+
+
+def opensmile_version(encoder: str) -> str:
+    """The version of the package opensmile, which decides the values. Raises ValueError where it is not installed."""
+    try:
+        return metadata.version("opensmile")
+    except metadata.PackageNotFoundError:
+        raise ValueError(
+            f"audio.encoder={encoder}: found no package opensmile, expected the extra of that name: "
+            "pip install 'emo_ray[opensmile]', if your use is non-commercial, as its licence demands; "
+            "audio.encoder=functionals computes the parameters of eGeMAPS without it"
+        ) from None
+
+
+def licence_notes(config: Config) -> list[str]:
+    """What a reader must know of the licences of a config's encoders."""
+    is_used = "audio" in config.modalities and not config.tables.audio and config.audio.encoder.startswith(OPENSMILE)
+    words = "the sound encoder needs openSMILE, whose licence by audEERING allows non-commercial use alone"
+    return [f"{words}: {config.audio.encoder}"] if is_used else []
 
 
 def recogniser_digest(config: Transcribe) -> str:

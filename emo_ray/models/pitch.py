@@ -65,9 +65,7 @@ def pitch(wave_S: np.ndarray) -> Pitch:
     is_voiced_F = path_F > 0
     harmonic_F = np.clip(correlation_FK[rows_F, chosen_F], 1e-4, 1 - 1e-6)
     hnr_db_F = 10 * np.log10(harmonic_F / (1 - harmonic_F))
-    return Pitch(
-        np.where(is_voiced_F, hz_FK[rows_F, chosen_F], 0.0), np.where(is_voiced_F, hnr_db_F, 0.0), power_FB
-    )
+    return Pitch(np.where(is_voiced_F, hz_FK[rows_F, chosen_F], 0.0), np.where(is_voiced_F, hnr_db_F, 0.0), power_FB)
 
 
 def _correlations(wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,7 +90,9 @@ def _candidates(correlation_FL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A frame with fewer peaks is filled up with lags whose correlation is minus infinity.
     """
     shortest = int(np.ceil(_FINER * RATE_HZ / CEILING_HZ))
-    left_FL, middle_FL, right_FL = (correlation_FL[:, shortest + i : correlation_FL.shape[1] - 1 + i] for i in (-1, 0, 1))
+    left_FL, middle_FL, right_FL = (
+        correlation_FL[:, shortest + i : correlation_FL.shape[1] - 1 + i] for i in (-1, 0, 1)
+    )
     is_peak_FL = (middle_FL > left_FL) & (middle_FL >= right_FL) & (middle_FL > _VOICING / 2)
     heights_FL = np.where(is_peak_FL, middle_FL, -np.inf)
     best_FK = np.argpartition(-heights_FL, _CANDIDATES, axis=1)[:, :_CANDIDATES]
@@ -106,7 +106,7 @@ def _candidates(correlation_FL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def parabola(left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the parabola through three neighbours has its top, from the middle one on (in [-.5, .5]), and its height."""
+    """Where the parabola through three neighbours has its top, relative to the middle one, and how high it is."""
     curvature = np.minimum(left - 2 * middle + right, -1e-12)
     offset = np.clip(0.5 * (left - right) / curvature, -0.5, 0.5)
     return offset, middle - 0.25 * (left - right) * offset
@@ -137,14 +137,13 @@ def stretches(is_true_F: np.ndarray) -> np.ndarray:
 
 
 def jitter_and_shimmer(wave_S: np.ndarray, hz_F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much neighbouring periods of the voice differ: in length, as a share of it, and in amplitude, in dB.
+    """How much neighbouring periods of a voice differ: in length, as a share of it, and in peak amplitude, in dB.
 
-    Both are arrays over pairs of periods, empty where no voice has three pulses.
+    Both are arrays over pairs of periods, empty where no voiced stretch has four pulses.
     """
-    jitters, shimmers_db = [], []
-    energy_S = np.concatenate([[0.0], np.cumsum(wave_S**2)])
+    jitters, shimmers_db = [np.empty(0)], [np.empty(0)]
     for first, end in stretches(hz_F > 0):
-        pulses = _pulses(wave_S, energy_S, hz_F[first:end], first * HOP)
+        pulses = _pulses(wave_S, hz_F[first:end], first * HOP)
         if len(pulses) < 4:
             continue
         lengths = np.diff(pulses)
@@ -152,58 +151,53 @@ def jitter_and_shimmer(wave_S: np.ndarray, hz_F: np.ndarray) -> tuple[np.ndarray
         periods_S = wave_S[: edges[-1]]
         highest, lowest = (extreme.reduceat(periods_S, edges[:-1]) for extreme in (np.maximum, np.minimum))
         amplitudes = np.maximum(highest - lowest, 1e-9)
-        ratios, louder = lengths[1:] / lengths[:-1], amplitudes[1:] / amplitudes[:-1]
-        regular = np.maximum(ratios, 1 / ratios) < _PERIOD_RATIO
-        jitters.append((np.abs(np.diff(lengths)) * 2 / (lengths[1:] + lengths[:-1]))[regular])
-        steady = np.maximum(louder, 1 / louder) < _AMPLITUDE_RATIO
-        shimmers_db.append(np.abs(20 * np.log10(louder))[steady])
-    return _joined(jitters), _joined(shimmers_db)
+        longer, louder = lengths[1:] / lengths[:-1], amplitudes[1:] / amplitudes[:-1]
+        regular, steady = np.maximum(longer, 1 / longer), np.maximum(louder, 1 / louder)
+        differences = 2 * np.abs(np.diff(lengths)) / (lengths[1:] + lengths[:-1])
+        jitters.append(differences[regular < _PERIOD_RATIO])
+        shimmers_db.append(np.abs(20 * np.log10(louder))[steady < _AMPLITUDE_RATIO])
+    return np.concatenate(jitters), np.concatenate(shimmers_db)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty(0)
+def _pulses(wave_S: np.ndarray, hz_F: np.ndarray, start: int) -> np.ndarray:
+    """Positions of the glottal pulses in a voiced stretch that starts at sample `start`, in samples and in order.
 
-
-def _pulses(wave_S: np.ndarray, energy_S: np.ndarray, hz_F: np.ndarray, start: int) -> np.ndarray:
-    """Sample positions of the glottal pulses in a voiced stretch that starts at sample `start`, in order.
-
-    The first one is the loudest sample near the middle; from there each is where the period before fits best.
+    The first one is the loudest sample near the middle. From there the others are followed both ways.
     """
-    end = min(start + len(hz_F) * HOP, len(wave_S))
-    period_S = RATE_HZ / np.interp(np.arange(start, end), start + HOP // 2 + HOP * np.arange(len(hz_F)), hz_F)
+    end = start + len(hz_F) * HOP
+    periods_S = RATE_HZ / np.interp(np.arange(start, end), start + HOP // 2 + HOP * np.arange(len(hz_F)), hz_F)
     middle = (start + end) // 2
-    period = int(period_S[middle - start])
-    left = max(start, middle - period // 2)
+    period = int(periods_S[middle - start])
+    left = max(0, middle - period // 2)
     anchor = left + int(np.abs(wave_S[left : left + period]).argmax())
-    anchor = min(anchor, end - 1)
     pulses = [float(anchor)]
     for direction in (-1, 1):
-        at = float(anchor)
-        while start <= at < end:
-            following = _next_pulse(wave_S, energy_S, at, period_S[int(at) - start], direction)
-            if following is None or not start <= following < end:
+        pulse = float(anchor)
+        while start <= pulse < end:
+            following = _next_pulse(wave_S, pulse, periods_S[int(pulse) - start], direction)
+            if following is None:
                 break
             pulses.append(following)
-            at = following
+            pulse = following
     return np.sort(np.array(pulses))
 
 
-def _next_pulse(
-    wave_S: np.ndarray, energy_S: np.ndarray, pulse: float, period: float, direction: int
-) -> float | None:
-    """Where the period around a pulse fits best, .8 to 1.25 periods on (direction 1) or back (-1); None beyond the ends."""
-    half, here = int(period / 2), round(pulse)
-    size = 2 * half + 1
-    nearest, farthest = int(0.8 * period), int(np.ceil(1.25 * period))
-    low, high = sorted((here + direction * nearest, here + direction * farthest))
-    if min(low, here) - half < 0 or max(high, here) + half >= len(wave_S):
+def _next_pulse(wave_S: np.ndarray, pulse: float, period: float, direction: int) -> float | None:
+    """Where the period around a pulse is found again, .8 to 1.25 periods on (direction 1) or back (-1).
+
+    It is where the normalised cross-correlation is highest; None where that would reach beyond the sound's ends.
+    """
+    half, centre = int(period / 2), round(pulse)
+    low, high = sorted(centre + direction * lag for lag in (int(0.8 * period), int(np.ceil(1.25 * period))))
+    if min(low, centre) - half < 0 or max(high, centre) + half >= len(wave_S):
         return None
-    template_S = wave_S[here - half : here + half + 1]
-    products = np.correlate(wave_S[low - half : high + half + 1], template_S)
-    energies = energy_S[low - half + size : high - half + size + 1] - energy_S[low - half : high - half + 1]
-    fits = products / np.sqrt(np.maximum(energies, 1e-12))
-    best = int(fits.argmax())
+    searched_S = wave_S[low - half : high + half + 1]
+    template_S = wave_S[centre - half : centre + half + 1]
+    energy_S = np.concatenate([[0.0], np.cumsum(searched_S**2)])
+    energies_L = energy_S[len(template_S) :] - energy_S[: -len(template_S)]
+    fits_L = np.correlate(searched_S, template_S) / np.sqrt(np.maximum(energies_L, 1e-12))
+    best = int(fits_L.argmax())
     offset = 0.0
-    if 0 < best < len(fits) - 1:
-        offset = float(parabola(fits[best - 1], fits[best], fits[best + 1])[0])
-    return pulse + low + best - here + offset  # what `here` was rounded off is no part of the period
+    if 0 < best < len(fits_L) - 1:
+        offset = float(parabola(fits_L[best - 1], fits_L[best], fits_L[best + 1])[0])
+    return pulse + low + best - centre + offset  # the fraction that `centre` lacks is no part of the period

@@ -121,5 +121,6 @@ def _transformers_knows(name: str, revision: str | None) -> bool:
 def _no_model(name: str, error: Exception) -> str:
     return (
         f"found no model {name!r}, expected a local folder, a name on the model hub that this machine can reach, "
-        f"or an offline encoder (audio.encoder=functionals, text.encoder=ngrams): {first_line(error)}"
+        "or an encoder that needs neither (audio.encoder=functionals or opensmile:eGeMAPSv02, text.encoder=ngrams): "
+        f"{first_line(error)}"
     )

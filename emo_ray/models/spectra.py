@@ -13,7 +13,7 @@ import torchaudio.functional as AF
 from scipy import fft
 from scipy.signal import resample_poly
 
-from emo_ray.models.pitch import BIN_HZ, HOP, RATE_HZ, frames
+from emo_ray.models.pitch import BIN_HZ, RATE_HZ, frames
 
 WINDOW = 400  # samples: 25 ms
 FORMANTS = 3
@@ -28,7 +28,7 @@ _EMPHASIS_HZ, _EDGE_HZ = 50.0, 50.0  # 6 dB per octave from here on; poles this 
 
 
 def power_spectrum(wave_S: np.ndarray) -> np.ndarray:
-    """Power of 25 ms around each frame's middle (F, B), where a full-scale sine has 1 (-3 dB: its mean square is .5)."""
+    """Power of the 25 ms around each frame's middle (F, B), where a full-scale sine has 1."""
     window_S = np.hanning(WINDOW)
     return np.abs(fft.rfft(frames(wave_S, WINDOW) * window_S, _FFT)) ** 2 * (2 / window_S.sum()) ** 2
 

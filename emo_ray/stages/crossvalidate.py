@@ -17,7 +17,7 @@ from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits, status
 from emo_ray.data.prepared import LabelOf, Prepared
-from emo_ray.models.identity import SPEAKER_VERSION
+from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport, FoldScores
@@ -98,7 +98,7 @@ def _measure(
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, heads, len(label_of)) + _fold_notes(prepared, batch, fold_B)
-    content["notes"] += external_tables.notes(config, prepared, encoders, parts)
+    content["notes"] += external_tables.notes(config, prepared, encoders, parts) + licence_notes(config)
     content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, {"fold": pa.array(fold_B + 1)})

@@ -11,7 +11,7 @@ from emo_ray.config import Config
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.transcripts import believed
 from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
-from emo_ray.models.identity import SPEAKER_VERSION
+from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.stages.chat.readings import has_words
@@ -168,6 +168,7 @@ def _measure(
     content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
     content["checkpoint"] = path.name
     content["notes"] += [*judged.notes, *([NOTE] if config.tables.standardise == "speaker" else [])]
+    content["notes"] += licence_notes(config)
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)

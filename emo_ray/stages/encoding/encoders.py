@@ -25,6 +25,7 @@ from emo_ray.models.identity import (
     RECOGNISER_VERSION,
     audio_digest,
     frozen_digest,
+    licence_notes,
     recogniser_digest,
     text_digest,
 )
@@ -139,6 +140,8 @@ def frozen_encoders(config: Config, texts: TextSources = NO_TEXTS, without: Sequ
         ),
     }
     makers |= {name: partial(table_encoder, config, name) for name in config.tables.given}
+    for note in licence_notes(config):
+        _say_licence(note)
     return [make() for name, make in makers.items() if name in config.modalities and name not in without]
 
 
@@ -242,6 +245,11 @@ def _check_code(config: Config, model_config: Config, path: Path) -> None:
 @cache
 def _say_unchecked(name: str) -> None:
     say(f"{name} was made before checkpoints had digests: damage to its files, or changes by hand, would not show")
+
+
+@cache
+def _say_licence(note: str) -> None:
+    say(note)
 
 
 @cache

@@ -15,6 +15,7 @@ from emo_ray.data.pseudo import PseudoLabels
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, digests
 from emo_ray.models.clip_source import description
+from emo_ray.models.identity import licence_notes
 from emo_ray.training import speaker_scaling
 from emo_ray.training.divergence import stopped_early
 
@@ -80,7 +81,7 @@ def _card_of_features(config: Config) -> list[str]:
     }
     starts = {"EmoVCLIP": config.emovclip.start_from, "head": config.fusion.start_from}
     sources |= {name: f"{name} started from: {Path(path).name}" for name, path in starts.items() if path}
-    return [f"- {line}" for line in sources.values()]
+    return [f"- {line}" for line in (*sources.values(), *licence_notes(config))]
 
 
 def _card_of_scaling(config: Config, phase: TrainedPhase) -> list[str]:
