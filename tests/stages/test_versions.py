@@ -24,14 +24,15 @@ from safetensors.numpy import load_file
 from emo_ray.config import Config, load, override
 from emo_ray.config.data_settings import Media, Segment
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
-from emo_ray.config.model_settings import SUBSETS
+from emo_ray.config.model_settings import SUBSETS, Audio
 from emo_ray.data import media, recordings, tables
-from emo_ray.data.batch import FeatureBatch, VideoBatch
+from emo_ray.data.batch import FeatureBatch, VideoBatch, audio_from_shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
 from emo_ray.experiments.claims import baselines, comparisons, trials
+from emo_ray.models import audio
 from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
 from emo_ray.stages.chat import answer_log, sounds
@@ -186,6 +187,15 @@ def of_sounds() -> Any:
     return {name: str(value) for name, value in settings.items() if name != "version"}, sound.wav.hex()
 
 
+def of_speech_model(folder: Path) -> Any:
+    spoken_S = voice("neutral", np.random.default_rng(0), np.random.default_rng(10), 3.0)
+    config = Audio(encoder=str(small_recognisers.whisper(folder)), layers=(-2, -1), dtype="fp32")
+    table = pa.Table.from_pylist(
+        [{"clip_id": "a", "audio": spoken_S.tobytes()} | {f"{name}_status": "ok" for name in ("video", "audio", "text")}]
+    )
+    return audio.build(config)(audio_from_shards(table)).numpy()
+
+
 def of_recogniser(folder: Path) -> Any:
     config = override(
         Config(), {"transcribe.model": str(small_recognisers.whisper(folder)), "transcribe.dtype": "fp32"}
@@ -320,8 +330,9 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "experiments.claims.baselines.VERSION": of_frames(),
         "experiments.claims.claims.VERSION": of_trials(),
         "experiments.claims.comparisons.VERSION": of_claims(),
-        "models.identity.AUDIO_VERSION": of_encoder(small, "audio"),
+        "models.identity.AUDIO_VERSION": of_speech_model(tmp_path_factory.mktemp("speech-model")),
         "models.identity.CLIP_VERSION": of_clip(),
+        "models.identity.FUNCTIONALS_VERSION": of_encoder(small, "audio"),
         "models.identity.RECOGNISER_VERSION": of_recogniser(tmp_path_factory.mktemp("recogniser")),
         "models.identity.SPEAKER_VERSION": of_speakers(),
         "models.identity.TEXT_VERSION": of_encoder(small, "text"),
