@@ -190,9 +190,8 @@ def of_sounds() -> Any:
 def of_speech_model(folder: Path) -> Any:
     spoken_S = voice("neutral", np.random.default_rng(0), np.random.default_rng(10), 3.0)
     config = Audio(encoder=str(small_recognisers.whisper(folder)), layers=(-2, -1), dtype="fp32")
-    table = pa.Table.from_pylist(
-        [{"clip_id": "a", "audio": spoken_S.tobytes()} | {f"{name}_status": "ok" for name in ("video", "audio", "text")}]
-    )
+    statuses = {f"{name}_status": "ok" for name in ("video", "audio", "text")}
+    table = pa.Table.from_pylist([{"clip_id": "a", "audio": spoken_S.tobytes()} | statuses])
     return audio.build(config)(audio_from_shards(table)).numpy()
 
 
