@@ -53,7 +53,7 @@ class Functionals(nn.Module):
 
 def statistics(wave_S: np.ndarray) -> dict[str, float]:
     """The features of one clip by name. What a clip has nothing of, such as the pitch of a noise, is 0."""
-    wave_S = wave_S - wave_S.mean()  # what a microphone adds is no sound
+    wave_S = wave_S - wave_S.mean()  # an offset that a microphone adds is no sound
     voice = pitch(wave_S)
     is_voiced_F = voice.is_voiced_F
     power_FB = spectra.power_spectrum(wave_S)
