@@ -19,7 +19,7 @@ from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip
 from emo_ray.data.media import RATE_HZ
 from emo_ray.experiments.chaos.bucket import serving
-from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models import audio, checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
@@ -250,7 +250,8 @@ def test_a_folder_of_anything_gets_a_row_a_clip(config, raw, tmp_path):
 def test_what_the_model_was_not_trained_on_is_no_modality(config, prepared, tmp_path):
     """A head of sound alone makes no distribution out of a transcript, though there is an encoder of text."""
     model_config, labels = checkpoint_files.read_config(Path(config.checkpoint))
-    head = FusionHead(model_config.fusion, {"audio": torch.ones(2, 93)}, len(labels))
+    width = audio.build(model_config.audio).dim
+    head = FusionHead(model_config.fusion, {"audio": torch.ones(2, width)}, len(labels))
     checkpoint.write(tmp_path, trained_state(head), model_config, labels, "card")
     models, part = load_models(config, tmp_path), prepared.parts[0]
     tally = predict_part(models, prepared.shards / part, {}, tmp_path / part)
