@@ -1,7 +1,7 @@
 """Wide shots of the synthetic corpus: the same face in a room, off centre, sometimes with a second person.
 
-The face is the one that `face` paints, as large and of the same draws; `scene_rng` decides where it is and what is
-around it.
+A clip shows the face that the module `face` paints from the same random draws, and as large. `scene_rng` decides where
+the face is and what is around it.
 """
 
 from typing import NamedTuple
@@ -24,14 +24,14 @@ from emo_ray.data.synthetic.face import (
 
 WIDTH, HEIGHT = 320, 180
 _SECOND_RATE = 0.3  # of the clips with another person
-_SECOND_SCALES = (0.5, 0.65)  # of whose head: farther away, so that nobody need guess whom the clip is about
-_SWAY = 6.0  # pixels that a person moves to each side
+_SECOND_SCALES = (0.5, 0.65)  # size of that person's head, as a share: farther away than the one the clip is about
+_SWAY = 6.0  # pixels by which a person moves to each side
 _CLOTHES = ((40, 52, 90), (96, 40, 44), (44, 78, 60), (60, 60, 64), (130, 120, 100))
 _WALLS = ((150, 146, 138), (112, 124, 134), (176, 168, 150), (96, 100, 92))
 
 
 class _Figure(NamedTuple):
-    """A head in T frames, and what of these frames is head."""
+    """A head in T square frames, and masks that are white where the head is."""
 
     frames_THWC: np.ndarray
     masks_THW: np.ndarray
@@ -42,7 +42,7 @@ def wide_shot(
 ) -> np.ndarray:
     """uint8 frames_THWC of a room in which a face shows `label`; `flaw` is one of face.FLAWS or None.
 
-    `rngs` are speaker_rng, clip_rng as for `face`, and scene_rng.
+    `rngs` are the speaker_rng and clip_rng that `face` takes, and scene_rng.
     """
     speaker_rng, clip_rng, scene_rng = rngs
     time_T = np.arange(round(duration_s * RATE_FPS)) / RATE_FPS
@@ -89,9 +89,9 @@ def _room(rng: np.random.Generator) -> np.ndarray:
 def _place(
     frames_THWC: np.ndarray, figure: _Figure, centre: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw a figure with shoulders into frames, swaying slowly around a place.
+    """Draw a figure with shoulders into frames; it sways slowly around `centre`.
 
-    Returns the left top corners_T2 of the face's frames as `face` would give them.
+    Returns corners_T2: left and top of the square that a close shot of the face would show.
     """
     count, side = figure.masks_THW.shape[:2]
     cloth = mix(_CLOTHES[rng.integers(len(_CLOTHES))], (0, 0, 0), rng.uniform(0, 0.3))
@@ -111,7 +111,7 @@ def _place(
 
 
 def _with_bar(frames_THWC: np.ndarray, corners_T2: np.ndarray, clip_rng: np.random.Generator) -> np.ndarray:
-    """The bar that `face` puts before mouth or eyes, where the face is."""
+    """Frames in which a bar covers mouth or eyes, as it does in close shots."""
     margin = SIZE
     padded = np.pad(frames_THWC, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
     places = [
