@@ -172,6 +172,11 @@ def tiny_config(tmp_path_factory):
             "synthetic.test_clips": 24,
             "synthetic.unlabelled_clips": 0,
             "media.frames": 2,
+            # One head that is judged on validation clips: what small corpora get is tested beside it.
+            "train.heads": 1,
+            "train.refit": False,
+            "fusion.auto": False,
+            "evaluate.floors": False,
             "media.clips_per_part": 16,
             "train.epochs": 2,
             "train.num_workers": 0,  # Ray Train's workers take ten seconds to start; tests that need them set it

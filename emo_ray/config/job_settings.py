@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from emo_ray.config.model_settings import MODALITIES
+from emo_ray.config.model_settings import MODALITIES, SMALL
 from emo_ray.config.setting import NOTHING, Section, by_content, by_value, setting
 
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -93,6 +93,16 @@ class Evaluate(Section, owner="caller"):
         "The split to measure on. auto: test where it has labels, else validation.",
         decides=by_content("report"),
     )
+    floors: bool | None = setting(
+        None,
+        "Whether scikit-learn's classifiers are trained on the same features, to be compared with. "
+        f"null: where fewer than {SMALL:,} clips are trained on.",
+        decides=by_content("report") + by_value("folds"),
+    )
+
+    def has_floors(self, clips: int) -> bool:
+        """Whether floors are measured where so many clips are trained on."""
+        return clips < SMALL if self.floors is None else self.floors
 
 
 class CrossCorpus(Section, owner="caller"):

@@ -238,6 +238,11 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
         "Probability that a training clip is shown without some of its modalities; or modality -> the probability "
         "that it is dropped.",
     )
+    auto: bool | None = setting(
+        None,
+        "Whether inner folds of the training clips choose between the head as it is, one of dropout 0.6, and one three "
+        f"times as wide. null: where they are fewer than {SMALL:,}. jobs/train.py does so where train.refit holds.",
+    )
     passes_per_epoch: int = setting(
         4,
         "Passes over the features in an epoch. The head is tiny and a report to Ray is not, so one pass is too short.",
@@ -249,6 +254,10 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
         decides=by_content("fusion", "self_training"),
         path=True,
     )
+
+    def searches(self, clips: int) -> bool:
+        """Whether settings are searched on so many training clips."""
+        return clips < SMALL if self.auto is None else self.auto
 
     @field_validator("modality_dropout")
     @classmethod
@@ -301,6 +310,13 @@ class Train(Section):
         "available/waf",
         "What the best epoch of the head has most of on validation clips (then the least loss), said as in "
         "tune.objective. A sweep sets it to its own.",
+        decides=by_value("fusion"),
+    )
+    refit: bool | None = setting(
+        None,
+        "Whether the head is trained on training and validation clips together, for as many epochs as inner folds of "
+        f"them say. null: where they are fewer than {SMALL:,}, no EmoVCLIP is trained on their labels, and there is a "
+        "test split.",
         decides=by_value("fusion"),
     )
     use_gpu: Literal["auto", "yes", "no"] = setting(

@@ -33,7 +33,7 @@ class HeadAverage(nn.Module):
         return Output(logits_BK, features_BD, outputs if self.training else ())
 
     @property
-    def project(self) -> nn.Module:
+    def project(self) -> nn.ModuleDict:
         """The projections of the first head; all know the same modalities."""
         return self.heads[0].project  # type: ignore[return-value] # ModuleList's items are plain modules to mypy
 

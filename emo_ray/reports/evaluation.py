@@ -20,6 +20,8 @@ from emo_ray.reports.figures import (
     name_x_ticks,
     style_axes,
 )
+from emo_ray.reports.floors import FloorScores
+from emo_ray.reports.floors import table as floor_table
 from emo_ray.reports.page import Page, Picture
 from emo_ray.reports.table import Cell, Table
 from emo_ray.reports.wording import AVAILABLE, DASH, SCORES, SUBSET_NAMES, percent, plural, shorten
@@ -61,16 +63,20 @@ class EvaluationReport(SubsetScores):
     notes: list[str]
     checkpoint: NotRequired[str]  # the name of the evaluated checkpoint
     folds: NotRequired[list[FoldScores]]  # in place of `checkpoint`
+    floors: NotRequired[dict[str, FloorScores]]  # of subsets
 
 
 def tables(report: EvaluationReport) -> list[Table]:
-    """Scores by modalities, by class, the confusion counts on demand, and for a cross-validation the scores by fold."""
-    return [_score_table(report), _class_table(report), _confusion_table(report), *_fold_tables(report)]
+    """Scores by modalities, floors, by class, the confusion counts on demand, for a cross-validation scores by fold."""
+    floors = [floor_table(report["floors"])] if report.get("floors") else []
+    return [_score_table(report), *floors, _class_table(report), _confusion_table(report), *_fold_tables(report)]
 
 
 def write(report: EvaluationReport, folder: Path) -> Path:
     """Write `report.html`, `subsets.png` and `confusion.png`; the path of the page."""
-    scores, classes, counts, *folds = tables(report)
+    scores, *others = tables(report)
+    floors = others[:1] if report.get("floors") else []
+    classes, counts, *folds = others[len(floors) :]
     about_bars = "Bars: weighted F1 for each subset of the modalities, with one standard error."
     about_matrix = "Confusion matrix: truth in rows, prediction in columns, colour by share of the row."
     shown = Page(
@@ -79,6 +85,7 @@ def write(report: EvaluationReport, folder: Path) -> Path:
         blocks=[
             scores,
             Picture("subsets", _subset_bars(report), about_bars),
+            *floors,
             classes,
             Picture("confusion", _confusion_matrix(report), about_matrix),
             counts,

@@ -1,12 +1,12 @@
 """crossvalidate: the fusion head trained and tested in folds, for corpora too small to be split, to a report.
 
 Folds are grouped by speaker. All that a head knows it knows from the training clips of its fold: scale, the mean that
-stands for unknown values, weights. It is trained for a fixed number of epochs, because a validation split of a few
-dozen clips would choose an epoch by chance and cost clips to train on. A fold and seed is a Ray task with one core.
+stands for unknown values, its settings (chosen in inner folds), weights. A fold is a Ray task with one core.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport, FoldScores
+from emo_ray.reports.floors import floor_notes
+from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, report_result, track_report
@@ -28,11 +30,21 @@ from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
+    from emo_ray.training.floors import Guesses
 
-VERSION = 4  # 4: folds lack no class needlessly; scores say over how many classes they are
+VERSION = 5  # 5: an average of heads with settings from inner folds; floors
 FOLDS = 5
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
+
+
+@dataclass(frozen=True)
+class FoldTested:
+    """What is said of the clips of a fold by what was trained on the others."""
+
+    probabilities: Probabilities
+    floors: "Guesses"  # empty where none were measured
+    chosen: str | None  # the settings that inner folds of the training clips chose
 
 
 def crossvalidate(config: Config) -> Result:
@@ -84,6 +96,7 @@ def _measure(
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_rows
+    from emo_ray.training import floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
@@ -93,11 +106,20 @@ def _measure(
         raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
     batch = from_features(table.sort_by("clip_id"))
     fold_B = _folds(config, prepared, batch)
-    heads = _predict_folds(config, batch, fold_B, len(prepared.labels))
-    probabilities = {name: np.mean([head[name] for head in heads], axis=0) for name in SUBSETS}
+    folds = _test_folds(config, batch, fold_B, len(prepared.labels))
+    probabilities = {name: _gathered([fold.probabilities[name] for fold in folds], fold_B) for name in SUBSETS}
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
+    if config.evaluate.has_floors(len(batch)):
+        guesses = {
+            subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
+            for subset in SUBSETS
+        }
+        content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
+        content["notes"] += floor_notes(content["floors"])
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
-    content["notes"] += _notes(config, prepared, batch, heads, len(label_of)) + _fold_notes(prepared, batch, fold_B)
+    content["notes"] += _notes(config, prepared, batch, len(label_of)) + _fold_notes(prepared, batch, fold_B)
+    if chosen := [fold.chosen for fold in folds if fold.chosen]:
+        content["notes"].append(f"inner folds of the training clips chose, fold by fold: {'; '.join(chosen)}")
     content["notes"] += external_tables.notes(config, prepared, encoders, parts) + licence_notes(config)
     content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
@@ -137,34 +159,23 @@ def _folds(config: Config, prepared: Prepared, batch: "FeatureBatch") -> np.ndar
     return splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], config.data.folds or FOLDS, config.seed)
 
 
-def _predict_folds(config: Config, batch: "FeatureBatch", fold_B: np.ndarray, classes: int) -> list[Probabilities]:
-    """For each head, every clip's probabilities by the model that was trained without the clip's fold."""
+def _test_folds(config: Config, batch: "FeatureBatch", fold_B: np.ndarray, classes: int) -> list[FoldTested]:
+    """What heads and floors say of the clips of each fold, which they were not trained on. A fold is a Ray task."""
     import ray
 
     cluster.connect(config)
-    shared, heads = ray.put(batch), config.train.averaged_heads(len(batch))
-    head_configs = [override(config, {"seed": config.seed + head, "train.heads": 1}) for head in range(heads)]
-    train_fold = ray.remote(num_cpus=1)(_train_fold)
-    tasks = {
-        train_fold.remote(shared, fold_B == fold, head_config, classes): (head, fold)
-        for head, head_config in enumerate(head_configs)
-        for fold in range(config.data.folds or FOLDS)
-    }
-    empty = np.zeros((len(batch), classes), np.float32)
-    probabilities = [{name: empty.copy() for name in SUBSETS} for _ in range(heads)]
+    shared, test_fold = ray.put(batch), ray.remote(num_cpus=1)(_test_fold)
+    tasks = [test_fold.remote(shared, fold_B == fold, config, classes) for fold in range(fold_B.max() + 1)]
     waiting = list(tasks)
-    with progress(f"training in {config.data.folds} folds", len(waiting), "heads") as advance:
+    with progress(f"training in {len(tasks)} folds", len(tasks), "folds") as advance:
         while waiting:
             done, waiting = ray.wait(waiting)
-            for task in done:
-                head, fold = tasks[task]
-                for name, probability_BK in ray.get(task).items():
-                    probabilities[head][name][fold_B == fold] = probability_BK
+            ray.get(done)  # an error ends the job at once
             advance(len(done))
-    return probabilities
+    return ray.get(tasks)
 
 
-def _train_fold(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
+def _test_fold(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int) -> FoldTested:
     """Train on the clips that are not tested, and predict those that are, shown each subset of the modalities."""
     from emo_ray.training.in_memory import one_thread
 
@@ -172,18 +183,22 @@ def _train_fold(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, cla
         return held_out(batch, tested_B, config, classes)
 
 
-def held_out(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int) -> Probabilities:
-    """Probabilities of the tested clips by a head that is trained on all other clips."""
+def held_out(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int) -> FoldTested:
+    """Probabilities of the tested clips by an average of heads that is trained on all other clips; and the floors."""
     import torch
 
-    from emo_ray.training.in_memory import fit_head
+    from emo_ray.training import floors
     from emo_ray.training.scoring import shown_only
+    from emo_ray.training.selection import choose, fit_average
     from emo_ray.training.speaker_scaling import standardised
 
     mask_B = torch.tensor(tested_B)
     train, tested = standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])
-    head = fit_head(train, None, config, classes)
-    return {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
+    choice = choose(train, config, classes, searches=True) if config.fusion.searches(len(train)) else None
+    head = fit_average(train, choice.config if choice else config, classes, choice.epochs if choice else None)
+    probabilities = {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
+    classical = floors.guesses(train, tested, config.seed) if config.evaluate.has_floors(len(train)) else {}
+    return FoldTested(probabilities, classical, choice.settings if choice else None)
 
 
 def _fold_scores(
@@ -230,16 +245,19 @@ def _fold_notes(prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -
     return notes
 
 
-def _notes(
-    config: Config, prepared: Prepared, batch: "FeatureBatch", heads: Sequence[Probabilities], labelled_clips: int
-) -> list[str]:
-    from emo_ray.training.metrics import metrics
-    from emo_ray.training.scoring import EVERYTHING
+def _gathered(of_folds: Sequence[np.ndarray], fold_B: np.ndarray) -> np.ndarray:
+    """The rows of all folds in the order of the clips."""
+    whole = np.empty((len(fold_B), *of_folds[0].shape[1:]), of_folds[0].dtype)
+    for fold, rows in enumerate(of_folds):
+        whole[fold_B == fold] = rows
+    return whole
 
-    wafs = [metrics(head[EVERYTHING], batch.label_B.numpy())["waf"] for head in heads]
+
+def _notes(config: Config, prepared: Prepared, batch: "FeatureBatch", labelled_clips: int) -> list[str]:
+    heads = config.train.averaged_heads(len(batch))
     notes = [
         splits.fold_note([clip for clip in prepared.clips if clip.clip_id in batch.clip_ids]),
-        f"probabilities are means of {len(heads)} heads; one alone has {100 * np.mean(wafs):.1f} % WAF on average",
+        f"probabilities are means of {plural(heads, 'head')}",
     ]
     has_video = any(map(status.is_ok, prepared.ledger["video_status"].unique().to_pylist()))
     if has_video and "video" not in config.tables.given:

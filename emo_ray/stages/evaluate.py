@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
@@ -14,6 +14,7 @@ from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
+from emo_ray.reports.floors import floor_notes
 from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.corpus import Corpus, open_corpus, speaker_offer
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkpoint
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
     from emo_ray.training.scoring import Probabilities
 
-VERSION = 2  # 2: scores say over how many classes they are
+VERSION = 3  # 3: floors
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"
 
 
@@ -127,6 +128,7 @@ def _folder(
     """Named after everything that decides a report."""
     weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
     decides = [VERSION, path.name, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of)]
+    decides.append(config.evaluate.floors)
     if config.tables.standardise == "speaker":
         decides += [SPEAKER_VERSION, store.digest_path(path / SPEAKERS)]
     key = store.digest(*decides)
@@ -167,6 +169,9 @@ def _measure(
     batch, probabilities = predict_subsets(config, path, encoders, prepared, judged.label_of)
     content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
     content["checkpoint"] = path.name
+    if compared := _floors(config, path, encoders, prepared, batch, probabilities):
+        content["floors"] = compared
+        content["notes"] += floor_notes(compared)
     content["notes"] += [*judged.notes, *([NOTE] if config.tables.standardise == "speaker" else [])]
     content["notes"] += licence_notes(config)
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
@@ -175,6 +180,26 @@ def _measure(
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels)
     evaluation.write(content, folder)
+
+
+def _floors(
+    config: Config, path: Path, encoders: Sequence[EncoderSpec], prepared: Prepared, batch: "FeatureBatch",
+    probabilities: "Probabilities",
+) -> dict[str, Any]:  # fmt: skip
+    """What classical classifiers reach that learn from the clips of this corpus that the model was trained on.
+
+    Empty where none are to be measured, or the model was trained on another corpus.
+    """
+    from emo_ray.training import floors
+
+    seen = store.read_json(path / SEEN)
+    labelled = prepared.labels_of("train") | prepared.labels_of("validation")
+    trained = {clip_id: label for clip_id, label in labelled.items() if seen.get(clip_id) == "train"}
+    if not trained or not config.evaluate.has_floors(len(trained)):
+        return {}
+    train, _ = predict_subsets(config, path, encoders, prepared, trained)
+    guesses = floors.guesses(train, batch, config.seed)
+    return floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
 
 
 def _transcript_notes(

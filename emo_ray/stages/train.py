@@ -19,7 +19,7 @@ def train(config: Config) -> Result:
     """
     path, corpus = train_model(config)
     meta = store.read_meta(path)
-    best, notes = meta["best"], [*corpus.prepared.notes, *meta.get("stopped", ())]
+    best, notes = meta["best"], [*corpus.prepared.notes, *meta.get("stopped", ()), *meta.get("notes", ())]
     lines = [*notes, *speaker_offer(config, corpus.prepared.clips)]
     return Result(path, {"notes": notes, **best}, report.tables(best), lines)
 

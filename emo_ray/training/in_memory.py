@@ -11,7 +11,6 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch, BatchT, FeatureBatch
 from emo_ray.models.fusion import FusionHead, scalings
-from emo_ray.models.head_average import Head, together
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
 from emo_ray.training.divergence import diverged
@@ -27,8 +26,8 @@ def fit(
 ) -> dict[str, Any]:  # fmt: skip
     """Train with the loop and the settings of the train stage, in fp32, and leave the model at its best epoch.
 
-    Without validation clips that is the last one. Raises ValueError where training diverges before its last epoch: the
-    callers compare whole runs with each other.
+    Without validation clips that is the last one. Raises ValueError where training diverges
+    before its last epoch: the callers compare whole runs with each other.
     """
 
     def train_batches(epoch: int) -> Iterator[Batch]:
@@ -55,18 +54,14 @@ def fit(
     return best
 
 
-def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Config, classes: int) -> Head:
-    """A trained fusion head, or an average of `train.heads`, in evaluation mode.
+def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Config, classes: int) -> FusionHead:
+    """A trained fusion head in evaluation mode, for clips that all have a label and at least one modality.
 
-    All clips have a label and at least one modality. The scaling of features, and what is taken for unknown values,
-    come from the training clips alone.
+    Its scaling of features, and what it takes for unknown values, come from the training clips alone.
     """
-    scaling_of = scalings(train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = together(
-            [FusionHead(config.fusion, scaling_of, classes) for _ in range(config.train.averaged_heads(len(train)))]
-        )
+        head = FusionHead(config.fusion, scalings(train), classes)
     fit(head, train, validation, config.fusion, config, classes, config.fusion.passes_per_epoch)
     return head.eval()
 

@@ -90,6 +90,7 @@ class LoopSettings:
     subsets: bool = False  # also validate with every subset of the modalities
     section: str = "fusion"  # of the config that holds `optimisation`, for messages
     objective: str = "available/waf"  # what the best epoch has most of, as `tune.objective` says it
+    stop_after: int | None = None  # epochs; the learning rate falls as if there were `epochs` of them
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
@@ -113,7 +114,7 @@ def fit(
     if settings.bf16:
         cast_frozen(bare, torch.bfloat16)
     first, best = _restored(bare, optimizer, reporter.restore())
-    for epoch in range(first, settings.epochs):
+    for epoch in range(first, settings.stop_after or settings.epochs):
         with _seeded(settings.seed, epoch, reporter.rank, device):
             metrics = _train_epoch(model, optimizer, train(epoch), settings, epoch, reporter)
         validated = _validate(bare, validation(epoch), reporter, settings)
@@ -288,7 +289,7 @@ def _confusion_counts(
     model.eval()
     for batch in batches:
         batch = batch.to(device)
-        tables = []
+        tables: list[np.ndarray] = []
         for part in (batch, *(only_modalities(batch, names) for names in subsets)):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits_BK = model(part).logits_BK

@@ -14,7 +14,7 @@ from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.prepared import Prepared
-from emo_ray.models.fusion import FusionHead
+from emo_ray.models.head_average import Head
 from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
 
 EVERYTHING = "".join(name[0].upper() for name in MODALITIES)
@@ -22,7 +22,7 @@ Probabilities = dict[str, np.ndarray]  # subset of the modalities, such as "VA" 
 
 
 @torch.inference_mode()
-def shown_only(head: FusionHead, batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
+def shown_only(head: Head, batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
     """Probabilities (B, K) when the head is shown only these modalities, of those that each clip has.
 
     Raises ValueError where one is not finite.

@@ -9,7 +9,8 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.head_average import HeadAverage, together
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.training.in_memory import fit, fit_head
+from emo_ray.training.in_memory import fit
+from emo_ray.training.selection import fit_average
 
 CONFIG = load("mini", {"train.epochs": 2, "fusion.hidden": 6, "fusion.batch_size": 8, "train.heads": 3})
 
@@ -62,7 +63,7 @@ def test_the_loss_that_is_logged_is_that_of_a_head():
 
 
 def test_a_checkpoint_gives_the_same_average(tmp_path):
-    head = fit_head(clips(), None, CONFIG, 3)
+    head = fit_average(clips(), CONFIG, 3)
     assert isinstance(head, HeadAverage)
     folder = tmp_path / "model"
     folder.mkdir()

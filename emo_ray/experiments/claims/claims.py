@@ -138,6 +138,11 @@ def _world_config(config: Config, root: Path, world: int) -> Config:
             "store.root": str(root),
             "train.num_workers": 0,
             "train.use_gpu": "no",
+            # What is compared are single heads of the same settings, judged on the same clips.
+            "train.heads": 1,
+            "train.refit": False,
+            "fusion.auto": False,
+            "evaluate.floors": False,
             "tracking.enabled": False,
         },
     )

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,22 @@ from emo_ray.models.clip_source import description
 from emo_ray.models.identity import licence_notes
 from emo_ray.training import speaker_scaling
 from emo_ray.training.divergence import stopped_early
+from emo_ray.training.selection import Choice
+
+_SUSPICIOUS_WAF = 0.995
 
 
 @dataclass(frozen=True)
 class TrainedPhase:
-    """What was trained, and on how many clips, pseudo-labelled ones among them."""
+    """What was trained, and on how many clips, pseudo-labelled ones among them.
+
+    `choice` is what inner folds chose, where validation clips were trained on too.
+    """
 
     name: str
     clips: int
     pseudo: PseudoLabels | None = None
+    choice: Choice | None = None
 
 
 def write_checkpoint(
@@ -34,15 +41,16 @@ def write_checkpoint(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the best epoch into a checkpoint folder; a model's holds its EmoVCLIP as well.
 
-    Returns what the folder's meta says of training: `best`, the validation metrics of each phase at its best epoch,
-    `history`, the metrics of every epoch, `stopped`, a message for each phase that diverged, where any did, and the
-    digests of its files.
+    Returns what the folder's meta says of training: `best`, the metrics of each phase at its best epoch on validation
+    clips (in inner folds, where they chose), `history`, the metrics of every epoch, `stopped`, a message for each phase
+    that diverged, where any did, `notes` for the user, and the digests of its files.
     """
-    metrics = {k.removeprefix("val_"): v for k, v in best["metrics"].items() if k.startswith("val_")}
+    measured = phase.choice.metrics if phase.choice else best["metrics"]
+    metrics = {k.removeprefix("val_"): v for k, v in measured.items() if k.startswith("val_")}
     settings, epochs_done = getattr(config, phase.name.lower()), len(best["history"])
-    message = stopped_early(phase.name.lower(), settings.lr, epochs_done, config.train.epochs)
-    stopped = [message] if message else []
-    card = _card(phase, config, prepared, metrics, stopped)
+    message = stopped_early(phase.name.lower(), settings.lr, epochs_done, best["planned"])
+    stopped, notes = [message] if message else [], _notes(phase, best["history"])
+    card = _card(phase, config, prepared, metrics, [*stopped, *notes])
     checkpoint.write(folder, best["model"], config, prepared.labels, card)
     store.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
     best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
@@ -51,8 +59,21 @@ def write_checkpoint(
         video_meta = store.read_meta(video_path)
         best_of_phases |= video_meta["best"]
         stopped = [*video_meta.get("stopped", ()), *stopped]
-    about = {"best": best_of_phases, "history": best["history"], **digests(folder)}
+        notes = [*video_meta.get("notes", ()), *notes]
+    about = {"best": best_of_phases, "history": best["history"], "notes": notes, **digests(folder)}
     return about | ({"stopped": stopped} if stopped else {})
+
+
+def _notes(phase: TrainedPhase, history: Sequence[Mapping[str, float]]) -> list[str]:
+    """What a user must know: what was chosen in inner folds, and scores that are too good to be true."""
+    notes = [phase.choice.note] if phase.choice else []
+    first_waf = phase.choice.metrics["val_waf"] if phase.choice else history[0].get("val_waf", 0.0)
+    if first_waf >= _SUSPICIOUS_WAF:
+        notes.append(
+            f"warning: {phase.name} reaches {100 * first_waf:.1f} % WAF on clips that it was not trained on, after one "
+            "epoch or in inner folds: features that were trained on the labels of these clips look like that"
+        )
+    return notes
 
 
 def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, str]:
@@ -64,7 +85,7 @@ def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, 
     seen |= dict.fromkeys(phase.pseudo.target_of if phase.pseudo else (), "train")
     for clip in prepared.clips:
         if clip.split in ("train", "validation") and clip.label is not None:
-            seen[clip.clip_id] = clip.split
+            seen[clip.clip_id] = "train" if phase.choice else clip.split
     return seen
 
 

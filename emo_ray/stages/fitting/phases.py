@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 import ray.data
 import torch
 
@@ -28,9 +29,11 @@ from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
-from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
+from emo_ray.stages.fitting.plan import INNER_FOLDS, VERSION, TrainingClips, TrainingPlan, clips_with_video
 from emo_ray.training import speaker_scaling
+from emo_ray.training.in_memory import one_thread
 from emo_ray.training.loss import class_weights
+from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
@@ -45,13 +48,16 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
     def fill(folder: Path) -> dict[str, Any]:
         table = feature_rows(config, plan, plan.clips.all_clips)
         by_speaker = scaling_by_speaker(config, plan, table)
-        job, datasets = fusion_job(config, plan, table, by_speaker)
-        best = ray_train.train(job, config, datasets, on_epoch)
+        choice = _choice(config, plan, table, by_speaker) if plan.inner_folds else None
+        head_config = choice.config if choice else config
+        job, datasets = fusion_job(head_config, plan, table, by_speaker, choice.epochs if choice else None)
+        best = ray_train.train(job, head_config, datasets, on_epoch)
         trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
-        phase = TrainedPhase("fusion", job.train_rows, plan.clips.pseudo and plan.clips.pseudo.only(trained_ids))
+        pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
+        phase = TrainedPhase("fusion", job.train_rows, pseudo, choice)
         if by_speaker is not None:
             speaker_scaling.write(folder, by_speaker)
-        return write_checkpoint(folder, best, config, plan.prepared, phase, plan.video_path)
+        return write_checkpoint(folder, best, head_config, plan.prepared, phase, plan.video_path)
 
     _train_once(plan.path, "fusion", config, on_epoch, fill)
 
@@ -83,7 +89,11 @@ def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) 
 
 
 def fusion_job(
-    config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None = None
+    config: Config,
+    plan: TrainingPlan,
+    table: pa.Table,
+    by_speaker: SpeakerScaling | None = None,
+    stop_after: int | None = None,
 ) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
     """How the head is trained on these features. Raises ValueError where no training clip has any."""
     cluster.connect(config)
@@ -112,8 +122,30 @@ def fusion_job(
         fusion=True,
         passes_per_epoch=config.fusion.passes_per_epoch,
         class_weight_K=_class_weights(config.fusion, clips, usable, len(prepared.labels)),
+        stop_after=stop_after,
     )
     return job, datasets
+
+
+def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None) -> Choice:
+    """The settings and epochs that inner folds choose, a Ray task for each, or this process for all."""
+    rows = labelled_rows(table, plan.clips.labelled)
+    batch = from_features(rows) if by_speaker is None else _standardised(by_speaker, rows)
+    run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
+    say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
+    return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), run)
+
+
+def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tuple]) -> list[Any]:
+    """What a function gives for each fold, in Ray tasks of one core."""
+    cluster.connect(config)
+
+    @ray.remote(num_cpus=1)
+    def task(*fold: Any) -> Any:
+        with one_thread():
+            return function(*fold)
+
+    return ray.get([task.remote(*fold) for fold in folds])
 
 
 def scaling_by_speaker(config: Config, plan: TrainingPlan, table: pa.Table) -> SpeakerScaling | None:

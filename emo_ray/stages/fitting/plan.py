@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from emo_ray import cluster, store
 from emo_ray.config import Config, settings_of
+from emo_ray.config.model_settings import SMALL
 from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.status import are_ok
@@ -24,6 +25,7 @@ from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 if TYPE_CHECKING:
     from emo_ray.data.pseudo import PseudoLabels
 
+INNER_FOLDS = 3
 VERSION = 6  # of trained models; 6: small corpora get an average of heads, ties between epochs go to the loss
 
 
@@ -61,6 +63,7 @@ class TrainingPlan:
     key: str
     path: Path
     video_path: Path | None  # of EmoVCLIP; None where none is trained
+    inner_folds: bool = False  # whether epochs and settings are chosen in inner folds, to train on all labelled clips
 
     @property
     def prepared(self) -> Prepared:
@@ -73,11 +76,14 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
     root, prepared = cluster.store_root(config), corpus.prepared
     clips = _training_clips(config, prepared)
     video_path = _emovclip_path(config, prepared, clips, root)
+    if inner_folds := _uses_inner_folds(config, prepared, clips, video_path):
+        clips = TrainingClips(clips.labelled | clips.validation, {})
     # Test clips too, because they lie in the same parts, and parts are encoded whole.
     encoded_ids = {clip.clip_id for clip in prepared.clips if clip.label is not None} | clips.train.keys()
     encoders = tuple(frozen_encoders(config, corpus.texts_for(encoded_ids)))
     key = _fusion_digest(config, prepared, clips, encoders, video_path)
-    return TrainingPlan(corpus, clips, encoders, key, root / "checkpoints" / f"model-{key}", video_path)
+    path = root / "checkpoints" / f"model-{key}"
+    return TrainingPlan(corpus, clips, encoders, key, path, video_path, inner_folds)
 
 
 def check_no_folds(config: Config) -> None:
@@ -125,6 +131,32 @@ def _training_clips(config: Config, prepared: Prepared) -> TrainingClips:
     if not accepted.label_of:
         say(f"{config.train.pseudo_labels}: no clip was accepted, so labelled clips alone are trained on")
     return TrainingClips(labelled, validation, accepted if accepted.label_of else None)
+
+
+def _uses_inner_folds(
+    config: Config, prepared: Prepared, clips: TrainingClips, video_path: Path | None
+) -> bool:  # fmt: skip
+    """Whether the head is trained on training and validation clips, with what inner folds of them have chosen.
+
+    Raises ValueError where `train.refit` demands it and features or first weights know labels, so that inner folds
+    would be judged on what was learnt from them.
+    """
+    reasons = {
+        "an EmoVCLIP that is trained on these labels": video_path is not None,
+        "fusion.start_from": config.fusion.start_from is not None,
+        "pseudo-labels": clips.pseudo is not None,
+    }
+    reason = next((name for name, holds in reasons.items() if holds), None)
+    if config.train.refit and reason:
+        raise ValueError(
+            f"found train.refit=true with {reason}, expected neither, as inner folds would be judged by what has seen "
+            "their labels: set train.refit=false"
+        )
+    if config.train.refit is not None or reason:
+        return bool(config.train.refit)
+    groups = {clip.speaker or clip.clip_id for clip in prepared.clips if clip.clip_id in clips.all_clips}
+    is_small = len(clips.all_clips) < SMALL and len(groups) >= INNER_FOLDS
+    return is_small and bool(prepared.labels_of("test"))
 
 
 def _emovclip_path(config: Config, prepared: Prepared, clips: TrainingClips, root: Path) -> Path | None:

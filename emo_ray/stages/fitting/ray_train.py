@@ -48,6 +48,7 @@ class TrainingJob:
     passes_per_epoch: int = 1
     precision: str = "fp32"
     class_weight_K: torch.Tensor | None = None
+    stop_after: int | None = None  # epochs, where fewer than `train.epochs` are trained
 
 
 Rows = ray.data.Dataset | ray.data.DataIterator
@@ -58,16 +59,19 @@ def train(
 ) -> dict[str, Any]:
     """Train, and return the best epoch (see `training.loop.fit`) with `history`, a list of every epoch's metrics.
 
+    `planned` is how many epochs there are where training does not diverge.
+
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
     this process as epochs end, and for epochs of earlier runs, which are not repeated. With `train.num_workers=0` this
     process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
 
     A run that diverges has a shorter history, and its best epoch is one before.
     """
+    planned = job.stop_after or config.train.epochs
     folder = _state_folder(config, job.phase, job.digest)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with epoch_log.epoch_progress(folder, job.phase, config.train.epochs, on_epoch) as tell:
+        with epoch_log.epoch_progress(folder, job.phase, planned, on_epoch) as tell:
             if config.train.num_workers == 0:
                 best = train_locally(job, config, datasets, LocalReporter(folder, tell))
             else:
@@ -79,9 +83,9 @@ def train(
         raise
     history = epoch_log.history(folder)
     check_history(folder, best, history)
-    if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), config.train.epochs):
+    if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), planned):
         say(stopped)
-    return {**best, "history": history}
+    return {**best, "history": history, "planned": planned}
 
 
 def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
@@ -274,6 +278,7 @@ def _train_in_worker(
         job.fusion,
         job.phase,
         config.train.objective if job.fusion else "available/waf",
+        job.stop_after,
     )
     if job.fusion:
         features = job.collate(_all_rows(rows["train"]))

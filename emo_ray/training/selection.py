@@ -1,0 +1,166 @@
+"""Settings of the fusion head for a small corpus, chosen in inner folds of the clips that it is then trained on.
+
+A validation split of a few dozen clips chooses by chance, and its clips are lost to training. In inner folds, which no
+speaker crosses, every clip is judged once by heads that have not seen it; then all of them are trained on.
+
+What is searched is what was seen to matter on small tables (docs/small-corpora.md): the width of the head, dropout, and
+the number of epochs. Learning rate, weight decay and label smoothing stay as the recipe has them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from emo_ray.config import Config, override
+from emo_ray.config.model_settings import SUBSETS, Fusion
+from emo_ray.data import folding
+from emo_ray.data.batch import FeatureBatch
+from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.head_average import Head, together
+from emo_ray.training.divergence import diverged
+from emo_ray.training.metrics import objective, validation_metrics
+from emo_ray.training.stacked_heads import Epoch, HeadConfig, StackedHeads
+
+FOLDS = 3  # as stages.fitting.plan.INNER_FOLDS
+_WIDER = 3  # times fusion.hidden
+_MORE_DROPOUT = 0.6
+Counts = tuple[np.ndarray, float] | None  # of an epoch: what `validation_metrics` takes; None where training diverged
+Curves = list[list[Counts]]  # of each candidate, of each epoch
+Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, int]  # what `curves` takes
+Run = Callable[[Callable[..., Curves], Sequence[Fold]], Iterable[Curves]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best in the inner folds: the config, the number of epochs, and their metrics on the clips left out."""
+
+    config: Config
+    epochs: int
+    metrics: dict[str, float]
+    candidates: int
+
+    @property
+    def settings(self) -> str:
+        """What was chosen, in a few words."""
+        settings = self.config.fusion
+        searched = f"hidden {settings.hidden}, dropout {settings.dropout:g}, " if self.candidates > 1 else ""
+        return f"{searched}{self.epochs} of {self.config.train.epochs} epochs"
+
+    @property
+    def note(self) -> str:
+        """A sentence for reports on a model that is trained with it."""
+        value = 100 * objective(self.metrics, self.config.train.objective)
+        return (
+            f"{FOLDS} inner folds chose {self.settings} ({self.config.train.objective} {value:.1f} there), then all "
+            "labelled training and validation clips were trained on"
+        )
+
+
+def candidates(config: Config, searches: bool) -> list[Fusion]:
+    """The settings to choose from: those of the config and, where more are searched, a wider head and more dropout."""
+    if not searches:
+        return [config.fusion]
+    settings = config.fusion
+    changes = [{}, {"dropout": max(settings.dropout, _MORE_DROPOUT)}, {"hidden": _WIDER * settings.hidden}]
+    return [settings.model_copy(update=change) for change in changes]
+
+
+def choose(batch: FeatureBatch, config: Config, classes: int, searches: bool, run: Run | None = None) -> Choice:
+    """The settings with the most of `train.objective` in inner folds of the clips, and of equal ones the least loss.
+
+    The clips all have a label and at least one modality. `run(curves, folds)` may spread the folds over processes.
+    Raises ValueError where there are too few speakers to fold, or every candidate diverges.
+    """
+    fold_B = _folds(batch, config.seed)
+    settings = candidates(config, searches)
+    masks = [torch.from_numpy(fold_B == fold) for fold in range(FOLDS)]
+    folds = [(batch.rows(~mask_B), batch.rows(mask_B), settings, config, classes) for mask_B in masks]
+    of_folds = list((run or _one_by_one)(curves, folds))
+    best: tuple[tuple[float, float], int, int, dict[str, float]] | None = None
+    for c in range(len(settings)):
+        for epoch in range(config.train.epochs):
+            counts = [of_fold[c][epoch] for of_fold in of_folds]
+            if any(count is None for count in counts):
+                break
+            metrics = validation_metrics(
+                np.sum([count[0] for count in counts if count], axis=0),
+                sum(count[1] for count in counts if count),
+                tuple(SUBSETS),
+            )
+            score = objective(metrics, config.train.objective), -metrics["val_loss"]
+            if best is None or score > best[0]:
+                best = score, c, epoch, metrics
+    if best is None:
+        raise ValueError(diverged("fusion", config.fusion.lr, 0))
+    _, c, epoch, metrics = best
+    changes = {"fusion.hidden": settings[c].hidden, "fusion.dropout": settings[c].dropout}
+    return Choice(override(config, changes), epoch + 1, metrics, len(settings))
+
+
+def fit_average(train: FeatureBatch, config: Config, classes: int, epochs: int | None = None) -> Head:
+    """`train.heads` heads of as many seeds that are trained on these clips, as one, in evaluation mode.
+
+    They are trained for so many `epochs` (default: all) of `train.epochs`. Raises ValueError where one diverges.
+    """
+    seeds = [config.seed + number for number in range(config.train.averaged_heads(len(train)))]
+    heads = _fresh([config.fusion] * len(seeds), seeds, train, classes)
+    stack = StackedHeads(heads, [HeadConfig(config.fusion, seed) for seed in seeds], train, None, config.train.epochs)
+    for epoch in range(epochs or config.train.epochs):
+        if not all(result.is_finite for result in stack.epoch()):
+            raise ValueError(diverged("fusion", config.fusion.lr, epoch))
+    for place, head in enumerate(heads):
+        head.load_state_dict(head.state_dict() | stack.state(place))
+    return together(heads).eval()
+
+
+def curves(
+    train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, classes: int
+) -> Curves:
+    """Each candidate's confusion counts and loss on the tested clips after every epoch, by one head."""
+    curves_C: Curves = []
+    for _, group in groupby(settings, key=lambda candidate: candidate.hidden):
+        same_shape = list(group)
+        heads = _fresh(same_shape, [config.seed] * len(same_shape), train, classes)
+        head_configs = [HeadConfig(candidate, config.seed) for candidate in same_shape]
+        stack = StackedHeads(heads, head_configs, train, tested, config.train.epochs)
+        epochs = [stack.epoch() for _ in range(config.train.epochs)]
+        for each in zip(*epochs, strict=True):
+            curves_C.append([_counts(epoch) for epoch in each])
+    return curves_C
+
+
+def _fresh(
+    settings: Sequence[Fusion], seeds: Sequence[int], train: FeatureBatch, classes: int
+) -> list[FusionHead]:  # fmt: skip
+    scaling_of, heads = scalings(train), []
+    with torch.random.fork_rng(devices=[]):
+        for candidate, seed in zip(settings, seeds, strict=True):
+            torch.manual_seed(seed)
+            heads.append(FusionHead(candidate, scaling_of, classes))
+    return heads
+
+
+def _counts(epoch: Epoch) -> Counts:
+    if not epoch.is_finite:
+        return None
+    assert epoch.counts_SKK is not None, "a fold has clips to be judged on"
+    return epoch.counts_SKK, epoch.loss_sum
+
+
+def _one_by_one(function: Callable[..., Curves], folds: Sequence[Fold]) -> Iterable[Curves]:
+    return [function(*fold) for fold in folds]
+
+
+def _folds(batch: FeatureBatch, seed: int) -> np.ndarray:
+    """The inner fold of each clip (B,); clips of a speaker, if it is known, are in one."""
+    speakers = batch.speakers or (None,) * len(batch)
+    groups = [speaker or clip_id for speaker, clip_id in zip(speakers, batch.clip_ids, strict=True)]
+    if len(set(groups)) < FOLDS:
+        raise ValueError(
+            f"found {len(set(groups))} speakers of labelled clips for {FOLDS} inner folds, expected as many: set "
+            "train.refit=false and fusion.auto=false, or leave speakers unread with data.columns.speaker=null"
+        )
+    return folding.best_folds(batch.label_B.tolist(), groups, FOLDS, seed)
