@@ -66,6 +66,7 @@ def self_train(config: Config, corpus: Corpus | None = None) -> Result:
             f"found train.pseudo_labels={config.train.pseudo_labels}, expected none: self-training makes its own; "
             "jobs/train.py takes some from elsewhere"
         )
+    config = override(config, {"train.refit": False})  # rounds are judged on validation clips
     corpus = corpus or open_corpus(config, labelled_only=False)
     prepared = corpus.prepared
     _check_clips(prepared)

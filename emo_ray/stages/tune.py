@@ -184,7 +184,7 @@ def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[
 
 def _retrained(config: Config, plan: TrainingPlan) -> float:
     """The objective of a config that is trained as jobs/train.py does."""
-    path, _ = train_model(config, plan.corpus)
+    path, _ = train_model(override(config, {"train.refit": False}), plan.corpus)
     best = store.read_meta(path)["best"]["fusion"]
     return objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
 

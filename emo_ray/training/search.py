@@ -91,7 +91,7 @@ def default_params(config: Config) -> Params | None:
 
 
 def applied(config: Config, params: Params) -> Config:
-    """The config of a trial, whose best epoch is judged as the sweep judges trials.
+    """The config of a trial: its best epoch is judged as the sweep judges trials, and nothing else is searched in it.
 
     The dropout rate of one modality leaves the others as they are.
 
@@ -100,7 +100,7 @@ def applied(config: Config, params: Params) -> Config:
     base = config.fusion.modality_dropout
     if any(key.startswith(_MODALITY_DROPOUT + ".") for key in params) and not isinstance(base, dict):
         config = override(config, {_MODALITY_DROPOUT: dict.fromkeys(MODALITIES, base)})
-    return override(config, {"train.objective": config.tune.objective, **params})
+    return override(config, {"train.objective": config.tune.objective, "fusion.auto": False, **params})
 
 
 def check(config: Config) -> None:

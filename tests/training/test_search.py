@@ -51,7 +51,7 @@ def test_suggestions_lie_in_the_space_and_the_seed_decides_them(how):
 def test_the_recipe_is_a_point_of_a_space_that_holds_it():
     config = config_of()
     point = search.default_params(config)
-    of_the_sweep = override(config, {"train.objective": config.tune.objective})
+    of_the_sweep = override(config, {"train.objective": config.tune.objective, "fusion.auto": False})
     assert search.applied(config, search.from_optuna(SPACE, point)) == of_the_sweep
     for key, dimension in {"fusion.lr": {"uniform": [0.5, 0.7]}, "fusion.hidden": {"choice": [7]}}.items():
         assert search.default_params(config_of({**SPACE, key: dimension})) is None

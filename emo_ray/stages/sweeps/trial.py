@@ -12,7 +12,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, override
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
+from emo_ray.stages.fitting.phases import feature_rows, fusion_job, scaling_by_speaker, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.fitting.ray_train import train_locally
 from emo_ray.training import loop, search
@@ -53,12 +53,14 @@ def population_member(suggested: search.Params, task: Task) -> None:
     """A head of a population, which at a report may be given a better one's state and settings near that one's."""
     config = _config(suggested, task)
     plan = resolve_training(config, task.corpus)
-    job, datasets = fusion_job(config, plan, feature_rows(config, plan, plan.clips.all_clips))
+    table = feature_rows(config, plan, plan.clips.all_clips)
+    job, datasets = fusion_job(config, plan, table, scaling_by_speaker(config, plan, table))
     train_locally(job, config, datasets, PbtReporter(TuneReporter(config)))
 
 
 def _config(suggested: search.Params, task: Task) -> Config:
     config = search.applied(task.config, search.from_optuna(task.config.tune.space, suggested))
+    config = override(config, {"train.refit": False})  # trials are judged on validation clips
     if config.train.shares == 1:  # this process is a worker itself, and a nested trainer takes 10 s to start
         gpu = "yes" if ray.get_gpu_ids() else "no"  # the machine may have one that Ray gave to nobody
         config = override(config, {"train.num_workers": 0, "train.use_gpu": gpu})
