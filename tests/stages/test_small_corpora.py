@@ -1,5 +1,7 @@
 """What small corpora get by default: settings from inner folds, training on all labelled clips, and floors."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -91,7 +93,7 @@ def test_predictions_are_made_with_the_average(corpus, measured):
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({}, True), ({"train.refit": False}, False), ({"train.refit": True}, True), ({"tables.audio": None}, True)],
+    [({}, True), ({"train.refit": False}, False), ({"train.refit": True}, True)],
 )
 def test_when_inner_folds_are_used(corpus, changes, expected):
     plan = resolve_training(override(corpus, changes), open_corpus(override(corpus, changes)))
@@ -111,7 +113,7 @@ def test_what_knows_labels_is_not_judged_in_inner_folds(trained, tiny_config, co
 
 
 def test_a_corpus_without_a_test_split_keeps_its_validation(corpus, tmp_path):
-    clips = [clip for clip in manifest.read(corpus.data.manifest) if clip.split != "test"]
+    clips = [clip for clip in manifest.read(Path(corpus.data.manifest)) if clip.split != "test"]
     manifest.write(tmp_path / "clips.parquet", clips)
     config = override(corpus, {"data.manifest": str(tmp_path / "clips.parquet")})
     assert not resolve_training(config, open_corpus(config)).inner_folds
@@ -127,10 +129,10 @@ def test_folds_choose_each_for_itself_and_name_the_floors(corpus):
 
 def test_a_head_that_is_perfect_at_once_is_doubted(corpus, tmp_path):
     """Features that name the label, as those of an encoder that was trained on it."""
-    clips = manifest.read(corpus.data.manifest)
+    clips = manifest.read(Path(corpus.data.manifest))
     np.savez(tmp_path / "leak.npz", **{c.clip_id: 9.0 * np.eye(3)[CLASSES.index(c.label)] for c in clips})
     config = override(
-        corpus, {"tables.audio": str(tmp_path / "leak.npz"), "tables.text": None, "modalities": ["audio"]}
+        corpus, {"tables.audio": str(tmp_path / "leak.npz"), "tables.text": [], "modalities": ["audio"]}
     )
     for refit in (True, False):
         notes = train(override(config, {"train.refit": refit, "fusion.lr": 0.02})).content["notes"]
