@@ -131,9 +131,7 @@ def test_a_head_that_is_perfect_at_once_is_doubted(corpus, tmp_path):
     """Features that name the label, as those of an encoder that was trained on it."""
     clips = manifest.read(Path(corpus.data.manifest))
     np.savez(tmp_path / "leak.npz", **{c.clip_id: 9.0 * np.eye(3)[CLASSES.index(c.label)] for c in clips})
-    config = override(
-        corpus, {"tables.audio": str(tmp_path / "leak.npz"), "tables.text": [], "modalities": ["audio"]}
-    )
+    config = override(corpus, {"tables.audio": str(tmp_path / "leak.npz"), "tables.text": [], "modalities": ["audio"]})
     for refit in (True, False):
         notes = train(override(config, {"train.refit": refit, "fusion.lr": 0.02})).content["notes"]
         assert any("were trained on the labels" in note for note in notes)
