@@ -34,9 +34,9 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
         "The corpus: a table (CSV, JSONL, Parquet), a folder of a known corpus or of media files, or a folder that "
         "jobs/prepare.py made. null: the synthetic corpus.",
     )
-    corpus: Literal["auto", "table", "ravdess", "mer2024", "meld", "folder", "class_folders", "synthetic"] = setting(
-        "auto", "How to read `data.manifest`. auto: recognised by what lies there."
-    )
+    corpus: Literal[
+        "auto", "table", "ravdess", "mer2024", "meld", "iemocap", "folder", "class_folders", "synthetic"
+    ] = setting("auto", "How to read `data.manifest`. auto: recognised by what lies there.")
     root: str | None = setting(
         None, "Folder that media paths of a table start from and lie in. null: the folder of the manifest."
     )

@@ -228,6 +228,21 @@ class Text(Section, decides=by_value("text_features", only_if=LANGUAGE_MODEL)):
         return self
 
 
+WITH_CONTEXT = Condition("fusion.context is set", lambda config: bool(config.fusion.context.offsets))
+
+
+class Context(Section, decides=by_value("fusion", "folds", only_if=WITH_CONTEXT)):
+    """Neighbours in a dialogue that the head sees beside a clip: docs/conversations.md. None of both: no context."""
+
+    before: int = setting(0, "Clips before, the nearest first. They are known while people talk.", ge=0, le=32)
+    after: int = setting(0, "Clips after. 0 where a clip is predicted before the next one is there.", ge=0, le=32)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The places of the neighbours, from the clip: such as (-2, -1, 1)."""
+        return (*range(-self.before, 0), *range(1, self.after + 1))
+
+
 class Fusion(Optimisation, decides=by_value("fusion", "folds")):
     """The fusion head over the features of video, audio and text."""
 
@@ -254,6 +269,8 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
         decides=by_content("fusion", "self_training"),
         path=True,
     )
+
+    context: Context = Context()
 
     def searches(self, clips: int) -> bool:
         """Whether settings are searched on so many training clips."""

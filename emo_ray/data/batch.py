@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.dialogues import Windows
 from emo_ray.data.status import are_ok
 
 UNLABELLED = -(10**9)  # as a class index it fails in every loss, metric and table
@@ -50,6 +51,10 @@ class Batch:
         places = chosen.tolist()
         return _mapped(self, lambda tensor: tensor[chosen], lambda values: tuple(values[i] for i in places))
 
+    def showing(self, shown_M: torch.Tensor) -> Self:
+        """The same clips with all modalities hidden but those of a mask (bool)."""
+        return replace(self, present_BM=self.present_BM & shown_M)
+
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -83,6 +88,66 @@ class FeatureBatch(Batch):
 
     features: Mapping[str, torch.Tensor]  # modality -> float32 (B, D of that modality)
     speakers: tuple[str | None, ...] | None = None  # None for a clip whose speaker is not known, or for all of them
+    context: "Context | None" = None  # None where nobody has looked for neighbours
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with its tensors on a device, and of clips that are neighbours those that it needs."""
+        moved = super(FeatureBatch, replace(self, context=None)).to(device)
+        return moved if self.context is None else replace(moved, context=self.context.to(device))
+
+    def rows(self, index_B: torch.Tensor) -> Self:
+        """The clips of an index (int64) or a mask (bool), in the index' order, each with its neighbours."""
+        chosen = super(FeatureBatch, replace(self, context=None)).rows(index_B)
+        return chosen if self.context is None else replace(chosen, context=self.context.rows(index_B))
+
+    def showing(self, shown_M: torch.Tensor) -> Self:
+        """The same clips and neighbours with all modalities hidden but those of a mask (bool)."""
+        shown = super().showing(shown_M)
+        if self.context is None:
+            return shown
+        return replace(shown, context=replace(self.context, clips=self.context.clips.showing(shown_M)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The neighbours of B clips in their dialogues: N places around each clip, `offsets` away from it.
+
+    They are rows of a batch that all batches of a corpus share, so that choosing clips copies no features.
+    """
+
+    clips: FeatureBatch  # at least one
+    offsets: tuple[int, ...]  # N, such as (-2, -1, 1): two before and one after
+    place_BN: torch.Tensor  # int64, the row of `clips`; -1 where there is no neighbour
+    speaker_BN: torch.Tensor  # int64, an index of dialogues.SPEAKERS
+
+    def rows(self, index_B: torch.Tensor) -> "Context":
+        """The neighbours of the clips of an index or a mask."""
+        return replace(self, place_BN=self.place_BN[index_B], speaker_BN=self.speaker_BN[index_B])
+
+    def to(self, device: torch.device | str) -> "Context":
+        """The same neighbours with their tensors on a device; another device gets only the rows that it needs."""
+        if self.place_BN.device == torch.device(device):
+            return self
+        rows, place_BN = self.place_BN.clamp(min=0).unique(return_inverse=True)
+        place_BN = torch.where(self.place_BN < 0, -1, place_BN)
+        return Context(
+            clips=self.clips.rows(rows).to(device),
+            offsets=self.offsets,
+            place_BN=place_BN.to(device, non_blocking=True),
+            speaker_BN=self.speaker_BN.to(device, non_blocking=True),
+        )
+
+    def window(self, offsets: Sequence[int]) -> "Context":
+        """The neighbours at some of the places. Raises ValueError where a place was not looked at."""
+        if missing := set(offsets) - set(self.offsets):
+            raise ValueError(f"found neighbours at {self.offsets}, expected those at {sorted(missing)} too")
+        columns = [self.offsets.index(offset) for offset in offsets]
+        return replace(
+            self,
+            offsets=tuple(offsets),
+            place_BN=self.place_BN[:, columns],
+            speaker_BN=self.speaker_BN[:, columns],
+        )
 
 
 class Output(NamedTuple):
@@ -160,6 +225,21 @@ def from_features(table: pa.Table) -> FeatureBatch:
         label_B=torch.from_numpy(table["label"].to_numpy().copy()) if has_labels else unlabelled(len(table)),
         features=features,
         speakers=tuple(table["speaker"].to_pylist()) if "speaker" in table.column_names else None,
+    )
+
+
+def with_context(batch: FeatureBatch, clips: FeatureBatch, windows: Windows) -> FeatureBatch:
+    """The batch with the neighbours of its clips, as far as they are among `clips`."""
+    row_of = {clip_id: row for row, clip_id in enumerate(clips.clip_ids)}
+    place_BN = torch.full((len(batch), len(windows.offsets)), -1)
+    speaker_BN = torch.zeros_like(place_BN)
+    for b, clip_id in enumerate(batch.clip_ids):
+        for n, neighbour in enumerate(windows.neighbours.get(clip_id, ())):
+            if neighbour is not None and neighbour.clip_id in row_of:
+                place_BN[b, n], speaker_BN[b, n] = row_of[neighbour.clip_id], neighbour.speaker
+    clips = clips if len(clips) else batch  # which no place names then
+    return replace(
+        batch, context=Context(clips=clips, offsets=windows.offsets, place_BN=place_BN, speaker_BN=speaker_BN)
     )
 
 

@@ -5,5 +5,5 @@ once.
 
 Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_archive, trainable_state,
 clip_weights, clip, prompts, temporal_pooling, emovclip, reference, hidden_states, pretrained, pitch, spectra,
-functionals, opensmile_sets, audio, text, transcriber, fusion, head_average, checkpoint.
+functionals, opensmile_sets, audio, text, transcriber, neighbours, fusion, head_average, checkpoint.
 """

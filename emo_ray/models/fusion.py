@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from emo_ray.config.model_settings import MODALITIES, Fusion
-from emo_ray.data.batch import FeatureBatch, Output
+from emo_ray.data.batch import Context, FeatureBatch, Output
+from emo_ray.models.neighbours import NeighbourAttention
 from emo_ray.models.trainable_state import not_finite
 
+Keep = dict[str, torch.Tensor | float]  # dropout's factors (B, H) for each modality and for "mix"
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
 _CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
 
@@ -39,39 +41,80 @@ class FusionHead(nn.Module):
         self.absent_MH = nn.Parameter(torch.empty(len(MODALITIES), config.hidden).normal_(std=0.02))
         self.mix = _block(len(MODALITIES) * config.hidden, config.hidden)
         self.classify = nn.Linear(config.hidden, classes)
+        self.offsets = config.context.offsets
+        if self.offsets:
+            self.neighbours = NeighbourAttention(config.hidden, len(self.offsets))
 
     def forward(self, batch: FeatureBatch) -> Output:
-        """A batch with features to logits_BK and the fused features_BD; in training mode modalities are dropped."""
+        """A batch with features to logits_BK and the fused features_BD; in training mode modalities are dropped.
+
+        Raises ValueError where the head has context and nobody has looked for the neighbours of these clips.
+        """
         present_BM = batch.present_BM
-        keep_of: dict[str, torch.Tensor | float] = dict.fromkeys((*MODALITIES, "mix"), 1.0)  # nothing is dropped
+        keep_of: Keep = dict.fromkeys((*MODALITIES, "mix"), 1.0)  # nothing is dropped
         if self.training:
             noise_BN = torch.rand(len(batch), noise_columns(self.hidden), device=present_BM.device)
             chances_BC, keeps_BH = split_noise(noise_BN, self.dropout)
             keep_of.update(zip(keep_of, keeps_BH, strict=True))
             present_BM = drop_modalities(present_BM, self.modality_dropout.to(present_BM.device), chances_BC)
-        places = []
-        for m, name in enumerate(MODALITIES):
-            place_BH = self.absent_MH[m].expand(len(batch), -1)
-            if name in self.project and name in batch.features:  # else no training clip had it, or no clip here has it
-                projected_BH = keep_of[name] * self.project[name](self.standardise(batch, name, present_BM[:, m]))
-                place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
-            places.append(place_BH)
-        fused_BH = keep_of["mix"] * self.mix(torch.cat(places, dim=-1))
+        fused_BH = self._fuse(batch.features, present_BM, keep_of)
+        if self.offsets:
+            fused_BH = self._with_neighbours(fused_BH, batch, present_BM, keep_of)
         return Output(self.classify(fused_BH), fused_BH)
 
-    def standardise(self, batch: FeatureBatch, name: str, present_B: torch.Tensor) -> torch.Tensor:
-        """A modality's features (B, D), standardised; absent and unknown values are 0, the training clips' mean.
+    def _fuse(self, features: Mapping[str, torch.Tensor], present_BM: torch.Tensor, keep_of: Keep) -> torch.Tensor:
+        """The features of clips as one vector each, (B, H)."""
+        places = []
+        for m, name in enumerate(MODALITIES):
+            place_BH = self.absent_MH[m].expand(len(present_BM), -1)
+            if name in self.project and name in features:  # else no training clip had it, or no clip here has it
+                standardised_BD = self.standardise(features[name], name, present_BM[:, m])
+                projected_BH = keep_of[name] * self.project[name](standardised_BD)
+                place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
+            places.append(place_BH)
+        return keep_of["mix"] * self.mix(torch.cat(places, dim=-1))
+
+    def _with_neighbours(
+        self, fused_BH: torch.Tensor, batch: FeatureBatch, present_BM: torch.Tensor, keep_of: Keep
+    ) -> torch.Tensor:
+        """The fused features of clips (B, H) with what their neighbours add.
+
+        A clip and its neighbours have one draw of noise: the same modalities and hidden units are dropped in all of
+        them. For in use a modality lacks a whole recording (no transcript, no camera), and a window of which a single
+        clip was reduced would let the head read the clip's class off the neighbours' unreduced modalities.
+        """
+        context = self.window(batch)
+        rows = context.place_BN.clamp(min=0).flatten()
+        hidden_BM = batch.present_BM & ~present_BM
+        near_BNM = context.clips.present_BM[rows].view(*context.place_BN.shape, -1) & ~hidden_BM[:, None]
+        near_keep: Keep = {
+            name: keep.repeat_interleave(len(self.offsets), dim=0) if isinstance(keep, torch.Tensor) else keep
+            for name, keep in keep_of.items()
+        }
+        near_features = {name: values[rows] for name, values in context.clips.features.items()}
+        near_BNH = self._fuse(near_features, near_BNM.flatten(0, 1), near_keep).view(*context.place_BN.shape, -1)
+        usable_BN = (context.place_BN >= 0) & near_BNM.any(dim=-1)
+        return self.neighbours(fused_BH, near_BNH, context.speaker_BN, usable_BN)
+
+    def window(self, batch: FeatureBatch) -> Context:
+        """The neighbours that the head sees beside each clip. Raises ValueError where nobody has looked for them."""
+        if batch.context is None:
+            raise ValueError(f"found clips without neighbours, expected those at {self.offsets}: attach their context")
+        return batch.context.window(self.offsets)
+
+    def standardise(self, features_BD: torch.Tensor, name: str, present_B: torch.Tensor) -> torch.Tensor:
+        """A modality's features, standardised; absent and unknown values are 0, the training clips' mean.
 
         Raises ValueError where their number is not that of the features that the head was trained on.
         """
         mean_D, deviation_D = self.get_buffer(f"scaling_{name}")
-        width = batch.features[name].shape[1]
+        width = features_BD.shape[1]
         if width != len(mean_D):
             raise ValueError(
                 f"found {width} {name} features of a clip, expected {len(mean_D)}: the head was trained on others, so "
                 f"give its {name} encoder, or tables.{name} of the same kind"
             )
-        standardised_BD = ((batch.features[name] - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
+        standardised_BD = ((features_BD - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
         # Absent rows are zeroed here although torch.where drops them later: a NaN would pass through its gradient.
         return standardised_BD.masked_fill(~present_B[:, None], 0.0)
 

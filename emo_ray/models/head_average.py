@@ -37,6 +37,11 @@ class HeadAverage(nn.Module):
         """The projections of the first head; all know the same modalities."""
         return self.heads[0].project  # type: ignore[return-value] # ModuleList's items are plain modules to mypy
 
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The places of the neighbours that the heads see; all see the same."""
+        return self.heads[0].offsets  # type: ignore[return-value] # ModuleList's items are plain modules to mypy
+
 
 Head = FusionHead | HeadAverage
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from emo_ray.config import Config
+from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import Prepared
 from emo_ray.stages.chat import answer_log
@@ -41,8 +42,21 @@ def open_corpus(config: Config, labelled_only: bool = True) -> Corpus:
     refuses every request.
     """
     prepared = prepare_corpus(config)
-    clips = [clip for clip in prepared.clips if clip.label is not None or not labelled_only]
+    labelled = {clip.clip_id for clip in prepared.clips if clip.label is not None}
+    needed = encoded_with(config, prepared, labelled) if labelled_only else None
+    clips = [clip for clip in prepared.clips if needed is None or clip.clip_id in needed]
     return Corpus(prepared, texts_of(config, prepared, clips))
+
+
+def encoded_with(config: Config, prepared: Prepared, clip_ids: Collection[str]) -> set[str]:
+    """The clips whose texts count where features of some are made: these, and all where a neighbour has no label.
+
+    Whole shard parts are encoded, and a part holds either labelled or unlabelled clips.
+    """
+    label_of = {clip.clip_id: clip.label for clip in prepared.clips}
+    needed = with_neighbours(clip_ids, windows_of(prepared.clips, config.fusion.context.offsets))
+    are_labelled = all(label_of.get(clip_id) is not None for clip_id in needed.difference(clip_ids))
+    return needed if are_labelled else set(label_of)
 
 
 def texts_of(config: Config, decoded: Decoded, clips: Iterable[Clip], before: TextSources = NO_TEXTS) -> TextSources:

@@ -16,6 +16,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits, status
+from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
@@ -92,20 +93,20 @@ def _measure(
     """Train in all folds and write the report."""
     import pyarrow as pa
 
-    from emo_ray.data.batch import from_features
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-    from emo_ray.stages.fitting.phases import labelled_rows
+    from emo_ray.stages.fitting.phases import labelled_batch
     from emo_ray.training import floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
-    parts = prepared.parts_with(label_of)
-    table = labelled_rows(load(prepared, encode_corpus(config, prepared, encoders, parts), parts), label_of)
-    if not len(table):
+    parts = prepared.parts_with(with_neighbours(label_of, windows_of(prepared.clips, config.fusion.context.offsets)))
+    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts).sort_by("clip_id")
+    batch = labelled_batch(table, label_of, None)
+    if not len(batch):
         raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
-    batch = from_features(table.sort_by("clip_id"))
     fold_B = _folds(config, prepared, batch)
+    batch = labelled_batch(table, label_of, _windows(config, prepared, batch, fold_B))
     folds = _test_folds(config, batch, fold_B, len(prepared.labels))
     probabilities = {name: _gathered([fold.probabilities[name] for fold in folds], fold_B) for name in SUBSETS}
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
@@ -157,6 +158,12 @@ def _folds(config: Config, prepared: Prepared, batch: "FeatureBatch") -> np.ndar
             )
         return fold_B
     return splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], config.data.folds or FOLDS, config.seed)
+
+
+def _windows(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> Windows | None:
+    """The neighbours of the clips: none of another fold."""
+    fold_of = dict(zip(batch.clip_ids, fold_B.tolist(), strict=True))
+    return windows_of(prepared.clips, config.fusion.context.offsets, fold_of)
 
 
 def _test_folds(config: Config, batch: "FeatureBatch", fold_B: np.ndarray, classes: int) -> list[FoldTested]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
+from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.transcripts import believed
 from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
@@ -16,7 +17,7 @@ from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.reports.floors import floor_notes
 from emo_ray.stages.chat.readings import has_words
-from emo_ray.stages.corpus import Corpus, open_corpus, speaker_offer
+from emo_ray.stages.corpus import Corpus, encoded_with, open_corpus, speaker_offer
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.result import Result
@@ -63,7 +64,7 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
 def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Path:
     """The folder of a model's report on these clips of a corpus, which is made where it is missing."""
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    encoders = encoders_of(config, path, corpus.texts_for(labelled))
+    encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, corpus.prepared, labelled)))
     folder = _folder(config, path, encoders, corpus.prepared, judged)
 
     def fill(temporary: Path) -> None:
@@ -103,9 +104,10 @@ def predict_subsets(
     """
     # torch takes seconds to import, which a report that is there already does not need
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from emo_ray.config.model_settings import SUBSETS
-    from emo_ray.data.batch import from_features
+    from emo_ray.data.batch import from_features, with_context
     from emo_ray.models import checkpoint
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.training import speaker_scaling
@@ -113,10 +115,15 @@ def predict_subsets(
 
     head = checkpoint.load_fusion(path)
     encoders = [encoder for encoder in encoders if encoder.modality in head.project]  # others it has never learnt
-    parts = prepared.parts_with(label_of)
-    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts, label_of)
-    label = pa.array([label_of[clip_id] for clip_id in table["clip_id"].to_pylist()], pa.int64())
-    batch = from_features(table.append_column("label", label))
+    windows = windows_of(prepared.clips, head.offsets)
+    needed = with_neighbours(label_of, windows)
+    parts = prepared.parts_with(needed)
+    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts, needed)
+    judged = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
+    label = pa.array([label_of[clip_id] for clip_id in judged["clip_id"].to_pylist()], pa.int64())
+    batch = from_features(judged.append_column("label", label))
+    if windows is not None:
+        batch = with_context(batch, from_features(table), windows)
     if (by_speaker := speaker_scaling.read(path)) is not None:
         batch = by_speaker.with_clips([batch]).applied(batch)
     return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}

@@ -5,9 +5,8 @@ classified; only shards and predictions are kept. A predictions part has the nam
 parts that are there are kept, so the stage goes on after a kill.
 """
 
-import json
+import pickle
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -24,7 +23,8 @@ from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards, transcripts
-from emo_ray.data.batch import FeatureBatch, from_features
+from emo_ray.data.batch import FeatureBatch, from_features, with_context
+from emo_ray.data.dialogues import Windows, windows_of
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import WEIGHTS, read_config
 from emo_ray.models.fusion import FusionHead
@@ -40,7 +40,9 @@ from emo_ray.stages.encoding.actor import actor_device, encode_rows, shard_colum
 from emo_ray.stages.encoding.clip_speakers import ClipSpeakers
 from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_folder, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import actor_pool
+from emo_ray.stages.encoding.neighbours import Near, near_parts
 from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
+from emo_ray.stages.prediction_rows import ALONE, TOGETHER, UNUSABLE, prediction_table, tally
 from emo_ray.stages.result import Result
 from emo_ray.stages.segment import LongRecordings
 from emo_ray.stages.transcripts import is_configured
@@ -48,11 +50,8 @@ from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
 _ROWS_PER_GROUP = 2**12
-UNUSABLE = "no usable modality"
 # Of PredictActor, but for its device.
 ActorArguments = tuple[Config, Path, TextSources, ClipSpeakers | None, dict[str, Path], Path]
-TOGETHER = "probabilities"
-ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,11 @@ def predict(config: Config) -> Result:
         )
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
+    models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
     has_people = config.media.face.which == "all"
     if has_people:
         _check_people(config)
-    labels = load_models(config, path).labels  # says what is wrong with a checkpoint before anything else is done
+    labels = models.labels
     long_recordings = LongRecordings()
     plan = plan_corpus(config, long_recordings)
     if is_configured(config) or has_people:
@@ -142,6 +142,8 @@ def _check_people(config: Config) -> None:
     }
     if config.tables.standardise == "speaker":
         problems["tables.standardise=speaker"] = "a clip's speaker may be any of the people who are seen in it"
+    if config.fusion.context.offsets:
+        problems["fusion.context"] = "neighbours are clips and not people"
     for setting, reason in problems.items():
         raise ValueError(
             f"media.face.which=all: found {setting}, expected none, for {reason}: take media.face.which=main, or a "
@@ -163,18 +165,24 @@ def predict_parts(
     models = load_models(config, path, texts=texts, speakers=speakers)
     for encoder in models.encoders.values():
         external_tables.check(encoder, corpus)
-    parts = planned_parts(config, models, plan)
+    windows = windows_of(plan.clips, models.head.offsets)
+    parts = planned_parts(config, models, plan, windows)
     missing = [name for name in plan.clips_of if not (parts.folder / name).exists()]
     if not missing:
         return parts
     if speakers is not None:
         encoders = list(models.encoders.values())
         models = replace(models, speakers=clip_speakers.measured(config, speakers, plan, encoders))
-    return replace(parts, clips_per_s=_predict(config, models, plan, missing, parts.folder))
+    return replace(parts, clips_per_s=_predict(config, models, plan, missing, parts.folder, windows))
 
 
-def planned_parts(config: Config, models: Models, plan: ShardPlan) -> PredictionParts:
-    """Where the predictions of a plan's parts lie or will lie, and what decides them."""
+def planned_parts(
+    config: Config, models: Models, plan: ShardPlan, windows: Windows | None = None
+) -> PredictionParts:  # fmt: skip
+    """Where the predictions of a plan's parts lie or will lie, and what decides them.
+
+    With neighbours (`windows`), the predictions of a part depend on the other parts too.
+    """
     decides = {
         "version": VERSION,
         "weights": store.digest_path(models.path / WEIGHTS),
@@ -183,6 +191,8 @@ def planned_parts(config: Config, models: Models, plan: ShardPlan) -> Prediction
         "shards": plan.folder.name,
         **({"speakers": models.speakers.digest} if models.speakers else {}),
     }
+    if windows is not None:
+        decides["context"] = store.digest(windows.digest_parts, plan.parts)
     return PredictionParts(cluster.store_root(config) / "predictions" / f"parts-{store.digest(decides)}", decides)
 
 
@@ -199,10 +209,13 @@ def load_models(
     return Models(path, read_config(path)[1], head, encoders, modules, device, texts, speakers)
 
 
-def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path) -> np.ndarray:
+def predict_part(
+    models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path, near: Near | None = None
+) -> np.ndarray:
     """Predict the rows of one shard part into one predictions part; returns how many were given each label.
 
     `feature_paths` names the feature part of each modality: those that exist are read, others are encoded and not kept.
+    A model with context also needs where the neighbours of the clips are.
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
     features = {name: store.read_parquet(file) for name, file in feature_paths.items() if file.exists()}
@@ -211,9 +224,13 @@ def predict_part(models: Models, shard: Path, feature_paths: Mapping[str, Path],
     if "text" in models.encoders:
         table = transcripts.filled(table, models.encoders["text"].transcripts)
     batch, table = _with_features(models, table, features)
-    predictions = _table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
+    if near is not None:
+        neighbours = from_features(near.features())
+        neighbours = neighbours if models.speakers is None else models.speakers.applied(neighbours)
+        batch = with_context(batch, neighbours, near.windows)
+    predictions = prediction_table(table, batch.present_BM.numpy(), _shown(models, batch), models.labels)
     store.write_parquet(out, predictions, _ROWS_PER_GROUP)
-    return _tally(predictions["prediction"], models.labels)
+    return tally(predictions["prediction"], models.labels)
 
 
 class PredictActor:
@@ -245,17 +262,25 @@ class PredictActor:
         out = self.folder / shard.name
         if not out.exists():  # else Ray asks again because the answer was on a node that is gone
             feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
-            predict_part(self.models, shard, feature_paths, out)
+            predict_part(self.models, shard, feature_paths, out, pickle.loads(row["near"]))
 
 
-def _predict(config: Config, models: Models, plan: ShardPlan, missing: Sequence[str], folder: Path) -> float:
+def _predict(
+    config: Config, models: Models, plan: ShardPlan, missing: Sequence[str], folder: Path, windows: Windows | None
+) -> float:
     """Predict these parts while missing shards are decoded; returns the clips per second.
 
     Raises PlaceTrouble at the end where media or feature tables could not be read; their parts are left out.
     """
-    tasks, start_s = decode_tasks(plan), time.monotonic()
+    start_s = time.monotonic()
+    near_of: dict[str, Near] = {}
+    if windows is not None:
+        decode(config, plan)  # neighbours may lie in any part
+        near_of = near_parts(config, list(models.encoders.values()), plan, missing, windows)
+    tasks = decode_tasks(plan)
     feature_folders = {name: feature_folder(config, plan.folder, encoder) for name, encoder in models.encoders.items()}
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
+    rows = [row | {"near": pickle.dumps(near_of.get(name))} for row, name in zip(rows, missing, strict=True)]
     arguments = config, models.path, models.texts, models.speakers, feature_folders, folder
     run = _in_this_process if config.train.num_workers == 0 else _in_actors
     clips = 0
@@ -283,7 +308,11 @@ def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> I
     cluster.connect(config)
 
     def decode(row: dict) -> dict:  # nested functions travel by value: workers import only what they use
-        return {"shard": row["shard"], "unread": shards.write_pickled_part(row["task"]) if row["task"] else ""}
+        return {
+            "shard": row["shard"],
+            "near": row["near"],
+            "unread": shards.write_pickled_part(row["task"]) if row["task"] else "",
+        }
 
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     must_decode = any(row["task"] for row in rows)
@@ -325,46 +354,14 @@ def _shown(models: Models, batch: FeatureBatch) -> dict[str, np.ndarray]:
     Raises ValueError where one is not finite.
     """
     batch = batch.to(models.device)
-    alone_M = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)
-    masks = {TOGETHER: batch.present_BM}
-    masks |= {column: batch.present_BM & alone_M[m] for m, column in enumerate(ALONE.values())}
-    batches = {column: replace(batch, present_BM=mask_BM) for column, mask_BM in masks.items()}
+    alone_MM = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)
+    batches = {TOGETHER: batch}
+    batches |= {column: batch.showing(alone_M) for column, alone_M in zip(ALONE.values(), alone_MM, strict=True)}
     return {column: models.head(b).probabilities_BK(b.clip_ids).cpu().numpy() for column, b in batches.items()}
 
 
-def _table(
-    shard: pa.Table, present_BM: np.ndarray, probabilities: Mapping[str, np.ndarray], labels: Sequence[str]
-) -> pa.Table:
-    """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
-    usable_B = np.asarray(present_BM.any(axis=1))
-    together_BK = probabilities[TOGETHER]
-
-    def where(usable_B: np.ndarray, values: Iterable, kind: pa.DataType) -> pa.Array:
-        return pa.array([value if usable else None for value, usable in zip(values, usable_B, strict=True)], kind)
-
-    def listed(column: str, usable_B: np.ndarray) -> pa.Array:
-        return where(usable_B, probabilities[column].tolist(), pa.list_(pa.float32()))
-
-    columns = {
-        "clip_id": shard["clip_id"],
-        **{f"has_{name}": pa.array(present_BM[:, m]) for m, name in enumerate(MODALITIES)},
-        **{f"{name}_status": shard[f"{name}_status"] for name in MODALITIES},
-        "status": pa.array(["ok" if ok else UNUSABLE for ok in usable_B]),
-        TOGETHER: listed(TOGETHER, usable_B),
-        "prediction": where(usable_B, [labels[k] for k in together_BK.argmax(axis=1)], pa.string()),
-        "confidence": where(usable_B, together_BK.max(axis=1).tolist(), pa.float32()),
-        **{column: listed(column, present_BM[:, m]) for m, column in enumerate(ALONE.values())},
-    }
-    return pa.table(columns, metadata={"labels": json.dumps(list(labels), ensure_ascii=False)})
-
-
-def _tally(prediction: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:
-    counts = Counter(prediction.to_pylist())
-    return np.array([counts[label] for label in (*labels, None)], np.int64)
-
-
 def _tally_of_parts(folder: Path, names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
-    tally = np.zeros(len(labels) + 1, np.int64)
+    counts = np.zeros(len(labels) + 1, np.int64)
     for name in names:
-        tally += _tally(store.read_parquet(folder / name, columns=["prediction"])["prediction"], labels)
-    return tally
+        counts += tally(store.read_parquet(folder / name, columns=["prediction"])["prediction"], labels)
+    return counts

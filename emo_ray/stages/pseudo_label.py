@@ -25,7 +25,8 @@ from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
 from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.encoding.encoders import of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
-from emo_ray.stages.predict import TOGETHER, UNUSABLE, load_models
+from emo_ray.stages.predict import load_models
+from emo_ray.stages.prediction_rows import TOGETHER, UNUSABLE
 from emo_ray.stages.result import Result
 from emo_ray.stages.teachers import Teacher, TeacherPredictions, calibrate, gather, predictions_of
 from emo_ray.training import pseudo_label_policies as policies
@@ -129,18 +130,20 @@ def _write(
 
 
 def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
-    """Why an unlabelled clip would tell what is in validation or test: its speaker or its content; by clip_id.
+    """Why an unlabelled clip would tell what is in validation or test: speaker, dialogue or content; by clip_id.
 
     Content is the decoded frames, or the sound of clips without frames: so copies under other names and in other
     containers are recognised.
     """
     judged = {clip.clip_id: clip.split for clip in prepared.clips if clip.split in ("validation", "test")}
-    split_of = {clip.speaker: clip.split for clip in prepared.clips if clip.clip_id in judged and clip.speaker}
-    reasons = {
-        clip.clip_id: f"speaker in {split_of[clip.speaker]}"
-        for clip in prepared.clips
-        if clip.clip_id in pool and clip.speaker in split_of
-    }
+    reasons: dict[str, str] = {}
+    for field in ("dialogue", "speaker"):
+        split_of = {getattr(clip, field): clip.split for clip in prepared.clips if clip.clip_id in judged}
+        reasons |= {
+            clip.clip_id: f"{field} in {split_of[name]}"
+            for clip in prepared.clips
+            if clip.clip_id in pool and (name := getattr(clip, field)) is not None and name in split_of
+        }
     rows = list(_columns(prepared.ledger, "clip_id", *CONTENT))
     twin_of: dict[str, str] = {}  # digest of content -> the clip of validation or test that has it
     for clip_id, *digests in sorted((row for row in rows if row[0] in judged), key=lambda row: row[0]):

@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from emo_ray import store
 from emo_ray.config import Config, override
+from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.models.checkpoint_files import SEEN
 from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
 from emo_ray.stages.encoding.encoders import of_checkpoint
-from emo_ray.stages.predict import ALONE, TOGETHER, PredictionParts, load_models, predict_parts
+from emo_ray.stages.predict import PredictionParts, load_models, predict_parts
+from emo_ray.stages.prediction_rows import ALONE, TOGETHER
 from emo_ray.training import calibration
 
 
@@ -79,7 +81,8 @@ def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collecti
     for path in paths:
         teacher_config = _config_of(config, path, prepared.labels)
         unseen = _unseen(prepared, path)
-        needed = {*pool, *unseen}
+        windows = windows_of(prepared.clips, teacher_config.fusion.context.offsets)
+        needed = with_neighbours({*pool, *unseen}, windows)
         plan = plan_some_parts(teacher_config, prepared, prepared.parts_with(needed))
         corpus = for_config(corpus, teacher_config, {clip.clip_id for clip in plan.clips})
         texts = corpus.texts_for({clip.clip_id for clip in plan.clips})

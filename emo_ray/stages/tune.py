@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, flatten, override, recipe, settings_of
 from emo_ray.data import splits
+from emo_ray.data.dialogues import windows_of
 from emo_ray.reports import sweep as report_page
 from emo_ray.reports.sweep_trials import SweepReport
 from emo_ray.stages.corpus import open_corpus
@@ -118,7 +119,9 @@ def _check_validation(config: Config, plan: TrainingPlan) -> None:
 
 def _key(config: Config, plan: TrainingPlan) -> str:
     """Of everything that decides the trials: their number is part of it, for it shapes the search."""
-    return store.digest(VERSION, settings_of(config, "sweep"), plan.key)
+    searches_context = any(key.startswith("fusion.context.") for key in config.tune.space)
+    dialogues = [plan.prepared.path.name] if searches_context else []
+    return store.digest(VERSION, settings_of(config, "sweep"), plan.key, *dialogues)
 
 
 def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) -> SweepReport:
@@ -139,6 +142,7 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
     notes = list(plan.prepared.notes)
     try:
         if trains_stacked(config):
+            plan = replace(plan, windows=windows_of(plan.prepared.clips, search.widest(config).fusion.context.offsets))
             folds = _folds(config, plan, config.tune.folds) if config.tune.folds else [_split(config, plan, run)]
             notes += [_NO_VIDEO] if config.tune.folds and plan.video_path is not None else []
             search_stacked(config, plan.prepared.labels, folds, records)
@@ -199,23 +203,21 @@ def _write(folder: Path, config: Config, content: SweepReport) -> None:
 
 def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
     """The features of training and of validation clips; EmoVCLIP's are of the one that all trials share."""
-    from emo_ray.data.batch import from_features
     from emo_ray.data.pseudo import with_targets
-    from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, scaling_by_speaker, train_emovclip
+    from emo_ray.stages.fitting.phases import feature_rows, labelled_batch, scaling_by_speaker, train_emovclip
     from emo_ray.stages.sweeps.stacked import Fold
 
     if plan.video_path is not None:
         train_emovclip(config, plan, run.epoch)
     table = feature_rows(config, plan, plan.clips.all_clips)
-    train_rows, validation_rows = (
-        labelled_rows(table, label_of) for label_of in (plan.clips.train, plan.clips.validation)
+    train, validation = (
+        labelled_batch(table, label_of, plan.windows) for label_of in (plan.clips.train, plan.clips.validation)
     )
-    if not len(train_rows) or not len(validation_rows):
+    if not len(train) or not len(validation):
         raise ValueError(
-            f"found {len(train_rows)} training and {len(validation_rows)} validation clips with any usable modality, "
+            f"found {len(train)} training and {len(validation)} validation clips with any usable modality, "
             f"expected some of both: see bad_media.csv in {plan.prepared.path}"
         )
-    train, validation = from_features(train_rows), from_features(validation_rows)
     if (by_speaker := scaling_by_speaker(config, plan, table)) is not None:
         train, validation = by_speaker.applied(train), by_speaker.applied(validation)
     return Fold(with_targets(train, plan.clips.pseudo), validation)
@@ -225,14 +227,17 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     """The labelled clips of training and validation in folds that no speaker crosses, without video."""
     import torch
 
-    from emo_ray.data.batch import from_features
-    from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
+    from emo_ray.stages.fitting.phases import feature_rows, labelled_batch
     from emo_ray.stages.sweeps.stacked import Fold
     from emo_ray.training.speaker_scaling import standardised
 
     label_of = plan.clips.labelled | plan.clips.validation
-    batch = from_features(labelled_rows(feature_rows(config, replace(plan, video_path=None), label_of), label_of))
+    table = feature_rows(config, replace(plan, video_path=None), label_of)
+    ids = labelled_batch(table, label_of, None).clip_ids
     clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
-    fold_B = splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], count, config.seed)
+    fold_B = splits.folds([clip_of[clip_id] for clip_id in ids], count, config.seed)
+    offsets = plan.windows.offsets if plan.windows else ()
+    windows = windows_of(plan.prepared.clips, offsets, dict(zip(ids, fold_B.tolist(), strict=True)))
+    batch = labelled_batch(table, label_of, windows)
     held_out = [torch.from_numpy(fold_B == fold) for fold in range(count)]
     return [Fold(*standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])) for mask_B in held_out]

@@ -9,7 +9,7 @@ import pickle
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -307,7 +307,7 @@ def only_modalities(batch: BatchT, names: Sequence[str]) -> BatchT:
     """The clips that have all of these modalities, with all other modalities hidden."""
     shown_M = torch.tensor([name in names for name in MODALITIES], device=batch.present_BM.device)
     has_all_B = batch.present_BM[:, shown_M].all(dim=1)
-    return replace(batch, present_BM=batch.present_BM & shown_M).rows(has_all_B)
+    return batch.showing(shown_M).rows(has_all_B)
 
 
 def _score(metrics: Mapping[str, float], name: str, epoch: int) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ def shown_only(head: Head, batch: FeatureBatch, names: Sequence[str]) -> np.ndar
     Raises ValueError where one is not finite.
     """
     shown_M = torch.tensor([name in names for name in MODALITIES])
-    masked = replace(batch, present_BM=batch.present_BM & shown_M)
-    return head(masked).probabilities_BK(batch.clip_ids).numpy()
+    return head(batch.showing(shown_M)).probabilities_BK(batch.clip_ids).numpy()
 
 
 def scores(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, Any]:

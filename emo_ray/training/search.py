@@ -103,6 +103,15 @@ def applied(config: Config, params: Params) -> Config:
     return override(config, {"train.objective": config.tune.objective, "fusion.auto": False, **params})
 
 
+def widest(config: Config) -> Config:
+    """The config with the largest windows of neighbours that any trial may have."""
+    changes: Params = {}
+    for key in ("fusion.context.before", "fusion.context.after"):
+        values = next(iter(config.tune.space.get(key, {"choice": [0]}).values()))
+        changes[key] = max(flatten(config)[key], *values)
+    return override(config, changes)
+
+
 def check(config: Config) -> None:
     """Raises ValueError for an empty space, and for a bound or choice that its key does not accept."""
     if not config.tune.space:

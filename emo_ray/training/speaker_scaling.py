@@ -76,7 +76,13 @@ class SpeakerScaling:
         return replace(self, speakers=speakers, of=parts)
 
     def applied(self, batch: FeatureBatch) -> FeatureBatch:
-        """The clips with standardised features. Raises ValueError where features have another width."""
+        """The clips and their neighbours with standardised features.
+
+        Raises ValueError where features have another width.
+        """
+        if batch.context is not None:
+            clips = self.applied(batch.context.clips)
+            return replace(self.applied(replace(batch, context=None)), context=replace(batch.context, clips=clips))
         place_of = {name: place for place, name in enumerate(self.speakers)}
         places = [place_of.get(name, -1) if name is not None else -1 for name in _speakers(batch)]
         speaker_B = torch.tensor(places, dtype=torch.int64)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data.batch import Output
 from emo_ray.models.fusion import FusionHead
 
 Tensors = Mapping[str, torch.Tensor]
@@ -39,13 +38,13 @@ def project(tensors: Tensors, name: str, scaled_BD: torch.Tensor, keep_BH: torch
     return _block(tensors, f"project.{name}", scaled_BD, keep_BH)
 
 
-def classify(
+def fuse(
     tensors: Tensors,
     projected: Sequence[torch.Tensor | None],
     present_BM: torch.Tensor,
     keep_BH: torch.Tensor | None = None,
-) -> Output:
-    """The projected modalities (T, B, H), None where no clip has one, to logits_TBK and the fused features."""
+) -> torch.Tensor:
+    """The projected modalities (T, B, H), None where no clip has one, to the fused features (T, B, H)."""
     places = []
     for m, projected_TBH in enumerate(projected):
         absent_TBH = tensors["absent_MH"][:, m, None].expand(-1, present_BM.shape[-2], -1)
@@ -53,17 +52,42 @@ def classify(
             places.append(absent_TBH)
         else:
             places.append(torch.where(present_BM[..., m, None], projected_TBH, absent_TBH))
-    fused_TBH = _block(tensors, "mix", torch.cat(places, dim=-1), keep_BH)
-    return Output(_linear(tensors, "classify", fused_TBH), fused_TBH)
+    return _block(tensors, "mix", torch.cat(places, dim=-1), keep_BH)
 
 
-def classify_subsets(
+def read_neighbours(
+    tensors: Tensors,
+    fused_TBH: torch.Tensor,
+    near_TBNH: torch.Tensor,
+    speaker_BN: torch.Tensor,
+    usable_BN: torch.Tensor,
+) -> torch.Tensor:
+    """The fused features of clips with what their neighbours add, as `NeighbourAttention.forward` has it."""
+    heads, clips, places, hidden = near_TBNH.shape
+    speaker_TBN = speaker_BN.expand(heads, clips, places)
+    speaker_TBNH = tensors["neighbours.speaker_SH"][torch.arange(heads)[:, None, None], speaker_TBN]
+    near_TBNH = near_TBNH + tensors["neighbours.place_NH"][:, None] + speaker_TBNH
+    key_TBNH = _linear(tensors, "neighbours.key", near_TBNH.flatten(1, 2)).view(near_TBNH.shape)
+    query_TB1H = _linear(tensors, "neighbours.query", fused_TBH)[:, :, None]
+    score_TBN = ((key_TBNH * query_TB1H).sum(dim=-1) / hidden**0.5).masked_fill(~usable_BN, -torch.inf)
+    weight_TBN = torch.cat([score_TBN, torch.zeros_like(score_TBN[..., :1])], dim=-1).softmax(dim=-1)[..., :-1]
+    read_TBH = (weight_TBN[..., None] * near_TBNH).sum(dim=-2)
+    block_TBH = _block(tensors, "neighbours.read", torch.cat([fused_TBH, read_TBH], dim=-1), None)
+    return fused_TBH + tensors["neighbours.gate_H"][:, None] * block_TBH
+
+
+def classify(tensors: Tensors, fused_TBH: torch.Tensor) -> torch.Tensor:
+    """The logits_TBK of fused features."""
+    return _linear(tensors, "classify", fused_TBH)
+
+
+def fuse_subsets(
     tensors: Tensors,
     projected: Sequence[torch.Tensor | None],
     present_BM: torch.Tensor,
     subsets: Sequence[Sequence[str]],
 ) -> list[torch.Tensor]:
-    """The logits_TBK of `classify` for each of several subsets of the modalities, the others being hidden.
+    """The fused features of `fuse` for each of several subsets of the modalities, the others being hidden.
 
     The first layer of the mixing block is linear, so what a modality adds to its output is computed once for all
     subsets.
@@ -77,11 +101,8 @@ def classify_subsets(
             gain_TBH = (projected_TBH - absent_TMH[:, m : m + 1]) @ weights[m]
             gain_of[name] = gain_TBH * present_BM[:, m, None]
     shape = (*nothing_T1H.shape[:1], len(present_BM), nothing_T1H.shape[-1])
-    logits = []
-    for names in subsets:
-        mixed_TBH = sum((gain_of[name] for name in names if name in gain_of), nothing_T1H).expand(shape)
-        logits.append(_linear(tensors, "classify", _activated(tensors, "mix", mixed_TBH)))
-    return logits
+    mixed = [sum((gain_of[name] for name in names if name in gain_of), nothing_T1H) for names in subsets]
+    return [_activated(tensors, "mix", mixed_TBH.expand(shape)) for mixed_TBH in mixed]
 
 
 def _block(tensors: Tensors, name: str, rows_TBD: torch.Tensor, keep_BH: torch.Tensor | None) -> torch.Tensor:

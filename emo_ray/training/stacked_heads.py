@@ -5,7 +5,7 @@ matrix products; each keeps its own seed, rates and learning rate, and may be ta
 of a head lie in one row of a matrix (T, P), so that the gradient norm and AdamW pass over it once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,10 +22,18 @@ from emo_ray.training.loop import learning_rate_factor
 from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import counts
 from emo_ray.training.seeds import Stream, derived_seed
-from emo_ray.training.stacked_forward import classify, classify_subsets, project, stack, transposed_weight
+from emo_ray.training.stacked_forward import (
+    classify,
+    fuse,
+    fuse_subsets,
+    project,
+    read_neighbours,
+    stack,
+    transposed_weight,
+)
 
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
-SHARED_FIELDS = ("hidden", "batch_size", "passes_per_epoch", "start_from")
+SHARED_FIELDS = ("hidden", "batch_size", "passes_per_epoch", "start_from", "context")
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,10 @@ class StackedHeads:
         self.configs, self.train, self.epochs, self.epochs_done = list(configs), train, epochs, 0
         self.steps_per_epoch = -(-len(train) // shared.batch_size) * shared.passes_per_epoch
         self.classes = heads[0].classify.out_features
+        self.offsets = shared.context.offsets
         self.standardised = _standardised(heads[0], train)
-        self.validation = [(part, _standardised(heads[0], part)) for part in chunks(validation)]
+        self.near = _near(heads[0], train)
+        self.validation = [(part, _standardised(heads[0], part), _near(heads[0], part)) for part in chunks(validation)]
         self.targets = train.soft or SoftTargets(
             target_BK=F.one_hot(train.label_B, self.classes).float(), weight_B=torch.ones(len(train))
         )
@@ -147,16 +157,38 @@ class StackedHeads:
     def _gradients(self, index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Put the gradients of all heads on the clips of `index` (B,) or (T, B) into grad_TP; the loss of each (T,)."""
         chances, keeps = split_noise(noise, self.dropout_T11)
-        present = drop_modalities(self.train.present_BM[index], self.rate_TR, chances)
-        projected = [
-            project(self.tensors, name, self.standardised[name][index], keep) if name in self.standardised else None
-            for name, keep in zip(MODALITIES, keeps[:-1], strict=True)
-        ]
-        logits_TBK = classify(self.tensors, projected, present, keeps[-1]).logits_BK
+        shown = self.train.present_BM[index]
+        present = drop_modalities(shown, self.rate_TR, chances)
+        fused_TBH = self._fused({name: rows[index] for name, rows in self.standardised.items()}, present, keeps)
+        if self.near is not None:
+            near = self.near.rows(index)
+            near_present = near.present_BNM & ~(shown & ~present)[..., None, :]  # dropped in the whole window
+            near_keeps = [keep.repeat_interleave(len(self.offsets), dim=-2) for keep in keeps]
+            near_TXH = self._fused(near.features(), near_present.flatten(-3, -2), near_keeps)
+            fused_TBH = self._with_neighbours(fused_TBH, near_TXH, near, near_present)
+        logits_TBK = classify(self.tensors, fused_TBH)
         loss_T = self._loss(logits_TBK, self.targets.target_BK[index], self.targets.weight_B[index])
         grads = torch.autograd.grad(loss_T.sum(), [self.tensors[name] for name in self.shapes])
         torch.cat([grad.flatten(1) for grad in grads], dim=1, out=self.grad_TP)
         return loss_T.detach()
+
+    def _fused(
+        self, standardised: Mapping[str, torch.Tensor], present: torch.Tensor, keeps: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The fused features of all heads (T, B, H), from standardised features (B, D) or (T, B, D)."""
+        projected = [
+            project(self.tensors, name, standardised[name], keep) if name in standardised else None
+            for name, keep in zip(MODALITIES, keeps[:-1], strict=True)
+        ]
+        return fuse(self.tensors, projected, present, keeps[-1])
+
+    def _with_neighbours(
+        self, fused_TBH: torch.Tensor, near_TXH: torch.Tensor, near: "_Near", present_BNM: torch.Tensor
+    ) -> torch.Tensor:
+        """Fused features with what the fused features of neighbours, X = B N, add to them."""
+        usable_BN = near.is_there_BN & present_BNM.any(dim=-1)
+        near_TBNH = near_TXH.unflatten(1, near.place_BN.shape[-2:])
+        return read_neighbours(self.tensors, fused_TBH, near_TBNH, near.speaker_BN, usable_BN)
 
     def _update(self, step: int) -> None:
         """Clip the gradients and take AdamW's step, as the loop does; `step` counts from 0 over all epochs."""
@@ -185,11 +217,8 @@ class StackedHeads:
         """
         total, finite_T = None, torch.ones(len(self.configs), dtype=torch.bool)
         loss_T = torch.zeros(len(self.configs))
-        for batch, standardised in self.validation:
-            projected = [
-                project(self.tensors, name, standardised[name]) if name in standardised else None for name in MODALITIES
-            ]
-            logits = classify_subsets(self.tensors, projected, batch.present_BM, list(SUBSETS.values()))
+        for batch, standardised, near in self.validation:
+            logits = [classify(self.tensors, fused) for fused in self._fused_subsets(batch, standardised, near)]
             # With all three modalities shown, a clip is shown whatever it has: that is the count of every clip.
             shown_TBK = logits[list(SUBSETS.values()).index(MODALITIES)]
             tables = [_counts(shown_TBK, batch.label_B, self.classes)]
@@ -201,6 +230,60 @@ class StackedHeads:
             counts_TSKK = np.stack(tables, axis=1)
             total = counts_TSKK if total is None else total + counts_TSKK
         return total, loss_T, finite_T
+
+    def _fused_subsets(
+        self, batch: FeatureBatch, standardised: Mapping[str, torch.Tensor], near: "_Near | None"
+    ) -> list[torch.Tensor]:
+        """The fused features of all heads (T, B, H) when they are shown each subset of the modalities."""
+
+        def fused(standardised: Mapping[str, torch.Tensor], present_BM: torch.Tensor) -> list[torch.Tensor]:
+            projected = [project(self.tensors, n, standardised[n]) if n in standardised else None for n in MODALITIES]
+            return fuse_subsets(self.tensors, projected, present_BM, list(SUBSETS.values()))
+
+        fused_clips = fused(standardised, batch.present_BM)
+        if near is None:
+            return fused_clips
+        fused_near = fused(near.features(), near.present_BNM.flatten(0, 1))
+        shown_SM = torch.tensor([[name in names for name in MODALITIES] for names in SUBSETS.values()])
+        return [
+            self._with_neighbours(fused_TBH, near_TXH, near, near.present_BNM & shown_M)
+            for fused_TBH, near_TXH, shown_M in zip(fused_clips, fused_near, shown_SM, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Near:
+    """The neighbours of B clips, or (T, B), among C clips: see `Context`."""
+
+    standardised: Mapping[str, torch.Tensor]  # modality -> (C, D)
+    present_CM: torch.Tensor
+    place_BN: torch.Tensor  # the row of each neighbour, 0 where there is none
+    is_there_BN: torch.Tensor
+    speaker_BN: torch.Tensor
+
+    @property
+    def present_BNM(self) -> torch.Tensor:
+        """Which modalities each neighbour has."""
+        return self.present_CM[self.place_BN]
+
+    def features(self) -> dict[str, torch.Tensor]:
+        """The standardised features of the neighbours, (B N, D) or (T, B N, D), by modality."""
+        return {name: rows_CD[self.place_BN.flatten(-2)] for name, rows_CD in self.standardised.items()}
+
+    def rows(self, index: torch.Tensor) -> "_Near":
+        """The neighbours of clips given by their index (B,) or (T, B)."""
+        chosen = (values_BN[index] for values_BN in (self.place_BN, self.is_there_BN, self.speaker_BN))
+        return _Near(self.standardised, self.present_CM, *chosen)
+
+
+def _near(head: FusionHead, batch: FeatureBatch) -> _Near | None:
+    """The neighbours of a batch that a head sees; None for a head without context."""
+    if not head.offsets:
+        return None
+    context = head.window(batch)
+    place_BN, is_there_BN = context.place_BN.clamp(min=0), context.place_BN >= 0
+    standardised = _standardised(head, context.clips)
+    return _Near(standardised, context.clips.present_BM, place_BN, is_there_BN, context.speaker_BN)
 
 
 def _check_same_shape(configs: Sequence[HeadConfig]) -> None:
@@ -216,7 +299,7 @@ def _check_same_shape(configs: Sequence[HeadConfig]) -> None:
 def _standardised(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tensor]:
     """The standardised features of every modality that head and clips know: computed once, not in every step."""
     return {
-        name: head.standardise(batch, name, batch.present_BM[:, m])
+        name: head.standardise(batch.features[name], name, batch.present_BM[:, m])
         for m, name in enumerate(MODALITIES)
         if name in head.project and name in batch.features
     }

@@ -15,6 +15,7 @@ from emo_ray.config.data_settings import Media
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import batch, shards
 from emo_ray.data.batch import AudioBatch, FeatureBatch, SoftTargets, TextBatch, VideoBatch
+from emo_ray.data.dialogues import windows_of
 from emo_ray.data.manifest import Clip
 
 NAN = float("nan")
@@ -245,6 +246,8 @@ def leaves(value):
     """The tensors and tuples of a batch, by name."""
     if isinstance(value, torch.Tensor | tuple):
         return {"": value}
+    if value is None:
+        return {}
     parts = value if isinstance(value, dict) else {field.name: getattr(value, field.name) for field in fields(value)}
     return {f"{name}.{inner}": leaf for name, part in parts.items() for inner, leaf in leaves(part).items()}
 
@@ -284,3 +287,51 @@ def test_to_moves_every_tensor_and_keeps_the_rest():
                 assert before.device.type == "cpu"
     plain = replace(made, soft=None).to("cpu")
     assert plain.soft is None
+
+
+def in_a_row(count, offsets=(-2, -1, 1)):
+    """Clips c0, c1, ... that follow each other, as feature rows and with their neighbours."""
+    ids = [f"c{i}" for i in range(count)]
+    windows = windows_of([Clip(name, dialogue="d", turn=i) for i, name in enumerate(ids)], offsets)
+    made = batch.from_features(feature_table([[True, i % 2 == 0, True] for i in range(count)]))
+    return batch.with_context(made, made, windows)
+
+
+def seen_by(made):
+    """For each clip, the clip_ids at its places; None where there is no neighbour."""
+    ids = made.context.clips.clip_ids
+    return [tuple(ids[place] if place >= 0 else None for place in row) for row in made.context.place_BN.tolist()]
+
+
+@given(rows=st.lists(st.integers(0, 4), max_size=8))
+def test_chosen_clips_keep_their_neighbours(rows):
+    whole = in_a_row(5)
+    expected = [tuple(f"c{i + n}" if 0 <= i + n < 5 else None for n in whole.context.offsets) for i in range(5)]
+    assert seen_by(whole) == expected
+    assert seen_by(whole.rows(torch.tensor(rows, dtype=torch.int64))) == [expected[i] for i in rows]
+    window = whole.context.window((1, -1))
+    assert seen_by(replace(whole, context=window)) == [(row[2], row[1]) for row in expected]
+    with pytest.raises(ValueError, match=r"\[-3\]"):
+        whole.context.window((-3, 1))
+
+
+def test_another_device_gets_the_neighbours_that_it_needs_and_no_others():
+    made = in_a_row(50).rows(torch.tensor([10, 20]))
+    moved = made.to("meta")
+    assert set(moved.context.clips.clip_ids) == {"c8", "c9", "c11", "c18", "c19", "c21"}
+    assert moved.context.clips.features["video"].device.type == moved.context.place_BN.device.type == "meta"
+    assert made.to("cpu").context is made.context
+
+
+def test_what_is_hidden_is_hidden_in_neighbours_too():
+    made = in_a_row(4).showing(torch.tensor([True, False, False]))
+    for clips in (made, made.context.clips):
+        assert clips.present_BM.tolist() == [[True, False, False]] * 4
+
+
+def test_neighbours_without_features_are_absent_and_clips_of_no_dialogue_have_none():
+    windows = windows_of([Clip(name, dialogue="d", turn=i) for i, name in enumerate(("c1", "x", "c0"))], (-1, 1))
+    made = batch.from_features(feature_table([[True] * 3] * 3))
+    assert seen_by(batch.with_context(made, made, windows)) == [(None, None)] * 3
+    nobody = batch.with_context(made, made.rows(torch.tensor([], dtype=torch.int64)), windows)
+    assert (nobody.to("meta").context.place_BN.shape, len(nobody.context.clips)) == ((3, 2), 3)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray.config.model_settings import MODALITIES, Fusion
-from emo_ray.data.batch import FeatureBatch, unlabelled
+from emo_ray.data.batch import Context, FeatureBatch, unlabelled
 from emo_ray.models.fusion import (
     FusionHead,
     drop_modalities,
@@ -260,3 +260,94 @@ def test_features_that_cannot_be_standardised_are_refused(value):
     features[2, 1] = torch.nan
     features[:, 2] = torch.nan  # unknown in all clips
     assert scalings(batch)["audio"][1, 2] == torch.inf
+
+
+OFFSETS = (-2, -1, 1)
+
+
+def in_dialogues(batch, seed=0):
+    """The clips with neighbours among 40 others; a third of the places, and all of the first clip, have none."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = len(batch), len(OFFSETS)
+    place = torch.randint(0, 40, shape, generator=generator).where(torch.rand(shape, generator=generator) < 0.7, -1)
+    place[0] = -1
+    speaker = torch.randint(0, 3, shape, generator=generator)
+    context = Context(clips=batch_of(40, seed + 1), offsets=OFFSETS, place_BN=place, speaker_BN=speaker)
+    return replace(batch, context=context)
+
+
+def listening_head(**changes):
+    """A head with context."""
+    return head_of(context={"before": 2, "after": 1}, **changes)
+
+
+def by_hand(head, batch):
+    """The logits of a head with context, clip by clip and without tensors over neighbours."""
+    plain = head_of()
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if not k.startswith("neighbours.")})
+    plain.eval()
+    context, layers, logits = batch.context, head.neighbours, []
+    for b, own_H in enumerate(plain(batch).features_BD):
+        seen, scores = [], []
+        for n, place in enumerate(context.place_BN[b].tolist()):
+            near = context.clips.rows(torch.tensor([max(place, 0)]))
+            if place >= 0 and near.present_BM.any():
+                near_H = plain(near).features_BD[0] + layers.place_NH[n] + layers.speaker_SH[context.speaker_BN[b, n]]
+                seen.append(near_H)
+                scores.append(layers.key(near_H) @ layers.query(own_H) / 16**0.5)
+        weights = torch.stack([*scores, torch.zeros(())]).softmax(dim=0)
+        read_H = sum((w * near_H for w, near_H in zip(weights, seen, strict=False)), torch.zeros(16))
+        logits.append(head.classify(own_H + layers.gate_H * layers.read(torch.cat([own_H, read_H]))))
+    return torch.stack(logits)
+
+
+def test_context_is_attention_over_the_neighbours_that_are_there():
+    head, batch = listening_head().eval(), in_dialogues(batch_of())
+    torch.testing.assert_close(head(batch).logits_BK, by_hand(head, batch), atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_without_context_neither_has_its_weights_nor_looks_at_neighbours():
+    plain, listening = head_of().eval(), listening_head().eval()
+    assert set(plain.state_dict()) == {k for k in listening.state_dict() if not k.startswith("neighbours.")}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(listening.state_dict()[name], value)  # drawn first, so that context changes no other weight
+    batch = in_dialogues(batch_of())
+    assert torch.equal(plain(batch).logits_BK, plain(replace(batch, context=None)).logits_BK)
+
+
+def test_what_no_neighbour_has_never_reaches_the_output():
+    """Features of absent modalities, of places without a neighbour, and of modalities that the clip hides."""
+    head, batch = listening_head().eval(), in_dialogues(batch_of())
+    near = batch.context.clips
+    spoilt = {n: near.features[n].masked_fill(~near.present_BM[:, [m]], torch.nan) for m, n in enumerate(MODALITIES)}
+    changed = replace(batch, context=replace(batch.context, clips=replace(near, features=spoilt)))
+    assert torch.equal(head(changed).logits_BK, head(batch).logits_BK)
+    hidden = batch.showing(torch.tensor([True, False, False]))
+    louder = replace(
+        near,
+        features={n: v + 5 * (n != "video") for n, v in near.features.items()},
+        present_BM=hidden.context.clips.present_BM,
+    )
+    assert torch.equal(
+        head(replace(hidden, context=replace(hidden.context, clips=louder))).logits_BK, head(hidden).logits_BK
+    )
+    assert not torch.allclose(
+        head(batch).logits_BK[1:], head(replace(batch, context=in_dialogues(batch, 5).context)).logits_BK[1:]
+    )
+
+
+def test_a_window_has_one_draw_of_modality_dropout():
+    """With sound dropped in every clip, no neighbour's sound is heard: neither output nor gradient knows of it."""
+    batch = in_dialogues(batch_of(present=torch.ones(64, 3, dtype=torch.bool)))
+    head = listening_head(modality_dropout={"audio": 1.0}, dropout=0.0).train()
+    head(batch).logits_BK.square().sum().backward()
+    assert not head.project["audio"][0].weight.grad.any()
+    assert head.project["video"][0].weight.grad.any()
+
+
+def test_a_head_with_context_refuses_clips_whose_neighbours_nobody_looked_for():
+    with pytest.raises(ValueError, match=r"\(-2, -1, 1\)"):
+        listening_head()(batch_of())
+    fewer = replace(in_dialogues(batch_of()).context.window((-1,)))
+    with pytest.raises(ValueError, match=r"\[-2, 1\]"):
+        listening_head()(replace(batch_of(), context=fewer))

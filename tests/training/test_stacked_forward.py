@@ -8,7 +8,7 @@ import torch
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import FeatureBatch, unlabelled
 from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
-from emo_ray.training.stacked_forward import classify, classify_subsets, project, stack, transposed_weight
+from emo_ray.training.stacked_forward import classify, fuse, fuse_subsets, project, stack, transposed_weight
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
 ROWS, HIDDEN = 64, 16
@@ -40,7 +40,7 @@ def projected(heads, batch, keeps=(None, None, None)):
     tensors, rows = stack(heads), []
     for m, name in enumerate(MODALITIES):
         known = name in heads[0].project
-        scaled = heads[0].standardise(batch, name, batch.present_BM[:, m]) if known else None
+        scaled = heads[0].standardise(batch.features[name], name, batch.present_BM[:, m]) if known else None
         rows.append(project(tensors, name, scaled, keeps[m]) if known else None)
     return tensors, rows
 
@@ -53,9 +53,9 @@ def assert_same(actual, expected):
 def test_many_heads_at_once_are_each_of_them(lacking):
     batch, heads = clips(), heads_of(2, [n for n in MODALITIES if n != lacking])
     expected = [head.eval()(batch) for head in heads]
-    actual = classify(*projected(heads, batch), batch.present_BM)
-    assert_same(actual.logits_BK, [output.logits_BK for output in expected])
-    assert_same(actual.features_BD, [output.features_BD for output in expected])
+    fused = fuse(*projected(heads, batch), batch.present_BM)
+    assert_same(classify(stack(heads), fused), [output.logits_BK for output in expected])
+    assert_same(fused, [output.features_BD for output in expected])
 
 
 @pytest.mark.parametrize("rate", [0.4, {"video": 0.5, "audio": 0.1, "text": 0.0}])
@@ -70,20 +70,21 @@ def test_in_training_each_has_its_own_noise_and_rates(rate):
         noises.append(torch.rand(ROWS, noise_columns(HIDDEN), generator=torch.Generator().manual_seed(seed)))
     chances, keeps = split_noise(torch.stack(noises), torch.tensor(dropouts)[:, None, None])
     present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
-    actual = classify(*projected(heads, batch, keeps), present, keeps[-1])
+    fused = fuse(*projected(heads, batch, keeps), present, keeps[-1])
+    logits = classify(stack(heads), fused)
     # Dropout's factors are float32; the rate is a tensor in the stacked form and a Python float in the plain one.
-    torch.testing.assert_close(actual.logits_BK, torch.stack([o.logits_BK for o in expected]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(actual.features_BD, torch.stack([o.features_BD for o in expected]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, torch.stack([o.logits_BK for o in expected]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused, torch.stack([o.features_BD for o in expected]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lacking", [None, "audio"])
 def test_subsets_at_once_are_what_each_head_says_of_each_alone(lacking):
     """This also holds for clips that lack modalities and for heads that know only two."""
     batch, heads = clips(), [head.eval() for head in heads_of(2, [n for n in MODALITIES if n != lacking])]
-    at_once = classify_subsets(*projected(heads, batch), batch.present_BM, list(SUBSETS.values()))
+    at_once = fuse_subsets(*projected(heads, batch), batch.present_BM, list(SUBSETS.values()))
     for names, actual in zip(SUBSETS.values(), at_once, strict=True):
         shown = replace(batch, present_BM=batch.present_BM & torch.tensor([name in names for name in MODALITIES]))
-        assert_same(actual, [head(shown).logits_BK for head in heads])
+        assert_same(classify(stack(heads), actual), [head(shown).logits_BK for head in heads])
 
 
 def test_stacked_parameters_come_back_as_they_were():

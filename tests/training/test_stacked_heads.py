@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emo_ray.config import load, override
-from emo_ray.data.batch import FeatureBatch, SoftTargets
+from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.training import in_memory, loop
 from emo_ray.training.loss import class_weights
@@ -40,6 +40,17 @@ def clips(count, seed, soft=False):
         batch,
         soft=SoftTargets(target_BK=torch.rand(count, 4, generator=generator).softmax(dim=1), weight_B=weight),
     )
+
+
+def in_dialogues(batch, seed, offsets=(-3, -2, -1, 1)):
+    """The clips with neighbours among others, some without labels: about half of the places have one."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = len(batch), len(offsets)
+    others = clips(120, 100 + seed)
+    place = torch.randint(0, 120, shape, generator=generator).where(torch.rand(shape, generator=generator) < 0.5, -1)
+    place[:5] = -1  # the ends of dialogues, and clips of none
+    speaker = torch.randint(0, 3, shape, generator=generator)
+    return replace(batch, context=Context(clips=others, offsets=offsets, place_BN=place, speaker_BN=speaker))
 
 
 def fresh(config, train):
@@ -82,6 +93,7 @@ CHANGES = {
     "one seed": [(0, {}), (0, {"lr": 3e-3, "dropout": 0.0}), (0, {"modality_dropout": 0.0, "label_smoothing": 0.0})],
     "seeds": [(0, {}), (1, {}), (2, {"lr": 2e-3, "warmup_fraction": 0.0, "weight_decay": 0.3}), (1, {"dropout": 0.6})],
     "rates of each": [(0, {"modality_dropout": EACH}), (3, {"modality_dropout": {**EACH, "text": 0.9}})],
+    "context": [(0, {"context.before": 2, "context.after": 1}), (1, {"context.before": 2, "context.after": 1})],
     "weights": [(0, {"class_weights": "balanced"}), (0, {"grad_clip_norm": 0.05}), (1, {"class_weights": "balanced"})],
 }
 
@@ -89,7 +101,11 @@ CHANGES = {
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "targets"])
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_each_head_is_what_the_loop_makes_alone(changes, soft):
-    train, validation, configs = clips(70, 0, soft), clips(90, 1), configs_of(*changes)
+    train, validation, configs = (
+        in_dialogues(clips(70, 0, soft), 0),
+        in_dialogues(clips(90, 1), 1),
+        configs_of(*changes),
+    )
     curves, states = together(configs, train, validation)
     for config, epochs, state in zip(configs, curves, states, strict=True):
         history, expected = alone(config, train, validation)
@@ -149,11 +165,12 @@ def test_without_validation_clips_nothing_is_counted():
 
 
 @pytest.mark.parametrize(
-    "change", [{"hidden": 8}, {"batch_size": 8}, {"passes_per_epoch": 1}, {"modality_dropout": EACH}]
+    "change",
+    [{"hidden": 8}, {"batch_size": 8}, {"passes_per_epoch": 1}, {"modality_dropout": EACH}, {"context.after": 1}],
 )
 def test_heads_of_other_shapes_are_refused(change):
     configs, train = configs_of((0, {}), (0, change)), clips(40, 0)
-    with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change))}"):
+    with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change)).partition('.')[0]}"):
         StackedHeads([fresh(config, train) for config in configs], configs, train, None, EPOCHS)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
-from emo_ray.data.corpora import media_folders, meld, mer2024, ravdess
+from emo_ray.data.corpora import iemocap, media_folders, meld, mer2024, ravdess
 from emo_ray.data.corpora.imported import Imported, left_out_notes
 from emo_ray.data.folders import Listing, first_of, is_unicode, list_folder, printable
 from emo_ray.data.manifest import Clip
@@ -16,12 +16,14 @@ FOLDER_IMPORTERS: dict[str, Callable[[Listing], Imported]] = {
     "ravdess": ravdess.read,
     "mer2024": mer2024.read,
     "meld": meld.read,
+    "iemocap": iemocap.read,
     "folder": media_folders.read,
     "class_folders": media_folders.read_class_folders,
 }
 # The corpora that `auto` recognises, by the first that fits; a function gives the media that do not (see `imported`).
 _MISFITS: dict[str, Callable[[Listing], list[str] | None]] = {
     "meld": meld.misfits,
+    "iemocap": iemocap.misfits,
     "mer2024": mer2024.misfits,
     "ravdess": ravdess.misfits,
 }
@@ -34,9 +36,10 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     alone makes a clip of a table's row (see `manifest.read_table`).
 
     `auto` takes a file for a table; a folder for the first of these that shows itself and that all of its media fit:
-    MELD by any `*_sent_emo.csv` below it, MER2024 by a CSV directly in it that has the columns name and discrete,
-    RAVDESS by a media file's name; and else for plain media. Raises ValueError where the path, the layout, a clip_id or
-    a label is wrong, and where rows share a file (with `bare` they may: it may not be needed).
+    MELD by any `*_sent_emo.csv` below it, IEMOCAP by a table in `Session*/dialog/EmoEvaluation`, MER2024 by a CSV
+    directly in it that has the columns name and discrete, RAVDESS by a media file's name; and else for plain media.
+    Raises ValueError where the path, the layout, a clip_id or a label is wrong, and where rows share a file (with
+    `bare` they may: it may not be needed).
     """
     if data.manifest is None or data.corpus == "synthetic":
         sources = f"data.manifest={data.manifest}, data.corpus={data.corpus}"

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 from emo_ray import cluster, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, Optimisation
-from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards
+from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards, with_context
+from emo_ray.data.dialogues import Windows, with_neighbours
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.models import checkpoint
@@ -36,6 +38,7 @@ from emo_ray.training.loss import class_weights
 from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
+ReadFeatures = Callable[[pa.Table], FeatureBatch]
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
 
@@ -82,7 +85,11 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
 
 
 def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) -> pa.Table:
-    """The features of these clips, as `feature_tables.load` gives them; EmoVCLIP's where the plan has one."""
+    """The features of these clips and of their neighbours, as `feature_tables.load` gives them.
+
+    Those of video are EmoVCLIP's where the plan has one.
+    """
+    clip_ids = with_neighbours(clip_ids, plan.windows)
     parts = plan.prepared.parts_with(clip_ids)
     encoders = [*plan.encoders, *([video_encoder(plan.video_path)] if plan.video_path else [])]
     return load(plan.prepared, encode_corpus(config, plan.prepared, encoders, parts), parts, clip_ids)
@@ -104,7 +111,7 @@ def fusion_job(
             f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
             "name feature tables with tables.video, tables.audio, tables.text"
         )
-    read = from_features if by_speaker is None else partial(_standardised, by_speaker)
+    read: ReadFeatures = from_features if by_speaker is None else partial(_standardised, by_speaker)
     # Pseudo-labelled clips count as well: how features are scaled says nothing about labels.
     statistics, usable = scalings(read(train_rows)), train_rows["clip_id"].to_pylist()
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
@@ -112,6 +119,8 @@ def fusion_job(
     tables = {"train": train_rows, "validation": labelled_rows(table, clips.validation)}
     datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
     heads = config.train.averaged_heads(len(usable))
+    if plan.windows is not None:
+        read = WithNeighbours(read, ray.put(read(table)), plan.windows.only(clips.all_clips))
     job = ray_train.TrainingJob(
         phase="fusion",
         digest=plan.key,
@@ -129,8 +138,8 @@ def fusion_job(
 
 def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None) -> Choice:
     """The settings and epochs that inner folds choose, a Ray task for each, or this process for all."""
-    rows = labelled_rows(table, plan.clips.labelled)
-    batch = from_features(rows) if by_speaker is None else _standardised(by_speaker, rows)
+    batch = labelled_batch(table, plan.clips.labelled, plan.windows)
+    batch = batch if by_speaker is None else by_speaker.applied(batch)
     run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
     return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), run)
@@ -175,6 +184,29 @@ def labelled_rows(table: pa.Table, label_of: LabelOf) -> pa.Table:
             usable_B |= table[name].to_numpy()
     table = table.filter(pa.array(usable_B))
     return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
+
+
+def labelled_batch(table: pa.Table, label_of: LabelOf, windows: Windows | None) -> FeatureBatch:
+    """The features of these clips that have any, with those of their neighbours, which are rows of the table too."""
+    batch = from_features(labelled_rows(table, label_of))
+    return batch if windows is None else with_context(batch, from_features(table), windows)
+
+
+@dataclass(frozen=True)
+class WithNeighbours:
+    """Makes batches of rows of features, with neighbours that lie in Ray's object store, once for all workers."""
+
+    read: ReadFeatures
+    clips: ray.ObjectRef  # of a FeatureBatch
+    windows: Windows
+
+    def __call__(self, table: pa.Table) -> FeatureBatch:
+        """The batch of a table."""
+        return with_context(self.read(table), self._clips, self.windows)
+
+    @cached_property
+    def _clips(self) -> FeatureBatch:
+        return ray.get(self.clips)
 
 
 def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:

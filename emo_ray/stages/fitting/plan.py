@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from emo_ray import cluster, store
 from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import SMALL
+from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
 from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.status import are_ok
 from emo_ray.models.checkpoint_files import WEIGHTS, fusion_start_folder, start_folder
 from emo_ray.models.identity import SPEAKER_VERSION, frozen_digest
 from emo_ray.progress import say
-from emo_ray.stages.corpus import Corpus
+from emo_ray.stages.corpus import Corpus, encoded_with
 from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class TrainingPlan:
     key: str
     path: Path
     video_path: Path | None  # of EmoVCLIP; None where none is trained
+    windows: Windows | None  # the neighbours of all clips; None for a head without context
     inner_folds: bool = False  # whether epochs and settings are chosen in inner folds, to train on all labelled clips
 
     @property
@@ -80,10 +82,11 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
         clips = TrainingClips(clips.labelled | clips.validation, {})
     # Test clips too, because they lie in the same parts, and parts are encoded whole.
     encoded_ids = {clip.clip_id for clip in prepared.clips if clip.label is not None} | clips.train.keys()
-    encoders = tuple(frozen_encoders(config, corpus.texts_for(encoded_ids)))
-    key = _fusion_digest(config, prepared, clips, encoders, video_path)
+    encoders = tuple(frozen_encoders(config, corpus.texts_for(encoded_with(config, prepared, encoded_ids))))
+    windows = windows_of(prepared.clips, config.fusion.context.offsets)
+    key = _fusion_digest(config, prepared, clips, encoders, video_path, windows)
     path = root / "checkpoints" / f"model-{key}"
-    return TrainingPlan(corpus, clips, encoders, key, path, video_path, inner_folds)
+    return TrainingPlan(corpus, clips, encoders, key, path, video_path, windows, inner_folds)
 
 
 def check_no_folds(config: Config) -> None:
@@ -180,8 +183,9 @@ def _emovclip_path(config: Config, prepared: Prepared, clips: TrainingClips, roo
 
 
 def _fusion_digest(
-    config: Config, prepared: Prepared, clips: TrainingClips, encoders: Sequence[EncoderSpec], video_path: Path | None
-) -> str:
+    config: Config, prepared: Prepared, clips: TrainingClips, encoders: Sequence[EncoderSpec],
+    video_path: Path | None, windows: Windows | None,
+) -> str:  # fmt: skip
     start = fusion_start_folder(config, prepared.labels)
     return store.digest(
         VERSION,
@@ -191,16 +195,25 @@ def _fusion_digest(
         *_clip_parts(prepared, clips),
         *([store.digest_path(start / WEIGHTS)] if start else []),
         *clips.digest_parts,
-        *_speaker_parts(config, prepared, clips),
+        *_speaker_parts(config, prepared, clips, windows),
+        *_context_parts(prepared, clips, windows),
     )
 
 
-def _speaker_parts(config: Config, prepared: Prepared, clips: TrainingClips) -> list:
-    """For digests: who speaks in the clips, where features are standardised by speaker."""
+def _context_parts(prepared: Prepared, clips: TrainingClips, windows: Windows | None) -> list:
+    """For digests: who the neighbours of the clips are, and where they lie; empty without context."""
+    if windows is None:
+        return []
+    windows = windows.only(clips.all_clips)
+    return [*windows.digest_parts, prepared.parts_with(windows.ids())]
+
+
+def _speaker_parts(config: Config, prepared: Prepared, clips: TrainingClips, windows: Windows | None) -> list:
+    """For digests: who speaks in the clips and their neighbours, where features are standardised by speaker."""
     if config.tables.standardise == "corpus":
         return []
-    clip_ids = clips.all_clips
-    speakers = sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in clip_ids)
+    seen = with_neighbours(clips.all_clips, windows)
+    speakers = sorted((clip.clip_id, clip.speaker or "") for clip in prepared.clips if clip.clip_id in seen)
     return [SPEAKER_VERSION, speakers]
 
 

@@ -84,6 +84,29 @@ def tiny_meld(root: Path) -> Path:
     )
 
 
+def tiny_iemocap(root: Path) -> Path:
+    dialogs, stem = root / "Session2" / "dialog", "Ses02F_impro01"
+    for folder in ("EmoEvaluation/Attribute", "transcriptions"):
+        (dialogs / folder).mkdir(parents=True)
+    scores = "[2.5000, 2.5000, 2.5000]"
+    (dialogs / "EmoEvaluation" / f"{stem}.txt").write_text(
+        "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+        f"[10.2000 - 11.0000]\t{stem}_F001\texc\t{scores}\nC-E2:\tHappiness;\t()\n"
+        f"[9.5000 - 10.1000]\t{stem}_M000\txxx\t{scores}\n[6.2901 - 8.2357]\t{stem}_F000\tneu\t{scores}\n"
+    )
+    (dialogs / "EmoEvaluation" / "Attribute" / f"{stem}_e1_atr.txt").write_text("not read")
+    (dialogs / "transcriptions" / f"{stem}.txt").write_text(
+        f"{stem}_F000 [006.2901-008.2357]: Excuse me: hello.\n{stem}_FXX0 [8.0-8.1]: [LAUGHTER]\nM: no turn\n"
+    )
+    return touch(
+        root,
+        f"Session2/sentences/wav/{stem}/{stem}_F000.wav",
+        f"Session2/sentences/wav/{stem}/{stem}_M000.wav",
+        f"Session2/dialog/wav/{stem}.wav",
+        f"Session2/dialog/avi/DivX/{stem}.avi",
+    )
+
+
 def tiny_classes(root: Path) -> Path:
     return touch(root, "angry/a.mp4", "angry/a.wav", "angry/x/a.flac", "sad/a.mp4", "sad/._a.mp4", "sad/a.jpg")
 
@@ -92,6 +115,7 @@ CORPORA = {
     "ravdess": tiny_ravdess,
     "mer2024": tiny_mer,
     "meld": tiny_meld,
+    "iemocap": tiny_iemocap,
     "class_folders": tiny_classes,
     "folder": tiny_classes,
 }
@@ -302,6 +326,29 @@ class TestMer2024:
         table(tmp_path / "openset.csv", ["name", "openset"], ["a", "[sad]"])
         with pytest.raises(ValueError, match=r"openset\.csv \(name, openset\)"):
             read(tmp_path, "mer2024")
+
+
+class TestIemocap:
+    def test_turns_become_clips_in_their_dialogues(self, tmp_path):
+        root = tiny_iemocap(tmp_path)
+        clips = {clip.clip_id.rpartition("_")[2]: clip for clip in read(root)}
+        assert clips.keys() == {"F000", "M000", "F001"}
+        folder = root / "Session2/sentences/wav/Ses02F_impro01"
+        for name, clip in clips.items():  # F001 has no file: the path that it should have had
+            assert (clip.audio, clip.video) == (str(folder / f"Ses02F_impro01_{name}.wav"), None)
+        assert [clips[name].label for name in ("F000", "M000", "F001")] == ["neu", None, "exc"]
+        assert [clips[name].turn for name in ("F000", "M000", "F001")] == [6.2901, 9.5, 10.2]
+        assert {clip.dialogue for clip in clips.values()} == {"Ses02F_impro01"}
+        assert [clips[name].speaker for name in ("F000", "M000", "F001")] == ["Ses02_F", "Ses02_M", "Ses02_F"]
+        assert (clips["F000"].text, clips["M000"].text) == ("Excuse me: hello.", None)
+
+    def test_labels_are_the_user_s_to_merge(self, tmp_path):
+        clips = read(tiny_iemocap(tmp_path), label_map={"exc": "hap"})
+        assert {clip.label for clip in clips} == {"neu", "hap", None}
+
+    def test_without_labels_it_is_an_error(self, tmp_path):
+        with pytest.raises(ValueError, match=r"EmoEvaluation/Ses01F_impro01\.txt"):
+            read(touch(tmp_path, "a.wav"), "iemocap")
 
 
 class TestMeld:
