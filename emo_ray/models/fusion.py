@@ -86,13 +86,13 @@ class FusionHead(nn.Module):
         context = self.window(batch)
         rows = context.place_BN.clamp(min=0).flatten()
         hidden_BM = batch.present_BM & ~present_BM
-        near_BNM = context.clips.present_BM[rows].view(*context.place_BN.shape, -1) & ~hidden_BM[:, None]
+        near_BNM = context.clips.present_BM[rows].unflatten(0, context.place_BN.shape) & ~hidden_BM[:, None]
         near_keep: Keep = {
             name: keep.repeat_interleave(len(self.offsets), dim=0) if isinstance(keep, torch.Tensor) else keep
             for name, keep in keep_of.items()
         }
         near_features = {name: values[rows] for name, values in context.clips.features.items()}
-        near_BNH = self._fuse(near_features, near_BNM.flatten(0, 1), near_keep).view(*context.place_BN.shape, -1)
+        near_BNH = self._fuse(near_features, near_BNM.flatten(0, 1), near_keep).unflatten(0, context.place_BN.shape)
         usable_BN = (context.place_BN >= 0) & near_BNM.any(dim=-1)
         return self.neighbours(fused_BH, near_BNH, context.speaker_BN, usable_BN)
 

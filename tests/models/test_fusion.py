@@ -304,6 +304,7 @@ def by_hand(head, batch):
 def test_context_is_attention_over_the_neighbours_that_are_there():
     head, batch = listening_head().eval(), in_dialogues(batch_of())
     torch.testing.assert_close(head(batch).logits_BK, by_hand(head, batch), atol=1e-5, rtol=1e-5)
+    assert head(batch.rows(torch.zeros(64, dtype=torch.bool))).logits_BK.shape == (0, 4)
 
 
 def test_a_head_without_context_neither_has_its_weights_nor_looks_at_neighbours():
