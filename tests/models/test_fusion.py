@@ -277,8 +277,10 @@ def in_dialogues(batch, seed=0):
 
 
 def listening_head(**changes):
-    """A head with context."""
-    return head_of(context={"before": 2, "after": 1}, **changes)
+    """A head with context whose gate is open, so that neighbours matter."""
+    head = head_of(context={"before": 2, "after": 1}, **changes)
+    torch.nn.init.ones_(head.neighbours.gate_H)
+    return head
 
 
 def by_hand(head, batch):
@@ -314,6 +316,8 @@ def test_a_head_without_context_neither_has_its_weights_nor_looks_at_neighbours(
         assert torch.equal(listening.state_dict()[name], value)  # drawn first, so that context changes no other weight
     batch = in_dialogues(batch_of())
     assert torch.equal(plain(batch).logits_BK, plain(replace(batch, context=None)).logits_BK)
+    fresh = head_of(context={"before": 2, "after": 1}).eval()
+    assert torch.equal(fresh(batch).logits_BK, plain(batch).logits_BK)  # training starts as without context
 
 
 def test_what_no_neighbour_has_never_reaches_the_output():
