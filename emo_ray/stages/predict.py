@@ -27,7 +27,7 @@ from emo_ray.data.batch import FeatureBatch, from_features, with_context
 from emo_ray.data.dialogues import Windows, windows_of
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import WEIGHTS, read_config
-from emo_ray.models.fusion import FusionHead
+from emo_ray.models.head_average import Head
 from emo_ray.progress import progress
 from emo_ray.reports.training import summary_table
 from emo_ray.reports.wording import plural
@@ -60,7 +60,7 @@ class Models:
 
     path: Path
     labels: tuple[str, ...]
-    head: FusionHead
+    head: Head
     encoders: dict[str, EncoderSpec]
     modules: Mapping[str, Callable[[], Any]]  # what an encoder builds; the first call loads it
     device: str
