@@ -62,8 +62,12 @@ def _foreign(config: Config, path: Path, own: Corpus, corpus: Corpus, shared: Se
     label_of = {clip.clip_id: index_of[clip.label] for clip in corpus.prepared.clips if clip.label in index_of}
     if len(shared) < 2 or not label_of:
         return None
-    config = of_checkpoint(override(config, {"checkpoint": str(path)}), path)
-    prepared = replace(corpus.prepared, labels=own.prepared.labels)
+    config = of_checkpoint(override(config, {"checkpoint": str(path), "evaluate.floors": False}), path)
+    clips = [
+        clip if clip.label in index_of else replace(clip, label=None, split="unlabelled")
+        for clip in corpus.prepared.clips
+    ]
+    prepared = replace(corpus.prepared, labels=own.prepared.labels, clips=tuple(clips))
     return measured(config, path, replace(corpus, prepared=prepared), JudgedClips("all", label_of))
 
 
