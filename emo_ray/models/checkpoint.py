@@ -98,14 +98,21 @@ def load_fusion(folder: Path) -> Head:
 
 
 def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int = 1) -> Head:
-    """What training starts with: `count` new heads with this scaling, or those of `fusion.start_from`.
+    """The head that training starts with, or an average of `count` of them: see `fresh_heads`."""
+    return together(fresh_heads(config, scaling, labels, count))
+
+
+def fresh_heads(
+    config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int
+) -> list[FusionHead]:
+    """The heads that training starts with: `count` new ones with this scaling, or those of `fusion.start_from`.
 
     The latter keep their own scaling, and where they are fewer, some start alike. Raises ValueError where they are for
     other classes or shapes, or lack a modality of the training clips.
     """
     folder = fusion_start_folder(config, labels)
     if folder is None:
-        return together([FusionHead(config.fusion, scaling, len(labels)) for _ in range(count)])
+        return [FusionHead(config.fusion, scaling, len(labels)) for _ in range(count)]
     heads = [head for _, head in zip(range(count), cycle(_load_heads(folder, config.fusion, labels)), strict=False)]
     head = heads[0]
     if missing := sorted(set(scaling) - set(head.project)):
@@ -113,7 +120,7 @@ def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Se
             f"fusion.start_from: found no {' and '.join(missing)} in the head in {folder}, expected every modality "
             "that training clips have: start from nothing"
         )
-    return together([deepcopy(head) for head in heads])
+    return [deepcopy(head) for head in heads]
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ the number of epochs. Learning rate, weight decay and label smoothing stay as th
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,8 @@ def candidates(config: Config, searches: bool) -> list[Fusion]:
     if not searches:
         return [config.fusion]
     settings = config.fusion
-    changes = [{}, {"dropout": max(settings.dropout, _MORE_DROPOUT)}, {"hidden": _WIDER * settings.hidden}]
+    more_dropout: dict[str, Any] = {"dropout": max(settings.dropout, _MORE_DROPOUT)}
+    changes: list[dict[str, Any]] = [{}, more_dropout, {"hidden": _WIDER * settings.hidden}]
     return [settings.model_copy(update=change) for change in changes]
 
 

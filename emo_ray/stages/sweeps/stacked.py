@@ -21,7 +21,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.models import checkpoint
-from emo_ray.models.fusion import scalings
+from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.training import metrics, search
@@ -191,11 +191,11 @@ class Worker:
         ]
 
     def _stack(self, configs: Sequence[Config], fold: int) -> StackedHeads:
-        heads = []
+        heads: list[FusionHead] = []
         with torch.random.fork_rng(devices=[]):
             for config in configs:
                 torch.manual_seed(config.seed)
-                heads.append(checkpoint.fresh_fusion(config, self.scalings[fold], self.labels))
+                heads += checkpoint.fresh_heads(config, self.scalings[fold], self.labels, 1)
         head_configs = [HeadConfig(config.fusion, config.seed) for config in configs]
         clips = self.folds[fold]
         return StackedHeads(heads, head_configs, clips.train, clips.validation, self.config.train.epochs)
