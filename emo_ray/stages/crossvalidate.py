@@ -27,6 +27,7 @@ from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, report_result, track_report
+from emo_ray.stages.fitting.plan import INNER_FOLDS
 from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _measure(
         raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
     fold_B = _folds(config, prepared, batch)
     batch = labelled_batch(table, label_of, _windows(config, prepared, batch, fold_B))
-    folds = _test_folds(config, batch, fold_B, len(prepared.labels))
+    folds = _test_folds(config, prepared, batch, fold_B)
     probabilities = {name: _gathered([fold.probabilities[name] for fold in folds], fold_B) for name in SUBSETS}
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
     if config.evaluate.has_floors(len(batch)):
@@ -166,13 +167,16 @@ def _windows(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: 
     return windows_of(prepared.clips, config.fusion.context.offsets, fold_of)
 
 
-def _test_folds(config: Config, batch: "FeatureBatch", fold_B: np.ndarray, classes: int) -> list[FoldTested]:
+def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> list[FoldTested]:
     """What heads and floors say of the clips of each fold, which they were not trained on. A fold is a Ray task."""
     import ray
 
     cluster.connect(config)
+    classes = len(prepared.labels)
     shared, test_fold = ray.put(batch), ray.remote(num_cpus=1)(_test_fold)
-    tasks = [test_fold.remote(shared, fold_B == fold, config, classes) for fold in range(fold_B.max() + 1)]
+    clip_of = {clip.clip_id: clip for clip in prepared.clips}
+    groups = splits.grouped([clip_of[clip_id] for clip_id in batch.clip_ids]).names
+    tasks = [test_fold.remote(shared, fold_B == fold, config, classes, groups) for fold in range(fold_B.max() + 1)]
     waiting = list(tasks)
     with progress(f"training in {len(tasks)} folds", len(tasks), "folds") as advance:
         while waiting:
@@ -182,16 +186,23 @@ def _test_folds(config: Config, batch: "FeatureBatch", fold_B: np.ndarray, class
     return ray.get(tasks)
 
 
-def _test_fold(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int) -> FoldTested:
+def _test_fold(
+    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int, groups: Sequence[str]
+) -> FoldTested:
     """Train on the clips that are not tested, and predict those that are, shown each subset of the modalities."""
     from emo_ray.training.in_memory import one_thread
 
     with one_thread():
-        return held_out(batch, tested_B, config, classes)
+        return held_out(batch, tested_B, config, classes, groups)
 
 
-def held_out(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int) -> FoldTested:
-    """Probabilities of the tested clips by an average of heads that is trained on all other clips; and the floors."""
+def held_out(
+    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int, groups: Sequence[str]
+) -> FoldTested:
+    """Probabilities of the tested clips by an average of heads that is trained on all other clips; and the floors.
+
+    `groups` names a group for each clip, of which inner folds divide none.
+    """
     import torch
 
     from emo_ray.training import floors
@@ -201,7 +212,9 @@ def held_out(batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classe
 
     mask_B = torch.tensor(tested_B)
     train, tested = standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])
-    choice = choose(train, config, classes, searches=True) if config.fusion.searches(len(train)) else None
+    inner_groups = [group for group, is_tested in zip(groups, tested_B, strict=True) if not is_tested]
+    searches = config.fusion.searches(len(train)) and len(set(inner_groups)) >= INNER_FOLDS
+    choice = choose(train, config, classes, True, inner_groups) if searches else None
     head = fit_average(train, choice.config if choice else config, classes, choice.epochs if choice else None)
     probabilities = {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
     classical = floors.guesses(train, tested, config.seed) if config.evaluate.has_floors(len(train)) else {}

@@ -1,7 +1,7 @@
 """Settings of the fusion head for a small corpus, chosen in inner folds of the clips that it is then trained on.
 
 A validation split of a few dozen clips chooses by chance, and its clips are lost to training. In inner folds, which no
-speaker crosses, every clip is judged once by heads that have not seen it; then all of them are trained on.
+speaker or dialogue crosses, every clip is judged once by heads that have not seen it; then all of them are trained on.
 
 What is searched is what was seen to matter on small tables (docs/small-corpora.md): the width of the head, dropout, and
 the number of epochs. Learning rate, weight decay and label smoothing stay as the recipe has them.
@@ -70,13 +70,22 @@ def candidates(config: Config, searches: bool) -> list[Fusion]:
     return [settings.model_copy(update=change) for change in changes]
 
 
-def choose(batch: FeatureBatch, config: Config, classes: int, searches: bool, run: Run | None = None) -> Choice:
+def choose(
+    batch: FeatureBatch, config: Config, classes: int, searches: bool, groups: Sequence[str], run: Run | None = None
+) -> Choice:
     """The settings with the most of `train.objective` in inner folds of the clips, and of equal ones the least loss.
 
-    The clips all have a label and at least one modality. `run(curves, folds)` may spread the folds over processes.
-    Raises ValueError where there are too few speakers to fold, or every candidate diverges.
+    The clips all have a label and at least one modality; no fold divides those of one of `groups` (`splits.grouped`).
+    `run(curves, folds)` may spread the folds over processes.
+    Raises ValueError where there are too few groups to fold, or every candidate diverges.
     """
-    fold_B = _folds(batch, config.seed)
+    if len(set(groups)) < FOLDS:
+        raise ValueError(
+            f"found {len(set(groups))} groups of labelled clips (speakers, dialogues or recordings) for {FOLDS} inner "
+            "folds, expected as many: set train.refit=false and fusion.auto=false, or leave speakers unread with "
+            "data.columns.speaker=null"
+        )
+    fold_B = folding.best_folds(batch.label_B.tolist(), groups, FOLDS, config.seed)
     settings = candidates(config, searches)
     masks = [torch.from_numpy(fold_B == fold) for fold in range(FOLDS)]
     folds = [(batch.rows(~mask_B), batch.rows(mask_B), settings, config, classes) for mask_B in masks]
@@ -154,15 +163,3 @@ def _counts(epoch: Epoch) -> Counts:
 
 def _one_by_one(function: Callable[..., Curves], folds: Sequence[Fold]) -> Iterable[Curves]:
     return [function(*fold) for fold in folds]
-
-
-def _folds(batch: FeatureBatch, seed: int) -> np.ndarray:
-    """The inner fold of each clip (B,); clips of a speaker, if it is known, are in one."""
-    speakers = batch.speakers or (None,) * len(batch)
-    groups = [speaker or clip_id for speaker, clip_id in zip(speakers, batch.clip_ids, strict=True)]
-    if len(set(groups)) < FOLDS:
-        raise ValueError(
-            f"found {len(set(groups))} speakers of labelled clips for {FOLDS} inner folds, expected as many: set "
-            "train.refit=false and fusion.auto=false, or leave speakers unread with data.columns.speaker=null"
-        )
-    return folding.best_folds(batch.label_B.tolist(), groups, FOLDS, seed)

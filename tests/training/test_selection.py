@@ -28,6 +28,10 @@ def clips(count=90, speakers=9, noise=1.0, seed=0):
     )
 
 
+def batch_groups():
+    return clips().speakers
+
+
 def recorded(folds_seen):
     def run(function, folds):
         folds_seen.extend(folds)
@@ -38,7 +42,7 @@ def recorded(folds_seen):
 
 def test_every_clip_is_left_out_once_and_with_its_speaker():
     folds = []
-    choose(clips(), CONFIG, 3, searches=True, run=recorded(folds))
+    choose(clips(), CONFIG, 3, True, batch_groups(), run=recorded(folds))
     assert len(folds) == FOLDS
     assert sorted(i for _, tested, *_ in folds for i in tested.clip_ids) == sorted(clips().clip_ids)
     for train, tested, *_ in folds:
@@ -48,7 +52,7 @@ def test_every_clip_is_left_out_once_and_with_its_speaker():
 
 def test_the_choice_has_the_most_of_the_objective_and_then_the_least_loss():
     folds = []
-    choice = choose(clips(noise=3.0), CONFIG, 3, searches=True, run=recorded(folds))
+    choice = choose(clips(noise=3.0), CONFIG, 3, True, batch_groups(), run=recorded(folds))
     of_folds = [curves(*fold) for fold in folds]
     best = None
     for c, candidate in enumerate(candidates(CONFIG, searches=True)):
@@ -69,10 +73,10 @@ def test_the_choice_has_the_most_of_the_objective_and_then_the_least_loss():
 
 
 def test_without_a_search_the_settings_stay():
-    choice = choose(clips(), CONFIG, 3, searches=False)
+    choice = choose(clips(), CONFIG, 3, False, batch_groups())
     assert choice.config == CONFIG
     assert 1 <= choice.epochs <= 3
-    assert choice == choose(clips(), CONFIG, 3, searches=False)
+    assert choice == choose(clips(), CONFIG, 3, False, batch_groups())
     assert str(choice.epochs) in choice.note
 
 
@@ -81,19 +85,19 @@ def test_a_choice_learns_nothing_from_noise_that_it_reports_as_skill():
     shuffled = FeatureBatch(
         **{**vars(noise), "label_B": noise.label_B[torch.randperm(60, generator=torch.Generator())]}
     )
-    choice = choose(shuffled, CONFIG, 3, searches=False)
+    choice = choose(shuffled, CONFIG, 3, False, shuffled.clip_ids)
     assert choice.metrics["val_n"] == 60
     assert choice.metrics["val_accuracy"] < 0.6
 
 
 def test_too_few_speakers_to_fold_is_an_error():
     with pytest.raises(ValueError, match=r"train\.refit.*data\.columns\.speaker"):
-        choose(clips(speakers=2), CONFIG, 3, searches=False)
+        choose(clips(), CONFIG, 3, False, [str(i % 2) for i in range(90)])
 
 
 def test_training_that_diverges_is_an_error():
     with pytest.raises(ValueError, match=r"fusion\.lr"):
-        choose(clips(), override(CONFIG, {"fusion.lr": 1e30, "fusion.grad_clip_norm": 1e30}), 3, searches=False)
+        choose(clips(), override(CONFIG, {"fusion.lr": 1e30, "fusion.grad_clip_norm": 1e30}), 3, False, batch_groups())
 
 
 def test_an_average_is_of_heads_that_the_loop_trains_alone():

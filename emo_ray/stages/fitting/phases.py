@@ -21,6 +21,7 @@ from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards, w
 from emo_ray.data.dialogues import Windows, with_neighbours
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
+from emo_ray.data.splits import grouped
 from emo_ray.models import checkpoint
 from emo_ray.models.clip import check_tag
 from emo_ray.models.fusion import scalings
@@ -142,7 +143,9 @@ def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: Spe
     batch = batch if by_speaker is None else by_speaker.applied(batch)
     run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
-    return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), run)
+    clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
+    groups = grouped([clip_of[clip_id] for clip_id in batch.clip_ids]).names
+    return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), groups, run)
 
 
 def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tuple]) -> list[Any]:

@@ -16,6 +16,7 @@ from emo_ray.config.model_settings import SMALL
 from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
 from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.data.splits import grouped
 from emo_ray.data.status import are_ok
 from emo_ray.models.checkpoint_files import WEIGHTS, fusion_start_folder, start_folder
 from emo_ray.models.identity import SPEAKER_VERSION, frozen_digest
@@ -157,8 +158,8 @@ def _uses_inner_folds(
         )
     if config.train.refit is not None or reason:
         return bool(config.train.refit)
-    groups = {clip.speaker or clip.clip_id for clip in prepared.clips if clip.clip_id in clips.all_clips}
-    is_small = len(clips.all_clips) < SMALL and len(groups) >= INNER_FOLDS
+    groups = grouped([clip for clip in prepared.clips if clip.clip_id in clips.all_clips])
+    is_small = len(clips.all_clips) < SMALL and groups.count >= INNER_FOLDS
     return is_small and bool(prepared.labels_of("test"))
 
 
