@@ -7,4 +7,4 @@ result:  STORE/reports/folds-KEY with the scores of each fold and of all clips t
 from emo_ray.cli import main
 
 if __name__ == "__main__":
-    main("stages.crossvalidate", __doc__, ("crossvalidate", "audio", "text", "fusion", "train", "annotate"))
+    main("stages.crossvalidate", __doc__, ("evaluate", "audio", "text", "fusion", "train", "annotate"))

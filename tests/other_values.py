@@ -19,6 +19,8 @@ def other_value(key, value, chosen):
         return value + 1
     if isinstance(value, float):
         return value * 0.9
+    if value is None and bool in kinds:
+        return False
     if value is None and str not in kinds:
         return 2
     return f"{value} too"

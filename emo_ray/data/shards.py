@@ -276,12 +276,12 @@ def identities(path: Path) -> list[str]:
 
 
 def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
-    """The rows that `find_rows` has found, in no particular order."""
+    """The rows that `find_rows` has found, each from the one part that is named for it, in no particular order."""
     tables = [SCHEMA.empty_table()]
-    row_identities = pa.array(list(part_of), pa.string())
     for name in sorted(set(part_of.values())):
         table = store.read_parquet(folder / name)
-        tables.append(table.filter(pc.is_in(table["identity"], row_identities)))
+        identities_there = [identity for identity, part in part_of.items() if part == name]
+        tables.append(table.filter(pc.is_in(table["identity"], pa.array(identities_there, pa.string()))))
     return pa.concat_tables(tables)
 
 

@@ -91,10 +91,10 @@ def predict(config: Config) -> Result:
         )
     path = Path(config.checkpoint).absolute()  # actors stand in other folders
     config = of_checkpoint(config, path)
-    models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
     has_people = config.media.face.which == "all"
     if has_people:
         _check_people(config)
+    models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
     labels = models.labels
     long_recordings = LongRecordings()
     plan = plan_corpus(config, long_recordings)

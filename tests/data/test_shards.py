@@ -388,3 +388,15 @@ def test_rows_that_another_part_has_are_copied_and_others_decoded(tmp_path):
     assert after["clip_id"].to_pylist() == ["new", "old"]
     assert after["text"].to_pylist() == ["the words of new", "never said"]
     assert after.schema == shards.SCHEMA
+
+
+def test_a_row_that_two_parts_hold_is_copied_once(tmp_path):
+    """A clip lies in the parts of every corpus that has it; which part a row comes from is what `find_rows` says."""
+    both, other = Clip("both", text="a"), Clip("other", text="b")
+    shards.write_part(tmp_path / "first.parquet", identified(both, other), CONFIG, 32)
+    shards.write_part(tmp_path / "second.parquet", identified(both), CONFIG, 32)
+    parts = ["first.parquet", "second.parquet"]
+    part_of = shards.find_rows(tmp_path, parts, [item.identity for item in identified(both, other)])
+    assert set(part_of.values()) == set(parts), "a test of two parts needs rows from both"
+    shards.write_part(tmp_path / "third.parquet", identified(both, other), CONFIG, 32, part_of)
+    assert pq.read_table(tmp_path / "third.parquet")["clip_id"].to_pylist() == ["both", "other"]

@@ -136,6 +136,7 @@ OTHER = {
     "pseudo.thresholds": {"glad": 0.6},
     "pseudo.agreeing_modalities": 1,
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
+    "train.refit": None,  # it may not be true where an EmoVCLIP is trained
     "train.objective": "VAT/uar",
     "tune.objective": "VAT/uar",
     "claims.dropout_rates": [0.5],
