@@ -1,4 +1,4 @@
-"""The sections of the configuration that make a model: the encoders, the fusion head, and their training."""
+"""The sections of the configuration that make a model: the encoders and the fusion head."""
 
 import re
 from itertools import combinations
@@ -42,9 +42,6 @@ TEXT_ENCODED = Condition("tables.text is not set", lambda config: not config.tab
 WITH_READINGS = Condition(
     "annotate.url is set", lambda config: config.annotate.url is not None and not config.tables.text
 )
-# Training towards pseudo-labels decides a model by the targets and weights that the labels are given. What makes and
-# trains on its own pseudo-labels, or may be told to search over them, has no labels yet to take a digest of.
-_PSEUDO = by_content("emovclip", "fusion") + by_value("self_training", "sweep", "claims")
 
 
 class Optimisation(Section):
@@ -284,107 +281,3 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
             if name not in MODALITIES or not 0 <= rate <= 1:
                 raise ValueError(f"found {name}: {rate}, expected rates in [0, 1] for {', '.join(MODALITIES)}")
         return value
-
-
-def checked_objective(objective: str) -> str:
-    """An objective such as VAT/waf, mean/uar or available/accuracy. Raises ValueError for anything else."""
-    where, _, metric = objective.partition("/")
-    if where not in (*SUBSETS, "mean", "available") or metric not in METRICS:
-        places, metrics = ", ".join((*SUBSETS, "mean", "available")), ", ".join(METRICS)
-        raise ValueError(f"found {objective!r}, expected one of {places}, a slash, and one of {metrics}")
-    return objective
-
-
-def shares(num_workers: int) -> int:
-    """How many processes share the clips of a step. Training in the job's own process gives what one worker gives."""
-    return max(1, num_workers)
-
-
-class Train(Section):
-    """How both phases, EmoVCLIP's and the fusion head's, are trained."""
-
-    num_workers: int = setting(
-        1,
-        "Ray Train workers. 0: train, encode and predict in the job's own process, on its GPU or on one core.",
-        decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion"),
-        normalised=shares,
-        ge=0,
-    )
-    epochs: int = setting(
-        10,
-        "Epochs of each phase.",
-        decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion", "folds"),
-        ge=1,
-    )
-    heads: int | None = setting(
-        None,
-        "Fusion heads of different random starts whose probabilities are averaged. "
-        f"null: 3 where fewer than {SMALL:,} clips are trained on, otherwise 1.",
-        decides=by_value("fusion", "folds"),
-        ge=1,
-    )
-    objective: str = setting(
-        "available/waf",
-        "What the best epoch of the head has most of on validation clips (then the least loss), said as in "
-        "tune.objective. A sweep sets it to its own.",
-        decides=by_value("fusion"),
-    )
-    refit: bool | None = setting(
-        None,
-        "Whether the head is trained on training and validation clips together, for as many epochs as inner folds of "
-        f"them say. null: where they are fewer than {SMALL:,}, no EmoVCLIP is trained on their labels, and there is a "
-        "test split.",
-        decides=by_value("fusion"),
-    )
-    use_gpu: Literal["auto", "yes", "no"] = setting(
-        "auto", "Whether workers take a GPU each. auto: where the cluster has enough.", decides=NOTHING, owner="caller"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto",
-        "Number format of EmoVCLIP's training. auto: bf16 on GPUs that have it, else fp32.",
-        decides=by_value("emovclip", only_if=VIDEO_TRAINED),
-    )
-    max_failures: int = setting(3, "Restarts of the workers before a run is given up.", decides=NOTHING, ge=0)
-    shuffle_buffer: int = setting(
-        512,
-        "Clips in the buffer from which EmoVCLIP's batches are drawn.",
-        decides=by_value("emovclip", only_if=VIDEO_TRAINED),
-        ge=1,
-    )
-    pseudo_labels: str | None = setting(
-        None,
-        "Round folder of jobs/pseudo_label.py whose accepted clips are trained on as well. null: labelled clips alone.",
-        decides=by_content("emovclip", "fusion"),
-        path=True,
-    )
-    pseudo_targets: Literal["soft", "hard"] = setting(
-        "soft", "Target of an accepted clip. soft: its calibrated probabilities. hard: its class.", decides=_PSEUDO
-    )
-    pseudo_weight: float = setting(
-        0.5, "Weight of an accepted clip in the loss, where a labelled one has 1.", decides=_PSEUDO, gt=0, le=1
-    )
-    pseudo_phases: Literal["fusion", "both"] = setting(
-        "fusion",
-        "Phases that train on accepted clips. A pseudo-label is what all modalities say together, often not what the "
-        "face shows; and while EmoVCLIP stays as it is, no clip is encoded again, so a round costs seconds.",
-        decides=_PSEUDO,
-    )
-
-    @property
-    def shares(self) -> int:
-        """How many processes share the clips of a step."""
-        return shares(self.num_workers)
-
-    def averaged_heads(self, clips: int) -> int:
-        """How many fusion heads are trained on so many clips."""
-        return self.heads or (3 if clips < SMALL else 1)
-
-    @field_validator("objective")
-    @classmethod
-    def _objective(cls, objective: str) -> str:
-        return checked_objective(objective)
-
-    @field_validator("use_gpu", mode="before")
-    @classmethod
-    def _truth_values(cls, value: Any) -> Any:
-        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value

@@ -4,8 +4,9 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from emo_ray.config.model_settings import METRICS, checked_objective
+from emo_ray.config.model_settings import METRICS
 from emo_ray.config.setting import NOTHING, Section, by_value, setting
+from emo_ray.config.train_settings import checked_objective
 
 
 def _is_range_or_choice(name: str, values: list[Any]) -> bool:

@@ -27,10 +27,11 @@ from emo_ray.config.job_settings import (
     Tracking,
     Verify,
 )
-from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text, Train
+from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 from emo_ray.config.sweep_settings import Tune
 from emo_ray.config.table_settings import Tables
+from emo_ray.config.train_settings import Train
 from emo_ray.config.yaml_core import read, write
 
 RECIPES = Path(__file__).parent / "recipes"

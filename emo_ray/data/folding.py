@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+INNER_FOLDS = 3  # of training clips, in which settings are chosen
 _RANDOM_WAYS = 50  # that are tried beside scikit-learn's, and fewer where there are very many groups
 _RANDOM_GROUPS = 500_000  # that are put into folds for it, about 5 s
 _NEAR = 0.03  # cuts are alike where their distance is at most this: one point in label shares, 2 % in size

@@ -40,6 +40,11 @@ class Prepared:
         index = {label: k for k, label in enumerate(self.labels)}
         return {c.clip_id: index[c.label] for c in self.clips if c.split == split and c.label is not None}
 
+    def clips_of(self, clip_ids: Iterable[str]) -> list[Clip]:
+        """The clips of these ids, in their order."""
+        clip_of = {clip.clip_id: clip for clip in self.clips}
+        return [clip_of[clip_id] for clip_id in clip_ids]
+
     def parts_with(self, clip_ids: Iterable[str]) -> list[str]:
         """The parts that hold any of these clips, in their order."""
         ledger = self.ledger

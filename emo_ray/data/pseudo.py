@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from emo_ray import store
-from emo_ray.config.model_settings import Train
+from emo_ray.config.train_settings import Train
 from emo_ray.data.batch import BatchT, SoftTargets
 
 _COLUMNS = ("clip_id", "calibrated", "prediction", "accepted", "round", "teacher")

@@ -107,14 +107,13 @@ class FusionHead(nn.Module):
 
         Raises ValueError where their number is not that of the features that the head was trained on.
         """
-        mean_D, deviation_D = self.get_buffer(f"scaling_{name}")
-        width = features_BD.shape[1]
-        if width != len(mean_D):
+        width, expected = features_BD.shape[1], self.get_buffer(f"scaling_{name}").shape[1]
+        if width != expected:
             raise ValueError(
-                f"found {width} {name} features of a clip, expected {len(mean_D)}: the head was trained on others, so "
+                f"found {width} {name} features of a clip, expected {expected}: the head was trained on others, so "
                 f"give its {name} encoder, or tables.{name} of the same kind"
             )
-        standardised_BD = ((features_BD - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
+        standardised_BD = standardised(features_BD, self.get_buffer(f"scaling_{name}"))
         # Absent rows are zeroed here although torch.where drops them later: a NaN would pass through its gradient.
         return standardised_BD.masked_fill(~present_B[:, None], 0.0)
 
@@ -175,6 +174,12 @@ def scaling(features_BD: torch.Tensor) -> torch.Tensor:
     unknown_D = count_D == 0
     deviation_D = torch.where(deviation_D > 1e-6, deviation_D, 1.0).masked_fill(unknown_D, torch.inf)
     return torch.stack([mean_D.masked_fill(unknown_D, 0.0), deviation_D])
+
+
+def standardised(features_BD: torch.Tensor, scaling_2D: torch.Tensor) -> torch.Tensor:
+    """Features on the scale of the training clips; outliers are cut off, and unknown values are 0, their mean."""
+    mean_D, deviation_D = scaling_2D
+    return ((features_BD - mean_D) / deviation_D).clamp(-_OUTLIER, _OUTLIER).nan_to_num(0.0)
 
 
 def rates(rate: float | Mapping[str, float]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from emo_ray.reports.wording import SUBSET_NAMES, percent
 
 
 class FloorScores(TypedDict):
-    """Of one subset of the modalities; rates are in [0, 1]."""
+    """What the head and the floors reach on one subset of the modalities, as rates in [0, 1]."""
 
     floors: dict[str, dict[str, float]]  # name of a floor -> "waf", "accuracy"
     waf: float  # of the head, on the same clips

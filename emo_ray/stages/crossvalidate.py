@@ -17,6 +17,7 @@ from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits, status
 from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
+from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
@@ -27,7 +28,6 @@ from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, report_result, track_report
-from emo_ray.stages.fitting.plan import INNER_FOLDS
 from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
@@ -149,16 +149,16 @@ def _count(config: Config, prepared: Prepared) -> int:
 
 
 def _folds(config: Config, prepared: Prepared, batch: "FeatureBatch") -> np.ndarray:
-    clip_of = {clip.clip_id: clip for clip in prepared.clips}
+    clips = prepared.clips_of(batch.clip_ids)
     if published := splits.published_folds(prepared.clips):
-        fold_B = np.array([published.index(clip_of[clip_id].fold or "") for clip_id in batch.clip_ids])
+        fold_B = np.array([published.index(clip.fold or "") for clip in clips])
         if empty := [name for place, name in enumerate(published) if place not in fold_B]:
             raise ValueError(
                 f"data.columns.fold={config.data.columns['fold']}: found no usable modality in any clip of fold "
                 f"{empty[0]!r}, expected some: see bad_media.csv in {prepared.path}"
             )
         return fold_B
-    return splits.folds([clip_of[clip_id] for clip_id in batch.clip_ids], config.data.folds or FOLDS, config.seed)
+    return splits.folds(clips, config.data.folds or FOLDS, config.seed)
 
 
 def _windows(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> Windows | None:
@@ -174,8 +174,7 @@ def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_
     cluster.connect(config)
     classes = len(prepared.labels)
     shared, test_fold = ray.put(batch), ray.remote(num_cpus=1)(_test_fold)
-    clip_of = {clip.clip_id: clip for clip in prepared.clips}
-    groups = splits.grouped([clip_of[clip_id] for clip_id in batch.clip_ids]).names
+    groups = splits.grouped(prepared.clips_of(batch.clip_ids)).names
     tasks = [test_fold.remote(shared, fold_B == fold, config, classes, groups) for fold in range(fold_B.max() + 1)]
     waiting = list(tasks)
     with progress(f"training in {len(tasks)} folds", len(tasks), "folds") as advance:
@@ -217,7 +216,9 @@ def held_out(
     choice = choose(train, config, classes, True, inner_groups) if searches else None
     head = fit_average(train, choice.config if choice else config, classes, choice.epochs if choice else None)
     probabilities = {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
-    classical = floors.guesses(train, tested, config.seed) if config.evaluate.has_floors(len(train)) else {}
+    classical = (
+        floors.guesses(train, tested, inner_groups, config.seed) if config.evaluate.has_floors(len(train)) else {}
+    )
     return FoldTested(probabilities, classical, choice.settings if choice else None)
 
 

@@ -10,6 +10,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.data.splits import grouped
 from emo_ray.data.transcripts import believed
 from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
@@ -25,6 +26,7 @@ from emo_ray.stages.train import train_model
 
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
+    from emo_ray.models.head_average import Head
     from emo_ray.training.scoring import Probabilities
 
 VERSION = 3  # 3: floors
@@ -98,22 +100,31 @@ def track_report(config: Config, key: str, name: str, folder: Path, content: Eva
 def predict_subsets(
     config: Config, path: Path, encoders: Sequence[EncoderSpec], prepared: Prepared, label_of: LabelOf
 ) -> "tuple[FeatureBatch, Probabilities]":
-    """The features of labelled clips, made where they are missing, and a model's probabilities for every subset.
-
-    Features are small, so all clips are one batch.
-    """
+    """The features of labelled clips, as `features_for` gives them, and a model's probabilities for every subset."""
     # torch takes seconds to import, which a report that is there already does not need
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     from emo_ray.config.model_settings import SUBSETS
-    from emo_ray.data.batch import from_features, with_context
     from emo_ray.models import checkpoint
-    from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-    from emo_ray.training import speaker_scaling
     from emo_ray.training.scoring import shown_only
 
     head = checkpoint.load_fusion(path)
+    batch = features_for(head, config, path, encoders, prepared, label_of)
+    return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
+
+
+def features_for(
+    head: "Head", config: Config, path: Path, encoders: Sequence[EncoderSpec], prepared: Prepared, label_of: LabelOf
+) -> "FeatureBatch":
+    """The features of labelled clips as a model's head takes them, made where they are missing.
+
+    Features are small, so all clips are one batch.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from emo_ray.data.batch import from_features, with_context
+    from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+    from emo_ray.training import speaker_scaling
+
     encoders = [encoder for encoder in encoders if encoder.modality in head.project]  # others it has never learnt
     windows = windows_of(prepared.clips, head.offsets)
     needed = with_neighbours(label_of, windows)
@@ -126,7 +137,7 @@ def predict_subsets(
         batch = with_context(batch, from_features(table), windows)
     if (by_speaker := speaker_scaling.read(path)) is not None:
         batch = by_speaker.with_clips([batch]).applied(batch)
-    return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
+    return batch
 
 
 def _folder(
@@ -197,6 +208,7 @@ def _floors(
 
     Empty where none are to be measured, or the model was trained on another corpus.
     """
+    from emo_ray.models import checkpoint
     from emo_ray.training import floors
 
     seen = store.read_json(path / SEEN)
@@ -204,8 +216,9 @@ def _floors(
     trained = {clip_id: label for clip_id, label in labelled.items() if seen.get(clip_id) == "train"}
     if not trained or not config.evaluate.has_floors(len(trained)):
         return {}
-    train, _ = predict_subsets(config, path, encoders, prepared, trained)
-    guesses = floors.guesses(train, batch, config.seed)
+    train = features_for(checkpoint.load_fusion(path), config, path, encoders, prepared, trained)
+    groups = grouped(prepared.clips_of(train.clip_ids)).names
+    guesses = floors.guesses(train, batch, groups, config.seed)
     return floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
 
 

@@ -42,7 +42,7 @@ from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, feature_f
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.encoding.neighbours import Near, near_parts
 from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
-from emo_ray.stages.prediction_rows import ALONE, TOGETHER, UNUSABLE, prediction_table, tally
+from emo_ray.stages.prediction_rows import ALONE, TOGETHER, UNUSABLE, check_people, prediction_table, tally
 from emo_ray.stages.result import Result
 from emo_ray.stages.segment import LongRecordings
 from emo_ray.stages.transcripts import is_configured
@@ -93,9 +93,8 @@ def predict(config: Config) -> Result:
     config = of_checkpoint(config, path)
     has_people = config.media.face.which == "all"
     if has_people:
-        _check_people(config)
+        check_people(config)
     models = load_models(config, path)  # says what is wrong with a checkpoint before anything else is done
-    labels = models.labels
     long_recordings = LongRecordings()
     plan = plan_corpus(config, long_recordings)
     if is_configured(config) or has_people:
@@ -114,9 +113,9 @@ def predict(config: Config) -> Result:
     def fill(temporary: Path) -> dict[str, Any]:
         timelines.write_rows(temporary, parts.folder, plan, recordings)
         if recordings:
-            timelines.write(temporary, recordings, plan, labels, path.name)
-        *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, labels).tolist()
-        return {"counts": dict(zip(labels, counts, strict=True)), "unusable": unusable}
+            timelines.write(temporary, recordings, plan, models.labels, path.name)
+        *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, models.labels).tolist()
+        return {"counts": dict(zip(models.labels, counts, strict=True)), "unusable": unusable}
 
     about = store.artefact(folder, meta, fill)
     content = {
@@ -133,22 +132,6 @@ def predict(config: Config) -> Result:
     if recordings:
         lines.append(f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}")
     return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")], lines)
-
-
-def _check_people(config: Config) -> None:
-    """Raise ValueError where the model takes something for a clip's that is not a person's."""
-    problems = {
-        f"tables.{name}": "rows of feature tables are of clips and not of people" for name in config.tables.given
-    }
-    if config.tables.standardise == "speaker":
-        problems["tables.standardise=speaker"] = "a clip's speaker may be any of the people who are seen in it"
-    if config.fusion.context.offsets:
-        problems["fusion.context"] = "neighbours are clips and not people"
-    for setting, reason in problems.items():
-        raise ValueError(
-            f"media.face.which=all: found {setting}, expected none, for {reason}: take media.face.which=main, or a "
-            "model that was trained without it"
-        )
 
 
 def predict_parts(

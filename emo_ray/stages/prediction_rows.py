@@ -1,4 +1,4 @@
-"""The rows of a table of predictions: one for each clip."""
+"""The rows of a table of predictions: one for each clip, or for each person in it."""
 
 import json
 from collections import Counter
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 
 UNUSABLE = "no usable modality"
@@ -44,3 +45,19 @@ def tally(prediction: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:
     """How many clips have each label, int64 (K + 1), and last how many have none."""
     counts = Counter(prediction.to_pylist())
     return np.array([counts[label] for label in (*labels, None)], np.int64)
+
+
+def check_people(config: Config) -> None:
+    """Raise ValueError where the model takes something for a clip's that is not a person's."""
+    problems = {
+        f"tables.{name}": "rows of feature tables are of clips and not of people" for name in config.tables.given
+    }
+    if config.tables.standardise == "speaker":
+        problems["tables.standardise=speaker"] = "a clip's speaker may be any of the people who are seen in it"
+    if config.fusion.context.offsets:
+        problems["fusion.context"] = "neighbours are clips and not people"
+    for setting, reason in problems.items():
+        raise ValueError(
+            f"media.face.which=all: found {setting}, expected none, for {reason}: take media.face.which=main, or a "
+            "model that was trained without it"
+        )

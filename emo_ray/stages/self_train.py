@@ -287,7 +287,7 @@ def _counts(label_of: Mapping[str, int], labels: Sequence[str]) -> dict[str, int
 
 
 def _key(config: Config, corpus: Corpus, first: Round) -> str:
-    """Of what decides the rounds, but not how many there are: more of them go on with the same runs in MLflow."""
+    """The digest of what decides the rounds, without their number: more of them go on with the same runs in MLflow."""
     models = [first.checkpoint, config.emovclip.start_from, config.fusion.start_from, *config.pseudo.teachers]
     return store.digest(
         VERSION,

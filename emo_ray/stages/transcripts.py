@@ -134,7 +134,7 @@ def _answered(config: Config, decoded: Decoded, encoder: RecogniserSpec, table: 
 
 
 def _sounds(decoded: Decoded, encoder: RecogniserSpec) -> list[dict[str, Any]]:
-    """Of each clip that the encoder is for `clip_id`, `part`, `audio_s`, `language`, and `question`: its digest."""
+    """A row for each clip that the encoder is for: `clip_id`, `part`, `audio_s`, `language`; `question`, its digest."""
     ledger = decoded.ledger.filter(pa.array(encoder.concerns(decoded.ledger)))
     language_of = {clip.clip_id: transcripts.spoken_language(clip.language, encoder.language) for clip in decoded.clips}
     rows = ledger.select(["clip_id", "part", "audio_s", "audio_digest"]).to_pylist()

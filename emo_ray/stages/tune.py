@@ -118,7 +118,7 @@ def _check_validation(config: Config, plan: TrainingPlan) -> None:
 
 
 def _key(config: Config, plan: TrainingPlan) -> str:
-    """Of everything that decides the trials: their number is part of it, for it shapes the search."""
+    """The digest of everything that decides the trials: their number is part of it, for it shapes the search."""
     searches_context = any(key.startswith("fusion.context.") for key in config.tune.space)
     dialogues = [plan.prepared.path.name] if searches_context else []
     return store.digest(VERSION, settings_of(config, "sweep"), plan.key, *dialogues)
@@ -234,8 +234,7 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     label_of = plan.clips.labelled | plan.clips.validation
     table = feature_rows(config, replace(plan, video_path=None), label_of)
     ids = labelled_batch(table, label_of, None).clip_ids
-    clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
-    fold_B = splits.folds([clip_of[clip_id] for clip_id in ids], count, config.seed)
+    fold_B = splits.folds(plan.prepared.clips_of(ids), count, config.seed)
     offsets = plan.windows.offsets if plan.windows else ()
     windows = windows_of(plan.prepared.clips, offsets, dict(zip(ids, fold_B.tolist(), strict=True)))
     batch = labelled_batch(table, label_of, windows)

@@ -1,20 +1,22 @@
 """Floors: what scikit-learn's classifiers reach on the features that the fusion head gets.
 
 A network that is not better than these need not be trained. Logistic regression, a support vector machine with an RBF
-kernel and a random forest learn from the same clips; the strength of the first two's regularisation is chosen by inner
-folds of the training clips, which no speaker crosses, so nothing is known of the clips that they are measured on.
+kernel and a random forest learn from the same clips. Inner folds of the training clips, which no speaker or dialogue
+crosses, choose the strength of the first two's regularisation, so nothing is known of the clips they are measured on.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import folding
 from emo_ray.data.batch import FeatureBatch
+from emo_ray.data.folding import INNER_FOLDS
+from emo_ray.models.fusion import scaling, standardised
 from emo_ray.training.metrics import counts, of_counts
 
 LOGISTIC, SVM, FOREST = "logistic regression", "support vector machine", "random forest"
@@ -25,31 +27,28 @@ Comparison = dict[str, Any]  # subset of the modalities -> reports.floors.FloorS
 _STRENGTHS = {LOGISTIC: (0.001, 0.01, 0.1, 1.0), SVM: (1.0, 10.0)}  # C, the inverse of regularisation
 _TREES = 200
 _TUNED_ON = 1000  # clips; of more training clips so many are drawn to choose C on
-_INNER_FOLDS = 3
 _RESAMPLES = 2000
-_OUTLIER = 5.0  # standard deviations, as in the fusion head
 
 
-def guesses(train: FeatureBatch, test: FeatureBatch, seed: int) -> Guesses:
+def guesses(train: FeatureBatch, test: FeatureBatch, groups: Sequence[str], seed: int) -> Guesses:
     """What each floor takes the test clips for, for each subset of the modalities.
 
     A floor of a subset learns from the training clips that have all of it, and answers for the test clips that have all
-    of it, -1 for others, and for all where training has fewer than two classes. An unknown value is the training clips'
-    mean.
+    of it, -1 for others, and for all where training has fewer than two classes. `groups` names a group for each
+    training clip (`splits.grouped`); the folds in which C is chosen divide none.
     """
     answers: Guesses = {subset: {floor: np.full(len(test), -1) for floor in FLOORS} for subset in SUBSETS}
-    speakers = train.speakers or (None,) * len(train)
     for subset, names in SUBSETS.items():
         rows, tested = _with_all(train, names), _with_all(test, names)
         label_B = train.label_B.numpy()[rows]
         if not len(tested) or len(np.unique(label_B)) < 2:
             continue
         train_BD, test_BD = _matrices(train, test, names, rows, tested)
-        groups = [speakers[row] or train.clip_ids[row] for row in rows]
+        names_of_groups = [groups[row] for row in rows]
         for floor in FLOORS:
             model = _Floor(floor, 1 / max(1, train_BD.shape[1]), seed)
             shown_BD, asked_BD = (train_BD, test_BD) if floor == FOREST else _in_span(train_BD, test_BD)
-            fitted = model.make(model.best_strength(shown_BD, label_B, groups)).fit(shown_BD, label_B)
+            fitted = model.make(model.best_strength(shown_BD, label_B, names_of_groups)).fit(shown_BD, label_B)
             answers[subset][floor][tested] = fitted.predict(asked_BD)
     return answers
 
@@ -105,20 +104,12 @@ def _with_all(batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
 def _matrices(
     train: FeatureBatch, test: FeatureBatch, names: Sequence[str], rows: np.ndarray, tested: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The standardised features of training and test clips, side by side; float64 (B, D) of both."""
-    train_BD, test_BD = (
-        np.concatenate([batch.features[name].numpy()[places] for name in names], axis=1).astype(np.float64)
-        for batch, places in ((train, rows), (test, tested))
-    )
-    with warnings.catch_warnings():  # a feature that no clip knows has no mean
-        warnings.simplefilter("ignore", RuntimeWarning)
-        mean_D, deviation_D = np.nanmean(train_BD, axis=0), np.nanstd(train_BD, axis=0)
-    varies_D = deviation_D > 1e-6  # of an unknown one it is NaN
-    mean_D, deviation_D = mean_D[varies_D], deviation_D[varies_D]
-    train_BD, test_BD = (
-        np.nan_to_num((values_BD[:, varies_D] - mean_D) / deviation_D, nan=0.0).clip(-_OUTLIER, _OUTLIER)
-        for values_BD in (train_BD, test_BD)
-    )
+    """The features of training and test clips as the head standardises them, side by side; float64 (B, D) of both."""
+    columns = []
+    for name in names:
+        of_clips = train.features[name][rows], test.features[name][tested]
+        columns.append([standardised(part_BD, scaling(of_clips[0])) for part_BD in of_clips])
+    train_BD, test_BD = (torch.cat(parts, dim=1).double().numpy() for parts in zip(*columns, strict=True))
     return train_BD, test_BD
 
 
@@ -162,7 +153,7 @@ class _Floor:
         strengths = _STRENGTHS.get(self.name, ())
         drawn = np.sort(np.random.default_rng(self.seed).permutation(len(label_B))[:_TUNED_ON])
         features_BD, label_B, groups = features_BD[drawn], label_B[drawn], [groups[i] for i in drawn]
-        count = min(_INNER_FOLDS, len(set(groups)))
+        count = min(INNER_FOLDS, len(set(groups)))
         if count < 2 or not strengths:
             return strengths[0] if strengths else None
         fold_B = folding.stratified(folding.balanced_labels(label_B.tolist(), count), groups, count, self.seed)

@@ -19,13 +19,13 @@ from emo_ray.config import Config, override
 from emo_ray.config.model_settings import SUBSETS, Fusion
 from emo_ray.data import folding
 from emo_ray.data.batch import FeatureBatch
+from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.head_average import Head, together
 from emo_ray.training.divergence import diverged
 from emo_ray.training.metrics import objective, validation_metrics
 from emo_ray.training.stacked_heads import Epoch, HeadConfig, StackedHeads
 
-FOLDS = 3  # as stages.fitting.plan.INNER_FOLDS
 _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6
 Counts = tuple[np.ndarray, float] | None  # of an epoch: what `validation_metrics` takes; None where training diverged
@@ -55,8 +55,8 @@ class Choice:
         """A sentence for reports on a model that is trained with it."""
         value = 100 * objective(self.metrics, self.config.train.objective)
         return (
-            f"{FOLDS} inner folds chose {self.settings} ({self.config.train.objective} {value:.1f} there), then all "
-            "labelled training and validation clips were trained on"
+            f"{INNER_FOLDS} inner folds chose {self.settings} ({self.config.train.objective} {value:.1f} there), then "
+            "all labelled training and validation clips were trained on"
         )
 
 
@@ -79,15 +79,15 @@ def choose(
     `run(curves, folds)` may spread the folds over processes.
     Raises ValueError where there are too few groups to fold, or every candidate diverges.
     """
-    if len(set(groups)) < FOLDS:
+    if len(set(groups)) < INNER_FOLDS:
         raise ValueError(
-            f"found {len(set(groups))} groups of labelled clips (speakers, dialogues or recordings) for {FOLDS} inner "
-            "folds, expected as many: set train.refit=false and fusion.auto=false, or leave speakers unread with "
+            f"found {len(set(groups))} groups of labelled clips (speakers, dialogues or recordings) for {INNER_FOLDS} "
+            "inner folds, expected as many: set train.refit=false and fusion.auto=false, or leave speakers unread with "
             "data.columns.speaker=null"
         )
-    fold_B = folding.best_folds(batch.label_B.tolist(), groups, FOLDS, config.seed)
+    fold_B = folding.best_folds(batch.label_B.tolist(), groups, INNER_FOLDS, config.seed)
     settings = candidates(config, searches)
-    masks = [torch.from_numpy(fold_B == fold) for fold in range(FOLDS)]
+    masks = [torch.from_numpy(fold_B == fold) for fold in range(INNER_FOLDS)]
     folds = [(batch.rows(~mask_B), batch.rows(mask_B), settings, config, classes) for mask_B in masks]
     of_folds = list((run or _one_by_one)(curves, folds))
     best: tuple[tuple[float, float], int, int, dict[str, float]] | None = None

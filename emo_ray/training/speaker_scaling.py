@@ -40,7 +40,7 @@ _LEAST = 1e-6  # a variance, in units of the corpus' own
 
 @dataclass(frozen=True)
 class ModalityScaling:
-    """Of one modality: its training clips, and S speakers' sums.
+    """The statistics of one modality's features: over the training clips, and over the clips of each of S speakers.
 
     `corpus_2D` holds mean and deviation (float32), `variances_4D` what `speaker_variances` gives in units of that
     deviation (float64), `sums_S3D` the number, the sum and the sum of squares of the known values in quanta of it

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emo_ray import store
-from emo_ray.config.model_settings import Train
+from emo_ray.config.train_settings import Train
 from emo_ray.data import pseudo
 from emo_ray.data.batch import Batch
 

@@ -41,7 +41,7 @@ def page(timeline, pictures=True):
 
 
 def areas(text):
-    """Of each lane, (left, right, height) of the areas that are strong and of those that are pale."""
+    """The strong and the pale areas of each lane, each area as (left, right, height)."""
     lanes = re.findall(r'<path class="other" d="([^"]*)"/><path class="top" d="([^"]*)"/>', text)
     numbers = re.compile(r"M([\d.]+) 100V(\d+)H([\d.]+)V100z")
     return [

@@ -26,7 +26,8 @@ from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
 from emo_ray.stages.encoding.encoders import encoders_of, feature_folder
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.evaluate import PREDICTIONS
-from emo_ray.stages.predict import UNUSABLE, _check_people, load_models, predict, predict_part
+from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
+from emo_ray.stages.prediction_rows import check_people
 from emo_ray.trouble import PlaceTrouble
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -373,4 +374,4 @@ def test_everyone_who_is_seen_in_a_recording_is_predicted(config, tmp_path):
     with pytest.raises(ValueError, match=r"media\.face\.which=all.*tables\.text"):
         predict(override(everyone, {"tables.text": "features.npz"}))
     with pytest.raises(ValueError, match=r"media\.face\.which=all.*tables\.standardise=speaker"):
-        _check_people(override(everyone, {"tables.standardise": "speaker"}))
+        check_people(override(everyone, {"tables.standardise": "speaker"}))

@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data.batch import FeatureBatch
+from emo_ray.models import fusion
 from emo_ray.training import floors
 
 
@@ -39,9 +40,9 @@ def clips(count, seed=0, width=5, shift=1.5):
 def test_a_floor_is_what_scikit_learn_says(width, monkeypatch):
     """With one strength to choose from, the plain pipeline says the same of every clip, however many features."""
     monkeypatch.setattr(floors, "_STRENGTHS", {floors.LOGISTIC: (0.1,), floors.SVM: (1.0,)})
-    monkeypatch.setattr(floors, "_OUTLIER", 100.0)
+    monkeypatch.setattr(fusion, "_OUTLIER", 100.0)
     train, test = clips(80, 1, width), clips(60, 2, width)
-    answers = floors.guesses(train, test, seed=0)["A"]
+    answers = floors.guesses(train, test, train.speakers, seed=0)["A"]
     train_BD, test_BD = train.features["audio"].double().numpy(), test.features["audio"].double().numpy()
     for floor, model in (
         (floors.LOGISTIC, LogisticRegression(C=0.1, max_iter=2000, tol=1e-3)),
@@ -53,7 +54,7 @@ def test_a_floor_is_what_scikit_learn_says(width, monkeypatch):
 
 def test_a_subset_is_answered_for_clips_that_have_all_of_it():
     train, test = clips(60, 1), clips(40, 2)
-    answers = floors.guesses(train, test, seed=0)
+    answers = floors.guesses(train, test, train.speakers, seed=0)
     assert answers.keys() == SUBSETS.keys()
     has_text = test.present_BM[:, 2].numpy()
     for guess_B in answers["AT"].values():
@@ -64,7 +65,7 @@ def test_a_subset_is_answered_for_clips_that_have_all_of_it():
 def test_labels_of_the_tested_clips_change_nothing():
     train, test = clips(60, 1), clips(40, 2)
     blind = replace(test, label_B=torch.zeros_like(test.label_B))
-    first, second = floors.guesses(train, test, 0), floors.guesses(train, blind, 0)
+    first, second = floors.guesses(train, test, train.speakers, 0), floors.guesses(train, blind, train.speakers, 0)
     assert all((first[s][f] == second[s][f]).all() for s in SUBSETS for f in floors.FLOORS)
 
 
@@ -73,12 +74,12 @@ def test_unknown_values_and_constant_features_are_no_information():
     train.features["audio"][:, 4], test.features["audio"][:, 4] = 3.0, 1e6
     test.features["audio"][0, 0] = torch.nan
     train.features["audio"][:, 3], test.features["audio"][:, 3] = torch.nan, 1.0
-    assert all((guess_B >= 0).all() for guess_B in floors.guesses(train, test, 0)["A"].values())
+    assert all((guess_B >= 0).all() for guess_B in floors.guesses(train, test, train.speakers, 0)["A"].values())
 
 
 def test_the_comparison_is_on_the_same_clips_and_its_interval_covers_the_difference():
     train, test = clips(80, 1), clips(200, 2, shift=1.0)
-    answers, label = floors.guesses(train, test, 0), test.label_B.numpy()
+    answers, label = floors.guesses(train, test, train.speakers, 0), test.label_B.numpy()
     ours = {subset: np.eye(3)[np.roll(label, 1) if subset == "T" else label] for subset in SUBSETS}
     content = floors.comparison(answers, ours, label, seed=0)
     assert set(content) == {"A", "T", "AT"}

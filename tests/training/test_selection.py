@@ -6,11 +6,12 @@ import torch
 
 from emo_ray.config import load, override
 from emo_ray.data.batch import FeatureBatch
+from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.models.head_average import HeadAverage
 from emo_ray.training.in_memory import fit_head
 from emo_ray.training.metrics import metrics
 from emo_ray.training.scoring import shown_only
-from emo_ray.training.selection import FOLDS, candidates, choose, curves, fit_average
+from emo_ray.training.selection import candidates, choose, curves, fit_average
 
 CONFIG = load("mini", {"train.epochs": 3, "fusion.hidden": 8, "train.heads": 2, "fusion.passes_per_epoch": 2})
 
@@ -43,7 +44,7 @@ def recorded(folds_seen):
 def test_every_clip_is_left_out_once_and_with_its_speaker():
     folds = []
     choose(clips(), CONFIG, 3, True, batch_groups(), run=recorded(folds))
-    assert len(folds) == FOLDS
+    assert len(folds) == INNER_FOLDS
     assert sorted(i for _, tested, *_ in folds for i in tested.clip_ids) == sorted(clips().clip_ids)
     for train, tested, *_ in folds:
         assert not set(train.speakers) & set(tested.speakers)

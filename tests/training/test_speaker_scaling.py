@@ -44,7 +44,7 @@ def batch_of(values_BD, labels, names):
 
 
 def accuracy(train, tested):
-    """Of the nearest class mean, on the scale of the training clips."""
+    """The accuracy of a classifier that names the nearest class mean, on the scale of the training clips."""
     values, labels = (train.features["audio"], tested.features["audio"]), (train.label_B, tested.label_B)
     mean_D, deviation_D = values[0].mean(0), values[0].std(0)
     scaled = [(part - mean_D) / deviation_D for part in values]

@@ -26,7 +26,7 @@ class Transcripts:
 
     @property
     def digest(self) -> str:
-        """Of what decides the transcripts beside the clips."""
+        """The digest of what decides the transcripts beside the clips."""
         return store.digest(self.recogniser, sorted(set(self.unanswered.values())))
 
     def covers(self, clips: Iterable[Clip]) -> bool:

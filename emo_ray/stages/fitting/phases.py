@@ -19,6 +19,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, Optimisation
 from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards, with_context
 from emo_ray.data.dialogues import Windows, with_neighbours
+from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.data.splits import grouped
@@ -32,7 +33,7 @@ from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
-from emo_ray.stages.fitting.plan import INNER_FOLDS, VERSION, TrainingClips, TrainingPlan, clips_with_video
+from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
 from emo_ray.training import speaker_scaling
 from emo_ray.training.in_memory import one_thread
 from emo_ray.training.loss import class_weights
@@ -143,8 +144,7 @@ def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: Spe
     batch = batch if by_speaker is None else by_speaker.applied(batch)
     run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
-    clip_of = {clip.clip_id: clip for clip in plan.prepared.clips}
-    groups = grouped([clip_of[clip_id] for clip_id in batch.clip_ids]).names
+    groups = grouped(plan.prepared.clips_of(batch.clip_ids)).names
     return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), groups, run)
 
 

@@ -14,6 +14,7 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import SMALL
 from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
+from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.splits import grouped
@@ -27,7 +28,6 @@ from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 if TYPE_CHECKING:
     from emo_ray.data.pseudo import PseudoLabels
 
-INNER_FOLDS = 3
 VERSION = 6  # of trained models; 6: small corpora get an average of heads, ties between epochs go to the loss
 
 
