@@ -153,8 +153,8 @@ def _uses_inner_folds(
     reason = next((name for name, holds in reasons.items() if holds), None)
     if config.train.refit and reason:
         raise ValueError(
-            f"found train.refit=true with {reason}, expected neither, as inner folds would be judged by what has seen "
-            "their labels: set train.refit=false"
+            f"found train.refit=true with {reason}, expected one without the other, as inner folds would be judged by "
+            "what has seen their labels: set train.refit=false"
         )
     if config.train.refit is not None or reason:
         return bool(config.train.refit)
