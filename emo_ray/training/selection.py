@@ -8,7 +8,7 @@ the number of epochs. Learning rate, weight decay and label smoothing stay as th
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -28,10 +28,19 @@ from emo_ray.training.stacked_heads import Epoch, HeadConfig, StackedHeads
 
 _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6
-Counts = tuple[np.ndarray, float] | None  # of an epoch: what `validation_metrics` takes; None where training diverged
-Curves = list[list[Counts]]  # of each candidate, of each epoch
+Judged = tuple[np.ndarray, float, torch.Tensor] | None  # counts_SKK, loss sum, logits_BK; None where training diverged
+Curves = list[list[Judged]]  # of each candidate, of each epoch
 Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, int]  # what `curves` takes
 Run = Callable[[Callable[..., Curves], Sequence[Fold]], Iterable[Curves]]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What one head with the chosen settings takes each clip for in the inner fold that leaves it out."""
+
+    clip_ids: tuple[str, ...]
+    label_B: np.ndarray  # int64
+    probability_BK: np.ndarray  # float32, shown all modalities that the clip has
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Choice:
     epochs: int
     metrics: dict[str, float]
     candidates: int
+    out_of_fold: OutOfFold = field(compare=False)
 
     @property
     def settings(self) -> str:
@@ -93,12 +103,12 @@ def choose(
     best: tuple[tuple[float, float], int, int, dict[str, float]] | None = None
     for c in range(len(settings)):
         for epoch in range(config.train.epochs):
-            counts = [of_fold[c][epoch] for of_fold in of_folds]
-            if any(count is None for count in counts):
+            judged = [of_fold[c][epoch] for of_fold in of_folds]
+            if any(fold is None for fold in judged):
                 break
             metrics = validation_metrics(
-                np.sum([count[0] for count in counts if count], axis=0),
-                sum(count[1] for count in counts if count),
+                np.sum([fold[0] for fold in judged if fold], axis=0),
+                sum(fold[1] for fold in judged if fold),
                 tuple(SUBSETS),
             )
             score = objective(metrics, config.train.objective), -metrics["val_loss"]
@@ -108,7 +118,16 @@ def choose(
         raise ValueError(diverged("fusion", config.fusion.lr, 0))
     _, c, epoch, metrics = best
     changes = {"fusion.hidden": settings[c].hidden, "fusion.dropout": settings[c].dropout}
-    return Choice(override(config, changes), epoch + 1, metrics, len(settings))
+    out_of_fold = _out_of_fold(batch, masks, [of_fold[c][epoch] for of_fold in of_folds])
+    return Choice(override(config, changes), epoch + 1, metrics, len(settings), out_of_fold)
+
+
+def _out_of_fold(batch: FeatureBatch, masks: Sequence[torch.Tensor], judged: Sequence[Judged]) -> OutOfFold:
+    """The probabilities of the clips from the folds that leave them out, in the order of the batch."""
+    logits_BK = torch.cat([fold[2] for fold in judged if fold])
+    probability_BK = torch.empty_like(logits_BK)
+    probability_BK[torch.cat([mask_B.nonzero().flatten() for mask_B in masks])] = logits_BK.softmax(dim=-1)
+    return OutOfFold(batch.clip_ids, batch.label_B.numpy(), probability_BK.numpy())
 
 
 def fit_average(train: FeatureBatch, config: Config, classes: int, epochs: int | None = None) -> Head:
@@ -130,7 +149,7 @@ def fit_average(train: FeatureBatch, config: Config, classes: int, epochs: int |
 def curves(
     train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, classes: int
 ) -> Curves:
-    """Each candidate's confusion counts and loss on the tested clips after every epoch, by one head."""
+    """Each candidate's confusion counts, loss and logits on the tested clips after every epoch, by one head."""
     curves_C: Curves = []
     for _, group in groupby(settings, key=lambda candidate: candidate.hidden):
         same_shape = list(group)
@@ -139,7 +158,7 @@ def curves(
         stack = StackedHeads(heads, head_configs, train, tested, config.train.epochs)
         epochs = [stack.epoch() for _ in range(config.train.epochs)]
         for each in zip(*epochs, strict=True):
-            curves_C.append([_counts(epoch) for epoch in each])
+            curves_C.append([_judged(epoch) for epoch in each])
     return curves_C
 
 
@@ -154,11 +173,12 @@ def _fresh(
     return heads
 
 
-def _counts(epoch: Epoch) -> Counts:
+def _judged(epoch: Epoch) -> Judged:
     if not epoch.is_finite:
         return None
     assert epoch.counts_SKK is not None, "a fold has clips to be judged on"
-    return epoch.counts_SKK, epoch.loss_sum
+    assert epoch.logits_BK is not None, "a fold has clips to be judged on"
+    return epoch.counts_SKK, epoch.loss_sum, epoch.logits_BK
 
 
 def _one_by_one(function: Callable[..., Curves], folds: Sequence[Fold]) -> Iterable[Curves]:

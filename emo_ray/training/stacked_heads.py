@@ -51,6 +51,7 @@ class Epoch(NamedTuple):
     counts_SKK: np.ndarray | None  # as `metrics.validation_metrics` takes them; None without validation clips
     loss_sum: float  # of the validation clips, as it takes it
     is_finite: bool  # whether its loss, weights and logits are numbers; the loop would end training where they are not
+    logits_BK: torch.Tensor | None  # of the validation clips, shown what they have; None without any
 
 
 class StackedHeads:
@@ -124,7 +125,7 @@ class StackedHeads:
                 self._update(step)
                 step, total_T = step + 1, total_T + loss_T * clips
         self.epochs_done += 1
-        counts_TSKK, validation_loss_T, finite_T = self._validate()
+        counts_TSKK, validation_loss_T, finite_T, logits_TBK = self._validate()
         finite_T &= total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
         clips_seen = len(self.train) * shared.passes_per_epoch
         return [
@@ -133,6 +134,7 @@ class StackedHeads:
                 None if counts_TSKK is None else counts_TSKK[i],
                 float(validation_loss_T[i]),
                 bool(finite_T[i]),
+                None if logits_TBK is None else logits_TBK[i],
             )
             for i, total in enumerate(total_T)
         ]
@@ -210,17 +212,20 @@ class StackedHeads:
         return (weight_B * each_TB).sum(dim=-1) / mass_T
 
     @torch.no_grad()
-    def _validate(self) -> tuple[np.ndarray | None, torch.Tensor, torch.Tensor]:
-        """Confusion counts (T, 1 + S, K, K) and loss (T) as the loop takes them, and whether all logits are finite (T).
+    def _validate(self) -> tuple[np.ndarray | None, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Confusion counts (T, 1 + S, K, K), loss (T), whether all logits are finite (T), and logits (T, B, K).
 
-        The counts are None without validation clips.
+        Counts and loss are as the loop takes them, logits of clips that are shown all they have. Counts and logits are
+        None without validation clips.
         """
+        shown: list[torch.Tensor] = []
         total, finite_T = None, torch.ones(len(self.configs), dtype=torch.bool)
         loss_T = torch.zeros(len(self.configs))
         for batch, standardised, near in self.validation:
             logits = [classify(self.tensors, fused) for fused in self._fused_subsets(batch, standardised, near)]
             # With all three modalities shown, a clip is shown whatever it has: that is the count of every clip.
             shown_TBK = logits[list(SUBSETS.values()).index(MODALITIES)]
+            shown.append(shown_TBK)
             tables = [_counts(shown_TBK, batch.label_B, self.classes)]
             loss_T -= shown_TBK.log_softmax(dim=-1)[:, torch.arange(len(batch)), batch.label_B].sum(dim=1)
             for names, logits_TBK in zip(SUBSETS.values(), logits, strict=True):
@@ -229,7 +234,7 @@ class StackedHeads:
                 tables.append(_counts(logits_TBK[:, has_all_B], batch.label_B[has_all_B], self.classes))
             counts_TSKK = np.stack(tables, axis=1)
             total = counts_TSKK if total is None else total + counts_TSKK
-        return total, loss_T, finite_T
+        return total, loss_T, finite_T, torch.cat(shown, dim=1) if shown else None
 
     def _fused_subsets(
         self, batch: FeatureBatch, standardised: Mapping[str, torch.Tensor], near: "_Near | None"

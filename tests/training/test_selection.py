@@ -73,6 +73,22 @@ def test_the_choice_has_the_most_of_the_objective_and_then_the_least_loss():
     assert choice.metrics["val_loss"] == pytest.approx(-best[0][1])
 
 
+def test_out_of_fold_probabilities_are_those_of_the_head_that_has_not_seen_the_clip():
+    folds, batch = [], clips(noise=3.0)
+    choice = choose(batch, CONFIG, 3, True, batch_groups(), run=recorded(folds))
+    out_of_fold = choice.out_of_fold
+    assert out_of_fold.clip_ids == batch.clip_ids
+    assert out_of_fold.label_B.tolist() == batch.label_B.tolist()
+    chosen_config = override(choice.config, {"train.heads": 1})
+    for train, tested, *_ in folds:
+        head = fit_average(train, chosen_config, 3, choice.epochs)
+        rows = [batch.clip_ids.index(name) for name in tested.clip_ids]
+        expected_BK = shown_only(head, tested, ("video", "audio", "text"))
+        np.testing.assert_allclose(out_of_fold.probability_BK[rows], expected_BK, atol=1e-5)
+    right_B = out_of_fold.probability_BK.argmax(axis=1) == out_of_fold.label_B
+    assert right_B.mean() == pytest.approx(choice.metrics["val_accuracy"])
+
+
 def test_without_a_search_the_settings_stay():
     choice = choose(clips(), CONFIG, 3, False, batch_groups())
     assert choice.config == CONFIG
