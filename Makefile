@@ -2,6 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
+.DEFAULT_GOAL := help
 .PHONY: demo test slow claims chaos lint lock clean help
 
 demo: $(READY)  ## make a synthetic corpus, train on it and evaluate: offline, no GPU, minutes

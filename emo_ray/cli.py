@@ -1,30 +1,23 @@
-"""The command line of every job: `python jobs/NAME.py [RECIPE] [KEY=VALUE ...] [--json]`, and `--help`."""
+"""The command line: `emo-ray JOB [RECIPE] [KEY=VALUE ...] [--json]`, or `python jobs/JOB.py` and the same words."""
 
+import difflib
 import importlib
 import json
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
+from emo_ray import commands, completion, failures, redaction
 from emo_ray import config as configuration
-from emo_ray import failures, redaction
 from emo_ray.config import Config, explain
 from emo_ray.progress import console, say
 
-COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
-_USAGE = """\
-usage: python jobs/{name} {choice}[RECIPE] [KEY=VALUE ...] [--json]
-       python jobs/{name} --help [SECTION | KEY ...]"""
-_WORDS = """\
-RECIPE is {recipes} (default: mini), or the path of a YAML file with the keys that differ from the defaults. KEY=VALUE
-changes a key of it; VALUE is YAML, so quote what the shell would take: 'data.labels=[happy, sad]'. Standard output is
-one line, the path of the result, or with --json its content; progress and tables go to standard error. What is made
-already is not made again. STORE is the folder store.root, `artifacts` by default."""
+HELP = ("-h", "--help")
 
 
 class JobResult(Protocol):
@@ -46,24 +39,41 @@ class JobResult(Protocol):
         """Print it for people."""
 
 
-def main(stage: str, about: str, sections: Sequence[str] = (), choice: str | None = None) -> None:
-    """Run a stage, such as "stages.train", on the command line's config.
+def console_script() -> None:
+    """The command `emo-ray`: its first word is a job, or asks about the command itself."""
+    words = sys.argv[1:]
+    if not words or words[0] in HELP:
+        _print(commands.overview(), sys.stdout)
+    elif words[0] == "--version":
+        _print(_version(), sys.stdout)
+    elif words[0] in commands.COMMANDS:
+        main(words[0], words[1:])
+    else:
+        try:
+            _print(_completion(words), sys.stdout)
+        except ValueError as error:
+            console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+            _exit(failures.USER_ERROR)
 
-    `about`: the job's docstring, with an example and where the result lies. `sections`: of the config, beside COMMON.
-    With `choice`, a word in front is that key's value.
+
+def main(name: str, words: Sequence[str] | None = None) -> None:
+    """Run the job `name` of `commands.COMMANDS` on the config that words name (default: those of the command line).
 
     All of stdout is one line: the path of the result, or with --json its content. What the user can mend is printed as
     one message, with exit status 2; Ctrl-C and SIGTERM end with a line, and status 130 or 143. Secrets are starred out.
     """
-    words = sys.argv[1:]
+    words = sys.argv[1:] if words is None else words
     redaction.hide({secret for word in words for secret in redaction.secrets_in(word)})
     answer, sys.stderr = sys.stdout, redaction.RedactedStream(sys.stderr)
     sys.stdout = sys.stderr  # where Ray tells of killed workers, at any moment and to the very end
-    job = Job(stage, choice)
+    job = Job(name)
     try:
         failures.catch_signals()
-        if any(word in ("-h", "--help") for word in words):
-            _print(_help(words, about, sections, choice), answer)
+        if "--version" in words:
+            _print(_version(), answer)
+            return
+        if any(word in HELP for word in words):
+            _print(_help(name, words), answer)
             return
         result = job.run([word for word in words if word != "--json"])
         if "--json" in words:
@@ -94,23 +104,21 @@ def _exit(status: int) -> NoReturn:
 
 
 class Job:
-    """One run of a stage; `root` is its store, once the config is known."""
+    """One run of a job; `root` is its store, once the config is known."""
 
-    def __init__(self, stage: str, choice: str | None):
-        self.stage, self.choice = stage, choice
+    def __init__(self, name: str):
+        self.name, self.command = name, commands.COMMANDS[name]
         self.root: Path | None = None
 
     def run(self, words: list[str]) -> JobResult:
-        """The stage's result for these words. Stages take seconds to import, so that comes when the config is known."""
-        choices = configuration.choices(self.choice) if self.choice else ()
-        chosen = [f"{self.choice}={words.pop(0)}"] if words and words[0] in choices else []
-        recipe = words.pop(0) if words and "=" not in words[0] else "mini"
-        config: Config = configuration.load(recipe, configuration.parse_overrides(chosen + words))
+        """The job's result for these words. Stages take seconds to import, so that comes when the config is known."""
+        parsed = configuration.parse_words(words, self.command.choice)
+        config: Config = configuration.load(parsed.recipe, parsed.changes)
         from emo_ray import cluster, tracking  # they import what --help does without
 
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
-        function = getattr(importlib.import_module(f"emo_ray.{self.stage}"), self.stage.rpartition(".")[2])
+        function = getattr(importlib.import_module(f"emo_ray.{self.command.module}"), self.name)
         config = configuration.absolute_paths(config)
         result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
         tracking.deliver(config, self.root)
@@ -124,12 +132,27 @@ class Job:
             cluster.leave(keep_logs)
 
 
-def _help(words: Sequence[str], about: str, sections: Sequence[str], choice: str | None) -> str:
+def _help(name: str, words: Sequence[str]) -> str:
     """The help on what follows --help, or on the whole job."""
-    asked = words[next(i for i, word in enumerate(words) if word in ("-h", "--help")) + 1 :]
-    return "\n\n".join(
-        [explain.explain(word, explain.width()) for word in asked] or [job_help(about, sections, choice)]
-    )
+    subjects = words[next(i for i, word in enumerate(words) if word in HELP) + 1 :]
+    return "\n\n".join([explain.explain(word, explain.width()) for word in subjects] or [commands.help_of(name)])
+
+
+def _version() -> str:
+    try:
+        version = metadata.version("emo_ray")
+    except metadata.PackageNotFoundError:  # a copy of the files that nobody installed
+        version = "(not installed)"
+    return f"emo_ray {version}"
+
+
+def _completion(words: Sequence[str]) -> str:
+    """The script that `completion SHELL` asks for. Raises ValueError for any other words."""
+    if words[0] != "completion":
+        near = difflib.get_close_matches(words[0], commands.COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"the jobs are {', '.join(commands.COMMANDS)}"
+        raise ValueError(f"found no job {words[0]!r}: {hint}")
+    return completion.script(words[1] if len(words) > 1 else "").rstrip()
 
 
 def _print(text: str, stream: TextIO) -> None:
@@ -138,48 +161,6 @@ def _print(text: str, stream: TextIO) -> None:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains once more at its end
-
-
-def job_help(about: str, sections: Sequence[str], choice: str | None = None) -> str:
-    """What a job is for, how it is called, and the sections of its keys with a line each."""
-    values = configuration.choices(choice) if choice else ()
-    recipes = " or ".join(sorted(path.stem for path in configuration.RECIPES.glob("*.yaml")))
-    part = f"[{'|'.join(values)}] " if values else ""
-    others = [name for name in configuration.sections() if name and name not in (*sections, *COMMON)]
-    plain = [key for key in configuration.leaves() if "." not in key]
-    parts = [
-        *(_filled(paragraph) for paragraph in about.strip().split("\n\n")),
-        _USAGE.format(name=Path(sys.argv[0]).name, choice=part),
-        _filled(_WORDS.format(recipes=recipes)),
-        "Keys of this job, listed by --help SECTION:\n" + _overview(sections),
-        "Keys that every job reads:\n" + _overview(COMMON) + "\n" + _lines({k: _description(k) for k in plain}),
-        _filled(f"Other sections: {', '.join(others)}."),
-    ]
-    return "\n\n".join(parts)
-
-
-def _filled(paragraph: str) -> str:
-    """A paragraph in the width of the terminal; lines such as "example: ..." stay lines."""
-    if paragraph.startswith("example: "):
-        lines = paragraph.splitlines()
-        return "\n".join(textwrap.fill(line, explain.width(), subsequent_indent=" " * 9) for line in lines)
-    return textwrap.fill(" ".join(paragraph.split()), explain.width())
-
-
-def _overview(sections: Sequence[str]) -> str:
-    return _lines({name: explain.first_line(name) for name in sections})
-
-
-def _description(key: str) -> str:
-    return configuration.field_of(key).description or ""
-
-
-def _lines(about: dict[str, str]) -> str:
-    columns = explain.width()
-    return "\n".join(
-        textwrap.fill(text, columns, initial_indent=f"  {name:<15}", subsequent_indent=" " * 17)
-        for name, text in about.items()
-    )
 
 
 def mending(job: Callable[[], JobResult], root: Path, inputs: Collection[Path] = ()) -> JobResult:

@@ -20,7 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emo_ray.config import Config, choices, dump, leaf_of, leaves, load, override, parse_overrides
+from emo_ray.commands import COMMANDS
+from emo_ray.config import (
+    Config,
+    dump,
+    leaf_of,
+    leaves,
+    load,
+    override,
+    parse_overrides,
+    parse_words,
+    recipe_names,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,12 +110,8 @@ def test_shell_is_shell_and_python_is_python():
 
 def config_of(job, words):
     """The config that a job's words make; a recipe that only exists in the text counts as `mini`."""
-    words = [word for word in words if word not in ("--json",)]
-    if job == "bench" and words and words[0] in choices("bench.part"):
-        words = words[1:]
-    recipe = words.pop(0) if words and "=" not in words[0] else "mini"
-    known = {path.stem for path in (ROOT / "emo_ray/config/recipes").glob("*.yaml")}
-    return load(recipe if recipe in known else "mini", parse_overrides(words))
+    parsed = parse_words([word for word in words if word != "--json"], COMMANDS[job].choice)
+    return load(parsed.recipe if parsed.recipe in recipe_names() else "mini", parsed.changes)
 
 
 def test_commands_name_jobs_settings_targets_and_modules_that_exist():

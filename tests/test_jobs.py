@@ -7,11 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from emo_ray.config import dump, load, parse_overrides
+from emo_ray import cli, completion
+from emo_ray.commands import COMMANDS
+from emo_ray.config import dump, load, parse_words
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 
@@ -45,7 +48,7 @@ def test_a_job_answers_with_one_line_of_json(ray_session, evaluated, recipe):
 def test_stdout_holds_the_path_of_the_answer_alone(ray_session, evaluated, recipe):
     """Whoever prints: Ray does in a thread when a worker was killed."""
     other = "threading.Timer(0.1, print, ['A worker died']).start()"
-    code = f"import threading; from emo_ray.cli import main; {other}; main('stages.evaluate', '')"
+    code = f"import threading; from emo_ray.cli import main; {other}; main('evaluate')"
     result = subprocess.run(
         [sys.executable, "-c", code, recipe],
         capture_output=True,
@@ -115,25 +118,89 @@ def test_what_the_user_can_mend_is_one_message(words, message, tmp_path, ray_ses
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("job", sorted(path.stem for path in JOBS.glob("*.py")))
+@pytest.mark.parametrize("job", ["bench", "self_train", "train"])
 def test_help_of_a_job_tells_its_purpose_an_example_its_result_and_its_sections(job):
     result = run(job, "--help", COLUMNS="80")
-    purpose = " ".join(ast.get_docstring(ast.parse((JOBS / f"{job}.py").read_text())).split("\n\n")[0].split())
+    purpose = COMMANDS[job].about.split("\n\n")[0]
     assert result.returncode == 0, result.stderr
     assert " ".join(result.stdout.split()).startswith(purpose)
     assert f"example: python jobs/{job}.py " in result.stdout
     assert "result:  STORE/" in result.stdout
-    assert all(f"\n  {name} " in result.stdout for name in ("data", "store", "seed"))
+    assert all(f"\n  {name} " in result.stdout for name in ("data", "store", "seed", *COMMANDS[job].sections))
     assert max(map(len, result.stdout.splitlines())) <= 120
 
 
-def test_examples_of_the_help_are_valid_command_lines():
-    for job in JOBS.glob("*.py"):
-        (example,) = (line for line in job.read_text().splitlines() if line.startswith("example: "))
-        _, script, *words = shlex.split(example.removeprefix("example: "))
-        assert script == f"jobs/{job.name}"
-        words = words[1:] if job.stem == "bench" else words
-        load(words[0], parse_overrides(words[1:]))
+def test_every_job_has_a_script_a_function_and_an_example_of_valid_words():
+    assert set(COMMANDS) == {path.stem for path in JOBS.glob("*.py")}
+    for name, command in COMMANDS.items():
+        assert f'main("{name}")' in (JOBS / f"{name}.py").read_text()
+        module = ast.parse((JOBS.parent / "emo_ray" / f"{command.module.replace('.', '/')}.py").read_text())
+        assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+        words = parse_words(shlex.split(command.example), command.choice)
+        load(words.recipe, words.changes)
+
+
+@pytest.fixture
+def console(monkeypatch, capsys):
+    """A function that runs the command `emo-ray` in this process; its exit status and what it wrote."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/emo-ray", *words])
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        status = 0
+        try:
+            cli.console_script()
+        except SystemExit as end:
+            status = end.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_names_its_jobs_and_its_version(console):
+    status, out, _ = console()
+    assert status == 0
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+    assert console("--help")[1] == out
+    assert console("--version") == (0, f"emo_ray {metadata.version('emo_ray')}\n", "")
+    assert run("train", "mini", "--version").stdout == f"emo_ray {metadata.version('emo_ray')}\n"
+    status, out, err = console("trian", "mini")
+    assert (status, out) == (2, "")
+    assert "did you mean 'train'" in err
+    assert "'fish'" in console("completion", "fish")[2]
+
+
+def test_the_command_runs_the_jobs():
+    words = ["train", "--help", "fusion.dropout"]
+    code = f"import sys; sys.argv = ['emo-ray', *{words}]; from emo_ray import cli; cli.console_script()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "fusion.dropout=" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "unexpected"),
+    [
+        ("emo-ray tr", {"train", "transcribe"}, {"predict"}),
+        ("emo-ray train mi", {"mini"}, {"mer2024"}),
+        ("emo-ray train fusion.drop", {"fusion.dropout="}, {"fusion.lr="}),
+        ("emo-ray train train.use_gpu = n", {"no"}, {"auto"}),
+        ("emo-ray train --help fus", {"fusion", "fusion.dropout"}, {"fusion.dropout="}),
+        ("emo-ray completion z", {"zsh"}, {"bash"}),
+    ],
+)
+def test_a_shell_completes_jobs_recipes_keys_and_values(line, expected, unexpected):
+    words = line.split()
+    call = (
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _emo_ray; printf '%s\n' \"${{COMPREPLY[@]}}\""
+    )
+    command = ["bash", "--norc", "-c", f"{completion.script('bash')}\n{call}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.stderr == ""
+    offers = set(result.stdout.split())
+    assert expected <= offers
+    assert not unexpected & offers
 
 
 def test_help_on_a_section_and_on_a_key():
@@ -148,7 +215,7 @@ def test_help_on_a_section_and_on_a_key():
 
 def test_help_needs_none_of_the_libraries_that_take_seconds_to_import():
     code = "import sys; sys.modules.update(torch=None, ray=None, mlflow=None, pyarrow=None); import emo_ray.cli as cli"
-    code += "; sys.argv = ['train.py', '--help', 'fusion']; cli.main('stages.train', 'Train.')"
+    code += "; sys.argv = ['train.py', '--help', 'fusion']; cli.main('train')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "fusion.dropout" in result.stdout

@@ -1,7 +1,7 @@
 """One frozen tree of settings: every key with its default, bounds, description and what it decides; the recipes.
 
 Reading order: setting, model_settings, train_settings, data_settings, table_settings, endpoint_settings,
-job_settings, sweep_settings, yaml_core, tree, decides, explain.
+job_settings, sweep_settings, yaml_core, tree, words, decides, explain.
 """
 
 from emo_ray.config.decides import ARTEFACTS, decided_by, key_table, keys_of_caller, settings_of
@@ -15,19 +15,23 @@ from emo_ray.config.tree import (
     field_of,
     flatten,
     inputs,
+    is_recipe,
     leaf_of,
     leaves,
     load,
     override,
     parse_overrides,
     recipe,
+    recipe_names,
     sections,
 )
+from emo_ray.config.words import Words, parse_words
 
 __all__ = [
     "ARTEFACTS",
     "RECIPES",
     "Config",
+    "Words",
     "absolute_paths",
     "choices",
     "decided_by",
@@ -36,6 +40,7 @@ __all__ = [
     "field_of",
     "flatten",
     "inputs",
+    "is_recipe",
     "key_table",
     "keys_of_caller",
     "leaf_of",
@@ -43,7 +48,9 @@ __all__ = [
     "load",
     "override",
     "parse_overrides",
+    "parse_words",
     "recipe",
+    "recipe_names",
     "sections",
     "settings_of",
 ]

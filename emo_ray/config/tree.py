@@ -198,13 +198,23 @@ def _unknown(key: str) -> str:
     return f"unknown config key {key!r}: {hint}"
 
 
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, in alphabetical order."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def is_recipe(word: str) -> bool:
+    """Whether a word names a recipe of the package, or a YAML file."""
+    return word.endswith((".yaml", ".yml")) or word in recipe_names()
+
+
 def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Config:
     """The config of a recipe (a name in emo_ray/config/recipes, or the path of a YAML file), with overrides on top."""
     path = RECIPES / f"{recipe}.yaml"
     if recipe.endswith((".yaml", ".yml")):
         path = Path(recipe)
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        names = ", ".join(recipe_names())
         raise ValueError(f"found no recipe {recipe!r}, expected one of {names}, or the path of a .yaml file")
     try:
         tree = read(path.read_text(encoding="utf-8")) or {}

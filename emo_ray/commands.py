@@ -1,0 +1,239 @@
+"""Every job by its name: where its function is, and what its help says.
+
+`jobs/NAME.py`, the command `emo-ray NAME`, its shell completion and the lists of the documentation all read this table.
+"""
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emo_ray import config as configuration
+from emo_ray.config import explain
+
+COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
+CONSOLE = "emo-ray"  # the command that pip installs
+_USAGE = """\
+usage: {program} {choice}[RECIPE] [KEY=VALUE ...] [--json]
+       {program} --help [SECTION | KEY ...]
+       {program} --version"""
+_WORDS = """\
+RECIPE is {recipes} (default: mini), or the path of a YAML file with the keys that differ from the defaults. KEY=VALUE
+changes a key of it; VALUE is YAML, so quote what the shell would take: 'data.labels=[happy, sad]'. Words may stand in
+any order. Standard output is one line, the path of the result, or with --json its content; progress and tables go to
+standard error. What is made already is not made again. STORE is the folder store.root, `artifacts` by default."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A job, done by the function of its name in a module of emo_ray."""
+
+    module: str
+    about: str
+    example: str  # the words behind the job's name
+    result: str  # where the result lies
+    sections: tuple[str, ...] = ()  # of the config, beside COMMON
+    choice: str | None = None  # a key whose value may stand among the words without the key
+
+
+COMMANDS: dict[str, Command] = {
+    "segment": Command(
+        "stages.segment",
+        about="Cut recordings of any length into utterances: a manifest, which every other job takes as data.manifest.",
+        example="mini data.manifest=recordings/",
+        result="STORE/segments/KEY/manifest.parquet: a row for each utterance, with its times in its recording",
+        sections=("segment",),
+    ),
+    "prepare": Command(
+        "stages.prepare",
+        about="Prepare a corpus: check its manifest, cut splits, decode every clip once into shards, list bad media.",
+        example="mini data.manifest=clips.csv data.columns.video=file",
+        result="STORE/prepared/KEY with manifest.parquet, ledger.parquet, bad_media.csv and a contact sheet",
+    ),
+    "transcribe": Command(
+        "stages.transcribe",
+        about="Write down what is said in the clips that have no transcript.",
+        example="mini data.manifest=clips.csv transcribe.model=openai/whisper-small",
+        result="STORE/transcripts/transcripts-KEY.parquet: text, language and status, a row for each clip that "
+        "had no text",
+        sections=("transcribe",),
+    ),
+    "annotate": Command(
+        "stages.annotate",
+        about="Ask a chat endpoint for a reading of the speaker's emotional state in every transcript, each one once.",
+        example="mini annotate.url=http://127.0.0.1:8000/v1 annotate.model=MODEL",
+        result="STORE/readings/KEY/readings-KEY.parquet; the text encoder uses it in jobs with the same annotate.url",
+        sections=("annotate",),
+    ),
+    "features": Command(
+        "stages.features",
+        about="Encode a corpus: features of sound and text, and of video where `checkpoint` names a trained model.",
+        example="mini data.manifest=clips.csv tables.export=features/",
+        result="STORE/features, a folder for each modality; with tables.export a copy for others, .npy per clip "
+        "and Parquet",
+        sections=("audio", "text", "annotate", "train"),
+    ),
+    "train": Command(
+        "stages.train",
+        about="Train a model: EmoVCLIP's prompts, then the fusion head. Stages that are missing before it run first.",
+        example="mini data.manifest=clips.csv train.epochs=20",
+        result="STORE/checkpoints/model-KEY with the trained weights, config.yaml, labels.json and a model card",
+        sections=("emovclip", "audio", "text", "fusion", "train", "annotate"),
+    ),
+    "evaluate": Command(
+        "stages.evaluate",
+        about="Report on `checkpoint`, or on the model that the config trains (made first), over all subsets of "
+        "the modalities.",
+        example="mini evaluate.split=validation",
+        result="STORE/reports/KEY with report.json, report.html, pictures and predictions.parquet",
+        sections=("evaluate", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+    ),
+    "predict": Command(
+        "stages.predict",
+        about="Predict every clip of a table, of a folder of media, or of a folder that `prepare` made.",
+        example="mini checkpoint=MODEL_FOLDER data.manifest=videos/",
+        result="STORE/predictions/KEY/part-*.parquet: probabilities and statuses, a row for each clip; timelines/ "
+        "of recordings",
+        sections=("train", "annotate", "segment"),
+    ),
+    "pseudo_label": Command(
+        "stages.pseudo_label",
+        about="Pseudo-label the unlabelled clips of a corpus with a teacher: calibrate it, select, write a row "
+        "for every clip.",
+        example="mini checkpoint=MODEL_FOLDER pseudo.quantile=0.3",
+        result="STORE/pseudo_labels/KEY/round-N: the rows, why clips were refused, a report; see train.pseudo_labels",
+        sections=("pseudo", "train", "annotate"),
+    ),
+    "self_train": Command(
+        "stages.self_train",
+        about="Self-training: a teacher labels unlabelled clips, a student learns from both, round by round "
+        "while validation gains.\n\n"
+        "`checkpoint=FOLDER` teaches first, else a model is trained. rounds.most=N of a finished run gives "
+        "the state after round N back, at no cost.",
+        example="mini rounds.most=3 rounds.start=warm",
+        result="STORE/self_train/KEY with rounds.json, a table and a picture of all rounds, and the best "
+        "checkpoint's path",
+        sections=("rounds", "pseudo", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+    ),
+    "tune": Command(
+        "stages.tune",
+        about="Search for the best recipe: trials with other values of the keys in tune.space, judged on "
+        "validation clips alone.",
+        example="mini tune.trials=50 'tune.space.fusion.lr={loguniform: [1e-4, 1e-2]}'",
+        result="STORE/sweeps/KEY with best.yaml (a recipe for any job), sweep.json, tables and pictures of all trials",
+        sections=("tune", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+    ),
+    "crossvalidate": Command(
+        "stages.crossvalidate",
+        about="Train and test the fusion head in folds that no speaker crosses, for small corpora.",
+        example="mini data.manifest=clips.csv data.folds=6 tables.audio=[hubert/,whisper.npz]",
+        result="STORE/reports/folds-KEY with the scores of each fold and of all clips together, and "
+        "predictions.parquet",
+        sections=("evaluate", "audio", "text", "fusion", "train", "annotate"),
+    ),
+    "crosscorpus": Command(
+        "stages.crosscorpus",
+        about="Train a model on each of several corpora, and test each on all of them, over the classes that "
+        "both have.",
+        example="mini 'crosscorpus.corpora={a: {data.manifest: a.csv}, b: {data.manifest: b.csv}}'",
+        result="STORE/reports/corpora-KEY with tables of corpora by corpora: report.html, report.md, report.json",
+        sections=("crosscorpus", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+    ),
+    "claims": Command(
+        "experiments.claims.claims",
+        about="Measure the paper's claims in miniature, over several synthetic worlds and seeds.",
+        example="mini claims.worlds=3 claims.seeds=3",
+        result="STORE/claims/KEY with the tables as JSON, as a page with pictures, and as Markdown",
+        sections=("claims", "emovclip", "audio", "text", "fusion", "train", "pseudo"),
+    ),
+    "verify": Command(
+        "stages.verify",
+        about="Read every file of a store, and say what is whole, what is damaged, and which command makes it again.",
+        example="mini store.root=my_store verify.mend=true",
+        result="STORE/ itself, and a table; exit status 0 where all is whole, else 2",
+        sections=("verify",),
+    ),
+    "chaos": Command(
+        "experiments.chaos.chaos",
+        about="Make every fault that a job should survive or refuse, on real jobs with tiny stores, and say how "
+        "each of them ended.",
+        example="mini 'chaos.only=[SIGKILL*]'",
+        result="STORE/chaos/DATE-TIME with the table of faults, outcomes and seconds as JSON and as Markdown",
+        sections=("chaos",),
+    ),
+    "bench": Command(
+        "experiments.bench.bench",
+        about="Measure what this system's speed rests on, as ratios in one run; and estimate hours and bytes for "
+        "a larger corpus.\n\n"
+        "The word `all`, or the name of a part, chooses what is measured.",
+        example="all mer2024 bench.plan_clips=115595",
+        result="STORE/bench/DATE-TIME/bench.json, whose tables are printed",
+        sections=("bench",),
+        choice="bench.part",
+    ),
+}
+
+
+def program(name: str) -> str:
+    """How a job is started, in the form in which this process was."""
+    if Path(sys.argv[0]).stem == CONSOLE:
+        return f"{CONSOLE} {name}"
+    return f"python jobs/{name}.py"
+
+
+def overview() -> str:
+    """The help of the command `emo-ray`: the jobs with a line each."""
+    lines = {name: command.about.split("\n\n")[0] for name, command in COMMANDS.items()}
+    parts = [
+        _filled("Multimodal emotion recognition on video, sound and text, on a laptop or on a Ray cluster."),
+        f"usage: {CONSOLE} JOB [RECIPE] [KEY=VALUE ...] [--json]\n       {CONSOLE} JOB --help [SECTION | KEY ...]\n"
+        f"       {CONSOLE} --version\n       {CONSOLE} completion bash | zsh",
+        "Jobs:\n" + _lines(lines),
+        _filled(
+            f"The script {CONSOLE} completion bash prints completes jobs, recipes and keys: "
+            f'eval "$({CONSOLE} completion bash)" in ~/.bashrc.'
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def help_of(name: str) -> str:
+    """What a job is for, how it is called, and the sections of its keys with a line each."""
+    command = COMMANDS[name]
+    values = configuration.choices(command.choice) if command.choice else ()
+    part = f"[{'|'.join(values)}] " if values else ""
+    others = [name for name in configuration.sections() if name and name not in (*command.sections, *COMMON)]
+    plain = [key for key in configuration.leaves() if "." not in key]
+    example = f"example: {program(name)} {command.example}\nresult:  {command.result}"
+    parts = [
+        *(_filled(paragraph) for paragraph in command.about.split("\n\n")),
+        "\n".join(textwrap.fill(line, explain.width(), subsequent_indent=" " * 9) for line in example.splitlines()),
+        _USAGE.format(program=program(name), choice=part),
+        _filled(_WORDS.format(recipes=" or ".join(configuration.recipe_names()))),
+        "Keys of this job, listed by --help SECTION:\n" + _sections(command.sections),
+        "Keys that every job reads:\n" + _sections(COMMON) + "\n" + _lines({k: _description(k) for k in plain}),
+        _filled(f"Other sections: {', '.join(others)}."),
+    ]
+    return "\n\n".join(parts)
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(" ".join(paragraph.split()), explain.width())
+
+
+def _sections(names: Sequence[str]) -> str:
+    return _lines({name: explain.first_line(name) for name in names})
+
+
+def _description(key: str) -> str:
+    return configuration.field_of(key).description or ""
+
+
+def _lines(about: dict[str, str]) -> str:
+    """Names with what they are about beside them, in the width of the terminal."""
+    columns = explain.width()
+    return "\n".join(
+        textwrap.fill(text, columns, initial_indent=f"  {name:<15}", subsequent_indent=" " * 17)
+        for name, text in about.items()
+    )
