@@ -14,6 +14,7 @@ import av
 import hypothesis
 import numpy as np
 import pytest
+from pages import flaws
 
 # Ray, torch and others read these when they are imported. None of the imports above imports them.
 for _name, _value in {
@@ -54,6 +55,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sound_pages(tmp_path_factory):
+    """Every page that any test has written keeps to what `pages.flaws` asks of a page."""
+    yield
+    paths = sorted(tmp_path_factory.getbasetemp().rglob("*.html"))
+    pages = {str(path): path.read_text("utf-8", errors="replace") for path in paths}
+    whole = {path: html for path, html in pages.items() if html.endswith("</html>\n")}  # tests also cut pages
+    flawed = {path: reasons for path, html in whole.items() if (reasons := flaws(html))}
+    assert not flawed, flawed
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from emo_ray import store
 from emo_ray.reports.figures import png
-from emo_ray.reports.table import TEMPLATES, Style, Table, html
+from emo_ray.reports.table import Style, Table, html
+from emo_ray.reports.templating import TEMPLATES
 
 _CSS_PX_PER_IN = 96
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that is written as `name`.png; `alt` says in words what it shows."""
+    """A figure, written as `name`.png; `alt` says in words what it shows, and is the caption where `note` is empty."""
 
     name: str
     figure: Figure
@@ -26,12 +28,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Fragment:
+    """A piece of a page that a template rendered, so that its strings are escaped, with its rules of CSS and script.
+
+    The script is part of this project and holds no data: what it reads stands in attributes of the fragment.
+    """
+
+    html: Markup
+    style: str = ""
+    script: str = ""
+
+
+@dataclass(frozen=True)
 class Page:
     """What a page says from top to bottom; `verdict` colours the summary."""
 
     title: str
     summary: str
-    blocks: Sequence[Table | Picture]
+    blocks: Sequence[Table | Picture | Fragment]
     footer: str
     paragraphs: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -45,9 +59,14 @@ def write(page: Page, path: Path) -> Path:
         if isinstance(block, Picture):
             data = png(block.figure)
             store.write_bytes(path.parent / f"{block.name}.png", data)
-            width_px = round(
-                block.figure.get_figwidth() * _CSS_PX_PER_IN
-            )  # letters keep the size they are meant to have
+            width_px = round(block.figure.get_figwidth() * _CSS_PX_PER_IN)  # so letters keep the size they should have
             images[block.name] = {"data": base64.b64encode(data).decode(), "width_px": width_px}
-    store.write_text(path, TEMPLATES.get_template("page.html").render(page=page, images=images, html=html))
+    fragments = [block for block in page.blocks if isinstance(block, Fragment)]
+    style, script = (
+        "\n".join(dict.fromkeys(getattr(fragment, part) for fragment in fragments)).strip()
+        for part in ("style", "script")
+    )
+    template = TEMPLATES.get_template("page.html")
+    text = template.render(page=page, images=images, html=html, style=Markup(style), script=Markup(script))
+    store.write_text(path, text)
     return path

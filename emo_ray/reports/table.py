@@ -6,24 +6,17 @@ Text is plain everywhere; only the renderers here know what their format would r
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from emo_ray.reports.templating import TEMPLATES
+
 Style = Literal["", "good", "warning", "bad"]
 _RICH_STYLES: dict[Style, str] = {"": "", "good": "green", "warning": "bold dark_orange", "bad": "bold red"}
 _WIDEST_TITLE = 78  # columns; a longer title is broken where its table is narrower
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 class Cell(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from emo_ray.reports.table import TEMPLATES
+from emo_ray.reports.templating import TEMPLATES
 from emo_ray.reports.timeline import NO_PREDICTION, Timeline, Utterance
 from emo_ray.reports.wording import clock, plural, shorten, whole_percent
 

@@ -1,9 +1,12 @@
+import pytest
+from markupsafe import Markup
+from pages import flaws
 from PIL import Image
 from reading import embedded, loaded, visible
 
 from emo_ray.reports import page
 from emo_ray.reports.figures import empty_figure
-from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.page import Fragment, Page, Picture
 from emo_ray.reports.table import Table
 
 HOSTILE = '<script>it\'s & "this"</script>{{ x }}'
@@ -53,9 +56,46 @@ def test_all_text_is_escaped(tmp_path):
 def test_a_page_loads_nothing(tmp_path):
     html = written(tmp_path)
     assert not loaded(html)
-    assert "default-src 'none'" in html
+    assert not flaws(html)
 
 
 def test_a_verdict_colours_the_summary(tmp_path):
     assert 'class="summary bad"' in written(tmp_path, verdict="bad")
     assert 'class="summary "' in written(tmp_path)
+
+
+def test_a_picture_without_a_note_has_its_words_as_caption(tmp_path):
+    html = written(tmp_path, blocks=[Picture("plot", empty_figure(4, 3), "a line")])
+    assert "<figcaption>a line</figcaption>" in html
+
+
+def test_a_page_runs_the_scripts_of_its_fragments_alone_each_once(tmp_path):
+    pieces = [Fragment(Markup(f"<p>{i}</p>"), "p { margin: 0; }", "let x = 1 < 2 && 'ready';") for i in range(2)]
+    html = written(tmp_path, blocks=pieces)
+    assert not flaws(html)
+    assert html.count("let x = 1 < 2 && 'ready';") == html.count("p { margin: 0; }") == html.count("script-src") == 1
+    assert "script" not in written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("default-src &#39;none&#39;", "default-src *"),
+        ('alt="a line"', ""),
+        ("<figcaption>", "<p>"),
+        ('<div class="wide"><table>', "<div><table>"),
+        ("</body>", "<script>let x</script></body>"),
+        ("<h1>", '<h1 onclick="x()">'),
+        ("</body>", '<a href="https://example.org">a</a></body>'),
+        ("</body>", '<img alt="a" src="//example.org/a.png"></body>'),
+        ("</style>", "@import 'a.css';</style>"),
+        ("</style>", "p { background: url(a.png); }</style>"),
+        ('<html lang="en">', "<html>"),
+        ('name="viewport"', ""),
+    ],
+)
+def test_a_flawed_page_is_told_from_a_good_one(tmp_path, old, new):
+    html = written(tmp_path)
+    assert not flaws(html)
+    assert old in html
+    assert flaws(html.replace(old, new))
