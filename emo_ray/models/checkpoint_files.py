@@ -11,9 +11,10 @@ of earlier versions have no digests, and are taken as they are (`has_digests`).
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors import SafetensorError, safe_open
 
@@ -25,10 +26,24 @@ from emo_ray.store import DamagedFile
 WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "labels.json", "README.md", "emovclip"
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 SPEAKERS = "speakers.safetensors"  # of a model with tables.standardise=speaker: see training.speaker_scaling
+CALIBRATION = "calibration.json"  # of a model: a `FittedTemperature`
 
-CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CONFIG)  # the files that a meta has digests of
+CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CALIBRATION, CONFIG)  # the files that a meta has digests of
 _NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "store", "tracking", "cluster")  # of a model
 _OTHERS = tuple(f"{section}." for section in _NO_PART)
+
+
+class FittedTemperature(TypedDict):
+    """The temperature that calibrates a model's probabilities, and what it did on the clips it was fitted on.
+
+    `training.calibration.calibrated` applies it. Errors are "before" and "after" temperature scaling.
+    """
+
+    temperature: float
+    n: int  # clips, with all modalities that each has
+    clips: str  # which: "validation" or "inner folds"
+    ece: dict[str, float]  # expected calibration error, in [0, 1]
+    nll: dict[str, float]  # mean negative log-likelihood, in nats
 
 
 def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
@@ -61,6 +76,23 @@ def read_bytes(folder: Path, name: str) -> bytes:
     content = (folder / name).read_bytes()
     _check(folder, name, _digest(content))
     return content
+
+
+def read_calibration(folder: Path) -> FittedTemperature | None:
+    """The calibration of a model; None where it was trained without clips to calibrate it on, or by an early version.
+
+    Raises ValueError for a file without a positive temperature.
+    """
+    if not (folder / CALIBRATION).is_file():
+        return None
+    try:
+        fitted = json.loads(read_bytes(folder, CALIBRATION))
+        is_positive = 0 < float(fitted["temperature"]) < math.inf
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_positive = False
+    if not is_positive:
+        raise ValueError(f"{folder / CALIBRATION}: found no positive temperature, expected one: train the model again")
+    return fitted
 
 
 def check(folder: Path) -> None:

@@ -32,7 +32,7 @@ from emo_ray.stages.teachers import Teacher, TeacherPredictions, calibrate, gath
 from emo_ray.training import pseudo_label_policies as policies
 from emo_ray.training.calibration import LEAST, MOST
 
-VERSION = 1
+VERSION = 2  # 2: without clips to calibrate a teacher on, the temperature of its checkpoint
 REPORT, REFUSED = "report.json", "refused.csv"
 _BINS = 20  # of the picture of confidences
 _FLOAT = pa.float32()
@@ -296,7 +296,8 @@ def _notes(report: PseudoLabelReport, prepared: Prepared, pool: Collection[str],
     for change in report["calibration"]:
         name, clips = change["checkpoint"], change["n"]
         if clips == 0:
-            notes.append(f"{name}: no labelled validation clip to calibrate it on; its temperature is 1")
+            temperature = f"its temperature is {change.get('temperature', 1.0):.3g}, which training fitted or 1"
+            notes.append(f"{name}: no labelled validation clip to calibrate it on; {temperature}")
         elif not 1.01 * LEAST < change.get("temperature", 1.0) < 0.99 * MOST:
             notes.append(f"{name}: its temperature is the last one tried; {clips} clips may be too few")
     for label, drift in report["drift"].items():

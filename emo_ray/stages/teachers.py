@@ -4,9 +4,8 @@ Several are an ensemble: each is calibrated by itself, and their calibrated prob
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ from emo_ray import store
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
-from emo_ray.models.checkpoint_files import SEEN
+from emo_ray.models.checkpoint_files import SEEN, read_calibration
 from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
@@ -93,6 +92,7 @@ def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collecti
 def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Teacher], list[Calibration]]:
     """The teachers with their temperatures, and for each what changed (n, temperature, ece and nll before and after).
 
+    A teacher without clips to calibrate it on keeps the temperature that its training fitted, or 1 where it has none.
     After them one for the mean of them all, on the clips that none was trained on, where there are several teachers and
     such clips. `reliability` of each holds the bins before and after.
     """
@@ -103,11 +103,11 @@ def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Tea
     for teacher in teachers:
         ids, probability_BK = _read(teacher, prepared.parts_with(teacher.unseen), teacher.unseen)
         label_B = np.array([teacher.unseen[clip_id] for clip_id in ids], int)
-        temperature = calibration.fit_temperature(probability_BK, label_B)
+        temperature = _temperature(teacher, probability_BK, label_B)
         calibrated.append(replace(teacher, temperature=temperature))
         after_BK = calibration.calibrated(probability_BK, temperature)
         about = {"checkpoint": teacher.path.name, "digest": teacher.digest, "temperature": temperature}
-        changes.append(about | _change(probability_BK, after_BK, label_B))
+        changes.append(about | calibration.change(probability_BK, after_BK, label_B))
         before_of.append(dict(zip(ids, probability_BK, strict=True)))
         after_of.append(dict(zip(ids, after_BK, strict=True)))
     common = sorted(set.intersection(*(set(before) for before in before_of)))
@@ -117,7 +117,7 @@ def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Tea
             mean(np.array([[probabilities[clip_id] for clip_id in common] for probabilities in each]))
             for each in (before_of, after_of)
         )
-        changes.append({"checkpoint": "the mean of all"} | _change(before_BK, after_BK, label_B))
+        changes.append({"checkpoint": "the mean of all"} | calibration.change(before_BK, after_BK, label_B))
     return calibrated, changes
 
 
@@ -192,6 +192,12 @@ def _unseen(prepared: Prepared, path: Path) -> LabelOf:
     }
 
 
+def _temperature(teacher: Teacher, probability_BK: np.ndarray, label_B: np.ndarray) -> float:
+    """The temperature that fits these clips best; without clips the one that its checkpoint holds."""
+    stored = None if len(label_B) else read_calibration(teacher.path)
+    return stored["temperature"] if stored else calibration.fit_temperature(probability_BK, label_B)
+
+
 def _read(teacher: Teacher, parts: Iterable[str], label_of: Mapping[str, int]) -> tuple[list[str], np.ndarray]:
     """The clips of `label_of` that a teacher has predicted, and their probabilities (B, K)."""
     classes = len(teacher.labels)
@@ -204,26 +210,3 @@ def _read(teacher: Teacher, parts: Iterable[str], label_of: Mapping[str, int]) -
         ids += table["clip_id"].to_pylist()
         probabilities.append(matrix(table[TOGETHER], classes))
     return ids, np.concatenate(probabilities)
-
-
-def _change(before_BK: np.ndarray, after_BK: np.ndarray, label_B: np.ndarray) -> Any:
-    """What calibration did; None where there were no clips to see it on."""
-    probabilities = {"before": before_BK, "after": after_BK}
-    bins = {name: calibration.reliability(values_BK, label_B) for name, values_BK in probabilities.items()}
-    return {
-        "n": len(label_B),
-        "ece": {name: _number(reliability.error) for name, reliability in bins.items()},
-        "nll": {
-            name: _number(calibration.negative_log_likelihood(values_BK, label_B))
-            for name, values_BK in probabilities.items()
-        },
-        "reliability": {
-            name: {key: [_number(v) for v in values.tolist()] for key, values in asdict(reliability).items()}
-            for name, reliability in bins.items()
-        },
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if value != value else value

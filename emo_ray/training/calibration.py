@@ -3,11 +3,14 @@
 A row of NaN is a clip without probabilities. It stays NaN and takes no part in any measure.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+
+from emo_ray.models.checkpoint_files import FittedTemperature
 
 BINS = 15  # equally wide bins of confidence
 LEAST, MOST = 0.1, 10.0  # bounds of the temperature: for a few clips that are all right the best would be 0
@@ -75,6 +78,40 @@ def reliability(probability_BK: np.ndarray, label_B: np.ndarray, bins: int = BIN
         for values_B in (confidence_B, right_B)
     ]
     return Reliability(edges, count, *means)
+
+
+def fitted(probability_BK: np.ndarray, label_B: np.ndarray, clips: str) -> FittedTemperature | None:
+    """The temperature of a model with what it changes on these clips, which `clips` names; None without clips."""
+    if not len(_measurable(probability_BK, label_B)[1]):
+        return None
+    temperature = fit_temperature(probability_BK, label_B)
+    done = change(probability_BK, calibrated(probability_BK, temperature), label_B)
+    return {"temperature": temperature, "n": done["n"], "clips": clips, "ece": done["ece"], "nll": done["nll"]}
+
+
+def change(before_BK: np.ndarray, after_BK: np.ndarray, label_B: np.ndarray) -> Any:
+    """What calibration did to probabilities, for JSON: `n` clips, and `ece`, `nll` and `reliability` before and after.
+
+    Values are None where there are no clips to see them on.
+    """
+    probabilities = {"before": before_BK, "after": after_BK}
+    bins = {name: reliability(values_BK, label_B) for name, values_BK in probabilities.items()}
+    return {
+        "n": int(bins["before"].count.sum()),
+        "ece": {name: _number(diagram.error) for name, diagram in bins.items()},
+        "nll": {
+            name: _number(negative_log_likelihood(values_BK, label_B)) for name, values_BK in probabilities.items()
+        },
+        "reliability": {
+            name: {key: [_number(value) for value in values.tolist()] for key, values in asdict(diagram).items()}
+            for name, diagram in bins.items()
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if value != value else value
 
 
 def _measurable(probability_BK: np.ndarray, label_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

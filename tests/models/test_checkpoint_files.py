@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from emo_ray import store
 from emo_ray.config import Config, override
 from emo_ray.models import checkpoint, checkpoint_files
-from emo_ray.models.checkpoint_files import CONFIG, LABELS, SEEN, WEIGHTS
+from emo_ray.models.checkpoint_files import CALIBRATION, CONFIG, LABELS, SEEN, WEIGHTS
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 
@@ -54,6 +54,16 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_loaded(folder)
     store.write_text(folder / store.META, json.dumps({name: meta[name] for name in meta if name != "digests"}))
     assert not checkpoint_files.has_digests(folder)
     assert load(folder)[0] == (SETTINGS, CLASSES)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"temperature": "warm"}', '{"temperature": -1}', "NaN"])
+def test_a_temperature_is_a_positive_number_or_none(folder, content):
+    assert checkpoint_files.read_calibration(folder) is None
+    store.write_text(folder / CALIBRATION, json.dumps({"temperature": 1.5}))
+    assert checkpoint_files.read_calibration(folder) == {"temperature": 1.5}
+    store.write_text(folder / CALIBRATION, content)
+    with pytest.raises(ValueError, match=CALIBRATION):
+        checkpoint_files.read_calibration(folder)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, LABELS])

@@ -11,6 +11,7 @@ from emo_ray.training.calibration import (
     MOST,
     calibrated,
     fit_temperature,
+    fitted,
     negative_log_likelihood,
     reliability,
 )
@@ -132,3 +133,16 @@ def test_without_clips_there_is_nothing_to_measure():
     assert np.isnan(reliability(none_BK, none_B).error)
     assert np.isnan(negative_log_likelihood(none_BK, none_B))
     assert calibrated(none_BK, 2.0).shape == (0, 3)
+
+
+def test_what_is_stored_of_a_model_is_measured_on_the_clips_that_have_probabilities():
+    probability_BK, label_B = world(3, clips=500, temperature=2.0)
+    probability_BK[:40] = np.nan
+    stored = fitted(probability_BK, label_B, "validation")
+    after_BK = calibrated(probability_BK, stored["temperature"])
+    assert stored["n"] == 460
+    assert stored["temperature"] == fit_temperature(probability_BK, label_B)
+    assert stored["ece"]["after"] == pytest.approx(plain_error(after_BK[40:], label_B[40:]), abs=1e-6)
+    assert stored["nll"]["before"] == negative_log_likelihood(probability_BK[40:], label_B[40:])
+    assert stored["nll"]["after"] < stored["nll"]["before"]
+    assert fitted(probability_BK[:40], label_B[:40], "validation") is None

@@ -13,7 +13,7 @@ from emo_ray.config import Config
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.pseudo import PseudoLabels
 from emo_ray.models import checkpoint
-from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, digests
+from emo_ray.models.checkpoint_files import CALIBRATION, EMOVCLIP, SEEN, FittedTemperature, digests
 from emo_ray.models.clip_source import description
 from emo_ray.models.identity import licence_notes
 from emo_ray.training import speaker_scaling
@@ -27,13 +27,15 @@ _SUSPICIOUS_WAF = 0.995
 class TrainedPhase:
     """What was trained, and on how many clips, pseudo-labelled ones among them.
 
-    `choice` is what inner folds chose, where validation clips were trained on too.
+    `choice` is what inner folds chose, where validation clips were trained on too. `calibration` is the temperature of
+    a model's probabilities, where there were clips to fit it on.
     """
 
     name: str
     clips: int
     pseudo: PseudoLabels | None = None
     choice: Choice | None = None
+    calibration: FittedTemperature | None = None
 
 
 def write_checkpoint(
@@ -53,6 +55,8 @@ def write_checkpoint(
     card = _card(phase, config, prepared, metrics, [*stopped, *notes])
     checkpoint.write(folder, best["model"], config, prepared.labels, card)
     store.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
+    if phase.calibration is not None:
+        store.write_text(folder / CALIBRATION, json.dumps(phase.calibration))
     best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
     if video_path is not None:
         _link_tree(video_path, folder / EMOVCLIP)
@@ -125,6 +129,19 @@ def _card_of_pseudo_labels(config: Config, phase: TrainedPhase) -> list[str]:
     return [f"- of these pseudo-labelled: {len(pseudo.target_of)} by {pseudo.teacher} ({how}): {classes}"]
 
 
+def _card_of_calibration(phase: TrainedPhase) -> list[str]:
+    """The temperature, and the expected calibration error in percent before and after it."""
+    fitted = phase.calibration
+    if fitted is None:
+        return []
+    before, after = (100 * fitted["ece"][when] for when in ("before", "after"))
+    clips = f"{fitted['n']} clips ({fitted['clips']})"
+    return [
+        f"- calibration: temperature {fitted['temperature']:.3f}, fitted on {clips}; their expected calibration error: "
+        f"{before:.1f} % before, {after:.1f} % after"
+    ]
+
+
 def _link_tree(source: Path, target: Path) -> None:
     """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
     shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
@@ -144,6 +161,7 @@ def _card(
         *_card_of_features(config),
         *_card_of_scaling(config, phase),
         f"- validation: {numbers or 'none'}",
+        *_card_of_calibration(phase),
         *(f"- {note}" for note in notes),
         "",
         "Emotion labels are what annotators of one corpus perceived. The model has not been tested on languages,",

@@ -1,7 +1,7 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,8 +24,11 @@ from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.data.splits import grouped
 from emo_ray.models import checkpoint
+from emo_ray.models.checkpoint_files import FittedTemperature
 from emo_ray.models.clip import check_tag
-from emo_ray.models.fusion import scalings
+from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.head_average import HeadAverage
+from emo_ray.models.trainable_state import load_trained
 from emo_ray.progress import say
 from emo_ray.stages.encoding.actor import shard_columns
 from emo_ray.stages.encoding.encoders import video_encoder
@@ -34,9 +37,10 @@ from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
-from emo_ray.training import speaker_scaling
+from emo_ray.training import calibration, speaker_scaling
 from emo_ray.training.in_memory import one_thread
 from emo_ray.training.loss import class_weights
+from emo_ray.training.scoring import shown_only
 from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
@@ -59,7 +63,8 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
         best = ray_train.train(job, head_config, datasets, on_epoch)
         trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
         pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
-        phase = TrainedPhase("fusion", job.train_rows, pseudo, choice)
+        fitted = None if choice else _calibration(job, best, _labelled(plan, table, plan.clips.validation, by_speaker))
+        phase = TrainedPhase("fusion", job.train_rows, pseudo, choice, fitted)
         if by_speaker is not None:
             speaker_scaling.write(folder, by_speaker)
         return write_checkpoint(folder, best, head_config, plan.prepared, phase, plan.video_path)
@@ -140,12 +145,32 @@ def fusion_job(
 
 def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None) -> Choice:
     """The settings and epochs that inner folds choose, a Ray task for each, or this process for all."""
-    batch = labelled_batch(table, plan.clips.labelled, plan.windows)
-    batch = batch if by_speaker is None else by_speaker.applied(batch)
+    batch = _labelled(plan, table, plan.clips.labelled, by_speaker)
     run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
     groups = grouped(plan.prepared.clips_of(batch.clip_ids)).names
     return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), groups, run)
+
+
+def _calibration(
+    job: ray_train.TrainingJob, best: Mapping[str, Any], validation: FeatureBatch
+) -> FittedTemperature | None:
+    """The temperature of a head's probabilities on validation clips, with all modalities that each has."""
+    head = job.build()
+    assert isinstance(head, FusionHead | HeadAverage), "a job of phase fusion builds a head"
+    load_trained(head, best["model"])
+    learnt_M = torch.tensor([name in head.project for name in MODALITIES])
+    usable = validation.rows((validation.present_BM & learnt_M).any(dim=1))
+    probability_BK = shown_only(head.eval(), usable, MODALITIES)
+    return calibration.fitted(probability_BK, usable.label_B.numpy(), "validation")
+
+
+def _labelled(
+    plan: TrainingPlan, table: pa.Table, label_of: LabelOf, by_speaker: SpeakerScaling | None
+) -> FeatureBatch:
+    """The features of these clips and their neighbours, standardised as the head takes them."""
+    batch = labelled_batch(table, label_of, plan.windows)
+    return batch if by_speaker is None else by_speaker.applied(batch)
 
 
 def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tuple]) -> list[Any]:

@@ -28,7 +28,7 @@ from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 if TYPE_CHECKING:
     from emo_ray.data.pseudo import PseudoLabels
 
-VERSION = 6  # of trained models; 6: small corpora get an average of heads, ties between epochs go to the loss
+VERSION = 7  # of trained models; 7: they hold the temperature that calibrates them
 
 
 @dataclass(frozen=True)
