@@ -19,8 +19,9 @@ from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
 from emo_ray.stages.encoding.encoders import of_checkpoint
-from emo_ray.stages.predict import PredictionParts, load_models, predict_parts
+from emo_ray.stages.predict import PredictionParts, predict_parts
 from emo_ray.stages.prediction_rows import ALONE, TOGETHER
+from emo_ray.stages.predictor import load_models
 from emo_ray.training import calibration
 
 

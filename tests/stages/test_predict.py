@@ -26,8 +26,9 @@ from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
 from emo_ray.stages.encoding.encoders import encoders_of, feature_folder
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.evaluate import PREDICTIONS
-from emo_ray.stages.predict import UNUSABLE, load_models, predict, predict_part
-from emo_ray.stages.prediction_rows import check_people
+from emo_ray.stages.predict import predict
+from emo_ray.stages.prediction_rows import UNUSABLE, check_people
+from emo_ray.stages.predictor import load_models, predict_part
 from emo_ray.trouble import PlaceTrouble
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -22,7 +22,8 @@ from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.predict import UNUSABLE, predict
+from emo_ray.stages.predict import predict
+from emo_ray.stages.prediction_rows import UNUSABLE
 from emo_ray.stages.pseudo_label import REFUSED, REPORT, pseudo_label
 from emo_ray.training import calibration
 from emo_ray.training import pseudo_label_policies as policies

@@ -51,10 +51,10 @@ class Counting:
             load(module)
             original = module.predict_part
 
-            def predict_part(models, shard, feature_paths, out):
+            def predict_part(models, shard, *others):
                 with open(os.environ["BEGUN"], "a") as log:
                     log.write(shard.name + "\\n")
-                return original(models, shard, feature_paths, out)
+                return original(models, shard, *others)
 
             module.predict_part = predict_part
 

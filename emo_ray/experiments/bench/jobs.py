@@ -32,8 +32,8 @@ from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.phases import video_dataset
 from emo_ray.stages.fitting.ray_train import in_batches
-from emo_ray.stages.predict import load_models, predict_part
 from emo_ray.stages.predict import predict as predict_job
+from emo_ray.stages.predictor import load_models, predict_part
 from emo_ray.training import loop
 
 
