@@ -80,6 +80,8 @@ def main(name: str, words: Sequence[str] | None = None) -> None:
             _print(json.dumps({"path": str(result.path), **result.content}, ensure_ascii=False), answer)
         else:
             result.show()
+            for line in job.next_commands(result):
+                say(f"next: {line}")
             _print(str(result.path), answer)
         job.end(keep_logs=False)
     except BaseException as error:
@@ -109,11 +111,15 @@ class Job:
     def __init__(self, name: str):
         self.name, self.command = name, commands.COMMANDS[name]
         self.root: Path | None = None
+        self.words: list[str] = []
+        self.checkpoint: str | None = None  # that the config names
 
     def run(self, words: list[str]) -> JobResult:
         """The job's result for these words. Stages take seconds to import, so that comes when the config is known."""
-        parsed = configuration.parse_words(words, self.command.choice)
+        self.words = configuration.joined_words(words)
+        parsed = configuration.parse_words(self.words, self.command.choice)
         config: Config = configuration.load(parsed.recipe, parsed.changes)
+        self.checkpoint = config.checkpoint
         from emo_ray import cluster, tracking  # they import what --help does without
 
         redaction.hide(cluster.secrets())
@@ -123,6 +129,16 @@ class Job:
         result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
         tracking.deliver(config, self.root)
         return result
+
+    def next_commands(self, result: JobResult) -> list[str]:
+        """What people do next with the result; nothing after a job that found fault."""
+        if result.status or self.root is None:
+            return []
+        model = result.path if self.name == "train" else result.content.get("checkpoint")
+        if self.name == "evaluate":  # it names a folder of the store, or the one of the config
+            model = self.checkpoint or self.root / "checkpoints" / str(model)
+        shown_model = commands.shown_path(str(model)) if model else None
+        return commands.next_commands(self.name, self.words, commands.shown_path(str(result.path)), shown_model)
 
     def end(self, keep_logs: bool) -> None:
         """End the local Ray, if this job started one, and drop its logs unless somebody may want to read them."""

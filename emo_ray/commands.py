@@ -3,6 +3,8 @@
 `jobs/NAME.py`, the command `emo-ray NAME`, its shell completion and the lists of the documentation all read this table.
 """
 
+import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from emo_ray import config as configuration
 from emo_ray.config import explain
 
 COMMON = ("data", "synthetic", "media", "tables", "store", "tracking", "cluster")  # sections that every job reads
+_PLACE = ("store.", "tracking.", "cluster.", "train.use_gpu=", "train.num_workers=")  # keys of where a job runs
 CONSOLE = "emo-ray"  # the command that pip installs
 _USAGE = """\
 usage: {program} {choice}[RECIPE] [KEY=VALUE ...] [--json]
@@ -35,6 +38,7 @@ class Command:
     result: str  # where the result lies
     sections: tuple[str, ...] = ()  # of the config, beside COMMON
     choice: str | None = None  # a key whose value may stand among the words without the key
+    then: tuple[str, ...] = ()  # jobs that people run next, with words; {path}: the result, {model}: its checkpoint
 
 
 COMMANDS: dict[str, Command] = {
@@ -44,12 +48,14 @@ COMMANDS: dict[str, Command] = {
         example="mini data.manifest=recordings/",
         result="STORE/segments/KEY/manifest.parquet: a row for each utterance, with its times in its recording",
         sections=("segment",),
+        then=("predict checkpoint=MODEL_FOLDER data.manifest={path}",),
     ),
     "prepare": Command(
         "stages.prepare",
         about="Prepare a corpus: check its manifest, cut splits, decode every clip once into shards, list bad media.",
         example="mini data.manifest=clips.csv data.columns.video=file",
         result="STORE/prepared/KEY with manifest.parquet, ledger.parquet, bad_media.csv and a contact sheet",
+        then=("train",),
     ),
     "transcribe": Command(
         "stages.transcribe",
@@ -58,6 +64,7 @@ COMMANDS: dict[str, Command] = {
         result="STORE/transcripts/transcripts-KEY.parquet: text, language and status, a row for each clip that "
         "had no text",
         sections=("transcribe",),
+        then=("train",),
     ),
     "annotate": Command(
         "stages.annotate",
@@ -65,6 +72,7 @@ COMMANDS: dict[str, Command] = {
         example="mini annotate.url=http://127.0.0.1:8000/v1 annotate.model=MODEL",
         result="STORE/readings/KEY/readings-KEY.parquet; the text encoder uses it in jobs with the same annotate.url",
         sections=("annotate",),
+        then=("train",),
     ),
     "features": Command(
         "stages.features",
@@ -73,6 +81,7 @@ COMMANDS: dict[str, Command] = {
         result="STORE/features, a folder for each modality; with tables.export a copy for others, .npy per clip "
         "and Parquet",
         sections=("audio", "text", "annotate", "train"),
+        then=("train",),
     ),
     "train": Command(
         "stages.train",
@@ -80,6 +89,7 @@ COMMANDS: dict[str, Command] = {
         example="mini data.manifest=clips.csv train.epochs=20",
         result="STORE/checkpoints/model-KEY with the trained weights, config.yaml, labels.json and a model card",
         sections=("emovclip", "audio", "text", "fusion", "train", "annotate"),
+        then=("evaluate", "predict checkpoint={model} data.manifest=NEW_CLIPS"),
     ),
     "evaluate": Command(
         "stages.evaluate",
@@ -88,6 +98,7 @@ COMMANDS: dict[str, Command] = {
         example="mini evaluate.split=validation",
         result="STORE/reports/KEY with report.json, report.html, pictures and predictions.parquet",
         sections=("evaluate", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        then=("predict checkpoint={model} data.manifest=NEW_CLIPS", "self_train checkpoint={model}"),
     ),
     "predict": Command(
         "stages.predict",
@@ -104,6 +115,7 @@ COMMANDS: dict[str, Command] = {
         example="mini checkpoint=MODEL_FOLDER pseudo.quantile=0.3",
         result="STORE/pseudo_labels/KEY/round-N: the rows, why clips were refused, a report; see train.pseudo_labels",
         sections=("pseudo", "train", "annotate"),
+        then=("train train.pseudo_labels={path}",),
     ),
     "self_train": Command(
         "stages.self_train",
@@ -115,6 +127,7 @@ COMMANDS: dict[str, Command] = {
         result="STORE/self_train/KEY with rounds.json, a table and a picture of all rounds, and the best "
         "checkpoint's path",
         sections=("rounds", "pseudo", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        then=("evaluate checkpoint={model}", "predict checkpoint={model} data.manifest=NEW_CLIPS"),
     ),
     "tune": Command(
         "stages.tune",
@@ -123,6 +136,7 @@ COMMANDS: dict[str, Command] = {
         example="mini tune.trials=50 'tune.space.fusion.lr={loguniform: [1e-4, 1e-2]}'",
         result="STORE/sweeps/KEY with best.yaml (a recipe for any job), sweep.json, tables and pictures of all trials",
         sections=("tune", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        then=("evaluate {path}/best.yaml",),
     ),
     "crossvalidate": Command(
         "stages.crossvalidate",
@@ -131,6 +145,7 @@ COMMANDS: dict[str, Command] = {
         result="STORE/reports/folds-KEY with the scores of each fold and of all clips together, and "
         "predictions.parquet",
         sections=("evaluate", "audio", "text", "fusion", "train", "annotate"),
+        then=("train",),
     ),
     "crosscorpus": Command(
         "stages.crosscorpus",
@@ -180,6 +195,48 @@ def program(name: str) -> str:
     if Path(sys.argv[0]).stem == CONSOLE:
         return f"{CONSOLE} {name}"
     return f"python jobs/{name}.py"
+
+
+def next_commands(name: str, words: Sequence[str], path: str, model: str | None) -> list[str]:
+    """The commands that people run after the job `name` of these words; `path`: its result, `model`: its checkpoint.
+
+    They keep the words that the next job reads; with a new corpus or recipe only those that say where it runs.
+    """
+    lines = []
+    for template in COMMANDS[name].then:
+        following, *additions = template.split()
+        if "{model}" in template and model is None:
+            continue
+        added = [word.format(path=path, model=model) for word in additions]
+        is_recipe_new = any("=" not in word for word in added)
+        recipes = [] if is_recipe_new else [word for word in words if "=" not in word]
+        is_new = is_recipe_new or any(word.startswith("data.manifest=") for word in added)
+        keys = {word.partition("=")[0] for word in added}
+        kept = [word for word in words if word.partition("=")[0] not in keys and _reads(following, word, is_new)]
+        lines.append(f"{_started(following)} {shlex.join([*recipes, *added, *kept])}".rstrip())
+    return lines
+
+
+def _reads(name: str, word: str, place_alone: bool) -> bool:
+    """Whether a job reads the key of a KEY=VALUE word; with `place_alone`, only keys of where it runs count."""
+    if "=" not in word:
+        return False
+    section = word.partition("=")[0].rpartition(".")[0].split(".")[0]
+    if place_alone:
+        return word.startswith(_PLACE)
+    return section in (*COMMANDS[name].sections, *COMMON, "")
+
+
+def _started(name: str) -> str:
+    """How to start a job from this folder, as this process was started."""
+    if Path(sys.argv[0]).stem == CONSOLE:
+        return f"{CONSOLE} {name}"
+    return shlex.join([shown_path(sys.executable), shown_path(str(Path(sys.argv[0]).with_stem(name)))])
+
+
+def shown_path(path: str) -> str:
+    """A path as it is typed in this folder."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def overview() -> str:

@@ -1,19 +1,24 @@
-"""What a user sees of a stage: bars, notes and tables, on standard error, so that standard output stays clean."""
+"""What a user sees of a stage: progress, notes and tables, on standard error, so that standard output stays clean."""
 
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Event, Lock, Thread
 from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.segment import Segment
 
 from emo_ray.reports.table import Table, terminal
 
 _WIDTH = None if sys.stderr.isatty() else 150  # 80 columns, which a file would get, break every table in a log
+_LINE_EVERY_S = 30.0  # lines of a stage in a log
+_LOOK_S = 1.0  # how often is looked whether one is due
+_REDRAW_S = 0.2
+_AT_ONCE_S = 0.5
 # Characters that a terminal obeys, or that change the order of others, and no tab or newline.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -33,13 +38,15 @@ def harmless(text: str) -> str:
 
 
 console = PlainConsole(stderr=True, highlight=False, emoji=False, width=_WIDTH)  # :smile: in a path stays as it is
+_display: list[Progress] = []  # the bars of the stages that run, while some do
+_lock = Lock()  # of `_display`
 
 
 class Advance(Protocol):
-    """Moves a progress bar."""
+    """Counts what is done."""
 
     def __call__(self, done: float = 0, note: str = "") -> None:
-        """Add what was done since the last call, and show a note in place of the rate."""
+        """Add what was done since the last call, and show a note beside it."""
 
 
 def say(message: str) -> None:
@@ -57,32 +64,63 @@ def show(tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show a bar with rate and expected end; call what it yields with the number of units done since the last call.
+def progress(title: str, total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
+    """Show what is done, its share, rate and expected end; call what it yields with what was done since the last call.
 
-    `unit` is a plural, such as "clips". Where standard error is no terminal, one line at the end is printed instead.
+    `unit` is a plural, such as "clips". On a terminal this is a bar, and bars of stages that run at once stand below
+    each other; elsewhere it is a line every half minute. Both end with one line. `clock` gives seconds.
     """
-    noun = unit.removesuffix("s") if total == 1 else unit
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(noun),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total, note="")
+    stage = Stage(title, total, unit, clock)
 
-        def advance(done: float = 0, note: str = "") -> None:
-            rate = bar.tasks[0].speed
-            bar.update(task, advance=done, note=note or (f"{rate:.1f} {unit}/s" if rate else ""))
+    with _bar(stage) if console.is_terminal else _lines(stage):
+        yield stage.advance
+    say(stage.last_line())
 
-        yield advance
-        seconds = bar.tasks[0].elapsed or 0.0
-    if not console.is_terminal:
-        say(f"{title}: {total} {noun} in {seconds:.1f} s")
+
+@contextmanager
+def _bar(stage: "Stage") -> Iterator[None]:
+    """Show a bar of a stage, in the display that all stages of this process share."""
+    with _lock:
+        if not _display:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[stage]}"))
+            _display.append(Progress(*columns, console=console, transient=True))
+            _display[0].start()
+        display = _display[0]
+        row = display.add_task(stage.title, total=max(stage.total, 1), stage=stage.state)
+    with _repeated(lambda: display.update(row, completed=stage.done, stage=stage.state), _REDRAW_S):
+        try:
+            yield
+        finally:
+            with _lock:
+                display.remove_task(row)
+                if not display.tasks:
+                    _display.clear()
+                    display.stop()
+
+
+@contextmanager
+def _lines(stage: "Stage") -> Iterator[None]:
+    """Print a line of a stage every half minute."""
+    with _repeated(lambda: say(stage.line()) if stage.is_due() else None, _LOOK_S):
+        yield
+
+
+@contextmanager
+def _repeated(function: Callable[[], None], period_s: float) -> Iterator[None]:
+    """Call a function again and again in a thread while the block runs."""
+    stop = Event()
+
+    def repeat() -> None:
+        while not stop.wait(period_s):
+            function()
+
+    thread = Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager
@@ -104,3 +142,61 @@ def late_progress(title: str, unit: str, quiet_s: float = 2.0) -> Iterator[Calla
                 last = done
 
         yield report
+
+
+class Stage:
+    """How far a piece of work is."""
+
+    def __init__(self, title: str, total: int, unit: str, clock: Callable[[], float]):
+        self.title, self.total, self.unit, self.clock = title, total, unit, clock
+        self.done = self.done_before = 0.0
+        self.note = ""
+        self.begun_s = self.told_s = clock()
+
+    def advance(self, done: float = 0, note: str = "") -> None:
+        """Count what was done; what is counted at once was done by an earlier run, and no work of this one."""
+        if self.clock() - self.begun_s < _AT_ONCE_S:
+            self.done_before += done
+        self.done, self.note = self.done + done, note
+
+    def is_due(self) -> bool:
+        """Whether the last line is half a minute old; asking counts as telling."""
+        is_due = self.clock() - self.told_s >= _LINE_EVERY_S
+        if is_due:
+            self.told_s = self.clock()
+        return is_due
+
+    def line(self) -> str:
+        """Title and state, such as "decoding: 120 of 300 clips (40 %), 4.1 clips/s, 44 s left"."""
+        return f"{self.title}: {self.state}"
+
+    @property
+    def state(self) -> str:
+        """What is done, its share, the rate since the begin, the time left, and the note."""
+        share = f" ({100 * self.done / self.total:.0f} %)" if self.total else ""
+        parts = [f"{self.done:.0f} of {self.total} {self._noun}{share}"]
+        passed_s = self.clock() - self.begun_s
+        if self.done > self.done_before:
+            rate = (self.done - self.done_before) / passed_s
+            parts.append(f"{rate:.1f} {self.unit}/s" if rate >= 0.1 else f"{60 * rate:.1f} {self.unit}/min")
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        else:
+            parts.append(f"{duration(passed_s)} so far")
+        return ", ".join([*parts, *([self.note] if self.note else [])])
+
+    def last_line(self) -> str:
+        """The line at the end; work that ended early, such as training, says how much of it was done."""
+        part = f"{self.done:.0f} of " if 0 < self.done < self.total else ""
+        return f"{self.title}: {part}{self.total} {self._noun} in {self.clock() - self.begun_s:.1f} s"
+
+    @property
+    def _noun(self) -> str:
+        return self.unit.removesuffix("s") if self.total == 1 else self.unit
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "44 s", "12 min", "3 h 20 min"."""
+    if seconds < 100:
+        return f"{max(0.0, seconds):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

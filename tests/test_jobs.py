@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray import cli, completion
+from emo_ray import cli, commands, completion
 from emo_ray.commands import COMMANDS
 from emo_ray.config import dump, load, parse_words
 
@@ -201,6 +201,44 @@ def test_a_shell_completes_jobs_recipes_keys_and_values(line, expected, unexpect
     offers = set(result.stdout.split())
     assert expected <= offers
     assert not unexpected & offers
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "expected"),
+    [
+        (
+            "prepare",
+            ["mini", "data.manifest=my clips.csv", "store.root=s"],
+            ["jobs/train.py mini 'data.manifest=my clips.csv' store.root=s"],
+        ),
+        (
+            "train",
+            ["data.manifest=c.csv", "small.yaml", "train.epochs=3", "store.root=s", "seed=1"],
+            [
+                "jobs/evaluate.py small.yaml data.manifest=c.csv train.epochs=3 store.root=s seed=1",
+                "jobs/predict.py small.yaml checkpoint=M data.manifest=NEW_CLIPS store.root=s",
+            ],
+        ),
+        (
+            "evaluate",
+            ["checkpoint=old", "evaluate.split=validation"],
+            ["jobs/predict.py checkpoint=M data.manifest=NEW_CLIPS", "jobs/self_train.py checkpoint=M"],
+        ),
+        ("tune", ["mini", "fusion.lr=0.1", "store.root=s"], ["jobs/evaluate.py P/best.yaml store.root=s"]),
+        ("verify", ["mini"], []),
+    ],
+)
+def test_the_next_commands_keep_the_words_that_matter_there(job, words, expected, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *words])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
+    assert commands.next_commands(job, words, "P", "M") == [f"venv/python {line}" for line in expected]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/emo-ray", job, *words])
+    for line in commands.next_commands(job, words, "P", None):
+        program, following, *rest = shlex.split(line)
+        assert (program, following in COMMANDS) == ("emo-ray", True)
+        parsed = parse_words(rest)
+        assert load("mini", parsed.changes)
 
 
 def test_help_on_a_section_and_on_a_key():

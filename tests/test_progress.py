@@ -1,5 +1,7 @@
 """What a user sees of a stage on standard error."""
 
+import io
+
 import pytest
 
 from emo_ray import progress
@@ -11,6 +13,79 @@ def test_a_bar_that_is_no_terminal_ends_with_one_line(capsys, total, line):
     with progress.progress("decoding", total, "clips") as advance:
         advance(total)
     assert f"decoding: {line}" in capsys.readouterr().err
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def test_a_log_gets_a_line_every_half_minute_with_share_rate_and_time_left():
+    clock, lines = Clock(), []
+    stage = progress.Stage("decoding", 300, "clips", clock)
+    for second in range(1, 101):
+        clock.now_s = 1000.0 + second
+        stage.advance(80 if second == 40 else 2 * (second > 40))
+        if stage.is_due():
+            lines.append((second, stage.line()))
+    assert lines == [
+        (30, "decoding: 0 of 300 clips (0 %), 30 s so far"),
+        (60, "decoding: 120 of 300 clips (40 %), 2.0 clips/s, 90 s left"),
+        (90, "decoding: 180 of 300 clips (60 %), 2.0 clips/s, 60 s left"),
+    ]
+    assert stage.last_line() == "decoding: 200 of 300 clips in 100.0 s"
+
+
+def test_slow_work_is_counted_by_the_minute_and_shows_its_note():
+    clock = Clock()
+    stage = progress.Stage("training fusion", 20, "epochs", clock)
+    clock.now_s = 1360.0
+    stage.advance(3, "WAF 76.1")
+    assert stage.line() == "training fusion: 3 of 20 epochs (15 %), 0.5 epochs/min, 34 min left, WAF 76.1"
+    assert progress.Stage("looking", 0, "files", clock).state == "0 of 0 files, 0 s so far"
+
+
+def test_what_an_earlier_run_did_is_no_rate_of_this_one():
+    clock = Clock()
+    stage = progress.Stage("searching", 100, "trials", clock)
+    stage.advance(60)
+    clock.now_s = 1030.0
+    assert stage.state == "60 of 100 trials (60 %), 30 s so far"
+    stage.advance(10)
+    assert stage.state == "70 of 100 trials (70 %), 0.3 trials/s, 90 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-1, "0 s"), (99, "99 s"), (100, "2 min"), (5880, "98 min"), (12_000, "3 h 20 min")]
+)
+def test_durations_are_said_as_people_say_them(seconds, words):
+    assert progress.duration(seconds) == words
+
+
+def test_stages_that_run_at_once_share_one_display_on_a_terminal(monkeypatch):
+    screen = progress.PlainConsole(file=io.StringIO(), force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(progress, "console", screen)
+    with progress.progress("searching", 4, "trials") as outer:
+        with progress.progress("training", 2, "epochs") as inner:
+            inner(2)
+            (display,) = progress._display
+            assert [task.description for task in display.tasks] == ["searching", "training"]
+        outer(4)
+        assert [task.description for task in display.tasks] == ["searching"]
+    assert progress._display == []
+    written = screen.file.getvalue()
+    assert written.index("training: 2 epochs in") < written.index("searching: 4 trials in")
+
+
+def test_work_that_fails_has_no_last_line(capsys):
+    with pytest.raises(KeyError), progress.progress("decoding", 3, "clips"):
+        raise KeyError
+    assert "decoding" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("quiet_s", "shown"), [(-1, True), (3600, False)])

@@ -25,7 +25,7 @@ from emo_ray.config.tree import (
     recipe_names,
     sections,
 )
-from emo_ray.config.words import Words, parse_words
+from emo_ray.config.words import Words, joined_words, parse_words
 
 __all__ = [
     "ARTEFACTS",
@@ -41,6 +41,7 @@ __all__ = [
     "flatten",
     "inputs",
     "is_recipe",
+    "joined_words",
     "key_table",
     "keys_of_caller",
     "leaf_of",

@@ -25,7 +25,7 @@ def parse_words(words: Sequence[str], choice: str | None = None) -> Words:
     values = choices(choice) if choice else ()
     recipes: list[str] = []
     changes: list[str] = []
-    for word in _joined(words):
+    for word in joined_words(words):
         if "=" in word and not word.startswith("-"):
             changes.append(word)
         elif word in values and not any(change.startswith(f"{choice}=") for change in changes):
@@ -39,7 +39,7 @@ def parse_words(words: Sequence[str], choice: str | None = None) -> Words:
     return Words(recipes[0] if recipes else DEFAULT, parse_overrides(changes))
 
 
-def _joined(words: Sequence[str]) -> list[str]:
+def joined_words(words: Sequence[str]) -> list[str]:
     """The words, with `key = value`, `key =value` and `key= value` as one word each.
 
     An empty value is null, so what follows `key=` is its value only where it is neither a recipe nor key=value itself.

@@ -20,8 +20,8 @@ from emo_ray.experiments.chaos.faults import Unexpected, check
 ROOT = Path(emo_ray.__file__).resolve().parents[1]
 PATIENCE_S = 300.0  # no tiny job takes as long
 _POLL_S = 0.01
-# Bars, and what a stage says of its clips and results.
-_PROGRESS = re.compile(r"[\w, -]+: \d+ \w+ in |\d+ clips \(|note: |model-|EmoVCLIP ")
+# How far a stage is, what it says of its clips and results, and the next commands.
+_PROGRESS = re.compile(r"[\w, -]+: \d+ (of \d+ )?\w+ (in |\()|next: |\d+ clips \(|note: |model-|EmoVCLIP ")
 _CUT = 600  # characters of a job's words in an outcome
 
 
