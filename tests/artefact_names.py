@@ -22,6 +22,7 @@ from emo_ray.data import manifest, shards, synthetic
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.data.transcripts import SCHEMA, SPOKEN, unjudged
+from emo_ray.inference.encoders import encoders_of, feature_folder, frozen_encoders, of_checkpoint, recogniser
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.identity import frozen_digest
@@ -33,7 +34,6 @@ from emo_ray.stages.chat.readings import readings_of
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import plan_corpus, resolve_corpus, synthetic_folder
 from emo_ray.stages.decoding.shard_plan import Decoded, decode_tasks, plan_some_parts
-from emo_ray.stages.encoding.encoders import encoders_of, feature_folder, frozen_encoders, of_checkpoint, recogniser
 from emo_ray.stages.encoding.text_sources import TextSources, Transcripts
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
 from emo_ray.stages.transcripts import is_configured, question_digests, transcripts_of

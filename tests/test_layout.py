@@ -27,6 +27,7 @@ FLOORS = (
     ("reports",),
     ("progress", "redaction", "failures", "commands"),
     ("tracking", "cluster", "completion"),
+    ("inference",),
     ("stages",),
     ("experiments",),
     ("cli",),

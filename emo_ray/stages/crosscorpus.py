@@ -9,10 +9,10 @@ import numpy as np
 
 from emo_ray import cluster, store
 from emo_ray.config import Config, override
+from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.reports import crosscorpus as report_page
 from emo_ray.reports.crosscorpus import CrossCorpusReport, Pair
 from emo_ray.stages.corpus import Corpus
-from emo_ray.stages.encoding.encoders import of_checkpoint
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, JudgedClips, evaluate, measured
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model

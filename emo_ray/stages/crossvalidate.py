@@ -19,6 +19,7 @@ from emo_ray.data import splits, status
 from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
 from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.inference.encoders import EncoderSpec, frozen_encoders
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
@@ -26,7 +27,6 @@ from emo_ray.reports.evaluation import EvaluationReport, FoldScores
 from emo_ray.reports.floors import floor_notes
 from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 from emo_ray.stages.evaluate import PREDICTIONS, REPORT, report_result, track_report
 from emo_ray.stages.result import Result
 

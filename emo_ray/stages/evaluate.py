@@ -12,6 +12,7 @@ from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.splits import grouped
 from emo_ray.data.transcripts import believed
+from emo_ray.inference.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.reports import evaluation
@@ -19,7 +20,6 @@ from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.reports.floors import floor_notes
 from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.corpus import Corpus, encoded_with, open_corpus, speaker_offer
-from emo_ray.stages.encoding.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model

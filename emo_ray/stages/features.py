@@ -4,10 +4,10 @@ from pathlib import Path
 
 from emo_ray import cluster
 from emo_ray.config import Config
+from emo_ray.inference.encoders import encoders_of, frozen_encoders, of_checkpoint
 from emo_ray.reports.training import summary_table
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.encoding import external_tables
-from emo_ray.stages.encoding.encoders import encoders_of, frozen_encoders, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.result import Result
 

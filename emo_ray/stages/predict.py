@@ -20,6 +20,8 @@ from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
 from emo_ray.data.dialogues import Windows, windows_of
+from emo_ray.inference.classifier import ClipSpeakers, Models, load_models
+from emo_ray.inference.encoders import TextTables, feature_folder, of_checkpoint
 from emo_ray.models.checkpoint_files import WEIGHTS
 from emo_ray.progress import progress
 from emo_ray.reports.training import summary_table
@@ -30,13 +32,11 @@ from emo_ray.stages.decoding.corpus import decode, plan_corpus
 from emo_ray.stages.decoding.shard_plan import ShardPlan, decode_tasks
 from emo_ray.stages.encoding import clip_speakers, external_tables
 from emo_ray.stages.encoding.actor import actor_device
-from emo_ray.stages.encoding.clip_speakers import ClipSpeakers
-from emo_ray.stages.encoding.encoders import feature_folder, of_checkpoint
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.encoding.neighbours import Near, near_parts
 from emo_ray.stages.encoding.text_sources import TextSources
 from emo_ray.stages.prediction_rows import UNUSABLE, check_people, tally
-from emo_ray.stages.predictor import Models, load_models, predict_part
+from emo_ray.stages.predictor import predict_part
 from emo_ray.stages.result import Result
 from emo_ray.stages.segment import LongRecordings
 from emo_ray.stages.transcripts import is_configured
@@ -44,7 +44,7 @@ from emo_ray.training.in_memory import own_device
 
 VERSION = 2  # 2: what each modality gives alone
 # Of PredictActor, but for its device.
-ActorArguments = tuple[Config, Path, TextSources, ClipSpeakers | None, dict[str, Path], Path]
+ActorArguments = tuple[Config, Path, TextTables | None, ClipSpeakers | None, dict[str, Path], Path]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class PredictActor:
     """
 
     def __init__(
-        self, config: Config, path: Path, texts: TextSources, speakers: ClipSpeakers | None,
+        self, config: Config, path: Path, texts: TextTables | None, speakers: ClipSpeakers | None,
         feature_folders: Mapping[str, Path], folder: Path, device: str | None = None,
     ):  # fmt: skip
         self.models = load_models(config, path, device or actor_device(), texts, speakers)

@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.inference.classifier import ALONE, TOGETHER
 
 UNUSABLE = "no usable modality"
-TOGETHER = "probabilities"
-ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
 
 
 def prediction_table(

@@ -19,14 +19,14 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.shards import CONTENT
+from emo_ray.inference.classifier import TOGETHER, load_models
+from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.progress import progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
 from emo_ray.stages.corpus import Corpus, open_corpus
-from emo_ray.stages.encoding.encoders import of_checkpoint
 from emo_ray.stages.fitting.plan import check_no_folds
-from emo_ray.stages.prediction_rows import TOGETHER, UNUSABLE
-from emo_ray.stages.predictor import load_models
+from emo_ray.stages.prediction_rows import UNUSABLE
 from emo_ray.stages.result import Result
 from emo_ray.stages.teachers import Teacher, TeacherPredictions, calibrate, gather, predictions_of
 from emo_ray.training import pseudo_label_policies as policies

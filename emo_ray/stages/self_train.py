@@ -18,6 +18,7 @@ from emo_ray import cluster, store, tracking
 from emo_ray.config import Config, override, settings_of
 from emo_ray.config.job_settings import Rounds
 from emo_ray.data.prepared import MANIFEST, Prepared
+from emo_ray.inference.encoders import frozen_encoders, of_checkpoint
 from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, WEIGHTS, read_config
 from emo_ray.models.identity import frozen_digest
 from emo_ray.progress import say
@@ -25,7 +26,6 @@ from emo_ray.reports import rounds as report_page
 from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import Corpus, for_config, open_corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.encoding.encoders import frozen_encoders, of_checkpoint
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.pseudo_label import is_unlabelled, pseudo_label

@@ -14,14 +14,13 @@ from emo_ray import store
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
+from emo_ray.inference.classifier import ALONE, TOGETHER, load_models
+from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.models.checkpoint_files import SEEN, read_calibration
 from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
-from emo_ray.stages.encoding.encoders import of_checkpoint
 from emo_ray.stages.predict import PredictionParts, predict_parts
-from emo_ray.stages.prediction_rows import ALONE, TOGETHER
-from emo_ray.stages.predictor import load_models
 from emo_ray.training import calibration
 
 

@@ -18,11 +18,11 @@ from emo_ray.config import Config
 from emo_ray.data import transcripts
 from emo_ray.data.manifest import Clip
 from emo_ray.data.transcripts import Transcription
+from emo_ray.inference.encoders import RecogniserSpec, recogniser
 from emo_ray.progress import say
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer, SoundAnswer, Usage
 from emo_ray.stages.decoding.shard_plan import Decoded
-from emo_ray.stages.encoding.encoders import RecogniserSpec, recogniser
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.encoding.text_sources import Transcripts
 

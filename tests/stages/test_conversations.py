@@ -8,10 +8,10 @@ from conversations import conversations
 
 from emo_ray.config import override
 from emo_ray.data import manifest
+from emo_ray.inference.classifier import TOGETHER
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.evaluate import PREDICTIONS, evaluate
 from emo_ray.stages.predict import predict
-from emo_ray.stages.prediction_rows import TOGETHER
 from emo_ray.stages.pseudo_label import REFUSED, pseudo_label
 from emo_ray.stages.train import train_model
 from emo_ray.stages.tune import tune

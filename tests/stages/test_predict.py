@@ -19,16 +19,17 @@ from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip
 from emo_ray.data.media import RATE_HZ
 from emo_ray.experiments.chaos.bucket import serving
+from emo_ray.inference.classifier import load_models
+from emo_ray.inference.encoders import encoders_of, feature_folder
 from emo_ray.models import audio, checkpoint, checkpoint_files
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
-from emo_ray.stages.encoding.encoders import encoders_of, feature_folder
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.predict import predict
 from emo_ray.stages.prediction_rows import UNUSABLE, check_people
-from emo_ray.stages.predictor import load_models, predict_part
+from emo_ray.stages.predictor import predict_part
 from emo_ray.trouble import PlaceTrouble
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -32,13 +32,13 @@ from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
 from emo_ray.experiments.claims import baselines, comparisons, trials
+from emo_ray.inference.encoders import recogniser
+from emo_ray.inference.recognition import transcribe_rows
 from emo_ray.models import audio
 from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
 from emo_ray.stages.chat import answer_log, sounds
 from emo_ray.stages.crossvalidate import crossvalidate
-from emo_ray.stages.encoding.encoders import recogniser
-from emo_ray.stages.encoding.recognition import transcribe_rows
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.segment import UTTERANCES
 from emo_ray.stages.self_train import self_train
@@ -339,7 +339,7 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "stages.chat.sounds.VERSION": of_sounds(),
         "stages.crossvalidate.VERSION": of_folds(few),
         "stages.evaluate.VERSION": of_report(small),
-        "stages.encoding.encoders.VERSION": of_features(small),
+        "inference.encoders.VERSION": of_features(small),
         "stages.fitting.plan.VERSION": of_model(small),
         "stages.predict.VERSION": of_predictions(taught),
         "stages.decoding.corpus.VERSION": of_prepared(small),

@@ -20,10 +20,10 @@ from emo_ray.data.manifest import Clip
 from emo_ray.data.status import is_ok
 from emo_ray.experiments.bench.step import LABELS, model_config
 from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds, timed
+from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import emovclip
 from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress
-from emo_ray.stages.encoding.actor import shard_columns
 from emo_ray.stages.fitting.phases import read_video, video_dataset
 from emo_ray.stages.fitting.ray_train import in_batches
 from emo_ray.training import loop

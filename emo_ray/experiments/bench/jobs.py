@@ -22,18 +22,19 @@ from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.bench.data import corpus, loader
 from emo_ray.experiments.bench.step import LABELS
 from emo_ray.experiments.bench.timing import Figure, Measured, Usage, compared, rounds, usage
+from emo_ray.inference.classifier import load_models
+from emo_ray.inference.encoders import encoders_of
 from emo_ray.models import audio, checkpoint, checkpoint_files, emovclip, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.progress import progress
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.encoding.encoders import encoders_of
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.phases import video_dataset
 from emo_ray.stages.fitting.ray_train import in_batches
 from emo_ray.stages.predict import predict as predict_job
-from emo_ray.stages.predictor import load_models, predict_part
+from emo_ray.stages.predictor import predict_part
 from emo_ray.training import loop
 
 

@@ -19,9 +19,9 @@ from emo_ray.config import Config
 from emo_ray.data.batch import VideoBatch, from_features
 from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.claims.trials import JUDGED, Scores
+from emo_ray.inference.encoders import EncoderSpec
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.models.identity import frozen_digest
-from emo_ray.stages.encoding.encoders import EncoderSpec
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting.phases import labelled_rows
 from emo_ray.training.metrics import metrics

@@ -191,7 +191,7 @@ def _run_missing(config: Config, planned: Sequence[PlannedTrial]) -> None:
 def _encode_worlds(config: Config, planned: Sequence[PlannedTrial]) -> None:
     """Make the features that the trials of a world share, with all CPUs and before any of them needs them."""
     from emo_ray.experiments.claims.baselines import frames_encoder
-    from emo_ray.stages.encoding.encoders import frozen_encoders
+    from emo_ray.inference.encoders import frozen_encoders
     from emo_ray.stages.encoding.feature_tables import encode_corpus
 
     for trial in {trial.world: trial for trial in planned}.values():

@@ -12,8 +12,8 @@ from emo_ray.config import Config, override
 from emo_ray.data import manifest, pseudo
 from emo_ray.data.prepared import LEDGER, MANIFEST, LabelOf, Prepared
 from emo_ray.experiments.claims.trials import HEADS, JUDGED, Scores
+from emo_ray.inference.encoders import encoders_of
 from emo_ray.stages.corpus import Corpus
-from emo_ray.stages.encoding.encoders import encoders_of
 from emo_ray.stages.evaluate import predict_subsets
 from emo_ray.stages.self_train import self_train
 from emo_ray.stages.train import train_model

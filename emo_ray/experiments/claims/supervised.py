@@ -13,9 +13,9 @@ from emo_ray.data.batch import from_features
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.status import is_ok
 from emo_ray.experiments.claims.trials import JUDGED, Scores
+from emo_ray.inference.encoders import encoders_of
 from emo_ray.models import checkpoint
 from emo_ray.stages.corpus import Corpus
-from emo_ray.stages.encoding.encoders import encoders_of
 from emo_ray.stages.evaluate import predict_subsets
 from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, train_emovclip
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training

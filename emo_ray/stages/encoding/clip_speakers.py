@@ -4,37 +4,24 @@ A speaker's statistics are over all clips that the job predicts, so the features
 clip is predicted, and kept in the store.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.data.batch import FeatureBatch, from_features
+from emo_ray.inference.classifier import ClipSpeakers
+from emo_ray.inference.encoders import EncoderSpec
 from emo_ray.models.checkpoint_files import SPEAKERS
 from emo_ray.models.identity import SPEAKER_VERSION
 from emo_ray.progress import say
 from emo_ray.stages.decoding.corpus import decode
 from emo_ray.stages.decoding.shard_plan import ShardPlan
-from emo_ray.stages.encoding.encoders import EncoderSpec
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.training import speaker_scaling
-from emo_ray.training.speaker_scaling import SpeakerScaling
 
 _PARTS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class ClipSpeakers:
-    """A model's scaling with statistics of the clips at hand, and the speaker of each of these clips."""
-
-    scaling: SpeakerScaling
-    speaker_of: Mapping[str, str | None]  # clip_id -> speaker
-    digest: str  # of all that decides the scaling
-
-    def applied(self, batch: FeatureBatch) -> FeatureBatch:
-        """Clips with features as the model takes them."""
-        return self.scaling.applied(replace(batch, speakers=tuple(map(self.speaker_of.get, batch.clip_ids))))
 
 
 def planned(path: Path, plan: ShardPlan, clip_ids: Collection[str]) -> ClipSpeakers | None:

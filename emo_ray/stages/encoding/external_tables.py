@@ -14,8 +14,8 @@ from emo_ray.config import Config
 from emo_ray.config.table_settings import Tables
 from emo_ray.data import tables
 from emo_ray.data.prepared import Prepared
+from emo_ray.inference.encoders import EncoderSpec, feature_folder
 from emo_ray.progress import progress, say
-from emo_ray.stages.encoding.encoders import EncoderSpec, feature_folder
 
 BAD_ROWS = "bad_rows.csv"
 _LONGEST_NAME = 250  # bytes that a file's name may have

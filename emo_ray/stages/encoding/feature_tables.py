@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from emo_ray import cluster, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
+from emo_ray.inference.encoders import EncoderSpec, feature_folder
 from emo_ray.progress import progress
 from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.encoding import external_tables
-from emo_ray.stages.encoding.encoders import EncoderSpec, feature_folder
 
 
 def encode_corpus(

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.data.dialogues import Windows
+from emo_ray.inference.encoders import EncoderSpec
 from emo_ray.stages.decoding.shard_plan import ShardPlan
-from emo_ray.stages.encoding.encoders import EncoderSpec
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 
 

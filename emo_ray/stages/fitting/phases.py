@@ -23,6 +23,8 @@ from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.data.splits import grouped
+from emo_ray.inference.encoders import video_encoder
+from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import FittedTemperature
 from emo_ray.models.clip import check_tag
@@ -30,8 +32,6 @@ from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.head_average import HeadAverage
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.progress import say
-from emo_ray.stages.encoding.actor import shard_columns
-from emo_ray.stages.encoding.encoders import video_encoder
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint

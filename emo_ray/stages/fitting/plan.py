@@ -19,11 +19,11 @@ from emo_ray.data.labels import vocabulary
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.splits import grouped
 from emo_ray.data.status import are_ok
+from emo_ray.inference.encoders import EncoderSpec, frozen_encoders
 from emo_ray.models.checkpoint_files import WEIGHTS, fusion_start_folder, start_folder
 from emo_ray.models.identity import SPEAKER_VERSION, frozen_digest
 from emo_ray.progress import say
 from emo_ray.stages.corpus import Corpus, encoded_with
-from emo_ray.stages.encoding.encoders import EncoderSpec, frozen_encoders
 
 if TYPE_CHECKING:
     from emo_ray.data.pseudo import PseudoLabels

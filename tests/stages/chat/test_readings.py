@@ -11,14 +11,14 @@ import torch
 from emo_ray.config import override
 from emo_ray.data.batch import FeatureBatch, TextBatch, unlabelled
 from emo_ray.data.manifest import Clip
+from emo_ray.inference.encoders import frozen_encoders, of_checkpoint
+from emo_ray.inference.encoding import encode_rows
 from emo_ray.models import checkpoint, text
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.readings import readings_of
 from emo_ray.stages.decoding.corpus import plan_corpus
-from emo_ray.stages.encoding.actor import encode_rows
-from emo_ray.stages.encoding.encoders import frozen_encoders, of_checkpoint
 from emo_ray.stages.encoding.text_sources import TextSources
 from emo_ray.stages.features import features
 from emo_ray.stages.predict import predict

@@ -2,8 +2,8 @@
 
 import pytest
 
+from emo_ray.inference.encoders import frozen_encoders
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.encoding.encoders import frozen_encoders
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 
 

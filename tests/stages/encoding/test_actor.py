@@ -16,9 +16,9 @@ from emo_ray.config.data_settings import Media
 from emo_ray.data import shards
 from emo_ray.data.batch import audio_from_shards, video_from_shards
 from emo_ray.data.manifest import Clip
+from emo_ray.inference.encoders import table_encoder, video_encoder
 from emo_ray.models import audio, checkpoint, checkpoint_files
 from emo_ray.stages.encoding.actor import EncodeActor
-from emo_ray.stages.encoding.encoders import table_encoder, video_encoder
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 
 pytestmark = pytest.mark.usefixtures("ray_session")

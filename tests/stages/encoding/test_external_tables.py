@@ -13,10 +13,10 @@ from emo_ray import store
 from emo_ray.config import absolute_paths, override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
+from emo_ray.inference.encoders import frozen_encoders
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.encoding import external_tables
-from emo_ray.stages.encoding.encoders import frozen_encoders
 from emo_ray.stages.encoding.external_tables import BAD_ROWS
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.evaluate import evaluate

@@ -9,8 +9,8 @@ import pytest
 
 from emo_ray.config import override
 from emo_ray.data.batch import from_features
+from emo_ray.inference.encoders import frozen_encoders
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.encoding.encoders import frozen_encoders
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 
 pytestmark = pytest.mark.usefixtures("ray_session")

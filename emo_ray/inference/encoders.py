@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,6 @@ from emo_ray.models.identity import (
     text_digest,
 )
 from emo_ray.progress import say
-from emo_ray.stages.encoding.text_sources import NO_TEXTS, TextSources
 
 VERSION = 2  # of the feature tables' form
 # What counts as speech: less than in utterances of a recording, because a recogniser is asked next, and noise or a tone
@@ -39,6 +38,30 @@ SPEECH = Segment(threshold=0.3, min_speech_s=0.1, max_s=28.0)
 _VIDEO_BATCH = 8  # clips
 # What is read to predict.
 _MODEL_FILES = ("emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder", "transcribe.model")
+
+
+class TextTable(Protocol):
+    """A table with a row a clip, which an encoder of text is given beside the clips."""
+
+    @property
+    def path(self) -> Path:
+        """Its Parquet file."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that decides its content beside the clips."""
+
+
+class TextTables(Protocol):
+    """What an encoder of text is given beside the clips; None where there is no such table."""
+
+    @property
+    def transcripts(self) -> TextTable | None:
+        """Transcripts of clips without any."""
+
+    @property
+    def readings(self) -> TextTable | None:
+        """A stronger model's reading of each transcript."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +141,13 @@ def recogniser(config: Config, rows: Literal["missing", "given"] = "missing") ->
     )
 
 
-def frozen_encoders(config: Config, texts: TextSources = NO_TEXTS, without: Sequence[str] = ()) -> list[EncoderSpec]:
+def frozen_encoders(config: Config, texts: TextTables | None = None, without: Sequence[str] = ()) -> list[EncoderSpec]:
     """The encoders that no training changes: sound and text, or the tables of `tables.*` in the place of any.
 
     The encoder of text uses transcripts and readings where there are any. A modality that `modalities` lacks has no
     encoder.
     """
-    written, readings = texts.transcripts, texts.readings
+    written, readings = (texts.transcripts, texts.readings) if texts else (None, None)
     digest = text_digest(config.text, readings.digest if readings else None, written.digest if written else None)
     makers: dict[str, Callable[[], EncoderSpec]] = {
         "audio": lambda: EncoderSpec(
@@ -159,7 +182,7 @@ def video_encoder(folder: Path) -> EncoderSpec:
     return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH)
 
 
-def encoders_of(config: Config, path: Path, texts: TextSources = NO_TEXTS) -> list[EncoderSpec]:
+def encoders_of(config: Config, path: Path, texts: TextTables | None = None) -> list[EncoderSpec]:
     """The encoders of a model in a checkpoint folder; a model of sound and text alone has no EmoVCLIP.
 
     What it learnt from tables is read from tables alone: those of `config`, else the modality is absent. Raises

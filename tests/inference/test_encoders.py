@@ -7,11 +7,11 @@ import torch
 
 from emo_ray import store
 from emo_ray.config import RECIPES, Config, override
+from emo_ray.inference import encoders
 from emo_ray.models import checkpoint, checkpoint_files, emovclip
 from emo_ray.models.checkpoint_files import EMOVCLIP
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.stages.encoding import encoders
 
 CLASSES = ("a", "b")
 

@@ -11,7 +11,7 @@ from emo_ray.data import transcripts
 from emo_ray.data.media import RATE_HZ, Span
 from emo_ray.data.speech import speech_spans
 from emo_ray.data.transcripts import Transcription
-from emo_ray.stages.encoding.encoders import SPEECH, RecogniserSpec
+from emo_ray.inference.encoders import SPEECH, RecogniserSpec
 
 _LONGEST_S = 30.0  # of a sound that is transcribed at once: all that Whisper takes
 

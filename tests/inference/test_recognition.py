@@ -8,8 +8,8 @@ from recording_files import voices
 from emo_ray.config import Config, override
 from emo_ray.data.media import RATE_HZ
 from emo_ray.data.transcripts import NOT_ASKED, SCHEMA, SPOKEN, Transcription
-from emo_ray.stages.encoding.actor import encode_rows, shard_columns
-from emo_ray.stages.encoding.encoders import recogniser
+from emo_ray.inference.encoders import recogniser
+from emo_ray.inference.encoding import encode_rows, shard_columns
 
 URL = "http://127.0.0.1:1/v1"
 

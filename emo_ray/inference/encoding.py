@@ -1,0 +1,89 @@
+"""Rows of decoded clips to features, by one encoder."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from emo_ray import store
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import transcripts
+from emo_ray.data.batch import FROM_SHARDS, Batch
+from emo_ray.data.status import are_ok
+from emo_ray.inference.encoders import EncoderSpec, RecogniserSpec
+from emo_ray.inference.recognition import transcribe_rows
+
+_INPUTS = {
+    "video": ["frames"],
+    "audio": ["audio", "audio_samples"],
+    "text": ["text"],
+    "speech": ["audio", "audio_samples", "language"],
+}
+
+
+def shard_columns(modalities: Iterable[str]) -> list[str]:
+    """The columns of a shard part that `encode_rows` needs for these inputs, and every status."""
+    inputs = [column for modality in modalities for column in _INPUTS[modality]]
+    return ["clip_id", *inputs, *(f"{name}_status" for name in MODALITIES)]
+
+
+def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str) -> pa.Table:
+    """Shard rows to their features, in the same order: `clip_id`, `feature` (fixed-size list), `present`.
+
+    `module` is what `encoder` builds, on `device`. A row without the modality holds NaN, never zeros; so does one for
+    which the module gives NaN, because its sound is too short, for one. Rows looked up have a `status` as well. Those
+    of a recogniser are transcripts.
+    """
+    if isinstance(encoder, RecogniserSpec):
+        return transcribe_rows(encoder, module, table)
+    if encoder.sources:
+        return module(table["clip_id"].to_pylist())
+    modality = encoder.modality
+    table = transcripts.filled(table, encoder.transcripts)
+    if encoder.readings is not None:
+        reading_of = _readings(encoder.readings)
+        has_words = are_ok(table["text_status"]).to_numpy()
+        clip_ids = table["clip_id"].to_pylist()
+        unread = [name for name, words in zip(clip_ids, has_words, strict=True) if words and name not in reading_of]
+        assert not unread, f"nobody asked for readings of {len(unread)} clips that are encoded: {unread[0]}"
+        readings = [reading_of.get(clip_id) for clip_id in clip_ids]
+        table = table.append_column("reading", pa.array(readings, pa.string()))
+    valid = np.flatnonzero(are_ok(table[f"{modality}_status"]).to_numpy())
+    if modality == "audio":  # equal lengths together: less padding
+        lengths = table["audio_samples"].to_numpy(zero_copy_only=False)[valid]
+        valid = valid[np.argsort(lengths, kind="stable")]
+    chunks = [valid[i : i + encoder.batch_size] for i in range(0, len(valid), encoder.batch_size)]
+    values_BD = np.full((len(table), module.dim), np.nan, np.float32)
+    with torch.inference_mode():
+        for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, modality)), strict=True):
+            values_BD[chunk] = module(batch.to(device)).float().cpu().numpy()
+    feature = pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), module.dim)
+    present = ~np.isnan(values_BD).all(axis=1)  # a module gives NaN where it finds nothing to encode
+    return pa.table({"clip_id": table["clip_id"], "feature": feature, "present": pa.array(present)})
+
+
+@lru_cache(maxsize=1)
+def _readings(path: Path) -> dict[str, str | None]:
+    """By clip_id; the table's name tells its content, so a process reads it once."""
+    table = store.read_parquet(path, columns=["clip_id", "reading"])
+    return dict(zip(table["clip_id"].to_pylist(), table["reading"].to_pylist(), strict=True))
+
+
+def _batches(table: pa.Table, chunks: Sequence[np.ndarray], modality: str) -> Iterator[Batch]:
+    for chunk in chunks:
+        yield FROM_SHARDS[modality](table.take(chunk))
+
+
+def _ahead(items: Iterable) -> Iterator:
+    """The same items, each made in a thread while the one before is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, iterator, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, iterator, end)
+            yield item
