@@ -62,6 +62,42 @@ class Optimisation(Section):
         "none", "Weights of the classes in the loss. balanced: inverse to how often a class occurs."
     )
 
+    def highest_lr(self, part: str | None) -> float:
+        """The highest learning rate of a part of the model."""
+        return self.lr
+
+
+WITH_LORA = Condition(
+    "emovclip.lora.rank is set and tables.video is not",
+    lambda config: config.emovclip.lora.rank > 0 and VIDEO_TRAINED.holds(config),
+)
+WITH_RATES = Condition(
+    "emovclip.lr_of is set and tables.video is not",
+    lambda config: bool(config.emovclip.lr_of) and VIDEO_TRAINED.holds(config),
+)
+UNFROZEN = Condition(
+    "emovclip.unfreeze_blocks is set and tables.video is not",
+    lambda config: config.emovclip.unfreeze_blocks > 0 and VIDEO_TRAINED.holds(config),
+)
+
+
+class LoRA(Section, decides=by_value("emovclip", only_if=WITH_LORA)):
+    """Low-rank updates of the CLIP's frozen weights, beside prompts or without any: docs/method.md."""
+
+    rank: int = setting(0, "Rank of the updates. 0: none.", ge=0)
+    alpha: float = setting(32.0, "The updates are multiplied by alpha / rank.", gt=0)
+    dropout: float = setting(0.1, "Probability that an update does not see one of its inputs in a step.", ge=0, lt=1)
+    targets: tuple[Literal["q", "k", "v", "out", "fc1", "fc2"], ...] = setting(
+        ("q", "k", "v", "out", "fc1", "fc2"),
+        "Layers of a block that are updated: queries, keys, values and the output of attention, and both of the MLP.",
+        min_length=1,
+    )
+    blocks: int | None = setting(None, "How many blocks are updated, counted from the last. null: all.", ge=1)
+    towers: tuple[Literal["vision", "text"], ...] = setting(("vision",), "Towers that are updated.", min_length=1)
+
+
+PARTS = ("prompts", "lora", "blocks", "pooling", "contexts")  # of an EmoVCLIP, for learning rates
+
 
 class EmoVCLIP(Optimisation, decides=by_value("emovclip", only_if=VIDEO_TRAINED)):
     """The video model: vision-language prompts on a frozen CLIP."""
@@ -97,7 +133,55 @@ class EmoVCLIP(Optimisation, decides=by_value("emovclip", only_if=VIDEO_TRAINED)
     pooling: Literal["mean", "attention"] = setting(
         "attention", "How frames become a clip. attention is ours, mean is what is publicly described."
     )
+    lora: LoRA = LoRA()
+    unfreeze_blocks: int = setting(
+        0,
+        "How many of the vision tower's blocks are trained themselves, counted from the last.",
+        decides=by_value("emovclip", only_if=UNFROZEN),
+        ge=0,
+    )
     lr: float = setting(4e-4, "Highest learning rate, reached after the warm-up.", gt=0)
+    lr_of: dict[str, float] = setting(
+        {},
+        f"Part -> its highest learning rate, where that is another: {', '.join(PARTS)}.",
+        decides=by_value("emovclip", only_if=WITH_RATES),
+    )
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts that are trained, of `PARTS`."""
+        is_trained = {
+            "prompts": self.global_prompts or self.local_prompts or self.summary_prompt or self.time_embedding,
+            "lora": self.lora.rank,
+            "blocks": self.unfreeze_blocks,
+            "pooling": self.pooling == "attention",
+            "contexts": self.context_tokens,
+        }
+        return tuple(part for part in PARTS if is_trained[part])
+
+    @property
+    def trained(self) -> str:
+        """What is trained, in a few words."""
+        words = {
+            "lora": f"low-rank updates (rank {self.lora.rank}, {' and '.join(self.lora.towers)} tower)",
+            "blocks": f"the last {self.unfreeze_blocks} blocks of its vision tower",
+            "pooling": "attention over frames",
+        }
+        return ", ".join(words.get(part, part) for part in self.trained_parts) or "the scale of its logits"
+
+    def highest_lr(self, part: str | None) -> float:
+        """A part's highest learning rate; None: the logit scale's."""
+        return self.lr_of.get(part, self.lr) if part else self.lr
+
+    @model_validator(mode="after")
+    def _rates_of_what_is_trained(self) -> "EmoVCLIP":
+        for part, rate in self.lr_of.items():
+            if part not in self.trained_parts or rate <= 0:
+                raise ValueError(
+                    f"emovclip.lr_of: found {part}: {rate:g}, expected rates above 0 of what is trained here: "
+                    f"{', '.join(self.trained_parts)}"
+                )
+        return self
 
 
 class Audio(Section, decides=by_value("audio_features", only_if=SPEECH_MODEL)):

@@ -4,6 +4,6 @@ The modules up to checkpoint_files import no torch: they tell what decides a res
 once.
 
 Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_archive, trainable_state,
-clip_weights, clip, prompts, temporal_pooling, emovclip, reference, hidden_states, pretrained, pitch, spectra,
-functionals, opensmile_sets, audio, text, transcriber, neighbours, fusion, head_average, checkpoint.
+clip_weights, clip, prompts, temporal_pooling, lora, tower, emovclip, reference, hidden_states, pretrained, pitch,
+spectra, functionals, opensmile_sets, audio, text, transcriber, neighbours, fusion, head_average, checkpoint.
 """

@@ -2,7 +2,8 @@
 
 In every block the attention of each frame runs over `[CLS, patches | prompts]`. Prompt tokens are dropped after each
 block (deep prompting), so they need keys and values but no queries, and prompts that frames or clips share are
-projected once. `reference` says the same plainly and slowly.
+projected once. Beside prompts, or in their place, low-rank updates of the frozen weights and the last blocks themselves
+may be trained. `reference` says the same plainly and slowly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +15,24 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from emo_ray.config import Config
+from emo_ray.config.model_settings import LoRA
 from emo_ray.data.batch import Output, VideoBatch
 from emo_ray.models.clip import Clip, load_clip, pixel_statistics, tensor_digest, tokenizer
 from emo_ray.models.clip_source import image_size
+from emo_ray.models.lora import LowRank
 from emo_ray.models.prompts import ClassContext, FramePrompts
 from emo_ray.models.temporal_pooling import TemporalAttention
+from emo_ray.models.tower import Block, OpenClipBlock, OpenClipTower, cls_block, prompted_block
 
 PLACEHOLDER = "X"  # one token; its embedding is replaced by a context vector
+_PART_OF_MODULE = {  # as `emovclip.lr_of` names parts
+    "prompts": "prompts",
+    "time_TD": "prompts",
+    "lora": "lora",
+    "clip": "blocks",
+    "pooling": "pooling",
+    "context": "contexts",
+}
 
 
 class EmoVCLIP(nn.Module):
@@ -29,7 +41,8 @@ class EmoVCLIP(nn.Module):
     `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower. It is frozen and shared,
     not copied; its digest is part of the state, so that a state cannot be loaded on another CLIP. `labels` (default:
     `config.data.labels`) name the K classes. Trained are the prompts, the summary attention, `cls_proj`, the time
-    embedding, the temporal pooling, the contexts and the logit scale. Raises ValueError for towers it cannot prompt.
+    embedding, the temporal pooling, the contexts, the logit scale, low-rank updates (`emovclip.lora`) and the last
+    blocks of `clip` (`emovclip.unfreeze_blocks`). Raises ValueError for towers it cannot prompt.
     """
 
     clip: Clip
@@ -38,7 +51,7 @@ class EmoVCLIP(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    frozen_prefix = "clip."  # state-dict keys that checkpoints leave out
+    frozen_prefix = "clip."  # state-dict keys that checkpoints leave out, but for parameters that are trained
 
     def __init__(
         self,
@@ -54,17 +67,15 @@ class EmoVCLIP(nn.Module):
         self.clip = clip.requires_grad_(False)
         self.register_buffer("frozen_digest", tensor_digest(clip))
         self.register_load_state_dict_pre_hook(_check_digest)
-        settings, visual = config.emovclip, clip.visual
-        self.frames, width = config.media.frames, visual.conv1.out_channels
-        heads = visual.transformer.resblocks[0].attn.num_heads
-        patch_area = visual.patch_size[0] * visual.patch_size[1]
+        settings, self.frames = config.emovclip, config.media.frames
+        self.tower = tower = OpenClipTower(clip.visual)
         self.prompts = nn.ModuleList(
-            FramePrompts(settings, self.frames, width, heads, patch_area) for _ in visual.transformer.resblocks
+            FramePrompts(settings, self.frames, tower.width, block.heads, tower.patch_area) for block in tower.blocks
         )
         self.time_TD: nn.Parameter | None = None
         if settings.time_embedding:
-            self.time_TD = nn.Parameter(torch.empty(self.frames, width).normal_(std=0.02))
-        self.pooling = TemporalAttention(self.frames, visual.output_dim) if settings.pooling == "attention" else None
+            self.time_TD = nn.Parameter(torch.empty(self.frames, tower.width).normal_(std=0.02))
+        self.pooling = TemporalAttention(self.frames, tower.dim) if settings.pooling == "attention" else None
         self.context: ClassContext | None = None
         if settings.context_tokens:
             text_width = _text_tower(clip).token_embedding.embedding_dim
@@ -74,6 +85,26 @@ class EmoVCLIP(nn.Module):
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
         for name, value in zip(("mean", "std"), pixel_statistics(clip), strict=True):
             self.register_buffer(name, value, persistent=False)
+        self.text_blocks = [OpenClipBlock(block) for block in _text_tower(clip).transformer.resblocks]
+        self.lora = nn.ModuleDict(
+            {
+                name: nn.ModuleList(_with_updates(config.emovclip.lora, blocks))
+                for name, blocks in (("vision", tower.blocks), ("text", self.text_blocks))
+                if config.emovclip.lora.rank and name in config.emovclip.lora.towers
+            }
+        )
+        for block in _last(tower.blocks, settings.unfreeze_blocks, "emovclip.unfreeze_blocks"):
+            block.module.requires_grad_(True)
+
+    def part_of(self, name: str) -> str | None:
+        """The part of `emovclip.lr_of` that a parameter belongs to, by its name; None for the logit scale."""
+        return _PART_OF_MODULE.get(name.split(".")[0])
+
+    def merge(self) -> None:
+        """Add the low-rank updates to the CLIP's weights: outputs stay, and there is nothing left to train."""
+        for block in (*self.tower.blocks, *self.text_blocks):
+            block.merge()
+        self.lora.clear()
 
     def train(self, mode: bool = True) -> "EmoVCLIP":
         """Set the mode as `nn.Module.train` does, but leave the frozen CLIP in evaluation mode."""
@@ -98,26 +129,23 @@ class EmoVCLIP(nn.Module):
 
         Raises ValueError for shapes other than those the model was made for.
         """
-        visual = self.clip.visual
-        B, T, C, H, W = frames_BTCHW.shape
-        expected = (self.frames, 3, *visual.image_size)
+        tower, (B, T, C, H, W) = self.tower, frames_BTCHW.shape
+        expected = (self.frames, 3, *tower.image_size)
         if expected != (T, C, H, W):
             raise ValueError(
                 f"found frames of shape {(T, C, H, W)}, expected {expected}: "
                 "media.frames and media.image_size must be those the model was made with"
             )
         images = (frames_BTCHW.flatten(0, 1).to(self.mean.dtype) / 255 - self.mean) / self.std
-        x = visual.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(x.dtype).expand(B * T, 1, -1), x], dim=1)
-        x = x + visual.positional_embedding.to(x.dtype)
-        x = x.unflatten(0, (B, T))
+        x = tower.embed(images).unflatten(0, (B, T))
         if self.time_TD is not None:
             x = x + self.time_TD.to(x.dtype)[None, :, None]
-        x = visual.ln_pre(x)
-        *blocks, (last, last_prompts) = zip(visual.transformer.resblocks, self.prompts, strict=True)
+        x = tower.enter(x)
+        *blocks, (last, last_prompts) = zip(tower.blocks, self.prompts, strict=True)
         for block, prompts in blocks:
-            x = prompted_block(block, x, prompts(_cls(x)))
-        embedding_BTD = visual.ln_post(cls_block(last, x, last_prompts(_cls(x)))) @ visual.proj
+            x = prompted_block(block, x, prompts(tower.summary(x)))
+        run_last = cls_block if tower.reads_cls and last.absorbs_keys else prompted_block
+        embedding_BTD = tower.pool(run_last(last, x, last_prompts(tower.summary(x))))
         return embedding_BTD.mean(dim=1) if self.pooling is None else self.pooling(embedding_BTD)
 
     def encode_classes(self) -> torch.Tensor:
@@ -128,18 +156,24 @@ class EmoVCLIP(nn.Module):
             x = self.context(x)
         length = ids_KL.shape[1]
         x = x + text.positional_embedding[:length]
-        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        mask_LL = text.attn_mask[:length, :length]
+        if "text" in self.lora:
+            for block in self.text_blocks:
+                x = prompted_block(block, x[None], (), mask_LL)[0]
+        else:
+            x = text.transformer(x, attn_mask=mask_LL)
         x = text.ln_final(x)[torch.arange(len(ids_KL), device=x.device), ids_KL.argmax(dim=-1)]
         projection = text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
 class VideoEncoder(nn.Module):
-    """A trained EmoVCLIP as a feature encoder: `(batch) -> features_BD`."""
+    """A trained EmoVCLIP as a feature encoder: `(batch) -> features_BD`. It merges the model's low-rank updates."""
 
     def __init__(self, model: EmoVCLIP):
         super().__init__()
-        self.model, self.dim = model, model.clip.visual.output_dim
+        model.merge()
+        self.model, self.dim = model, model.tower.dim
 
     def forward(self, batch: VideoBatch) -> torch.Tensor:
         """The video embeddings; the text tower is not used. Raises ValueError where one is not finite."""
@@ -151,52 +185,6 @@ class VideoEncoder(nn.Module):
                 "expected numbers: the EmoVCLIP, or the CLIP of emovclip.weights, is damaged or overflows"
             )
         return features_BD
-
-
-def prompted_block(
-    block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]
-) -> torch.Tensor:  # fmt: skip
-    """One block of CLIP over the rows of frames, whose attention also sees prompts that broadcast to (B, T, *, D)."""
-    B, T, N, D = x_BTND.shape
-    attn, weight, bias = block.attn, block.attn.in_proj_weight, block.attn.in_proj_bias
-    query_bias, key_value_bias = (None, None) if bias is None else bias.split([D, 2 * D])
-    tokens = [block.ln_1(x_BTND), *(block.ln_1(p) for p in prompts)]
-    query = F.linear(tokens[0], weight[:D], query_bias)
-    key_value = torch.cat([F.linear(t, weight[D:], key_value_bias).expand(B, T, -1, -1) for t in tokens], dim=2)
-    heads = (attn.num_heads, D // attn.num_heads)
-    query = query.reshape(B * T, N, *heads).transpose(1, 2)
-    key, value = key_value.reshape(B * T, -1, 2, *heads).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, N, D)
-    return _residual(block, x_BTND, mixed)
-
-
-def cls_block(block: ResidualAttentionBlock, x_BTND: torch.Tensor, prompts: list[torch.Tensor]) -> torch.Tensor:
-    """The CLS tokens (B, T, D) that `prompted_block` makes, without projecting any row to keys and values.
-
-    There is one query a head, so q . (K x) is computed as (K^T q) . x, and the weighted mean of V x as V applied to the
-    weighted mean of x. A key bias would add the same to every score and is left out.
-    """
-    D, heads = x_BTND.shape[-1], block.attn.num_heads
-    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-    query_bias, _, value_bias = (None, None, None) if bias is None else bias.split(D)
-    tokens = torch.cat([block.ln_1(t).expand(*x_BTND.shape[:2], -1, -1) for t in (x_BTND, *prompts)], dim=2)
-    query = F.linear(_cls(tokens), weight[:D], query_bias).unflatten(-1, (heads, -1))
-    key_weight, value_weight = weight[D:].view(2, heads, -1, D)
-    query = torch.einsum("bthd,hdD->bthD", query, key_weight)
-    mixed = F.scaled_dot_product_attention(query, tokens, tokens, scale=(D // heads) ** -0.5)
-    mixed = torch.einsum("bthD,hdD->bthd", mixed, value_weight).flatten(-2)
-    return _residual(block, _cls(x_BTND), mixed if value_bias is None else mixed + value_bias)
-
-
-def _residual(block: ResidualAttentionBlock, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    """The rest of a block after the heads of its attention: output projection, MLP and both residual sums."""
-    x = x + block.ls_1(block.attn.out_proj(mixed))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def _cls(x_BTND: torch.Tensor) -> torch.Tensor:
-    """A copy of the CLS tokens (B, T, D): on a strided view torch would run one matrix product for each clip."""
-    return x_BTND[:, :, 0].contiguous()
 
 
 def build(config: Config, labels: Sequence[str]) -> EmoVCLIP:
@@ -215,6 +203,22 @@ def _check_digest(model: EmoVCLIP, state: Mapping[str, torch.Tensor], prefix: st
             f"found weights trained on another CLIP (digest {bytes(digest.tolist()).hex()}), expected "
             f"{bytes(expected).hex()}: name the CLIP they were trained on with emovclip.clip and emovclip.weights"
         )
+
+
+def _with_updates(config: LoRA, blocks: Sequence[Block]) -> list[LowRank]:
+    """New low-rank updates, which are put into the last `config.blocks` blocks."""
+    updates = []
+    for block in _last(blocks, len(blocks) if config.blocks is None else config.blocks, "emovclip.lora.blocks"):
+        block.low_rank = LowRank(config, {layer: block.weight(layer).shape for layer in block.layers})
+        updates.append(block.low_rank)
+    return updates
+
+
+def _last(blocks: Sequence[Block], count: int, key: str) -> Sequence[Block]:
+    """The last blocks of a tower. Raises ValueError where it has fewer."""
+    if count > len(blocks):
+        raise ValueError(f"{key}: found {count}, expected at most {len(blocks)}, the blocks of this tower")
+    return blocks[len(blocks) - count :]
 
 
 def _text_tower(clip: Clip) -> Any:

@@ -7,12 +7,16 @@ from torch import nn
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy on the CPU of all parameters and buffers but the frozen part, which `model.frozen_prefix` names."""
+    """A copy on the CPU of all parameters and buffers but the frozen part, which `model.frozen_prefix` names.
+
+    Parameters in it that are trained nevertheless belong to the state.
+    """
     frozen = getattr(model, "frozen_prefix", None)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {
         name: value.detach().cpu().clone()
         for name, value in model.state_dict().items()
-        if frozen is None or not name.startswith(frozen)
+        if frozen is None or name in trained or not name.startswith(frozen)
     }
 
 
@@ -41,7 +45,8 @@ def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
     for name, module in model.named_modules():
         if prefix and name.startswith(prefix) and isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
             for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(dtype)
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
 
 
 def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

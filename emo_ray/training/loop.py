@@ -28,6 +28,7 @@ from emo_ray.store import DamagedFile
 from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, objective, validation_metrics
+from emo_ray.training.optimizer import load_moments, optimizer_of, set_rates
 from emo_ray.training.seeds import Stream, derived_seed
 
 STATE = "state.pt"
@@ -110,7 +111,7 @@ def fit(
     """
     device = next(model.parameters()).device
     bare = getattr(model, "module", model)
-    optimizer = _optimizer(bare, settings.optimisation, device)
+    optimizer = optimizer_of(bare, settings.optimisation, device)
     if settings.bf16:
         cast_frozen(bare, torch.bfloat16)
     first, best = _restored(bare, optimizer, reporter.restore())
@@ -144,13 +145,6 @@ def load_state(folder: Path) -> dict[str, Any]:
         return {name: state[name] for name in ("epoch", "model", "optimizer", "best")}
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, ValueError) as error:
         raise DamagedFile(path, f"no state of a training run: {type(error).__name__}") from error
-
-
-def learning_rate_factor(progress: float, warmup_fraction: float) -> float:
-    """The share of the highest learning rate: linear warm-up, then a half cosine to 0, over progress in [0, 1]."""
-    if progress < warmup_fraction:
-        return progress / warmup_fraction
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup_fraction) / (1 - warmup_fraction))))
 
 
 @torch.inference_mode()
@@ -187,8 +181,7 @@ def _train_epoch(
     for batch in timer:
         batch = batch.to(device)
         progress = (epoch + min(1.0, (steps + 1) / settings.steps_per_epoch)) / settings.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = optimisation.lr * learning_rate_factor(progress, optimisation.warmup_fraction)
+        set_rates(optimizer, progress, optimisation.warmup_fraction)
         optimizer.zero_grad(set_to_none=True)
         value = _backward(model, batch, settings, weight_K)
         for part in parts:
@@ -317,16 +310,6 @@ def _score(metrics: Mapping[str, float], name: str, epoch: int) -> tuple[float, 
     return objective(metrics, name), -metrics["val_loss"]
 
 
-def _optimizer(model: nn.Module, optimisation: Optimisation, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW without decay of vectors and scalars (biases, norms, the logit scale)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": optimisation.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optimisation.lr, fused=device.type in ("cpu", "cuda"))
-
-
 def _restored(
     model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path | None
 ) -> tuple[int, dict[str, Any] | None]:
@@ -335,10 +318,7 @@ def _restored(
         return 0, None
     state = load_state(folder)
     load_trained(model, state["model"])
-    decays = [group["weight_decay"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
-    for group, decay in zip(optimizer.param_groups, decays, strict=True):
-        group["weight_decay"] = decay  # the state may come from a trial with other settings
+    load_moments(optimizer, state["optimizer"])
     return state["epoch"] + 1, state["best"]
 
 

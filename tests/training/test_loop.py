@@ -20,7 +20,6 @@ from emo_ray.training.loop import (
     WaitTimer,
     _backward,
     fit,
-    learning_rate_factor,
     load_state,
     predict,
 )
@@ -266,16 +265,6 @@ def test_predict_gives_probabilities_in_order_and_leaves_the_mode():
     assert head.training
     assert probability.sum(axis=1) == pytest.approx([1] * 8, abs=1e-5)
     assert label.tolist() == [*make_batch(5, 1).label_B, *make_batch(3, 2).label_B]
-
-
-def test_learning_rate_rises_then_falls_to_zero():
-    factors = [learning_rate_factor(i / 100, 0.1) for i in range(101)]
-    assert factors[0] == 0
-    assert factors[10] == pytest.approx(1.0)
-    assert factors[:11] == sorted(factors[:11])
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[100] == pytest.approx(0, abs=1e-12)
-    assert learning_rate_factor(0, 0) == 1
 
 
 def diverging(epoch_of_nan):

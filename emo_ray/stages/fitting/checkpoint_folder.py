@@ -96,7 +96,7 @@ def _seen(config: Config, prepared: Prepared, phase: TrainedPhase) -> dict[str, 
 def _card_of_features(config: Config) -> list[str]:
     """Where the features of each modality come from."""
     sources = {
-        "video": f"frozen CLIP: {description(config)}",
+        "video": f"frozen CLIP: {description(config)}; trained: {config.emovclip.trained}",
         "audio": f"sound encoder: {config.audio.encoder}",
         "text": f"text encoder: {config.text.encoder}",
     }

@@ -1,0 +1,221 @@
+"""The vision tower of a CLIP taken apart, so that prompts and low-rank updates can be put in (docs/towers.md).
+
+A `Tower` embeds images, hands out its transformer `Block`s, and pools what leaves the last one. A `Block` names its
+linear layers, with which `prompted_block` runs attention over rows that see additional keys and values. Both refer to
+the modules of a library's model and hold no weights of their own, so they are no `nn.Module`s.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from emo_ray.models.lora import LowRank
+
+
+class Block(ABC):
+    """One pre-norm transformer block: attention, then an MLP, each added to its input.
+
+    `layers` names its linear layers: q, k, v, out (after attention), fc1, fc2 (of the MLP), and those of its family.
+    """
+
+    layers: tuple[str, ...] = ("q", "k", "v", "out", "fc1", "fc2")
+    absorbs_keys = False  # whether q . (K x) may be computed as (K^T q) . x: neither norm nor rotation in between
+
+    def __init__(self, module: Any, heads: int):
+        self.module, self.heads = module, heads
+        self.low_rank: LowRank | None = None  # updates that are added to the layers
+
+    @abstractmethod
+    def weight(self, layer: str) -> torch.Tensor:
+        """A layer's weight (outputs, inputs): a parameter, or a view of a part of one."""
+
+    @abstractmethod
+    def bias(self, layer: str) -> torch.Tensor | None:
+        """A layer's bias, where it has one."""
+
+    @abstractmethod
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm in front of attention, for rows of frames and for prompts."""
+
+    @abstractmethod
+    def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """The rest of the block after the heads of attention: output projection, MLP and both residual sums."""
+
+    def begin(self) -> None:
+        """Draw the dropout of a pass through the block."""
+        if self.low_rank is not None:
+            self.low_rank.draw()
+
+    def linear(self, layer: str, x: torch.Tensor) -> torch.Tensor:
+        """A linear layer with its low-rank update, if any."""
+        result = F.linear(x, self.weight(layer), self.bias(layer))
+        return result if self.low_rank is None else self.low_rank.added(layer, x, result)
+
+    def query(self, x: torch.Tensor) -> torch.Tensor:
+        """Queries (..., heads * d)."""
+        return self.linear("q", x)
+
+    def key_value(self, x: torch.Tensor) -> torch.Tensor:
+        """Keys, then values (..., 2 * heads * d)."""
+        return torch.cat([self.linear("k", x), self.linear("v", x)], dim=-1)
+
+    def rotated(self, query_or_key_FHND: torch.Tensor) -> torch.Tensor:
+        """Heads' queries or keys after norms of their own and rotation by position; additional rows come last."""
+        return query_or_key_FHND
+
+    def parameters(self) -> Iterable[torch.nn.Parameter]:
+        """The parameters of the library's block."""
+        return self.module.parameters()
+
+    def merge(self) -> None:
+        """Add the low-rank update to the weights themselves, for prediction."""
+        if self.low_rank is not None:
+            with torch.no_grad():
+                for layer in self.low_rank.layers:
+                    self.weight(layer).add_(self.low_rank.update(layer))
+            self.low_rank = None
+
+
+class Tower(ABC):
+    """A vision tower: `pool(blocks(enter(embed(images))))` gives the library's own image embeddings."""
+
+    blocks: Sequence[Block]
+    width: int  # D
+    patch_area: int  # pixels of a patch
+    image_size: tuple[int, int]
+    dim: int  # of an image's embedding
+    reads_cls: bool  # whether `pool` needs nothing but the CLS rows
+
+    @abstractmethod
+    def embed(self, images_FCHW: torch.Tensor) -> torch.Tensor:
+        """Normalised images to rows (F, N, D) with their positions."""
+
+    @abstractmethod
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm in front of the first block, where there is one."""
+
+    @abstractmethod
+    def summary(self, x_BTND: torch.Tensor) -> torch.Tensor:
+        """What stands for each frame (B, T, D), for prompts to be made from."""
+
+    @abstractmethod
+    def pool(self, x_BTND: torch.Tensor) -> torch.Tensor:
+        """The last block's rows, of the CLS tokens alone where `reads_cls`, to image embeddings (B, T, dim)."""
+
+
+class OpenClipBlock(Block):
+    """A `ResidualAttentionBlock` of open_clip, of a vision or a text tower."""
+
+    absorbs_keys = True
+
+    def __init__(self, module: Any):
+        super().__init__(module, module.attn.num_heads)
+        width = module.attn.embed_dim
+        self._rows = {name: slice(i * width, (i + 1) * width) for i, name in enumerate("qkv")}
+        self._key_value_rows = slice(width, 3 * width)
+
+    def weight(self, layer: str) -> torch.Tensor:
+        """A layer's weight; those of q, k and v are parts of one."""
+        return self.module.attn.in_proj_weight[self._rows[layer]] if layer in self._rows else self._of(layer).weight
+
+    def bias(self, layer: str) -> torch.Tensor | None:
+        """A layer's bias; those of q, k and v are parts of one."""
+        return self.module.attn.in_proj_bias[self._rows[layer]] if layer in self._rows else self._of(layer).bias
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm in front of attention."""
+        return self.module.ln_1(x)
+
+    def key_value(self, x: torch.Tensor) -> torch.Tensor:
+        """Keys, then values, in one product."""
+        attn, rows = self.module.attn, self._key_value_rows
+        result = F.linear(x, attn.in_proj_weight[rows], attn.in_proj_bias[rows])
+        return result if self.low_rank is None else self.low_rank.added_to_key_value(x, result)
+
+    def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Output projection, MLP, and both residual sums with their layer scales."""
+        block = self.module
+        x = x + block.ls_1(self.linear("out", mixed))
+        return x + block.ls_2(self.linear("fc2", block.mlp.gelu(self.linear("fc1", block.ln_2(x)))))
+
+    def _of(self, layer: str) -> Any:
+        return {"out": self.module.attn.out_proj, "fc1": self.module.mlp.c_fc, "fc2": self.module.mlp.c_proj}[layer]
+
+
+class OpenClipTower(Tower):
+    """open_clip's own `VisionTransformer` with CLS pooling."""
+
+    reads_cls = True
+
+    def __init__(self, visual: Any):
+        self.visual, self.width, self.dim = visual, visual.conv1.out_channels, visual.output_dim
+        self.patch_area = visual.patch_size[0] * visual.patch_size[1]
+        self.image_size = visual.image_size
+        self.blocks = [OpenClipBlock(block) for block in visual.transformer.resblocks]
+
+    def embed(self, images_FCHW: torch.Tensor) -> torch.Tensor:
+        """CLS and patches with their positions."""
+        visual = self.visual
+        x = visual.conv1(images_FCHW).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        return x + visual.positional_embedding.to(x.dtype)
+
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm in front of the first block."""
+        return self.visual.ln_pre(x)
+
+    def summary(self, x_BTND: torch.Tensor) -> torch.Tensor:
+        """The CLS tokens."""
+        return cls_rows(x_BTND)
+
+    def pool(self, x_BTND: torch.Tensor) -> torch.Tensor:
+        """The CLS tokens, normed and projected."""
+        return self.visual.ln_post(cls_rows(x_BTND)) @ self.visual.proj
+
+
+def prompted_block(
+    block: Block, x_BTND: torch.Tensor, prompts: Sequence[torch.Tensor], mask_NN: torch.Tensor | None = None
+) -> torch.Tensor:  # fmt: skip
+    """A block over the rows of frames, whose attention also sees prompts that broadcast to (B, T, *, D).
+
+    Prompts need keys and values but no queries; those that frames or clips share are projected once.
+    """
+    B, T, N, _ = x_BTND.shape
+    block.begin()
+    tokens = [block.norm(x_BTND), *(block.norm(p) for p in prompts)]
+    query = block.query(tokens[0])
+    key_value = torch.cat([block.key_value(t).expand(B, T, -1, -1) for t in tokens], dim=2)
+    query = query.reshape(B * T, N, block.heads, -1).transpose(1, 2)
+    key, value = key_value.reshape(B * T, -1, 2, block.heads, query.shape[-1]).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(block.rotated(query), block.rotated(key), value, attn_mask=mask_NN)
+    return block.finish(x_BTND, mixed.transpose(1, 2).reshape(B, T, N, -1))
+
+
+def cls_block(block: Block, x_BTND: torch.Tensor, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The CLS tokens (B, T, 1, D) that `prompted_block` makes, without projecting any row to keys and values.
+
+    For blocks that absorb keys. There is one query a head, so q . (K x) is computed as (K^T q) . x, and the weighted
+    mean of V x as V applied to the weighted mean of x. A key bias would add the same to every score and is left out.
+    """
+    block.begin()
+    tokens = torch.cat([block.norm(t).expand(*x_BTND.shape[:2], -1, -1) for t in (x_BTND, *prompts)], dim=2)
+    query = block.query(cls_rows(tokens)).unflatten(-1, (block.heads, -1))
+    size = query.shape[-1]
+    key_weight, value_weight = (block.weight(layer).unflatten(0, (block.heads, -1)) for layer in "kv")
+    query_of_row = torch.einsum("bthd,hdD->bthD", query, key_weight)
+    if block.low_rank is not None:
+        query_of_row = block.low_rank.added_to_absorbed_key(query, query_of_row)
+    mixed_rows = F.scaled_dot_product_attention(query_of_row, tokens, tokens, scale=size**-0.5)
+    mixed = torch.einsum("bthD,hdD->bthd", mixed_rows, value_weight)
+    if block.low_rank is not None:
+        mixed = block.low_rank.added_to_absorbed_value(mixed_rows, mixed)
+    value_bias, mixed = block.bias("v"), mixed.flatten(-2)
+    return block.finish(cls_rows(x_BTND), mixed if value_bias is None else mixed + value_bias)[:, :, None]
+
+
+def cls_rows(x_BTND: torch.Tensor) -> torch.Tensor:
+    """A copy of the first rows (B, T, D): on a strided view torch would run one matrix product for each clip."""
+    return x_BTND[:, :, 0].contiguous()
