@@ -178,7 +178,7 @@ class EmoVCLIP(Optimisation, decides=by_value("emovclip", only_if=VIDEO_TRAINED)
         for part, rate in self.lr_of.items():
             if part not in self.trained_parts or rate <= 0:
                 raise ValueError(
-                    f"emovclip.lr_of: found {part}: {rate:g}, expected rates above 0 of what is trained here: "
+                    f"found emovclip.lr_of={{{part}: {rate:g}}}, expected rates above 0 of what is trained here: "
                     f"{', '.join(self.trained_parts)}"
                 )
         return self
