@@ -65,6 +65,14 @@ def test_the_head_is_an_average_that_has_learnt_from_validation_too(corpus, meas
     assert any("inner folds chose" in line for line in (result.path / checkpoint_files.CARD).read_text().splitlines())
 
 
+def test_a_refit_model_is_calibrated_on_the_clips_that_inner_folds_left_out(corpus, measured):
+    result = train(corpus)
+    stored = checkpoint_files.read_calibration(result.path)
+    assert (stored["n"], stored["clips"]) == (8 * 15, "inner folds")
+    assert stored["nll"]["before"] == pytest.approx(store.read_meta(result.path)["best"]["fusion"]["loss"], abs=1e-5)
+    assert stored["nll"]["after"] <= stored["nll"]["before"]
+
+
 def test_workers_of_ray_choose_and_train_the_same(corpus, measured):
     of_ray = train(override(corpus, {"train.num_workers": 1, "store.root": corpus.store.root + "-ray"}))
     assert of_ray.path.name == measured.content["checkpoint"]

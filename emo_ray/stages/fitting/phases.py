@@ -63,7 +63,8 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
         best = ray_train.train(job, head_config, datasets, on_epoch)
         trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
         pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
-        fitted = None if choice else _calibration(job, best, _labelled(plan, table, plan.clips.validation, by_speaker))
+        validation = _labelled(plan, table, plan.clips.validation, by_speaker)
+        fitted = _out_of_fold_calibration(choice) if choice else _calibration(job, best, validation)
         phase = TrainedPhase("fusion", job.train_rows, pseudo, choice, fitted)
         if by_speaker is not None:
             speaker_scaling.write(folder, by_speaker)
@@ -163,6 +164,15 @@ def _calibration(
     usable = validation.rows((validation.present_BM & learnt_M).any(dim=1))
     probability_BK = shown_only(head.eval(), usable, MODALITIES)
     return calibration.fitted(probability_BK, usable.label_B.numpy(), "validation")
+
+
+def _out_of_fold_calibration(choice: Choice) -> FittedTemperature | None:
+    """The temperature of what heads of the inner folds said of the clips that each had not seen.
+
+    Such a head is trained on fewer clips than the model, and alone where the model is an average of heads.
+    """
+    out_of_fold = choice.out_of_fold
+    return calibration.fitted(out_of_fold.probability_BK, out_of_fold.label_B, "inner folds")
 
 
 def _labelled(
