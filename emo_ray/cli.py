@@ -128,6 +128,9 @@ class Job:
         config = configuration.absolute_paths(config)
         result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
         tracking.deliver(config, self.root)
+        from emo_ray.stages.report import refresh
+
+        refresh(self.root)
         return result
 
     def next_commands(self, result: JobResult) -> list[str]:

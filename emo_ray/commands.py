@@ -169,6 +169,13 @@ COMMANDS: dict[str, Command] = {
         result="STORE/ itself, and a table; exit status 0 where all is whole, else 2",
         sections=("verify",),
     ),
+    "report": Command(
+        "stages.report",
+        about="Write the front page of a store: its corpora, models, reports, sweeps and predictions, newest first. "
+        "Every job does so at its end.",
+        example="mini store.root=my_store",
+        result="STORE/index.html",
+    ),
     "chaos": Command(
         "experiments.chaos.chaos",
         about="Make every fault that a job should survive or refuse, on real jobs with tiny stores, and say how "

@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def sound_pages(tmp_path_factory):
     """Every page that any test has written keeps to what `pages.flaws` asks of a page."""
     yield
-    paths = sorted(tmp_path_factory.getbasetemp().rglob("*.html"))
+    paths = (path for path in sorted(tmp_path_factory.getbasetemp().rglob("*.html")) if path.is_file())
     pages = {str(path): path.read_text("utf-8", errors="replace") for path in paths}
     whole = {path: html for path, html in pages.items() if html.endswith("</html>\n")}  # tests also cut pages
     flawed = {path: reasons for path, html in whole.items() if (reasons := flaws(html))}

@@ -20,10 +20,11 @@ _WIDEST_TITLE = 78  # columns; a longer title is broken where its table is narro
 
 
 class Cell(NamedTuple):
-    """Text with a style, such as a verdict in red."""
+    """Text with a style, such as a verdict in red; on a page it leads to the relative address `href`."""
 
     text: str
     style: Style = ""
+    href: str = ""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ MADE_BY = {
     "sweeps": "jobs/tune.py",
     "tune": "jobs/tune.py",
     "train": "jobs/train.py",
+    "index.html": "jobs/report.py",
     "claims": "jobs/claims.py",
 }
 _ANSWERS = ("readings", "transcribed")
