@@ -77,9 +77,12 @@ def main(name: str, words: Sequence[str] | None = None) -> None:
             return
         result = job.run([word for word in words if word != "--json"])
         if "--json" in words:
-            _print(json.dumps({"path": str(result.path), **result.content}, ensure_ascii=False), answer)
+            content = {"path": str(result.path), **result.content, "warnings": job.warnings}
+            _print(json.dumps(content, ensure_ascii=False), answer)
         else:
             result.show()
+            for line in job.warnings:
+                say(line)
             for line in job.next_commands(result):
                 say(f"next: {line}")
             _print(str(result.path), answer)
@@ -112,6 +115,7 @@ class Job:
         self.name, self.command = name, commands.COMMANDS[name]
         self.root: Path | None = None
         self.words: list[str] = []
+        self.notes: list[str] = []  # on its encoders
         self.checkpoint: str | None = None  # that the config names
 
     def run(self, words: list[str]) -> JobResult:
@@ -124,6 +128,7 @@ class Job:
 
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
+        self._check(config)
         function = getattr(importlib.import_module(f"emo_ray.{self.command.module}"), self.name)
         config = configuration.absolute_paths(config)
         result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
@@ -132,6 +137,21 @@ class Job:
 
         refresh(self.root)
         return result
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known of the result's worth."""
+        return [note for note in self.notes if note.startswith("warning: ")]
+
+    def _check(self, config: Config) -> None:
+        """Find what is missing before anything is done. Raises ValueError for it."""
+        from emo_ray import preflight  # it needs pyarrow, as the files of a model do
+
+        of_models = {"audio", "text"} & {*self.command.sections}
+        encodes = bool(of_models or config.checkpoint)
+        self.notes = preflight.check(config, encodes, uses_gpu="train" in self.command.sections)
+        for note in self.notes:
+            say(note)
 
     def next_commands(self, result: JobResult) -> list[str]:
         """What people do next with the result; nothing after a job that found fault."""

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 from pydantic import SecretStr
 
 from emo_ray.config import Config
+from emo_ray.config.yaml_core import read
 from emo_ray.progress import say
 
 # Ray reads these when it starts, trains or tunes, and local workers inherit them. A user's settings win.
@@ -44,6 +45,7 @@ _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 _SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|KEY|CREDENTIALS)$")  # names of variables that hold one
 _SHORTEST_SECRET = 8  # characters; a shorter value may be a word of any message
 _ENDING_S = 3.0  # that Ray's processes get to end by themselves
+_BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"  # where `ray up` puts its file on a cluster's head
 _session: list[Path] = []  # the folder of the local cluster that this process started
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -61,7 +63,7 @@ def connect(config: Config, dashboard: bool = False) -> None:
         leave(keep_logs=False)
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+        if joins(config):
             with _same_handlers():
                 ray.init(config.cluster.address, **options)
         else:
@@ -169,6 +171,52 @@ def _may_grow() -> bool:
     return not _session and has_dashboard()
 
 
+def _most_gpus() -> float | None:
+    """The most GPUs that the cluster may grow to; None where nobody knows, as under Kubernetes.
+
+    What is known of an autoscaler: what it reports to Ray, or the file from which `ray up` started it on this machine.
+    """
+    if not _may_grow():
+        return gpus()
+    from ray._private.state import state
+
+    if (reported := state.get_max_resources_from_cluster_config()) is not None:
+        return float(max(gpus(), reported.get("GPU", 0)))
+    if _BOOTSTRAP.exists():
+        return max(gpus(), most_of("GPU", read(_BOOTSTRAP.read_text(encoding="utf-8"))))
+    return None if "KUBERNETES_SERVICE_HOST" in os.environ else gpus()
+
+
+def most_of(resource: str, description: dict[str, Any]) -> float:
+    """The most of a resource in a cluster that a file of `ray up` describes, such as cluster.yaml."""
+    most_nodes = description.get("max_workers", 2)  # Ray's default
+    amounts: list[float] = []
+    for kind in description.get("available_node_types", {}).values():
+        count = min(kind.get("max_workers", most_nodes), most_nodes)
+        amounts += [kind.get("resources", {}).get(resource, 0)] * count
+    return float(sum(sorted(amounts, reverse=True)[:most_nodes]))
+
+
+def joins(config: Config) -> bool:
+    """Whether a job of this config joins a cluster, and starts none of its own."""
+    return bool(config.cluster.address or os.environ.get("RAY_ADDRESS"))
+
+
+def local_gpus() -> int | None:
+    """GPUs that a local cluster will have, counted without Ray; None where they are not NVIDIA's own on Linux.
+
+    CUDA_VISIBLE_DEVICES may hide some.
+    """
+    if any(Path(device).exists() for device in ("/dev/dxg", "/dev/kfd")):  # Windows' own driver, AMD's
+        return None
+    count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    names = [name for name in visible.split(",") if name.strip()]
+    return min(count, len(names[: names.index("-1")] if "-1" in names else names))
+
+
 def in_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`, so that its working folder is a temporary copy."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -236,16 +284,23 @@ def _resource(name: str) -> float:
 
 
 def use_gpu(config: Config, processes: int) -> bool:
-    """Whether to start `processes` processes with a GPU each.
+    """Whether to start `processes` processes with a GPU each. A joined cluster may have to grow first: Ray waits then.
 
-    Raises ValueError where a local cluster lacks the GPUs demanded; a joined one may grow, so there Ray waits.
+    Raises ValueError where a cluster has fewer GPUs than demanded, and cannot grow to as many.
     """
     choice = config.train.use_gpu
     if choice == "yes" and gpus() < processes:
-        lack = f"train.use_gpu=yes: found {gpus():g} GPUs, expected {processes}"
-        if not _may_grow():
-            raise ValueError(f"{lack}: lower train.num_workers or set train.use_gpu=auto")
-        say(f"{lack}: the job waits until the cluster has grown; to go on without them, set train.use_gpu=auto")
+        most = _most_gpus()
+        if most is not None and most < processes:
+            growth = f", and it may grow to {most:g}" if most > gpus() else ""
+            raise ValueError(
+                f"train.use_gpu=yes: found {gpus():g} GPUs in the cluster{growth}, expected {processes}: lower "
+                "train.num_workers, add machines with GPUs, or set train.use_gpu=auto"
+            )
+        say(
+            f"waiting for {processes} GPU{'s' if processes > 1 else ''}: the cluster has {gpus():g} and may grow to "
+            f"{'some number' if most is None else f'{most:g}'}; to go on without them, set train.use_gpu=auto"
+        )
     return choice == "yes" or (choice == "auto" and gpus() >= processes)
 
 

@@ -27,6 +27,7 @@ FLOORS = (
     ("reports",),
     ("progress", "redaction", "failures", "commands"),
     ("tracking", "cluster", "completion"),
+    ("preflight",),
     ("inference",),
     ("stages",),
     ("experiments",),

@@ -3,7 +3,8 @@
 The modules up to checkpoint_files import no torch: they tell what decides a result, so that stored ones are found at
 once.
 
-Reading order: clip_folders, clip_source, pretrained_source, identity, checkpoint_files, clip_archive, trainable_state,
+Reading order: clip_folders, clip_source, pretrained_source, identity, weights, memory,
+checkpoint_files, clip_archive, trainable_state,
 clip_weights, clip, prompts, temporal_pooling, lora, tower, emovclip, reference, hidden_states, pretrained, pitch,
 spectra, functionals, opensmile_sets, audio, text, transcriber, neighbours, fusion, head_average, checkpoint.
 """

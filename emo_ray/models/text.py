@@ -8,7 +8,6 @@ mean of the last four hidden layers.
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,7 @@ from emo_ray.data.batch import TextBatch
 from emo_ray.models import pretrained
 from emo_ray.models.hidden_states import masked_mean, mean_of_layers
 from emo_ray.models.pretrained_source import check_code
+from emo_ray.models.weights import check_packages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,13 +154,7 @@ class LanguageModel(nn.Module):
 
 def _load(config: Text) -> tuple[Any, "PreTrainedModel"]:
     """Tokenizer and frozen model. Raises ValueError for missing packages, and for code not trusted or not pinned."""
-    packages = {"accelerate"} if config.device_map else set()
-    packages |= {"accelerate", "bitsandbytes"} if config.dtype == "int8" else set()
-    if missing := sorted(name for name in packages if find_spec(name) is None):
-        raise ValueError(
-            f"found text.dtype={config.dtype} and text.device_map={config.device_map} without {' and '.join(missing)}, "
-            f"expected it installed: pip install {' '.join(missing)}"
-        )
+    check_packages(config)
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # seconds to import
 
     source: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}

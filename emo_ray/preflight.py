@@ -1,0 +1,95 @@
+"""What can be checked before a job begins, in less than a second and without Ray: paths, encoders, GPUs.
+
+So that nobody learns of a wrong name or a missing GPU after hours of decoding.
+"""
+
+from pathlib import Path
+
+from emo_ray import cluster
+from emo_ray.config import Config, flatten
+from emo_ray.models import checkpoint_files
+from emo_ray.models.weights import Weights, problems_of, weights_of
+
+# Keys of files and folders that must be there, however a job uses them.
+_PATHS = ("checkpoint", "train.pseudo_labels", "emovclip.start_from", "fusion.start_from", "pseudo.teachers")
+_STAND_IN = "mini_clip.safetensors"
+_TABLES = ("tables.video", "tables.audio", "tables.text")
+
+
+def check(config: Config, encodes: bool, uses_gpu: bool) -> list[str]:
+    """What a user must know of the encoders, a line each: what will be fetched, what stand-ins are good for.
+
+    `encodes`: whether the job builds encoders. Raises ValueError that names everything that is missing.
+    """
+    notes = []
+    problems = [*missing_paths(config), *(missing_gpus(config) if uses_gpu else [])]
+    if encodes and not problems:
+        model_config = models_config(config)
+        weights = weights_of(model_config, on_gpu=config.train.use_gpu == "yes")
+        problems += problems_of(model_config, weights)
+        notes = [*fetched(weights), *stand_ins(model_config, config)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return notes
+
+
+def models_config(config: Config) -> Config:
+    """The config whose encoders a job uses: that of the checkpoint, if one is named."""
+    if config.checkpoint is None or not (Path(config.checkpoint) / checkpoint_files.CONFIG).is_file():
+        return config
+    return checkpoint_files.read_config(Path(config.checkpoint))[0]
+
+
+def stand_ins(model_config: Config, config: Config) -> list[str]:
+    """A line where real clips meet the CLIP of `mini`, which has seen drawn faces alone."""
+    is_stand_in = model_config.emovclip.weights == _STAND_IN
+    sees_video = "video" in model_config.modalities and not config.tables.video
+    if config.data.is_synthetic or not (is_stand_in and sees_video):
+        return []
+    return [
+        f"warning: emovclip.weights={_STAND_IN}, the stand-in of the recipe mini, knows drawn faces alone: of real "
+        "people's video expect little better than chance; the recipe small names encoders for real clips"
+    ]
+
+
+def missing_paths(config: Config) -> list[str]:
+    """A line for each file or folder that the config names and that is not there."""
+    values = flatten(config)
+    named = [(key, path) for key in (*_PATHS, *_TABLES) for path in _listed(values[key])]
+    return [
+        f"{key}: found no file or folder {path}, expected one: correct the path"
+        for key, path in named
+        if "://" not in path and not Path(path).expanduser().exists()
+    ]
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def missing_gpus(config: Config) -> list[str]:
+    """A line where GPUs are demanded that this machine lacks; a joined cluster is asked when the job is there."""
+    count, needed = cluster.local_gpus(), max(1, config.train.num_workers)
+    if config.train.use_gpu != "yes" or cluster.joins(config) or count is None or count >= needed:
+        return []
+    return [
+        f"train.use_gpu=yes: found {count} GPUs on this machine, expected {needed}: lower train.num_workers, set "
+        "train.use_gpu=auto, or join a cluster (docs/cluster.md)"
+    ]
+
+
+def fetched(weights: list[Weights]) -> list[str]:
+    """A line on what is to be fetched from the model hub, if anything."""
+    missing = [entry for entry in weights if entry.fetched_bytes != 0]
+    parts = [f"{entry.name} ({megabytes(entry.fetched_bytes)})" for entry in missing]
+    if not parts:
+        return []
+    total = megabytes(sum(entry.fetched_bytes or 0 for entry in missing))
+    return [f"to be fetched, once: {', '.join(parts)}" + (f", {total} in all" if len(parts) > 1 else "")]
+
+
+def megabytes(size: float | None) -> str:
+    """Bytes for people: "378 MB", "16.4 GB"."""
+    if size is None:
+        return "of unknown size"
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
