@@ -114,10 +114,15 @@ def test_keys_that_others_rely_on_exist(key, value):
         assert flat[key] == value
 
 
+def _leaves(tree, prefix=""):
+    for name, value in tree.items():
+        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+
+
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_every_recipe_loads_and_says_nothing_that_is_the_default(name):
     tree = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    stated = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+    stated = dict(_leaves(tree))
     flat = flatten(load(name))
     assert {key: flat[key] for key in stated} == stated
     assert {key: value for key, value in flat.items() if key not in stated} == {
