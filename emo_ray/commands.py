@@ -162,6 +162,12 @@ COMMANDS: dict[str, Command] = {
         result="STORE/claims/KEY with the tables as JSON, as a page with pictures, and as Markdown",
         sections=("claims", "emovclip", "audio", "text", "fusion", "train", "pseudo"),
     ),
+    "doctor": Command(
+        "stages.doctor",
+        about="Look at this machine and at what a recipe needs: packages, GPU, memory by model, weights, disk, ports.",
+        example="mer2024",
+        result="STORE/ itself, and a table with what to do; exit status 0 where a job can begin, else 2",
+    ),
     "verify": Command(
         "stages.verify",
         about="Read every file of a store, and say what is whole, what is damaged, and which command makes it again.",

@@ -2,5 +2,6 @@
 
 Reading order: result, chat, decoding, encoding, transcripts, corpus, fitting, sweeps, segment, prepare, transcribe,
 annotate, features, train, evaluate, timelines, prediction_rows, predictor, predict, teachers, pseudo_label, self_train,
-tune, crossvalidate, crosscorpus, store_files, verify, report.
+tune, crossvalidate, crosscorpus, store_files, verify, report, machine,
+doctor.
 """

@@ -7,6 +7,7 @@ job asks next.
 Reading order: database, entries, outbox, server, runs.
 """
 
+from emo_ray.tracking.database import outdated
 from emo_ray.tracking.runs import (
     Run,
     check,
@@ -18,4 +19,4 @@ from emo_ray.tracking.runs import (
     uri,
 )
 
-__all__ = ["Run", "check", "command", "deliver", "is_logged", "note_logged", "open_run", "uri"]
+__all__ = ["Run", "check", "command", "deliver", "is_logged", "note_logged", "open_run", "outdated", "uri"]

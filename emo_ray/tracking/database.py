@@ -36,6 +36,24 @@ def make(address: str) -> None:
             _remove(fresh)
 
 
+def outdated(address: str) -> str | None:
+    """Why this MLflow cannot use the SQLite database of an address as it lies; None where it can, or makes one.
+
+    Raises ValueError where the file is none of SQLite's.
+    """
+    path = _path(address)
+    if path is None or not path.exists() or path.stat().st_size == 0:
+        return None
+    try:
+        with closing(sqlite3.connect(path, timeout=_PATIENCE_S)) as connection:
+            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+            version = _value(connection, "alembic_version", tables, "select version_num from alembic_version")
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{path}: found no database ({error}), expected MLflow's: move the file away") from None
+    newest = _newest_version()
+    return None if version == newest else f"{path}: found tables of version {version}, expected {newest}"
+
+
 def _path(address: str) -> Path | None:
     """The file of an SQLite address; None for other databases, for servers, and for SQLite in memory."""
     if not address.startswith(("sqlite:", "sqlite+pysqlite:")):

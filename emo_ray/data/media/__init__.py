@@ -2,8 +2,8 @@
 
 Bad content never raises out of `read_video` and `read_audio`: it comes back as a status. PyAV carries FFmpeg.
 
-Reading order: lengths, demuxers, container, span, packet_index, picture, sample, arrays, video, face_crops, audio,
-extent.
+Reading order: codecs, lengths, demuxers, container, span, packet_index, picture, sample, arrays, video, face_crops,
+audio, extent.
 """
 
 from emo_ray.data.media.audio import RATE_HZ, read_audio
