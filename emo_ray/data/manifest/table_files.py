@@ -14,6 +14,7 @@ from emo_ray.data import lfs
 from emo_ray.data.manifest.encodings import read_text
 
 _MOST_COLUMNS = 1000  # of JSONL, where every row may bring keys of its own
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 Row = dict[str, Any]  # header -> cell: text, or whatever JSON and Parquet hold
 
 
@@ -52,11 +53,10 @@ def check_headers(path: Path, headers: Sequence[str]) -> None:
 
 def _csv_rows(path: Path, encoding: str | None) -> list[tuple[int, Row]]:
     text = read_text(path, encoding)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
     rows: list[tuple[int, Row]] = []
     try:
+        delimiter = _delimiter(path, text)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         headers = [header.strip() for header in next(reader, [])]
         check_headers(path, headers)
         for number, cells in enumerate(filter(None, reader), start=1):
@@ -64,11 +64,21 @@ def _csv_rows(path: Path, encoding: str | None) -> list[tuple[int, Row]]:
                 rows.append((number, dict(zip(headers, cells, strict=True))))
             elif any(cell.strip() for cell in cells):
                 raise ValueError(
-                    f"{path}: row {number}: found {len(cells)} cells, expected {len(headers)}: quote commas"
+                    f"{path}: row {number}: found {len(cells)} cells, expected {len(headers)}: quote "
+                    f"cells with {_DELIMITERS[delimiter]}, by which this file separates them"
                 )
     except csv.Error as error:
         raise ValueError(f"{path}: not readable as {path.suffix[1:].lower()}: {error}") from error
     return rows
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """What separates the cells of a table: semicolons where the header has them and no comma, as Excel may write it."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    first_line = text.partition("\n")[0]
+    columns = {sign: len(next(csv.reader([first_line], delimiter=sign), [])) for sign in ",;"}
+    return ";" if columns[","] == 1 < columns[";"] else ","
 
 
 def _jsonl_rows(path: Path, encoding: str | None) -> list[tuple[int, Row]]:

@@ -84,6 +84,16 @@ def test_a_byte_order_mark_is_no_part_of_the_first_header(tmp_path):
         assert clips_of(table(tmp_path / name, content)) == expected
 
 
+def test_cells_may_be_separated_by_semicolons_as_spreadsheets_write_them(tmp_path):
+    path = table(tmp_path / "clips.csv", 'video;label;text\na.mp4;happy;"well; yes, I am"\n')
+    assert clips_of(path) == [Clip("a", str(tmp_path / "a.mp4"), label="happy", text="well; yes, I am")]
+    table(path, "video;label;text\na.mp4;happy;well; yes\n")
+    with pytest.raises(ValueError, match=r"clips\.csv: row 1.*4.*3.*semicolons"):
+        clips_of(path)
+    table(path, "video,label\na;b.mp4,happy\n")
+    assert clips_of(path)[0].video == str(tmp_path / "a;b.mp4")
+
+
 def test_transcripts_keep_their_lines_and_quotes(tmp_path):
     text = ' "Well," she said,\r\n\tso\rit\nis… 悲しい\u2028😢 '
     path = tmp_path / "clips.csv"
