@@ -24,6 +24,7 @@ from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.data.transcripts import SCHEMA, SPOKEN, unjudged
 from emo_ray.inference.encoders import encoders_of, feature_folder, frozen_encoders, of_checkpoint, recogniser
 from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models.classical_head import ClassicalHead
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.identity import frozen_digest
 from emo_ray.models.trainable_state import trained_state
@@ -175,7 +176,12 @@ def lay_model(plan: TrainingPlan, config: Config) -> None:
     modalities = [name for name in MODALITIES if name != "video" or plan.video_path or config.tables.video]
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(number_of(plan.path.name))
-        head = FusionHead(config.fusion, {name: torch.ones(2, 3) for name in modalities}, len(plan.prepared.labels))
+        scaling, classes = {name: torch.ones(2, 3) for name in modalities}, len(plan.prepared.labels)
+        head: FusionHead | ClassicalHead
+        if config.fusion.is_classical:
+            head = ClassicalHead(scaling, {}, torch.zeros(classes))
+        else:
+            head = FusionHead(config.fusion, scaling, classes)
     plan.path.mkdir(parents=True)
     checkpoint.write(plan.path, trained_state(head), config, plan.prepared.labels, "card")
     store.write_text(plan.path / checkpoint_files.CONFIG, recipe(config))  # the same config in fewer lines

@@ -324,9 +324,19 @@ class Context(Section, decides=by_value("fusion", "folds", only_if=WITH_CONTEXT)
         return (*range(-self.before, 0), *range(1, self.after + 1))
 
 
+CLASSICAL = Condition("fusion.kind is linear or svm", lambda config: config.fusion.is_classical)
+
+
 class Fusion(Optimisation, decides=by_value("fusion", "folds")):
     """The fusion head over the features of video, audio and text."""
 
+    kind: Literal["mlp", "linear", "svm"] = setting(
+        "mlp",
+        "What the head is. mlp: a network that is trained with modality dropout; linear: logistic regression, svm: a "
+        "support vector machine (RBF), one for each subset of the modalities, of scikit-learn, which none of the other "
+        "settings of fusion concerns.",
+        decides=by_value("fusion", "folds", only_if=CLASSICAL),
+    )
     hidden: int = setting(128, "Width of the head.", ge=1)
     dropout: float = setting(0.3, "Probability of each hidden unit to be dropped in training.", ge=0, lt=1)
     modality_dropout: float | dict[str, float] = setting(
@@ -353,9 +363,26 @@ class Fusion(Optimisation, decides=by_value("fusion", "folds")):
 
     context: Context = Context()
 
+    @property
+    def is_classical(self) -> bool:
+        """Whether the head is one of scikit-learn's classifiers."""
+        return self.kind != "mlp"
+
     def searches(self, clips: int) -> bool:
         """Whether settings are searched on so many training clips."""
+        if self.is_classical:
+            return False
         return clips < SMALL if self.auto is None else self.auto
+
+    @model_validator(mode="after")
+    def _only_of_networks(self) -> "Fusion":
+        others = {"fusion.start_from": self.start_from, "fusion.context": self.context.offsets or None}
+        for key, value in others.items():
+            if self.is_classical and value is not None:
+                raise ValueError(
+                    f"found fusion.kind={self.kind} with {key}={value}, expected none: that is for fusion.kind=mlp"
+                )
+        return self
 
     @field_validator("modality_dropout")
     @classmethod

@@ -28,6 +28,7 @@ from emo_ray.models.checkpoint_files import (
     read_config,
     start_folder,
 )
+from emo_ray.models.classical_head import ClassicalHead, from_state
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.head_average import Head, states, together
 from emo_ray.models.trainable_state import load_trained, not_finite
@@ -94,6 +95,8 @@ def load_fusion(folder: Path) -> Head:
     Raises ValueError for a folder without a head.
     """
     config, labels = read_config(folder)
+    if config.fusion.is_classical:
+        return _load_classical(folder, labels).eval()
     return together(_load_heads(folder, config.fusion, labels)).eval()
 
 
@@ -148,12 +151,29 @@ def _load_heads(folder: Path, settings: Fusion, labels: Sequence[str]) -> list[F
     return [_load_head(folder, state, settings, labels) for state in states(read_weights(folder))]
 
 
-def _load_head(
-    folder: Path, state: Mapping[str, torch.Tensor], settings: Fusion, labels: Sequence[str]
-) -> FusionHead:  # fmt: skip
+def _load_classical(folder: Path, labels: Sequence[str]) -> ClassicalHead:
+    state = read_weights(folder)
+    try:
+        head = from_state(state, _scaling(folder, state))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    if len(head.log_frequency_K) != len(labels):
+        raise ValueError(f"{folder}: found a head for {len(head.log_frequency_K)} classes, expected {len(labels)}")
+    return head
+
+
+def _scaling(folder: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """How features are standardised. Raises ValueError where nothing says so."""
     scaling = {name: state[f"scaling_{name}"] for name in MODALITIES if f"scaling_{name}" in state}
     if not scaling:
         raise ValueError(f"{folder}: found no fusion head, expected a whole model: the folder that jobs/train.py names")
+    return scaling
+
+
+def _load_head(
+    folder: Path, state: Mapping[str, torch.Tensor], settings: Fusion, labels: Sequence[str]
+) -> FusionHead:  # fmt: skip
+    scaling = _scaling(folder, state)
     wrong = [f"scaling_{name}" for name, value in scaling.items() if value.ndim != 2 or len(value) != 2]
     if state.get("absent_MH", torch.empty(0)).shape != (len(MODALITIES), settings.hidden):
         wrong.append("absent_MH")  # before a head of any size that a config asks for is made

@@ -22,7 +22,31 @@ _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut
 _CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
 
 
-class FusionHead(nn.Module):
+class FeatureScaling(nn.Module):
+    """A part of a head: the mean and deviation (2, D) of each modality's features over the training clips."""
+
+    def __init__(self, scaling: Mapping[str, torch.Tensor]):
+        super().__init__()
+        for name, statistics in scaling.items():
+            self.register_buffer(f"scaling_{name}", statistics.clone())
+
+    def standardise(self, features_BD: torch.Tensor, name: str, present_B: torch.Tensor) -> torch.Tensor:
+        """A modality's features, standardised; absent and unknown values are 0, the training clips' mean.
+
+        Raises ValueError where their number is not that of the features that the head was trained on.
+        """
+        width, expected = features_BD.shape[1], self.get_buffer(f"scaling_{name}").shape[1]
+        if width != expected:
+            raise ValueError(
+                f"found {width} {name} features of a clip, expected {expected}: the head was trained on others, so "
+                f"give its {name} encoder, or tables.{name} of the same kind"
+            )
+        standardised_BD = standardised(features_BD, self.get_buffer(f"scaling_{name}"))
+        # Absent rows are zeroed here although torch.where drops them later: a NaN would pass through its gradient.
+        return standardised_BD.masked_fill(~present_B[:, None], 0.0)
+
+
+class FusionHead(FeatureScaling):
     """Projects each present modality, puts a learned token in the place of each absent one, and classifies.
 
     `scaling` holds, for every modality that has features, their mean and deviation (2, D) over the training clips.
@@ -31,12 +55,11 @@ class FusionHead(nn.Module):
     """
 
     def __init__(self, config: Fusion, scaling: Mapping[str, torch.Tensor], classes: int):
-        super().__init__()
+        super().__init__(scaling)
         self.hidden = config.hidden
         self.dropout, self.modality_dropout = config.dropout, rates(config.modality_dropout)
         self.project = nn.ModuleDict()
         for name, statistics in scaling.items():
-            self.register_buffer(f"scaling_{name}", statistics.clone())
             self.project[name] = _block(statistics.shape[1], config.hidden)
         self.absent_MH = nn.Parameter(torch.empty(len(MODALITIES), config.hidden).normal_(std=0.02))
         self.mix = _block(len(MODALITIES) * config.hidden, config.hidden)
@@ -101,21 +124,6 @@ class FusionHead(nn.Module):
         if batch.context is None:
             raise ValueError(f"found clips without neighbours, expected those at {self.offsets}: attach their context")
         return batch.context.window(self.offsets)
-
-    def standardise(self, features_BD: torch.Tensor, name: str, present_B: torch.Tensor) -> torch.Tensor:
-        """A modality's features, standardised; absent and unknown values are 0, the training clips' mean.
-
-        Raises ValueError where their number is not that of the features that the head was trained on.
-        """
-        width, expected = features_BD.shape[1], self.get_buffer(f"scaling_{name}").shape[1]
-        if width != expected:
-            raise ValueError(
-                f"found {width} {name} features of a clip, expected {expected}: the head was trained on others, so "
-                f"give its {name} encoder, or tables.{name} of the same kind"
-            )
-        standardised_BD = standardised(features_BD, self.get_buffer(f"scaling_{name}"))
-        # Absent rows are zeroed here although torch.where drops them later: a NaN would pass through its gradient.
-        return standardised_BD.masked_fill(~present_B[:, None], 0.0)
 
 
 def noise_columns(hidden: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from emo_ray.data.batch import FeatureBatch, Output
+from emo_ray.models.classical_head import ClassicalHead
 from emo_ray.models.fusion import FusionHead
 
 PREFIX = "heads"  # of the names of their weights: heads.0.absent_MH, heads.1.absent_MH, ...
@@ -43,7 +44,7 @@ class HeadAverage(nn.Module):
         return self.heads[0].offsets  # type: ignore[return-value] # ModuleList's items are plain modules to mypy
 
 
-Head = FusionHead | HeadAverage
+Head = FusionHead | HeadAverage | ClassicalHead
 
 
 def together(heads: Sequence[FusionHead]) -> Head:

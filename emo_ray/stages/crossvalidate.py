@@ -32,6 +32,7 @@ from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
+    from emo_ray.models.head_average import Head
     from emo_ray.training.floors import Guesses
 
 VERSION = 5  # 5: an average of heads with settings from inner folds; floors
@@ -198,13 +199,13 @@ def _test_fold(
 def held_out(
     batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int, groups: Sequence[str]
 ) -> FoldTested:
-    """Probabilities of the tested clips by an average of heads that is trained on all other clips; and the floors.
+    """Probabilities of the tested clips by a head that is trained on all other clips; and the floors.
 
     `groups` names a group for each clip, of which inner folds divide none.
     """
     import torch
 
-    from emo_ray.training import floors
+    from emo_ray.training import classical_heads, floors
     from emo_ray.training.scoring import shown_only
     from emo_ray.training.selection import choose, fit_average
     from emo_ray.training.speaker_scaling import standardised
@@ -214,7 +215,11 @@ def held_out(
     inner_groups = [group for group, is_tested in zip(groups, tested_B, strict=True) if not is_tested]
     searches = config.fusion.searches(len(train)) and len(set(inner_groups)) >= INNER_FOLDS
     choice = choose(train, config, classes, True, inner_groups) if searches else None
-    head = fit_average(train, choice.config if choice else config, classes, choice.epochs if choice else None)
+    head: Head
+    if config.fusion.is_classical:
+        head = classical_heads.fit(train, config, classes, inner_groups)
+    else:
+        head = fit_average(train, choice.config if choice else config, classes, choice.epochs if choice else None)
     probabilities = {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
     classical = (
         floors.guesses(train, tested, inner_groups, config.seed) if config.evaluate.has_floors(len(train)) else {}

@@ -39,17 +39,16 @@ def guesses(train: FeatureBatch, test: FeatureBatch, groups: Sequence[str], seed
     """
     answers: Guesses = {subset: {floor: np.full(len(test), -1) for floor in FLOORS} for subset in SUBSETS}
     for subset, names in SUBSETS.items():
-        rows, tested = _with_all(train, names), _with_all(test, names)
+        rows, tested = with_all(train, names), with_all(test, names)
         label_B = train.label_B.numpy()[rows]
         if not len(tested) or len(np.unique(label_B)) < 2:
             continue
         train_BD, test_BD = _matrices(train, test, names, rows, tested)
         names_of_groups = [groups[row] for row in rows]
         for floor in FLOORS:
-            model = _Floor(floor, 1 / max(1, train_BD.shape[1]), seed)
+            model = Floor(floor, 1 / max(1, train_BD.shape[1]), seed)
             shown_BD, asked_BD = (train_BD, test_BD) if floor == FOREST else _in_span(train_BD, test_BD)
-            fitted = model.make(model.best_strength(shown_BD, label_B, names_of_groups)).fit(shown_BD, label_B)
-            answers[subset][floor][tested] = fitted.predict(asked_BD)
+            answers[subset][floor][tested] = model.fitted(shown_BD, label_B, names_of_groups).predict(asked_BD)
     return answers
 
 
@@ -95,7 +94,7 @@ def _interval(pair_2B: np.ndarray, label_B: np.ndarray, classes: int, seed: int)
     return float(low), float(high)
 
 
-def _with_all(batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
+def with_all(batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
     """The places of the clips that have all of these modalities."""
     present_BM = batch.present_BM.numpy()[:, [MODALITIES.index(name) for name in names]]
     return np.flatnonzero(present_BM.all(axis=1) & all(name in batch.features for name in names))
@@ -113,22 +112,27 @@ def _matrices(
     return train_BD, test_BD
 
 
+def spanned(train_BD: np.ndarray) -> np.ndarray | None:
+    """The axes (D, B) of the space that B training clips span, where it has fewer than the features D; else None."""
+    return None if train_BD.shape[1] <= len(train_BD) else np.linalg.svd(train_BD, full_matrices=False)[2].T
+
+
 def _in_span(train_BD: np.ndarray, test_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same clips in the space that the training clips span, where that has fewer axes.
 
     The last column is the distance to that space, 0 for training clips. So the inner products and the distances of all
     clips to training clips stay as they are, which is all that logistic regression and the kernel look at.
     """
-    if train_BD.shape[1] <= len(train_BD):
+    axes_DB = spanned(train_BD)
+    if axes_DB is None:
         return train_BD, test_BD
-    axes_DB = np.linalg.svd(train_BD, full_matrices=False)[2].T
     inside_BD = test_BD @ axes_DB
     outside_B = np.sqrt(np.maximum(0.0, (test_BD**2).sum(axis=1) - (inside_BD**2).sum(axis=1)))
     return np.pad(train_BD @ axes_DB, ((0, 0), (0, 1))), np.column_stack([inside_BD, outside_B])
 
 
 @dataclass(frozen=True)
-class _Floor:
+class Floor:
     """A kind of classifier."""
 
     name: str
@@ -147,6 +151,10 @@ class _Floor:
         if self.name == SVM:
             return SVC(C=strength, gamma=self.gamma)
         return RandomForestClassifier(_TREES, random_state=self.seed)
+
+    def fitted(self, features_BD: np.ndarray, label_B: np.ndarray, groups: Sequence[str]) -> Any:
+        """The classifier with the best C, fitted to these clips."""
+        return self.make(self.best_strength(features_BD, label_B, groups)).fit(features_BD, label_B)
 
     def best_strength(self, features_BD: np.ndarray, label_B: np.ndarray, groups: Sequence[str]) -> float | None:
         """The C that is best in inner folds, which no group crosses; None for a floor without."""

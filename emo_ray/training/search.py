@@ -113,7 +113,10 @@ def widest(config: Config) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError for an empty space, and for a bound or choice that its key does not accept."""
+    """Raises ValueError for an empty space, for a bound or choice that its key does not accept, and for other heads."""
+    if config.fusion.is_classical or "fusion.kind" in config.tune.space:
+        kind = "one of tune.space" if "fusion.kind" in config.tune.space else config.fusion.kind
+        raise ValueError(f"found fusion.kind={kind} in a sweep, expected mlp: inner folds choose for the other kinds")
     if not config.tune.space:
         raise ValueError("found an empty tune.space, expected keys to search, e.g. tune.space.fusion.lr={...}")
     for key, dimension in config.tune.space.items():

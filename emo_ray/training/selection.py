@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import SUBSETS, Fusion
@@ -22,15 +23,18 @@ from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.models.fusion import FusionHead, scalings
 from emo_ray.models.head_average import Head, together
+from emo_ray.training import classical_heads
 from emo_ray.training.divergence import diverged
-from emo_ray.training.metrics import objective, validation_metrics
+from emo_ray.training.floors import with_all
+from emo_ray.training.metrics import counts, objective, validation_metrics
+from emo_ray.training.scoring import shown_only
 from emo_ray.training.stacked_heads import Epoch, HeadConfig, StackedHeads
 
 _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6
 Judged = tuple[np.ndarray, float, torch.Tensor] | None  # counts_SKK, loss sum, logits_BK; None where training diverged
 Curves = list[list[Judged]]  # of each candidate, of each epoch
-Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, int]  # what `curves` takes
+Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, int, list[str]]  # what `curves` takes
 Run = Callable[[Callable[..., Curves], Sequence[Fold]], Iterable[Curves]]
 
 
@@ -57,6 +61,8 @@ class Choice:
     def settings(self) -> str:
         """What was chosen, in a few words."""
         settings = self.config.fusion
+        if settings.is_classical:
+            return f"the regularisation of fusion.kind={settings.kind}"
         searched = f"hidden {settings.hidden}, dropout {settings.dropout:g}, " if self.candidates > 1 else ""
         return f"{searched}{self.epochs} of {self.config.train.epochs} epochs"
 
@@ -98,17 +104,20 @@ def choose(
     fold_B = folding.best_folds(batch.label_B.tolist(), groups, INNER_FOLDS, config.seed)
     settings = candidates(config, searches)
     masks = [torch.from_numpy(fold_B == fold) for fold in range(INNER_FOLDS)]
-    folds = [(batch.rows(~mask_B), batch.rows(mask_B), settings, config, classes) for mask_B in masks]
+    folds = [
+        (batch.rows(~mask_B), batch.rows(mask_B), settings, config, classes, _outside(groups, mask_B))
+        for mask_B in masks
+    ]
     of_folds = list((run or _one_by_one)(curves, folds))
     best: tuple[tuple[float, float], int, int, dict[str, float]] | None = None
     for c in range(len(settings)):
-        for epoch in range(config.train.epochs):
-            judged = [of_fold[c][epoch] for of_fold in of_folds]
-            if any(fold is None for fold in judged):
+        for epoch in range(len(of_folds[0][c])):
+            results = [of_fold[c][epoch] for of_fold in of_folds]
+            if any(result is None for result in results):
                 break
             metrics = validation_metrics(
-                np.sum([fold[0] for fold in judged if fold], axis=0),
-                sum(fold[1] for fold in judged if fold),
+                np.sum([fold[0] for fold in results if fold], axis=0),
+                sum(fold[1] for fold in results if fold),
                 tuple(SUBSETS),
             )
             score = objective(metrics, config.train.objective), -metrics["val_loss"]
@@ -122,9 +131,9 @@ def choose(
     return Choice(override(config, changes), epoch + 1, metrics, len(settings), out_of_fold)
 
 
-def _out_of_fold(batch: FeatureBatch, masks: Sequence[torch.Tensor], judged: Sequence[Judged]) -> OutOfFold:
+def _out_of_fold(batch: FeatureBatch, masks: Sequence[torch.Tensor], results: Sequence[Judged]) -> OutOfFold:
     """The probabilities of the clips from the folds that leave them out, in the order of the batch."""
-    logits_BK = torch.cat([fold[2] for fold in judged if fold])
+    logits_BK = torch.cat([fold[2] for fold in results if fold])
     probability_BK = torch.empty_like(logits_BK)
     probability_BK[torch.cat([mask_B.nonzero().flatten() for mask_B in masks])] = logits_BK.softmax(dim=-1)
     return OutOfFold(batch.clip_ids, batch.label_B.numpy(), probability_BK.numpy())
@@ -147,9 +156,15 @@ def fit_average(train: FeatureBatch, config: Config, classes: int, epochs: int |
 
 
 def curves(
-    train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, classes: int
-) -> Curves:
-    """Each candidate's confusion counts, loss and logits on the tested clips after every epoch, by one head."""
+    train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, classes: int,
+    groups: Sequence[str],
+) -> Curves:  # fmt: skip
+    """Each candidate's confusion counts, loss and logits on the tested clips after every epoch, by one head.
+
+    A classical head, whose folds divide none of the `groups` of the training clips, has a single epoch.
+    """
+    if config.fusion.is_classical:
+        return [[judged(classical_heads.fit(train, config, classes, groups), tested, classes)]]
     curves_C: Curves = []
     for _, group in groupby(settings, key=lambda candidate: candidate.hidden):
         same_shape = list(group)
@@ -160,6 +175,22 @@ def curves(
         for each in zip(*epochs, strict=True):
             curves_C.append([_judged(epoch) for epoch in each])
     return curves_C
+
+
+@torch.inference_mode()
+def judged(head: Head, tested: FeatureBatch, classes: int) -> tuple[np.ndarray, float, torch.Tensor]:
+    """A head's confusion counts and loss as `validation_metrics` takes them, and its logits (B, K).
+
+    Each subset is measured on the clips that have all of it, the loss is of clips that are shown all they have.
+    """
+    logits_BK = head(tested).logits_BK
+    label_B = tested.label_B.numpy()
+    tables = [counts(logits_BK.argmax(dim=1).numpy(), label_B, classes)]
+    for names in SUBSETS.values():
+        rows = with_all(tested, names)
+        tables.append(counts(shown_only(head, tested, names)[rows].argmax(axis=1), label_B[rows], classes))
+    loss_sum = F.cross_entropy(logits_BK, tested.label_B, reduction="sum")
+    return np.stack(tables), float(loss_sum), logits_BK
 
 
 def _fresh(
@@ -179,6 +210,10 @@ def _judged(epoch: Epoch) -> Judged:
     assert epoch.counts_SKK is not None, "a fold has clips to be judged on"
     assert epoch.logits_BK is not None, "a fold has clips to be judged on"
     return epoch.counts_SKK, epoch.loss_sum, epoch.logits_BK
+
+
+def _outside(groups: Sequence[str], mask_B: torch.Tensor) -> list[str]:
+    return [group for group, is_tested in zip(groups, mask_B.tolist(), strict=True) if not is_tested]
 
 
 def _one_by_one(function: Callable[..., Curves], folds: Sequence[Fold]) -> Iterable[Curves]:

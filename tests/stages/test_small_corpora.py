@@ -10,6 +10,7 @@ from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models.classical_head import ClassicalHead
 from emo_ray.models.head_average import HeadAverage
 from emo_ray.reports.evaluation import PAGE
 from emo_ray.stages.corpus import open_corpus
@@ -143,3 +144,40 @@ def test_a_head_that_is_perfect_at_once_is_doubted(corpus, tmp_path):
     for refit in (True, False):
         notes = train(override(config, {"train.refit": refit, "fusion.lr": 0.02})).content["notes"]
         assert any("were trained on the labels" in note for note in notes)
+
+
+@pytest.mark.parametrize("refit", [None, False])
+def test_a_classical_head_is_trained_evaluated_and_predicted_with(corpus, measured, refit):
+    config = override(corpus, {"fusion.kind": "svm" if refit is None else "linear", "train.refit": refit})
+    result = train(config)
+    head, meta = checkpoint.load_fusion(result.path), store.read_meta(result.path)
+    assert isinstance(head, ClassicalHead)
+    assert meta["best"]["fusion"]["n"] == (8 if refit is None else 2) * 15
+    assert set(store.read_json(result.path / checkpoint_files.SEEN).values()) == (
+        {"train"} if refit is None else {"train", "validation"}
+    )
+    assert checkpoint_files.read_calibration(result.path)["n"] == meta["best"]["fusion"]["n"]
+    report = evaluate(override(corpus, {"checkpoint": str(result.path)})).content
+    if refit is None:  # trained on the clips of the floor
+        assert report["subsets"]["AT"]["waf"] == pytest.approx(
+            measured.content["floors"]["AT"]["floors"]["support vector machine"]["waf"], abs=0.05
+        )
+    assert predict(override(corpus, {"checkpoint": str(result.path)})).content["clips"] == 12 * 15
+
+
+def test_cross_validation_takes_a_classical_head(corpus):
+    config = override(corpus, {"fusion.kind": "linear", "data.folds": 3, "evaluate.floors": False})
+    assert crossvalidate(config).content["subsets"]["AT"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train.pseudo_labels": "labels"}, "train.pseudo_labels"),
+        ({"fusion.context.before": 1}, "fusion.context"),
+        ({"fusion.start_from": "model"}, "fusion.start_from"),
+    ],
+)
+def test_what_is_for_networks_alone_is_refused_with_a_classical_head(corpus, changes, key):
+    with pytest.raises(ValueError, match=rf"fusion\.kind=svm.*{key}"):
+        train(override(corpus, {"fusion.kind": "svm", **changes}))

@@ -1,7 +1,7 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,21 +26,19 @@ from emo_ray.data.splits import grouped
 from emo_ray.inference.encoders import video_encoder
 from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint
-from emo_ray.models.checkpoint_files import FittedTemperature
 from emo_ray.models.clip import check_tag
-from emo_ray.models.fusion import FusionHead, scalings
-from emo_ray.models.head_average import HeadAverage
-from emo_ray.models.trainable_state import load_trained
+from emo_ray.models.fusion import scalings
+from emo_ray.models.head_average import Head
 from emo_ray.progress import say
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
+from emo_ray.stages.fitting.heads import calibration_of_choice, calibration_on, classical, with_weights
 from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
-from emo_ray.training import calibration, speaker_scaling
+from emo_ray.training import speaker_scaling
 from emo_ray.training.in_memory import one_thread
 from emo_ray.training.loss import class_weights
-from emo_ray.training.scoring import shown_only
 from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
@@ -59,13 +57,25 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
         by_speaker = scaling_by_speaker(config, plan, table)
         choice = _choice(config, plan, table, by_speaker) if plan.inner_folds else None
         head_config = choice.config if choice else config
-        job, datasets = fusion_job(head_config, plan, table, by_speaker, choice.epochs if choice else None)
-        best = ray_train.train(job, head_config, datasets, on_epoch)
-        trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
-        pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
         validation = _labelled(plan, table, plan.clips.validation, by_speaker)
-        fitted = _out_of_fold_calibration(choice) if choice else _calibration(job, best, validation)
-        phase = TrainedPhase("fusion", job.train_rows, pseudo, choice, fitted)
+        trained_ids = labelled_rows(table, plan.clips.train)["clip_id"].to_pylist()
+        if not trained_ids:
+            raise ValueError(
+                f"found no training clip with any usable modality, expected some: see bad_media.csv in "
+                f"{plan.prepared.path}, or name feature tables with tables.video, tables.audio, tables.text"
+            )
+        head: Head
+        if config.fusion.is_classical:
+            train = _labelled(plan, table, plan.clips.labelled, by_speaker)
+            head, best = classical(config, plan.prepared, train, validation)
+            on_epoch("fusion", best["metrics"])
+        else:
+            job, datasets = fusion_job(head_config, plan, table, by_speaker, choice.epochs if choice else None)
+            best = ray_train.train(job, head_config, datasets, on_epoch)
+            head = with_weights(job, best)
+        pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
+        fitted = calibration_of_choice(choice) if choice else calibration_on(head, validation)
+        phase = TrainedPhase("fusion", len(trained_ids), pseudo, choice, fitted)
         if by_speaker is not None:
             speaker_scaling.write(folder, by_speaker)
         return write_checkpoint(folder, best, head_config, plan.prepared, phase, plan.video_path)
@@ -110,15 +120,10 @@ def fusion_job(
     by_speaker: SpeakerScaling | None = None,
     stop_after: int | None = None,
 ) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
-    """How the head is trained on these features. Raises ValueError where no training clip has any."""
+    """How the head is trained on these features, which at least one training clip has."""
     cluster.connect(config)
     prepared, clips = plan.prepared, plan.clips
     train_rows = labelled_rows(table, clips.train)
-    if not len(train_rows):
-        raise ValueError(
-            f"found no training clip with any usable modality, expected some: see bad_media.csv in {prepared.path}, or "
-            "name feature tables with tables.video, tables.audio, tables.text"
-        )
     read: ReadFeatures = from_features if by_speaker is None else partial(_standardised, by_speaker)
     # Pseudo-labelled clips count as well: how features are scaled says nothing about labels.
     statistics, usable = scalings(read(train_rows)), train_rows["clip_id"].to_pylist()
@@ -151,28 +156,6 @@ def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: Spe
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
     groups = grouped(plan.prepared.clips_of(batch.clip_ids)).names
     return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), groups, run)
-
-
-def _calibration(
-    job: ray_train.TrainingJob, best: Mapping[str, Any], validation: FeatureBatch
-) -> FittedTemperature | None:
-    """The temperature of a head's probabilities on validation clips, with all modalities that each has."""
-    head = job.build()
-    assert isinstance(head, FusionHead | HeadAverage), "a job of phase fusion builds a head"
-    load_trained(head, best["model"])
-    learnt_M = torch.tensor([name in head.project for name in MODALITIES])
-    usable = validation.rows((validation.present_BM & learnt_M).any(dim=1))
-    probability_BK = shown_only(head.eval(), usable, MODALITIES)
-    return calibration.fitted(probability_BK, usable.label_B.numpy(), "validation")
-
-
-def _out_of_fold_calibration(choice: Choice) -> FittedTemperature | None:
-    """The temperature of what heads of the inner folds said of the clips that each had not seen.
-
-    Such a head is trained on fewer clips than the model, and alone where the model is an average of heads.
-    """
-    out_of_fold = choice.out_of_fold
-    return calibration.fitted(out_of_fold.probability_BK, out_of_fold.label_B, "inner folds")
 
 
 def _labelled(

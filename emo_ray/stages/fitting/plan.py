@@ -120,6 +120,11 @@ def _training_clips(config: Config, prepared: Prepared) -> TrainingClips:
         raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
     if config.train.pseudo_labels is None:
         return TrainingClips(labelled, validation)
+    if config.fusion.is_classical:
+        raise ValueError(
+            f"found fusion.kind={config.fusion.kind} with train.pseudo_labels, expected fusion.kind=mlp: classical "
+            "heads learn from labels, not from probabilities"
+        )
     from emo_ray.data import pseudo  # it takes torch, which a plan without pseudo-labels does not need
 
     accepted = pseudo.read(Path(config.train.pseudo_labels), prepared.labels, config.train)
