@@ -54,7 +54,8 @@ for size in SIZES:
     })
 """
 LOCAL = """
-import signal, urllib.error, urllib.request
+import json, signal, urllib.error, urllib.request
+from pathlib import Path
 import ray
 from emo_ray import cluster
 from emo_ray.config import load
@@ -86,6 +87,19 @@ except urllib.error.HTTPError as error:
 answers[-1] |= {"url": url, "jobs": jobs}
 (folder,) = cluster._session
 assert folder.is_dir()
+
+def use_gpus(processes):
+    try:
+        return cluster.use_gpu(config, processes)
+    except ValueError as error:
+        return str(error)
+
+cluster._session.clear()  # as for a process that joins the cluster
+answers[-1]["cannot_grow"] = use_gpus(3)
+growing = {"max_workers": 2, "available_node_types": {"gpu": {"resources": {"GPU": 2}, "max_workers": 2}}}
+(Path.home() / "ray_bootstrap_config.yaml").write_text(json.dumps(growing))
+answers[-1]["may_grow"] = [use_gpus(3), use_gpus(5)]
+cluster._session.append(folder)
 cluster.leave(keep_logs=False)
 cluster.leave(keep_logs=False)
 assert not ray.is_initialized()
@@ -271,6 +285,16 @@ def test_a_local_cluster_does_not_grow_whether_it_has_a_dashboard_or_not(with_da
     assert "train.use_gpu=yes: found" in with_dashboard[0]["use_gpu"]
     assert "expected 1000" in with_dashboard[0]["use_gpu"]
     assert with_dashboard[0]["actors"] == [1, *[min(3, os.cpu_count())] * 2]
+
+
+def test_a_job_waits_for_gpus_that_may_come_and_ends_where_none_can(with_dashboard):
+    answers = with_dashboard[0]
+    assert "train.use_gpu=yes" in answers["cannot_grow"]
+    assert "expected 3" in answers["cannot_grow"]
+    waits, ends = answers["may_grow"]
+    assert waits is True
+    assert "may grow to 4" in ends
+    assert "expected 5" in ends
 
 
 def test_signals_are_the_jobs_and_not_rays(with_dashboard):
