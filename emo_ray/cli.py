@@ -147,9 +147,7 @@ class Job:
         """Find what is missing before anything is done. Raises ValueError for it."""
         from emo_ray import preflight  # it needs pyarrow, as the files of a model do
 
-        of_models = {"audio", "text"} & {*self.command.sections}
-        encodes = bool(of_models or config.checkpoint)
-        self.notes = preflight.check(config, encodes, uses_gpu="train" in self.command.sections)
+        self.notes = preflight.check(config, self.command.sections)
         for note in self.notes:
             say(note)
 

@@ -3,6 +3,7 @@
 So that nobody learns of a wrong name or a missing GPU after hours of decoding.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from emo_ray import cluster
@@ -16,21 +17,31 @@ _STAND_IN = "mini_clip.safetensors"
 _TABLES = ("tables.video", "tables.audio", "tables.text")
 
 
-def check(config: Config, encodes: bool, uses_gpu: bool) -> list[str]:
+def check(config: Config, sections: Collection[str]) -> list[str]:
     """What a user must know of the encoders, a line each: what will be fetched, what stand-ins are good for.
 
-    `encodes`: whether the job builds encoders. Raises ValueError that names everything that is missing.
+    `sections`: those of the config that the job reads, which tell what it builds. Raises ValueError that names
+    everything that is missing.
     """
-    notes = []
-    problems = [*missing_paths(config), *(missing_gpus(config) if uses_gpu else [])]
-    if encodes and not problems:
+    problems = [*missing_paths(config), *(missing_gpus(config) if "train" in sections else [])]
+    notes: list[str] = []
+    keys = built_models(config, sections)
+    if keys and not problems:
         model_config = models_config(config)
-        weights = weights_of(model_config, on_gpu=config.train.use_gpu == "yes")
+        named = weights_of(model_config, on_gpu=config.train.use_gpu == "yes")
+        weights = [entry for entry in named if entry.key.partition(".")[0] in keys]
         problems += problems_of(model_config, weights)
-        notes = [*fetched(weights), *stand_ins(model_config, config)]
+        notes += [*fetched(weights), *(stand_ins(model_config, config) if "emovclip" in keys else [])]
     if problems:
         raise ValueError("\n".join(problems))
     return notes
+
+
+def built_models(config: Config, sections: Collection[str]) -> set[str]:
+    """The sections of the models that a job builds: all where it encodes, a recogniser alone where it transcribes."""
+    if config.checkpoint is not None or {"audio", "text"} & {*sections}:
+        return {"emovclip", "audio", "text", "transcribe"}
+    return {"transcribe"} & {*sections}
 
 
 def models_config(config: Config) -> Config:

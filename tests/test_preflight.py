@@ -8,6 +8,8 @@ from emo_ray import cluster, preflight
 from emo_ray.config import load
 from emo_ray.models.weights import Weights
 
+TRAINING = ("emovclip", "audio", "text", "train")
+
 
 def test_every_path_that_is_wrong_is_named_at_once(tmp_path):
     (tmp_path / "there.npz").write_bytes(b"")
@@ -18,11 +20,21 @@ def test_every_path_that_is_wrong_is_named_at_once(tmp_path):
     }
     begun_s = time.monotonic()
     with pytest.raises(ValueError, match=r"fusion\.start_from") as caught:
-        preflight.check(load("mini", changes), encodes=True, uses_gpu=True)
+        preflight.check(load("mini", changes), TRAINING)
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["train.pseudo_labels", "fusion.start_from", "tables.audio"]
     assert "gone.npz" in lines[2]
     assert time.monotonic() - begun_s < 1
+
+
+def test_a_job_that_only_transcribes_needs_the_recogniser_alone():
+    config = load("mer2024", {"train.use_gpu": "no"})
+    with pytest.raises(ValueError, match=r"transcribe\.model") as caught:
+        preflight.check(config, ("transcribe",))
+    assert "encoder:" not in str(caught.value)
+    assert preflight.check(config, ("segment",)) == []
+    with pytest.raises(ValueError, match=r"text\.encoder"):
+        preflight.check(config, TRAINING)
 
 
 def test_gpus_that_are_demanded_of_this_machine_are_counted_without_ray(monkeypatch):
@@ -30,8 +42,8 @@ def test_gpus_that_are_demanded_of_this_machine_are_counted_without_ray(monkeypa
     config = load("mini", {"train.use_gpu": "yes", "train.num_workers": 16})
     if cluster.local_gpus() is not None:
         with pytest.raises(ValueError, match=r"train.use_gpu=yes.*16"):
-            preflight.check(config, encodes=False, uses_gpu=True)
-    preflight.check(config, encodes=False, uses_gpu=False)
+            preflight.check(config, ("train",))
+    preflight.check(config, ("segment",))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert preflight.missing_gpus(config) == []
 
@@ -58,11 +70,11 @@ def test_what_is_fetched_is_said_with_its_size():
 def test_the_stand_in_of_mini_is_named_where_it_meets_real_clips(tmp_path):
     (tmp_path / "clips.csv").write_text("video,label\na.mp4,happy\n")
     real = {"data.manifest": str(tmp_path / "clips.csv")}
-    (note,) = preflight.check(load("mini", real), encodes=True, uses_gpu=True)
+    (note,) = preflight.check(load("mini", real), TRAINING)
     assert note.startswith("warning: ")
     assert "small" in note
-    assert preflight.check(load("mini"), encodes=True, uses_gpu=True) == []
-    assert preflight.check(load("mini", {**real, "modalities": ["audio", "text"]}), encodes=True, uses_gpu=True) == []
+    assert preflight.check(load("mini"), TRAINING) == []
+    assert preflight.check(load("mini", {**real, "modalities": ["audio", "text"]}), TRAINING) == []
 
 
 def test_a_cluster_file_says_how_far_it_may_grow():
