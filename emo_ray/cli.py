@@ -82,7 +82,8 @@ def main(name: str, words: Sequence[str] | None = None) -> None:
         else:
             result.show()
             for line in job.warnings:
-                say(line)
+                if line not in result.content.get("notes", ()):  # which were shown
+                    say(line)
             for line in job.next_commands(result):
                 say(f"next: {line}")
             _print(str(result.path), answer)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from emo_ray import cluster
 from emo_ray.config import Config, flatten
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.models import checkpoint_files
+from emo_ray.models.identity import stand_in_notes
 from emo_ray.models.weights import Weights, problems_of, weights_of
 
 # Keys of files and folders that must be there, however a job uses them.
 _PATHS = ("checkpoint", "train.pseudo_labels", "emovclip.start_from", "fusion.start_from", "pseudo.teachers")
-_STAND_IN = "mini_clip.safetensors"
 _TABLES = ("tables.video", "tables.audio", "tables.text")
 
 
@@ -31,7 +32,7 @@ def check(config: Config, sections: Collection[str]) -> list[str]:
         named = weights_of(model_config, on_gpu=config.train.use_gpu == "yes")
         weights = [entry for entry in named if entry.key.partition(".")[0] in keys]
         problems += problems_of(model_config, weights)
-        notes += [*fetched(weights), *(stand_ins(model_config, config) if "emovclip" in keys else [])]
+        notes += [*fetched(weights), *(stand_in_notes(model_config) if "emovclip" in keys else [])]
     if problems:
         raise ValueError("\n".join(problems))
     return notes
@@ -45,22 +46,15 @@ def built_models(config: Config, sections: Collection[str]) -> set[str]:
 
 
 def models_config(config: Config) -> Config:
-    """The config whose encoders a job uses: that of the checkpoint, if one is named."""
+    """The config whose encoders a job uses: that of the checkpoint, if one is named, with the caller's data.
+
+    A modality that the checkpoint learnt from feature tables, or that the caller has tables for, needs no encoder.
+    """
     if config.checkpoint is None or not (Path(config.checkpoint) / checkpoint_files.CONFIG).is_file():
         return config
-    return checkpoint_files.read_config(Path(config.checkpoint))[0]
-
-
-def stand_ins(model_config: Config, config: Config) -> list[str]:
-    """A line where real clips meet the CLIP of `mini`, which has seen drawn faces alone."""
-    is_stand_in = model_config.emovclip.weights == _STAND_IN
-    sees_video = "video" in model_config.modalities and not config.tables.video
-    if config.data.is_synthetic or not (is_stand_in and sees_video):
-        return []
-    return [
-        f"warning: emovclip.weights={_STAND_IN}, the stand-in of the recipe mini, knows drawn faces alone: of real "
-        "people's video expect little better than chance; the recipe small names encoders for real clips"
-    ]
+    model_config, _ = checkpoint_files.read_config(Path(config.checkpoint))
+    tables = {name: config.tables.of(name) or model_config.tables.of(name) for name in MODALITIES}
+    return model_config.model_copy(update={"data": config.data, "tables": config.tables.model_copy(update=tables)})
 
 
 def missing_paths(config: Config) -> list[str]:

@@ -18,6 +18,7 @@ from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.pretrained_source import check_code, source_digest
 
 CLIP_VERSION, AUDIO_VERSION, FUNCTIONALS_VERSION, TEXT_VERSION, RECOGNISER_VERSION = 1, 2, 3, 3, 1
+_STAND_IN = "mini_clip.safetensors"
 SPEAKER_VERSION = 1  # of standardisation by speaker, in training.speaker_scaling
 
 
@@ -60,6 +61,17 @@ def licence_notes(config: Config) -> list[str]:
     is_used = "audio" in config.modalities and not config.tables.audio and config.audio.encoder.startswith(OPENSMILE)
     words = "the sound encoder needs openSMILE, whose licence by audEERING allows non-commercial use alone"
     return [f"{words}: {config.audio.encoder}"] if is_used else []
+
+
+def stand_in_notes(config: Config) -> list[str]:
+    """What a reader must know where real clips meet the CLIP of the recipe mini, which has seen drawn faces alone."""
+    sees_video = "video" in config.modalities and not config.tables.video
+    if config.data.is_synthetic or not sees_video or config.emovclip.weights != _STAND_IN:
+        return []
+    return [
+        f"warning: emovclip.weights={_STAND_IN}, the stand-in of the recipe mini, knows drawn faces alone: of real "
+        "people's video expect little better than chance; the recipe small names encoders for real clips"
+    ]
 
 
 def recogniser_digest(config: Transcribe) -> str:

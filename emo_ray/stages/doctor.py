@@ -6,6 +6,7 @@ import psutil
 
 from emo_ray import cluster, preflight
 from emo_ray.config import Config
+from emo_ray.models.identity import stand_in_notes
 from emo_ray.models.memory import memory_by_step
 from emo_ray.models.weights import Weights, problems_of, weights_of
 from emo_ray.preflight import megabytes
@@ -29,7 +30,7 @@ def doctor(config: Config) -> Result:
     on_gpu = config.train.use_gpu == "yes" or (config.train.use_gpu == "auto" and machine.gpu_bytes() > 0)
     weights = weights_of(models, on_gpu)
     paths = [Check("paths", "error", line, "") for line in preflight.missing_paths(config)]
-    notes = [Check("recipe", "warning", line, "") for line in preflight.stand_ins(models, config)]
+    notes = [Check("recipe", "warning", line, "") for line in stand_in_notes(models)]
     encoders = [*_weights(models, weights), *_memory(models, weights, on_gpu)]
     rows = [*machine.checks(config, root), *paths, *encoders, *notes]
     errors = [row for row in rows if row.state == "error"]

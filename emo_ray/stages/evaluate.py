@@ -14,7 +14,7 @@ from emo_ray.data.splits import grouped
 from emo_ray.data.transcripts import believed
 from emo_ray.inference.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
-from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
+from emo_ray.models.identity import SPEAKER_VERSION, licence_notes, stand_in_notes
 from emo_ray.reports import evaluation
 from emo_ray.reports.evaluation import EvaluationReport
 from emo_ray.reports.floors import floor_notes
@@ -191,7 +191,7 @@ def _measure(
         content["floors"] = compared
         content["notes"] += floor_notes(compared)
     content["notes"] += [*judged.notes, *([NOTE] if config.tables.standardise == "speaker" else [])]
-    content["notes"] += licence_notes(config)
+    content["notes"] += [*licence_notes(config), *stand_in_notes(config)]
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)
