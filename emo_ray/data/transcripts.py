@@ -131,9 +131,11 @@ def filled(table: pa.Table, path: Path | None) -> pa.Table:
 
     A text that a clip has is never replaced. `path` is a table of SCHEMA; with None the rows stay as they are.
     """
-    if path is None:
-        return table
-    text_of = believed(path)
+    return table if path is None else filled_from(table, believed(path))
+
+
+def filled_from(table: pa.Table, text_of: Mapping[str, str]) -> pa.Table:
+    """Rows of shards or of a ledger, in which clips without text take these transcripts by clip_id."""
     statuses = table["text_status"].to_pylist()
     written = [
         None if status.is_ok(state) else text_of.get(clip_id)
@@ -151,6 +153,10 @@ def filled(table: pa.Table, path: Path | None) -> pa.Table:
 @lru_cache(maxsize=2)
 def believed(path: Path) -> Mapping[str, str]:
     """The transcripts with status `ok` by clip_id; a table's name tells its content, so a process reads it once."""
-    table = store.read_parquet(path, columns=["clip_id", "text", "status"])
+    return believed_in(store.read_parquet(path, columns=["clip_id", "text", "status"]))
+
+
+def believed_in(table: pa.Table) -> dict[str, str]:
+    """The transcripts with status `ok` by clip_id in rows of SCHEMA."""
     table = table.filter(pc.equal(table["status"], OK))
     return dict(zip(table["clip_id"].to_pylist(), table["text"].to_pylist(), strict=True))

@@ -22,6 +22,8 @@ from emo_ray.training.speaker_scaling import SpeakerScaling
 
 TOGETHER = "probabilities"
 ALONE = {name: f"p_{name[0].upper()}" for name in MODALITIES}  # the columns of what each modality gives alone
+# The columns of what the others give when a modality is left out: p_AT without video, and so on.
+WITHOUT = {name: "p_" + "".join(other[0].upper() for other in MODALITIES if other != name) for name in MODALITIES}
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ def with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Table
 
 @torch.inference_mode()
 def shown_probabilities(models: Models, batch: FeatureBatch) -> dict[str, np.ndarray]:
-    """Probabilities (B, K) by column: of a head that is shown all that each clip has, or a single modality of it.
+    """Probabilities (B, K) by column: of a head that is shown all of each clip, one modality, or all but one.
 
     Raises ValueError where one is not finite.
     """
     batch = batch.to(models.device)
     alone_MM = torch.eye(len(MODALITIES), dtype=torch.bool, device=batch.present_BM.device)
     batches = {TOGETHER: batch}
-    batches |= {column: batch.showing(alone_M) for column, alone_M in zip(ALONE.values(), alone_MM, strict=True)}
+    for columns, shown_MM in ((ALONE, alone_MM), (WITHOUT, ~alone_MM)):
+        batches |= {column: batch.showing(shown_M) for column, shown_M in zip(columns.values(), shown_MM, strict=True)}
     return {column: models.head(b).probabilities_BK(b.clip_ids).cpu().numpy() for column, b in batches.items()}

