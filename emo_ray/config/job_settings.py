@@ -100,6 +100,20 @@ class Evaluate(Section, owner="caller"):
         decides=by_content("report") + by_value("folds"),
     )
 
+    compare: tuple[str, ...] = setting(
+        (),
+        "Two folders, of reports or of checkpoints, whose models are compared on the same clips; nothing else is done.",
+        decides=by_content("report"),
+        path=True,
+    )
+
+    @field_validator("compare")
+    @classmethod
+    def _of_two(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
+        if len(folders) not in (0, 2):
+            raise ValueError(f"found {len(folders)} folders, expected two: evaluate.compare=[FIRST, SECOND]")
+        return folders
+
     def has_floors(self, clips: int) -> bool:
         """Whether floors are measured where so many clips are trained on."""
         return clips < SMALL if self.floors is None else self.floors

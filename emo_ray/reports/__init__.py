@@ -4,5 +4,6 @@ A report module holds the type of its content (what the JSON file beside the pag
 terminal and `write(content, folder)` for the page and its pictures.
 
 Reading order: wording, templating, table, figures, page, front_page, contact_sheet, timeline, timeline_page, floors,
-evaluation, crosscorpus, training, pseudo_labels, rounds, sweep_trials, sweep_plots, sweep, claims_plots, claims.
+reliability, scorecard, evaluation_plots, evaluation, comparison, crosscorpus, training, pseudo_labels, rounds,
+sweep_trials, sweep_plots, sweep, claims_plots, claims.
 """

@@ -3,42 +3,27 @@
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, label_point, style_axes
+from emo_ray.reports.figures import BLUE, CHANCE, INK, PALE_BLUE, empty_figure, label_point, style_axes
 from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.reliability import WHEN, CalibrationChange, reliability_diagrams
 from emo_ray.reports.table import Cell, Table
 from emo_ray.reports.wording import DASH, percent, plural, shorten
 
 PAGE = "report.html"
+_RELIABILITY = "Reliability diagrams before and after temperature scaling."
 _COLOURS = {"labelled": "#999999", "predicted": PALE_BLUE, "accepted": BLUE}
 
-When = Literal["before", "after"]  # temperature scaling
-_WHEN: tuple[When, When] = ("before", "after")
 
-
-class Bins(TypedDict):
-    """A reliability diagram over bins of confidence; None where a bin has no clips."""
-
-    edges: list[float]
-    count: list[int]
-    confidence: list[float | None]
-    accuracy: list[float | None]
-
-
-class Calibration(TypedDict):
+class Calibration(CalibrationChange):
     """How well a teacher's confidence matches how often it is right, on n labelled validation clips."""
 
     checkpoint: str
     temperature: NotRequired[float]  # the mean of several teachers has none
-    n: int
-    ece: dict[When, float | None]  # expected calibration error
-    nll: dict[When, float | None]  # mean negative log-likelihood in nats
-    reliability: dict[When, Bins]
 
 
 class ConfidenceHistogram(TypedDict):
@@ -81,6 +66,7 @@ def tables(report: PseudoLabelReport) -> list[Table]:
 def write(report: PseudoLabelReport, folder: Path) -> Path:
     """Write `report.html`, `classes.png`, `confidence.png` and `reliability.png`; the path of the page."""
     classes, *reasons, calibration = tables(report)
+    last = report["calibration"][-1]
     shown = Page(
         title=f"Pseudo-labels, round {report['round']}",
         summary=_summary(report),
@@ -90,7 +76,11 @@ def write(report: PseudoLabelReport, folder: Path) -> Path:
             *reasons,
             Picture("confidence", _confidence(report), "Histogram of confidence: accepted and refused clips."),
             calibration,
-            Picture("reliability", _reliability(report), "Reliability diagrams before and after temperature scaling."),
+            Picture(
+                "reliability",
+                reliability_diagrams(last, last["checkpoint"]),
+                "Reliability diagrams before and after temperature scaling.",
+            ),
         ],
         notes=report["notes"],
         footer="rates in percent · ECE: expected calibration error over 15 bins of confidence · NLL: mean negative "
@@ -121,8 +111,8 @@ def _calibration_table(report: PseudoLabelReport) -> Table:
             fit["checkpoint"],
             str(fit["n"]),
             f"{fit['temperature']:.2f}" if "temperature" in fit else "",
-            *(percent(fit["ece"][when]) for when in _WHEN),
-            *(_decimal(fit["nll"][when]) for when in _WHEN),
+            *(percent(fit["ece"][when]) for when in WHEN),
+            *(_decimal(fit["nll"][when]) for when in WHEN),
         ]
         for fit in report["calibration"]
     ]
@@ -142,36 +132,6 @@ def _summary(report: PseudoLabelReport) -> str:
         f"{report['accepted']} of {plural(report['clips'], 'unlabelled clip')} ({share} %) have a label that may be "
         f"trained on, by the policy “{report['policy']}”. {calibrated}{broken}"
     )
-
-
-def _reliability(report: PseudoLabelReport) -> Figure:
-    """Two diagrams, before and after scaling: how often clips of a confidence are right."""
-    fit = report["calibration"][-1]
-    figure = empty_figure(8, 4.3)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, when in zip(panels, _WHEN, strict=True):
-        _reliability_bars(axes, fit["reliability"][when])
-        axes.plot([0, 100], [0, 100], color=CHANCE, linestyle="--", linewidth=1.6)
-        error = fit["ece"][when]
-        axes.set_title(f"{when}: no clips" if error is None else f"{when}: ECE {percent(error)} %", loc="left")
-        axes.set_xlabel("confidence, percent")
-        axes.set_xlim(0, 100)
-        axes.set_ylim(0, 108)
-        style_axes(axes, "y")
-    panels[0].set_ylabel("right, percent\n(over bars: clips)")
-    figure.suptitle(f"How often {fit['checkpoint']} is right", x=0.015, ha="left", size=12)
-    return figure
-
-
-def _reliability_bars(axes: Axes, bins: Bins) -> None:
-    width = 100 * (bins["edges"][1] - bins["edges"][0])
-    for left, clips, accuracy in zip(bins["edges"], bins["count"], bins["accuracy"], strict=False):
-        if accuracy is None:
-            continue
-        x, top = 100 * left + width / 2, 100 * accuracy
-        axes.bar(x, top, 0.94 * width, color=BLUE)
-        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # over the diagonal
-        label_point(axes, x, top, str(clips), up_pt=3, size=8, color=FAINT, zorder=5, bbox=ground)
 
 
 def _class_bars(report: PseudoLabelReport) -> Figure:

@@ -23,11 +23,10 @@ from emo_ray.inference.encoders import EncoderSpec, frozen_encoders
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
-from emo_ray.reports.evaluation import EvaluationReport, FoldScores
-from emo_ray.reports.floors import floor_notes
+from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, FoldScores, convention_of
 from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.evaluate import PREDICTIONS, REPORT, report_result, track_report
+from emo_ray.stages.evaluate import report_result, track_report
 from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from emo_ray.models.head_average import Head
     from emo_ray.training.floors import Guesses
 
-VERSION = 5  # 5: an average of heads with settings from inner folds; floors
+VERSION = 6  # 6: intervals over speakers
 FOLDS = 5
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
@@ -111,14 +110,15 @@ def _measure(
     batch = labelled_batch(table, label_of, _windows(config, prepared, batch, fold_B))
     folds = _test_folds(config, prepared, batch, fold_B)
     probabilities = {name: _gathered([fold.probabilities[name] for fold in folds], fold_B) for name in SUBSETS}
-    content: EvaluationReport = report_of(batch, probabilities, prepared, "folds")
+    content: EvaluationReport = report_of(batch, probabilities, prepared, "folds", config.seed)
+    if custom := convention_of(config.data.corpus, config.data.manifest, content["notes"]):
+        content["convention"] = custom
     if config.evaluate.has_floors(len(batch)):
         guesses = {
             subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
             for subset in SUBSETS
         }
         content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
-        content["notes"] += floor_notes(content["floors"])
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, len(label_of)) + _fold_notes(prepared, batch, fold_B)
     if chosen := [fold.chosen for fold in folds if fold.chosen]:
@@ -126,7 +126,9 @@ def _measure(
     content["notes"] += external_tables.notes(config, prepared, encoders, parts) + licence_notes(config)
     content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
-    write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, {"fold": pa.array(fold_B + 1)})
+    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
+    write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     evaluation.write(content, folder)
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emo_ray import cluster, store, tracking
-from emo_ray.config import Config
+from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.splits import grouped
 from emo_ray.data.transcripts import believed
 from emo_ray.inference.encoders import EncoderSpec, encoders_of, of_checkpoint
-from emo_ray.models.checkpoint_files import SEEN, SPEAKERS, WEIGHTS
+from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, SPEAKERS, WEIGHTS, read_calibration
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes, stand_in_notes
 from emo_ray.reports import evaluation
-from emo_ray.reports.evaluation import EvaluationReport
-from emo_ray.reports.floors import floor_notes
+from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, convention_of, verdict
 from emo_ray.stages.chat.readings import has_words
+from emo_ray.stages.compare import compare
 from emo_ray.stages.corpus import Corpus, encoded_with, open_corpus, speaker_offer
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.result import Result
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from emo_ray.models.head_average import Head
     from emo_ray.training.scoring import Probabilities
 
-VERSION = 3  # 3: floors
-REPORT, PREDICTIONS = "report.json", "predictions.parquet"
+VERSION = 4  # 4: intervals, calibration, single modalities, speakers, epochs
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,11 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
     """Report on `checkpoint`, or on the model that this config trains (made now where it is missing).
 
     `corpus` is what `checkpoint` is measured on (default: the one that the config names). Raises ValueError where the
-    split has no labelled clips.
+    split has no labelled clips. With `evaluate.compare` two models are compared instead.
     """
     check_no_folds(config)
+    if config.evaluate.compare:
+        return compare(config, [_report_folder(config, path) for path in config.evaluate.compare])
     if config.checkpoint is None:
         path, corpus = train_model(config, corpus)
     else:
@@ -61,6 +62,13 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
     key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
     track_report(config, key, path.name, folder, content)
     return report_result(config, folder, content, corpus.prepared)
+
+
+def _report_folder(config: Config, path: str) -> Path:
+    """A report's folder: `path` itself, or for a checkpoint's folder its report on the corpus of this config."""
+    if (Path(path) / PREDICTIONS).is_file():
+        return Path(path)
+    return evaluate(override(config, {"checkpoint": path, "evaluate.compare": []})).path
 
 
 def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Path:
@@ -80,7 +88,13 @@ def report_result(config: Config, folder: Path, content: EvaluationReport, prepa
     """What a person is shown of a report."""
     runs = tracking.command(config, cluster.store_root(config))
     offer = speaker_offer(config, prepared.clips) if config.checkpoint is None else []
-    lines = [*content["notes"], *offer, f"pictures and details: {folder / evaluation.PAGE}", f"all runs: {runs}"]
+    lines = [
+        *verdict(content),
+        *content["notes"],
+        *offer,
+        f"pictures and details: {folder / evaluation.PAGE}",
+        f"all runs: {runs}",
+    ]
     return Result(folder, dict(content), evaluation.tables(content), lines)
 
 
@@ -145,7 +159,17 @@ def _folder(
 ) -> Path:
     """Named after everything that decides a report."""
     weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
-    decides = [VERSION, path.name, weights, digests, prepared.path.name, judged.split, sorted(judged.label_of)]
+    temperature = fitted["temperature"] if (fitted := read_calibration(path)) else None
+    decides = [
+        VERSION,
+        path.name,
+        weights,
+        temperature,
+        digests,
+        prepared.path.name,
+        judged.split,
+        sorted(judged.label_of),
+    ]
     decides.append(config.evaluate.floors)
     if config.tables.standardise == "speaker":
         decides += [SPEAKER_VERSION, store.digest_path(path / SPEAKERS)]
@@ -180,24 +204,39 @@ def _measure(
     judged: JudgedClips,
 ) -> None:  # fmt: skip
     """Write the report of a model on a split."""
+    import pyarrow as pa
+
     from emo_ray.stages.encoding import external_tables
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
     batch, probabilities = predict_subsets(config, path, encoders, prepared, judged.label_of)
-    content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split)
+    fitted = read_calibration(path)
+    content: EvaluationReport = report_of(batch, probabilities, prepared, judged.split, config.seed, fitted)
     content["checkpoint"] = path.name
+    content["histories"] = _histories(path)
+    if custom := convention_of(config.data.corpus, config.data.manifest, content["notes"]):
+        content["convention"] = custom
     if compared := _floors(config, path, encoders, prepared, batch, probabilities):
         content["floors"] = compared
-        content["notes"] += floor_notes(compared)
     content["notes"] += [*judged.notes, *([NOTE] if config.tables.standardise == "speaker" else [])]
     content["notes"] += [*licence_notes(config), *stand_in_notes(config)]
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)
     store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
-    write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels)
+    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    write_predictions(
+        folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
+    )
     evaluation.write(content, folder)
+
+
+def _histories(path: Path) -> dict[str, list[dict[str, float]]]:
+    """The metrics of every epoch of each phase that made a model; empty for a folder that holds none."""
+    folders = {"emovclip": path / EMOVCLIP, "fusion": path}
+    metas = {phase: store.read_meta(folder) for phase, folder in folders.items() if store.is_complete(folder)}
+    return {phase: meta["history"] for phase, meta in metas.items() if "history" in meta}
 
 
 def _floors(

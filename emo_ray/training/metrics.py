@@ -42,9 +42,14 @@ def of_counts(counts_XKK: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def per_class_f1(probability_BK: np.ndarray, label_B: np.ndarray) -> np.ndarray:
-    """F1 of each of the K classes; 0 for a class that occurs neither in truth nor in guesses."""
-    return _f1(confusion(probability_BK, label_B))
+def per_class(counts_KK: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 of each class (K), from confusion counts; 0 where nothing is to be divided."""
+    hit_K = np.diagonal(counts_KK)
+    return {
+        "precision": hit_K / np.maximum(counts_KK.sum(axis=0), 1),
+        "recall": hit_K / np.maximum(counts_KK.sum(axis=1), 1),
+        "f1": _f1(counts_KK),
+    }
 
 
 def confusion(probability_BK: np.ndarray, label_B: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Scores of a fusion head: its probabilities for each subset of the modalities, and the metrics that they give."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.prepared import Prepared
+from emo_ray.models.checkpoint_files import FittedTemperature
 from emo_ray.models.head_average import Head
-from emo_ray.training.metrics import chance, confusion, metrics, per_class_f1
+from emo_ray.training import bootstrap, calibration
+from emo_ray.training.metrics import chance, confusion, counts, metrics, of_counts, per_class
 
 EVERYTHING = "".join(name[0].upper() for name in MODALITIES)
 Probabilities = dict[str, np.ndarray]  # subset of the modalities, such as "VA" -> float32 (B, K)
@@ -35,13 +38,18 @@ def scores(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, Any]:
 
     Beside the metrics stands the number of "classes" that occur among the clips, which UAR and macro F1 average over.
     """
-    present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
-    subsets = {}
-    for name, modalities in SUBSETS.items():
-        with_all = np.flatnonzero(present_BM[:, [MODALITIES.index(m) for m in modalities]].all(axis=1))
-        subsets[name] = _measured(probabilities[name], label_B, with_all)
-    with_any = np.flatnonzero(present_BM.any(axis=1))
+    label_B = batch.label_B.numpy()
+    subsets = {
+        name: _measured(probabilities[name], label_B, _rows_with(batch, modalities))
+        for name, modalities in SUBSETS.items()
+    }
+    with_any = np.flatnonzero(batch.present_BM.numpy().any(axis=1))
     return {"subsets": subsets, "available": _measured(probabilities[EVERYTHING], label_B, with_any)}
+
+
+def _rows_with(batch: FeatureBatch, modalities: Sequence[str]) -> np.ndarray:
+    """The rows of the clips that have all of these modalities."""
+    return np.flatnonzero(batch.present_BM.numpy()[:, [MODALITIES.index(name) for name in modalities]].all(axis=1))
 
 
 def _measured(probability_BK: np.ndarray, label_B: np.ndarray, rows: np.ndarray) -> dict[str, float] | None:
@@ -51,30 +59,147 @@ def _measured(probability_BK: np.ndarray, label_B: np.ndarray, rows: np.ndarray)
     return metrics(probability_BK[rows], label_B[rows]) | {"classes": len(np.unique(label_B[rows]))}
 
 
-def report_of(batch: FeatureBatch, probabilities: Probabilities, prepared: Prepared, split: str) -> Any:
-    """The report of these clips (reports.evaluation.EvaluationReport) but for its `checkpoint`.
+def report_of(
+    batch: FeatureBatch, probabilities: Probabilities, prepared: Prepared, split: str, seed: int,
+    fitted: FittedTemperature | None = None,
+) -> Any:  # fmt: skip
+    """The report of these clips (reports.evaluation.EvaluationReport) but for what only their model knows.
 
-    Raises ValueError where none has any modality."""
+    `fitted` is the temperature of the model, if it has any. Raises ValueError where no clip has any modality.
+    """
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
-    everything_BK, any_B = probabilities[EVERYTHING], present_BM.any(axis=1)
+    any_B = present_BM.any(axis=1)
     if not any_B.any():
         raise ValueError(f"found no usable modality in any {split} clip: see bad_media.csv in {prepared.path}")
-    f1_K = per_class_f1(everything_BK[any_B], label_B[any_B])
+    everything_BK, true_B = probabilities[EVERYTHING][any_B], label_B[any_B]
+    confusion_KK = confusion(everything_BK, true_B)
     count_K = np.bincount(label_B, minlength=len(prepared.labels))
     notes = list(prepared.notes)
     if not any_B.all():
         notes.append(f"{int((~any_B).sum())} clips of the split have no usable modality and are not measured")
+    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     return {
         **scores(batch, probabilities),
-        "per_class_f1": dict(zip(prepared.labels, f1_K.tolist(), strict=True)),
+        **spread(batch, probabilities, speakers, seed),
+        **{
+            f"per_class_{name}": dict(zip(prepared.labels, values_K.tolist(), strict=True))
+            for name, values_K in per_class(confusion_KK).items()
+        },
         "per_class_n": dict(zip(prepared.labels, count_K.tolist(), strict=True)),
-        "confusion": confusion(everything_BK[any_B], label_B[any_B]).tolist(),
+        "confusion": confusion_KK.tolist(),
+        "confusions": _confusions_alone(batch, probabilities),
+        "calibration": _calibration(everything_BK, true_B, fitted),
+        "balance": _balance(prepared),
         "split": split,
         "labels": list(prepared.labels),
-        "chance": chance(label_B[any_B], len(prepared.labels)),
+        "chance": chance(true_B, len(prepared.labels)),
         "n_clips": len(label_B),
         "notes": notes,
     }
+
+
+def spread(
+    batch: FeatureBatch, probabilities: Probabilities, speakers: Sequence[str | None], seed: int
+) -> dict[str, Any]:
+    """How far other speakers or clips might give other scores: `intervals`, `drawn`, `fusion` and `speakers`.
+
+    They are entries of reports.evaluation.EvaluationReport. `speakers` names the speaker of each clip.
+    """
+    label_B, group_B = batch.label_B.numpy(), bootstrap.speaker_groups(speakers)
+    rows_of = {name: _rows_with(batch, modalities) for name, modalities in SUBSETS.items()}
+    guess_of = {name: values_BK.argmax(axis=1) for name, values_BK in probabilities.items()}
+    any_B = np.flatnonzero(batch.present_BM.numpy().any(axis=1))
+    shown = {name: (guess_of[name], rows) for name, rows in rows_of.items()} | {
+        "available": (guess_of[EVERYTHING], any_B)
+    }
+    classes = probabilities[EVERYTHING].shape[1]
+
+    def groups(rows: np.ndarray) -> np.ndarray | None:
+        return None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
+
+    measured_speakers = [speakers[row] for row in any_B.tolist()]
+    return {
+        "intervals": {
+            name: bootstrap.score_intervals(guess_B[rows], label_B[rows], classes, groups(rows), seed)
+            for name, (guess_B, rows) in shown.items()
+            if len(rows)
+        },
+        "drawn": "clips" if group_B is None else "speakers",
+        "fusion": _fusion_lead(rows_of, guess_of, label_B, classes, groups, seed),
+        "speakers": _by_speaker(measured_speakers, guess_of[EVERYTHING][any_B], label_B[any_B], classes),
+    }
+
+
+def _fusion_lead(
+    rows_of: Mapping[str, np.ndarray], guess_of: Mapping[str, np.ndarray], label_B: np.ndarray, classes: int,
+    groups: Callable[[np.ndarray], np.ndarray | None], seed: int,
+) -> dict[str, Any] | None:  # fmt: skip
+    """The lead in WAF of the largest subset over the best of its modalities alone, on the clips that have all of it.
+
+    None where no clip has two modalities. The best is chosen on these clips, which flatters it.
+    """
+    measured = [name for name, rows in rows_of.items() if len(name) > 1 and len(rows)]
+    if not measured:
+        return None
+    subset = max(measured, key=lambda name: (len(name), len(rows_of[name])))
+    rows = rows_of[subset]
+    guess_XB = np.stack([guess_of[name][rows] for name in (subset, *subset)])
+    waf_X = of_counts(counts(guess_XB, label_B[rows], classes))["waf"]
+    best = 1 + int(waf_X[1:].argmax())
+    intervals = bootstrap.difference_intervals(guess_XB[[0, best]], label_B[rows], classes, groups(rows), seed)
+    return {
+        "subset": subset,
+        "best": subset[best - 1],
+        "waf": float(waf_X[0]),
+        "best_waf": float(waf_X[best]),
+        "difference": float(waf_X[0] - waf_X[best]),
+        "interval": intervals["waf"],
+        "n": len(rows),
+    }
+
+
+def _by_speaker(
+    speakers: Sequence[str | None], guess_B: np.ndarray, label_B: np.ndarray, classes: int
+) -> dict[str, dict[str, float]]:
+    """The WAF and number of clips of each speaker, in the order of their names."""
+    by_speaker = {}
+    for speaker in sorted({name for name in speakers if name is not None}):
+        rows = np.array([name == speaker for name in speakers])
+        waf = float(of_counts(counts(guess_B[rows], label_B[rows], classes))["waf"])
+        by_speaker[speaker] = {"waf": waf, "n": int(rows.sum())}
+    return by_speaker
+
+
+def _confusions_alone(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, list[list[int]]]:
+    """Confusion counts of each modality alone, on the clips that have it; empty for one that no clip has."""
+    label_B = batch.label_B.numpy()
+    rows_of = {name: _rows_with(batch, names) for name, names in SUBSETS.items() if len(names) == 1}
+    return {
+        name: confusion(probabilities[name][rows], label_B[rows]).tolist()
+        for name, rows in rows_of.items()
+        if len(rows)
+    }
+
+
+def _calibration(probability_BK: np.ndarray, label_B: np.ndarray, fitted: FittedTemperature | None) -> dict[str, Any]:
+    """How calibrated the model is on these clips, before and after the temperature that training fitted.
+
+    Without one, "after" is as before, and `temperature` None.
+    """
+    temperature = fitted["temperature"] if fitted else None
+    after_BK = calibration.calibrated(probability_BK, temperature or 1.0)
+    about = {"temperature": temperature, "fitted_on": f"{fitted['n']} clips ({fitted['clips']})" if fitted else None}
+    return about | calibration.change(probability_BK, after_BK, label_B)
+
+
+def _balance(prepared: Prepared) -> dict[str, dict[str, int]]:
+    """Labelled clips of each class in each split that has any."""
+    balance = {}
+    for split in ("train", "validation", "test"):
+        classes = Counter(clip.label for clip in prepared.clips if clip.split == split and clip.label is not None)
+        if classes:
+            balance[split] = {label: classes[label] for label in prepared.labels}
+    return balance
 
 
 def write_predictions(

@@ -28,9 +28,29 @@ def example(labels=LABELS, seed=0):
     def scores():
         return {"waf": rate(), "accuracy": rate(), "uar": rate(), "macro_f1": rate(), "n": count(), "classes": 6}
 
+    def interval():
+        return sorted([rate(), rate()])
+
+    bins = {"edges": [0, 0.5, 1], "count": [0, 9], "confidence": [None, 0.8], "accuracy": [None, 0.7]}
     return {
         "subsets": {key: scores() for key in SUBSET_NAMES},
         "available": scores(),
+        "intervals": {key: {score: interval() for score in SCORES} for key in (*SUBSET_NAMES, "available")},
+        "drawn": "speakers",
+        "fusion": None,
+        "speakers": {f"person {i}": {"waf": i / 8, "n": 5 + i} for i in range(7)},
+        "confusions": {key: rng.integers(99, size=(len(labels), len(labels))).tolist() for key in "VAT"},
+        "calibration": {
+            "temperature": 1.5,
+            "fitted_on": "30 clips (validation)",
+            "n": 9,
+            "ece": {"before": 0.1, "after": 0.05},
+            "nll": {"before": 0.9, "after": 0.8},
+            "reliability": {"before": bins, "after": bins},
+        },
+        "balance": {"train": dict.fromkeys(labels, 7), "test": dict.fromkeys(labels, 3)},
+        "per_class_precision": {label: rate() for label in labels},
+        "per_class_recall": {label: rate() for label in labels},
         "per_class_f1": {label: rate() for label in labels},
         "per_class_n": {label: count() for label in labels},
         "confusion": [[count() for _ in labels] for _ in labels],
@@ -40,7 +60,12 @@ def example(labels=LABELS, seed=0):
         "checkpoint": "0123456789abcdef",
         "n_clips": count(),
         "notes": ["3 clips could not be decoded."],
+        "histories": {"fusion": [{"epoch": i, "train_loss": 1 / (1 + i), "val_waf": 0.5} for i in range(3)]},
     }
+
+
+PICTURES = ("subsets", "confusion", "confusions", "reliability", "speakers", "balance", "learning")
+TABLES = ("subsets", "available", "per_class_precision", "per_class_recall", "per_class_f1", "per_class_n", "confusion")
 
 
 def numbers(tree):
@@ -65,8 +90,8 @@ def printed(report):
 def test_every_number_is_on_the_page(tmp_path):
     report = example()
     words = set(re.findall(r"\d+(?:\.\d+)?", visible(page(report, tmp_path))))
-    expected = numbers(report)
-    assert len(expected) == 8 * 6 + 2 * 6 + 36 + 3 + 1
+    expected = numbers([report[key] for key in (*TABLES, "intervals", "chance", "n_clips")])
+    assert len(expected) == 8 * 6 + 4 * 6 + 36 + 8 * 4 * 2 + 3 + 1
     assert not [number for number in expected if number not in words]
 
 
@@ -108,7 +133,10 @@ def test_subsets_without_clips(tmp_path, missing):
 def test_nothing_measured_at_all(tmp_path):
     report = example()
     report |= {"subsets": dict.fromkeys(SUBSET_NAMES), "available": None, "n_clips": 0, "notes": []}
-    report |= {"per_class_f1": dict.fromkeys(LABELS, float("nan")), "per_class_n": dict.fromkeys(LABELS, 0)}
+    unknown = dict.fromkeys(LABELS, float("nan"))
+    report |= {f"per_class_{name}": unknown for name in ("precision", "recall", "f1")}
+    report |= {"per_class_n": dict.fromkeys(LABELS, 0), "intervals": {}, "speakers": {}, "confusions": {}}
+    report |= {"calibration": report["calibration"] | {"n": 0}, "histories": {}, "balance": {}}
     report["confusion"] = [[0] * 6 for _ in LABELS]
     html = page(report, tmp_path)
     assert "Nothing was measured" in html
@@ -173,14 +201,14 @@ def test_the_page_loads_nothing(tmp_path):
 
 def test_the_page_holds_the_pictures(tmp_path):
     pictures = embedded(page(example(), tmp_path))
-    assert pictures == [(tmp_path / name).read_bytes() for name in ("subsets.png", "confusion.png")]
+    assert pictures == [(tmp_path / f"{name}.png").read_bytes() for name in PICTURES]
 
 
 @pytest.mark.parametrize("classes", [2, 6, 12])
 def test_pictures_are_sharp_and_of_a_sensible_size(tmp_path, classes):
     page(example([f"emotion {k} with a long name" for k in range(classes)]), tmp_path)
     paths = list(tmp_path.glob("*.png"))
-    assert sorted(path.name for path in paths) == ["confusion.png", "subsets.png"]
+    assert sorted(path.stem for path in paths) == sorted(PICTURES)
     for path in paths:
         with Image.open(path) as image:
             image.load()
@@ -204,10 +232,23 @@ def test_same_report_same_bytes_and_the_report_is_left_alone(tmp_path):
 
 
 def test_other_numbers_other_pictures(tmp_path):
-    first, second = (embedded(page(example(seed=seed), tmp_path)) for seed in (0, 1))
+    first, second = (embedded(page(example(seed=seed), tmp_path))[:3] for seed in (0, 1))
     assert not set(first) & set(second)
 
 
-@pytest.mark.parametrize(("rate", "n", "error"), [(0.5, 100, 0.05), (0.9, 900, 0.01), (1.0, 5, 0.0), (0.0, 5, 0.0)])
-def test_standard_error_by_hand(rate, n, error):
-    assert evaluation._standard_error(rate, n) == pytest.approx(error)
+def test_half_of_the_interval_stands_beside_each_score():
+    report = example()
+    report["subsets"]["V"]["waf"], report["intervals"]["V"]["waf"] = 0.7, [0.65, 0.73]
+    row = texts(evaluation.tables(report)[0])[0]
+    assert row[1] == "70.0 ±4.0"
+    del report["intervals"]["V"]["waf"]
+    assert texts(evaluation.tables(report)[0])[0][1] == "70.0"
+
+
+def test_a_model_without_a_temperature_has_a_single_diagram(tmp_path):
+    report = example()
+    report["calibration"] |= {"temperature": None, "fitted_on": None}
+    words = visible(page(report, tmp_path))
+    assert "no temperature" in words
+    with Image.open(tmp_path / "reliability.png") as image:
+        assert image.width < 1000

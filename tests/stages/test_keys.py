@@ -145,6 +145,7 @@ OTHER = {
     "train.objective": "VAT/uar",
     "tune.objective": "VAT/uar",
     "claims.dropout_rates": [0.5],
+    "evaluate.compare": ["FOLDER/model", "FOLDER/other model"],
     "crosscorpus.corpora": {"other": {"data.manifest": "FOLDER/more.jsonl"}},
     "tables.export_as": ["npy"],
     "tracking.uri": "http://localhost:5000",

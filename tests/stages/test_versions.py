@@ -21,6 +21,7 @@ from PIL import Image
 from recording_files import voices, write_sound
 from safetensors.numpy import load_file
 
+from emo_ray import store
 from emo_ray.config import Config, load, override
 from emo_ray.config.data_settings import Media, Segment
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
@@ -38,6 +39,7 @@ from emo_ray.models import audio
 from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
 from emo_ray.stages.chat import answer_log, sounds
+from emo_ray.stages.compare import compare
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.segment import UTTERANCES
@@ -250,6 +252,16 @@ def of_folds(few) -> Any:
     return read(folder / "report.json"), read(folder / "predictions.parquet")
 
 
+def of_comparison(small, folder: Path) -> Any:
+    """The report beside a copy of itself that takes the clips for what the one before is."""
+    table = pq.read_table(small[0] / "predictions.parquet")
+    shifted = pa.array(table["p_VAT"].to_pylist()[1:] + table["p_VAT"].to_pylist()[:1], table["p_VAT"].type)
+    place = table.column_names.index("p_VAT")
+    store.write_parquet(folder / "predictions.parquet", table.set_column(place, "p_VAT", shifted), rows_per_group=100)
+    config = Config.model_validate({"store": {"root": str(folder / "store")}})
+    return read(compare(config, [small[0], folder]).path / "comparison.json")
+
+
 def of_frames() -> Any:
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 2, 3, 64, 64), np.uint8))
     encoder = baselines.FrozenFrames(load("mini", {"media.frames": 2})).eval()
@@ -337,6 +349,7 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "models.identity.TEXT_VERSION": of_encoder(small, "text"),
         "stages.chat.answer_log.VERSION": of_answers(),
         "stages.chat.sounds.VERSION": of_sounds(),
+        "stages.compare.VERSION": of_comparison(small, tmp_path_factory.mktemp("comparison")),
         "stages.crossvalidate.VERSION": of_folds(few),
         "stages.evaluate.VERSION": of_report(small),
         "inference.encoders.VERSION": of_features(small),

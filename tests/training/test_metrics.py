@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+)
 
-from emo_ray.training.metrics import chance, confusion, counts, metrics, objective, of_counts, per_class_f1
+from emo_ray.training.metrics import chance, confusion, counts, metrics, objective, of_counts, per_class
 
 #  truth 0: 4 clips, 3 right, one taken for 1; truth 1: 2 clips, both right; truth 2: 1 clip, taken for 0.
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -45,7 +51,11 @@ def test_many_models_at_once_against_scikit_learn(clips, classes, seed):
 
 
 def test_per_class_and_confusion_cover_all_classes():
-    assert per_class_f1(PROBABILITIES, LABELS).tolist() == pytest.approx([*F1, 0.0])
+    *expected, _ = precision_recall_fscore_support(LABELS, GUESSES, labels=range(4), zero_division=0)
+    actual = per_class(confusion(PROBABILITIES, LABELS))
+    assert actual["f1"].tolist() == pytest.approx([*F1, 0.0])
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=True):
+        assert actual[name].tolist() == pytest.approx(values.tolist())
     expected = [[3, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert confusion(PROBABILITIES, LABELS).tolist() == expected
 

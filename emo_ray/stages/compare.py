@@ -1,0 +1,104 @@
+"""compare: two reports on the same clips, to what can be concluded of the models."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from emo_ray import cluster, store
+from emo_ray.config import Config
+from emo_ray.reports import comparison as report
+from emo_ray.reports.comparison import ModelComparison, conclusion
+from emo_ray.reports.scorecard import PREDICTIONS, REPORT
+from emo_ray.stages.result import Result
+
+VERSION = 1
+COMPARISON = "comparison.json"
+_TOGETHER = "p_VAT"  # with whatever each clip has
+
+
+def compare(config: Config, folders: Sequence[Path]) -> Result:
+    """What can be said of the models of two reports from the clips that both have judged.
+
+    Raises ValueError where they know other classes, or no clip in common, or disagree on a clip's label.
+    """
+    digests = [store.digest_path(folder / PREDICTIONS) for folder in folders]
+    names = _names(folders)
+    folder = cluster.store_root(config) / "reports" / f"compare-{store.digest(VERSION, names, digests, config.seed)}"
+
+    def fill(temporary: Path) -> None:
+        content = _compared(folders, names, config.seed)
+        store.write_text(temporary / COMPARISON, json.dumps(content, indent=1, ensure_ascii=False))
+        report.write(content, temporary)
+
+    store.artefact(folder, {"kind": "comparison", "version": VERSION}, fill)
+    content: ModelComparison = store.read_json(folder / COMPARISON)
+    lines = [conclusion(content), f"pictures and details: {folder / report.PAGE}"]
+    return Result(folder, dict(content), report.tables(content), lines)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What the two models are called; the folders of their reports where that is the same."""
+    names = []
+    for folder in folders:
+        path = folder / REPORT
+        content: dict[str, Any] = store.read_json(path) if path.is_file() else {}
+        names.append(content.get("checkpoint") or folder.name)
+    return names if len(set(names)) == len(names) else [folder.name for folder in folders]
+
+
+def _compared(folders: Sequence[Path], names: list[str], seed: int) -> ModelComparison:
+    from emo_ray.training.comparison import comparison  # scipy's statistics take a second to import
+
+    first, second = (_read(folder) for folder in folders)
+    where = f"in {folders[0]} and {folders[1]}"
+    if set(first.labels) != set(second.labels):
+        raise ValueError(
+            f"evaluate.compare: found the classes {', '.join(first.labels)} and {', '.join(second.labels)} {where}, "
+            "expected the same: compare models of one corpus"
+        )
+    common = sorted(first.label_of.keys() & second.label_of.keys())
+    differing = [clip_id for clip_id in common if first.label_of[clip_id] != second.label_of[clip_id]]
+    if not common or differing:
+        fault = f"other labels of {len(differing)} clips ({differing[0]})" if differing else "no clip in common"
+        raise ValueError(
+            f"evaluate.compare: found {fault} {where}, expected reports on the same clips: evaluate both models with "
+            "one data.manifest"
+        )
+    index = {label: k for k, label in enumerate(first.labels)}
+    label_B = np.array([index[first.label_of[clip_id]] for clip_id in common])
+    pair_2B = np.array([[index[judged.guess_of[clip_id]] for clip_id in common] for judged in (first, second)])
+    speakers_B = [first.speaker_of[clip_id] for clip_id in common]
+    content = comparison(pair_2B, label_B, len(index), speakers_B, seed)
+    left_out = len(first.label_of.keys() ^ second.label_of.keys())
+    return {"names": names, "left_out": left_out, **content}  # type: ignore[typeddict-item] # of `comparison`'s entries
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a report's predictions say of clips with any modality."""
+
+    labels: list[str]
+    label_of: dict[str, str]
+    guess_of: dict[str, str]
+    speaker_of: dict[str, str | None]
+
+
+def _read(folder: Path) -> _Judged:
+    table = store.read_parquet(folder / PREDICTIONS)
+    labels = json.loads(table.schema.metadata[b"labels"])
+    usable_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
+    table = table.filter(pa.array(usable_B))
+    ids = table["clip_id"].to_pylist()
+    guess_B = np.array(table[_TOGETHER].to_pylist()).reshape(-1, len(labels)).argmax(axis=1)
+    speakers = table["speaker"].to_pylist() if "speaker" in table.column_names else [None] * len(ids)
+    return _Judged(
+        labels,
+        dict(zip(ids, table["label"].to_pylist(), strict=True)),
+        {clip_id: labels[k] for clip_id, k in zip(ids, guess_B, strict=True)},
+        dict(zip(ids, speakers, strict=True)),
+    )
