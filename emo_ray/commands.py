@@ -57,6 +57,14 @@ COMMANDS: dict[str, Command] = {
         result="STORE/prepared/KEY with manifest.parquet, ledger.parquet, bad_media.csv and a contact sheet",
         then=("train",),
     ),
+    "check": Command(
+        "stages.check",
+        about="Know your data: leakage between splits by content and by speaker, balance, silence, clipping, dark and "
+        "still pictures, doubled and missing transcripts, faces, unreadable media.",
+        example="mini data.manifest=clips.csv",
+        result="STORE/checks/KEY with report.html, check.json, clips.csv and pairs.csv; exit status 2 where anything "
+        "leaks, else 0",
+    ),
     "transcribe": Command(
         "stages.transcribe",
         about="Write down what is said in the clips that have no transcript.",
