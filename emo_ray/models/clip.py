@@ -50,7 +50,8 @@ def tokenizer(config: Config) -> Callable[..., torch.Tensor]:
     """
     source = clip_source(config)
     merges = source.merges and (str(source.merges), source.merges.stat().st_mtime_ns)
-    key = json.dumps([source.name, bool(source.folder), source.architecture, merges], sort_keys=True)
+    tokenizer_folder = source.tokenizer and str(source.tokenizer)
+    key = json.dumps([source.name, bool(source.folder), source.architecture, merges, tokenizer_folder], sort_keys=True)
     if key not in _TOKENIZERS:
         _TOKENIZERS[key] = _tokenizer(source)
     return _TOKENIZERS[key]
@@ -61,8 +62,13 @@ def _tokenizer(source: ClipSource) -> Callable[..., torch.Tensor]:
         return open_clip.get_tokenizer(source.name)
     text = source.architecture["text_cfg"]
     length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    options = text.get("tokenizer_kwargs", {})
+    if source.tokenizer is not None:
+        return open_clip.tokenizer.HFTokenizer(
+            str(source.tokenizer), context_length=length, trust_remote_code=False, local_files_only=True, **options
+        )
     merges = {"bpe_path": str(source.merges)} if source.merges else {}
-    return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}), **merges)
+    return open_clip.SimpleTokenizer(context_length=length, **options, **merges)
 
 
 def pixel_statistics(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,16 +155,27 @@ def _read(source: ClipSource) -> tuple[State | None, bool]:
 
 
 def _statistics(source: ClipSource) -> dict[str, Any]:
-    """`mean` and `std` of pixels that a folder or a pretrained tag gives; open_clip's defaults stand for the others."""
-    if not isinstance(source.weights, str):
+    """`mean` and `std` of pixels that a folder or a pretrained tag gives; open_clip's defaults stand for the others.
+
+    A file of a named architecture gets those of its tags, where all tags have the same.
+    """
+    if source.folder:
         return source.statistics
-    tag = open_clip.get_pretrained_cfg(source.name, source.weights)
-    return {key: tag[key] for key in ("mean", "std") if key in tag}
+    names = (
+        [source.weights] if isinstance(source.weights, str) else open_clip.list_pretrained_tags_by_model(source.name)
+    )
+    tags = [open_clip.get_pretrained_cfg(source.name, name) for name in names]
+    return {
+        key: tags[0][key]
+        for key in ("mean", "std")
+        if tags and key in tags[0] and len({str(t[key]) for t in tags}) == 1
+    }
 
 
 def _build(architecture: dict[str, Any], statistics: dict[str, Any]) -> Clip:
     """A fresh model of an open_clip config."""
     arguments = deepcopy(architecture)
+    arguments["vision_cfg"]["timm_model_pretrained"] = False  # weights are loaded as a whole, and from files alone
     clip = (open_clip.CustomTextCLIP if arguments.pop("custom_text", False) else open_clip.CLIP)(**arguments)
     default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     open_clip.set_model_preprocess_cfg(clip, {"size": clip.visual.image_size, **default, **statistics})

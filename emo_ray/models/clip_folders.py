@@ -13,6 +13,7 @@ from emo_ray import store
 VOCABULARY, END = 49408, 49407  # the size of the vocabulary of CLIP's own tokenizer, and its last token
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CLIP_VOCABULARY_DIGEST = "96285316cda38cd4"  # `vocabulary_digest` of CLIP's own tokenizer
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TRANSFORMERS_CONFIG, _PIXELS = "config.json", "preprocessor_config.json"
 _WEIGHTS = {
     OPEN_CLIP_CONFIG: (
@@ -36,11 +37,16 @@ _VISION = _COMMON | {
 
 @dataclass(frozen=True)
 class Published:
-    """A whole CLIP in a folder: open_clip's model config, the file of weights, and the pixels' `mean` and `std`."""
+    """A whole CLIP in a folder.
+
+    It has open_clip's model config, the file of weights, the pixels' `mean` and `std`, and the folder again where its
+    tokenizer is not CLIP's own.
+    """
 
     architecture: dict[str, Any]
     weights: Path
     statistics: dict[str, list[float]]
+    tokenizer: Path | None = None
 
 
 def read_folder(folder: Path) -> Published:
@@ -53,7 +59,10 @@ def read_folder(folder: Path) -> Published:
         weights = [folder / file for file in _WEIGHTS[name] if (folder / file).is_file()]
         if weights and (folder / name).is_file():
             architecture, statistics = read(folder)
-            _check_tokenizer(folder, architecture["text_cfg"])
+            text = architecture["text_cfg"]
+            if name == OPEN_CLIP_CONFIG and text.get("hf_tokenizer_name") and (folder / "tokenizer.json").is_file():
+                return Published(architecture, weights[0], statistics, folder)
+            _check_tokenizer(folder, text)
             return Published(architecture, weights[0], statistics)
     expected = " or ".join(f"{name} with {' or '.join(files)}" for name, files in _WEIGHTS.items())
     raise ValueError(f"emovclip.clip={folder}: found a folder without a CLIP, expected {expected} in it")

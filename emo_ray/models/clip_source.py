@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emo_ray.config import RECIPES, Config
+from emo_ray.models.clip_families import text_family, vision_family
 from emo_ray.models.clip_folders import read_folder, read_json
 
 
@@ -27,6 +28,7 @@ class ClipSource:
     )  # the folder's `mean` and `std` of pixels, where it has any
     json_file: Path | None = None  # the file of the architecture, where it is not one of open_clip's
     merges: Path | None = None  # byte-pair merges of the tokenizer, beside json_file
+    tokenizer: Path | None = None  # folder of another tokenizer than CLIP's: the CLIP's folder, or one beside json_file
 
     @property
     def native_size(self) -> int:
@@ -52,24 +54,28 @@ def clip_source(config: Config) -> ClipSource:
                 "for a folder brings its own: set emovclip.weights=null"
             )
         published = read_folder(path)
-        source = ClipSource(name, published.architecture, published.weights, path, published.statistics)
+        source = ClipSource(
+            name, published.architecture, published.weights, path, published.statistics, tokenizer=published.tokenizer
+        )
     elif name.endswith(".json"):
-        merges = path.with_suffix(".bpe.gz")
+        merges, tokenizer = path.with_suffix(".bpe.gz"), path.with_suffix(".tokenizer")
         source = ClipSource(
             path.stem,
             _architecture_of_file(name, path),
             _weights(weights),
             json_file=path,
             merges=merges if merges.is_file() else None,
+            tokenizer=tokenizer if tokenizer.is_dir() else None,
         )
     else:
         source = ClipSource(name, _architecture_of_open_clip(name), _weights(weights))
-    vision, text = source.architecture["vision_cfg"], source.architecture["text_cfg"]
-    foreign = vision.get("timm_model_name") or text.get("hf_model_name") or source.architecture.get("multimodal_cfg")
-    if foreign:
-        raise ValueError(f"emovclip.clip={name}: found a tower {foreign}, expected open_clip's own, as in ViT-B-16")
+    try:
+        vision_family(source.architecture["vision_cfg"])
+        text_family(source.architecture)
+    except ValueError as error:
+        raise ValueError(f"emovclip.clip={name}: found {error}: docs/towers.md lists what fits") from None
     if source.folder or source.json_file:
-        _check_tokenizer(name, text)
+        _check_tokenizer(source)
     return source
 
 
@@ -83,7 +89,7 @@ def image_size(config: Config) -> int:
     if size is None or size == native:
         return native
     vision = source.architecture["vision_cfg"]
-    patch = vision.get("patch_size", 16) if isinstance(vision.get("layers", 12), int) else None
+    patch = None if vision.get("timm_model_name") else vision.get("patch_size", 16)
     if not isinstance(patch, int):
         raise ValueError(f"media.image_size: found {size}, expected {native}, the size of {source.name}")
     if size % patch:
@@ -131,19 +137,24 @@ def _architecture_of_open_clip(name: str) -> dict[str, Any]:
     return read_json(configs[name])
 
 
-def _check_tokenizer(name: str, text: dict[str, Any]) -> None:
+def _check_tokenizer(source: ClipSource) -> None:
     """Raises ValueError where files from elsewhere ask for a tokenizer by name, which may bring code, or configure it.
 
-    Of open_clip's architectures some do so, and are trusted as open_clip is.
+    Files of a tokenizer beside them are read, no code with them. Some of open_clip's architectures name a tokenizer
+    and are trusted as open_clip is.
     """
+    text = source.architecture["text_cfg"]
     options = text.get("tokenizer_kwargs", {})
-    if text.get("hf_tokenizer_name"):
+    if text.get("hf_tokenizer_name") and source.tokenizer is None:
         entry = f"hf_tokenizer_name {text['hf_tokenizer_name']!r}"
-    elif not isinstance(options, dict) or options.keys() - {"clean"}:
+    elif not isinstance(options, dict) or options.keys() - {"clean", "strip_sep_token"}:
         entry = f"tokenizer_kwargs {options}"
     else:
         return
-    raise ValueError(f"emovclip.clip={name}: found {entry}, expected CLIP's own tokenizer, with `clean` at most")
+    raise ValueError(
+        f"emovclip.clip={source.name}: found {entry}, expected CLIP's own tokenizer with `clean` at most, or the files "
+        "of another in the folder (beside a JSON file: in a folder of its name that ends in .tokenizer)"
+    )
 
 
 def _weights(weights: str | None) -> Path | str | None:

@@ -6,11 +6,11 @@ projected once. Beside prompts, or in their place, low-rank updates of the froze
 may be trained. `reference` says the same plainly and slowly.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
@@ -22,9 +22,10 @@ from emo_ray.models.clip_source import image_size
 from emo_ray.models.lora import LowRank
 from emo_ray.models.prompts import ClassContext, FramePrompts
 from emo_ray.models.temporal_pooling import TemporalAttention
-from emo_ray.models.tower import Block, OpenClipBlock, OpenClipTower, cls_block, prompted_block
+from emo_ray.models.tower import Block, OpenClipTower, Tower, cls_block, prompted_block
+from emo_ray.models.tower_text import TextTower
+from emo_ray.models.tower_timm import TimmTower, check_timm
 
-PLACEHOLDER = "X"  # one token; its embedding is replaced by a context vector
 _PART_OF_MODULE = {  # as `emovclip.lr_of` names parts
     "prompts": "prompts",
     "time_TD": "prompts",
@@ -38,8 +39,8 @@ _PART_OF_MODULE = {  # as `emovclip.lr_of` names parts
 class EmoVCLIP(nn.Module):
     """Maps video frames to class logits and an embedding.
 
-    `clip` is an open_clip model with an ordinary ViT (CLS pooling) and a causal text tower. It is frozen and shared,
-    not copied; its digest is part of the state, so that a state cannot be loaded on another CLIP. `labels` (default:
+    `clip` is an open_clip model; docs/towers.md lists the towers that fit. It is frozen and shared, not copied; its
+    digest is part of the state, so that a state cannot be loaded on another CLIP. `labels` (default:
     `config.data.labels`) name the K classes. Trained are the prompts, the summary attention, `cls_proj`, the time
     embedding, the temporal pooling, the contexts, the logit scale, low-rank updates (`emovclip.lora`) and the last
     blocks of `clip` (`emovclip.unfreeze_blocks`). Raises ValueError for towers it cannot prompt.
@@ -48,6 +49,7 @@ class EmoVCLIP(nn.Module):
     clip: Clip
     frozen_digest: torch.Tensor
     tokens_KL: torch.Tensor
+    end_K: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
 
@@ -63,12 +65,12 @@ class EmoVCLIP(nn.Module):
         labels = labels or config.data.labels
         if not labels:
             raise ValueError("found no class names, expected labels=[...] or data.labels")
-        _check_towers(clip)
+        tower, text = tower_of(clip), TextTower(clip)
+        self.tower, self.text = tower, text
         self.clip = clip.requires_grad_(False)
         self.register_buffer("frozen_digest", tensor_digest(clip))
         self.register_load_state_dict_pre_hook(_check_digest)
         settings, self.frames = config.emovclip, config.media.frames
-        self.tower = tower = OpenClipTower(clip.visual)
         self.prompts = nn.ModuleList(
             FramePrompts(settings, self.frames, tower.width, block.heads, tower.patch_area) for block in tower.blocks
         )
@@ -78,18 +80,17 @@ class EmoVCLIP(nn.Module):
         self.pooling = TemporalAttention(self.frames, tower.dim) if settings.pooling == "attention" else None
         self.context: ClassContext | None = None
         if settings.context_tokens:
-            text_width = _text_tower(clip).token_embedding.embedding_dim
-            self.context = ClassContext(settings, len(labels), text_width)
-        tokens_KL = _tokens(clip, labels, settings.context_tokens, tokenizer(config))
+            self.context = ClassContext(settings, len(labels), text.width)
+        tokens_KL, end_K, self.start = text.tokens(labels, settings.context_tokens, tokenizer(config))
         self.register_buffer("tokens_KL", tokens_KL, persistent=False)
+        self.register_buffer("end_K", end_K, persistent=False)
         self.logit_scale = nn.Parameter(clip.logit_scale.detach().clone())
         for name, value in zip(("mean", "std"), pixel_statistics(clip), strict=True):
             self.register_buffer(name, value, persistent=False)
-        self.text_blocks = [OpenClipBlock(block) for block in _text_tower(clip).transformer.resblocks]
         self.lora = nn.ModuleDict(
             {
                 name: nn.ModuleList(_with_updates(config.emovclip.lora, blocks))
-                for name, blocks in (("vision", tower.blocks), ("text", self.text_blocks))
+                for name, blocks in (("vision", tower.blocks), ("text", text.blocks))
                 if config.emovclip.lora.rank and name in config.emovclip.lora.towers
             }
         )
@@ -102,7 +103,7 @@ class EmoVCLIP(nn.Module):
 
     def merge(self) -> None:
         """Add the low-rank updates to the CLIP's weights: outputs stay, and there is nothing left to train."""
-        for block in (*self.tower.blocks, *self.text_blocks):
+        for block in (*self.tower.blocks, *self.text.blocks):
             block.merge()
         self.lora.clear()
 
@@ -144,27 +145,20 @@ class EmoVCLIP(nn.Module):
         *blocks, (last, last_prompts) = zip(tower.blocks, self.prompts, strict=True)
         for block, prompts in blocks:
             x = prompted_block(block, x, prompts(tower.summary(x)))
-        run_last = cls_block if tower.reads_cls and last.absorbs_keys else prompted_block
-        embedding_BTD = tower.pool(run_last(last, x, last_prompts(tower.summary(x))))
+        prompts = last_prompts(tower.summary(x))
+        if tower.reads_cls and last.absorbs_keys:
+            x = cls_block(last, x, prompts)
+        else:
+            x = prompted_block(last, x, prompts, queries=1 if tower.reads_cls else None)
+        embedding_BTD = tower.pool(x)
         return embedding_BTD.mean(dim=1) if self.pooling is None else self.pooling(embedding_BTD)
 
     def encode_classes(self) -> torch.Tensor:
         """The K class embeddings (K, D): contexts and class names go through the frozen text tower."""
-        text, ids_KL = _text_tower(self.clip), self.tokens_KL
-        x = text.token_embedding(ids_KL)
+        x_KLD = self.text.embed(self.tokens_KL)
         if self.context is not None:
-            x = self.context(x)
-        length = ids_KL.shape[1]
-        x = x + text.positional_embedding[:length]
-        mask_LL = text.attn_mask[:length, :length]
-        if "text" in self.lora:
-            for block in self.text_blocks:
-                x = prompted_block(block, x[None], (), mask_LL)[0]
-        else:
-            x = text.transformer(x, attn_mask=mask_LL)
-        x = text.ln_final(x)[torch.arange(len(ids_KL), device=x.device), ids_KL.argmax(dim=-1)]
-        projection = text.text_projection
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+            x_KLD = self.context(x_KLD, self.start)
+        return self.text.encode(x_KLD, self.end_K)
 
 
 class VideoEncoder(nn.Module):
@@ -221,42 +215,16 @@ def _last(blocks: Sequence[Block], count: int, key: str) -> Sequence[Block]:
     return blocks[len(blocks) - count :]
 
 
-def _text_tower(clip: Clip) -> Any:
-    """The text tower: a module of its own, or the CLIP itself. open_clip has both forms, and types for neither."""
-    return getattr(clip, "text", clip)
-
-
-def _check_towers(clip: Clip) -> None:
-    """Raises ValueError for towers that cannot be prompted."""
-    visual, text = clip.visual, _text_tower(clip)
-    plain = isinstance(visual, VisionTransformer) and visual.pool_type == "tok" and visual.attn_pool is None
-    if not plain or any(type(b) is not ResidualAttentionBlock for b in visual.transformer.resblocks):
+def tower_of(clip: Clip) -> Tower:
+    """The vision tower of a CLIP. Raises ValueError for one that cannot be prompted."""
+    visual = clip.visual
+    if isinstance(visual, TimmModel):
+        check_timm(visual)
+        return TimmTower(visual)
+    plain = isinstance(visual, VisionTransformer) and visual.pool_type in ("tok", "avg") and visual.attn_pool is None
+    if not plain or any(type(block) is not ResidualAttentionBlock for block in visual.transformer.resblocks):
         raise ValueError(
-            f"found a vision tower {type(visual).__name__}, expected open_clip's VisionTransformer with CLS pooling "
-            "and plain attention, e.g. emovclip.clip=ViT-B-16"
+            f"found a vision tower {type(visual).__name__}, expected a ViT with plain attention, e.g. "
+            "emovclip.clip=ViT-B-16"
         )
-    pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    if pool != "argmax" or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
-        raise ValueError(f"found a text tower with pooling {pool!r}, expected a causal one pooled at the end token")
-
-
-def _tokens(clip: Clip, labels: Sequence[str], context_tokens: int, tokenize: Callable) -> torch.Tensor:
-    """Token ids of `start, placeholders, class name, end` for K classes, cut after the last end token.
-
-    The mask is causal and the tower is read at the end token, so later tokens never matter.
-    """
-    length = _text_tower(clip).context_length
-    names = [f"{PLACEHOLDER} " * context_tokens + label.replace("_", " ") for label in labels]
-    ids_KL = tokenize(names, context_length=2 * length)
-    end_K = ids_KL.argmax(dim=-1)
-    if int(end_K.max()) >= length:
-        raise ValueError(
-            f"found prompts of {int(end_K.max()) + 1} tokens, expected at most {length}: lower emovclip.context_tokens"
-        )
-    vocabulary = _text_tower(clip).token_embedding.num_embeddings
-    if int(ids_KL.max()) >= vocabulary:
-        raise ValueError(
-            f"found token {int(ids_KL.max())} in a CLIP with {vocabulary} tokens, expected its own tokenizer: put the "
-            "merges it was trained with beside its JSON, as NAME.bpe.gz"
-        )
-    return ids_KL[:, : int(end_K.max()) + 1]
+    return OpenClipTower(visual)

@@ -14,6 +14,7 @@ from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.endpoint_settings import Transcribe
 from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT, OPENSMILE, Audio, Text
+from emo_ray.models.clip_folders import TOKENIZER_FILES
 from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.pretrained_source import check_code, source_digest
 
@@ -29,8 +30,14 @@ def frozen_digest(config: Config) -> str:
     if isinstance(weights, Path):
         weights = store.digest_path(weights)
     beside = source.statistics if source.folder else source.merges and store.digest_path(source.merges)
+    other_tokenizer = (_tokenizer_digest(source.tokenizer),) if source.tokenizer else ()
     resized = () if size == source.native_size else ("image_size", size)
-    return store.digest(source.architecture, weights, beside, CLIP_VERSION, *resized)
+    return store.digest(source.architecture, weights, beside, CLIP_VERSION, *resized, *other_tokenizer)
+
+
+def _tokenizer_digest(folder: Path) -> list[str]:
+    """Digest of the files of a tokenizer, which may lie beside a CLIP's weights."""
+    return [store.digest_path(path) for name in TOKENIZER_FILES if (path := folder / name).is_file()]
 
 
 def audio_digest(config: Audio) -> str:

@@ -9,6 +9,7 @@ of the recipe small, for which this says 3.4.
 from collections.abc import Sequence
 
 from emo_ray.config import Config
+from emo_ray.models.clip_families import vision_shape
 from emo_ray.models.clip_source import clip_source, image_size
 from emo_ray.models.weights import Weights
 
@@ -37,8 +38,7 @@ def memory_by_step(config: Config, weights: Sequence[Weights], on_gpu: bool) -> 
 
 def _training_bytes(config: Config, clip_bytes: float, on_gpu: bool) -> float:
     """What training EmoVCLIP takes beside the frozen CLIP: trained parameters, copies in bfloat16, activations."""
-    vision = clip_source(config).architecture["vision_cfg"]
-    layers, width, patch = vision.get("layers", 12), vision.get("width", 768), vision.get("patch_size", 16)
+    width, layers, patch = vision_shape(clip_source(config).architecture["vision_cfg"])
     trained = _TRAINED_SHARE * width**2 * layers
     is_half = config.train.precision == "bf16" or (config.train.precision == "auto" and on_gpu)
     copies = 2 * (clip_bytes / 4 + trained) if is_half else 0.0

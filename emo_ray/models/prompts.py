@@ -62,8 +62,8 @@ class ClassContext(nn.Module):
         rows = classes if config.class_specific_context else 1
         self.context_KND = nn.Parameter(torch.empty(rows, config.context_tokens, width).normal_(std=0.02))
 
-    def forward(self, embedded_KLD: torch.Tensor) -> torch.Tensor:
-        """Token embeddings whose places after the start token are replaced by the context."""
+    def forward(self, embedded_KLD: torch.Tensor, start: int = 1) -> torch.Tensor:
+        """Token embeddings whose places after the start token, if any, are replaced by the context."""
         context_KND = self.context_KND.to(embedded_KLD.dtype).expand(len(embedded_KLD), -1, -1)
         n = context_KND.shape[1]
-        return torch.cat([embedded_KLD[:, :1], context_KND, embedded_KLD[:, 1 + n :]], dim=1)
+        return torch.cat([embedded_KLD[:, :start], context_KND, embedded_KLD[:, start + n :]], dim=1)

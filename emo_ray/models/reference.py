@@ -36,7 +36,8 @@ def plain_block(block: Block, x_FND: torch.Tensor) -> torch.Tensor:
     block = _with_updated_weights(block)
     normed_FND, heads = block.norm(x_FND), (*x_FND.shape[:2], block.heads, -1)
     query, key, value = (block.linear(layer, normed_FND).view(heads) for layer in "qkv")
-    query, key = (block.rotated(t.transpose(1, 2)).transpose(1, 2) for t in (query, key))
+    query = block.ready_query(query.transpose(1, 2)).transpose(1, 2)
+    key = block.ready_key(key.transpose(1, 2)).transpose(1, 2)
     return block.finish(x_FND, _mixed(query, key, value))
 
 

@@ -59,12 +59,21 @@ class Block(ABC):
         return self.linear("q", x)
 
     def key_value(self, x: torch.Tensor) -> torch.Tensor:
-        """Keys, then values (..., 2 * heads * d)."""
-        return torch.cat([self.linear("k", x), self.linear("v", x)], dim=-1)
+        """Keys, then values (..., 2 * heads * d), in one product."""
+        result = F.linear(x, *self.key_value_layer())
+        return result if self.low_rank is None else self.low_rank.added_to_key_value(x, result)
 
-    def rotated(self, query_or_key_FHND: torch.Tensor) -> torch.Tensor:
-        """Heads' queries or keys after norms of their own and rotation by position; additional rows come last."""
-        return query_or_key_FHND
+    @abstractmethod
+    def key_value_layer(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias of the layers k and v as one."""
+
+    def ready_query(self, query_FHND: torch.Tensor) -> torch.Tensor:
+        """Heads' queries after a norm of their own and rotation by position, where the family has them."""
+        return query_FHND
+
+    def ready_key(self, key_FHND: torch.Tensor) -> torch.Tensor:
+        """Heads' keys after a norm of their own and rotation by position; the keys of prompts come last."""
+        return key_FHND
 
     def parameters(self) -> Iterable[torch.nn.Parameter]:
         """The parameters of the library's block."""
@@ -129,11 +138,10 @@ class OpenClipBlock(Block):
         """The norm in front of attention."""
         return self.module.ln_1(x)
 
-    def key_value(self, x: torch.Tensor) -> torch.Tensor:
-        """Keys, then values, in one product."""
+    def key_value_layer(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layers k and v, which lie together."""
         attn, rows = self.module.attn, self._key_value_rows
-        result = F.linear(x, attn.in_proj_weight[rows], attn.in_proj_bias[rows])
-        return result if self.low_rank is None else self.low_rank.added_to_key_value(x, result)
+        return attn.in_proj_weight[rows], attn.in_proj_bias[rows]
 
     def finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Output projection, MLP, and both residual sums with their layer scales."""
@@ -146,14 +154,12 @@ class OpenClipBlock(Block):
 
 
 class OpenClipTower(Tower):
-    """open_clip's own `VisionTransformer` with CLS pooling."""
-
-    reads_cls = True
+    """open_clip's own `VisionTransformer`, pooled at CLS or by the mean of its patches."""
 
     def __init__(self, visual: Any):
         self.visual, self.width, self.dim = visual, visual.conv1.out_channels, visual.output_dim
         self.patch_area = visual.patch_size[0] * visual.patch_size[1]
-        self.image_size = visual.image_size
+        self.image_size, self.reads_cls = visual.image_size, visual.pool_type == "tok"
         self.blocks = [OpenClipBlock(block) for block in visual.transformer.resblocks]
 
     def embed(self, images_FCHW: torch.Tensor) -> torch.Tensor:
@@ -164,34 +170,42 @@ class OpenClipTower(Tower):
         return x + visual.positional_embedding.to(x.dtype)
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
-        """The norm in front of the first block."""
+        """The norm in front of the first block, where there is one."""
         return self.visual.ln_pre(x)
 
     def summary(self, x_BTND: torch.Tensor) -> torch.Tensor:
-        """The CLS tokens."""
-        return cls_rows(x_BTND)
+        """The CLS tokens; the mean of the patches where that is what is pooled."""
+        return cls_rows(x_BTND) if self.reads_cls else x_BTND[:, :, 1:].mean(dim=2)
 
     def pool(self, x_BTND: torch.Tensor) -> torch.Tensor:
-        """The CLS tokens, normed and projected."""
-        return self.visual.ln_post(cls_rows(x_BTND)) @ self.visual.proj
+        """What is pooled, normed (before or afterwards) and projected."""
+        visual = self.visual
+        x = x_BTND if visual.final_ln_after_pool or self.reads_cls else visual.ln_post(x_BTND)
+        x = self.summary(x)
+        return (visual.ln_post(x) if visual.final_ln_after_pool or self.reads_cls else x) @ visual.proj
 
 
 def prompted_block(
-    block: Block, x_BTND: torch.Tensor, prompts: Sequence[torch.Tensor], mask_NN: torch.Tensor | None = None
-) -> torch.Tensor:  # fmt: skip
+    block: Block,
+    x_BTND: torch.Tensor,
+    prompts: Sequence[torch.Tensor],
+    queries: int | None = None,
+    mask_NN: torch.Tensor | None = None,
+) -> torch.Tensor:
     """A block over the rows of frames, whose attention also sees prompts that broadcast to (B, T, *, D).
 
-    Prompts need keys and values but no queries; those that frames or clips share are projected once.
+    Prompts need keys and values but no queries; those that frames or clips share are projected once. `queries`: how
+    many rows, from the first, are made; by default all.
     """
-    B, T, N, _ = x_BTND.shape
+    (B, T), x_BTQD = x_BTND.shape[:2], x_BTND[:, :, :queries]
     block.begin()
     tokens = [block.norm(x_BTND), *(block.norm(p) for p in prompts)]
-    query = block.query(tokens[0])
+    query = block.query(tokens[0][:, :, :queries])
     key_value = torch.cat([block.key_value(t).expand(B, T, -1, -1) for t in tokens], dim=2)
-    query = query.reshape(B * T, N, block.heads, -1).transpose(1, 2)
+    query = query.reshape(B * T, x_BTQD.shape[2], block.heads, -1).transpose(1, 2)
     key, value = key_value.reshape(B * T, -1, 2, block.heads, query.shape[-1]).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(block.rotated(query), block.rotated(key), value, attn_mask=mask_NN)
-    return block.finish(x_BTND, mixed.transpose(1, 2).reshape(B, T, N, -1))
+    mixed = F.scaled_dot_product_attention(block.ready_query(query), block.ready_key(key), value, attn_mask=mask_NN)
+    return block.finish(x_BTQD, mixed.transpose(1, 2).reshape(*x_BTQD.shape[:3], -1))
 
 
 def cls_block(block: Block, x_BTND: torch.Tensor, prompts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import OFFLINE_AUDIO, OFFLINE_TEXT, OPENSMILE, Text
+from emo_ray.models.clip_families import vision_shape
 from emo_ray.models.clip_source import ClipSource, clip_source
 from emo_ray.models.identity import opensmile_version
 from emo_ray.models.pretrained_source import check_code, first_line
@@ -108,9 +109,8 @@ def check_packages(settings: Text) -> None:
 def clip_parameters(source: ClipSource) -> float:
     """Parameters of a CLIP by its architecture, to a percent: blocks, embeddings and positions."""
     vision, text = source.architecture["vision_cfg"], source.architecture["text_cfg"]
-    layers = vision.get("layers", 12)
-    width, text_width = vision.get("width", 768), text.get("width", 512)
-    blocks = 12 * width**2 * (layers if isinstance(layers, int) else sum(layers))
+    (width, layers, _), text_width = vision_shape(vision), text.get("width", 512)
+    blocks = 12 * width**2 * layers
     text_blocks = 12 * text_width**2 * text.get("layers", 12)
     return float(blocks + text_blocks + text.get("vocab_size", 49408) * text_width)
 

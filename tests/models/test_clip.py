@@ -124,7 +124,7 @@ def test_image_size_needs_no_model(tiny):
     [
         ("ViT-L-14", 300, r"media\.image_size: found 300, expected 294 or 308"),
         ("ViT-B-32", 16, r"media\.image_size: found 16, expected 32"),
-        ("RN50", 256, r"media\.image_size: found 256, expected 224"),
+        ("ViT-B-16-SigLIP2", 256, r"media\.image_size: found 256, expected 224"),
     ],
 )
 def test_images_that_patches_do_not_fill_are_refused(name, size, message):

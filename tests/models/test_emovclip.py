@@ -196,7 +196,7 @@ def test_unusable_settings_are_named(tiny, changes, message):
 
 def test_other_towers_are_refused(tiny):
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
-    with pytest.raises(ValueError, match="ModifiedResNet"):
+    with pytest.raises(ValueError, match="ResNet"):
         emovclip.build(tiny(name="resnet", vision_cfg=vision), LABELS)
 
 
