@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
-from emo_ray import commands, completion, failures, redaction
+from emo_ray import commands, completion, failures, redaction, usage
 from emo_ray import config as configuration
 from emo_ray.config import Config, explain
 from emo_ray.progress import console, say
@@ -43,7 +43,7 @@ def console_script() -> None:
     """The command `emo-ray`: its first word is a job, or asks about the command itself."""
     words = sys.argv[1:]
     if not words or words[0] in HELP:
-        _print(commands.overview(), sys.stdout)
+        _print(usage.overview(), sys.stdout)
     elif words[0] == "--version":
         _print(_version(), sys.stdout)
     elif words[0] in commands.COMMANDS:
@@ -159,8 +159,8 @@ class Job:
         model = result.path if self.name == "train" else result.content.get("checkpoint")
         if self.name == "evaluate":  # it names a folder of the store, or the one of the config
             model = self.checkpoint or self.root / "checkpoints" / str(model)
-        shown_model = commands.shown_path(str(model)) if model else None
-        return commands.next_commands(self.name, self.words, commands.shown_path(str(result.path)), shown_model)
+        shown_model = usage.shown_path(str(model)) if model else None
+        return usage.next_commands(self.name, self.words, usage.shown_path(str(result.path)), shown_model)
 
     def end(self, keep_logs: bool) -> None:
         """End the local Ray, if this job started one, and drop its logs unless somebody may want to read them."""
@@ -173,7 +173,7 @@ class Job:
 def _help(name: str, words: Sequence[str]) -> str:
     """The help on what follows --help, or on the whole job."""
     subjects = words[next(i for i, word in enumerate(words) if word in HELP) + 1 :]
-    return "\n\n".join([explain.explain(word, explain.width()) for word in subjects] or [commands.help_of(name)])
+    return "\n\n".join([explain.explain(word, explain.width()) for word in subjects] or [usage.help_of(name)])
 
 
 def _version() -> str:

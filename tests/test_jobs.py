@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray import cli, commands, completion
+from emo_ray import cli, completion, usage
 from emo_ray.commands import COMMANDS
 from emo_ray.config import dump, load, parse_words
 
@@ -232,9 +232,9 @@ def test_the_next_commands_keep_the_words_that_matter_there(job, words, expected
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *words])
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
-    assert commands.next_commands(job, words, "P", "M") == [f"venv/python {line}" for line in expected]
+    assert usage.next_commands(job, words, "P", "M") == [f"venv/python {line}" for line in expected]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/emo-ray", job, *words])
-    for line in commands.next_commands(job, words, "P", None):
+    for line in usage.next_commands(job, words, "P", None):
         program, following, *rest = shlex.split(line)
         assert (program, following in COMMANDS) == ("emo-ray", True)
         parsed = parse_words(rest)

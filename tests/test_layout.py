@@ -26,7 +26,7 @@ FLOORS = (
     ("training",),
     ("reports",),
     ("progress", "redaction", "failures", "commands"),
-    ("tracking", "cluster", "completion"),
+    ("tracking", "cluster", "completion", "usage"),
     ("preflight",),
     ("inference",),
     ("stages",),
