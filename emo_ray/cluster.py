@@ -38,6 +38,7 @@ _ENVIRONMENT = {
     "RAY_task_oom_retries": "20",  # without end by default, also for a task that is too large for the machine
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # 10 s or more by default: a killed sweep would repeat that much
 }
+SERVE_TOKEN = "EMO_RAY_SERVE_TOKEN"  # the environment variable of jobs/serve.py's token
 _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
 _CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
 _RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
@@ -254,6 +255,12 @@ def api_key() -> SecretStr | None:
     """OPENAI_API_KEY, which shows as stars wherever it is printed; None without one, as local servers need none."""
     key = os.environ.get("OPENAI_API_KEY")
     return SecretStr(key) if key else None
+
+
+def serve_token() -> SecretStr | None:
+    """What clients of jobs/serve.py must send; None without one, as on loopback."""
+    token = os.environ.get(SERVE_TOKEN)
+    return SecretStr(token) if token else None
 
 
 def secrets() -> list[str]:

@@ -157,6 +157,13 @@ COMMANDS: dict[str, Command] = {
         example="mer2024",
         result="STORE/ itself, and a table with what to do; exit status 0 where a job can begin, else 2",
     ),
+    "serve": Command(
+        "stages.serve",
+        about="Serve a model: a page for files, webcam and microphone, and a JSON API, until Ctrl-C.",
+        example="mini checkpoint=MODEL_FOLDER serve.port=8000",
+        result="the page at http://127.0.0.1:8000/, the API at /predict and /docs",
+        sections=("serve", "train", "transcribe"),
+    ),
     "verify": Command(
         "stages.verify",
         about="Read every file of a store, and say what is whole, what is damaged, and which command makes it again.",

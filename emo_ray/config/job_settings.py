@@ -198,6 +198,17 @@ class Chaos(Section, decides=NOTHING):
     )
 
 
+class Serve(Section, decides=NOTHING, owner="caller"):
+    """How jobs/serve.py answers; EMO_RAY_SERVE_TOKEN of the environment is what clients must send."""
+
+    host: str = setting("127.0.0.1", "Address to listen on. One that other machines reach demands a token.")
+    port: int = setting(8000, "Port to listen on.", ge=1, le=65535)
+    max_mb: int = setting(100, "Largest request in MiB.", ge=1)
+    timeout_s: float = setting(60.0, "Longest wait for an answer in seconds.", gt=0)
+    replicas: int = setting(1, "Processes that predict, each with a model of its own.", ge=1)
+    batch_size: int = setting(8, "Most clips that a process predicts together.", ge=1)
+
+
 class Store(Section, decides=NOTHING, owner="caller"):
     """Where artefacts go."""
 

@@ -23,6 +23,7 @@ from emo_ray.config.job_settings import (
     Evaluate,
     Pseudo,
     Rounds,
+    Serve,
     Store,
     Tracking,
     Verify,
@@ -81,6 +82,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     crosscorpus: CrossCorpus = CrossCorpus()
     claims: Claims = Claims()
+    serve: Serve = Serve()
     bench: Bench = Bench()
     verify: Verify = Verify()
     chaos: Chaos = Chaos()

@@ -22,7 +22,11 @@ from emo_ray.config import (
 
 # Where, how fast and how patiently a job runs, and what it shows: no artefact is another for these.
 INERT = {
-    *(key for key in leaves() if key.split(".")[0] in {"bench", "chaos", "verify", "store", "tracking", "cluster"}),
+    *(
+        key
+        for key in leaves()
+        if key.split(".")[0] in {"bench", "chaos", "verify", "serve", "store", "tracking", "cluster"}
+    ),
     *("train.use_gpu", "train.max_failures", "tune.max_concurrent", "tune.max_failures", "pseudo.max_bad_fraction"),
     *(
         "data.merge_labels",

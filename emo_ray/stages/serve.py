@@ -1,0 +1,70 @@
+"""serve: a live page and a JSON API over a checkpoint, until somebody stops it."""
+
+import threading
+from pathlib import Path
+
+from emo_ray import cluster, redaction
+from emo_ray.config import Config
+from emo_ray.inference.encoders import of_checkpoint
+from emo_ray.models.checkpoint_files import read_config
+from emo_ray.progress import say
+from emo_ray.stages.result import Result
+from emo_ray.stages.serving.guard import is_loopback
+
+_LEAST_TOKEN = 16  # characters
+
+
+def serve(config: Config) -> Result:
+    """Serve the model of `checkpoint` until Ctrl-C.
+
+    Raises ValueError without one, and for a host that others reach where no token is set.
+    """
+    path, labels = check(config)
+    from ray import serve as ray_serve  # seconds to import
+
+    from emo_ray.stages.serving import deployments
+
+    cluster.connect(config)
+    settings = config.serve
+    resources = cluster.actor_resources(config)
+    model_settings = {
+        "store.root": str(cluster.store_root(config)),
+        "text.trust_remote_code": config.text.trust_remote_code,
+        **{f"transcribe.{name}": value for name, value in config.transcribe if config.transcribe.model is not None},
+    }
+    ray_serve.start(http_options={"host": settings.host, "port": settings.port})
+    try:
+        application = deployments.build(
+            path, labels, settings, model_settings, {key: resources[key] for key in ("num_cpus", "num_gpus")}
+        )
+        ray_serve.run(application, name=deployments.APPLICATION, route_prefix="/")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        say(f"{path.name} answers at http://{host}:{settings.port}/ (its API: /docs); Ctrl-C stops it")
+        threading.Event().wait()
+    finally:
+        ray_serve.shutdown()
+    return Result(path, {})
+
+
+def check(config: Config) -> tuple[Path, tuple[str, ...]]:
+    """The checkpoint folder and its classes. Raises ValueError for settings that cannot be served."""
+    if config.checkpoint is None:
+        raise ValueError(
+            "found no checkpoint, expected a model's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
+        )
+    path = Path(config.checkpoint).absolute()
+    of_checkpoint(config, path)
+    token = cluster.serve_token()
+    if token is not None:
+        redaction.hide([token.get_secret_value()])
+    if token is not None and len(token.get_secret_value()) < _LEAST_TOKEN:
+        raise ValueError(
+            f"{cluster.SERVE_TOKEN}: found fewer than {_LEAST_TOKEN} characters, expected a long random one, such as "
+            "of `openssl rand -hex 16`"
+        )
+    if token is None and not is_loopback(config.serve.host):
+        raise ValueError(
+            f"serve.host={config.serve.host}: found no {cluster.SERVE_TOKEN} in the environment, expected one, for "
+            "other machines reach this host: set it to a long random token, or take serve.host=127.0.0.1"
+        )
+    return path, read_config(path)[1]

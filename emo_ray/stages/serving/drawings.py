@@ -1,0 +1,123 @@
+"""What the live page shows of an answer, as pieces of HTML in which strings from data are escaped."""
+
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.reports.wording import clock, whole_percent
+from emo_ray.stages.serving.answers import Answer
+
+STYLE = """
+.er table { border-collapse: collapse; width: 100% }
+.er th, .er td { padding: .2rem .5rem; text-align: left; white-space: nowrap }
+.er .scroll { overflow-x: auto }
+.er .about { opacity: .8; margin: .8rem 0 .3rem }
+.er meter { width: 100%; min-width: 5rem; height: .9rem }
+.er .label { font-size: 1.6rem; font-weight: 600 }
+.er .frames { display: flex; gap: .5rem; overflow-x: auto; padding-bottom: .4rem }
+.er figure { margin: 0; flex: none }
+.er .frames img { height: 6.5rem; width: auto; max-width: none; border-radius: .3rem; display: block }
+.er figcaption { font-size: .85rem }
+.er .said { font-style: italic }
+"""
+
+
+def chosen(answer: Answer, shown: Collection[str]) -> Mapping[str, float] | None:
+    """The probabilities of a clip that is shown with some modalities alone; None where it has none of them."""
+    usable = [name for name in MODALITIES if name in answer.parts]
+    kept = [name for name in usable if name in shown]
+    if not kept:
+        return None
+    if len(kept) == len(usable):
+        return answer.probabilities
+    if len(kept) == 1:
+        return answer.parts[kept[0]]
+    return answer.without[next(name for name in usable if name not in kept)]
+
+
+def verdict(answer: Answer, shown: Collection[str]) -> str:
+    """The label and the probability of every class, with the modalities that are switched on."""
+    probabilities = chosen(answer, shown)
+    if probabilities is None:
+        return _section("<p>None of the modalities that are switched on can be used in this clip.</p>" + _why(answer))
+    label = max(probabilities, key=probabilities.__getitem__)
+    head = f"<p class=label>{escape(label)} {whole_percent(probabilities[label])}</p>"
+    names = [name for name in MODALITIES if name in answer.parts and name in shown]
+    caption = f"Calibrated probability of each class, from {' and '.join(names)}."
+    return _section(head + _bars(probabilities, caption) + _why(answer))
+
+
+def details(answer: Answer) -> str:
+    """What each modality gives alone, the words, the frames that were used, and the stretches of a longer clip."""
+    pieces = [_alone(answer)]
+    if answer.text:
+        pieces.append(f"<p>Words: <span class=said>{escape(answer.text)}</span></p>")
+    if answer.frames:
+        pieces.append(_frames(answer))
+    if answer.over_time:
+        pieces.append(_over_time(answer))
+    return _section("".join(pieces))
+
+
+def refusal(reason: object) -> str:
+    """Why there is no answer."""
+    return _section(f"<p role=alert>{escape(str(reason))}</p>")
+
+
+def _section(content: str) -> str:
+    return f"<div class=er>{content}</div>"
+
+
+def _bars(probabilities: Mapping[str, float], caption: str) -> str:
+    rows = "".join(
+        f"<tr><th scope=row>{escape(name)}</th><td><meter max=1 value={share:.4f}>{whole_percent(share)}</meter></td>"
+        f"<td>{whole_percent(share)}</td></tr>"
+        for name, share in sorted(probabilities.items(), key=lambda item: -item[1])
+    )
+    return _table(caption, rows)
+
+
+def _why(answer: Answer) -> str:
+    odd = [f"{name}: {escape(status)}" for name, status in answer.statuses.items() if status != "ok"]
+    return f"<p>{'; '.join(odd)}</p>" if odd else ""
+
+
+def _alone(answer: Answer) -> str:
+    names = [name for name in MODALITIES if name in answer.parts]
+    head = "".join(f"<th scope=col>{name} alone</th>" for name in names)
+    head += "".join(f"<th scope=col>without {name}</th>" for name in names if len(names) > 1)
+    rows = ""
+    for label in answer.probabilities:
+        shares = [answer.parts[name][label] for name in names]
+        shares += [answer.without[name][label] for name in names if len(names) > 1]
+        cells = "".join(f"<td>{whole_percent(share)}</td>" for share in [answer.probabilities[label], *shares])
+        rows += f"<tr><th scope=row>{escape(label)}</th>{cells}</tr>"
+    caption = "All that the clip has, each modality alone, and what the others give without it."
+    return _table(caption, f"<tr><th scope=col>class</th><th scope=col>all</th>{head}</tr>{rows}")
+
+
+def _frames(answer: Answer) -> str:
+    weights: Sequence[float | None] = answer.attention or [None] * len(answer.frames)
+    figures = "".join(
+        f"<figure><img src='data:image/jpeg;base64,{jpeg}' alt='frame {i} that the model saw'><figcaption>"
+        f"{'' if weight is None else whole_percent(weight)}</figcaption></figure>"
+        for i, (jpeg, weight) in enumerate(zip(answer.frames, weights, strict=True), 1)
+    )
+    about = " Below each: its share of the attention over frames." if answer.attention else ""
+    caption = f"The frames as the model saw them, cut out around the face where one was found.{about}"
+    return f"<p>{caption}</p><div class=frames>{figures}</div>"
+
+
+def _over_time(answer: Answer) -> str:
+    rows = "".join(
+        f"<tr><td>{clock(part.start_s)} to {clock(part.end_s)}</td><th scope=row>{escape(part.label or 'none')}</th>"
+        f"<td><meter max=1 value={part.probabilities.get(part.label or '', 0.0):.4f}></meter></td>"
+        f"<td>{whole_percent(part.probabilities.get(part.label or '', 0.0))}</td></tr>"
+        for part in answer.over_time
+    )
+    return _table("Over time: the most likely class of each stretch.", rows)
+
+
+def _table(about: str, rows: str) -> str:
+    """A table that scrolls where it is wider than the page, below what it shows."""
+    return f"<p class=about>{about}</p><div class=scroll><table aria-label='{about}'>{rows}</table></div>"

@@ -1,0 +1,105 @@
+"""jobs/serve.py: what it refuses before Ray starts, and a real server under many requests at once."""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from emo_ray.cluster import SERVE_TOKEN
+from emo_ray.config import override
+from emo_ray.stages.serve import check, serve
+
+ROOT = Path(__file__).parents[3]
+REQUESTS = 100
+
+
+@pytest.fixture(scope="module")
+def config(evaluated, tiny_config):
+    from emo_ray.stages.train import train_model
+
+    return override(tiny_config, {"checkpoint": str(train_model(tiny_config)[0])})
+
+
+def test_a_server_needs_a_model(tiny_config):
+    with pytest.raises(ValueError, match="checkpoint=FOLDER"):
+        serve(tiny_config)
+
+
+def test_a_host_that_others_reach_needs_a_token(config, monkeypatch):
+    monkeypatch.delenv(SERVE_TOKEN, raising=False)
+    assert check(config)[0] == Path(config.checkpoint)
+    others = override(config, {"serve.host": "0.0.0.0"})
+    with pytest.raises(ValueError, match=SERVE_TOKEN):
+        check(others)
+    monkeypatch.setenv(SERVE_TOKEN, "short")
+    with pytest.raises(ValueError, match=SERVE_TOKEN):
+        check(others)
+    monkeypatch.setenv(SERVE_TOKEN, "a-long-and-random-token")
+    check(others)
+
+
+@pytest.mark.slow
+def test_a_hundred_requests_at_once_are_all_answered(config):
+    """Latencies and memory are printed: pytest -s."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [f"checkpoint={config.checkpoint}", f"store.root={config.store.root}", f"serve.port={port}"]
+    command = [sys.executable, ROOT / "jobs/serve.py", "mini", *words, "tracking.enabled=false"]
+    server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(address, server)
+        video = next((Path(config.store.root) / "corpora").rglob("*.mp4")).read_bytes()
+        rounds = [ask_all(address, video) for _ in range(3)]
+        memory_mb = [memory for _, _, memory in rounds]
+        for statuses, seconds, _ in rounds:
+            assert statuses == [200] * REQUESTS
+            ranks = statistics.quantiles(seconds, n=100)
+            print(f"{REQUESTS} requests at once: p50 {ranks[49]:.2f} s, p99 {ranks[98]:.2f} s")
+        print(f"memory after each round: {', '.join(f'{mb:.0f} MB' for mb in memory_mb)}")
+        assert memory_mb[-1] < 1.15 * memory_mb[0]
+        assert "What does this clip express?" in urllib.request.urlopen(address).read().decode()
+        bad = httpx.post(f"{address}/predict", files={"video": ("a.mp4", b"no film")}, timeout=60)
+        assert (bad.status_code, "corrupt" in bad.json()["detail"]) == (422, True)
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+
+
+def wait_for(address, server):
+    """Wait until the server answers; where it ends instead, fail with what it said."""
+    deadline_s = time.monotonic() + 180
+    while time.monotonic() < deadline_s:
+        assert server.poll() is None, server.stderr.read()
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5) as response:
+                assert json.load(response)["status"] == "ok"
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the server did not answer")
+
+
+def ask_all(address, video):
+    """The statuses and seconds of many requests at once, and the memory of the replicas afterwards in MB."""
+
+    def ask(_):
+        start_s = time.monotonic()
+        response = httpx.post(f"{address}/predict", files={"video": ("a.mp4", video)}, timeout=120)
+        return response.status_code, time.monotonic() - start_s
+
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        statuses, seconds = zip(*pool.map(ask, range(REQUESTS)), strict=True)
+    replicas = [p for p in psutil.process_iter(["cmdline"]) if "ServeReplica" in " ".join(p.info["cmdline"] or ())]
+    return list(statuses), list(seconds), sum(p.memory_info().rss for p in replicas) / 2**20
