@@ -107,6 +107,12 @@ class Evaluate(Section, owner="caller"):
         path=True,
     )
 
+    noise: bool = setting(
+        False,
+        "Whether the model is also tried on degraded clips: noise in sound, blur and fewer frames, dropped words.",
+        decides=by_content("report"),
+    )
+
     @field_validator("compare")
     @classmethod
     def _of_two(cls, folders: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,6 @@ A report module holds the type of its content (what the JSON file beside the pag
 terminal and `write(content, folder)` for the page and its pictures.
 
 Reading order: wording, templating, table, figures, page, front_page, corpus_check, contact_sheet, timeline,
-timeline_page, floors, reliability, scorecard, evaluation_plots, evaluation, comparison, crosscorpus, training,
-pseudo_labels, rounds, sweep_trials, sweep_plots, sweep, claims_plots, claims.
+timeline_page, floors, reliability, scorecard, evaluation_plots, evaluation, comparison, noise, crosscorpus,
+training, pseudo_labels, rounds, sweep_trials, sweep_plots, sweep, claims_plots, claims.
 """

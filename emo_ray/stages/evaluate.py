@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from emo_ray.inference.encoders import EncoderSpec, encoders_of, of_checkpoint
 from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, SPEAKERS, WEIGHTS, read_calibration
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes, stand_in_notes
 from emo_ray.reports import evaluation
+from emo_ray.reports import noise as noise_report
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, convention_of, verdict
 from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.compare import compare
@@ -25,11 +27,16 @@ from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from emo_ray.data.batch import FeatureBatch
     from emo_ray.models.head_average import Head
     from emo_ray.training.scoring import Probabilities
 
 VERSION = 4  # 4: intervals, calibration, single modalities, speakers, epochs
+
+
+NOISE = "noise.json"
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,36 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
         path = Path(config.checkpoint)
         config = of_checkpoint(config, path)
         corpus = corpus or open_corpus(config)
-    folder = measured(config, path, corpus, _judged_clips(config, corpus.prepared, path))
+    judged = _judged_clips(config, corpus.prepared, path)
+    folder = measured(config, path, corpus, judged)
     content = store.read_json(folder / REPORT)
     # The report goes into the run that made the model; a model from elsewhere has a run for each corpus.
     key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
     track_report(config, key, path.name, folder, content)
-    return report_result(config, folder, content, corpus.prepared)
+    result = report_result(config, folder, content, corpus.prepared)
+    return _with_noise(result, config, path, corpus, judged) if config.evaluate.noise else result
+
+
+def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Result:
+    """The result of a report with the model's noise ladder, which is made where it is missing."""
+    folder = result.path.with_name(f"noise-{store.digest(noise_report.VERSION, result.path.name)}")
+
+    def fill(temporary: Path) -> None:
+        from emo_ray.models import checkpoint
+        from emo_ray.stages.noise import LadderTrial, ladder
+
+        prepared, head = corpus.prepared, checkpoint.load_fusion(path)
+        encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, prepared, judged.label_of.keys())))
+        table = _feature_table(head, config, encoders, prepared, judged.label_of)
+        batch_of = partial(_batch_of, head, path, prepared, judged.label_of)
+        content = ladder(config, prepared, LadderTrial(head, encoders, table, batch_of, path.name, judged.split))
+        store.write_text(temporary / NOISE, json.dumps(content, indent=1, ensure_ascii=False))
+        noise_report.write(content, temporary)
+
+    store.artefact(folder, {"kind": "noise ladder", "version": noise_report.VERSION}, fill)
+    content = store.read_json(folder / NOISE)
+    lines = [*result.lines, noise_report.summary(content), f"noise ladder: {folder / noise_report.PAGE}"]
+    return replace(result, tables=[*result.tables, noise_report.table(content)], lines=lines)
 
 
 def _report_folder(config: Config, path: str) -> Path:
@@ -132,18 +163,31 @@ def features_for(
 
     Features are small, so all clips are one batch.
     """
+    table = _feature_table(head, config, encoders, prepared, label_of)
+    return _batch_of(head, path, prepared, label_of, table)
+
+
+def _feature_table(
+    head: "Head", config: Config, encoders: Sequence[EncoderSpec], prepared: Prepared, label_of: LabelOf
+) -> "pa.Table":
+    """The features of clips and of their neighbours, of the modalities that a head has learnt."""
+    from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+
+    encoders = [encoder for encoder in encoders if encoder.modality in head.project]  # others it has never learnt
+    needed = with_neighbours(label_of, windows_of(prepared.clips, head.offsets))
+    parts = prepared.parts_with(needed)
+    return load(prepared, encode_corpus(config, prepared, encoders, parts), parts, needed)
+
+
+def _batch_of(head: "Head", path: Path, prepared: Prepared, label_of: LabelOf, table: "pa.Table") -> "FeatureBatch":
+    """The labelled clips of a table of features, with their neighbours and standardised as the head takes them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from emo_ray.data.batch import from_features, with_context
-    from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.training import speaker_scaling
 
-    encoders = [encoder for encoder in encoders if encoder.modality in head.project]  # others it has never learnt
     windows = windows_of(prepared.clips, head.offsets)
-    needed = with_neighbours(label_of, windows)
-    parts = prepared.parts_with(needed)
-    table = load(prepared, encode_corpus(config, prepared, encoders, parts), parts, needed)
     judged = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
     label = pa.array([label_of[clip_id] for clip_id in judged["clip_id"].to_pylist()], pa.int64())
     batch = from_features(judged.append_column("label", label))

@@ -262,6 +262,13 @@ def of_comparison(small, folder: Path) -> Any:
     return read(compare(config, [small[0], folder]).path / "comparison.json")
 
 
+def of_noise(small, tiny_config) -> Any:
+    """The scores at each step of the ladder."""
+    changes = {"store.root": str(small[1]), "synthetic.train_clips": 24, "tracking.enabled": False}
+    evaluate(override(tiny_config, changes | {"evaluate.noise": True}))
+    return read(next((small[1] / "reports").glob("noise-*")) / "noise.json")
+
+
 def of_frames() -> Any:
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 2, 3, 64, 64), np.uint8))
     encoder = baselines.FrozenFrames(load("mini", {"media.frames": 2})).eval()
@@ -329,7 +336,7 @@ def of_bench() -> Any:
 
 
 @pytest.fixture(scope="module")
-def outputs(small, few, taught, media_files, tmp_path_factory):
+def outputs(small, few, taught, media_files, tiny_config, tmp_path_factory):
     """The output that belongs to each version, made now."""
     return {
         "data.media.VERSION": of_media(media_files),
@@ -347,6 +354,7 @@ def outputs(small, few, taught, media_files, tmp_path_factory):
         "models.identity.RECOGNISER_VERSION": of_recogniser(tmp_path_factory.mktemp("recogniser")),
         "models.identity.SPEAKER_VERSION": of_speakers(),
         "models.identity.TEXT_VERSION": of_encoder(small, "text"),
+        "reports.noise.VERSION": of_noise(small, tiny_config),
         "stages.chat.answer_log.VERSION": of_answers(),
         "stages.chat.sounds.VERSION": of_sounds(),
         "stages.compare.VERSION": of_comparison(small, tmp_path_factory.mktemp("comparison")),

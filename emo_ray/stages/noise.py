@@ -1,0 +1,192 @@
+"""noise: a model on clips of which one modality is made worse step by step, by the encoders that it has.
+
+Degraded rows are encoded in this process and not kept. The other modalities of a clip stay as they are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from emo_ray import store
+from emo_ray.config import Config
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import degradation, transcripts
+from emo_ray.data.batch import FeatureBatch
+from emo_ray.data.prepared import Prepared
+from emo_ray.inference.encoders import EncoderSpec
+from emo_ray.inference.encoding import encode_rows, shard_columns
+from emo_ray.models.head_average import Head
+from emo_ray.progress import progress
+from emo_ray.reports.noise import CLEAN, NoiseLadder, Shown, Step
+from emo_ray.training import bootstrap
+from emo_ray.training.in_memory import own_device
+from emo_ray.training.metrics import counts, of_counts
+from emo_ray.training.scoring import shown_only
+
+Degrade = Callable[[pa.Table], pa.Table]  # rows of shards to the same rows, degraded
+_SNR_DB = (20, 10, 5, 0)
+_LEVELS = (1, 2, 4)
+_DROPPED = (0.25, 0.5)
+_BABBLE_CLIPS = 32  # whose sounds babble is made of
+
+
+@dataclass(frozen=True)
+class LadderTrial:
+    """A model and the labelled clips that it is tried on.
+
+    `table` holds the clean features of the clips and of their neighbours; `batch_of` makes of such a table the batch
+    of the labelled clips as the head takes it.
+    """
+
+    head: Head
+    encoders: Sequence[EncoderSpec]
+    table: pa.Table
+    batch_of: Callable[[pa.Table], FeatureBatch]
+    checkpoint: str
+    split: str
+
+
+def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadder:
+    """The scores at every step, of each modality that is encoded from media or text."""
+    clean = trial.batch_of(trial.table)
+    encoders = [encoder for encoder in trial.encoders if not encoder.sources and encoder.modality in clean.features]
+    parts, clip_ids = prepared.parts_with(clean.clip_ids), pa.array(clean.clip_ids)
+    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
+    group_B = bootstrap.speaker_groups([speaker_of[clip_id] for clip_id in clean.clip_ids])
+    measure = partial(_measured, trial.head, group_B, config.seed)
+    steps: list[Step] = []
+    rungs = {encoder.modality: degradations(config.seed, encoder.modality) for encoder in encoders}
+    total = sum(len(clean) * len(of_modality) for of_modality in rungs.values())
+    with own_device(config) as device, progress("noise ladder", total, "clips") as advance:
+        for encoder in encoders:
+            modality, module = encoder.modality, encoder.built(device.type)
+            steps.append(measure(clean, clean, modality, CLEAN))
+            for name, degrade in rungs[modality].items():
+                encoded = [
+                    encode_rows(encoder, module, degrade(rows), device.type)
+                    for rows in _rows(prepared, parts, encoder, clip_ids)
+                ]
+                noisy = trial.batch_of(_with_features(trial.table, modality, pa.concat_tables(encoded)))
+                steps.append(measure(clean, noisy, modality, name))
+                advance(len(clean), f"{modality}: {name}")
+    return {
+        "checkpoint": trial.checkpoint,
+        "split": trial.split,
+        "drawn": "clips" if group_B is None else "speakers",
+        "guessing": 1 / len(prepared.labels),
+        "steps": steps,
+        "notes": _notes(trial, clean),
+    }
+
+
+def degradations(seed: int, modality: str) -> dict[str, Degrade]:
+    """The steps of a modality by name, from the least to the worst."""
+    if modality == "audio":
+        return {f"SNR {snr_db} dB": partial(_noisy, seed, snr_db) for snr_db in _SNR_DB}
+    if modality == "video":
+        names = {levels: f"blur, {levels} level{'s' if levels > 1 else ''}" for levels in _LEVELS}
+        blurs = {
+            names[levels]: partial(_frames, partial(degradation.blurred_frames, levels=levels)) for levels in _LEVELS
+        }
+        return {"half the frames": partial(_frames, degradation.halved_frames), **blurs}
+    return {f"{100 * share:.0f} % of words dropped": partial(_wordless, seed, share) for share in _DROPPED}
+
+
+def _rows(prepared: Prepared, parts: Sequence[str], encoder: EncoderSpec, clip_ids: pa.Array) -> Iterator[pa.Table]:
+    """The decoded rows of these clips, part by part, with the transcripts that the encoder reads."""
+    for part in parts:
+        table = store.read_parquet(prepared.shards / part, columns=shard_columns(encoder.reads))
+        table = table.filter(pc.is_in(table["clip_id"], clip_ids))
+        if len(table):
+            yield transcripts.filled(table, encoder.transcripts) if encoder.modality == "text" else table
+
+
+def _noisy(seed: int, snr_db: float, rows: pa.Table) -> pa.Table:
+    """Rows whose sound has white noise and babble of other rows' sounds."""
+    ids = rows["clip_id"].to_pylist()
+    sounds = [np.frombuffer(sound, "<i2") if sound else None for sound in rows["audio"].to_pylist()]
+    voices = [(clip_id, sound_S) for clip_id, sound_S in zip(ids, sounds, strict=True) if sound_S is not None]
+    noisy = []
+    for clip_id, sound_S in zip(ids, sounds, strict=True):
+        if sound_S is None or not len(sound_S):
+            noisy.append(None if sound_S is None else b"")
+            continue
+        others = [voice_S for name, voice_S in voices[:_BABBLE_CLIPS] if name != clip_id]
+        noise_S = degradation.noise(len(sound_S), others, degradation.clip_rng(seed, clip_id, "noise"))
+        noisy.append(degradation.with_noise(sound_S, noise_S, snr_db).astype("<i2").tobytes())
+    return _replaced(rows, "audio", noisy)
+
+
+def _frames(change: Callable[[Sequence[bytes]], Sequence[bytes]], rows: pa.Table) -> pa.Table:
+    """Rows whose frames are changed."""
+    return _replaced(rows, "frames", [None if jpegs is None else change(jpegs) for jpegs in rows["frames"].to_pylist()])
+
+
+def _wordless(seed: int, share: float, rows: pa.Table) -> pa.Table:
+    """Rows of whose words a share is dropped."""
+    texts = [
+        None
+        if text is None
+        else degradation.with_words_dropped(text, share, degradation.clip_rng(seed, clip_id, "words"))
+        for clip_id, text in zip(rows["clip_id"].to_pylist(), rows["text"].to_pylist(), strict=True)
+    ]
+    return _replaced(rows, "text", texts)
+
+
+def _replaced(rows: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    column = pa.array(values, rows.schema.field(name).type)
+    return rows.set_column(rows.column_names.index(name), name, column)
+
+
+def _with_features(table: pa.Table, modality: str, encoded: pa.Table) -> pa.Table:
+    """A table of features with those of the encoded clips in place of its own."""
+    row_of = {clip_id: row for row, clip_id in enumerate(encoded["clip_id"].to_pylist())}
+    places = np.array([row_of.get(clip_id, -1) for clip_id in table["clip_id"].to_pylist()])
+    for name, column in ((modality, "feature"), (f"has_{modality}", "present")):
+        both = pa.concat_arrays([encoded[column].combine_chunks(), table[name].combine_chunks()])
+        rows = np.where(places >= 0, places, len(encoded) + np.arange(len(table)))
+        table = table.set_column(table.column_names.index(name), name, both.take(pa.array(rows)))
+    return table
+
+
+def _measured(
+    head: Head,
+    group_B: np.ndarray | None,
+    seed: int,
+    clean: FeatureBatch,
+    batch: FeatureBatch,
+    modality: str,
+    name: str,
+) -> Step:
+    """The scores on the clips that have the modality before it is degraded."""
+    rows = np.flatnonzero(clean.present_BM[:, MODALITIES.index(modality)].numpy())
+    label_B = clean.label_B.numpy()[rows]
+    groups = None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
+    chosen = batch.rows(torch.from_numpy(rows))
+    shown: Mapping[str, Sequence[str]] = {"alone": [modality], "full": MODALITIES}
+    scores: dict[str, Shown] = {}
+    for key, names in shown.items():
+        probability_BK = shown_only(head, chosen, names)
+        guess_B, classes = probability_BK.argmax(axis=1), probability_BK.shape[1]
+        waf = float(of_counts(counts(guess_B, label_B, classes))["waf"])
+        intervals = bootstrap.score_intervals(guess_B, label_B, classes, groups, seed)
+        scores[key] = {"waf": waf, "interval": intervals["waf"]}
+    return {"modality": modality, "step": name, "alone": scores["alone"], "full": scores["full"], "n": len(rows)}
+
+
+def _notes(trial: LadderTrial, clean: FeatureBatch) -> list[str]:
+    notes = []
+    for encoder in trial.encoders:
+        if encoder.sources:
+            notes.append(f"{encoder.modality} comes from feature tables: it cannot be degraded")
+        elif encoder.readings is not None and encoder.modality in clean.features:
+            notes.append("readings of transcripts are of all words, also where words are dropped")
+    if trial.head.offsets:
+        notes.append("neighbours of a clip are degraded with it where they belong to the same split")
+    return notes
