@@ -91,10 +91,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "predict": Command(
         "stages.predict",
-        about="Predict every clip of a table, of a folder of media, or of a folder that `prepare` made.",
+        about="Predict every clip of a table, a folder of media, a media file, or a folder that `prepare` made.",
         example="mini checkpoint=MODEL_FOLDER data.manifest=videos/",
-        result="STORE/predictions/KEY/part-*.parquet: probabilities and statuses, a row for each clip; timelines/ "
-        "of recordings",
+        result="STORE/predictions/KEY with predictions.html, predictions.csv and part-*.parquet: a card and a row for "
+        "each clip; timelines/ of recordings",
         sections=("train", "annotate", "segment"),
     ),
     "pseudo_label": Command(

@@ -31,8 +31,8 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
 
     manifest: str | None = setting(
         None,
-        "The corpus: a table (CSV, JSONL, Parquet), a folder of a known corpus or of media files, or a folder that "
-        "jobs/prepare.py made. null: the synthetic corpus.",
+        "The corpus: a table (CSV, JSONL, Parquet), a folder of a known corpus or of media files, one media file, or a "
+        "folder that jobs/prepare.py made. null: the synthetic corpus.",
     )
     corpus: Literal[
         "auto", "table", "ravdess", "mer2024", "meld", "iemocap", "folder", "class_folders", "synthetic"

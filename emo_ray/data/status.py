@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 OK = "ok"
 MISSING = "missing"
 CORRUPT = "corrupt"
+NO_FILE = f"{MISSING}: no such file"
 UNUSABLE = (MISSING, CORRUPT)
 
 
@@ -28,6 +29,11 @@ def with_note(text: str, note: str) -> str:
 def is_ok(status: str) -> bool:
     """Whether the content is usable, with or without a note."""
     return kind(status) == OK
+
+
+def is_broken(status: str) -> bool:
+    """Whether media are damaged or gone; what never existed, such as the sound of a silent film, is not broken."""
+    return CORRUPT in status or status == NO_FILE
 
 
 def has_note(status: str) -> bool:

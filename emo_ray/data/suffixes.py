@@ -52,6 +52,11 @@ def is_media(name: str, folder: Path) -> bool:
     return suffix(name) in MEDIA_SUFFIXES and not (suffix(name) in _TEXT_TOO and _is_text(folder / name))
 
 
+def is_media_file(path: Path) -> bool:
+    """Whether a path is a file that is taken for media."""
+    return path.is_file() and is_media(path.name, path.parent)
+
+
 def _is_text(path: Path) -> bool:
     """Whether a file begins with printable UTF-8, as no transport stream does."""
     try:

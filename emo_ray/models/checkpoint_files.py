@@ -27,6 +27,7 @@ WEIGHTS, CONFIG, LABELS, CARD, EMOVCLIP = "model.safetensors", "config.yaml", "l
 SEEN = "seen_clips.json"  # clip_id -> split of what it was trained and selected on: never to be tested on
 SPEAKERS = "speakers.safetensors"  # of a model with tables.standardise=speaker: see training.speaker_scaling
 CALIBRATION = "calibration.json"  # of a model: a `FittedTemperature`
+FAMILIARITY = "familiarity.json"  # of a model: the bound of models.familiarity by modality
 
 # The settings that name what is read to predict: a file, a folder, or a name that stands for one.
 MODEL_FILES = (
@@ -38,7 +39,7 @@ MODEL_FILES = (
     "media.face.model",
 )
 
-CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CALIBRATION, CONFIG)  # the files that a meta has digests of
+CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CALIBRATION, FAMILIARITY, CONFIG)  # the files that a meta has digests of
 _NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "serve", "store", "tracking", "cluster")  # of a model
 _OTHERS = tuple(f"{section}." for section in _NO_PART)
 
@@ -102,14 +103,32 @@ def read_calibration(folder: Path) -> FittedTemperature | None:
     """
     if not (folder / CALIBRATION).is_file():
         return None
+    content = read_bytes(folder, CALIBRATION)
     try:
-        fitted = json.loads(read_bytes(folder, CALIBRATION))
+        fitted = json.loads(content)
         is_positive = 0 < float(fitted["temperature"]) < math.inf
     except (ValueError, TypeError, KeyError, RecursionError):
         is_positive = False
     if not is_positive:
         raise ValueError(f"{folder / CALIBRATION}: found no positive temperature, expected one: train the model again")
     return fitted
+
+
+def read_familiarity(folder: Path) -> dict[str, float]:
+    """How far training clips are from their mean: models.familiarity.bounds; empty for a model of an early version.
+
+    Raises ValueError for a file of something else.
+    """
+    if not (folder / FAMILIARITY).is_file():
+        return {}
+    content = read_bytes(folder, FAMILIARITY)
+    try:
+        bounds = json.loads(content)
+        return {str(name): float(bound) for name, bound in bounds.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise ValueError(
+            f"{folder / FAMILIARITY}: found no distances, expected one for each modality: train the model again"
+        ) from None
 
 
 def check(folder: Path) -> None:

@@ -3,7 +3,7 @@
 A report module holds the type of its content (what the JSON file beside the page holds), `tables(content)` for the
 terminal and `write(content, folder)` for the page and its pictures.
 
-Reading order: wording, templating, table, figures, page, front_page, corpus_check, contact_sheet, timeline,
-timeline_page, floors, reliability, scorecard, evaluation_plots, evaluation, comparison, noise, crosscorpus,
-training, pseudo_labels, rounds, sweep_trials, sweep_plots, sweep, claims_plots, claims.
+Reading order: wording, templating, table, figures, page, front_page, corpus_check, drawings, contact_sheet, cards,
+cards_page, timeline, timeline_page, floors, reliability, scorecard, evaluation_plots, evaluation, comparison, noise,
+crosscorpus, training, pseudo_labels, rounds, sweep_trials, sweep_plots, sweep, claims_plots, claims.
 """

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from emo_ray.data.faces import Face, in_squares
 from emo_ray.reports.figures import FAINT, INK, empty_figure, pad, png
 
 STILLS = 6  # clips per label
@@ -37,6 +38,12 @@ def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -
                 title = "clips, at their middle" if column == 0 else "one clip over time"
                 axes.set_title(title, loc="left", color=FAINT, fontsize=9)
     return png(sheet)
+
+
+def with_boxes(frames: Sequence[np.ndarray], face: Face, margin: float) -> list[np.ndarray]:
+    """Frames of a clip that were cut out around a face with this margin, with its box drawn in each."""
+    boxes = zip(in_squares(face, margin), face.confidence_T > 0, strict=True)
+    return [outlined(frame, box, bool(is_seen)) for frame, (box, is_seen) in zip(frames, boxes, strict=True)]
 
 
 def outlined(image_HWC: np.ndarray, box_4: np.ndarray, is_seen: bool) -> np.ndarray:

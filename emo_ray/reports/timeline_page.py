@@ -4,7 +4,6 @@ A page of thousands of utterances stays below 2 MB: then the lanes show means ov
 """
 
 import base64
-import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from emo_ray.reports.drawings import bar
 from emo_ray.reports.templating import TEMPLATES
 from emo_ray.reports.timeline import NO_PREDICTION, Timeline, Utterance
 from emo_ray.reports.wording import clock, plural, shorten, whole_percent
 
 MOST_STILLS, _STILLS_EVERY_S = 48, 3.0
-_STILL_PX = 96  # twice the side on the page, for sharp screens
 _STRIP = 12  # places for pictures below the lanes
 _MOST_STEPS, _MOST_LINKS = 400, 300
 _LIST_BYTES, _ROW_BYTES = 1_200_000, 350  # all of the list; a row of it without its words
@@ -80,16 +78,6 @@ def _stills_of_person(utterances: Sequence[Utterance], frames: int, most: int) -
             if not stills or time_s >= stills[-1].time_s + gap_s:
                 stills.append(Still(time_s, utterance.clip_id, i))
     return stills[:most]
-
-
-def thumbnail(jpeg: bytes) -> bytes:
-    """A small JPEG of a picture."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        small = image.convert("RGB")
-        small.thumbnail((_STILL_PX, _STILL_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=75)
-    return buffer.getvalue()
 
 
 def html(timeline: Timeline, name: str, thumbnails: Mapping[Still, bytes], model: str) -> str:
@@ -172,7 +160,7 @@ def _lanes(timeline: Timeline, utterances: Sequence[Utterance]) -> list[_Lane]:
         label = timeline.labels[k]
         tops = [step.probabilities_K.argmax() == k for step in steps]
         paths = [
-            "".join(_bar(step, k, timeline.end_s) for step, top in zip(steps, tops, strict=True) if top == is_top)
+            "".join(_step_bar(step, k, timeline.end_s) for step, top in zip(steps, tops, strict=True) if top == is_top)
             for is_top in (True, False)
         ]
         highest = max(steps, key=lambda step: step.probabilities_K[k], default=None)
@@ -225,10 +213,9 @@ def _steps(utterances: Sequence[Utterance], end_s: float) -> list[Step]:
     return [Step(i * width_s, (i + 1) * width_s, sums[i] / weights[i]) for i in sorted(sums)]
 
 
-def _bar(step: Step, k: int, end_s: float) -> str:
-    """The area below a step as a piece of an SVG path, in a picture 1000 wide and 100 high."""
-    left, right = (1000 * time_s / end_s for time_s in (step.start_s, step.end_s))
-    return f"M{left:.1f} 100V{100 - 100 * step.probabilities_K[k]:.0f}H{right:.1f}V100z"
+def _step_bar(step: Step, k: int, end_s: float) -> str:
+    """The bar of a step in a picture 1000 wide."""
+    return bar(1000 * step.start_s / end_s, 1000 * step.end_s / end_s, step.probabilities_K[k])
 
 
 def _links(timeline: Timeline, utterances: Sequence[Utterance]) -> list[dict[str, Any]]:

@@ -94,6 +94,7 @@ def _measure(
     """Train in all folds and write the report."""
     import pyarrow as pa
 
+    from emo_ray.stages.cards import write_mistakes
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_batch
@@ -130,6 +131,7 @@ def _measure(
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     evaluation.write(content, folder)
+    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
 
 
 def _count(config: Config, prepared: Prepared) -> int:

@@ -250,6 +250,7 @@ def _measure(
     """Write the report of a model on a split."""
     import pyarrow as pa
 
+    from emo_ray.stages.cards import write_mistakes
     from emo_ray.stages.encoding import external_tables
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
@@ -274,6 +275,7 @@ def _measure(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
     )
     evaluation.write(content, folder)
+    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
 
 
 def _histories(path: Path) -> dict[str, list[dict[str, float]]]:

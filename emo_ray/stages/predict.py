@@ -24,9 +24,10 @@ from emo_ray.inference.classifier import ClipSpeakers, Models, load_models
 from emo_ray.inference.encoders import TextTables, feature_folder, of_checkpoint
 from emo_ray.models.checkpoint_files import WEIGHTS
 from emo_ray.progress import progress
+from emo_ray.reports.cards import TABLE_ROWS, table
 from emo_ray.reports.training import summary_table
 from emo_ray.reports.wording import plural
-from emo_ray.stages import timelines
+from emo_ray.stages import prediction_files, timelines
 from emo_ray.stages.corpus import texts_of
 from emo_ray.stages.decoding.corpus import decode, plan_corpus
 from emo_ray.stages.decoding.shard_plan import ShardPlan, decode_tasks
@@ -35,6 +36,7 @@ from emo_ray.stages.encoding.actor import actor_device
 from emo_ray.stages.encoding.feature_tables import actor_pool
 from emo_ray.stages.encoding.neighbours import Near, near_parts
 from emo_ray.stages.encoding.text_sources import TextSources
+from emo_ray.stages.prediction_files import PredictedCorpus
 from emo_ray.stages.prediction_rows import UNUSABLE, check_people, tally
 from emo_ray.stages.predictor import predict_part
 from emo_ray.stages.result import Result
@@ -42,7 +44,7 @@ from emo_ray.stages.segment import LongRecordings
 from emo_ray.stages.transcripts import is_configured
 from emo_ray.training.in_memory import own_device
 
-VERSION = 2  # 2: what each modality gives alone
+VERSION = 3  # 2: what each modality gives alone; 3: and what the others give without it, distances, attention
 # Of PredictActor, but for its device.
 ActorArguments = tuple[Config, Path, TextTables | None, ClipSpeakers | None, dict[str, Path], Path]
 
@@ -84,33 +86,45 @@ def predict(config: Config) -> Result:
     parts = predict_parts(config, path, plan, texts, clip_ids, clip_ids)
     clips = texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips
     recordings = timelines.recordings_of(clips, long_recordings.unspoken)
-    meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **timelines.decides(recordings)}
+    corpus = PredictedCorpus(parts.folder, plan, clips, recordings, models.labels, path)
+    meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **corpus.decides()}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
     if not all((folder / name).exists() for name in plan.clips_of):
         (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
 
     def fill(temporary: Path) -> dict[str, Any]:
-        timelines.write_rows(temporary, parts.folder, plan, recordings)
-        if recordings:
-            timelines.write(temporary, recordings, plan, models.labels, path.name)
+        prediction_files.write(temporary, corpus)
         *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, models.labels).tolist()
         return {"counts": dict(zip(models.labels, counts, strict=True)), "unusable": unusable}
 
-    about = store.artefact(folder, meta, fill)
+    return _result(folder, corpus, store.artefact(folder, meta, fill), parts.clips_per_s)
+
+
+def _result(folder: Path, corpus: PredictedCorpus, about: dict[str, Any], clips_per_s: float | None) -> Result:
+    """What a person is shown of predictions."""
+    rows = sum(about["counts"].values()) + about["unusable"]
     content = {
-        "clips": sum(about["counts"].values()) + about["unusable"],
+        "clips": rows,
         "predicted": about["counts"],
         "without any usable modality": about["unusable"],
-        "clips/s": parts.clips_per_s and round(parts.clips_per_s, 1),
+        "clips/s": clips_per_s and round(clips_per_s, 1),
     }
-    counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})
+    first = prediction_files.first_answers(folder, corpus, TABLE_ROWS)
+    tables = [table(first, rows, corpus.temperature is not None)]
+    if rows > len(first):
+        counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})
+        tables.append(summary_table("Clips by predicted class", counts, "class"))
     lines = []
-    if has_people:
-        clip_count = len({shards.clip_and_person(clip.clip_id)[0] for clip in plan.clips})
+    if corpus.has_people:
+        clip_count = len({shards.clip_and_person(clip.clip_id)[0] for clip in corpus.clips})
         lines.append(f"rows of {plural(clip_count, 'clip')}: one for each person who is seen (media.face.which=all)")
-    if recordings:
-        lines.append(f"emotion over time in {plural(len(recordings), 'recording')}: {folder / timelines.FOLDER}")
-    return Result(folder, content, [summary_table("Clips by predicted class", counts, "class")], lines)
+    if corpus.recordings:
+        count = plural(len(corpus.recordings), "recording")
+        lines.append(f"emotion over time in {count}: {folder / timelines.FOLDER}")
+    lines.append(
+        f"a card for each clip: {folder / prediction_files.PAGE}; the numbers: {folder / prediction_files.CSV}"
+    )
+    return Result(folder, content, tables, lines)
 
 
 def predict_parts(

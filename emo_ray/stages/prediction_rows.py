@@ -3,21 +3,33 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.inference.classifier import ALONE, TOGETHER
+from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
 
 UNUSABLE = "no usable modality"
+DISTANCE = {name: f"distance_{name[0].upper()}" for name in MODALITIES}  # see models.familiarity
+ATTENTION = "attention"  # over frames; null where the video's features were not computed by this job
 
 
-def prediction_table(
-    shard: pa.Table, present_BM: np.ndarray, probabilities: Mapping[str, np.ndarray], labels: Sequence[str]
-) -> pa.Table:
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of B clips."""
+
+    present_BM: np.ndarray  # bool
+    probabilities: Mapping[str, np.ndarray]  # (B, K) for each of TOGETHER, ALONE and WITHOUT
+    distances: Mapping[str, np.ndarray]  # modality -> (B,), NaN where a clip lacks it
+    attention: Sequence[Sequence[float] | None]  # of B clips over their frames
+
+
+def prediction_table(shard: pa.Table, answers: Answers, labels: Sequence[str]) -> pa.Table:
     """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
+    present_BM, probabilities = answers.present_BM, answers.probabilities
     usable_B = np.asarray(present_BM.any(axis=1))
     together_BK = probabilities[TOGETHER]
 
@@ -36,8 +48,29 @@ def prediction_table(
         "prediction": where(usable_B, [labels[k] for k in together_BK.argmax(axis=1)], pa.string()),
         "confidence": where(usable_B, together_BK.max(axis=1).tolist(), pa.float32()),
         **{column: listed(column, present_BM[:, m]) for m, column in enumerate(ALONE.values())},
+        **{
+            column: listed(column, np.asarray(np.delete(present_BM, m, axis=1).any(axis=1)))
+            for m, column in enumerate(WITHOUT.values())
+        },
+        **{
+            DISTANCE[name]: where(~np.isnan(distance_B), distance_B.tolist(), pa.float32())
+            for name, distance_B in answers.distances.items()
+        },
+        ATTENTION: pa.array(answers.attention, pa.list_(pa.float32())),
     }
     return pa.table(columns, metadata={"labels": json.dumps(list(labels), ensure_ascii=False)})
+
+
+def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:
+    """A column of lists as float32 (B, K); null is a row of NaN. Raises ValueError for values that are not finite."""
+    values_BK = np.full((len(column), classes), np.nan, np.float32)
+    known_BK = column.combine_chunks().flatten().to_numpy().reshape(-1, classes)
+    if not np.isfinite(known_BK).all():
+        raise ValueError(
+            "predictions: found probabilities that are not finite, expected numbers: predict again with a whole model"
+        )
+    values_BK[column.is_valid().to_numpy()] = known_BK
+    return values_BK
 
 
 def tally(prediction: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:

@@ -2,16 +2,22 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
 
 from emo_ray import store
 from emo_ray.data import transcripts
 from emo_ray.data.batch import from_features, with_context
+from emo_ray.data.status import are_ok
 from emo_ray.inference.classifier import Models, shown_probabilities, with_features
 from emo_ray.inference.encoding import shard_columns
+from emo_ray.models import familiarity
+from emo_ray.models.temporal_pooling import recorded
 from emo_ray.stages.encoding.neighbours import Near
-from emo_ray.stages.prediction_rows import prediction_table, tally
+from emo_ray.stages.prediction_rows import Answers, prediction_table, tally
 
 _ROWS_PER_GROUP = 2**12
 
@@ -30,11 +36,26 @@ def predict_part(
     table = store.read_parquet(shard, columns=shard_columns(sorted(needed)))
     if "text" in models.encoders:
         table = transcripts.filled(table, models.encoders["text"].transcripts)
-    batch, table = with_features(models, table, features)
+    with recorded(_video_module(models, table, features)) as weights_BT:
+        batch, encoded_table = with_features(models, table, features)
+    attention: list[list[float] | None] = [None] * len(table)
+    if weights_BT:
+        rows = np.flatnonzero(are_ok(table["video_status"]).to_numpy())  # encoded in their order
+        for row, weights_T in zip(rows, torch.cat(weights_BT).tolist(), strict=True):
+            attention[row] = weights_T
     if near is not None:
         neighbours = from_features(near.features())
         neighbours = neighbours if models.speakers is None else models.speakers.applied(neighbours)
         batch = with_context(batch, neighbours, near.windows)
-    predictions = prediction_table(table, batch.present_BM.numpy(), shown_probabilities(models, batch), models.labels)
+    distances = familiarity.distances(models.head, batch.to(models.device))
+    answers = Answers(batch.present_BM.numpy(), shown_probabilities(models, batch), distances, attention)
+    predictions = prediction_table(encoded_table, answers, models.labels)
     store.write_parquet(out, predictions, _ROWS_PER_GROUP)
     return tally(predictions["prediction"], models.labels)
+
+
+def _video_module(models: Models, table: pa.Table, stored: Mapping[str, pa.Table]) -> Any:
+    """What will encode the video of these rows; None where nothing will."""
+    encoder = models.encoders.get("video")
+    is_needed = encoder is not None and "video" not in stored and encoder.wanted(table)
+    return models.modules["video"]() if is_needed else None

@@ -19,11 +19,13 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.shards import CONTENT
+from emo_ray.data.status import is_broken
 from emo_ray.inference.classifier import TOGETHER, load_models
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.progress import progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
+from emo_ray.stages import borderline
 from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.prediction_rows import UNUSABLE
@@ -32,7 +34,7 @@ from emo_ray.stages.teachers import Teacher, TeacherPredictions, calibrate, gath
 from emo_ray.training import pseudo_label_policies as policies
 from emo_ray.training.calibration import LEAST, MOST
 
-VERSION = 2  # 2: without clips to calibrate a teacher on, the temperature of its checkpoint
+VERSION = 3  # 2: a teacher without clips to calibrate it on has its checkpoint's temperature; 3: rows as predict's
 REPORT, REFUSED = "report.json", "refused.csv"
 _BINS = 20  # of the picture of confidences
 _FLOAT = pa.float32()
@@ -73,11 +75,12 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     folder = _folder(config, teachers, prepared)
     parts = prepared.parts_with(pool)
     if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
-        _write(config, teachers, prepared, pool, folder)
+        _write(config, teachers, corpus, pool, folder)
     store.check_files(folder)
     content = store.read_json(folder / REPORT)
     _check_media(config, folder, content)
     lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]
+    lines.append(f"clips to label next: {folder / borderline.PAGE}")
     return Result(folder, content, report_page.tables(content), lines)
 
 
@@ -93,13 +96,12 @@ def _folder(config: Config, teachers: Sequence[Teacher], prepared: Prepared) -> 
     return cluster.store_root(config) / "pseudo_labels" / key / f"round-{config.pseudo.round}"
 
 
-def _write(
-    config: Config, teachers: Sequence[Teacher], prepared: Prepared, pool: Collection[str], folder: Path
-) -> None:
+def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Collection[str], folder: Path) -> None:
     """Select, write the parts that are missing, then everything about them, `meta.json` last.
 
     Parts stay in the folder as they come, unlike the content of other artefacts, so that a killed run keeps them.
     """
+    prepared = corpus.prepared
     (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
     teachers, calibrations = calibrate(teachers, prepared)
     leaks = leaking(prepared, pool)
@@ -124,9 +126,24 @@ def _write(
     store.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
     store.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     report_page.write(report, folder)
+    _write_borderline(config, corpus, clips, threshold_K, leaks.values(), folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
     meta |= {"clips": report["clips"], "accepted": report["accepted"], "teachers": [t.digest for t in teachers]}
     store.write_meta(folder, meta)
+
+
+def _write_borderline(
+    config: Config, corpus: Corpus, clips: Pool, threshold_K: np.ndarray, leaks: Collection[str], folder: Path
+) -> None:
+    """The page of the clips that a person should label next; those that would leak into validation or test never."""
+    leaking_N = np.array([against in set(leaks) for against in clips.against_N], bool)
+    nearest_M = borderline.nearest(clips.confidence_N, clips.prediction_N, threshold_K, leaking_N)
+    part_of = [(part, row) for part, rows in clips.parts.items() for row in range(rows.stop - rows.start)]
+    known = corpus.prepared.clips
+    texts = corpus.texts.transcripts
+    with_words = known if texts is None else texts.in_clips(known)
+    rows = [part_of[i] for i in nearest_M]
+    borderline.write(folder, corpus.prepared, with_words, rows, config.media.face.margin)
 
 
 def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
@@ -171,7 +188,7 @@ def weighed(
             columns.append((predictions.confidence_B, predictions.prediction_B.astype(np.int16), against_B))
             for name in MODALITIES:
                 statuses = zip(ids, predictions.table[f"{name}_status"].to_pylist(), strict=True)
-                broken += [(clip_id, name, status) for clip_id, status in statuses if _is_broken(status)]
+                broken += [(clip_id, name, status) for clip_id, status in statuses if is_broken(status)]
             slices[part] = slice(start, start + len(ids))
             start += len(ids)
             advance(len(ids))
@@ -195,11 +212,6 @@ def _against(
     for row, clip_id in enumerate(ids):
         against_B[row] = leaks.get(clip_id, against_B[row])
     return against_B
-
-
-def _is_broken(status: str) -> bool:
-    """Whether media are damaged or gone; what never existed, such as the sound of a silent film, is not broken."""
-    return "corrupt" in status or status == "missing: no such file"
 
 
 def _labelled(prepared: Prepared) -> np.ndarray:
@@ -230,7 +242,7 @@ def _table(
         TOGETHER: listed(predictions.probability_BK),
         "prediction": pa.array([labels[k] if k >= 0 else None for k in prediction_B], pa.string()),
         "confidence": pa.array(predictions.confidence_B, _FLOAT, mask=~usable_B),
-        **{column: listed(values_BK) for column, values_BK in predictions.alone_BK.items()},
+        **{column: listed(values_BK) for column, values_BK in (predictions.alone_BK | predictions.without_BK).items()},
     }
     table = predictions.table
     columns = {name: changed.get(name, table[name]) for name in table.column_names} | {

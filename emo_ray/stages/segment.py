@@ -25,6 +25,7 @@ from emo_ray.data.manifest import SCHEMA, Clip
 from emo_ray.data.manifest.checks import check_ids
 from emo_ray.data.prepared import MANIFEST
 from emo_ray.data.shards import IdentifiedClip
+from emo_ray.data.suffixes import is_media_file
 from emo_ray.progress import progress, say
 from emo_ray.reports.training import summary_table
 from emo_ray.stages.decoding.corpus import in_parallel
@@ -104,7 +105,8 @@ def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
 class LongRecordings:
     """Called with the clips of a corpus, it puts utterances in the place of recordings that are too long for a clip.
 
-    In a folder these are files whose sound is longer than `segment.auto_over_s`, where `segment.auto` is set.
+    In a folder, or where a media file is the corpus, these are files whose sound is longer than
+    `segment.auto_over_s`, where `segment.auto` is set.
     """
 
     unspoken: dict[str, str] = field(default_factory=dict)  # file -> status, of recordings that hold no utterance
@@ -116,7 +118,8 @@ class LongRecordings:
         corpus = Path(config.data.manifest)
         if corpus.is_file():
             self.unspoken |= _unspoken(corpus)
-        if not corpus.is_dir() or not config.segment.auto:
+        is_media = corpus.is_dir() or is_media_file(corpus)
+        if not is_media or not config.segment.auto:
             return list(clips)
         most_s = config.media.max_audio_s if config.segment.auto_over_s is None else config.segment.auto_over_s
         files = [clip for clip in clips if clip.span_s is None]

@@ -14,13 +14,14 @@ from emo_ray import store
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
-from emo_ray.inference.classifier import ALONE, TOGETHER, load_models
+from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT, load_models
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.models.checkpoint_files import SEEN, read_calibration
 from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
 from emo_ray.stages.predict import PredictionParts, predict_parts
+from emo_ray.stages.prediction_rows import matrix
 from emo_ray.training import calibration
 
 
@@ -52,6 +53,7 @@ class TeacherPredictions:
     probability_BK: np.ndarray  # means, float32
     calibrated_BK: np.ndarray
     alone_BK: dict[str, np.ndarray]  # by column: what each modality gives alone
+    without_BK: dict[str, np.ndarray]  # by column: what the others give without it
     votes_TB: np.ndarray  # the class that each teacher gives
 
     @property
@@ -133,21 +135,13 @@ def predictions_of(teachers: Sequence[Teacher], part: str, pool: Collection[str]
         calibration.calibrated(values_BK, teacher.temperature)
         for values_BK, teacher in zip(each_BK, teachers, strict=True)
     ]
-    alone_BK = {c: mean(np.stack([matrix(table[c], classes) for table in tables])) for c in ALONE.values()}
+    alone_BK, without_BK = (
+        {column: mean(np.stack([matrix(table[column], classes) for table in tables])) for column in columns.values()}
+        for columns in (ALONE, WITHOUT)
+    )
     votes_TB = np.stack([votes(values_BK) for values_BK in each_BK])
-    return TeacherPredictions(tables[0], mean(np.stack(each_BK)), mean(np.stack(calibrated_BK)), alone_BK, votes_TB)
-
-
-def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:
-    """A column of lists as float32 (B, K); null is a row of NaN. Raises ValueError for values that are not finite."""
-    values_BK = np.full((len(column), classes), np.nan, np.float32)
-    known_BK = column.combine_chunks().flatten().to_numpy().reshape(-1, classes)
-    if not np.isfinite(known_BK).all():
-        raise ValueError(
-            "predictions: found probabilities that are not finite, expected numbers: predict again with a whole model"
-        )
-    values_BK[column.is_valid().to_numpy()] = known_BK
-    return values_BK
+    means_BK = mean(np.stack(each_BK)), mean(np.stack(calibrated_BK))
+    return TeacherPredictions(tables[0], *means_BK, alone_BK, without_BK, votes_TB)
 
 
 def mean(values_TBK: np.ndarray) -> np.ndarray:

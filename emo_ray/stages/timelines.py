@@ -14,14 +14,15 @@ from emo_ray.data import face_columns, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import late_progress
 from emo_ray.reports import timeline_page
+from emo_ray.reports.drawings import thumbnail
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, file_names, webvtt
-from emo_ray.reports.timeline_page import Still, choose_stills, thumbnail
+from emo_ray.reports.timeline_page import Still, choose_stills
 from emo_ray.reports.wording import whole_percent
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 
 # Of the files and of the columns; raise it when the same predictions give others. 2: a page for recordings without an
-# utterance, pictures below the lanes of each person.
-VERSION = 2
+# utterance, pictures below the lanes of each person. 3: calibrated probabilities.
+VERSION = 3
 FOLDER = "timelines"
 _ROWS_PER_GROUP = 2**12
 _AT_ONCE = 500  # recordings whose pictures are in memory together, up to 200 kB each
@@ -86,24 +87,6 @@ def decides(recordings: Sequence[Recording]) -> dict[str, Any]:
     return {"timelines": [VERSION, store.digest(spans)]}
 
 
-def write_rows(folder: Path, parts: Path, plan: ShardPlan, recordings: Sequence[Recording]) -> None:
-    """Put the predictions of a plan's parts into a folder: as they are, or with people, and the spans of recordings.
-
-    Parts are shared by corpora, in which a clip's recording may have other places.
-    """
-    has_people = plan.media.face.which == "all"
-    for name in plan.clips_of:
-        if not recordings and not has_people:
-            store.link_or_copy(parts / name, folder / name)
-            continue
-        rows = store.read_parquet(parts / name)
-        if has_people:
-            rows = with_people(rows, shards.ledger(plan.folder / name))
-        if recordings:
-            rows = with_spans(rows, recordings)
-        store.write_parquet(folder / name, rows, _ROWS_PER_GROUP)
-
-
 def with_people(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
     """The rows with `clip` (its clip_id), `person`, and `is_main`: who would be predicted with media.face.which=main.
 
@@ -164,11 +147,13 @@ def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels
 def _predictions(
     folder: Path, part_of: Mapping[str, str], recordings: Sequence[Recording]
 ) -> dict[str, dict[str, Any]]:
-    """The predicted rows of all recordings' clips, by clip_id."""
+    """The predicted rows of all recordings' clips, by clip_id, with calibrated probabilities where there are any."""
     clip_ids = {clip.clip_id for recording in recordings for clip in recording.clips}
     rows: dict[str, dict[str, Any]] = {}
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
-        table = store.read_parquet(folder / name, columns=["clip_id", "probabilities", _BY_FACE, *_STATUSES])
+        table = store.read_parquet(folder / name)
+        probabilities = table["calibrated" if "calibrated" in table.column_names else "probabilities"]
+        table = table.select(["clip_id", _BY_FACE, *_STATUSES]).append_column("probabilities", probabilities)
         rows |= {row["clip_id"]: row for row in table.to_pylist() if row["clip_id"] in clip_ids}
     return rows
 

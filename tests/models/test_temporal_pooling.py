@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from emo_ray.models.temporal_pooling import TemporalAttention
+from emo_ray.models.temporal_pooling import TemporalAttention, recorded
 
 
 def made(frames=6, width=16):
@@ -45,3 +45,18 @@ def test_it_learns_what_the_mean_cannot_see():
         optimizer.step()
     accuracy = (classify(pooling(frames_BTD[100:])).argmax(1) == label_B[100:]).float().mean()
     assert accuracy > 0.9
+
+
+def test_attention_over_frames_is_recorded_batch_by_batch():
+    """The weights of each clip sum to 1, and no clip touches another."""
+    pooling, frames_BTD = made(), torch.randn(5, 6, 16)
+    with recorded(torch.nn.Sequential(pooling)) as weights:
+        pooling(frames_BTD)
+        pooling(frames_BTD[:2])
+    assert [len(weights_BT) for weights_BT in weights] == [5, 2]
+    assert torch.allclose(weights[0].sum(dim=1), torch.ones(5), atol=1e-5)
+    assert torch.allclose(weights[0][:2], weights[1], atol=1e-6)
+    pooling(frames_BTD)
+    assert len(weights) == 2  # nothing is kept after the block
+    with recorded(object()) as nothing:
+        assert nothing == []

@@ -10,8 +10,9 @@ from PIL import Image
 from reading import jpegs, loaded, visible
 
 from emo_ray.reports import timeline_page
+from emo_ray.reports.drawings import thumbnail
 from emo_ray.reports.timeline import Timeline, Utterance
-from emo_ray.reports.timeline_page import MOST_STILLS, choose_stills, html, thumbnail
+from emo_ray.reports.timeline_page import MOST_STILLS, choose_stills, html
 
 LABELS = ("neutral", "happy", "sad")
 HOSTILE = '<script>it\'s & "this"</script>{{ x }}'
@@ -162,12 +163,6 @@ def test_stills_are_spread_over_time_and_few():
     assert MOST_STILLS / 2 < len(hours) <= MOST_STILLS
     assert max(still.time_s for still in hours) > 14000
     assert choose_stills([], 8) == []
-
-
-def test_a_thumbnail_is_a_small_picture_of_the_same():
-    with Image.open(io.BytesIO(thumbnail(jpeg((0, 120, 240))))) as image:
-        assert image.size == (96, 96)
-        assert np.asarray(image).mean((0, 1)) == pytest.approx((0, 120, 240), abs=4)
 
 
 def test_pictures_are_those_of_the_frames():

@@ -1,5 +1,6 @@
 """predict: the numbers that evaluate reports, from shards, tables and folders of media; each part is made once."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from reading import visible
 from recording_files import voices, write_sound
 
 from emo_ray import store
@@ -28,7 +30,7 @@ from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.predict import predict
-from emo_ray.stages.prediction_rows import UNUSABLE, check_people
+from emo_ray.stages.prediction_rows import ATTENTION, UNUSABLE, check_people
 from emo_ray.stages.predictor import predict_part
 from emo_ray.trouble import PlaceTrouble
 
@@ -104,6 +106,9 @@ def test_the_numbers_are_those_of_the_report(predicted, evaluated):
         assert row["probabilities"] == pytest.approx(expected["p_VAT"], abs=1e-6)
         for column, name in (("p_V", "video"), ("p_A", "audio"), ("p_T", "text")):
             assert row[column] == (pytest.approx(expected[column], abs=1e-6) if row[f"has_{name}"] else None)
+        for column, names in (("p_AT", "audio text"), ("p_VT", "video text"), ("p_VA", "video audio")):
+            has_any = any(row[f"has_{name}"] for name in names.split())
+            assert row[column] == (pytest.approx(expected[column], abs=1e-6) if has_any else None)
         assert all(row[f"has_{name}"] == expected[f"has_{name}"] for name in ("video", "audio", "text"))
 
 
@@ -118,7 +123,8 @@ def test_parts_are_those_of_the_shards_and_agree_with_themselves(predicted, prep
         assert tuple(labels) == prepared.labels
         for row in table.to_pylist():
             assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
-            assert row["confidence"] == max(row["probabilities"])
+            assert sum(row["calibrated"]) == pytest.approx(1, abs=1e-5)
+            assert row["confidence"] == max(row["calibrated"])
             assert row["prediction"] == labels[int(np.argmax(row["probabilities"]))]
             counts[row["prediction"]] += 1
     assert predicted.content == {
@@ -133,13 +139,13 @@ def counts_of(result):
     return {name: value for name, value in result.content.items() if name != "clips/s"}
 
 
-def test_a_loop_in_one_process_writes_the_same_bytes(predicted, prepared, models, tmp_path):
+def test_a_loop_in_one_process_writes_the_same_bytes(elsewhere, predicted, prepared, models, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as an actor has
     try:
         for part in prepared.parts:
             predict_part(models, prepared.shards / part, {}, tmp_path / part)
-            assert (tmp_path / part).read_bytes() == (predicted.path / part).read_bytes()
+            assert (tmp_path / part).read_bytes() == (shared(elsewhere.store.root) / part).read_bytes()
     finally:
         torch.set_num_threads(threads)
 
@@ -154,13 +160,18 @@ def test_without_workers_the_jobs_own_process_writes_the_same_bytes(elsewhere, p
     assert predict(fresh).content["clips"] == 5
 
 
-def test_features_that_exist_stand_for_the_media(config, predicted, prepared, models, tmp_path):
+def test_features_that_exist_stand_for_the_media(config, elsewhere, predicted, prepared, models, tmp_path):
     folders = encode_corpus(config, prepared, encoders_of(config, Path(config.checkpoint)))
     part = prepared.parts[0]
     shard = pq.read_table(prepared.shards / part).drop_columns(["frames", "audio", "audio_samples", "text"])
     pq.write_table(shard, tmp_path / part)
     predict_part(models, tmp_path / part, {name: folder / part for name, folder in folders.items()}, tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == (predicted.path / part).read_bytes()
+    from_features, from_media = map(pq.read_table, (tmp_path / "out", shared(elsewhere.store.root) / part))
+    assert from_features.drop_columns([ATTENTION]).equals(from_media.drop_columns([ATTENTION]))
+    assert set(from_features[ATTENTION].to_pylist()) == {None}  # the EmoVCLIP has not run
+    for has_video, weights in zip(from_media["has_video"].to_pylist(), from_media[ATTENTION].to_pylist(), strict=True):
+        assert (weights is None) != has_video
+        assert weights is None or (len(weights), sum(weights)) == (config.media.frames, pytest.approx(1, abs=1e-4))
 
 
 def test_the_job_reads_the_features_of_its_store_and_writes_none(elsewhere, predicted, prepared, models, tmp_path):
@@ -188,13 +199,13 @@ def test_a_killed_run_goes_on_where_it_stopped(elsewhere, predicted, prepared):
     for name in lost:
         (parts_folder / name).unlink()
     (parts_folder / f".{prepared.parts[1]}.0123.tmp").write_bytes(b"half of a part")
+    rows = rows_of(predicted.path)
     shutil.rmtree(predicted.path)
     again = predict(elsewhere)
     after = files_of(parts_folder)
     assert {name for name in after if after[name] != before[name]} == lost
-    for folder in (parts_folder, again.path):
-        assert {name: (folder / name).read_bytes() for name in prepared.parts} == content
-    assert again.path == predicted.path
+    assert {name: (parts_folder / name).read_bytes() for name in prepared.parts} == content
+    assert (again.path, rows_of(again.path)) == (predicted.path, rows)
     assert counts_of(again) == counts_of(predicted)
 
 
@@ -248,6 +259,40 @@ def test_a_folder_of_anything_gets_a_row_a_clip(config, raw, tmp_path):
     assert all(row["status"] == "ok" and len(row["probabilities"]) == 6 for row in rows.values())
     assert result.content["without any usable modality"] == 1
     assert sum(result.content["predicted"].values()) == 4
+
+
+def test_files_for_people_say_which_medium_which_label_and_how_sure(elsewhere, predicted, prepared):
+    rows, clip_of = rows_of(predicted.path), {clip.clip_id: clip for clip in prepared.clips}
+    for name, row in rows.items():
+        clip = clip_of[name]
+        assert (row["file"], row["truth"]) == (clip.video or clip.audio, clip.label)
+    with (predicted.path / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        lines = {line["clip_id"]: line for line in csv.DictReader(stream)}
+    assert lines.keys() == rows.keys()
+    for name, line in lines.items():
+        assert (line["file"], line["truth"] or None) == (rows[name]["file"], rows[name]["truth"])
+        assert float(line["confidence"]) == pytest.approx(rows[name]["confidence"], abs=1e-4)
+        assert line["prediction"] == rows[name]["prediction"]
+    words = visible((predicted.path / "predictions.html").read_text("utf-8"))
+    assert "72 clips by model-" in words
+    temperature = checkpoint_files.read_calibration(Path(elsewhere.checkpoint))["temperature"]
+    assert f"temperature {temperature:.2f}" in words
+    assert "20 of 72 clips" in predicted.tables[0].note
+
+
+def test_one_media_file_is_a_corpus(config, media_files, tmp_path):
+    """With its transcript, and nothing else of its folder."""
+    (tmp_path / "raw").mkdir()
+    shutil.copy(media_files["clip"], tmp_path / "raw" / "talk.mp4")
+    shutil.copy(media_files["wav"], tmp_path / "raw" / "other.wav")
+    (tmp_path / "raw" / "talk.txt").write_text("I am so happy for you!")
+    places = {"data.manifest": str(tmp_path / "raw" / "talk.mp4"), "store.root": str(tmp_path / "store")}
+    one_file = override(config, places | {"train.num_workers": 0})
+    result = predict(one_file)
+    assert {name: row["has_text"] for name, row in rows_of(result.path).items()} == {"talk": True}
+    assert len(result.tables) == 1
+    with pytest.raises(ValueError, match=r"data\.root"):
+        predict(override(one_file, {"data.root": str(tmp_path)}))
 
 
 def test_what_the_model_was_not_trained_on_is_no_modality(config, prepared, tmp_path):

@@ -3,8 +3,10 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import av
@@ -13,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from own_files import with_own_files
+from reading import jpegs, visible
 
 from emo_ray import store
 from emo_ray.config import override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
+from emo_ray.inference.classifier import WITHOUT
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.decoding.corpus import prepare_corpus
@@ -144,16 +148,16 @@ def test_the_columns_are_those_of_predictions_and_their_own(labelled_by, config)
     predicted = predict(config)
     predicted_rows = rows_of(predicted.path)
     schemas = [pq.read_schema(next(path.glob("*.parquet"))) for path in (labelled_by.path, predicted.path)]
-    assert schemas[0].names[: len(schemas[1].names)] == schemas[1].names
-    assert schemas[0].names[len(schemas[1].names) :] == [
-        *("calibrated", "accepted", "reason", "threshold", "round", "teacher")
-    ]
+    of_job = {"file", "truth", "calibrated", "confidence"}  # which predict adds, or calibrates by its checkpoint alone
+    shared = [name for name in schemas[1].names if name not in of_job - {"confidence"}]
+    assert schemas[0].names[: len(shared)] == shared
+    assert schemas[0].names[len(shared) :] == [*("calibrated", "accepted", "reason", "threshold", "round", "teacher")]
     assert schemas[0].field("calibrated").type == schemas[1].field("probabilities").type
     assert json.loads(schemas[0].metadata[b"labels"]) == labelled_by.content["labels"]
     temperature = labelled_by.content["calibration"][0]["temperature"]
     for name, row in rows_of(labelled_by.path).items():
-        assert {key: row[key] for key in predicted_rows[name] if key != "confidence"} == {
-            key: value for key, value in predicted_rows[name].items() if key != "confidence"
+        assert {key: row[key] for key in predicted_rows[name] if key not in of_job} == {
+            key: value for key, value in predicted_rows[name].items() if key not in of_job
         }
         if row["probabilities"]:
             calibrated_BK = calibration.calibrated(np.array([row["probabilities"]], np.float32), temperature)[0]
@@ -264,7 +268,7 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
         assert row["teacher"] == digests
         if row["status"] == UNUSABLE:
             continue
-        for column in ("probabilities", "calibrated"):
+        for column in ("probabilities", "calibrated", *(name for name in WITHOUT.values() if row[name])):
             np.testing.assert_allclose(
                 row[column], np.mean([alone_of[name][column] for alone_of in alone], axis=0), atol=1e-6
             )
@@ -284,6 +288,20 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
                 alone_of[name]["prediction"] for alone_of in alone
             }  # the mean may predict a third class
             assert (row["reason"] == policies.DISAGREE) == is_nobodys
+
+
+def test_clips_nearest_to_the_threshold_are_cards_to_label(labelled_by):
+    """Nearest first, and none that would tell what is in validation or test."""
+    text = (labelled_by.path / "borderline.html").read_text("utf-8")
+    shown = [json.loads(unescape(values))[0] for values in re.findall(r'data-clip="([^"]*)"', text)]
+    rows = rows_of(labelled_by.path)
+    leaks = {line["clip_id"] for line in listed(labelled_by.path / REFUSED)}
+    assert set(shown) == {name for name, row in rows.items() if row["prediction"] and name not in leaks}
+    distances = [abs(rows[name]["confidence"] - rows[name]["threshold"]) for name in shown]
+    assert distances == sorted(distances)
+    first = rows[shown[0]]
+    assert f"the threshold of {first['prediction']} is {100 * first['threshold']:.1f} %" in visible(text)
+    assert jpegs(text)
 
 
 def test_modalities_that_disagree_keep_a_clip_out(config):
@@ -314,12 +332,13 @@ def test_drift_is_said_class_by_class(labelled_by):
     assert len(warned) == len([drift for drift in expected.values() if drift])
 
 
-def test_without_labelled_clips_nothing_is_calibrated_capped_or_compared(config, tmp_path):
+def test_without_labelled_clips_nothing_is_calibrated_anew_capped_or_compared(config, tmp_path):
     lines = [json.dumps({"clip_id": f"c{i}", "text": f"I am number {i}"}) for i in range(5)]
     (tmp_path / "words.jsonl").write_text("\n".join(lines))
     changes = {"data.manifest": str(tmp_path / "words.jsonl"), "store.root": str(tmp_path / "store")}
     report = pseudo_label(override(config, changes)).content
-    assert report["calibration"][0]["temperature"] == 1
+    fitted = checkpoint_files.read_calibration(Path(config.checkpoint))
+    assert report["calibration"][0]["temperature"] == fitted["temperature"]  # that of training
     assert report["calibration"][0]["ece"] == {"before": None, "after": None}
     notes = " ".join(report["notes"])
     assert "no labelled validation clip" in notes

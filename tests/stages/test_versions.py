@@ -29,19 +29,25 @@ from emo_ray.config.model_settings import SUBSETS, Audio
 from emo_ray.data import media, recordings, tables
 from emo_ray.data.batch import FeatureBatch, VideoBatch, audio_from_shards
 from emo_ray.data.manifest import Clip
+from emo_ray.data.shards import IdentifiedClip
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
 from emo_ray.experiments.claims import baselines, comparisons, trials
+from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
 from emo_ray.inference.encoders import recogniser
 from emo_ray.inference.recognition import transcribe_rows
 from emo_ray.models import audio
 from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
+from emo_ray.stages import prediction_files
 from emo_ray.stages.chat import answer_log, sounds
 from emo_ray.stages.compare import compare
 from emo_ray.stages.crossvalidate import crossvalidate
+from emo_ray.stages.decoding.shard_plan import ShardPlan
 from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.prediction_files import PredictedCorpus
+from emo_ray.stages.prediction_rows import ATTENTION, DISTANCE
 from emo_ray.stages.segment import UTTERANCES
 from emo_ray.stages.self_train import self_train
 from emo_ray.stages.timelines import recordings_of, with_spans
@@ -331,6 +337,25 @@ def of_timelines() -> Any:
     return csv_rows(timeline), webvtt(timeline), rows.to_pylist()
 
 
+def of_prediction_files(folder: Path) -> Any:
+    """Rows and CSV of a clip that is calibrated, far from the training clips and wrong, and of one without media."""
+    clips = [Clip("full", "/data/full.mp4", label="sad"), Clip("empty", "/data/no.mp4")]
+    lists = pa.list_(pa.float32())
+    columns = {"clip_id": ["full", "empty"], "prediction": ["happy", None], "confidence": [0.75, None]}
+    for column in (TOGETHER, *ALONE.values(), *WITHOUT.values()):
+        columns[column] = pa.array([[0.75, 0.25], None], lists)
+    columns |= {column: [2.0, None] for column in DISTANCE.values()}
+    columns |= {f"{name}_status": ["ok", "missing"] for name in ALONE}
+    rows = pa.table(columns | {ATTENTION: pa.array([[0.5, 0.5], None], lists)})
+    store.write_parquet(folder / "parts" / "part-a.parquet", rows)
+    (folder / "calibration.json").write_text('{"temperature": 0.5}')
+    (folder / "familiarity.json").write_text('{"audio": 1.0, "video": 4.0}')
+    identified = [IdentifiedClip(clip, "", "content") for clip in clips]
+    plan = ShardPlan(folder / "shards", {"part-a.parquet": identified}, Media(), 24)
+    prediction_files.write(folder, PredictedCorpus(folder / "parts", plan, clips, [], ("happy", "sad"), folder))
+    return parts(folder), (folder / "predictions.csv").read_text("utf-8")
+
+
 def of_bench() -> Any:
     return [[field.name for field in fields(record)] for record in (Figure, Comparison)]
 
@@ -363,6 +388,7 @@ def outputs(small, few, taught, media_files, tiny_config, tmp_path_factory):
         "inference.encoders.VERSION": of_features(small),
         "stages.fitting.plan.VERSION": of_model(small),
         "stages.predict.VERSION": of_predictions(taught),
+        "stages.prediction_files.VERSION": of_prediction_files(tmp_path_factory.mktemp("files")),
         "stages.decoding.corpus.VERSION": of_prepared(small),
         "stages.pseudo_label.VERSION": of_pseudo_labels(taught),
         "stages.self_train.VERSION": of_rounds(taught),

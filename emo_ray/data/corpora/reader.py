@@ -7,10 +7,12 @@ from emo_ray.config.data_settings import Data
 from emo_ray.data import manifest
 from emo_ray.data.corpora import iemocap, media_folders, meld, mer2024, ravdess
 from emo_ray.data.corpora.imported import Imported, left_out_notes
+from emo_ray.data.corpora.subtitles import FORMAT_OF
 from emo_ray.data.folders import Listing, first_of, is_unicode, list_folder, printable
 from emo_ray.data.manifest import Clip
 from emo_ray.data.manifest.checks import check_files, check_ids, cleaned
 from emo_ray.data.roots import check_inside
+from emo_ray.data.suffixes import is_media_file
 
 FOLDER_IMPORTERS: dict[str, Callable[[Listing], Imported]] = {
     "ravdess": ravdess.read,
@@ -35,9 +37,10 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     Beside the clips come notes for the user: what was left out, or understood in a certain way. With `bare`, a clip_id
     alone makes a clip of a table's row (see `manifest.read_table`).
 
-    `auto` takes a file for a table; a folder for the first of these that shows itself and that all of its media fit:
-    MELD by any `*_sent_emo.csv` below it, IEMOCAP by a table in `Session*/dialog/EmoEvaluation`, MER2024 by a CSV
-    directly in it that has the columns name and discrete, RAVDESS by a media file's name; and else for plain media.
+    `auto` takes a media file for a corpus of this file, and any other file for a table; a folder for the first of these
+    that shows itself and that all of its media fit: MELD by any `*_sent_emo.csv` below it, IEMOCAP by a table in
+    `Session*/dialog/EmoEvaluation`, MER2024 by a CSV directly in it that has the columns name and discrete, RAVDESS by
+    a media file's name; and else for plain media.
     Raises ValueError where the path, the layout, a clip_id or a label is wrong, and where rows share a file (with
     `bare` they may: it may not be needed).
     """
@@ -57,6 +60,8 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
         if not bare:
             media = manifest.media_by_place({f"clip {clip.clip_id!r}": clip for clip in clips})
             check_inside(media, path, data, str(path))  # tables in the folder name files too
+    elif is_media_file(path) and data.corpus == "auto":
+        clips, notes = _read_media_file(path, data.outside_root)
     else:
         clips, notes = manifest.read_table(path, data, bare)
     if not bare:
@@ -66,18 +71,27 @@ def read_corpus(data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
     return clips, [*notes, *label_notes]
 
 
+def _read_media_file(path: Path, outside_root: bool) -> tuple[list[Clip], list[str]]:
+    """The clips of one media file, with the transcript or the subtitles that lie beside it."""
+    names = [file.name for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}.")]
+    texts = [name for name in names if Path(name).suffix.lower() in (".txt", *FORMAT_OF)]
+    imported = media_folders.read(Listing(path.parent, outside_root, sorted([path.name, *texts])))
+    return imported.clips, list(imported.notes)
+
+
 def _check_kind(path: Path, data: Data) -> None:
     """Raises ValueError for a folder where a table is expected, a file where a folder is, or settings of the other."""
-    kind = "folder" if path.is_dir() else "file"
+    is_media = is_media_file(path) and data.corpus == "auto"
+    kind = "folder" if path.is_dir() else "media file" if is_media else "file"
     expected = {"auto": kind, "table": "file"}.get(data.corpus, "folder")
     if kind != expected:
         raise ValueError(
             f"{path}: found a {kind}, expected a {expected} for data.corpus={data.corpus}: set data.corpus=auto"
         )
     of_tables = {name: getattr(data, name) for name in ("root", "schemes", "columns", "encoding", "split_map")}
-    if kind == "folder" and any(of_tables.values()):
+    if kind != "file" and any(of_tables.values()):
         settings = ", ".join(f"data.{name}={value}" for name, value in of_tables.items() if value)
-        raise ValueError(f"{path}: found {settings} with a folder, expected none of them: they describe tables only")
+        raise ValueError(f"{path}: found {settings} with a {kind}, expected none of them: they describe tables only")
 
 
 def _read_folder(listing: Listing, corpus: str) -> tuple[list[Clip], list[str]]:

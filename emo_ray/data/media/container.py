@@ -161,7 +161,7 @@ def with_status(decode: Callable[[str], tuple[Content, list[str]]], source: str 
     except Missing as error:
         return None, f"{status.MISSING}: {error}"
     except FileNotFoundError:
-        return None, f"{status.MISSING}: no such file"
+        return None, status.NO_FILE
     except Exception as error:  # no error of FFmpeg over one file may end a job
         _check_place(source, error)
         return None, f"{status.CORRUPT}: {error if isinstance(error, Corrupt) else reason(error)}"

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from emo_ray import store
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import face_columns, faces, status
+from emo_ray.data import face_columns, status
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 
@@ -49,7 +49,7 @@ def write_contact_sheet(
     Where faces were looked for, their boxes are drawn.
     """
     from emo_ray.data.batch import video_from_shards  # torch takes seconds to import
-    from emo_ray.reports.contact_sheet import STILLS, contact_sheet, outlined
+    from emo_ray.reports.contact_sheet import STILLS, contact_sheet, with_boxes
 
     usable = ledger.filter(status.are_ok(ledger["video_status"]))
     part_of = dict(zip(usable["clip_id"].to_pylist(), usable["part"].to_pylist(), strict=True))
@@ -67,9 +67,7 @@ def write_contact_sheet(
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
     for row in usable.filter(pc.is_in(usable["clip_id"], pa.array(clip_ids, pa.string()))).to_pylist():
         if (face := face_columns.face_of(row)) is not None:
-            boxes = zip(faces.in_squares(face, plan.media.face.margin), face.confidence_T > 0, strict=True)
-            shown = zip(frames[row["clip_id"]], boxes, strict=True)
-            frames[row["clip_id"]] = [outlined(frame, box, bool(is_seen)) for frame, (box, is_seen) in shown]
+            frames[row["clip_id"]] = with_boxes(frames[row["clip_id"]], face, plan.media.face.margin)
     rows = {
         label: ([frames[i][len(frames[i]) // 2] for i in ids], np.stack(frames[ids[0]]))
         for label, ids in chosen.items()

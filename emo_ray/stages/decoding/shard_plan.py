@@ -16,6 +16,7 @@ from emo_ray.data import face_columns, lfs, manifest, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared
 from emo_ray.data.shards import IdentifiedClip
+from emo_ray.data.suffixes import is_media_file
 from emo_ray.models.clip_source import image_size
 from emo_ray.progress import late_progress
 from emo_ray.stages.decoding.storage import check_storage
@@ -96,8 +97,9 @@ def media_settings(config: Config, clips: Iterable[Clip]) -> Media:
 
     Recordings as people make them show more than a face; what is known of a table is that somebody prepared it.
     """
-    is_folder = config.data.manifest is not None and Path(config.data.manifest).is_dir()
-    are_recordings = (is_folder and not config.data.is_synthetic) or any(clip.span_s is not None for clip in clips)
+    path = None if config.data.manifest is None else Path(config.data.manifest)
+    is_media = path is not None and (path.is_dir() or is_media_file(path))
+    are_recordings = (is_media and not config.data.is_synthetic) or any(clip.span_s is not None for clip in clips)
     return face_columns.with_detector(config.media, are_recordings)
 
 

@@ -13,7 +13,7 @@ from emo_ray.config import Config
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.pseudo import PseudoLabels
 from emo_ray.models import checkpoint
-from emo_ray.models.checkpoint_files import CALIBRATION, EMOVCLIP, SEEN, FittedTemperature, digests
+from emo_ray.models.checkpoint_files import CALIBRATION, EMOVCLIP, FAMILIARITY, SEEN, FittedTemperature, digests
 from emo_ray.models.clip_source import description
 from emo_ray.models.identity import licence_notes
 from emo_ray.training import speaker_scaling
@@ -28,7 +28,7 @@ class TrainedPhase:
     """What was trained, and on how many clips, pseudo-labelled ones among them.
 
     `choice` is what inner folds chose, where validation clips were trained on too. `calibration` is the temperature of
-    a model's probabilities, where there were clips to fit it on.
+    a model's probabilities, where there were clips to fit it on; `familiarity` is models.familiarity.bounds.
     """
 
     name: str
@@ -36,6 +36,7 @@ class TrainedPhase:
     pseudo: PseudoLabels | None = None
     choice: Choice | None = None
     calibration: FittedTemperature | None = None
+    familiarity: Mapping[str, float] | None = None
 
 
 def write_checkpoint(
@@ -57,6 +58,8 @@ def write_checkpoint(
     store.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
     if phase.calibration is not None:
         store.write_text(folder / CALIBRATION, json.dumps(phase.calibration))
+    if phase.familiarity is not None:
+        store.write_text(folder / FAMILIARITY, json.dumps(phase.familiarity))
     best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
     if video_path is not None:
         _link_tree(video_path, folder / EMOVCLIP)

@@ -25,7 +25,7 @@ from emo_ray.data.pseudo import read_with_targets
 from emo_ray.data.splits import grouped
 from emo_ray.inference.encoders import video_encoder
 from emo_ray.inference.encoding import shard_columns
-from emo_ray.models import checkpoint
+from emo_ray.models import checkpoint, familiarity
 from emo_ray.models.clip import check_tag
 from emo_ray.models.fusion import scalings
 from emo_ray.models.head_average import Head
@@ -75,7 +75,8 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
             head = with_weights(job, best)
         pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
         fitted = calibration_of_choice(choice) if choice else calibration_on(head, validation)
-        phase = TrainedPhase("fusion", len(trained_ids), pseudo, choice, fitted)
+        bounds = familiarity.bounds(head, _labelled(plan, table, plan.clips.train, by_speaker))
+        phase = TrainedPhase("fusion", len(trained_ids), pseudo, choice, fitted, bounds)
         if by_speaker is not None:
             speaker_scaling.write(folder, by_speaker)
         return write_checkpoint(folder, best, head_config, plan.prepared, phase, plan.video_path)

@@ -1,0 +1,189 @@
+"""What a job writes of its predictions: rows with their media and labels, the same as CSV, cards, and timelines."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from emo_ray import store
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import shards
+from emo_ray.data.manifest import Clip
+from emo_ray.inference.classifier import TOGETHER
+from emo_ray.models.checkpoint_files import read_calibration, read_familiarity
+from emo_ray.reports.cards import Answer
+from emo_ray.reports.cards_page import CARDS_PER_PAGE, MOST_PAGES, CardSet
+from emo_ray.reports.wording import plural
+from emo_ray.stages import cards, timelines
+from emo_ray.stages.cards import HOW_TO_READ, CardSource
+from emo_ray.stages.decoding.shard_plan import ShardPlan
+from emo_ray.stages.prediction_rows import matrix
+from emo_ray.stages.timelines import Recording
+
+VERSION = 1  # of the files and of the columns that rows get here
+NAME = "predictions"
+CSV, PAGE = f"{NAME}.csv", f"{NAME}.html"
+_ROWS_PER_GROUP = 2**12
+
+
+@dataclass(frozen=True)
+class PredictedCorpus:
+    """Clips with their predictions, part by part, and what is known of them beside those."""
+
+    parts: Path  # the folder of the predictions that all runs of the model share
+    plan: ShardPlan
+    clips: Sequence[Clip]  # with their transcripts
+    recordings: Sequence[Recording]
+    labels: Sequence[str]
+    checkpoint: Path
+
+    @property
+    def has_people(self) -> bool:
+        """Whether a row is of a person in a clip."""
+        return self.plan.media.face.which == "all"
+
+    @cached_property
+    def clip_of(self) -> dict[str, Clip]:
+        """The clips by clip_id."""
+        return {clip.clip_id: clip for clip in self.clips}
+
+    @cached_property
+    def temperature(self) -> float | None:
+        """What calibrates the model's probabilities; None where its training had no clips to fit it on."""
+        fitted = read_calibration(self.checkpoint)
+        return fitted and fitted["temperature"]
+
+    @cached_property
+    def bound_of(self) -> dict[str, float]:
+        """How far training clips are from their mean, by modality."""
+        return read_familiarity(self.checkpoint)
+
+    def decides(self) -> dict[str, Any]:
+        """What decides the files beside the predictions."""
+        clips = [[c.clip_id, c.video, c.audio, c.text, c.label] for c in self.clips]
+        about = [VERSION, self.temperature, self.bound_of, self.checkpoint.name, store.digest(clips)]
+        return {"files": store.digest(about), **timelines.decides(self.recordings)}
+
+
+def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
+    """Write all files of a corpus into a folder; the answers that a person should look at first."""
+    for name in corpus.plan.clips_of:
+        store.write_parquet(folder / name, _rows(corpus, name), _ROWS_PER_GROUP)
+    if corpus.recordings:
+        timelines.write(folder, corpus.recordings, corpus.plan, corpus.labels, corpus.checkpoint.name)
+    store.write_csv(folder / CSV, itertools.chain([_header(corpus)], _csv_rows(folder, corpus)))
+    shown = first_answers(folder, corpus)
+    cards.write(folder, _about(corpus, len(shown)), shown, _source(corpus))
+    return shown
+
+
+def first_answers(folder: Path, corpus: PredictedCorpus, most: int = CARDS_PER_PAGE * MOST_PAGES) -> list[Answer]:
+    """What the model says of the clips that a person should look at first, at most so many."""
+    first: list[Answer] = []
+    for name in corpus.plan.clips_of:
+        rows = store.read_parquet(folder / name)
+        first += cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of)
+        first = sorted(first, key=lambda answer: (-answer.doubt, answer.clip_id))[:most]
+    return first
+
+
+def _rows(corpus: PredictedCorpus, name: str) -> pa.Table:
+    """A part's rows with `file` and `truth`, and `calibrated` probabilities, of which the highest is `confidence`.
+
+    With people and recordings also the columns of those.
+    """
+    rows = store.read_parquet(corpus.parts / name)
+    if corpus.has_people:
+        rows = timelines.with_people(rows, shards.ledger(corpus.plan.folder / name))
+    if corpus.recordings:
+        rows = timelines.with_spans(rows, corpus.recordings)
+    clips = [corpus.clip_of[clip_id] for clip_id in rows["clip_id"].to_pylist()]
+    calibrated = _calibrated(rows, corpus)
+    confidence = [None if values is None else max(values) for values in calibrated]
+    columns = {
+        "file": pa.array([clip.video or clip.audio for clip in clips], pa.string()),
+        "truth": pa.array([clip.label for clip in clips], pa.string()),
+        "confidence": pa.array(confidence, pa.float32()),
+    }
+    if corpus.temperature is not None:
+        columns["calibrated"] = pa.array(calibrated, pa.list_(pa.float32()))
+    for column, values in columns.items():
+        if column in rows.column_names:
+            rows = rows.set_column(rows.column_names.index(column), column, values)
+        else:
+            rows = rows.append_column(column, values)
+    return rows
+
+
+def _calibrated(rows: pa.Table, corpus: PredictedCorpus) -> list[list[float] | None]:
+    """The probabilities at the model's temperature; as they are where it has none."""
+    return cards.as_rows(matrix(rows[TOGETHER], len(corpus.labels)), corpus.temperature)
+
+
+def _header(corpus: PredictedCorpus) -> list[str]:
+    spans = ["start_s", "end_s"] if corpus.recordings else []
+    probabilities = [f"p_{label}" for label in corpus.labels]
+    statuses = [f"{name}_status" for name in MODALITIES]
+    alone = [f"{name}_alone" for name in MODALITIES]
+    return ["clip_id", "file", *spans, "truth", "prediction", "confidence", *probabilities, *alone, *statuses, "note"]
+
+
+def _csv_rows(folder: Path, corpus: PredictedCorpus) -> Iterator[list[Any]]:
+    """A row a clip; probabilities are calibrated where the model has a temperature."""
+    for name in corpus.plan.clips_of:
+        rows = store.read_parquet(folder / name)
+        for answer in cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of):
+            clip = corpus.clip_of[answer.clip_id]
+            yield [
+                answer.clip_id,
+                answer.file,
+                *([clip.start_s, clip.end_s] if corpus.recordings else []),
+                answer.truth,
+                answer.prediction,
+                round(answer.confidence, 4) if answer.ranked else None,
+                *([round(p, 4) for p in answer.together] if answer.together else [None] * len(corpus.labels)),
+                *(answer.top(answer.alone[name]) for name in MODALITIES),
+                *(answer.statuses[name] for name in MODALITIES),
+                "; ".join(answer.notes),
+            ]
+
+
+def _source(corpus: PredictedCorpus) -> CardSource:
+    part_of = {row.clip.clip_id: name for name, rows in corpus.plan.clips_of.items() for row in rows}
+    margin = corpus.plan.media.face.margin
+    return CardSource(corpus.plan.folder, part_of, corpus.clip_of, margin, corpus.has_people)
+
+
+def _about(corpus: PredictedCorpus, shown: int) -> CardSet:
+    count = len(corpus.clips)
+    beyond = (
+        f" The {shown} of them that a person should look at first are shown; {CSV} has all." if shown < count else ""
+    )
+    temperature = corpus.temperature
+    calibrated = (
+        "This model has no temperature: its probabilities are not calibrated."
+        if temperature is None
+        else f"All probabilities are at the temperature {temperature:.2f}, which calibrates those of whole clips."
+    )
+    order = (
+        "What to look at first: the smallest leads of the first class over the second, modalities that alone say "
+        "another class, and broken media."
+    )
+    paragraphs = [f"{HOW_TO_READ} {calibrated}", order]
+    if not corpus.has_people:
+        paragraphs.append(
+            "A label that you choose on a card goes into a CSV file that data.manifest takes: so you label where the "
+            "model is unsure."
+        )
+    return CardSet(
+        NAME,
+        "Predictions",
+        f"{plural(count, 'row' if corpus.has_people else 'clip')} by {corpus.checkpoint.name}.{beyond}",
+        () if corpus.has_people else corpus.labels,
+        paragraphs,
+        "probabilities say what the model takes a clip for, not what a person feels",
+    )
