@@ -46,19 +46,22 @@ def test_statuses_are_words():
 
 
 def test_a_terminal_gets_a_row_a_clip_and_no_more_than_it_can_show():
-    wrong = answer(truth="sad", statuses=OK | {"text": "missing"}, notes=["unlike the training clips"])
+    wrong = answer(
+        truth="sad", statuses=OK | {"text": "missing"}, notes=["unlike the training clips"], file="/data/film.mp4"
+    )
     lost = answer(None, (None,) * 3, statuses=NOTHING.fromkeys(OK, "missing"), file="")
     shown = table([wrong, lost, *[answer()] * 30], 500, is_calibrated=False)
     assert len(shown.rows) == 20
     first, second = texts(shown)[:2]
-    assert first[:4] == ["/data/talk.mp4", "sad", "happy", "70 %"]
+    assert first[:4] == ["/data/film.mp4", "sad", "happy", "70 %"]
     assert first[4] == "happy 70 %"
     assert "no words; unlike the training clips" in first[-1]
+    assert texts(shown)[-1][0] == "talk"  # its clip_id, for the file is that of others too
     assert second[:4] == ["talk", "–", "no prediction", "–"]
     assert "20 of 500 clips" in shown.note
     assert "not calibrated" in shown.note
     assert "label" not in table([answer()], 1, is_calibrated=True).header
-    assert "talk.mp4" in terminal([shown], 120)
+    assert "film.mp4" in terminal([shown], 120)
 
 
 def test_ranked_orders_classes():
