@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from emo_ray.config.data_settings import Data, Media, Segment, Synthetic
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
+from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.job_settings import (
     Bench,
     Chaos,
@@ -28,7 +29,7 @@ from emo_ray.config.job_settings import (
     Tracking,
     Verify,
 )
-from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Fusion, Text
+from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Text
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 from emo_ray.config.sweep_settings import Tune
 from emo_ray.config.table_settings import Tables

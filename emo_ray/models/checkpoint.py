@@ -14,8 +14,9 @@ from safetensors.torch import load, save
 
 from emo_ray import store
 from emo_ray.config import Config, dump, override
+from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.job_settings import Tracking
-from emo_ray.config.model_settings import MODALITIES, Fusion
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.models.checkpoint_files import (
     CARD,
     CONFIG,
@@ -100,22 +101,26 @@ def load_fusion(folder: Path) -> Head:
     return together(_load_heads(folder, config.fusion, labels)).eval()
 
 
-def fresh_fusion(config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int = 1) -> Head:
+def fresh_fusion(
+    config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int = 1,
+    feature_rates: Mapping[str, float] | None = None,
+) -> Head:  # fmt: skip
     """The head that training starts with, or an average of `count` of them: see `fresh_heads`."""
-    return together(fresh_heads(config, scaling, labels, count))
+    return together(fresh_heads(config, scaling, labels, count, feature_rates))
 
 
 def fresh_heads(
-    config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int
-) -> list[FusionHead]:
+    config: Config, scaling: Mapping[str, torch.Tensor], labels: Sequence[str], count: int,
+    feature_rates: Mapping[str, float] | None = None,
+) -> list[FusionHead]:  # fmt: skip
     """The heads that training starts with: `count` new ones with this scaling, or those of `fusion.start_from`.
 
-    The latter keep their own scaling, and where they are fewer, some start alike. Raises ValueError where they are for
-    other classes or shapes, or lack a modality of the training clips.
+    Both drop features at these rates. The latter keep their own scaling, and where they are fewer, some start alike.
+    Raises ValueError where they are for other classes or shapes, or lack a modality of the training clips.
     """
     folder = fusion_start_folder(config, labels)
     if folder is None:
-        return [FusionHead(config.fusion, scaling, len(labels)) for _ in range(count)]
+        return [FusionHead(config.fusion, scaling, len(labels), feature_rates) for _ in range(count)]
     heads = [head for _, head in zip(range(count), cycle(_load_heads(folder, config.fusion, labels)), strict=False)]
     head = heads[0]
     if missing := sorted(set(scaling) - set(head.project)):
@@ -123,7 +128,10 @@ def fresh_heads(
             f"fusion.start_from: found no {' and '.join(missing)} in the head in {folder}, expected every modality "
             "that training clips have: start from nothing"
         )
-    return [deepcopy(head) for head in heads]
+    copies = [deepcopy(head) for head in heads]
+    for copy in copies:
+        copy.feature_rates = dict(feature_rates or {})
+    return copies
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,7 +2,10 @@
 
 The abstract states the idea (a head trained with modality dropout); the architecture below is our choice.
 
-A training step draws all its noise at once, as one uniform tensor, and derives dropout and modality dropout from it. So
+Beside hidden units and modalities, features are dropped: the more of them there are for each training clip, the more.
+One rate for all modalities would be too much for a narrow one, or too little for thousands of features of text.
+
+A training step draws all its noise at once, as one uniform tensor, and derives all dropout from it. So
 `training.stacked_heads`, which trains many heads together, can give each head the noise it would have drawn alone.
 """
 
@@ -12,12 +15,14 @@ from itertools import product
 import torch
 from torch import nn
 
-from emo_ray.config.model_settings import MODALITIES, Fusion
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import Context, FeatureBatch, Output
 from emo_ray.models.neighbours import NeighbourAttention
 from emo_ray.models.trainable_state import not_finite
 
-Keep = dict[str, torch.Tensor | float]  # dropout's factors (B, H) for each modality and for "mix"
+# dropout's factors: (B, H) for each modality and for "mix", (B, D) for the features of a modality: see `_features`
+Keep = dict[str, torch.Tensor | float]
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
 _CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
 
@@ -51,11 +56,19 @@ class FusionHead(FeatureScaling):
 
     `scaling` holds, for every modality that has features, their mean and deviation (2, D) over the training clips.
     The values that a clip has in an absent modality never reach the output. A NaN in a present modality is an unknown
-    value, and is replaced by the training clips' mean.
+    value, and is replaced by the training clips' mean. `feature_rates` are those of dropout on features, which
+    training alone needs.
     """
 
-    def __init__(self, config: Fusion, scaling: Mapping[str, torch.Tensor], classes: int):
+    def __init__(
+        self,
+        config: Fusion,
+        scaling: Mapping[str, torch.Tensor],
+        classes: int,
+        feature_rates: Mapping[str, float] | None = None,
+    ):
         super().__init__(scaling)
+        self.feature_rates = dict(feature_rates or {})
         self.hidden = config.hidden
         self.dropout, self.modality_dropout = config.dropout, rates(config.modality_dropout)
         self.project = nn.ModuleDict()
@@ -76,9 +89,11 @@ class FusionHead(FeatureScaling):
         present_BM = batch.present_BM
         keep_of: Keep = dict.fromkeys((*MODALITIES, "mix"), 1.0)  # nothing is dropped
         if self.training:
-            noise_BN = torch.rand(len(batch), noise_columns(self.hidden), device=present_BM.device)
-            chances_BC, keeps_BH = split_noise(noise_BN, self.dropout)
+            noise_BN = torch.rand(len(batch), self.noise_columns, device=present_BM.device)
+            chances_BC, keeps_BH = split_noise(noise_BN, self.dropout, self.hidden)
             keep_of.update(zip(keep_of, keeps_BH, strict=True))
+            for name, keep_BD in self.keep_features(noise_BN).items():
+                keep_of[_features(name)] = keep_BD
             present_BM = drop_modalities(present_BM, self.modality_dropout.to(present_BM.device), chances_BC)
         fused_BH = self._fuse(batch.features, present_BM, keep_of)
         if self.offsets:
@@ -92,7 +107,7 @@ class FusionHead(FeatureScaling):
             place_BH = self.absent_MH[m].expand(len(present_BM), -1)
             if name in self.project and name in features:  # else no training clip had it, or no clip here has it
                 standardised_BD = self.standardise(features[name], name, present_BM[:, m])
-                projected_BH = keep_of[name] * self.project[name](standardised_BD)
+                projected_BH = keep_of[name] * self.project[name](keep_of.get(_features(name), 1.0) * standardised_BD)
                 place_BH = torch.where(present_BM[:, m, None], projected_BH, place_BH)
             places.append(place_BH)
         return keep_of["mix"] * self.mix(torch.cat(places, dim=-1))
@@ -125,23 +140,57 @@ class FusionHead(FeatureScaling):
             raise ValueError(f"found clips without neighbours, expected those at {self.offsets}: attach their context")
         return batch.context.window(self.offsets)
 
+    @property
+    def noise_columns(self) -> int:
+        """N, how many random numbers a training step draws for a clip."""
+        return hidden_columns(self.hidden) + sum(self._widths())
 
-def noise_columns(hidden: int) -> int:
-    """N, how many random numbers a training step draws for a clip."""
+    def keep_features(self, noise_BN: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Dropout's factors (B, D) for the features of each modality that loses any, from a step's noise."""
+        parts = noise_BN[..., hidden_columns(self.hidden) :].split(self._widths(), dim=-1)
+        rated = zip(self.feature_rates.items(), parts, strict=True)
+        return {name: (part_BD >= rate) / (1 - rate) for (name, rate), part_BD in rated}
+
+    def _widths(self) -> list[int]:
+        return [self.get_buffer(f"scaling_{name}").shape[1] for name in self.feature_rates]
+
+
+def hidden_columns(hidden: int) -> int:
+    """How many of a step's random numbers decide which modalities and hidden units a clip loses."""
     return _CHANCES + (len(MODALITIES) + 1) * hidden
 
 
 def split_noise(
-    noise_BN: torch.Tensor, dropout: float | torch.Tensor
+    noise_BN: torch.Tensor, dropout: float | torch.Tensor, hidden: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:  # fmt: skip
     """Uniform noise in [0, 1) to the chances_BC of `drop_modalities` and the factors (B, H) of dropout.
 
     There are M + 1 factors: one for each modality's projection, then one for the mixed features. `dropout` may be a
     tensor (T, 1, 1) for T heads, with noise of each head or noise that all of them share.
     """
-    hidden = (noise_BN.shape[-1] - _CHANCES) // (len(MODALITIES) + 1)
-    keep_BN = (noise_BN[..., _CHANCES:] >= dropout) / (1 - dropout)
+    keep_BN = (noise_BN[..., _CHANCES : hidden_columns(hidden)] >= dropout) / (1 - dropout)
     return noise_BN[..., :_CHANCES], list(keep_BN.split(hidden, dim=-1))
+
+
+def feature_rates(batch: FeatureBatch, rate: float | None) -> dict[str, float]:
+    """The rates of dropout on the features of the modalities that any of these training clips has.
+
+    Without a `rate`, it is D / (D + n) for D features and n clips that have them. In linear regression on standardised
+    features that would be a ridge penalty of D (Wager et al. 2013, section 2). Modalities that lose none are left out.
+    """
+    if rate == 0:
+        return {}
+    clips_of = {name: int(batch.present_BM[:, MODALITIES.index(name)].sum()) for name in batch.features}
+    widths = {name: values_BD.shape[1] for name, values_BD in batch.features.items()}
+    return {
+        name: widths[name] / (widths[name] + clips) if rate is None else rate
+        for name, clips in clips_of.items()
+        if clips
+    }
+
+
+def _features(modality: str) -> str:
+    return f"{modality} features"
 
 
 def _block(wide: int, hidden: int) -> nn.Sequential:

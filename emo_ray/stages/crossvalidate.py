@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from emo_ray.models.head_average import Head
     from emo_ray.training.floors import Guesses
 
-VERSION = 6  # 6: intervals over speakers
+VERSION = 7  # 6: intervals over speakers; 7: features are dropped in training
 FOLDS = 5
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
@@ -98,7 +98,7 @@ def _measure(
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_batch
-    from emo_ray.training import bootstrap, floors
+    from emo_ray.training import floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
@@ -119,8 +119,7 @@ def _measure(
             subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
             for subset in SUBSETS
         }
-        group_B = bootstrap.speaker_groups([clip.speaker for clip in prepared.clips_of(batch.clip_ids)])
-        content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
+        content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, len(label_of)) + _fold_notes(prepared, batch, fold_B)
     if chosen := [fold.chosen for fold in folds if fold.chosen]:

@@ -27,7 +27,7 @@ from emo_ray.training.metrics import objective
 if TYPE_CHECKING:
     from emo_ray.stages.sweeps.stacked import Fold
 
-VERSION = 2  # 2: folds lack no class needlessly
+VERSION = 3  # 2: folds lack no class needlessly; 3: features are dropped in training
 SWEEP, BEST = "sweep.json", "best.yaml"
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 

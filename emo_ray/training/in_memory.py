@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch, BatchT, FeatureBatch
-from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
 from emo_ray.training.divergence import diverged
@@ -61,7 +61,8 @@ def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Confi
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = FusionHead(config.fusion, scalings(train), classes)
+        rates_of = feature_rates(train, config.fusion.feature_dropout)
+        head = FusionHead(config.fusion, scalings(train), classes, rates_of)
     fit(head, train, validation, config.fusion, config, classes, config.fusion.passes_per_epoch)
     return head.eval()
 

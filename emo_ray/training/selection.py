@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from emo_ray.config import Config, override
-from emo_ray.config.model_settings import SUBSETS, Fusion
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import folding
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.folding import INNER_FOLDS
-from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.head_average import Head, together
 from emo_ray.training import classical_heads
 from emo_ray.training.divergence import diverged
@@ -196,11 +197,11 @@ def judged(head: Head, tested: FeatureBatch, classes: int) -> tuple[np.ndarray, 
 def _fresh(
     settings: Sequence[Fusion], seeds: Sequence[int], train: FeatureBatch, classes: int
 ) -> list[FusionHead]:  # fmt: skip
-    scaling_of, heads = scalings(train), []
+    scaling_of, rates_of, heads = scalings(train), feature_rates(train, settings[0].feature_dropout), []
     with torch.random.fork_rng(devices=[]):
         for candidate, seed in zip(settings, seeds, strict=True):
             torch.manual_seed(seed)
-            heads.append(FusionHead(candidate, scaling_of, classes))
+            heads.append(FusionHead(candidate, scaling_of, classes, rates_of))
     return heads
 
 

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch, SoftTargets
-from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
+from emo_ray.models.fusion import FusionHead, drop_modalities, rates, split_noise
 from emo_ray.training.in_memory import chunks, orders
 from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import counts
@@ -33,7 +34,7 @@ from emo_ray.training.stacked_forward import (
 )
 
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
-SHARED_FIELDS = ("hidden", "batch_size", "passes_per_epoch", "start_from", "context")
+SHARED_FIELDS = ("hidden", "feature_dropout", "batch_size", "passes_per_epoch", "start_from", "context")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class StackedHeads:
         shared = configs[0].settings
         self.configs, self.train, self.epochs, self.epochs_done = list(configs), train, epochs, 0
         self.steps_per_epoch = -(-len(train) // shared.batch_size) * shared.passes_per_epoch
+        self.first = heads[0]  # whose scaling and rates of dropout on features are those of all
         self.classes = heads[0].classify.out_features
         self.offsets = shared.context.offsets
         self.standardised = _standardised(heads[0], train)
@@ -112,7 +114,7 @@ class StackedHeads:
         noise_seeds = [derived_seed(seed, Stream.NOISE, self.epochs_done, 0) for seed in seeds]
         generators = [torch.Generator().manual_seed(noise_seed) for noise_seed in noise_seeds]
         shared, step = self.configs[0].settings, self.epochs_done * self.steps_per_epoch
-        columns, total_T = noise_columns(shared.hidden), torch.zeros(len(self.configs))
+        columns, total_T = self.first.noise_columns, torch.zeros(len(self.configs))
         passes = (orders(len(self.train), seed, self.epochs_done, shared.passes_per_epoch) for seed in seeds)
         for order in zip(*passes, strict=True):
             for index_SB in torch.stack(order).split(shared.batch_size, dim=1):
@@ -158,15 +160,20 @@ class StackedHeads:
 
     def _gradients(self, index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Put the gradients of all heads on the clips of `index` (B,) or (T, B) into grad_TP; the loss of each (T,)."""
-        chances, keeps = split_noise(noise, self.dropout_T11)
+        chances, keeps = split_noise(noise, self.dropout_T11, self.first.hidden)
+        keep_features = self.first.keep_features(noise)
         shown = self.train.present_BM[index]
         present = drop_modalities(shown, self.rate_TR, chances)
-        fused_TBH = self._fused({name: rows[index] for name, rows in self.standardised.items()}, present, keeps)
+        shown_features = {name: rows[index] * keep_features.get(name, 1) for name, rows in self.standardised.items()}
+        fused_TBH = self._fused(shown_features, present, keeps)
         if self.near is not None:
             near = self.near.rows(index)
             near_present = near.present_BNM & ~(shown & ~present)[..., None, :]  # dropped in the whole window
             near_keeps = [keep.repeat_interleave(len(self.offsets), dim=-2) for keep in keeps]
-            near_TXH = self._fused(near.features(), near_present.flatten(-3, -2), near_keeps)
+            near_features = near.features()
+            for name, keep_BD in keep_features.items():
+                near_features[name] = near_features[name] * keep_BD.repeat_interleave(len(self.offsets), dim=-2)
+            near_TXH = self._fused(near_features, near_present.flatten(-3, -2), near_keeps)
             fused_TBH = self._with_neighbours(fused_TBH, near_TXH, near, near_present)
         logits_TBK = classify(self.tensors, fused_TBH)
         loss_T = self._loss(logits_TBK, self.targets.target_BK[index], self.targets.weight_B[index])

@@ -64,6 +64,7 @@ OTHER = {  # values for those of which no other can be made by rule
     "transcribe.request": {"response_format": "json"},
     "transcribe.language": "zh",
     "transcribe.revision": "abc",
+    "fusion.feature_dropout": 0.4,
     "fusion.modality_dropout": {"video": 0.2},
     "emovclip.batch_size": 64,
     "emovclip.lora.targets": ["q", "v"],

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.config.model_settings import MODALITIES, Fusion
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import Context, FeatureBatch, unlabelled
 from emo_ray.models.fusion import (
     FusionHead,
     drop_modalities,
-    noise_columns,
+    feature_rates,
+    hidden_columns,
     rates,
     scaling,
     scalings,
@@ -192,9 +194,36 @@ def test_the_heads_random_decisions_come_from_one_draw_of_noise():
     torch.manual_seed(5)
     output = head(batch)
     torch.manual_seed(5)
-    chances, _ = split_noise(torch.rand(len(batch), noise_columns(16)), 0.0)
+    chances, _ = split_noise(torch.rand(len(batch), hidden_columns(16)), 0.0, 16)
     shown = replace(batch, present_BM=drop_modalities(batch.present_BM, rates(0.7), chances))
     assert torch.equal(output.logits_BK, head.eval()(shown).logits_BK)
+
+
+def test_features_are_hidden_more_often_the_more_there_are_for_each_clip():
+    batch = batch_of()
+    clips_of = dict(zip(MODALITIES, batch.present_BM.sum(dim=0).tolist(), strict=True))
+    assert feature_rates(batch, None) == {name: size / (size + clips_of[name]) for name, size in SIZES.items()}
+    assert feature_rates(batch, 0.2) == dict.fromkeys(SIZES, 0.2)
+    assert feature_rates(batch, 0.0) == {}
+    silent = batch_of(present=batch.present_BM & torch.tensor([True, False, True]))
+    assert set(feature_rates(silent, None)) == {"video", "text"}
+
+
+def test_a_hidden_feature_counts_as_the_mean_and_the_others_as_much_more():
+    head = head_of(dropout=0.0, modality_dropout=0.0).train()
+    head.feature_rates = {"audio": 0.75, "text": 0.5}
+    batch = batch_of()
+    torch.manual_seed(5)
+    output = head(batch)
+    torch.manual_seed(5)
+    noise = torch.rand(len(batch), head.noise_columns)[:, hidden_columns(16) :]
+    audio, text = noise.split([SIZES["audio"], SIZES["text"]], dim=1)
+    seen = {"audio": 4.0 * (audio >= 0.75), "text": 2.0 * (text >= 0.5)}
+    features = {name: values * seen.get(name, 1.0) for name, values in batch.features.items()}
+    uncut_B = torch.stack([(values.abs() <= 5).all(dim=1) for values in features.values()]).all(dim=0)  # no outliers
+    expected = head.eval()(replace(batch, features=features)).logits_BK
+    torch.testing.assert_close(output.logits_BK[uncut_B], expected[uncut_B], atol=1e-5, rtol=0)
+    assert uncut_B.sum() > 5
 
 
 def test_scaling_standardises_and_survives_constants():

@@ -131,6 +131,7 @@ OTHER = {
     "annotate.request": {"top_p": 0.5},
     "annotate.max_requests": 20,  # so many that clips with labels are among them, whatever the order of the requests
     "annotate.max_tokens": 20 * ANSWER_TOKENS,
+    "fusion.feature_dropout": 0.4,
     "fusion.modality_dropout": {"video": 0.2},
     "fusion.start_from": "FOLDER/model",
     "fusion.batch_size": 64,

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state

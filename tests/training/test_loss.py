@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from emo_ray.config.model_settings import Fusion
+from emo_ray.config.fusion_settings import Fusion
 from emo_ray.data.batch import Batch, Output, SoftTargets
 from emo_ray.training.loss import balanced_weights, class_weights, loss, mass
 

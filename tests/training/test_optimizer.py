@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from emo_ray.config.model_settings import Fusion
+from emo_ray.config.fusion_settings import Fusion
 from emo_ray.training.optimizer import learning_rate_factor, load_moments, optimizer_of, set_rates
 
 

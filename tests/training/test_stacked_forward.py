@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emo_ray.config.model_settings import MODALITIES, SUBSETS, Fusion
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch, unlabelled
-from emo_ray.models.fusion import FusionHead, drop_modalities, noise_columns, rates, split_noise
+from emo_ray.models.fusion import FusionHead, drop_modalities, hidden_columns, rates, split_noise
 from emo_ray.training.stacked_forward import classify, fuse, fuse_subsets, project, stack, transposed_weight
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
@@ -67,8 +68,8 @@ def test_in_training_each_has_its_own_noise_and_rates(rate):
         head.dropout = dropout
         torch.manual_seed(seed)
         expected.append(head(batch))
-        noises.append(torch.rand(ROWS, noise_columns(HIDDEN), generator=torch.Generator().manual_seed(seed)))
-    chances, keeps = split_noise(torch.stack(noises), torch.tensor(dropouts)[:, None, None])
+        noises.append(torch.rand(ROWS, hidden_columns(HIDDEN), generator=torch.Generator().manual_seed(seed)))
+    chances, keeps = split_noise(torch.stack(noises), torch.tensor(dropouts)[:, None, None], HIDDEN)
     present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
     fused = fuse(*projected(heads, batch, keeps), present, keeps[-1])
     logits = classify(stack(heads), fused)

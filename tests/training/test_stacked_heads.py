@@ -7,7 +7,7 @@ import torch
 
 from emo_ray.config import load, override
 from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
-from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.training import in_memory, loop
 from emo_ray.training.loss import class_weights
 from emo_ray.training.metrics import validation_metrics
@@ -55,7 +55,7 @@ def in_dialogues(batch, seed, offsets=(-3, -2, -1, 1)):
 
 def fresh(config, train):
     torch.manual_seed(config.seed)
-    return FusionHead(config.settings, scalings(train), 4)
+    return FusionHead(config.settings, scalings(train), 4, feature_rates(train, config.settings.feature_dropout))
 
 
 def alone(config, train, validation):

@@ -25,7 +25,7 @@ from emo_ray.data.batch import from_features
 from emo_ray.experiments.bench.step import product_flops
 from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds
 from emo_ray.models import checkpoint
-from emo_ray.models.fusion import scalings
+from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.progress import progress
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.sweeps.stacked import Fold, Worker, wave_of
@@ -154,10 +154,12 @@ class SingleHeadWorker:
             config = applied(self.config, params)
             tables = dict(zip(("train", "validation"), self.folds[fold], strict=True))
             datasets = {name: ray.data.from_arrow(part).materialize() for name, part in tables.items()}
+            train = from_features(tables["train"])
+            rates_of = feature_rates(train, config.fusion.feature_dropout)
             job = ray_train.TrainingJob(
                 phase="fusion",
                 digest="",
-                build=partial(checkpoint.fresh_fusion, config, scalings(from_features(tables["train"])), _labels()),
+                build=partial(checkpoint.fresh_fusion, config, scalings(train), _labels(), feature_rates=rates_of),
                 collate=from_features,
                 optimisation=config.fusion,
                 train_rows=len(tables["train"]),

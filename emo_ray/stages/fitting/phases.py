@@ -27,7 +27,7 @@ from emo_ray.inference.encoders import video_encoder
 from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint, familiarity
 from emo_ray.models.clip import check_tag
-from emo_ray.models.fusion import scalings
+from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.models.head_average import Head
 from emo_ray.progress import say
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
@@ -127,7 +127,8 @@ def fusion_job(
     train_rows = labelled_rows(table, clips.train)
     read: ReadFeatures = from_features if by_speaker is None else partial(_standardised, by_speaker)
     # Pseudo-labelled clips count as well: how features are scaled says nothing about labels.
-    statistics, usable = scalings(read(train_rows)), train_rows["clip_id"].to_pylist()
+    train, usable = read(train_rows), train_rows["clip_id"].to_pylist()
+    statistics, rates_of = scalings(train), feature_rates(train, config.fusion.feature_dropout)
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
     tables = {"train": train_rows, "validation": labelled_rows(table, clips.validation)}
@@ -138,7 +139,7 @@ def fusion_job(
     job = ray_train.TrainingJob(
         phase="fusion",
         digest=plan.key,
-        build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels, heads),
+        build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels, heads, rates_of),
         collate=partial(read_with_targets, read, clips.pseudo),
         optimisation=config.fusion,
         train_rows=len(usable),

@@ -28,7 +28,7 @@ from emo_ray.stages.corpus import Corpus, encoded_with
 if TYPE_CHECKING:
     from emo_ray.data.pseudo import PseudoLabels
 
-VERSION = 7  # of trained models; 7: they hold the temperature that calibrates them
+VERSION = 8  # of trained models; 7: they hold their temperature; 8: features are dropped in training
 
 
 @dataclass(frozen=True)

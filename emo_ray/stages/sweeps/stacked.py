@@ -21,7 +21,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.models import checkpoint
-from emo_ray.models.fusion import FusionHead, scalings
+from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.training import metrics, search
@@ -195,7 +195,8 @@ class Worker:
         with torch.random.fork_rng(devices=[]):
             for config in configs:
                 torch.manual_seed(config.seed)
-                heads += checkpoint.fresh_heads(config, self.scalings[fold], self.labels, 1)
+                rates_of = feature_rates(self.folds[fold].train, config.fusion.feature_dropout)
+                heads += checkpoint.fresh_heads(config, self.scalings[fold], self.labels, 1, rates_of)
         head_configs = [HeadConfig(config.fusion, config.seed) for config in configs]
         clips = self.folds[fold]
         return StackedHeads(heads, head_configs, clips.train, clips.validation, self.config.train.epochs)
