@@ -157,6 +157,15 @@ COMMANDS: dict[str, Command] = {
         example="mer2024",
         result="STORE/ itself, and a table with what to do; exit status 0 where a job can begin, else 2",
     ),
+    "export": Command(
+        "stages.export",
+        about="Export a model to a folder that works by itself: for emo_ray.load, MLflow, ONNX and the Hugging Face "
+        "hub, with a model card.",
+        example="mini checkpoint=MODEL_FOLDER tracking.register=emotions",
+        result="STORE/exports/MODEL-KEY with weights, encoders, README.md, MLmodel and onnx/",
+        sections=("export",),
+        then=("serve checkpoint={path}",),
+    ),
     "serve": Command(
         "stages.serve",
         about="Serve a model: a page for files, webcam and microphone, and a JSON API, until Ctrl-C.",

@@ -1,6 +1,7 @@
 """The sections of the configuration that belong to one job, or to all: what is selected, measured, and where."""
 
 import re
+import warnings
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Literal
@@ -204,6 +205,15 @@ class Chaos(Section, decides=NOTHING):
     )
 
 
+class Export(Section, decides=NOTHING, owner="caller"):
+    """What jobs/export.py writes."""
+
+    licence: str = setting(
+        "other", "Licence of the model card, as the hub calls it. The corpus and the encoders limit what you may say."
+    )
+    onnx: bool = setting(True, "Whether the head and EmoVCLIP's video side are written as ONNX too.")
+
+
 class Serve(Section, decides=NOTHING, owner="caller"):
     """How jobs/serve.py answers; EMO_RAY_SERVE_TOKEN of the environment is what clients must send."""
 
@@ -254,6 +264,10 @@ def _tracking_plugins(scheme: str) -> Iterable[EntryPoint]:
     return entry_points(group="mlflow.tracking_store", name=scheme)
 
 
+# A class of Python has a method of this name, of which no section makes use.
+warnings.filterwarnings("ignore", message='Field name "register" in "Tracking" shadows')
+
+
 class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
     """Where MLflow records runs."""
 
@@ -262,6 +276,13 @@ class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
     )
     experiment: str = setting("emo_ray", "Name of the MLflow experiment.")
     enabled: bool = setting(True, "Whether runs are recorded at all.")
+    register: str | None = setting(
+        None,
+        "Name in MLflow's registry under which jobs/train.py and jobs/export.py register the model, as its champion. "
+        "null: it is not registered.",
+        min_length=1,
+        pattern=r"[^/:'\"]+",
+    )
 
     @field_validator("uri")
     @classmethod

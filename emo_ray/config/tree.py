@@ -22,6 +22,7 @@ from emo_ray.config.job_settings import (
     Cluster,
     CrossCorpus,
     Evaluate,
+    Export,
     Pseudo,
     Rounds,
     Serve,
@@ -83,6 +84,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     crosscorpus: CrossCorpus = CrossCorpus()
     claims: Claims = Claims()
+    export: Export = Export()
     serve: Serve = Serve()
     bench: Bench = Bench()
     verify: Verify = Verify()

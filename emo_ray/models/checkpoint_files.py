@@ -40,7 +40,19 @@ MODEL_FILES = (
 )
 
 CHECKED = (WEIGHTS, LABELS, SEEN, SPEAKERS, CALIBRATION, FAMILIARITY, CONFIG)  # the files that a meta has digests of
-_NO_PART = ("data", "tables", "tune", "bench", "chaos", "claims", "serve", "store", "tracking", "cluster")  # of a model
+_NO_PART = (
+    "data",
+    "tables",
+    "tune",
+    "bench",
+    "chaos",
+    "claims",
+    "serve",
+    "export",
+    "store",
+    "tracking",
+    "cluster",
+)  # of a model
 _OTHERS = tuple(f"{section}." for section in _NO_PART)
 
 

@@ -104,7 +104,7 @@ class FusionHead(FeatureScaling):
         """The features of clips as one vector each, (B, H)."""
         places = []
         for m, name in enumerate(MODALITIES):
-            place_BH = self.absent_MH[m].expand(len(present_BM), -1)
+            place_BH = self.absent_MH[m].expand(present_BM.shape[0], -1)
             if name in self.project and name in features:  # else no training clip had it, or no clip here has it
                 standardised_BD = self.standardise(features[name], name, present_BM[:, m])
                 projected_BH = keep_of[name] * self.project[name](keep_of.get(_features(name), 1.0) * standardised_BD)

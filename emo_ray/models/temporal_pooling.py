@@ -48,7 +48,7 @@ class TemporalAttention(nn.Module):
     def _attend(self, frames_BTD: torch.Tensor, need_weights: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the queries take from normalised frame embeddings (B, Q, D), and the weights (B, Q, T) if asked for."""
         normed_BTD = self.ln(frames_BTD)
-        query_BQD = self.query_QD.expand(len(frames_BTD), -1, -1)
+        query_BQD = self.query_QD.expand(frames_BTD.shape[0], -1, -1)
         return self.attn(query_BQD, normed_BTD + self.time_TD, normed_BTD, need_weights=need_weights)
 
 

@@ -166,7 +166,7 @@ class OpenClipTower(Tower):
         """CLS and patches with their positions."""
         visual = self.visual
         x = visual.conv1(images_FCHW).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], dim=1)
         return x + visual.positional_embedding.to(x.dtype)
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:

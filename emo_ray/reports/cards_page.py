@@ -20,7 +20,6 @@ from emo_ray.reports.page import Fragment, Page
 from emo_ray.reports.templating import TEMPLATES
 from emo_ray.reports.wording import clock, plural, shorten, whole_percent
 
-MISTAKES = "mistakes"  # the name of the pages of a report's mistakes
 CARDS_PER_PAGE, MOST_PAGES = 250, 20  # a page of full cards has about 6 MB
 # Of a manifest: what tells a clip and its media, without what a person is asked for, and without its place in a corpus.
 COLUMNS = tuple(name for name in CLIP_FIELDS if name not in ("label", "split", "fold"))

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 
 from emo_ray.reports import evaluation_plots, page
-from emo_ray.reports.cards_page import MISTAKES, file_name
 from emo_ray.reports.evaluation_plots import NOTHING
 from emo_ray.reports.floors import table as floor_table
-from emo_ray.reports.page import Fragment, Page, Picture
+from emo_ray.reports.page import Page, Picture
 from emo_ray.reports.reliability import reliability_diagrams
 from emo_ray.reports.scorecard import EvaluationReport, Interval, Scores, SubsetScores, verdict
 from emo_ray.reports.table import Cell, Table
@@ -44,7 +42,6 @@ def write(report: EvaluationReport, folder: Path) -> Path:
             *floors,
             classes,
             Picture("confusion", evaluation_plots.confusion_matrix(report), matrix),
-            *_link_to_mistakes(folder),
             counts,
             *_detail_pictures(report),
             *folds,
@@ -54,13 +51,6 @@ def write(report: EvaluationReport, folder: Path) -> Path:
         "WAF: F1 weighted by class size · UAR: mean recall of the classes that occur · macro F1: mean F1 of these",
     )
     return page.write(shown, folder / PAGE)
-
-
-def _link_to_mistakes(folder: Path) -> list[Fragment]:
-    """A link to the cards of the most confident mistakes, where they lie beside the page."""
-    name = file_name(MISTAKES, 1)
-    link = Markup('<p><a href="{}">The most confident mistakes</a>, as cards to look at and to correct.</p>')
-    return [Fragment(link.format(name))] if (folder / name).is_file() else []
 
 
 def _detail_pictures(report: EvaluationReport) -> list[Picture]:

@@ -1,7 +1,7 @@
 """The verbs of a job, one file each, in the order of the data flow; what several verbs share lies in the folders.
 
 Reading order: result, chat, decoding, encoding, serving, transcripts, corpus, fitting, sweeps, segment, prepare,
-transcribe, annotate, features, check, train, prediction_rows, cards, compare, noise, evaluate, timelines, predictor,
-prediction_files, predict, serve, teachers, borderline, pseudo_label, self_train, tune, crossvalidate, crosscorpus,
-store_files, verify, report, machine, doctor.
+transcribe, annotate, features, check, export, train, prediction_rows, cards, compare, noise, evaluate, timelines,
+predictor, prediction_files, predict, serve, teachers, borderline, pseudo_label, self_train, tune, crossvalidate,
+crosscorpus, store_files, verify, report, machine, doctor.
 """

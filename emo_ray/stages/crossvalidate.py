@@ -130,8 +130,8 @@ def _measure(
     speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
-    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
     evaluation.write(content, folder)
+    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
 
 
 def _count(config: Config, prepared: Prepared) -> int:

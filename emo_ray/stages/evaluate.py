@@ -274,8 +274,8 @@ def _measure(
     write_predictions(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
     )
-    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
     evaluation.write(content, folder)
+    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
 
 
 def _histories(path: Path) -> dict[str, list[dict[str, float]]]:

@@ -8,6 +8,7 @@ from emo_ray.models import checkpoint_files
 from emo_ray.progress import say
 from emo_ray.reports import training as report
 from emo_ray.stages.corpus import Corpus, open_corpus, speaker_offer
+from emo_ray.stages.export import export_model
 from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, resolve_training
 from emo_ray.stages.result import Result
 
@@ -18,6 +19,8 @@ def train(config: Config) -> Result:
     Raises ValueError where there is nothing to train on.
     """
     path, corpus = train_model(config)
+    if config.tracking.register is not None:
+        export_model(config, path)
     meta = store.read_meta(path)
     best, notes = meta["best"], [*corpus.prepared.notes, *meta.get("stopped", ()), *meta.get("notes", ())]
     lines = [*notes, *speaker_offer(config, corpus.prepared.clips)]

@@ -4,10 +4,12 @@ A server that does not answer is an error where something is about to be trained
 answering later costs no training: what it misses waits in the store, and is sent when it answers again, by whichever
 job asks next.
 
-Reading order: database, entries, outbox, server, runs.
+Reading order: packaging, database, entries, outbox, server, runs.
 """
 
 from emo_ray.tracking.database import outdated
+from emo_ray.tracking.entries import ALIAS
+from emo_ray.tracking.packaging import write_mlmodel
 from emo_ray.tracking.runs import (
     Run,
     check,
@@ -19,4 +21,16 @@ from emo_ray.tracking.runs import (
     uri,
 )
 
-__all__ = ["Run", "check", "command", "deliver", "is_logged", "note_logged", "open_run", "outdated", "uri"]
+__all__ = [
+    "ALIAS",
+    "Run",
+    "check",
+    "command",
+    "deliver",
+    "is_logged",
+    "note_logged",
+    "open_run",
+    "outdated",
+    "uri",
+    "write_mlmodel",
+]

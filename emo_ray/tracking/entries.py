@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+ALIAS = "champion"  # of the version of a registered model that was registered last
 KEY_TAG, _PARENT_TAG = "emo_ray.key", "mlflow.parentRunId"
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # that a server takes at once
 
@@ -39,6 +40,7 @@ class Writer:
             "tag": self._tag,
             "metrics": self._metrics,
             "artifacts": self._artifacts,
+            "model": self._model,
             "finish": self._finish,
         }
 
@@ -130,12 +132,29 @@ class Writer:
         if not self.client.list_artifacts(run_id, name):
             self.client.log_artifacts(run_id, folder, name)
 
+    def _model(self, entry: Entry, run_id: str) -> None:
+        """Register a model's folder, once, as a model of the run and a version that the alias names."""
+        folder, name, key = (entry.values[part] for part in ("folder", "name", "key"))
+        if not self.client.search_registered_models(f"name = '{name}'"):
+            self.client.create_registered_model(name)
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        version = next((version for version in versions if version.tags.get(KEY_TAG) == key), None)
+        if version is None:
+            run = self.client.get_run(run_id)
+            logged = self.client.create_logged_model(run.info.experiment_id, name, source_run_id=run_id)
+            self.client.log_model_artifacts(logged.model_id, folder)
+            logged = self.client.finalize_logged_model(logged.model_id, "READY")
+            version = self.client.create_model_version(
+                name, logged.artifact_location, run_id, tags={KEY_TAG: key}, model_id=logged.model_id
+            )
+        self.client.set_registered_model_alias(name, ALIAS, version.version)
+
     def _finish(self, entry: Entry, run_id: str) -> None:
         self.client.set_terminated(run_id, entry.values["status"], end_time=entry.time_ms)
 
 
 def size_bytes(entry: Entry) -> int:
     """The size of the files that an entry has copied."""
-    if entry.kind != "artifacts":
+    if entry.kind not in ("artifacts", "model"):
         return 0
     return sum(path.stat().st_size for path in Path(entry.values["folder"]).rglob("*") if path.is_file())

@@ -49,6 +49,10 @@ class Run:
         """Copy a folder's files to the run, once."""
         self._write("artifacts", {"folder": str(folder.absolute()), "name": name})
 
+    def model(self, folder: Path, name: str, key: str) -> None:
+        """Register a folder with an MLmodel as a version of a registered model, once, and point the alias to it."""
+        self._write("model", {"folder": str(folder.absolute()), "name": name, "key": key})
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the block; then the run has finished, or failed where the block did."""

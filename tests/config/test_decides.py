@@ -25,7 +25,7 @@ INERT = {
     *(
         key
         for key in leaves()
-        if key.split(".")[0] in {"bench", "chaos", "verify", "serve", "store", "tracking", "cluster"}
+        if key.split(".")[0] in {"bench", "chaos", "verify", "serve", "export", "store", "tracking", "cluster"}
     ),
     *("train.use_gpu", "train.max_failures", "tune.max_concurrent", "tune.max_failures", "pseudo.max_bad_fraction"),
     *(
