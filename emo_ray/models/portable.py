@@ -62,6 +62,8 @@ def _copied(path: Path, encoders: Path) -> Path | None:
     merges = path.with_suffix(".bpe.gz")  # of the tokenizer of an architecture's file
     for file in (path, *((merges,) if path.suffix == ".json" and merges.is_file() else ())):
         store.link_or_copy(file, encoders / file.name)
+    if path.suffix == ".json" and path.with_suffix(".tokenizer").is_dir():
+        shutil.copytree(path.with_suffix(".tokenizer"), copy.with_suffix(".tokenizer"), dirs_exist_ok=True)
     return copy
 
 

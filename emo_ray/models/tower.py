@@ -204,7 +204,7 @@ def prompted_block(
     key_value = torch.cat([block.key_value(t).expand(B, T, -1, -1) for t in tokens], dim=2)
     query = query.reshape(B * T, x_BTQD.shape[2], block.heads, -1).transpose(1, 2)
     key, value = key_value.reshape(B * T, -1, 2, block.heads, query.shape[-1]).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(block.ready_query(query), block.ready_key(key), value, attn_mask=mask_NN)
+    mixed = attention(block.ready_query(query), block.ready_key(key), value, mask_NN)
     return block.finish(x_BTQD, mixed.transpose(1, 2).reshape(*x_BTQD.shape[:3], -1))
 
 
@@ -228,6 +228,18 @@ def cls_block(block: Block, x_BTND: torch.Tensor, prompts: Sequence[torch.Tensor
         mixed = block.low_rank.added_to_absorbed_value(mixed_rows, mixed)
     value_bias, mixed = block.bias("v"), mixed.flatten(-2)
     return block.finish(cls_rows(x_BTND), mixed if value_bias is None else mixed + value_bias)[:, :, None]
+
+
+def attention(
+    query_FHQD: torch.Tensor, key_FHND: torch.Tensor, value_FHND: torch.Tensor, mask_QN: torch.Tensor | None
+) -> torch.Tensor:
+    """Scaled dot-product attention. In bf16 on CPUs torch's fused one is slow, so there it is spelt out."""
+    if query_FHQD.device.type != "cpu" or query_FHQD.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query_FHQD, key_FHND, value_FHND, attn_mask=mask_QN)
+    scores_FHQN = query_FHQD * query_FHQD.shape[-1] ** -0.5 @ key_FHND.transpose(-2, -1)
+    if mask_QN is not None:
+        scores_FHQN = scores_FHQN + mask_QN.to(scores_FHQN.dtype)
+    return scores_FHQN.softmax(dim=-1) @ value_FHND
 
 
 def cls_rows(x_BTND: torch.Tensor) -> torch.Tensor:

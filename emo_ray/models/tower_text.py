@@ -77,7 +77,9 @@ class TextTower:
         text, length = self.text, x_KLD.shape[1]
         x = x_KLD + text.positional_embedding[:length]
         mask_LL = None if text.attn_mask is None else text.attn_mask[:length, :length]
-        if any(block.low_rank is not None for block in self.blocks):
+        # torch's module lays rows out so that in bf16 CPUs copy its weights for every position: a tenth of a step.
+        in_bf16_on_cpu = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if in_bf16_on_cpu or any(block.low_rank is not None for block in self.blocks):
             for block in self.blocks:
                 x = prompted_block(block, x[None], (), mask_NN=mask_LL)[0]
         else:

@@ -5,12 +5,14 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_towers import TEXTS, TOWERS, write_tokenizer
 
 from emo_ray.models import emovclip, reference
 from emo_ray.models.clip import tokenizer
 from emo_ray.models.emovclip import VideoEncoder
 from emo_ray.models.identity import frozen_digest
+from emo_ray.models.tower import attention
 from emo_ray.models.trainable_state import cast_frozen
 
 LABELS = ("neutral", "very_happy", "sad")
@@ -153,3 +155,25 @@ def test_a_copy_in_bf16_is_close_and_shares_nothing(built, tower):
         features_BD = copy(frames).features_BD
     assert (features_BD.float() - expected).norm() < 0.05 * expected.norm()
     assert torch.equal(model(frames).features_BD, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_spelt_out_in_bf16_is_the_fused_one(masked):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, rows, 8, generator=generator).bfloat16() for rows in (5, 7, 7))
+    mask_QN = torch.full((5, 7), float("-inf")).triu_(1) if masked else None
+    exact = [t.double() for t in (query, key, value)]
+    expected = F.scaled_dot_product_attention(*exact, attn_mask=None if mask_QN is None else mask_QN.double())
+    mixed = attention(query, key, value, mask_QN)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.double(), expected, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("text", ["CLIP", "SigLIP 2"])
+def test_classes_in_bf16_are_close_to_those_in_fp32(built, text):
+    model = built(text=text)[0]
+    expected = model.encode_classes()
+    cast_frozen(model, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding_KD = model.encode_classes()
+    assert (embedding_KD.float() - expected).norm() < 0.05 * expected.norm()

@@ -29,7 +29,7 @@ _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "ray", "pyarrow", "av")
 
 
 def _step(config: Config, scratch: Path) -> Measured:
-    steps = (config.bench.pairs + 1) * step.WAYS * len(config.bench.batch_sizes)
+    steps = (config.bench.pairs + 1) * len(step.WAYS) * len(config.bench.batch_sizes)
     with progress("stepping", steps, "steps") as advance:
         return step.step(config, advance)
 
