@@ -135,15 +135,17 @@ def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Co
 def _write_borderline(
     config: Config, corpus: Corpus, clips: Pool, threshold_K: np.ndarray, leaks: Collection[str], folder: Path
 ) -> None:
-    """The page of the clips that a person should label next; those that would leak into validation or test never."""
-    leaking_N = np.array([against in set(leaks) for against in clips.against_N], bool)
+    """Write the page of the clips that a person should label next, without any that validation or test know.
+
+    `leaks` are the reasons against those.
+    """
+    reasons = set(leaks)
+    leaking_N = np.array([against in reasons for against in clips.against_N], bool)
     nearest_M = borderline.nearest(clips.confidence_N, clips.prediction_N, threshold_K, leaking_N)
     part_of = [(part, row) for part, rows in clips.parts.items() for row in range(rows.stop - rows.start)]
-    known = corpus.prepared.clips
-    texts = corpus.texts.transcripts
-    with_words = known if texts is None else texts.in_clips(known)
-    rows = [part_of[i] for i in nearest_M]
-    borderline.write(folder, corpus.prepared, with_words, rows, config.media.face.margin)
+    prepared, transcripts = corpus.prepared, corpus.texts.transcripts
+    with_words = prepared.clips if transcripts is None else transcripts.in_clips(prepared.clips)
+    borderline.write(folder, prepared, with_words, [part_of[i] for i in nearest_M], config.media.face.margin)
 
 
 def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
