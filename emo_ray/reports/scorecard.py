@@ -8,9 +8,10 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.reports.floors import FloorScores, floor_notes
 from emo_ray.reports.reliability import CalibrationChange
 from emo_ray.reports.wording import SUBSET_NAMES, percent, plural, points
+from emo_ray.training.bootstrap import FEW_SPEAKERS
 
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"  # in the folder of a report
-FEW_CLIPS, FEW_SPEAKERS = 20, 5  # a class with fewer, or clips of fewer people, allow no conclusion
+FEW_CLIPS = 20  # a class with fewer allows no conclusion
 # What papers on a corpus report, by the importer of the corpus or a word in the name of its manifest.
 CONVENTIONS = {
     "mer2024": "MER2024 is scored by WAF over its six classes",
@@ -156,8 +157,8 @@ def _people_sentence(report: EvaluationReport) -> str:
         return f"Intervals hold for other people like these {count} speakers (bootstrap over speakers)."
     if count == 0:
         return "No speakers are known: intervals are over clips, and too narrow for other people."
-    known = f"Only {plural(count, 'speaker')} {'is' if count == 1 else 'are'} known, fewer than {FEW_SPEAKERS}"
-    return f"{known}: intervals are over clips, and too narrow for other people."
+    few = f"Only {plural(count, 'speaker')} {'is' if count == 1 else 'are'} known, fewer than {FEW_SPEAKERS}"
+    return f"{few}: intervals are over clips, and too narrow for other people."
 
 
 def _sentence(words: str) -> str:

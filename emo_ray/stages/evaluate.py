@@ -204,17 +204,8 @@ def _folder(
     """Named after everything that decides a report."""
     weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
     temperature = fitted["temperature"] if (fitted := read_calibration(path)) else None
-    decides = [
-        VERSION,
-        path.name,
-        weights,
-        temperature,
-        digests,
-        prepared.path.name,
-        judged.split,
-        sorted(judged.label_of),
-    ]
-    decides.append(config.evaluate.floors)
+    decides = [VERSION, path.name, weights, temperature, digests, prepared.path.name, judged.split]
+    decides += [sorted(judged.label_of), config.evaluate.floors]
     if config.tables.standardise == "speaker":
         decides += [SPEAKER_VERSION, store.digest_path(path / SPEAKERS)]
     key = store.digest(*decides)
