@@ -130,6 +130,7 @@ class Job:
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
         self._check(config)
+        tracking.began(parsed.recipe)
         function = getattr(importlib.import_module(f"emo_ray.{self.command.module}"), self.name)
         config = configuration.absolute_paths(config)
         result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])

@@ -1,7 +1,10 @@
 """Tracking: what a run holds, that no run exists twice, and that no training is lost to a server that is away."""
 
+import json
 import math
 import os
+import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -16,10 +19,11 @@ from threading import Event, Thread
 import pytest
 
 from emo_ray import store, tracking
-from emo_ray.config import flatten, load, override
+from emo_ray.config import Config, flatten, load, override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.train import train
+from emo_ray.tracking import description
 
 SECRET = "not-to-be-seen"
 EPOCHS = [{"epoch": i, "train_loss": 1.0 / (i + 1), "val_waf": 0.1 * i} for i in range(4)]
@@ -77,9 +81,89 @@ def test_a_run_holds_parameters_epochs_tags_and_files(root, client, tmp_path):
     found, metrics = logged(client)
     assert (found.info.status, found.info.run_name, found.data.tags["state"]) == ("FINISHED", "a name", "complete")
     assert metrics == {f"fusion/{n}": [(e["epoch"], e[n]) for e in EPOCHS] for n in ("train_loss", "val_waf")}
-    flat = flatten(config_of())
-    assert found.data.params == {name: str(value) for name, value in flat.items() if name != "tracking.uri"}
     assert [item.path for item in client.list_artifacts(found.info.run_id, "model/inner")] == ["model/inner/file.txt"]
+
+
+def test_parameters_are_the_main_ones_those_searched_and_those_that_differ(root, client):
+    changes = {"fusion.dropout": 0.125, "data.manifest": "/a/secret/place/clips.csv", "store.root": "/a/place/store"}
+    changes |= {"tune.space": {"fusion.weight_decay": {"uniform": [0.0, 1.0]}}}
+    config = config_of(**changes)
+    tracking.open_run(config, root, KEY, "a name").finish()
+    params = logged(client)[0].data.params
+    flat, defaults = flatten(config), flatten(Config())
+    assert {"seed", "train.epochs", "fusion.dropout", "fusion.weight_decay"} <= set(params)
+    assert "fusion.hidden" not in params or flat["fusion.hidden"] != defaults["fusion.hidden"]
+    assert params["data.manifest"] == "clips.csv"
+    assert all(params[name] == str(flat[name]) for name in params if name != "data.manifest")
+    assert len(params) < len(flat) / 2
+    assert not any("place" in value for value in params.values())
+
+
+def test_a_person_reads_what_was_run_on_what(root, client, monkeypatch):
+    monkeypatch.setattr(description, "_recipe", "")
+    tracking.began("recipes/my_recipe.yaml")
+    config = config_of(**{"data.manifest": "/a/place/meld/manifest.csv"})
+    run = tracking.open_run(config, root, KEY, tracking.title(config, "train", KEY))
+    for _ in range(2):
+        run.dataset(config, "abc", {"clips": 3, "splits": {"train": 3}})
+    run.finish()
+    found, _ = logged(client)
+    assert re.fullmatch(r"train my_recipe meld \d{4}-\d\d-\d\d 012345", found.info.run_name)
+    tags = found.data.tags
+    assert (tags["emo_ray.recipe"], tags["emo_ray.corpus"]) == ("my_recipe", "meld")
+    assert re.fullmatch("[0-9a-f]{40}", tags.get("mlflow.source.git.commit", "0" * 40))
+    assert "meld" in tags["mlflow.note.content"]
+    assert "emo_ray" in tags["mlflow.source.name"]
+    assert not any("/place" in value for value in tags.values())
+    (dataset,) = (item.dataset for item in found.inputs.dataset_inputs)
+    assert (dataset.name, dataset.digest) == ("meld", "abc")
+    assert json.loads(dataset.profile)["clips"] == 3
+
+
+@pytest.mark.parametrize(
+    ("manifest_path", "name"),
+    [(None, "synthetic"), ("a/meld/clips.csv", "meld"), ("my_clips.csv", "my_clips"), ("videos/", "videos"),
+     ("clips.csv", "clips"), ("/data/clips", "clips")],
+)  # fmt: skip
+def test_a_corpus_is_called_by_its_table_or_folder(manifest_path, name):
+    assert description.corpus_of(config_of(**{"data.manifest": manifest_path})) == name
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_copied_or_moved_store_logs_into_itself(root, tmp_path_factory, is_moved):
+    from mlflow import MlflowClient
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
+    (root / "model").mkdir()
+    (root / "model" / "first.txt").write_text("first")
+    old = root / "old'store %_"
+    old.mkdir()
+    (root / "mlflow.db").rename(old / "mlflow.db")
+    run = tracking.open_run(config_of(), old, KEY, "first")
+    run.artifacts(root / "model", "first")
+    run.finish()
+    new = tmp_path_factory.mktemp("elsewhere") / "new store"
+    shutil.copytree(old, new)
+    if is_moved:
+        shutil.rmtree(old)
+    before = files_of(old)
+    _artifact_repos_cache.clear()  # the next job is another process
+    for key in (KEY, "another"):  # the run that was copied goes on, and one begins
+        run = tracking.open_run(config_of(), new, key, "second")
+        run.artifacts(root / "model", "second")
+        run.finish()
+    assert files_of(old) == before
+    client = MlflowClient(tracking_uri=f"sqlite:///{new}/mlflow.db")
+    for key, names in ((KEY, ["first", "second"]), ("another", ["second"])):
+        found, _ = logged(client, key)
+        assert found.info.artifact_uri.startswith(new.as_uri())
+        assert [item.path for item in client.list_artifacts(found.info.run_id)] == names
+    assert len(list((new / "mlartifacts").rglob("first.txt"))) == 3
+    assert old.exists() is not is_moved
 
 
 def test_a_run_is_found_again_and_keeps_what_it_has(root, client):

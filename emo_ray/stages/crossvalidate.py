@@ -77,7 +77,7 @@ def crossvalidate(config: Config) -> Result:
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "folds": config.data.folds}, fill)
     content = store.read_json(folder / REPORT)
-    track_report(config, key, folder.name, folder, content)
+    track_report(config, key, "crossvalidate", folder, content)
     return report_result(config, folder, content, prepared)
 
 

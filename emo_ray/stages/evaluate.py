@@ -68,7 +68,7 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
     content = store.read_json(folder / REPORT)
     # The report goes into the run that made the model; a model from elsewhere has a run for each corpus.
     key = path.name.removeprefix("model-") if config.checkpoint is None else store.digest(folder.name)
-    track_report(config, key, path.name, folder, content)
+    track_report(config, key, "evaluate", folder, content)
     result = report_result(config, folder, content, corpus.prepared)
     return _with_noise(result, config, path, corpus, judged) if config.evaluate.noise else result
 
@@ -129,12 +129,12 @@ def report_result(config: Config, folder: Path, content: EvaluationReport, prepa
     return Result(folder, dict(content), evaluation.tables(content), lines)
 
 
-def track_report(config: Config, key: str, name: str, folder: Path, content: EvaluationReport) -> None:
-    """Log a report to MLflow, once for each run and tracking server."""
+def track_report(config: Config, key: str, job: str, folder: Path, content: EvaluationReport) -> None:
+    """Log a report of a job to MLflow, once for each run and tracking server."""
     root, split = cluster.store_root(config), content["split"]
     if tracking.is_logged(config, root, folder, key):
         return
-    run = tracking.open_run(config, root, key, name)
+    run = tracking.open_run(config, root, key, tracking.title(config, job, key))
     values = {f"{split}/{n}/{k}": v for n, scores in content["subsets"].items() if scores for k, v in scores.items()}
     run.metrics(values | {f"{split}/available/{k}": v for k, v in (content["available"] or {}).items()})
     run.artifacts(folder, f"report-{folder.name}")

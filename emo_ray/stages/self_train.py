@@ -73,8 +73,9 @@ def self_train(config: Config, corpus: Corpus | None = None) -> Result:
     root = cluster.store_root(config)
     first = _first(config, corpus)
     key = _key(config, corpus, first)
-    job = tracking.open_run(config, root, key, f"self-training-{key}")
+    job = tracking.open_run(config, root, key, tracking.title(config, "self_train", key))
     with job.running():
+        job.dataset(config, prepared.path.name, prepared.counts())
         rounds, ended = _run_rounds(config, corpus, first, job)
         best = best_of(rounds)
         job.metrics({f"teacher/{name}": value for name, value in first.scores.items()})
@@ -163,7 +164,7 @@ def _run_rounds(config: Config, corpus: Corpus, first: Round, job: tracking.Run)
         number, teacher = len(rounds), best_of(rounds)
         run = tracking.open_run(config, root, store.digest(job.key, number), f"round-{number}", parent=job)
         with run.running():
-            new = judged(_run_round(config, corpus, number, teacher), rounds)
+            new = judged(_run_round(config, corpus, number, teacher, run), rounds)
             rounds.append(new)
             accepted = sum(new.accepted.values())
             values: dict[str, float] = {"accepted": accepted, "kept": new.kept, "taught_by": teacher.number}
@@ -176,7 +177,7 @@ def _run_rounds(config: Config, corpus: Corpus, first: Round, job: tracking.Run)
     return rounds, ended
 
 
-def _run_round(config: Config, corpus: Corpus, number: int, teacher: Round) -> Round:
+def _run_round(config: Config, corpus: Corpus, number: int, teacher: Round, run: tracking.Run) -> Round:
     """One round, from its teacher to its student."""
     from emo_ray.data import pseudo
 
@@ -194,7 +195,7 @@ def _run_round(config: Config, corpus: Corpus, number: int, teacher: Round) -> R
         has_prompts = (Path(teacher_checkpoint) / EMOVCLIP).is_dir() and not config.tables.video
         if config.train.pseudo_phases == "both" and has_prompts:  # else its EmoVCLIP is the teacher's anyway
             changes["emovclip.start_from"] = teacher_checkpoint
-    student, _ = train_model(override(config, changes), corpus)
+    student, _ = train_model(override(config, changes), corpus, parent=run)
     return replace(round_, checkpoint=str(student), scores=_validation_scores(student))
 
 

@@ -27,8 +27,13 @@ def train(config: Config) -> Result:
     return Result(path, {"notes": notes, **best}, report.tables(best), lines)
 
 
-def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Corpus]:
-    """The checkpoint folder of this config on a corpus (default: the one that it names), and that corpus."""
+def train_model(
+    config: Config, corpus: Corpus | None = None, parent: tracking.Run | None = None
+) -> tuple[Path, Corpus]:
+    """The checkpoint folder of this config on a corpus (default: the one that it names), and that corpus.
+
+    With a `parent` the run of the training is shown inside of it.
+    """
     if config.checkpoint is not None:
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     check_no_folds(config)
@@ -40,18 +45,19 @@ def train_model(config: Config, corpus: Corpus | None = None) -> tuple[Path, Cor
         checkpoint_files.check(plan.path)
         say(f"model {plan.path.name} is trained already")
     if not store.is_complete(plan.path) or not tracking.is_logged(config, root, plan.path, plan.key):
-        _train(config, plan)  # of a model that is trained, epochs are replayed to MLflow
+        _train(config, plan, parent)  # of a model that is trained, epochs are replayed to MLflow
     return plan.path, corpus
 
 
-def _train(config: Config, plan: TrainingPlan) -> None:
+def _train(config: Config, plan: TrainingPlan, parent: tracking.Run | None) -> None:
     from emo_ray.stages.fitting.phases import train_phases  # torch and Ray: a finished model needs neither
 
     root = cluster.store_root(config)
     if not store.is_complete(plan.path):
         tracking.check(config, root)
-    run = tracking.open_run(config, root, plan.key, plan.path.name)
+    run = tracking.open_run(config, root, plan.key, tracking.title(config, "train", plan.key), parent)
     with run.running():
+        run.dataset(config, plan.prepared.path.name, plan.prepared.counts())
         train_phases(config, plan, run.epoch)
         run.artifacts(plan.path, "checkpoint")
         run.metrics({f"validation/{k}": v for k, v in store.read_meta(plan.path)["best"]["fusion"].items()})

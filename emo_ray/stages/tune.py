@@ -54,8 +54,9 @@ def tune(config: Config) -> Result:
     folder, state = root / "sweeps" / key, root / "tune" / key
     if not store.is_complete(folder):
         tracking.check(config, root)
-    run = tracking.open_run(config, root, key, f"sweep-{key}")
+    run = tracking.open_run(config, root, key, tracking.title(config, "tune", key))
     with run.running():
+        run.dataset(config, corpus.prepared.path.name, corpus.prepared.counts())
 
         def fill(temporary: Path) -> None:
             _write(temporary, user_config, _search(config, plan, state, run))

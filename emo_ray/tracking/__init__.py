@@ -4,10 +4,11 @@ A server that does not answer is an error where something is about to be trained
 answering later costs no training: what it misses waits in the store, and is sent when it answers again, by whichever
 job asks next.
 
-Reading order: packaging, database, entries, outbox, server, runs.
+Reading order: description, packaging, database, entries, outbox, server, runs.
 """
 
 from emo_ray.tracking.database import outdated
+from emo_ray.tracking.description import began, title
 from emo_ray.tracking.entries import ALIAS
 from emo_ray.tracking.packaging import write_mlmodel
 from emo_ray.tracking.runs import (
@@ -24,6 +25,7 @@ from emo_ray.tracking.runs import (
 __all__ = [
     "ALIAS",
     "Run",
+    "began",
     "check",
     "command",
     "deliver",
@@ -31,6 +33,7 @@ __all__ = [
     "note_logged",
     "open_run",
     "outdated",
+    "title",
     "uri",
     "write_mlmodel",
 ]

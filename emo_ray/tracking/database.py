@@ -11,6 +11,13 @@ from pathlib import Path
 from emo_ray.locks import lock
 
 _PATIENCE_S = 20.0  # with a process that writes
+_PLACES = (  # of files: table and column
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 _BESIDE = ("-journal", "-wal", "-shm")  # files of SQLite, which would be applied to whatever has the name
 
 
@@ -52,6 +59,28 @@ def outdated(address: str) -> str | None:
         raise ValueError(f"{path}: found no database ({error}), expected MLflow's: move the file away") from None
     newest = _newest_version()
     return None if version == newest else f"{path}: found tables of version {version}, expected {newest}"
+
+
+def relocate(address: str, artifact_location: str) -> None:
+    """Make the database of a store that was moved or copied name the files of this store, not of the old one.
+
+    MLflow writes whole addresses: a run of a copied store would be logged into the store that it was copied from.
+    """
+    path = _path(address)
+    if path is None:
+        return
+    folder = artifact_location.rpartition("/")[2]
+    with closing(sqlite3.connect(path, timeout=_PATIENCE_S)) as connection:
+        query = "select distinct artifact_location from experiments where artifact_location like '%/' || ?"
+        former = {location for (location,) in connection.execute(query, (folder,))} - {artifact_location}
+        for old in former:
+            for table, column in _PLACES:
+                connection.execute(
+                    f"update {table} set {column} = ? || substr({column}, ?) "
+                    f"where {column} = ? or substr({column}, 1, ?) = ?",
+                    (artifact_location, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                )
+        connection.commit()
 
 
 def _path(address: str) -> Path | None:

@@ -1,5 +1,6 @@
 """What a job tells MLflow, entry by entry, and how each is written; writing one again changes nothing."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ class Writer:
         self._last_epochs: dict[tuple[str, str], int] = {}  # (run id, phase) -> the last that is logged
         self._kinds: dict[str, Callable[[Entry, str], None]] = {
             "params": self._params,
+            "dataset": self._dataset,
             "epochs": self._epochs,
             "tag": self._tag,
             "metrics": self._metrics,
@@ -60,7 +62,7 @@ class Writer:
             self.client.update_run(run_id, status="RUNNING")
             return
         parent_id = self._run_id(parent, entry.experiment) if parent else None
-        tags = {KEY_TAG: key} | ({_PARENT_TAG: parent_id} if parent_id else {})
+        tags = entry.values["tags"] | {KEY_TAG: key} | ({_PARENT_TAG: parent_id} if parent_id else {})
         experiment_id = self._experiment_id(entry.experiment)
         name = entry.values["name"]
         run = self.client.create_run(experiment_id, start_time=entry.time_ms, tags=tags, run_name=name)
@@ -88,6 +90,15 @@ class Writer:
         params = [Param(name, value) for name, value in entry.values.items() if name not in logged]
         for i in range(0, len(params), _MOST_PARAMS):
             self.client.log_batch(run_id, params=params[i : i + _MOST_PARAMS])
+
+    def _dataset(self, entry: Entry, run_id: str) -> None:
+        """Log a corpus as the run's input; one that is logged already is not logged again."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        name, digest, counts = (entry.values[key] for key in ("name", "digest", "counts"))
+        source = json.dumps({"uri": f"prepared/{digest}"})  # in the store
+        dataset = Dataset(name, digest, "store", source, profile=json.dumps(counts))
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "corpus")])])
 
     def _epochs(self, entry: Entry, run_id: str) -> None:
         """Log metrics of epochs, without those that are logged already and without values that are not finite."""

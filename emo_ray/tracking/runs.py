@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from emo_ray import store
-from emo_ray.config import Config, flatten
+from emo_ray.config import Config
+from emo_ray.tracking import description
 from emo_ray.tracking.entries import Entry
 from emo_ray.tracking.server import Server
 
-_LONGEST_VALUE = 500  # MLflow refuses longer parameter values
 _DATABASE = "mlflow.db"  # in the store
-_PRIVATE = {"tracking.uri"}  # may hold credentials
 
 
 class Run:
@@ -26,8 +25,12 @@ class Run:
         self.server, self.experiment, self.key, self.parent = server, experiment, key, parent
 
     def params(self, config: Config) -> None:
-        """Log the flattened config; parameters logged already (by the run that this one resumes) stay as they are."""
-        self._write("params", {n: _short(value) for n, value in flatten(config).items() if n not in _PRIVATE})
+        """Log the settings that matter; those logged already, by the run that this one resumes, stay as they are."""
+        self._write("params", description.params(config))
+
+    def dataset(self, config: Config, digest: str, counts: Mapping[str, Any]) -> None:
+        """Log the corpus that the run is about, under the digest of its prepared folder; `counts` are JSON-able."""
+        self._write("dataset", {"name": description.corpus_of(config), "digest": digest, "counts": dict(counts)})
 
     def epoch(self, phase: str, metrics: Mapping[str, float]) -> None:
         """Log an epoch's metrics as `<phase>/<name>`; an epoch that is logged already is not logged again."""
@@ -97,7 +100,7 @@ def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None
     not answer is no error: see `check`.
     """
     run = Run(_server_of(config, root), config.tracking.experiment, key, parent)
-    run._write("open", {"name": name, "parent": parent and parent.key})
+    run._write("open", {"name": name, "parent": parent and parent.key, "tags": description.tags(config)})
     run.params(config)
     return run
 
@@ -158,11 +161,6 @@ def _server_of(config: Config, root: Path) -> Server | None:
 def _server(address: str, root: Path, artifact_location: str | None) -> Server:
     """One for all runs of this process, so that none waits for a server that another has found away."""
     return Server(address, root, artifact_location)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
 def _floats(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -86,6 +86,8 @@ class Server:
         self.address, self.root, self.has_answered = address, root, False
         try:
             database.make(address)
+            if artifact_location is not None:
+                database.relocate(address, artifact_location)
             self._writer = Writer(MlflowClient(tracking_uri=address), artifact_location)
         except Exception as error:
             self._raise_trouble(error)

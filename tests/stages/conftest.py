@@ -199,7 +199,7 @@ def runs_of():
     def runs(config, folder):
         client = MlflowClient(tracking_uri=tracking.uri(config, Path(config.store.root)))
         experiment = client.get_experiment_by_name("emo_ray").experiment_id
-        (parent,) = client.search_runs([experiment], f"attributes.run_name = 'sweep-{folder.name}'")
+        (parent,) = client.search_runs([experiment], f"tags.`emo_ray.key` = '{folder.name}'")
         children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         return client, parent, children
 

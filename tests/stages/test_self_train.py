@@ -144,7 +144,7 @@ def test_a_smaller_most_gives_the_state_after_that_round_back(self_trained, conf
 def test_mlflow_has_one_run_for_the_job_and_one_in_it_for_each_round(self_trained, config):
     """Also after the job was run several times, with different numbers of rounds."""
     self_train(config)
-    jobs, rounds = mlflow_runs(config, "self-training-"), mlflow_runs(config, "round-")
+    jobs, rounds = mlflow_runs(config, "self_train "), mlflow_runs(config, "round-")
     assert len(jobs) == 1
     assert {run.data.tags["mlflow.parentRunId"] for run in rounds} == {jobs[0].info.run_id}
     metrics_of = {run.info.run_name: run.data.metrics for run in rounds}

@@ -169,7 +169,7 @@ def test_a_server_keeps_the_same_tree_over_http(config, server, ray_session):
     swept = tune(override(config, {"tracking.uri": server, "tune.trials": 6, "tune.objective": "mean/uar"}))
     client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name("emo_ray").experiment_id
-    (parent,) = client.search_runs([experiment], f"attributes.run_name = 'sweep-{swept.path.name}'")
+    (parent,) = client.search_runs([experiment], f"tags.`emo_ray.key` = '{swept.path.name}'")
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert sorted(run.data.tags["state"] for run in children) == sorted(t["state"] for t in swept.content["trials"])
     assert {file.path.split("/")[-1] for file in client.list_artifacts(parent.info.run_id, "sweep")} >= {SWEEP, BEST}

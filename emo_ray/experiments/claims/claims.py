@@ -72,7 +72,7 @@ def claims(config: Config) -> Result:
     store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)
     content: report.ClaimsReport = store.read_json(folder / CONTENT)
     if not tracking.is_logged(config, root, folder, key):
-        run = tracking.open_run(config, root, key, folder.name)
+        run = tracking.open_run(config, root, key, tracking.title(config, "claims", key))
         run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})
         run.artifacts(folder, "claims")
         run.finish()

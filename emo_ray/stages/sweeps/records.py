@@ -13,7 +13,7 @@ from emo_ray.config import Config
 from emo_ray.training.search import Params, applied
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
-_MLFLOW_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+_MLFLOW_STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # the tag "state" tells the pruned ones
 PhaseEpoch = tuple[str, Mapping[str, float]]  # (phase, metrics of an epoch)
 
 
