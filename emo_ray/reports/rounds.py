@@ -11,7 +11,7 @@ from emo_ray.reports import page
 from emo_ray.reports.figures import BLUE, FAINT, ORANGE, empty_figure, label_point, style_axes
 from emo_ray.reports.page import Page, Picture
 from emo_ray.reports.table import Table
-from emo_ray.reports.wording import DASH, SCORES, percent, points
+from emo_ray.reports.wording import DASH, SCORES, percent, points, standard_error
 
 PAGE, PICTURE = "rounds.html", "rounds.png"
 _SCORES = ("waf", "accuracy", "uar")
@@ -52,7 +52,10 @@ def tables(content: RoundsReport) -> list[Table]:
 def write(content: RoundsReport, folder: Path) -> Path:
     """Write `rounds.html` and `rounds.png`; the path of the page."""
     scores, classes = tables(content)
-    about = "Weighted F1 on validation and accepted clips of each round."
+    about = (
+        "Weighted F1 on validation, with about one standard error of so many clips, and accepted clips of each round. "
+        "Rounds are judged on the same clips, so a smaller difference than the bars can be real."
+    )
     shown = Page(
         title="Self-training, round by round",
         summary=scores.note,
@@ -74,9 +77,11 @@ def picture(content: RoundsReport) -> Figure:
         face = BLUE if round_["kept"] else "white"
         above.plot(round_["number"], waf, "o", markersize=8, color=BLUE, markerfacecolor=face)
         weight = "bold" if round_["number"] == content["best"] else "normal"
-        label_point(above, round_["number"], waf, f"{waf:.1f}", up_pt=8, weight=weight)
+        error = 100 * standard_error(waf / 100, int(round_["scores"]["n"]))
+        above.vlines(round_["number"], waf - error, waf + error, color=BLUE, alpha=0.5, linewidth=2, zorder=1)
+        label_point(above, round_["number"], waf, f"{waf:.1f}", right_pt=8, up_pt=9, weight=weight)
     above.margins(y=0.25)
-    above.set_ylabel("validation WAF, percent\n(hollow: not kept)")
+    above.set_ylabel("validation WAF, percent ± 1 SE\n(hollow: not kept)")
     above.set_title("What each round of self-training brought", loc="left", pad=12)
     numbers = [round_["number"] for round_ in rounds[1:]]
     bars = below.bar(numbers, [sum(round_["accepted"].values()) for round_ in rounds[1:]], width=0.6, color=ORANGE)

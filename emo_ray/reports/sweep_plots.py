@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ from emo_ray.reports.sweep_trials import (
     stopped_in_first_phase,
     value,
 )
-from emo_ray.reports.wording import percent, shorten
+from emo_ray.reports.wording import percent, shorten, standard_error
 
 RECIPE = "the recipe as it is"
 Style = dict[str, Any]  # of a line, as matplotlib takes it
@@ -62,11 +63,15 @@ def pictures(content: SweepReport, objective: str) -> list[Picture]:
     """The pictures that there is something to draw for; `objective` in words."""
     drawn = []
     if finished(content):
-        about = "The objective of each trial in the order of their numbers, and the best so far."
+        about = (
+            "The objective of each trial in the order of their numbers, and the best so far; the band is about one "
+            "standard error of so many clips around it, within which trials cannot be told apart."
+        )
         drawn.append(Picture("trials", _progress(content, objective), about, "Trial by trial"))
     if any(_curve(trial) for trial in content["trials"]):
         title = "" if drawn else "Trial by trial"
-        drawn.append(Picture("curves", _curves(content, objective), "The objective of every trial by epoch.", title))
+        about = "The objective of every trial at each epoch; trials are judged by their best so far."
+        drawn.append(Picture("curves", _curves(content, objective), about, title))
     if finished(content) and content["space"]:
         about = "The objective against the value of each searched key."
         drawn.append(Picture("settings", _panels(content, objective), about, "Settings and objectives"))
@@ -103,6 +108,11 @@ def _progress(content: SweepReport, objective: str) -> Figure:
     numbers = [trial["number"] for trial in trials]
     axes.step([*numbers, last], [*best, best[-1]], where="post", color=CHANCE, linewidth=1.5, label="best so far")
     _mark_trials(axes, content, lambda trial: trial["number"])
+    if clips := content.get("clips"):
+        error = 100 * standard_error(best[-1] / 100, clips)
+        axes.axhspan(
+            best[-1] - error, best[-1] + error, color=CHANCE, alpha=0.12, linewidth=0, zorder=0, label="± 1 SE"
+        )
     for recipe in _numbered(trials, content["default"]):
         if 100 * value(recipe) >= low:
             axes.axhline(100 * value(recipe), color=INK, linestyle="--", linewidth=1.2, zorder=1)
@@ -117,7 +127,8 @@ def _curves(content: SweepReport, objective: str) -> Figure:
     curves = [(*_curve_style(trial, content), points) for trial in content["trials"] if (points := _curve(trial))]
     for name, line, end, points in sorted(curves, key=lambda curve: -curve[1]["zorder"]):
         axes.plot(*zip(*points, strict=True), label=name, **line)
-        axes.plot(*points[-1], **end | {"color": line["color"], "zorder": line["zorder"] + 0.5})
+        marked = max(points, key=itemgetter(1)) if end is _STAR else points[-1]
+        axes.plot(*marked, **end | {"color": line["color"], "zorder": line["zorder"] + 0.5})
     low, high = _span([height for *_, points in curves for _, height in points])
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     hidden = {
@@ -130,7 +141,7 @@ def _curves(content: SweepReport, objective: str) -> Figure:
 
 
 def _curve_style(trial: Trial, content: SweepReport) -> tuple[str, Style, Style]:
-    """Name, line, and the mark of its last epoch."""
+    """Name, line, and the mark of its last epoch, or of the best one of the best trial."""
     name, colour, zorder, end = _CURVES[trial["state"]]
     if trial["number"] == content["best"]:
         return "the best", {"color": CHANCE, "linewidth": 2.8, "zorder": 5}, _STAR
@@ -251,4 +262,4 @@ def _numbered(trials: Sequence[Trial], number: int | None) -> list[Trial]:
 
 def _curve(trial: Trial) -> list[tuple[int, float]]:
     """Epochs and percents, without those of EmoVCLIP's phase."""
-    return [(epoch, 100 * objective) for epoch, objective in trial["history"] if reached(objective)]
+    return [(epoch, 100 * objective) for epoch, objective in trial.get("curve", trial["history"]) if reached(objective)]

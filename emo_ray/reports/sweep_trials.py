@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -23,7 +23,8 @@ class Trial(TypedDict):
     value: float | None  # the last objective
     epochs: int
     seconds: float
-    history: list[tuple[int, float]]  # (epoch, objective)
+    history: list[tuple[int, float]]  # (epoch, objective of the epoch that would be kept so far)
+    curve: NotRequired[list[tuple[int, float]]]  # (epoch, objective at that epoch); not in earlier versions
     error: str | None  # one line
 
 
@@ -42,6 +43,7 @@ class SweepReport(TypedDict):
     retrained: float | None  # objective of the best settings when they are trained again by the train stage
     seconds: float  # of the whole sweep
     notes: list[str]
+    clips: NotRequired[int]  # that trials are judged on; not in earlier versions
 
 
 def reached(objective: float | None) -> bool:

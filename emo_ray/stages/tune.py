@@ -27,7 +27,7 @@ from emo_ray.training.metrics import objective
 if TYPE_CHECKING:
     from emo_ray.stages.sweeps.stacked import Fold
 
-VERSION = 3  # 2: folds lack no class needlessly; 3: features are dropped in training
+VERSION = 3  # 2: folds lack no class needlessly; 3: features are dropped in training, objectives of each epoch
 SWEEP, BEST = "sweep.json", "best.yaml"
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 
@@ -175,6 +175,7 @@ def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[
         "objective": settings.objective,
         "search": settings.search,
         "folds": settings.folds,
+        "clips": len(plan.clips.validation) + (len(plan.clips.train) if settings.folds else 0),
         "space": settings.model_dump(mode="json")["space"],
         "scheduler": "none" if settings.search == "pbt" else settings.scheduler,
         "bulk": trains_stacked(config),

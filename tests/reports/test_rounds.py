@@ -1,5 +1,7 @@
 """What tables, picture and page of self-training show, from made-up rounds."""
 
+import math
+
 import pytest
 from reading import embedded, texts, visible
 
@@ -71,6 +73,10 @@ def test_the_picture_holds_every_round(count):
     assert all(low < waf < high for waf in wafs)
     assert [bar.get_height() for bar in below.patches] == [40, 40, 0][: count - 1]
     filled = [line.get_markerfacecolor() != "white" for line in above.lines[1:]]
+    bars = [path.vertices[:, 1] for bar in above.collections for path in bar.get_paths()]
+    errors = [100 * math.sqrt(waf * (100 - waf) / 1e4 / 180) for waf in wafs]
+    assert [(low + high) / 2 for low, high in bars] == pytest.approx(wafs)
+    assert [(high - low) / 2 for low, high in bars] == pytest.approx(errors)
     assert filled == [r["kept"] for r in ROUNDS[:count] if r["scores"]]
 
 

@@ -67,6 +67,26 @@ def test_the_step_line_is_the_best_so_far():
     assert heights == pytest.approx([60, 61, 62, 63, 64, 64, 64, 64, 64, 64])  # of nine complete trials, and to the end
 
 
+@pytest.mark.parametrize("clips", [None, 25, 400])
+def test_a_band_tells_what_chance_does_to_the_best(clips):
+    figure = figures(content(trial(0, 0.6), trial(1, 0.8)) | ({"clips": clips} if clips else {}))["trials"]
+    assert len(figure.axes[0].patches) == bool(clips)
+    if clips:
+        band = figure.axes[0].patches[0]
+        assert band.get_height() == pytest.approx(2 * 100 * (0.8 * 0.2 / clips) ** 0.5)
+        assert band.get_y() + band.get_height() / 2 == pytest.approx(80)
+
+
+def test_curves_draw_each_epoch_not_the_best_so_far():
+    wavy = trial(0, 0.6, history=[[1, 0.5], [2, 0.5], [3, 0.6], [4, 0.6]]) | {
+        "curve": [[1, 0.5], [2, 0.4], [3, 0.6], [4, 0.55]]
+    }
+    figure = figures(content(wavy))["curves"]
+    assert list(line(figure, "the best").get_ydata()) == pytest.approx([50, 40, 60, 55])
+    marks = [mark.get_xydata().tolist() for mark in figure.axes[0].lines if len(mark.get_xdata()) == 1]
+    assert marks == [[[3, pytest.approx(60)]]]
+
+
 def test_curves_end_where_training_did_and_the_first_phase_is_left_out():
     figure = figures(MANY)["curves"]
     axes = figure.axes[0]

@@ -1,5 +1,6 @@
 """tune: every trial once, judged on validation clips alone; the best one, trained again, reaches what was reported."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def test_every_trial_is_listed_once_with_an_objective_for_every_epoch(swept):
     for trial in trials:
         assert [epoch for epoch, _ in trial["history"]] == list(range(1, trial["epochs"] + 1))
         assert trial["value"] == trial["history"][-1][1]
+        best_so_far = list(itertools.accumulate((value for _, value in trial["curve"]), max))
+        assert [value for _, value in trial["history"]] == best_so_far
         assert trial["epochs"] in ({4} if trial["state"] == "complete" else {1, 3})
     states = [trial["state"] for trial in trials]
     assert set(states) == {"complete", "pruned"}

@@ -28,6 +28,7 @@ from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.model_settings import SUBSETS, Audio
 from emo_ray.data import media, recordings, tables
 from emo_ray.data.batch import FeatureBatch, VideoBatch, audio_from_shards
+from emo_ray.data.content import content_of
 from emo_ray.data.manifest import Clip
 from emo_ray.data.shards import IdentifiedClip
 from emo_ray.data.synthetic import LABELS
@@ -42,6 +43,7 @@ from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
 from emo_ray.stages import prediction_files
 from emo_ray.stages.chat import answer_log, sounds
+from emo_ray.stages.check import check
 from emo_ray.stages.compare import compare
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.decoding.shard_plan import ShardPlan
@@ -90,8 +92,11 @@ def images(shard: pa.Table) -> np.ndarray:
 def small(ray_session, tiny_config, tmp_path_factory):
     """The tiny job in a store of its own: the report's folder and the store."""
     root = tmp_path_factory.mktemp("versions")
-    changes = {"store.root": str(root), "synthetic.train_clips": 24, "tracking.enabled": False}
-    return evaluate(override(tiny_config, changes)).path, root
+    return evaluate(_small_config(tiny_config, root)).path, root
+
+
+def _small_config(tiny_config, root: Path) -> Config:
+    return override(tiny_config, {"store.root": str(root), "synthetic.train_clips": 24, "tracking.enabled": False})
 
 
 def of_synthetic(small) -> Any:
@@ -253,6 +258,11 @@ def of_sweep(few) -> Any:
     )
 
 
+def of_check(small, tiny_config) -> Any:
+    noise_S = np.random.default_rng(0).normal(0, 3000, 16_000).astype(np.int16)
+    return read(check(_small_config(tiny_config, small[1])).path / "check.json"), content_of(None, noise_S).descriptors
+
+
 def of_folds(few) -> Any:
     folder = crossvalidate(override(few, {"data.folds": 2, "train.heads": 1})).path
     return read(folder / "report.json"), read(folder / "predictions.parquet")
@@ -382,6 +392,7 @@ def outputs(small, few, taught, media_files, tiny_config, tmp_path_factory):
         "reports.noise.VERSION": of_noise(small, tiny_config),
         "stages.chat.answer_log.VERSION": of_answers(),
         "stages.chat.sounds.VERSION": of_sounds(),
+        "stages.check.VERSION": of_check(small, tiny_config),
         "stages.compare.VERSION": of_comparison(small, tmp_path_factory.mktemp("comparison")),
         "stages.crossvalidate.VERSION": of_folds(few),
         "stages.evaluate.VERSION": of_report(small),

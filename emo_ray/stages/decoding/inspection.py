@@ -13,6 +13,8 @@ from emo_ray.data import face_columns, status
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 
+_UNLABELLED = "no label"
+
 
 def write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
     """Write one line per clip and modality that could not be used, with the file and the reason."""
@@ -46,17 +48,18 @@ def write_contact_sheet(
 ) -> None:
     """Write stills of some clips of every label as one picture, from the decoded frames; nothing without video.
 
-    Where faces were looked for, their boxes are drawn.
+    A corpus without labels gets a row of its clips. Where faces were looked for, their boxes are drawn.
     """
     from emo_ray.data.batch import video_from_shards  # torch takes seconds to import
     from emo_ray.reports.contact_sheet import STILLS, contact_sheet, with_boxes
 
     usable = ledger.filter(status.are_ok(ledger["video_status"]))
     part_of = dict(zip(usable["clip_id"].to_pylist(), usable["part"].to_pylist(), strict=True))
-    chosen: dict[str, list[str]] = {label: [] for label in labels}
+    chosen: dict[str, list[str]] = {label: [] for label in labels or (_UNLABELLED,)}
     for clip in clips:
-        if clip.clip_id in part_of and clip.label in chosen and len(chosen[clip.label]) < STILLS:
-            chosen[clip.label].append(clip.clip_id)
+        label = clip.label if labels else _UNLABELLED
+        if clip.clip_id in part_of and label in chosen and len(chosen[label]) < STILLS:
+            chosen[label].append(clip.clip_id)
     clip_ids = [clip_id for ids in chosen.values() for clip_id in ids]
     frames: dict[str, Sequence[np.ndarray]] = {}  # clip_id -> uint8 frames (H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):

@@ -164,7 +164,7 @@ class Watch(ray.tune.Callback):
         """Record an epoch."""
         records = self.sweep.records
         params = search.from_optuna(records.config.tune.space, _suggested(records.config, trial))
-        records.epoch(trial.trial_id, result["epoch"], result["value"], params)
+        records.epoch(trial.trial_id, result["epoch"], result["value"], result["reached"], params)
         records.log(trial.trial_id, [(result["phase"], result["metrics"])])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

@@ -45,8 +45,10 @@ class Records:
         run = tracking.open_run(config, self.root, key, f"trial-{record['number']}", parent=self.parent)
         self._runs[name] = run
 
-    def epoch(self, name: str, epoch: int, value: float, params: Params | None = None) -> None:
-        """Record a trial's epoch: its number from 1, and the objective. An epoch that was recorded before counts once.
+    def epoch(self, name: str, epoch: int, value: float, reached: float, params: Params | None = None) -> None:
+        """Record a trial's epoch: its number from 1, the objective so far, by which it is judged, and at this epoch.
+
+        An epoch that was recorded before counts once.
 
         `params`: its settings now, where they may change on the way.
         """
@@ -54,6 +56,7 @@ class Records:
         record |= {"params": params} if params else {}
         if epoch > record["epochs"]:
             record |= {"epochs": epoch, "value": value, "history": [*record["history"], [epoch, value]]}
+            record["curve"] = [*record.get("curve", []), [epoch, reached]]  # not in records of earlier versions
             record["seconds"] = time.monotonic() - self._begun_s[name]
             self._write(name, lasting=False)  # a sweep has many thousands of epochs
 

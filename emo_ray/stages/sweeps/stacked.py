@@ -161,8 +161,8 @@ def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
     for trial in trials:
         name = f"{trial.suggestion.number:05d}"
         records.begin(name, trial.params)
-        for epoch, value in trial.history:
-            records.epoch(name, epoch, value)
+        for (epoch, value), values in zip(trial.history, trial.epochs, strict=True):
+            records.epoch(name, epoch, value, metrics.objective(values, records.config.tune.objective))
         records.log(name, [("fusion", epoch) for epoch in trial.epochs])
         records.end(name, trial.state, trial.error, seconds=epoch_s * len(trial.epochs))
 

@@ -69,7 +69,7 @@ def _config(suggested: search.Params, task: Task) -> Config:
 
 
 class TuneReporter:
-    """Tells Ray Tune of every epoch: its number from 1 over both phases, and the objective of the model so far.
+    """Tells Ray Tune of every epoch: its number from 1 over both phases, the objective so far, and that of this epoch.
 
     A trial in EmoVCLIP's phase, which counts where its folder is given, has no head yet, and so no objective: it gets
     the WAF of video alone minus 1, which compares it with others in that phase and ranks it below all that have a head.
@@ -88,12 +88,15 @@ class TuneReporter:
             if self.video_path is None:
                 return
             is_free = store.is_complete(self.video_path)
-            report |= {"epoch": phase_epoch, "value": metrics["val_waf"] - 1, "free": is_free, "last": False}
+            rank = metrics["val_waf"] - 1
+            report |= {"epoch": phase_epoch, "value": rank, "reached": rank, "free": is_free, "last": False}
         else:
+            reached = objective(metrics, self.objective)
             if self.best is None or metrics["best_epoch"] == metrics["epoch"]:
-                self.best = objective(metrics, self.objective)
+                self.best = reached
             epoch = phase_epoch + (self.epochs if self.video_path else 0)
-            report |= {"epoch": epoch, "value": self.best, "free": False, "last": phase_epoch == self.epochs}
+            is_last = phase_epoch == self.epochs
+            report |= {"epoch": epoch, "value": self.best, "reached": reached, "free": False, "last": is_last}
         ray.tune.report(report, checkpoint=checkpoint)
 
 

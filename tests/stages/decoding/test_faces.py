@@ -114,7 +114,7 @@ def test_prepare_says_how_many_clips_show_no_face_and_its_sheet_has_their_boxes(
     assert again.is_decoded
     with pytest.raises(ValueError, match="'which': 'all'"):
         plan_corpus(override(config, {"data.manifest": str(prepared.path), "media.face.which": "all"}))
-    assert not (prepared.path / SHEET).exists()  # no labels: no rows
+    assert (prepared.path / SHEET).exists()  # a row, though there are no labels
 
 
 def test_an_outline_is_drawn_where_the_box_is():
