@@ -24,6 +24,7 @@ CONTENTS = {
         "folds": [1, 2, 3], "split": "test", "n_clips": 9, "labels": ["x", "y"], "available": None,
     }),
     "reports/corpora-c": ({}, "report.json", {"corpora": ["one", "two"], "pairs": []}),
+    "reports/noise-d": ({"kind": "noise ladder"}, "noise.json", {"steps": []}),
     "checkpoints/model-1": ({"best": {"fusion": SCORES, "emovclip": {"waf": 0.75}}}, "labels.json", ["x", "y"]),
     "checkpoints/emovclip-1": ({"best": {"emovclip": {"waf": 0.75}}}, "labels.json", ["x", "y"]),
     "self_train/d": ({}, "rounds.json", {"best": 1, "rounds": [{"number": 0}, {"number": 1, "scores": SCORES}]}),
@@ -56,9 +57,10 @@ def test_each_kind_stands_on_the_page_with_its_score(root):
     html = page_of(root)
     words = " ".join(visible(html).split())
     for text in (
-        "3 reports, 2 models, 1 self-training run, 1 sweep", "50.0 WAF, 25.0 accuracy, 12.5 UAR",
+        "4 reports, 2 models, 1 self-training run, 1 sweep", "50.0 WAF, 25.0 accuracy, 12.5 UAR",
         "75.0 WAF (validation)",
-        "model-1 on 9 clips, test split, 2 classes", "3 folds on 9 clips, cross-validation", "one, two",
+        "No modality could be degraded", "model-1 on 9 clips, test split, 2 classes", "one, two",
+        "3 folds on 9 clips, cross-validation",
         "1 round; the best is round 1", "2 trials (1 complete, 1 pruned) over fusion.lr", "62.5 mean/waf",
         "4 clips; most often x 2, y 1", "3 of 5 clips accepted by policy quantile", "g, round-1",
     ):  # fmt: skip
