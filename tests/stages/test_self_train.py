@@ -154,6 +154,14 @@ def test_mlflow_has_one_run_for_the_job_and_one_in_it_for_each_round(self_traine
         assert metrics["accepted"] == sum(expected["accepted"].values())
         assert metrics["validation/waf"] == pytest.approx(expected["scores"]["waf"])
     assert {run.info.status for run in [*jobs, *rounds]} == {"FINISHED"}
+    id_of = {run.info.run_name: run.info.run_id for run in rounds}
+    parent_of = {
+        run.data.tags["emo_ray.key"]: run.data.tags.get("mlflow.parentRunId") for run in mlflow_runs(config, "train ")
+    }
+    for expected in self_trained.content["rounds"][1:]:
+        if expected["checkpoint"]:
+            key = Path(expected["checkpoint"]).name.removeprefix("model-")
+            assert parent_of[key] in id_of.values()  # of the first round that trained this student
 
 
 def test_a_model_from_elsewhere_teaches_first_and_warm_students_go_on_from_it(config, few_teacher, self_trained):
