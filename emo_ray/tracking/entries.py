@@ -62,7 +62,8 @@ class Writer:
             self.client.update_run(run_id, status="RUNNING")
             return
         parent_id = self._run_id(parent, entry.experiment) if parent else None
-        tags = entry.values["tags"] | {KEY_TAG: key} | ({_PARENT_TAG: parent_id} if parent_id else {})
+        # Entries that wait since an earlier version have no tags.
+        tags = entry.values.get("tags", {}) | {KEY_TAG: key} | ({_PARENT_TAG: parent_id} if parent_id else {})
         experiment_id = self._experiment_id(entry.experiment)
         name = entry.values["name"]
         run = self.client.create_run(experiment_id, start_time=entry.time_ms, tags=tags, run_name=name)
