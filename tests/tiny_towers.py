@@ -81,7 +81,14 @@ TEXTS = {
     "MobileCLIP": _TEXT | {"vocab_size": 49408, "no_causal_mask": True},
     "MetaCLIP 2": _OTHER | {"pool_type": "eos", "eos_id": 2},
     "SigLIP 2": _OTHER | {"pool_type": "last", "no_causal_mask": True, "proj_bias": True},
-    "CLIPA": _OTHER | {"pool_type": "last", "no_causal_mask": True, "proj_type": "none", "width": 24},
+    "CLIPA": _OTHER
+    | {
+        "pool_type": "last",
+        "no_causal_mask": True,
+        "proj_type": "none",
+        "width": 24,
+        "tokenizer_kwargs": {"strip_sep_token": True},
+    },
 }
 
 
@@ -97,5 +104,10 @@ def write_tokenizer(folder, kind):
     )
     padding = "</s>" if kind == "SigLIP 2" else "<pad>"
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=padding, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=tokenizer,
+        pad_token=padding,
+        bos_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        unk_token="<unk>",
     ).save_pretrained(folder)

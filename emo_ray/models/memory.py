@@ -39,7 +39,7 @@ def memory_by_step(config: Config, weights: Sequence[Weights], on_gpu: bool) -> 
 def _training_bytes(config: Config, clip_bytes: float, on_gpu: bool) -> float:
     """What training EmoVCLIP takes beside the frozen CLIP: trained parameters, copies in bfloat16, activations."""
     width, layers, patch = vision_shape(clip_source(config).architecture["vision_cfg"])
-    trained = _TRAINED_SHARE * width**2 * layers
+    trained = _TRAINED_SHARE * width**2 * layers + 12 * width**2 * config.emovclip.unfreeze_blocks
     is_half = config.train.precision == "bf16" or (config.train.precision == "auto" and on_gpu)
     copies = 2 * (clip_bytes / 4 + trained) if is_half else 0.0
     tokens = (image_size(config) // patch) ** 2 + 1

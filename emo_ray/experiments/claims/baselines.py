@@ -21,6 +21,7 @@ from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.claims.trials import JUDGED, Scores
 from emo_ray.inference.encoders import EncoderSpec
 from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
+from emo_ray.models.emovclip import tower_of
 from emo_ray.models.identity import frozen_digest
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting.phases import labelled_rows
@@ -41,7 +42,7 @@ class FrozenFrames(nn.Module):
         super().__init__()
         self.clip = load_clip(config)
         self.mean, self.std = pixel_statistics(self.clip)
-        self.dim = config.media.frames * self.clip.visual.output_dim
+        self.dim = config.media.frames * tower_of(self.clip).dim
 
     def forward(self, batch: VideoBatch) -> torch.Tensor:
         """All frames of a batch in one pass."""
