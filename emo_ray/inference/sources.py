@@ -45,6 +45,8 @@ def clip_of(source: Source, clip_id: str, scratch: Path) -> Clip:
     if not source or set(source) - set(PARTS):
         raise ValueError(f"found a clip of {sorted(source)}, expected some of {', '.join(PARTS)}")
     fields: dict[str, Any] = {"text": source.get("text")}
+    if not isinstance(fields["text"], str | None):
+        raise TypeError(f"found {type(fields['text']).__name__} as text, expected words")
     for part in ("video", "audio"):
         if (media := source.get(part)) is not None:
             is_path = isinstance(media, str | Path)

@@ -1,5 +1,7 @@
 """A trained model as ONNX, with any number of clips: the head over features, and EmoVCLIP's video side over frames."""
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +81,9 @@ def write_video(model: EmoVCLIP, path: Path) -> None:
 
 def _write(module: nn.Module, inputs: tuple, shapes: tuple, names: list[str], output: str, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    with torch.inference_mode(False), torch.no_grad():
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every node that it leaves as it is
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # of names that axes share, and of torch's own use of its functions
         torch.onnx.export(
             module,
             inputs,

@@ -1,5 +1,6 @@
 """serve: a live page and a JSON API over a checkpoint, until somebody stops it."""
 
+import logging
 import threading
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def serve(config: Config) -> Result:
 
     from emo_ray.stages.serving import deployments
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # each step of its start, and of its end
     cluster.connect(config)
     settings = config.serve
     resources = cluster.actor_resources(config)

@@ -141,6 +141,8 @@ def test_a_file_that_is_not_there_is_no_clip(model):
         model.predict()
     with pytest.raises(TypeError, match="int"):
         model.predict(3)
+    with pytest.raises(TypeError, match="float"):
+        model.predict(text=float("nan"))
 
 
 def test_nothing_that_is_no_model_is_loaded(tmp_path, checkpoint):

@@ -50,6 +50,11 @@ def rows(config):
     return pd.DataFrame({"video": [*videos, None, str(ROOT / "README.md")], "text": ["a day", None, None, "no", None]})
 
 
+def clips_of(rows):
+    """Rows of a table as clips; what they lack is NaN or None there."""
+    return [{k: v for k, v in row.items() if isinstance(v, str)} for row in rows.to_dict("records")]
+
+
 def test_a_folder_names_no_place_of_its_past(folder, config):
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["emovclip"]["clip"] == "encoders/tiny_clip.json"
@@ -66,11 +71,14 @@ def test_the_card_has_front_matter_and_the_newest_scores(folder):
 
 
 def test_mlflow_loads_it_and_its_champion(folder, config, rows):
-    expected = [emo_ray.load(folder).predict({k: v for k, v in row.items() if v}) for row in rows.to_dict("records")]
+    expected = [
+        emo_ray.load(folder).predict({name: value for name, value in row.items() if isinstance(value, str)})
+        for row in rows.to_dict("records")
+    ]
     uri = tracking.uri(config, Path(config.store.root))
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     version = client.get_model_version_by_alias(NAME, tracking.ALIAS)
-    for model in (str(folder), client.get_model_version_download_uri(NAME, version.version)):
+    for model in (str(folder), version.source):
         answers = mlflow.pyfunc.load_model(model).predict(rows)
         for said, (_, row) in zip(expected, answers.iterrows(), strict=True):
             assert said.label == (None if pd.isna(row["label"]) else row["label"])
@@ -119,7 +127,9 @@ def test_export_needs_a_checkpoint(tiny_config):
 
 @pytest.mark.slow
 def test_mlflow_serves_it(folder, rows):
-    clips = [{k: v for k, v in row.items() if v} for row in rows[:2].to_dict("records")]
+    clips = [
+        {name: value for name, value in row.items() if isinstance(value, str)} for row in rows[:2].to_dict("records")
+    ]
     expected = [said.label for said in emo_ray.load(folder).predict(clips)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
