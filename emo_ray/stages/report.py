@@ -22,6 +22,8 @@ _UNFINISHED = "not finished: the command that makes it goes on with it"
 _DAMAGED = "cannot be read: jobs/verify.py says what is damaged"
 _NOT_ARTEFACTS = re.compile(r"\.|parts-|(trials|corpora)$")  # folders among them that have no meta of their own
 _MOST_NAMES = 8  # in a line
+# Where the page of an artefact is looked for; others, such as that of a report's mistakes, lie beside it.
+_PAGES = ("report.html", "predictions.html", "*.html", "*/report.html", "*/*.html")
 
 
 class Words(NamedTuple):
@@ -97,7 +99,8 @@ def _entry(folder: Path, root: Path, words_of: Callable[[Path, Mapping[str, Any]
 
 def _address(folder: Path, root: Path) -> str:
     """The artefact's page, the folder of its pages where it has several, or its folder."""
-    pages = list(islice(folder.glob("*.html"), 2)) or list(islice(folder.glob("*/*.html"), 2))
+    candidates = (list(islice(folder.glob(pattern), 2)) for pattern in _PAGES)
+    pages: list[Path] = next(filter(None, candidates), [])
     target = folder if not pages else pages[0] if len(pages) == 1 else pages[0].parent
     address = quote(target.relative_to(root).as_posix())
     return address if pages and target == pages[0] else f"{address}/"

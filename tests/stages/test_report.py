@@ -74,7 +74,8 @@ def test_the_newest_of_a_kind_comes_first(root):
 
 
 def test_links_lead_to_what_is_there_in_a_copy_too(root, tmp_path):
-    (root / "reports" / "a" / "report.html").write_text("")
+    for name in ("report.html", "mistakes.html"):  # of which the first leads to the others
+        (root / "reports" / "a" / name).write_text("")
     page_of(root)
     copy = shutil.copytree(root, tmp_path / "copy")
     shutil.rmtree(root)
