@@ -87,7 +87,11 @@ COMMANDS: dict[str, Command] = {
         example="mini evaluate.split=validation",
         result="STORE/reports/KEY with report.json, report.html, pictures and predictions.parquet",
         sections=("evaluate", "emovclip", "audio", "text", "fusion", "train", "annotate"),
-        then=("predict checkpoint={model} data.manifest=NEW_CLIPS", "self_train checkpoint={model}"),
+        then=(
+            "predict checkpoint={model} data.manifest=NEW_CLIPS",
+            "serve checkpoint={model}",
+            "self_train checkpoint={model}",
+        ),
     ),
     "predict": Command(
         "stages.predict",

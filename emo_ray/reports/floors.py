@@ -38,7 +38,7 @@ def table(floors: Mapping[str, FloorScores]) -> Table:
         )
     note = (
         "Weighted F1 of the fusion head and of scikit-learn's classifiers on the same features and clips; the "
-        "difference is to the best of them, with its 95 % interval (paired bootstrap over clips)."
+        "difference is to the best of them, with its 95 % interval (paired bootstrap)."
     )
     return Table("Classical floors", ["modalities", "ours", *names, "difference", "clips"], rows, note)
 

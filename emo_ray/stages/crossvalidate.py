@@ -98,7 +98,7 @@ def _measure(
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_batch
-    from emo_ray.training import floors
+    from emo_ray.training import bootstrap, floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
@@ -119,7 +119,8 @@ def _measure(
             subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
             for subset in SUBSETS
         }
-        content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
+        group_B = bootstrap.speaker_groups([clip.speaker for clip in prepared.clips_of(batch.clip_ids)])
+        content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, len(label_of)) + _fold_notes(prepared, batch, fold_B)
     if chosen := [fold.chosen for fold in folds if fold.chosen]:
@@ -130,8 +131,8 @@ def _measure(
     speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
-    evaluation.write(content, folder)
     write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
+    evaluation.write(content, folder)
 
 
 def _count(config: Config, prepared: Prepared) -> int:

@@ -43,7 +43,7 @@ def doctor(config: Config) -> Result:
 
 def _table(rows: Sequence[Check]) -> Table:
     cells: list[list[str | Cell]] = [[row.subject, Cell(row.state, _STYLES[row.state]), row.finding] for row in rows]
-    return Table("This machine and this recipe", ["", "", "found"], cells, words=(0, 1, 2))
+    return Table("This machine and this recipe", ["checked", "state", "found"], cells, words=(0, 1, 2))
 
 
 def _weights(config: Config, weights: Sequence[Weights]) -> list[Check]:

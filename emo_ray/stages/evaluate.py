@@ -265,8 +265,8 @@ def _measure(
     write_predictions(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
     )
-    evaluation.write(content, folder)
     write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
+    evaluation.write(content, folder)
 
 
 def _histories(path: Path) -> dict[str, list[dict[str, float]]]:
@@ -285,7 +285,7 @@ def _floors(
     Empty where none are to be measured, or the model was trained on another corpus.
     """
     from emo_ray.models import checkpoint
-    from emo_ray.training import floors
+    from emo_ray.training import bootstrap, floors
 
     seen = store.read_json(path / SEEN)
     labelled = prepared.labels_of("train") | prepared.labels_of("validation")
@@ -295,7 +295,8 @@ def _floors(
     train = features_for(checkpoint.load_fusion(path), config, path, encoders, prepared, trained)
     groups = grouped(prepared.clips_of(train.clip_ids)).names
     guesses = floors.guesses(train, batch, groups, config.seed)
-    return floors.comparison(guesses, probabilities, batch.label_B.numpy(), config.seed)
+    group_B = bootstrap.speaker_groups([clip.speaker for clip in prepared.clips_of(batch.clip_ids)])
+    return floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
 
 
 def _transcript_notes(

@@ -7,6 +7,7 @@ import resource
 import shutil
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from emo_ray.config import Config
 from emo_ray.data.media import codecs
 
 _DISK_GB, _SHARED_GB, _FILES = 10.0, 2.0, 4096  # below, a warning
-_PORTS = {8265: "Ray's dashboard", 8000: "jobs/serve.py", 5000: "mlflow ui"}
+_PORTS = {8265: "Ray's dashboard", 5000: "mlflow ui"}
 _PATIENCE_S = 3.0
 State = Literal["ok", "warning", "error"]
 
@@ -51,7 +52,7 @@ def checks(config: Config, root: Path) -> list[Check]:
         _mlflow(config, root),
         *_places(root),
         _open_files(),
-        _ports(),
+        _ports({**_PORTS, config.serve.port: "serve.port"}),
     ]
 
 
@@ -212,10 +213,10 @@ def _open_files() -> Check:
     return Check("open files", "ok", f"at most {soft}" if soft >= 0 else "no limit")
 
 
-def _ports() -> Check:
+def _ports(ports: Mapping[int, str]) -> Check:
     """Which of the ports that people use for pages are taken; Ray's own are any free ones."""
     taken = []
-    for port, use in _PORTS.items():
+    for port, use in ports.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -224,4 +225,4 @@ def _ports() -> Check:
                 taken.append(f"{port} ({use})")
     if taken:
         return Check("ports", "warning", f"in use: {', '.join(taken)}", "end what listens there, or choose other ports")
-    return Check("ports", "ok", f"{', '.join(map(str, _PORTS))} are free on 127.0.0.1, {sys.platform}")
+    return Check("ports", "ok", f"{', '.join(map(str, ports))} are free on 127.0.0.1, {sys.platform}")

@@ -17,6 +17,7 @@ from emo_ray.data import folding
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.models.fusion import scaling, standardised
+from emo_ray.training.bootstrap import difference_intervals
 from emo_ray.training.metrics import counts, of_counts
 
 LOGISTIC, SVM, FOREST = "logistic regression", "support vector machine", "random forest"
@@ -27,7 +28,6 @@ Comparison = dict[str, Any]  # subset of the modalities -> reports.floors.FloorS
 _STRENGTHS = {LOGISTIC: (0.001, 0.01, 0.1, 1.0), SVM: (1.0, 10.0)}  # C, the inverse of regularisation
 _TREES = 200
 _TUNED_ON = 1000  # clips; of more training clips so many are drawn to choose C on
-_RESAMPLES = 2000
 
 
 def guesses(train: FeatureBatch, test: FeatureBatch, groups: Sequence[str], seed: int) -> Guesses:
@@ -52,11 +52,13 @@ def guesses(train: FeatureBatch, test: FeatureBatch, groups: Sequence[str], seed
     return answers
 
 
-def comparison(answers: Guesses, probabilities: dict[str, np.ndarray], label_B: np.ndarray, seed: int) -> Comparison:
+def comparison(
+    answers: Guesses, probabilities: dict[str, np.ndarray], label_B: np.ndarray, group_B: np.ndarray | None, seed: int
+) -> Comparison:
     """WAF and accuracy of every floor, and the difference in WAF of the head to the best, on the same clips.
 
-    `interval` holds the ends of the 95 % interval of the difference: the clips are drawn with replacement 2,000 times,
-    the same for both (paired bootstrap). The best floor is chosen after the fact, which flatters it.
+    `interval` holds the ends of the 95 % interval of the difference, by paired bootstrap over the groups (see
+    `bootstrap.speaker_groups`), or clips. The best floor is chosen after the fact, which flatters it.
     """
     content: Comparison = {}
     for subset, floors in answers.items():
@@ -68,7 +70,8 @@ def comparison(answers: Guesses, probabilities: dict[str, np.ndarray], label_B: 
         both_FB = np.stack([guess_B[rows] for guess_B in (ours_B, *floors.values())])
         values = of_counts(counts(both_FB, label_B[rows], classes))
         best = 1 + int(values["waf"][1:].argmax())
-        low, high = _interval(both_FB[[0, best]], label_B[rows], classes, seed)
+        groups = None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
+        intervals = difference_intervals(both_FB[[0, best]], label_B[rows], classes, groups, seed)
         content[subset] = {
             "floors": {
                 name: {metric: float(values[metric][1 + i]) for metric in ("waf", "accuracy")}
@@ -78,20 +81,10 @@ def comparison(answers: Guesses, probabilities: dict[str, np.ndarray], label_B: 
             "accuracy": float(values["accuracy"][0]),
             "best": list(floors)[best - 1],
             "difference": float(values["waf"][0] - values["waf"][best]),
-            "interval": [low, high],
+            "interval": intervals["waf"],
             "n": len(rows),
         }
     return content
-
-
-def _interval(pair_2B: np.ndarray, label_B: np.ndarray, classes: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the difference in WAF of two models' classes."""
-    draws_RB = np.random.default_rng(seed).integers(len(label_B), size=(_RESAMPLES, len(label_B)))
-    differences = [
-        np.subtract(*of_counts(counts(pair_2B[:, draw_B], label_B[draw_B], classes))["waf"]) for draw_B in draws_RB
-    ]
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def with_all(batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:

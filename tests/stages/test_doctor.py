@@ -75,17 +75,16 @@ def test_a_database_of_another_mlflow_is_named(mini, tmp_path):
     assert machine._mlflow(config, store).state == "error"
 
 
-def test_servers_and_ports_are_asked(mini, tmp_path, monkeypatch):
+def test_servers_and_ports_are_asked(mini, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
         address = {"tracking.uri": f"http://127.0.0.1:{port}"}
-        monkeypatch.setattr(machine, "_PORTS", {port: "a test"})
         assert machine._mlflow(load("mini", {**mini, **address}), tmp_path).state == "ok"
-        assert f"{port} (a test)" in machine._ports().finding
+        assert f"{port} (a test)" in machine._ports({port: "a test"}).finding
     assert machine._mlflow(load("mini", {**mini, **address}), tmp_path).state == "error"
-    assert machine._ports().state == "ok"
+    assert machine._ports({port: "a test"}).state == "ok"
 
 
 def test_a_full_disk_is_an_error_and_a_nearly_full_one_a_warning(tmp_path):

@@ -81,7 +81,7 @@ def test_the_comparison_is_on_the_same_clips_and_its_interval_covers_the_differe
     train, test = clips(80, 1), clips(200, 2, shift=1.0)
     answers, label = floors.guesses(train, test, train.speakers, 0), test.label_B.numpy()
     ours = {subset: np.eye(3)[np.roll(label, 1) if subset == "T" else label] for subset in SUBSETS}
-    content = floors.comparison(answers, ours, label, seed=0)
+    content = floors.comparison(answers, ours, label, None, seed=0)
     assert set(content) == {"A", "T", "AT"}
     for subset, scores in content.items():
         rows = answers[subset][floors.SVM] >= 0
