@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import file_page
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,13 +37,12 @@ from emo_ray.config import (
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = ROOT / "README.md"
-MOST_LINES, MOST_WORDS = 150, 8  # of the README, and of what its tree says about a file
+MOST_LINES = 150  # of the README
 SLOW, NOT_RUN = "run in make slow", "not run: "
 LANGUAGES = {"sh", "text", "python", "yaml"}
 SECTIONS = {key.split(".")[0] for key in leaves() if "." in key}
 PLACES = [ROOT, ROOT / "emo_ray", *(folder for folder in (ROOT / "emo_ray").rglob("*") if folder.is_dir())]
 BLOCK = re.compile(r"(?:^<!-- (?P<marker>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-PYTHON_FILE = re.compile(r"\b\w+\.py\b")
 
 
 @dataclass(frozen=True)
@@ -188,41 +188,14 @@ def test_the_readme_is_short():
     assert len(lines) <= MOST_LINES, f"README.md has {len(lines)} lines: move what is not for everybody to docs/"
 
 
-def tree_of_readme():
-    """Path below emo_ray -> the words beside it, of the last block: rooms on the left, `file.py  words` beside them."""
-    described, room = {}, ""
-    for line in list(blocks_of(README))[-1].text.splitlines():
-        if heading := re.match(r"([\w/]+/)(\s|$)", line):
-            room = "" if heading[1] == "emo_ray/" else heading[1]
-        files = list(PYTHON_FILE.finditer(line))
-        for file, following in zip(files, [*files[1:], None], strict=True):
-            words = line[file.end() : following.start() if following else None].strip(" ,")
-            described[room + file[0]] = words
-    names, words = list(described), list(described.values())
-    for i in reversed(range(len(names) - 1)):  # `a.py, b.py  words of both`
-        words[i] = words[i] or words[i + 1]
-    return dict(zip(names, words, strict=True))
+def test_the_page_of_files_is_up_to_date():
+    assert (ROOT / "docs" / "files.md").read_text(encoding="utf-8") == file_page.page()
 
 
-def modules():
-    files = (path.relative_to(ROOT / "emo_ray").as_posix() for path in (ROOT / "emo_ray").rglob("*.py"))
-    return {name for name in files if not name.endswith("__init__.py")}
-
-
-def in_the_table_of_jobs():
-    return set(re.findall(r"^\| `jobs/\w+\.py` \|.*\| `emo_ray/([\w/]+\.py)` \|$", README.read_text("utf-8"), re.M))
-
-
-def test_the_readme_knows_every_module():
-    named = set(tree_of_readme()) | in_the_table_of_jobs()
-    missing, gone = sorted(modules() - named), sorted(named - modules())
-    assert not missing, f"not in README's tree (or table of jobs): {missing}: add each with at most eight words"
-    assert not gone, f"in README's tree (or table of jobs), and no file: {gone}"
-
-
-def test_the_tree_says_little_about_each_file():
-    for name, words in tree_of_readme().items():
-        assert 1 <= len(words.split()) <= MOST_WORDS, f"{name}: {words!r}"
+def test_the_readme_knows_every_room():
+    rooms = {file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "emo_ray").rglob("__init__.py")}
+    tree = list(blocks_of(README))[-1].text
+    assert not [room for room in rooms if f"{room.rpartition('/')[2]}/" not in tree]
 
 
 def test_the_table_of_jobs_has_every_job():

@@ -1,4 +1,4 @@
-"""Attention of a clip over its neighbours in a dialogue: what the fusion head adds where `fusion.context` is set.
+"""Attention of a clip over its neighbours in a dialogue: what the fusion head adds in conversations.
 
 B clips, N neighbours of each, H the width of the head.
 """

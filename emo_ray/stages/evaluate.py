@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from emo_ray.models.head_average import Head
     from emo_ray.training.scoring import Probabilities
 
-VERSION = 4  # 4: intervals, calibration, single modalities, speakers, epochs
+VERSION = 5  # 5: floors compared over speakers; epochs without speeds
 
 
 NOISE = "noise.json"
@@ -270,10 +270,19 @@ def _measure(
 
 
 def _histories(path: Path) -> dict[str, list[dict[str, float]]]:
-    """The metrics of every epoch of each phase that made a model; empty for a folder that holds none."""
+    """The metrics of every epoch of each phase that made a model, without speeds, which differ from run to run.
+
+    Empty for a folder that holds none.
+    """
+    from emo_ray.training.loop import TIMES
+
     folders = {"emovclip": path / EMOVCLIP, "fusion": path}
     metas = {phase: store.read_meta(folder) for phase, folder in folders.items() if store.is_complete(folder)}
-    return {phase: meta["history"] for phase, meta in metas.items() if "history" in meta}
+    return {
+        phase: [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in meta["history"]]
+        for phase, meta in metas.items()
+        if "history" in meta
+    }
 
 
 def _floors(

@@ -48,6 +48,7 @@ from emo_ray.stages.compare import compare
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.export import export
 from emo_ray.stages.prediction_files import PredictedCorpus
 from emo_ray.stages.prediction_rows import ATTENTION, DISTANCE
 from emo_ray.stages.segment import UTTERANCES
@@ -263,6 +264,14 @@ def of_check(small, tiny_config) -> Any:
     return read(check(_small_config(tiny_config, small[1])).path / "check.json"), content_of(None, noise_S).descriptors
 
 
+def of_export(small, tiny_config) -> Any:
+    config = _small_config(tiny_config, small[1])
+    (model,) = (small[1] / "checkpoints").glob("model-*")
+    folder = export(override(config, {"checkpoint": str(model), "export.onnx": False})).path
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return files, read(folder / "labels.json")
+
+
 def of_folds(few) -> Any:
     folder = crossvalidate(override(few, {"data.folds": 2, "train.heads": 1})).path
     return read(folder / "report.json"), read(folder / "predictions.parquet")
@@ -396,6 +405,7 @@ def outputs(small, few, taught, media_files, tiny_config, tmp_path_factory):
         "stages.compare.VERSION": of_comparison(small, tmp_path_factory.mktemp("comparison")),
         "stages.crossvalidate.VERSION": of_folds(few),
         "stages.evaluate.VERSION": of_report(small),
+        "stages.export.VERSION": of_export(small, tiny_config),
         "inference.encoders.VERSION": of_features(small),
         "stages.fitting.plan.VERSION": of_model(small),
         "stages.predict.VERSION": of_predictions(taught),
