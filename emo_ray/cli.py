@@ -93,7 +93,7 @@ def main(name: str, words: Sequence[str] | None = None) -> None:
         if failure is None:  # a bug
             raise
         console.print(failure.message, style="red", markup=False, soft_wrap=True)
-        job.end(keep_logs=failure.status == failures.USER_ERROR)
+        job.end(keep_logs=failure.status == failures.USER_ERROR, is_stopped=failure.status > failures.SIGNALLED)
         _exit(failure.status)
     _exit(result.status)
 
@@ -163,12 +163,12 @@ class Job:
         shown_model = usage.shown_path(str(model)) if model else None
         return usage.next_commands(self.name, self.words, usage.shown_path(str(result.path)), shown_model)
 
-    def end(self, keep_logs: bool) -> None:
+    def end(self, keep_logs: bool, is_stopped: bool = False) -> None:
         """End the local Ray, if this job started one, and drop its logs unless somebody may want to read them."""
         if self.root is not None:
             from emo_ray import cluster
 
-            cluster.leave(keep_logs)
+            cluster.leave(keep_logs, is_stopped)
 
 
 def _help(name: str, words: Sequence[str]) -> str:

@@ -89,17 +89,28 @@ def _same_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leave(keep_logs: bool) -> None:
-    """Leave the cluster, and end it if this process started it; without `keep_logs` remove its session folder then."""
+def leave(keep_logs: bool, is_stopped: bool = False) -> None:
+    """Leave the cluster, and end it if this process started it; without `keep_logs` remove its session folder then.
+
+    Where a signal has stopped the job, threads of Ray Data may still be at work. One that asks Ray for something after
+    `ray.shutdown` ends this process with a status of its own. So there Ray is not asked to end: its processes are
+    killed, or in a cluster that was joined, end of themselves with this one.
+    """
     if not _session:
-        if (loaded := sys.modules.get("ray")) is not None:  # a finished job does without
+        if (loaded := sys.modules.get("ray")) is not None and not is_stopped:  # a finished job does without
             loaded.shutdown()
         return
     import psutil
-    import ray
 
     processes = psutil.Process().children(recursive=True)
-    ray.shutdown()
+    if is_stopped:
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+    else:
+        import ray
+
+        ray.shutdown()
     folder = _session.pop()
     if not keep_logs:
         _, living = psutil.wait_procs(processes, timeout=_ENDING_S)  # they may still write to the folder

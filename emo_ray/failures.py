@@ -14,6 +14,7 @@ from types import FrameType
 from emo_ray import trouble
 
 USER_ERROR = 2  # exit status of what the user can mend
+SIGNALLED = 128  # plus the signal's number: exit status of a job that a signal stopped
 _STAY = "expected the store to stay while a job runs: run it again"
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP, a closed terminal"}
 
@@ -55,7 +56,7 @@ def failure_of(error: BaseException, root: Path | None) -> Failure | None:
     is_rays = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # of the handler that ray.init sets
     if _received or is_rays or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way
         number = _received[0] if _received else signal.SIGTERM if is_rays else signal.SIGINT
-        return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", 128 + number)
+        return Failure(f"stopped by {_SIGNALS[number]}: {kept}, and the same command goes on there", SIGNALLED + number)
     chain = list(causes(error))
     if (deletion := _deletion_of_media(chain, root)) is not None:
         return deletion

@@ -136,7 +136,9 @@ def test_verdicts_have_styles(tmp_path):
     assert html.count('<td class="good">holds</td>') == 3
     assert html.count('<td class="bad">FAILS</td>') == 1
     assert 'class="summary bad"' in html
-    verdicts = [row[-1] for table in claims.tables(content) for row in table.cells() if row[-1].style]
+    verdicts = [
+        (row[-1].text, row[-1].style) for table in claims.tables(content) for row in table.cells() if row[-1].style
+    ]
     assert sorted(verdicts) == [("FAILS", "bad"), *[("holds", "good")] * 3]
 
 

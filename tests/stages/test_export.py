@@ -86,7 +86,7 @@ def test_mlflow_loads_it_and_its_champion(folder, config, rows):
             for label, share in said.probabilities.items():
                 assert row[f"p_{label}"] == pytest.approx(share, abs=1e-5)
     run = client.get_run(version.run_id)
-    assert run.info.run_name == Path(config.checkpoint).name
+    assert run.info.run_name.split()[-1] in Path(config.checkpoint).name  # the beginning of its digest
     export(config)  # again
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
 

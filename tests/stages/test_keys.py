@@ -244,6 +244,9 @@ STAYS = {
     # No folder here holds a long recording.
     "segment.auto": {"predictions"},
     "segment.auto_over_s": {"predictions"},
+    # Reports of their own, beside that of the model on the config's corpus.
+    "evaluate.compare": {"report"},
+    "evaluate.noise": {"report"},
     # Reports of corpora that are not the config's own.
     "crosscorpus.corpora": {"report"},
     # More rounds continue the same ones. The folder's name has their number, once they are played.
@@ -323,6 +326,8 @@ def test_every_declared_decision_is_seen_in_some_case(tiny_config, folder):
     assert unseen == {
         ("tables.text", "corpus"),
         ("crosscorpus.corpora", "report"),
+        ("evaluate.compare", "report"),
+        ("evaluate.noise", "report"),
         ("rounds.most", "self_training"),
         ("segment.auto", "predictions"),
         ("segment.auto_over_s", "predictions"),
