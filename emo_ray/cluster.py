@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import psutil
 from pydantic import SecretStr
 
 from emo_ray.config import Config
@@ -96,32 +97,29 @@ def leave(keep_logs: bool, is_stopped: bool = False) -> None:
     `ray.shutdown` ends this process with a status of its own. So there Ray is not asked to end: its processes are
     killed, or in a cluster that was joined, end of themselves with this one.
     """
-    if not _session:
-        if (loaded := sys.modules.get("ray")) is not None and not is_stopped:  # a finished job does without
-            loaded.shutdown()
-        return
-    import psutil
-
     processes = psutil.Process().children(recursive=True)
     if is_stopped:
-        for process in processes:
-            with suppress(psutil.Error):
-                process.kill()
-    else:
-        import ray
-
-        ray.shutdown()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what had to be said is said; Ray's threads would tell of kills
+        _kill(processes)
+    elif (loaded := sys.modules.get("ray")) is not None:  # a finished job does without
+        loaded.shutdown()
+    if not _session:
+        return
     folder = _session.pop()
     if not keep_logs:
         _, living = psutil.wait_procs(processes, timeout=_ENDING_S)  # they may still write to the folder
-        for process in living:
-            with suppress(psutil.Error):
-                process.kill()
+        _kill(living)
         psutil.wait_procs(living, timeout=_ENDING_S)
         shutil.rmtree(folder, ignore_errors=True)
         latest = folder.with_name("session_latest")
         if latest.is_symlink() and not latest.exists():
             latest.unlink(missing_ok=True)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _configure_data() -> None:
