@@ -322,7 +322,7 @@ def test_what_is_no_model_is_said(config, tmp_path):
         predict(override(config, {"data.manifest": "/nowhere"}))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_clips_that_cannot_be_read_for_now_are_predicted_by_the_same_command_later(
     config, media_files, tmp_path, workers
 ):
