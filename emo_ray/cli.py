@@ -16,6 +16,7 @@ from emo_ray import commands, completion, failures, redaction, usage
 from emo_ray import config as configuration
 from emo_ray.config import Config, explain
 from emo_ray.progress import console, say
+from emo_ray.store import DAMAGED, DamagedFile, set_aside
 
 HELP = ("-h", "--help")
 
@@ -208,8 +209,6 @@ def mending(job: Callable[[], JobResult], root: Path, inputs: Collection[Path] =
     So the file is made again where its source is there; what is whole is not. Files in `inputs`, which the user names,
     are left alone: this job does not make them. Raises DamagedFile for them, and where running again is in vain.
     """
-    from emo_ray.store import DAMAGED, DamagedFile, set_aside  # needs pyarrow, which --help does without
-
     met: dict[Path, DamagedFile] = {}
     while True:
         try:

@@ -5,7 +5,6 @@ Ray takes more than a second to import, so the functions that need it import it:
 """
 
 import logging
-import math
 import os
 import re
 import shutil
@@ -25,7 +24,6 @@ from pydantic import SecretStr
 
 from emo_ray.config import Config
 from emo_ray.config.yaml_core import read
-from emo_ray.progress import say
 
 # Ray reads these when it starts, trains or tunes, and local workers inherit them. A user's settings win.
 _ENVIRONMENT = {
@@ -41,9 +39,6 @@ _ENVIRONMENT = {
 }
 SERVE_TOKEN = "EMO_RAY_SERVE_TOKEN"  # the environment variable of jobs/serve.py's token
 _WORKER_NICENESS = 15  # Ray's default for `worker_niceness`
-_CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
-_RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
-_MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 _SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|KEY|CREDENTIALS)$")  # names of variables that hold one
 _SHORTEST_SECRET = 8  # characters; a shorter value may be a word of any message
 _ENDING_S = 3.0  # that Ray's processes get to end by themselves
@@ -176,17 +171,17 @@ def has_dashboard() -> bool:
         return bool(ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url)
 
 
-def _may_grow() -> bool:
+def may_grow() -> bool:
     """Whether nodes may still join: a cluster that this process started has this machine alone."""
     return not _session and has_dashboard()
 
 
-def _most_gpus() -> float | None:
+def most_gpus() -> float | None:
     """The most GPUs that the cluster may grow to; None where nobody knows, as under Kubernetes.
 
     What is known of an autoscaler: what it reports to Ray, or the file from which `ray up` started it on this machine.
     """
-    if not _may_grow():
+    if not may_grow():
         return gpus()
     from ray._private.state import state
 
@@ -297,77 +292,3 @@ def _resource(name: str) -> float:
     import ray
 
     return ray.cluster_resources().get(name, 0.0)
-
-
-def use_gpu(config: Config, processes: int) -> bool:
-    """Whether to start `processes` processes with a GPU each. A joined cluster may have to grow first: Ray waits then.
-
-    Raises ValueError where a cluster has fewer GPUs than demanded, and cannot grow to as many.
-    """
-    choice = config.train.use_gpu
-    if choice == "yes" and gpus() < processes:
-        most = _most_gpus()
-        if most is not None and most < processes:
-            growth = f", and it may grow to {most:g}" if most > gpus() else ""
-            raise ValueError(
-                f"train.use_gpu=yes: found {gpus():g} GPUs in the cluster{growth}, expected {processes}: lower "
-                "train.num_workers, add machines with GPUs, or set train.use_gpu=auto"
-            )
-        say(
-            f"waiting for {processes} GPU{'s' if processes > 1 else ''}: the cluster has {gpus():g} and may grow to "
-            f"{'some number' if most is None else f'{most:g}'}; to go on without them, set train.use_gpu=auto"
-        )
-    return choice == "yes" or (choice == "auto" and gpus() >= processes)
-
-
-def train_scaling(config: Config) -> dict[str, Any]:
-    """What Ray Train's workers ask for: the arguments of its ScalingConfig."""
-    workers = config.train.num_workers
-    gpu = use_gpu(config, workers)
-    resources = {"CPU": train_worker_cpus(workers), **({"GPU": 1} if gpu else {})}
-    return {"num_workers": workers, "use_gpu": gpu, "resources_per_worker": resources}
-
-
-def trial_resources(config: Config, trials: int) -> dict[str, float]:
-    """What a trial in one process asks for, where so many run at once and share the machine with their data tasks."""
-    return {"CPU": train_worker_cpus(trials), **({"GPU": 1} if use_gpu(config, 1) else {})}
-
-
-def actor_resources(config: Config) -> dict[str, Any]:
-    """What an actor that encodes or predicts asks for: the arguments of Ray Data's `map`."""
-    retries = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
-    return {"num_cpus": task_cpus(), "num_gpus": 1 if use_gpu(config, 1) else 0, **retries}
-
-
-def task_resources(share: float = 1.0) -> dict[str, Any]:
-    """What a data task asks for, a share of its usual CPUs: the arguments of Ray Data's `map`."""
-    return {"num_cpus": share * task_cpus(), "max_retries": _RETRIES}
-
-
-def train_worker_cpus(num_workers: int) -> float:
-    """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks.
-
-    Rounded down to Ray's resolution: if the workers took more than half, a task could wait for its CPU for ever.
-    """
-    total = cpus() or 2.0 * num_workers  # nothing yet: an autoscaled cluster will bring whole CPUs
-    return min(1.0, math.floor(total / (2 * num_workers) * _CPU_FRACTIONS) / _CPU_FRACTIONS)
-
-
-def task_cpus() -> float:
-    """CPUs of a data task: fractional where there are so few that whole ones could wait for each other for ever."""
-    return 1.0 if cpus() >= 4 or cpus() == 0 else 0.5
-
-
-def actor_count(parts: int, use_gpu: bool) -> int:
-    """The most encoder actors to start for `parts` shard parts. A joined cluster may grow, a local one does not.
-
-    A local cluster may claim more CPUs than the machine has cores; processes beyond the cores only slow each other.
-    """
-    local = gpus() if use_gpu else min(cpus(), os.cpu_count() or 1)
-    most = _MOST_ACTORS if _may_grow() else int(local)
-    return max(1, min(parts, most))
-
-
-def usable_threads(cpus_given: float) -> int:
-    """Torch threads of a process that Ray gave `cpus_given` CPUs: more than its cores makes all of them slower."""
-    return max(1, int(cpus_given))

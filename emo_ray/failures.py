@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from emo_ray import trouble
+from emo_ray.store import DamagedFile
 
 USER_ERROR = 2  # exit status of what the user can mend
 SIGNALLED = 128  # plus the signal's number: exit status of a job that a signal stopped
@@ -50,8 +51,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def failure_of(error: BaseException, root: Path | None) -> Failure | None:
     """What to print of an error, where `root` is the store, if that is known already; None for a bug."""
-    from emo_ray.store import DamagedFile  # its module needs pyarrow, which --help does without
-
     kept = f"what is finished is kept in {root}" if root is not None else "what is finished is kept"
     is_rays = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # of the handler that ray.init sets
     if _received or is_rays or isinstance(error, KeyboardInterrupt):  # whatever else was raised on the way

@@ -87,7 +87,7 @@ def _bar(stage: "Stage") -> Iterator[None]:
             _display[0].start()
         display = _display[0]
         row = display.add_task(stage.title, total=max(stage.total, 1), stage=stage.state)
-    with _repeated(lambda: display.update(row, completed=stage.done, stage=stage.state), _REDRAW_S):
+    with repeated(lambda: display.update(row, completed=stage.done, stage=stage.state), _REDRAW_S):
         try:
             yield
         finally:
@@ -101,12 +101,12 @@ def _bar(stage: "Stage") -> Iterator[None]:
 @contextmanager
 def _lines(stage: "Stage") -> Iterator[None]:
     """Print a line of a stage every half minute."""
-    with _repeated(lambda: say(stage.line()) if stage.is_due() else None, _LOOK_S):
+    with repeated(lambda: say(stage.line()) if stage.is_due() else None, _LOOK_S):
         yield
 
 
 @contextmanager
-def _repeated(function: Callable[[], None], period_s: float) -> Iterator[None]:
+def repeated(function: Callable[[], None], period_s: float) -> Iterator[None]:
     """Call a function again and again in a thread while the block runs."""
     stop = Event()
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config, override, recipe
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest, shards, synthetic
@@ -93,7 +93,7 @@ def decoded(config: Config, media: Path) -> Prepared:
         shards.write_part(*pickle.loads(task))
     if not (prepared.path / LEDGER).exists():
         ledger = pa.concat_tables([shards.ledger(plan.folder / name) for name in prepared.parts])
-        store.write_parquet(prepared.path / LEDGER, ledger)
+        parquet.write(prepared.path / LEDGER, ledger)
     return prepared
 
 
@@ -134,12 +134,12 @@ def transcribed(config: Config, decoded: Decoded) -> Transcripts | None:
     encoder, asking = recogniser(config), config.transcribe
     folder = feature_folder(config, decoded.shards, encoder)
     for name in decoded.parts:
-        table = store.read_parquet(decoded.shards / name)
+        table = parquet.read(decoded.shards / name)
         rows = [
             unjudged(clip_id, SPOKEN if encoder.is_remote else "ok") | {"text": f"{encoder.digest} {clip_id}"}
             for clip_id in table["clip_id"].to_pylist()
         ]
-        store.write_parquet(folder / name, pa.Table.from_pylist(rows, SCHEMA))
+        parquet.write(folder / name, pa.Table.from_pylist(rows, SCHEMA))
     if encoder.is_remote:
         log, _ = answer_log.folder_of(cluster.store_root(config), "transcribed", sounds.settings(asking))
         digests = sorted(set(question_digests(decoded, encoder).values()))[: asking.max_requests]

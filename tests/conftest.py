@@ -217,7 +217,7 @@ def pseudo_round():
     """
     import pyarrow as pa
 
-    from emo_ray import store
+    from emo_ray import parquet, store
 
     def write(folder, probabilities, labels, accepted_ids, per_part=2, **changes):
         rows = [
@@ -238,7 +238,7 @@ def pseudo_round():
         with store.writing(folder, {"kind": "pseudo_labels"}) as temporary:
             for i in range(0, len(rows), per_part):
                 part = pa.Table.from_pylist(rows[i : i + per_part], schema)
-                store.write_parquet(temporary / f"part-{i:03d}.parquet", part)
+                parquet.write(temporary / f"part-{i:03d}.parquet", part)
         return folder
 
     return write

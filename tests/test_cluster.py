@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray import cluster
+from emo_ray import cluster, resources
 from emo_ray.config import load
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ SETTINGS = ("RAY_", "TUNE_", "OPENAI_")
 GROW = """
 import ray.data
 from ray.cluster_utils import Cluster
-from emo_ray import cluster
+from emo_ray import cluster, resources
 from emo_ray.config import load
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
@@ -33,7 +33,7 @@ cluster.connect(config)
 
 def use_gpu(choice, processes):
     try:
-        return cluster.use_gpu(load("mini", {"train.use_gpu": choice}), processes)
+        return resources.use_gpu(load("mini", {"train.use_gpu": choice}), processes)
     except ValueError as error:
         return str(error)
 
@@ -45,8 +45,8 @@ for size in SIZES:
     before = size
     answers.append({
         "cpus": cluster.cpus(), "gpus": cluster.gpus(), "bytes": cluster.object_store_bytes(),
-        "task": cluster.task_cpus(), "workers": [[n, cluster.train_worker_cpus(n)] for n in WORKERS],
-        "actors": [[n, gpu, cluster.actor_count(n, gpu)] for n in PARTS for gpu in (False, True)],
+        "task": resources.task_cpus(), "workers": [[n, resources.train_worker_cpus(n)] for n in WORKERS],
+        "actors": [[n, gpu, resources.actor_count(n, gpu)] for n in PARTS for gpu in (False, True)],
         "use_gpu": {choice: [[n, use_gpu(choice, n)] for n in (1, 2, 3)] for choice in ("yes", "no", "auto")},
         "nodes": len(ray.nodes()), "dashboard": cluster.has_dashboard(),
         "v2": ray.data.DataContext.get_current().use_datasource_v2,
@@ -57,7 +57,7 @@ LOCAL = """
 import json, signal, urllib.error, urllib.request
 from pathlib import Path
 import ray
-from emo_ray import cluster
+from emo_ray import cluster, resources
 from emo_ray.config import load
 
 @ray.remote
@@ -70,13 +70,13 @@ cluster.connect(config)  # as a job does that has clips to decode before it know
 cluster.connect(config, dashboard=True)
 cluster.connect(config, dashboard=True)
 try:
-    use_gpu = cluster.use_gpu(load("mini", {"train.use_gpu": "yes"}), 1000)
+    use_gpu = resources.use_gpu(load("mini", {"train.use_gpu": "yes"}), 1000)
 except ValueError as error:
     use_gpu = str(error)
 answers.append({
     "cpus": cluster.cpus(), "dashboard": cluster.has_dashboard(), "use_gpu": use_gpu,
     "handler": signal.getsignal(signal.SIGTERM) == before,
-    "actors": [cluster.actor_count(n, False) for n in (1, 5, 500)],
+    "actors": [resources.actor_count(n, False) for n in (1, 5, 500)],
     "address": ray.get(address.remote()), "expected": ray.get_runtime_context().gcs_address,
 })
 url = ray.init(ignore_reinit_error=True).dashboard_url
@@ -90,7 +90,7 @@ assert folder.is_dir()
 
 def use_gpus(processes):
     try:
-        return cluster.use_gpu(config, processes)
+        return resources.use_gpu(config, processes)
     except ValueError as error:
         return str(error)
 
@@ -110,7 +110,7 @@ assert not folder.exists()
 KILL = """
 import pathlib, signal
 import ray.data
-from emo_ray import cluster, failures
+from emo_ray import cluster, failures, resources
 from emo_ray.config import load
 
 class Adder:
@@ -145,8 +145,8 @@ class Divider(Killer):
     def __init__(self):
         1 / 0
 
-assert 0 < cluster.task_resources()["max_retries"] < 100
-assert 0 < cluster.actor_resources(load("mini"))["max_task_retries"] < 100
+assert 0 < resources.task_resources()["max_retries"] < 100
+assert 0 < resources.actor_resources(load("mini"))["max_task_retries"] < 100
 for work, options in [
     (kill, {"max_retries": 1}), (Killer, {"concurrency": 1, "max_restarts": 1, "max_task_retries": 1}), (divide, {}),
     (Divider, {"concurrency": 1}),
@@ -448,6 +448,6 @@ def test_without_a_key_there_is_none(monkeypatch, value):
 
 @given(cpus=st.floats(0, 256))
 def test_a_process_has_a_thread_for_each_whole_cpu_and_at_least_one(cpus):
-    threads = cluster.usable_threads(cpus)
+    threads = resources.usable_threads(cpus)
     assert threads >= 1
     assert threads == 1 or threads <= cpus < threads + 1

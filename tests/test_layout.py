@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("locks", "trouble"),
     ("store",),
+    ("parquet",),
     ("config",),
     ("data",),
     ("models",),
@@ -27,7 +28,7 @@ FLOORS = (
     ("reports",),
     ("progress", "redaction", "failures", "commands"),
     ("tracking", "cluster", "completion", "usage"),
-    ("preflight",),
+    ("preflight", "resources"),
     ("inference",),
     ("stages",),
     ("experiments",),

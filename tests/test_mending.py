@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.cli import mending
 
 
@@ -17,9 +17,9 @@ def parts(tmp_path):
             path = folder / f"part-{i}.parquet"
             if not path.exists():
                 job.made += 1
-                store.write_parquet(path, pa.table({"a": [i]}))
+                parquet.write(path, pa.table({"a": [i]}))
         try:
-            return [store.read_parquet(folder / f"part-{i}.parquet")["a"][0].as_py() for i in range(2)]
+            return [parquet.read(folder / f"part-{i}.parquet")["a"][0].as_py() for i in range(2)]
         except store.DamagedFile as error:
             raise RuntimeError("in a worker") from error
 
@@ -43,10 +43,10 @@ def test_what_cannot_be_mended_ends(parts):
 
     def stubborn():
         (parts.folder / "part-0.parquet").write_bytes(b"PAR1")
-        return store.read_parquet(parts.folder / "part-0.parquet")
+        return parquet.read(parts.folder / "part-0.parquet")
 
     def reading():
-        return store.read_parquet(parts.folder / "part-1.parquet")
+        return parquet.read(parts.folder / "part-1.parquet")
 
     with pytest.raises(store.DamagedFile, match=r"part-0\.parquet"):
         mending(stubborn, parts.root)

@@ -2,21 +2,20 @@ import csv
 import errno
 import json
 import os
-import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from part_tables import table_of
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.locks import lock
 from emo_ray.stages.chat import answer_log
@@ -328,9 +327,9 @@ def test_many_writers_of_one_file_all_succeed(tmp_path):
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "table.parquet"
-    store.write_parquet(path, pa.table({"a": [1, 2, 3]}), rows_per_group=2)
+    parquet.write(path, pa.table({"a": [1, 2, 3]}), rows_per_group=2)
     with pytest.raises(pa.ArrowException):
-        store.write_parquet(path, pa.table({"a": [4]}), codec="no such codec")
+        parquet.write(path, pa.table({"a": [4]}), codec="no such codec")
     assert pq.read_table(path)["a"].to_pylist() == [1, 2, 3]
     assert pq.ParquetFile(path).num_row_groups == 2
     assert os.listdir(tmp_path) == ["table.parquet"]
@@ -346,49 +345,6 @@ def test_a_link_shares_its_bytes_and_elsewhere_they_are_copied(tmp_path, monkeyp
     assert (tmp_path / "a").stat().st_mtime_ns == (tmp_path / "c").stat().st_mtime_ns
 
 
-def table_of(rows):
-    """A table with what parts hold: text, bytes, lists and a note in the schema."""
-    dice = np.random.default_rng(0)
-    values = pa.FixedSizeListArray.from_arrays(pa.array(dice.normal(size=rows * 8).astype(np.float32)), 8)
-    columns = {
-        "clip_id": [f"clip-{i}" for i in range(rows)],
-        "frames": [[dice.bytes(40) for _ in range(3)] for _ in range(rows)],
-        "feature": values,
-        "status": ["ok"] * rows,
-        "p": pa.array(dice.random((rows, 4)).tolist(), pa.list_(pa.float32())),
-    }
-    return pa.table(columns, metadata={"labels": '["a", "b"]'})
-
-
-@pytest.mark.parametrize("codec", ["none", "zstd"])
-def test_no_flipped_bit_of_a_part_is_read_as_if_it_were_right(tmp_path, codec):
-    path, table, dice = tmp_path / "part.parquet", table_of(40), np.random.default_rng(1)
-    store.write_parquet(path, table, codec=codec)
-    content, noticed, expected = path.read_bytes(), 0, store.read_parquet(path)
-    for place, bit in zip(dice.integers(len(content), size=300), dice.integers(8, size=300), strict=True):
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << bit
-        path.write_bytes(flipped)
-        try:
-            read = store.read_parquet(path)
-        except store.DamagedFile:
-            noticed += 1
-        else:
-            assert read.equals(expected, check_metadata=True)  # a flip where nothing is read from
-    assert noticed > 250
-
-
-@pytest.mark.parametrize("length", [0, 3, 8, 100, -1])
-def test_a_part_that_is_cut_is_named(tmp_path, length):
-    path = tmp_path / "part.parquet"
-    store.write_parquet(path, table_of(4))
-    content = path.read_bytes()
-    path.write_bytes(content[:length])
-    with pytest.raises(store.DamagedFile, match=r"part\.parquet: found a damaged file") as error:
-        store.read_parquet(path, columns=["clip_id"])
-    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # as it is when it comes from a worker
-
-
 @pytest.mark.parametrize("content", [b"", b'{"a": [1, 2', b"\xff", b"[" * 100_000, b"[]"])
 def test_a_meta_that_is_cut_or_something_else_is_named(tmp_path, content):
     store.artefact(tmp_path / "a", {"kind": "test"}, fill_with("content"))
@@ -400,7 +356,7 @@ def test_a_meta_that_is_cut_or_something_else_is_named(tmp_path, content):
 @pytest.mark.parametrize("name", ["ledger.parquet", "meta.json"])
 def test_an_artefact_with_a_damaged_file_is_made_again(tmp_path, name):
     def fill(folder):
-        store.write_parquet(folder / "ledger.parquet", table_of(4))
+        parquet.write(folder / "ledger.parquet", table_of(4))
 
     folder = tmp_path / "kind/a"
     store.artefact(folder, {}, fill)
@@ -417,8 +373,8 @@ def test_an_artefact_with_a_damaged_file_is_made_again(tmp_path, name):
 
 def test_links_to_a_damaged_file_are_set_aside_with_it_and_so_are_the_artefacts_around(tmp_path):
     parts, artefact = tmp_path / "predictions/parts-1", tmp_path / "predictions/2"
-    store.write_parquet(parts / "part-a.parquet", table_of(4))
-    store.write_parquet(tmp_path / "features/3/part-a.parquet", table_of(4))
+    parquet.write(parts / "part-a.parquet", table_of(4))
+    parquet.write(tmp_path / "features/3/part-a.parquet", table_of(4))
     part = parts / "part-a.parquet"
     store.artefact(artefact, {}, lambda folder: store.link_or_copy(part, folder / "b" / part.name))
     store.set_aside(part, tmp_path)
@@ -433,7 +389,7 @@ def test_links_to_a_damaged_file_are_set_aside_with_it_and_so_are_the_artefacts_
 
 def test_the_name_of_readings_outlives_a_damaged_table(tmp_path):
     folder, name = answer_log.open_folder(tmp_path, Annotate())
-    store.write_parquet(folder / "readings-1.parquet", table_of(4))
+    parquet.write(folder / "readings-1.parquet", table_of(4))
     store.set_aside(folder / "readings-1.parquet", tmp_path)
     assert answer_log.open_folder(tmp_path, Annotate()) == (folder, name)
 
@@ -452,7 +408,7 @@ SYNCED = """
 import os, sys
 from pathlib import Path
 import pyarrow as pa
-from emo_ray import store
+from emo_ray import parquet, store
 root = Path(sys.argv[1])
 
 def note(event, arguments):
@@ -475,7 +431,7 @@ exec(sys.argv[2])
     [
         "store.write_text(root / 'a/b', 'text')",
         "store.write_csv(root / 'a/b', [(1,)])",
-        "store.write_parquet(root / 'a/b', pa.table({'a': [1]}))",
+        "parquet.write(root / 'a/b', pa.table({'a': [1]}))",
     ],
 )
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, write):
@@ -500,32 +456,12 @@ def test_progress_is_not_waited_for(tmp_path):
     assert done.stdout == "named a\n"
 
 
-def test_trouble_with_reading_is_no_damage(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        store.read_parquet(tmp_path / "nowhere.parquet")
-    store.write_parquet(tmp_path / "part.parquet", table_of(4))
-    (tmp_path / "folder.parquet").mkdir()
-    with pytest.raises(IsADirectoryError):
-        store.read_parquet(tmp_path / "folder.parquet")
-    with pytest.raises(pa.ArrowException):
-        store.read_parquet(tmp_path / "part.parquet", columns=["clip_id"], filters=[("no such column", "=", 1)])
-
-
-def test_other_readers_and_files_of_earlier_versions_are_no_exception(tmp_path):
-    table = table_of(4)
-    store.write_parquet(tmp_path / "new.parquet", table)
-    assert pq.read_table(tmp_path / "new.parquet").equals(table)
-    pq.write_table(table, tmp_path / "old.parquet")
-    assert store.read_parquet(tmp_path / "old.parquet").equals(table)
-    assert store.read_parquet(tmp_path / "new.parquet", columns=["status"]).column_names == ["status"]
-
-
 MADE = """
 import os, sys
 from pathlib import Path
 import pyarrow as pa
 import torch
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.models import checkpoint
@@ -534,7 +470,7 @@ from emo_ray.stages.chat.answer_log import ChatAnswer
 
 def fill(folder):
     (folder / "deep").mkdir()
-    store.write_parquet(folder / "deep" / "part.parquet", pa.table({"a": [1]}))
+    parquet.write(folder / "deep" / "part.parquet", pa.table({"a": [1]}))
     store.write_csv(folder / "list.csv", [("a",)])
     checkpoint.write(folder, {"classify.bias": torch.zeros(2)}, Config(), ["a", "b"], "card")
 

@@ -100,6 +100,11 @@ class FeatureBatch(Batch):
         chosen = super(FeatureBatch, replace(self, context=None)).rows(index_B)
         return chosen if self.context is None else replace(chosen, context=self.context.rows(index_B))
 
+    def places_with(self, names: Sequence[str]) -> np.ndarray:
+        """The places of the clips that have features of all these modalities, int64."""
+        present_BM = self.present_BM.numpy()[:, [MODALITIES.index(name) for name in names]]
+        return np.flatnonzero(present_BM.all(axis=1) & all(name in self.features for name in names))
+
     def showing(self, shown_M: torch.Tensor) -> Self:
         """The same clips and neighbours with all modalities hidden but those of a mask (bool)."""
         shown = super().showing(shown_M)

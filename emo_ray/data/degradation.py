@@ -69,7 +69,7 @@ def blurred_frames(jpegs: Sequence[bytes], levels: int) -> list[bytes]:
 
 
 def halved_frames(jpegs: Sequence[bytes]) -> list[bytes]:
-    """As many frames, of which every second is the one before: half the frame rate."""
+    """Repeat each even frame in place of the odd one after it: half the frame rate, the same number of frames."""
     return [jpegs[place - place % 2] for place in range(len(jpegs))]
 
 

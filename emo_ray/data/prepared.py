@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import status
 from emo_ray.data.manifest import Clip
@@ -33,7 +33,7 @@ class Prepared:
     @cached_property
     def ledger(self) -> pa.Table:
         """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses, digests and faces."""
-        return store.read_parquet(self.path / LEDGER)
+        return parquet.read(self.path / LEDGER)
 
     def labels_of(self, split: str) -> LabelOf:
         """The class index of every labelled clip of a split."""

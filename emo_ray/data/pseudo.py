@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config.train_settings import Train
 from emo_ray.data.batch import BatchT, SoftTargets
 
@@ -110,7 +110,7 @@ def read_with_targets(read: Callable[[pa.Table], BatchT], pseudo: PseudoLabels |
 
 def _accepted_rows(parts: Sequence[Path], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     for part in parts:
-        table = store.read_parquet(part, columns=list(_COLUMNS))
+        table = parquet.read(part, columns=list(_COLUMNS))
         part_labels = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
         if part_labels != list(labels):
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.data_settings import Media, Segment
 from emo_ray.data import decoder, media, shards, status
 from emo_ray.data.media import RATE_HZ, Limits, Span
@@ -41,7 +41,7 @@ def write_part(path: Path, recording: IdentifiedClip, segment: Segment, config: 
         shards.check_unchanged([recording])
         rows = [{"start_s": span.start_s, "end_s": span.end_s, "status": text} for span in spans]
         rows = rows or [{"start_s": None, "end_s": None, "status": text}]
-        store.write_parquet(path, pa.Table.from_pylist(rows, PART_SCHEMA), rows_per_group=2**16)
+        parquet.write(path, pa.Table.from_pylist(rows, PART_SCHEMA), rows_per_group=2**16)
 
 
 def utterances(source: str | None, segment: Segment, config: Media) -> tuple[list[Span], str]:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import fs
 
-from emo_ray import store, trouble
+from emo_ray import parquet, store, trouble
 from emo_ray.config.data_settings import Media, Scope
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import decoder, face_columns, media, status
@@ -254,7 +254,7 @@ def write_part(
         check_unchanged([clip for clip in clips if clip.identity not in old_rows])
         # JPEG and speech hardly shrink further: no codec.
         table = pa.Table.from_pylist(list(itertools.chain.from_iterable(by_clip)), SCHEMA)
-        store.write_parquet(path, table, codec="none")
+        parquet.write(path, table, codec="none")
 
 
 def write_pickled_part(task: bytes) -> str:
@@ -272,14 +272,14 @@ def find_rows(folder: Path, names: Iterable[str], row_identities: Collection[str
 
 def identities(path: Path) -> list[str]:
     """The identities of a part's rows, in their order."""
-    return store.read_parquet(path, columns=["identity"])["identity"].to_pylist()
+    return parquet.read(path, columns=["identity"])["identity"].to_pylist()
 
 
 def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
     """The rows that `find_rows` has found, each from the one part that is named for it, in no particular order."""
     tables = [SCHEMA.empty_table()]
     for name in sorted(set(part_of.values())):
-        table = store.read_parquet(folder / name)
+        table = parquet.read(folder / name)
         identities_there = [identity for identity, part in part_of.items() if part == name]
         tables.append(table.filter(pc.is_in(table["identity"], pa.array(identities_there, pa.string()))))
     return pa.concat_tables(tables)
@@ -288,7 +288,7 @@ def _read_rows(folder: Path, part_of: Mapping[str, str]) -> pa.Table:
 def ledger(path: Path) -> pa.Table:
     """The statuses, digests and faces of one part's rows (LEDGER_SCHEMA), read without its media."""
     names = ["clip_id", "identity", *(f"{name}_status" for name in MODALITIES), *CONTENT, *face_columns.NAMES]
-    table = store.read_parquet(path, columns=["audio_samples", *names])
+    table = parquet.read(path, columns=["audio_samples", *names])
     seconds = pc.divide(pc.cast(table["audio_samples"], pa.float64()), float(media.RATE_HZ))
     columns = {name: table[name] for name in names} | {
         "part": pa.array([path.name] * len(table), pa.string()),

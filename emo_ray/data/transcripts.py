@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.data import status
 
 OK, NO_SPEECH, HALLUCINATION, ERROR = "ok", "no speech", "hallucination", "error"
@@ -153,7 +153,7 @@ def filled_from(table: pa.Table, text_of: Mapping[str, str]) -> pa.Table:
 @lru_cache(maxsize=2)
 def believed(path: Path) -> Mapping[str, str]:
     """The transcripts with status `ok` by clip_id; a table's name tells its content, so a process reads it once."""
-    return believed_in(store.read_parquet(path, columns=["clip_id", "text", "status"]))
+    return believed_in(parquet.read(path, columns=["clip_id", "text", "status"]))
 
 
 def believed_in(table: pa.Table) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import transcripts
 from emo_ray.data.batch import FROM_SHARDS, Batch
@@ -69,8 +69,8 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
 
 @lru_cache(maxsize=1)
 def _readings(path: Path) -> dict[str, str | None]:
-    """By clip_id; the table's name tells its content, so a process reads it once."""
-    table = store.read_parquet(path, columns=["clip_id", "reading"])
+    """The reading of each clip by clip_id. The file's name is a digest of its content, so it is read once."""
+    table = parquet.read(path, columns=["clip_id", "reading"])
     return dict(zip(table["clip_id"].to_pylist(), table["reading"].to_pylist(), strict=True))
 
 

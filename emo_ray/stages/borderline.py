@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import Prepared
 from emo_ray.reports.cards import Answer
@@ -63,7 +63,7 @@ def write(
 
 def _answers(part: Path, labels: Sequence[str], clip_of: Mapping[str, Clip]) -> list[Answer]:
     """The rows of a part, with what became of them as a note."""
-    rows = store.read_parquet(part)
+    rows = parquet.read(part)
     decided = rows.select(["prediction", "confidence", "threshold", "accepted", "reason"]).to_pylist()
     return [
         cards.with_note(answer, _note(row)) if row["prediction"] is not None else answer

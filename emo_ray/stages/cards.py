@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, media, shards
 from emo_ray.data.batch import FeatureBatch
@@ -215,9 +215,7 @@ def _seen(source: CardSource, clip_ids: Collection[str]) -> dict[str, _Seen]:
     for name, ids in ids_of.items():
         if not (source.shards / name).exists():
             continue
-        rows = store.read_parquet(
-            source.shards / name, columns=["clip_id", *_COLUMNS], filters=[("clip_id", "in", ids)]
-        )
+        rows = parquet.read(source.shards / name, columns=["clip_id", *_COLUMNS], filters=[("clip_id", "in", ids)])
         for row in rows.to_pylist():
             statuses = {modality: row[f"{modality}_status"] for modality in MODALITIES}
             seen[row["clip_id"]] = _Seen(_media(row, source.margin), statuses)

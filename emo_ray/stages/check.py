@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.data import corpus_checks
 from emo_ray.data.content import Content, content_of
@@ -72,7 +72,7 @@ def _contents(prepared: Prepared) -> dict[str, Content]:
 
 def _rows(prepared: Prepared, parts: Sequence[str], clip_ids: Collection[str]) -> Iterator[dict[str, Any]]:
     for name in parts:
-        table = store.read_parquet(prepared.shards / name, columns=["clip_id", "frames", "audio"])
+        table = parquet.read(prepared.shards / name, columns=["clip_id", "frames", "audio"])
         chosen = table.filter(pc.is_in(table["clip_id"], pa.array(list(clip_ids), pa.string())))
         for batch in chosen.to_batches(max_chunksize=1):
             yield from batch.to_pylist()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.reports import comparison as report
 from emo_ray.reports.comparison import ModelComparison, conclusion
@@ -89,7 +89,7 @@ class _Judged:
 
 
 def _read(folder: Path) -> _Judged:
-    table = store.read_parquet(folder / PREDICTIONS)
+    table = parquet.read(folder / PREDICTIONS)
     labels = json.loads(table.schema.metadata[b"labels"])
     usable_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
     table = table.filter(pa.array(usable_B))

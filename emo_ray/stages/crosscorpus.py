@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config, override
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.reports import crosscorpus as report_page
@@ -86,7 +86,7 @@ def _pair(trained_on: str, tested_on: str, shared: Sequence[str], folder: Path |
     }
     if folder is None:
         return about
-    table = store.read_parquet(folder / PREDICTIONS)
+    table = parquet.read(folder / PREDICTIONS)
     labels = json.loads(table.schema.metadata[b"labels"])
     has_any_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
     columns = [labels.index(name) for name in shared]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import degradation, transcripts
@@ -101,7 +101,7 @@ def degradations(seed: int, modality: str) -> dict[str, Degrade]:
 def _rows(prepared: Prepared, parts: Sequence[str], encoder: EncoderSpec, clip_ids: pa.Array) -> Iterator[pa.Table]:
     """The decoded rows of these clips, part by part, with the transcripts that the encoder reads."""
     for part in parts:
-        table = store.read_parquet(prepared.shards / part, columns=shard_columns(encoder.reads))
+        table = parquet.read(prepared.shards / part, columns=shard_columns(encoder.reads))
         table = table.filter(pc.is_in(table["clip_id"], clip_ids))
         if len(table):
             yield transcripts.filled(table, encoder.transcripts) if encoder.modality == "text" else table

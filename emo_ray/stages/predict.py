@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray.data
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, parquet, resources, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
 from emo_ray.data.dialogues import Windows, windows_of
@@ -258,7 +258,7 @@ def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> I
     if must_decode:  # else no task has to wait for a CPU that actors hold, which they all do once a node is lost
         # Were these tasks to ask for as much as the actors, Ray would run them inside the actors, and a GPU would wait
         # for decoding; apart, they also decode while the actors load their models.
-        dataset = dataset.map(decode, **cluster.task_resources(0.9))
+        dataset = dataset.map(decode, **resources.task_resources(0.9))
     actor = {"fn_constructor_args": arguments, **actor_pool(config, len(rows))}
     actor_class: Any = PredictActor  # Ray's types know functions alone
     yield from dataset.map(actor_class, **actor).iter_rows()
@@ -267,5 +267,5 @@ def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> I
 def _tally_of_parts(folder: Path, names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
     counts = np.zeros(len(labels) + 1, np.int64)
     for name in names:
-        counts += tally(store.read_parquet(folder / name, columns=["prediction"])["prediction"], labels)
+        counts += tally(parquet.read(folder / name, columns=["prediction"])["prediction"], labels)
     return counts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.manifest import Clip
@@ -72,7 +72,7 @@ class PredictedCorpus:
 def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
     """Write all files of a corpus into a folder; the answers that a person should look at first."""
     for name in corpus.plan.clips_of:
-        store.write_parquet(folder / name, _rows(corpus, name), _ROWS_PER_GROUP)
+        parquet.write(folder / name, _rows(corpus, name), _ROWS_PER_GROUP)
     if corpus.recordings:
         timelines.write(folder, corpus.recordings, corpus.plan, corpus.labels, corpus.checkpoint.name)
     store.write_csv(folder / CSV, itertools.chain([_header(corpus)], _csv_rows(folder, corpus)))
@@ -85,7 +85,7 @@ def first_answers(folder: Path, corpus: PredictedCorpus, most: int = CARDS_PER_P
     """What the model says of the clips that a person should look at first, at most so many."""
     first: list[Answer] = []
     for name in corpus.plan.clips_of:
-        rows = store.read_parquet(folder / name)
+        rows = parquet.read(folder / name)
         first += cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of)
         first = sorted(first, key=lambda answer: (-answer.doubt, answer.clip_id))[:most]
     return first
@@ -96,7 +96,7 @@ def _rows(corpus: PredictedCorpus, name: str) -> pa.Table:
 
     With people and recordings also the columns of those.
     """
-    rows = store.read_parquet(corpus.parts / name)
+    rows = parquet.read(corpus.parts / name)
     if corpus.has_people:
         rows = timelines.with_people(rows, shards.ledger(corpus.plan.folder / name))
     if corpus.recordings:
@@ -135,7 +135,7 @@ def _header(corpus: PredictedCorpus) -> list[str]:
 def _csv_rows(folder: Path, corpus: PredictedCorpus) -> Iterator[list[Any]]:
     """A row a clip; probabilities are calibrated where the model has a temperature."""
     for name in corpus.plan.clips_of:
-        rows = store.read_parquet(folder / name)
+        rows = parquet.read(folder / name)
         for answer in cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of):
             clip = corpus.clip_of[answer.clip_id]
             yield [

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.data import transcripts
 from emo_ray.data.batch import from_features, with_context
 from emo_ray.data.status import are_ok
@@ -31,9 +31,9 @@ def predict_part(
     A model with context also needs where the neighbours of the clips are.
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
-    features = {name: store.read_parquet(file) for name, file in feature_paths.items() if file.exists()}
+    features = {name: parquet.read(file) for name, file in feature_paths.items() if file.exists()}
     needed = {media for name, encoder in models.encoders.items() if name not in features for media in encoder.reads}
-    table = store.read_parquet(shard, columns=shard_columns(sorted(needed)))
+    table = parquet.read(shard, columns=shard_columns(sorted(needed)))
     if "text" in models.encoders:
         table = transcripts.filled(table, models.encoders["text"].transcripts)
     with recorded(_video_module(models, table, features)) as weights_BT:
@@ -50,7 +50,7 @@ def predict_part(
     distances = familiarity.distances(models.head, batch.to(models.device))
     answers = Answers(batch.present_BM.numpy(), shown_probabilities(models, batch), distances, attention)
     predictions = prediction_table(encoded_table, answers, models.labels)
-    store.write_parquet(out, predictions, _ROWS_PER_GROUP)
+    parquet.write(out, predictions, _ROWS_PER_GROUP)
     return tally(predictions["prediction"], models.labels)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
@@ -116,7 +116,7 @@ def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Co
             if not (folder / part).exists():
                 predictions = predictions_of(teachers, part, pool)
                 table = _table(config, teachers, predictions, reason_N[rows], threshold_K)
-                store.write_parquet(folder / part, table, rows_per_group=2**12)
+                parquet.write(folder / part, table, rows_per_group=2**12)
             advance(rows.stop - rows.start)
     report = _report(config, prepared, calibrations, clips, reason_N, threshold_K)
     report["notes"] += _notes(report, prepared, pool, most)

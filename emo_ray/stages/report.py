@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.data.prepared import MANIFEST
 from emo_ray.progress import say
@@ -165,7 +165,7 @@ def _words_of_pseudo_labels(folder: Path, meta: Mapping[str, Any]) -> Words:
 
 
 def _words_of_corpus(folder: Path, meta: Mapping[str, Any]) -> Words:
-    splits = Counter(store.read_parquet(folder / MANIFEST, columns=["split"])["split"].to_pylist())
+    splits = Counter(parquet.read(folder / MANIFEST, columns=["split"])["split"].to_pylist())
     counts = ", ".join(f"{count} {split}" for split, count in splits.items())
     return Words(f"{plural(sum(splits.values()), 'clip')} ({counts}); {_classes(meta['labels'])}")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, parquet, store, trouble
 from emo_ray.config import Config, override, settings_of
 from emo_ray.data import manifest, media, recordings, shards, status
 from emo_ray.data.corpora.reader import read_corpus
@@ -58,7 +58,7 @@ def segment(config: Config) -> Result:
     for note in notes:
         say(note)
     path = segment_recordings(config, clips)
-    rows = store.read_parquet(path, columns=["recording", "order", "start_s", "end_s", "status"]).to_pylist()
+    rows = parquet.read(path, columns=["recording", "order", "start_s", "end_s", "status"]).to_pylist()
     spans_s = [row["end_s"] - row["start_s"] for row in rows if row["order"] is not None]
     status_of = {row["recording"]: row["status"] for row in rows}
     content = {
@@ -94,7 +94,7 @@ def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
         part_of = {recording.clip.clip_id: parts / shards.part_name([recording]) for recording in identified}
         _cut(config, identified, part_of)
         rows = [row for clip in clips for row in _rows(clip, part_of[clip.clip_id])]
-        store.write_parquet(temporary / MANIFEST, pa.Table.from_pylist(rows, UTTERANCES), rows_per_group=2**16)
+        parquet.write(temporary / MANIFEST, pa.Table.from_pylist(rows, UTTERANCES), rows_per_group=2**16)
         return {"recordings": len(clips), "rows": len(rows)}
 
     store.artefact(folder, {"kind": "segments", **_decides(config)}, fill)
@@ -145,7 +145,7 @@ def _unspoken(path: Path) -> dict[str, str]:
     """The recordings without utterance in a manifest that `segment` has made (file -> status); none in other tables."""
     if path.name != MANIFEST or not set(UTTERANCES.names) <= set(pq.read_schema(path).names):
         return {}
-    rows = store.read_parquet(path, columns=["video", "audio", "order", "status"]).to_pylist()
+    rows = parquet.read(path, columns=["video", "audio", "order", "status"]).to_pylist()
     return {row["video"] or row["audio"]: row["status"] for row in rows if row["order"] is None}
 
 
@@ -202,7 +202,7 @@ def _cut(config: Config, identified: Sequence[IdentifiedClip], part_of: Mapping[
 def _rows(clip: Clip, part: Path) -> Iterator[dict[str, Any]]:
     """A recording's rows of the manifest."""
     fields = asdict(replace(clip, text=None)) | {"recording": clip.clip_id}
-    for order, row in enumerate(store.read_parquet(part).to_pylist(), start=1):
+    for order, row in enumerate(parquet.read(part).to_pylist(), start=1):
         if row["start_s"] is None:
             yield fields | row | {"order": None, "text": clip.text}
         else:

@@ -4,7 +4,7 @@ import logging
 import threading
 from pathlib import Path
 
-from emo_ray import cluster, redaction
+from emo_ray import cluster, redaction, resources
 from emo_ray.config import Config
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.models.checkpoint_files import read_config
@@ -28,7 +28,7 @@ def serve(config: Config) -> Result:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # each step of its start, and of its end
     cluster.connect(config)
     settings = config.serve
-    resources = cluster.actor_resources(config)
+    requests = resources.actor_resources(config)
     model_settings = {
         "store.root": str(cluster.store_root(config)),
         "text.trust_remote_code": config.text.trust_remote_code,
@@ -37,7 +37,7 @@ def serve(config: Config) -> Result:
     ray_serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
         application = deployments.build(
-            path, labels, settings, model_settings, {key: resources[key] for key in ("num_cpus", "num_gpus")}
+            path, labels, settings, model_settings, {key: requests[key] for key in ("num_cpus", "num_gpus")}
         )
         ray_serve.run(application, name=deployments.APPLICATION, route_prefix="/")
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

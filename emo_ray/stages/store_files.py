@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.decoding.shard_plan import SETTINGS
 from emo_ray.store import DamagedFile
@@ -64,27 +64,27 @@ def _check_digest(path: Path, root: Path) -> None:
 
 def _check_parquet(path: Path, root: Path) -> None:
     """Read all pages, which have checksums, and compare a part's name with its rows."""
-    if (damage := store.damage_of_parquet(path)) is not None:
+    if (damage := parquet.damage_of(path)) is not None:
         raise damage
     kind = path.relative_to(root).parts[0]
     if not _PART.fullmatch(path.name):
         return
     if kind == "shards":
-        columns = store.read_parquet(path, columns=["identity"])
+        columns = parquet.read(path, columns=["identity"])
         if "identity" in columns.column_names:  # versions before had none
             name = f"part-{store.digest(columns['identity'].to_pylist())}.parquet"
             if name != path.name:
                 raise DamagedFile(path, f"its rows are those of {name}")
     elif kind in _WITH_ALL_ROWS:
         shard = next(iter(sorted(root.glob(f"shards/*/{path.name}"))), None)
-        if shard is None or store.damage_of_parquet(shard) is not None:
+        if shard is None or parquet.damage_of(shard) is not None:
             return  # nothing to compare with
         if not _clip_ids(path).equals(_clip_ids(shard)):
             raise DamagedFile(path, f"its clips are not those of {shard.relative_to(root)}")
 
 
 def _clip_ids(path: Path) -> pa.Array:
-    return store.read_parquet(path, columns=["clip_id"])["clip_id"].combine_chunks()
+    return parquet.read(path, columns=["clip_id"])["clip_id"].combine_chunks()
 
 
 def _check_json(path: Path, root: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
@@ -125,7 +125,7 @@ def calibrate(teachers: Sequence[Teacher], prepared: Prepared) -> tuple[list[Tea
 
 def predictions_of(teachers: Sequence[Teacher], part: str, pool: Collection[str]) -> TeacherPredictions:
     """What the teachers say of the rows of a part that are in `pool`."""
-    tables = [store.read_parquet(teacher.predictions.folder / part) for teacher in teachers]
+    tables = [parquet.read(teacher.predictions.folder / part) for teacher in teachers]
     rows = pa.array([clip_id in pool for clip_id in tables[0]["clip_id"].to_pylist()])
     tables = [table.filter(rows) for table in tables]
     assert all(table["clip_id"].equals(tables[0]["clip_id"]) for table in tables), f"{part}: teachers differ in rows"
@@ -198,7 +198,7 @@ def _read(teacher: Teacher, parts: Iterable[str], label_of: Mapping[str, int]) -
     ids: list[str] = []
     probabilities = [np.zeros((0, classes), np.float32)]
     for part in parts:
-        table = store.read_parquet(teacher.predictions.folder / part, columns=["clip_id", TOGETHER])
+        table = parquet.read(teacher.predictions.folder / part, columns=["clip_id", TOGETHER])
         chosen_B = np.array([clip_id in label_of for clip_id in table["clip_id"].to_pylist()], bool)
         table = table.filter(pa.array(chosen_B & table[TOGETHER].is_valid().to_numpy()))
         ids += table["clip_id"].to_pylist()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, shards
 from emo_ray.data.manifest import Clip
@@ -151,7 +151,7 @@ def _predictions(
     clip_ids = {clip.clip_id for recording in recordings for clip in recording.clips}
     rows: dict[str, dict[str, Any]] = {}
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
-        table = store.read_parquet(folder / name)
+        table = parquet.read(folder / name)
         probabilities = table["calibrated" if "calibrated" in table.column_names else "probabilities"]
         table = table.select(["clip_id", _BY_FACE, *_STATUSES]).append_column("probabilities", probabilities)
         rows |= {row["clip_id"]: row for row in table.to_pylist() if row["clip_id"] in clip_ids}
@@ -202,7 +202,7 @@ def _thumbnails(plan: ShardPlan, part_of: Mapping[str, str], stills: Iterable[St
         if not (plan.folder / name).exists():
             continue
         chosen = [("clip_id", "in", list(by_clip))]
-        for row in store.read_parquet(plan.folder / name, columns=["clip_id", "frames"], filters=chosen).to_pylist():
+        for row in parquet.read(plan.folder / name, columns=["clip_id", "frames"], filters=chosen).to_pylist():
             for still in by_clip[row["clip_id"]] if row["frames"] else ():
                 thumbnails[still] = thumbnail(row["frames"][still.frame])
     return thumbnails

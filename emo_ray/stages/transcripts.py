@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.data import transcripts
 from emo_ray.data.manifest import Clip
@@ -68,7 +68,7 @@ def transcripts_of(
     root = cluster.store_root(config) / "transcripts"
     path = root / f"transcripts-{store.digest(heard.table.to_pydict())}.parquet"
     if not path.exists():
-        store.write_parquet(path, heard.table, rows_per_group=2**12)
+        parquet.write(path, heard.table, rows_per_group=2**12)
     kinds = Counter(text.partition(":")[0] for text in table["status"].to_pylist())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     say(f"{len(table)} of {len(clip_ids)} clips have sound and no text; {config.transcribe.model} wrote: {counts}")
@@ -93,7 +93,7 @@ def recognise(config: Config, decoded: Decoded, clip_ids: set[str], rows: Rows, 
     names = set(chosen["part"].to_pylist())
     parts = [name for name in decoded.parts if name in names]
     (folder,) = encode_corpus(config, decoded, [encoder], parts).values()
-    table = pa.concat_tables([store.read_parquet(folder / name) for name in parts])
+    table = pa.concat_tables([parquet.read(folder / name) for name in parts])
     table = table.filter(pc.not_equal(table["status"], transcripts.NOT_ASKED))
     if not encoder.is_remote:
         return Heard(table, encoder.digest, usage=usage)

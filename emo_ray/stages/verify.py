@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.data import manifest
 from emo_ray.data.prepared import LEDGER, MANIFEST
@@ -183,7 +183,7 @@ def _lost_media(root: Path, part: str) -> str:
     """Which media of a shard part are gone, as the prepared corpora know them; empty where all are there."""
     for ledger in sorted(root.glob(f"prepared/*/{LEDGER}")):
         with suppress(ValueError, OSError):  # damaged or unfinished itself
-            rows = store.read_parquet(ledger, columns=["clip_id", "part"], filters=[("part", "==", part)])
+            rows = parquet.read(ledger, columns=["clip_id", "part"], filters=[("part", "==", part)])
             clip_ids = set(rows["clip_id"].to_pylist())
             if clip_ids:
                 clips = [clip for clip in manifest.read(ledger.with_name(MANIFEST)) if clip.clip_id in clip_ids]

@@ -11,7 +11,7 @@ from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.models.classical_head import NEVER, ClassicalHead, Classifier, KernelClassifier, LinearClassifier
 from emo_ray.models.fusion import scalings, standardised
-from emo_ray.training.floors import LOGISTIC, SVM, Floor, spanned, with_all
+from emo_ray.training.floors import LOGISTIC, SVM, Floor, spanned
 
 _FLOORS = {"linear": LOGISTIC, "svm": SVM}
 
@@ -25,7 +25,7 @@ def fit(train: FeatureBatch, config: Config, classes: int, groups: Sequence[str]
     scaling_of = scalings(train)
     classifiers: dict[str, Classifier] = {}
     for subset, names in SUBSETS.items():
-        rows = with_all(train, names)
+        rows = train.places_with(names)
         label_B = train.label_B.numpy()[rows]
         if len(np.unique(label_B)) < 2:
             continue

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emo_ray.config.model_settings import MODALITIES, SUBSETS
+from emo_ray.config.model_settings import SUBSETS
 from emo_ray.data import folding
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.folding import INNER_FOLDS
@@ -39,7 +39,7 @@ def guesses(train: FeatureBatch, test: FeatureBatch, groups: Sequence[str], seed
     """
     answers: Guesses = {subset: {floor: np.full(len(test), -1) for floor in FLOORS} for subset in SUBSETS}
     for subset, names in SUBSETS.items():
-        rows, tested = with_all(train, names), with_all(test, names)
+        rows, tested = train.places_with(names), test.places_with(names)
         label_B = train.label_B.numpy()[rows]
         if not len(tested) or len(np.unique(label_B)) < 2:
             continue
@@ -85,12 +85,6 @@ def comparison(
             "n": len(rows),
         }
     return content
-
-
-def with_all(batch: FeatureBatch, names: Sequence[str]) -> np.ndarray:
-    """The places of the clips that have all of these modalities."""
-    present_BM = batch.present_BM.numpy()[:, [MODALITIES.index(name) for name in names]]
-    return np.flatnonzero(present_BM.all(axis=1) & all(name in batch.features for name in names))
 
 
 def _matrices(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.prepared import Prepared
@@ -40,16 +40,11 @@ def scores(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, Any]:
     """
     label_B = batch.label_B.numpy()
     subsets = {
-        name: _measured(probabilities[name], label_B, _rows_with(batch, modalities))
+        name: _measured(probabilities[name], label_B, batch.places_with(modalities))
         for name, modalities in SUBSETS.items()
     }
     with_any = np.flatnonzero(batch.present_BM.numpy().any(axis=1))
     return {"subsets": subsets, "available": _measured(probabilities[EVERYTHING], label_B, with_any)}
-
-
-def _rows_with(batch: FeatureBatch, modalities: Sequence[str]) -> np.ndarray:
-    """The rows of the clips that have all of these modalities."""
-    return np.flatnonzero(batch.present_BM.numpy()[:, [MODALITIES.index(name) for name in modalities]].all(axis=1))
 
 
 def _measured(probability_BK: np.ndarray, label_B: np.ndarray, rows: np.ndarray) -> dict[str, float] | None:
@@ -106,7 +101,7 @@ def spread(
     They are entries of reports.evaluation.EvaluationReport. `speakers` names the speaker of each clip.
     """
     label_B, group_B = batch.label_B.numpy(), bootstrap.speaker_groups(speakers)
-    rows_of = {name: _rows_with(batch, modalities) for name, modalities in SUBSETS.items()}
+    rows_of = {name: batch.places_with(modalities) for name, modalities in SUBSETS.items()}
     guess_of = {name: values_BK.argmax(axis=1) for name, values_BK in probabilities.items()}
     any_B = np.flatnonzero(batch.present_BM.numpy().any(axis=1))
     shown = {name: (guess_of[name], rows) for name, rows in rows_of.items()} | {
@@ -173,7 +168,7 @@ def _by_speaker(
 def _confusions_alone(batch: FeatureBatch, probabilities: Probabilities) -> dict[str, list[list[int]]]:
     """Confusion counts of each modality alone, on the clips that have it; empty for one that no clip has."""
     label_B = batch.label_B.numpy()
-    rows_of = {name: _rows_with(batch, names) for name, names in SUBSETS.items() if len(names) == 1}
+    rows_of = {name: batch.places_with(names) for name, names in SUBSETS.items() if len(names) == 1}
     return {
         name: confusion(probabilities[name][rows], label_B[rows]).tolist()
         for name, rows in rows_of.items()
@@ -212,4 +207,4 @@ def write_predictions(
     truth = pa.array([labels[k] for k in batch.label_B.tolist()])
     ids = pa.array(batch.clip_ids)
     table = pa.table({"clip_id": ids, "label": truth, **(more_columns or {}), **present, **columns})
-    store.write_parquet(path, table.replace_schema_metadata({"labels": json.dumps(list(labels))}), rows_per_group=2**12)
+    parquet.write(path, table.replace_schema_metadata({"labels": json.dumps(list(labels))}), rows_per_group=2**12)

@@ -26,7 +26,6 @@ from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.head_average import Head, together
 from emo_ray.training import classical_heads
 from emo_ray.training.divergence import diverged
-from emo_ray.training.floors import with_all
 from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.scoring import shown_only
 from emo_ray.training.stacked_heads import Epoch, HeadConfig, StackedHeads
@@ -188,7 +187,7 @@ def judged(head: Head, tested: FeatureBatch, classes: int) -> tuple[np.ndarray, 
     label_B = tested.label_B.numpy()
     tables = [counts(logits_BK.argmax(dim=1).numpy(), label_B, classes)]
     for names in SUBSETS.values():
-        rows = with_all(tested, names)
+        rows = tested.places_with(names)
         tables.append(counts(shown_only(head, tested, names)[rows].argmax(axis=1), label_B[rows], classes))
     loss_sum = F.cross_entropy(logits_BK, tested.label_B, reduction="sum")
     return np.stack(tables), float(loss_sum), logits_BK

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from tiny_clips import LABELS
 
 from emo_ray.config import Config, override
 
-LABELS = ("neutral", "very_happy", "sad")
 TINY = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},

@@ -10,13 +10,13 @@ from open_clip.model import resize_pos_embed
 from open_clip.pretrained import _PRETRAINED
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
+from tiny_clips import LABELS
 
 from emo_ray.config import Config, override
 from emo_ray.models import clip, emovclip
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.identity import frozen_digest
 
-LABELS = ("neutral", "very_happy", "sad")
 POSITIONS = "visual.positional_embedding"
 
 

@@ -5,24 +5,11 @@ from functools import partial
 import open_clip
 import pytest
 import torch
+from tiny_clips import LABELS, OFF, frames_of
 
 from emo_ray.models import emovclip, reference
 from emo_ray.models.clip import load_clip
 from emo_ray.models.emovclip import EmoVCLIP
-
-LABELS = ("neutral", "very_happy", "sad")
-OFF = {
-    "emovclip.global_prompts": 0,
-    "emovclip.local_prompts": False,
-    "emovclip.summary_prompt": False,
-    "emovclip.time_embedding": False,
-    "emovclip.context_tokens": 0,
-}
-
-
-def frames_of(batch, frames, size=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (batch, frames, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
 def build(config):

@@ -4,25 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from tiny_clips import LABELS, UNPROMPTED, frames_of
 
 from emo_ray.models import emovclip, reference
 from emo_ray.models.trainable_state import cast_frozen, load_trained, trained_state
 from emo_ray.training.optimizer import optimizer_of
 
-LABELS = ("neutral", "very_happy", "sad")
-UNPROMPTED = {
-    "emovclip.global_prompts": 0,
-    "emovclip.local_prompts": False,
-    "emovclip.summary_prompt": False,
-    "emovclip.time_embedding": False,
-}
 LORA = {"emovclip.lora.rank": 3, "emovclip.lora.dropout": 0.0}
 BOTH_TOWERS = LORA | {"emovclip.lora.towers": ["vision", "text"]}
-
-
-def frames_of(clips, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (clips, 4, 3, 32, 32), dtype=torch.uint8, generator=generator)
 
 
 def build(config, frozen_too=True):

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_clips import LABELS, OFF, frames_of
 from tiny_towers import TEXTS, TOWERS, write_tokenizer
 
 from emo_ray.models import emovclip, reference
@@ -15,20 +16,7 @@ from emo_ray.models.identity import frozen_digest
 from emo_ray.models.tower import attention
 from emo_ray.models.trainable_state import cast_frozen
 
-LABELS = ("neutral", "very_happy", "sad")
-OFF = {
-    "emovclip.global_prompts": 0,
-    "emovclip.local_prompts": False,
-    "emovclip.summary_prompt": False,
-    "emovclip.time_embedding": False,
-    "emovclip.context_tokens": 0,
-}
 UPDATED = {"emovclip.lora.rank": 2, "emovclip.lora.dropout": 0.0, "emovclip.lora.towers": ["vision", "text"]}
-
-
-def frames_of(clips):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (clips, 4, 3, 32, 32), dtype=torch.uint8, generator=generator)
 
 
 @pytest.fixture

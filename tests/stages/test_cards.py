@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from reading import jpegs, visible
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.data import shards
 from emo_ray.data.manifest import Clip
 from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
@@ -58,7 +58,7 @@ def source(tmp_path):
     }  # fmt: skip
     empty = row | {"clip_id": "empty", "video_status": "missing: no such file", "audio_status": "missing"}
     table = pa.Table.from_pylist([full, empty | {"text_status": "missing"}], shards.SCHEMA)
-    store.write_parquet(tmp_path / "part-a.parquet", table)
+    parquet.write(tmp_path / "part-a.parquet", table)
     clips = {"full": Clip("full", video="/data/full.mp4", label="sad"), "empty": Clip("empty", video="/data/no.mp4")}
     return CardSource(tmp_path, dict.fromkeys(clips, "part-a.parquet"), clips, margin=1.3)
 

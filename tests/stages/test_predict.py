@@ -13,7 +13,7 @@ import torch
 from reading import visible
 from recording_files import voices, write_sound
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config import override
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.data import manifest, synthetic
@@ -184,7 +184,7 @@ def test_the_job_reads_the_features_of_its_store_and_writes_none(elsewhere, pred
     rows = pq.read_table(prepared.shards / part, columns=["clip_id"])
     ones = pa.FixedSizeListArray.from_arrays(np.ones(len(rows) * 64, np.float32), 64)
     features = rows.append_column("feature", ones).append_column("present", pa.array(np.ones(len(rows), bool)))
-    store.write_parquet(feature_folder(config, prepared.shards, models.encoders["text"]) / part, features)
+    parquet.write(feature_folder(config, prepared.shards, models.encoders["text"]) / part, features)
     folder = predict(config).path
     assert folder.name == predicted.path.name
     probabilities = [pq.read_table(path / part)["probabilities"].to_pylist() for path in (folder, predicted.path)]

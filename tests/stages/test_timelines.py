@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from reading import jpegs, visible
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.data_settings import Media
 from emo_ray.data.manifest import Clip
 from emo_ray.data.shards import IdentifiedClip
@@ -35,7 +35,7 @@ def plan(tmp_path):
     plan = ShardPlan(tmp_path / "shards", identified, Media(), 24)
     for name, clips in clips_of.items():
         frames = [picture(COLOURS[c.clip_id]) if c.clip_id in COLOURS else None for c in clips]
-        store.write_parquet(plan.folder / name, pa.table({"clip_id": [c.clip_id for c in clips], "frames": frames}))
+        parquet.write(plan.folder / name, pa.table({"clip_id": [c.clip_id for c in clips], "frames": frames}))
     return plan
 
 
@@ -60,7 +60,7 @@ def predictions(clip_ids, unusable=()):
 def written(plan, tmp_path):
     folder = tmp_path / "predictions"
     for name, rows in plan.clips_of.items():
-        store.write_parquet(folder / name, predictions([row.clip.clip_id for row in rows], unusable=("talk-2",)))
+        parquet.write(folder / name, predictions([row.clip.clip_id for row in rows], unusable=("talk-2",)))
     write(folder, recordings_of(plan.clips), plan, LABELS, "fusion-0123")
     return folder / FOLDER
 
@@ -97,14 +97,14 @@ def test_shards_that_are_gone_leave_a_page_without_pictures(plan, tmp_path):
     (plan.folder / "part-a.parquet").unlink()
     (plan.folder / "part-b.parquet").unlink()
     for name, rows in plan.clips_of.items():
-        store.write_parquet(tmp_path / name, predictions([row.clip.clip_id for row in rows]))
+        parquet.write(tmp_path / name, predictions([row.clip.clip_id for row in rows]))
     write(tmp_path, recordings_of(plan.clips), plan, LABELS, "fusion-0123")
     assert jpegs((tmp_path / FOLDER / "talk.html").read_text("utf-8")) == []
 
 
 def test_a_recording_in_which_nobody_speaks_has_a_page_that_says_so(plan, tmp_path):
     for name, rows in plan.clips_of.items():
-        store.write_parquet(tmp_path / name, predictions([row.clip.clip_id for row in rows]))
+        parquet.write(tmp_path / name, predictions([row.clip.clip_id for row in rows]))
     recordings = recordings_of(plan.clips, {"/data/whole.mp4": "no speech"})
     assert decides(recordings) != decides(recordings_of(plan.clips))
     write(tmp_path, recordings, plan, LABELS, "fusion-0123")
@@ -132,8 +132,8 @@ def test_everyone_who_is_seen_is_in_the_files_of_a_recording(plan, tmp_path):
     for name, rows in clips_of.items():
         row_ids = [row.clip.clip_id for row in rows]
         frames = [picture(colours[row_id]) if row_id in colours else None for row_id in row_ids]
-        store.write_parquet(plan.folder / name, pa.table({"clip_id": row_ids, "frames": frames}))
-        store.write_parquet(tmp_path / name, predictions(row_ids))
+        parquet.write(plan.folder / name, pa.table({"clip_id": row_ids, "frames": frames}))
+        parquet.write(tmp_path / name, predictions(row_ids))
     write(tmp_path, recordings_of(plan.clips), plan, LABELS, "fusion-0123")
     with (tmp_path / FOLDER / "talk.csv").open(newline="", encoding="utf-8") as stream:
         rows = [(row["clip_id"], row["person"]) for row in csv.DictReader(stream)]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.cli import mending
 from emo_ray.config import load, override
 from emo_ray.data import shards
@@ -37,7 +37,7 @@ def config(tmp_path):
     rows = [f"{i},the words of clip {i},{'happy' if i % 2 else 'sad'},speaker {i % 6}" for i in range(24)]
     (tmp_path / "clips.csv").write_text("\n".join(["clip_id,text,label,speaker", *rows]) + "\n")
     changes = {"data.manifest": str(tmp_path / "clips.csv"), "tables.text": [str(tmp_path / "text.parquet")]}
-    store.write_parquet(
+    parquet.write(
         tmp_path / "text.parquet",
         pa.table({"clip_id": [str(i) for i in range(24)], "feature": [[float(i), 1.0] for i in range(24)]}),
     )
@@ -112,8 +112,8 @@ def test_a_part_under_another_name_and_one_with_other_rows_are_named(config):
     prepared(config)
     root = root_of(config)
     first, second = sorted(root.glob("shards/*/part-*.parquet"))[:2]
-    store.write_parquet(root / "features/text-1" / first.name, pa.table({"clip_id": ["another"]}))
-    store.write_parquet(root / "features/text-1" / second.name, store.read_parquet(second, columns=["clip_id"]))
+    parquet.write(root / "features/text-1" / first.name, pa.table({"clip_id": ["another"]}))
+    parquet.write(root / "features/text-1" / second.name, parquet.read(second, columns=["clip_id"]))
     assert found(config) == (2, {f"features/text-1/{first.name}"})
     shutil.copy(first, second)
     assert second.relative_to(root).as_posix() in found(config)[1]
@@ -148,7 +148,7 @@ def test_a_checkpoint_is_held_to_its_digests_and_also_one_that_an_earlier_versio
 def test_hard_links_are_set_aside_together(config):
     root = root_of(config)
     part, folder = root / "predictions/parts-1/part-0123456789abcdef.parquet", root / "predictions/2"
-    store.write_parquet(part, pa.table({"clip_id": ["a"], "p": [0.5]}))
+    parquet.write(part, pa.table({"clip_id": ["a"], "p": [0.5]}))
     store.artefact(folder, {}, lambda temporary: store.link_or_copy(part, temporary / part.name))
     part.write_bytes(part.read_bytes()[:-20])
     links = {path.relative_to(root).as_posix() for path in (part, folder / part.name)}
@@ -169,7 +169,7 @@ def test_what_cannot_be_made_again_is_said(config):
     config = override(config, {"tables.text": []})
     prepared(config)
     root = root_of(config)
-    lost = next(p for p in root.glob("shards/*/part-*") if "0" in store.read_parquet(p)["clip_id"].to_pylist())
+    lost = next(p for p in root.glob("shards/*/part-*") if "0" in parquet.read(p)["clip_id"].to_pylist())
     lost.write_bytes(b"PAR1")
     assert "lost" in verify(config).content["damaged"][0]
     assert verify(config).content["damaged"][0]["lost"] == ""

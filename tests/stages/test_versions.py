@@ -21,7 +21,7 @@ from PIL import Image
 from recording_files import voices, write_sound
 from safetensors.numpy import load_file
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config import Config, load, override
 from emo_ray.config.data_settings import Media, Segment
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
@@ -282,7 +282,7 @@ def of_comparison(small, folder: Path) -> Any:
     table = pq.read_table(small[0] / "predictions.parquet")
     shifted = pa.array(table["p_VAT"].to_pylist()[1:] + table["p_VAT"].to_pylist()[:1], table["p_VAT"].type)
     place = table.column_names.index("p_VAT")
-    store.write_parquet(folder / "predictions.parquet", table.set_column(place, "p_VAT", shifted), rows_per_group=100)
+    parquet.write(folder / "predictions.parquet", table.set_column(place, "p_VAT", shifted), rows_per_group=100)
     config = Config.model_validate({"store": {"root": str(folder / "store")}})
     return read(compare(config, [small[0], folder]).path / "comparison.json")
 
@@ -366,7 +366,7 @@ def of_prediction_files(folder: Path) -> Any:
     columns |= {column: [2.0, None] for column in DISTANCE.values()}
     columns |= {f"{name}_status": ["ok", "missing"] for name in ALONE}
     rows = pa.table(columns | {ATTENTION: pa.array([[0.5, 0.5], None], lists)})
-    store.write_parquet(folder / "parts" / "part-a.parquet", rows)
+    parquet.write(folder / "parts" / "part-a.parquet", rows)
     (folder / "calibration.json").write_text('{"temperature": 0.5}')
     (folder / "familiarity.json").write_text('{"audio": 1.0, "video": 4.0}')
     identified = [IdentifiedClip(clip, "", "content") for clip in clips]

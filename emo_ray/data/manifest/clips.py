@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.data_settings import Data
 from emo_ray.config.model_settings import CLIP_FIELDS
 from emo_ray.data.manifest.columns import (
@@ -103,12 +103,12 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
 
 def write(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as a Parquet manifest, which `read` gives back."""
-    store.write_parquet(path, pa.Table.from_pylist([asdict(c) for c in clips], SCHEMA), rows_per_group=2**16)
+    parquet.write(path, pa.Table.from_pylist([asdict(c) for c in clips], SCHEMA), rows_per_group=2**16)
 
 
 def read(path: Path) -> list[Clip]:
     """The clips of a manifest that `write` wrote."""
-    return [Clip(**row) for row in store.read_parquet(path, schema=SCHEMA).to_pylist()]
+    return [Clip(**row) for row in parquet.read(path, schema=SCHEMA).to_pylist()]
 
 
 def media_fields(path: str, root: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from emo_ray import cluster, store
+from emo_ray import parquet, resources
 from emo_ray.config import Config
 from emo_ray.data import media, shards, synthetic
 from emo_ray.data.batch import Batch, video_from_shards
@@ -47,7 +47,7 @@ def decode(config: Config, scratch: Path) -> Measured:
             assert is_ok(status), f"{clip.video}: {status}"
 
     def from_part() -> None:
-        video_from_shards(store.read_parquet(part, columns=COLUMNS))
+        video_from_shards(parquet.read(part, columns=COLUMNS))
 
     ways = {"720p mp4": from_files, "shards": from_part}
     cpu_s = dict.fromkeys(ways, 0.0)
@@ -55,7 +55,7 @@ def decode(config: Config, scratch: Path) -> Measured:
     with progress("decoding", calls * len(ways), "runs") as advance:
         timed_ways = {name: partial(timed, way, cpu_s, name) for name, way in ways.items()}
         seconds = rounds(timed_ways, config.bench.pairs, advance)
-    jpegs = [jpeg for frames in store.read_parquet(part)["frames"].to_pylist() for jpeg in frames]
+    jpegs = [jpeg for frames in parquet.read(part)["frames"].to_pylist() for jpeg in frames]
     bytes_of = {
         "720p mp4": sum(Path(clip.video).stat().st_size for clip in clips if clip.video is not None),
         "shards": sum(map(len, jpegs)),
@@ -82,7 +82,7 @@ def stream(config: Config, scratch: Path) -> Measured:
     paths, label_of = corpus(config, scratch, max(config.bench.clips, _STREAM_STEPS * size))
     # bf16, because the faster the step, the harder it is to feed.
     settings = loop.LoopSettings(optimisation, epochs=1, steps_per_epoch=_STREAM_STEPS, seed=config.seed, bf16=True)
-    torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
+    torch.set_num_threads(resources.usable_threads(resources.train_worker_cpus(1)))
     model = emovclip.build(config, LABELS)
     collate = partial(video_from_shards, labels=label_of)
     dataset = video_dataset(paths, list(label_of)[: _STREAM_STEPS * size])
@@ -164,7 +164,7 @@ class ShardReader(IterableDataset):
         worker = get_worker_info()
         assert worker is not None, "only workers of a DataLoader iterate over it"
         for path in self.paths[worker.id :: worker.num_workers]:
-            table = store.read_parquet(path, columns=COLUMNS)
+            table = parquet.read(path, columns=COLUMNS)
             for start in range(0, len(table), self.batch_size):
                 yield self.collate(table.slice(start, self.batch_size))
 
@@ -212,5 +212,5 @@ def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[
     paths, size = [], config.media.clips_per_part
     for start in range(0, clips, size):
         paths.append(scratch / f"corpus-{side}" / f"part-{start}.parquet")
-        store.write_parquet(paths[-1], table.slice(start, size), codec="none")
+        parquet.write(paths[-1], table.slice(start, size), codec="none")
     return paths, {f"c{i}": i % len(LABELS) for i in range(clips)}

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from emo_ray import cluster
+from emo_ray import cluster, resources
 from emo_ray.config import Config, override
 from emo_ray.data.batch import Batch, video_from_shards
 from emo_ray.data.prepared import Prepared
@@ -60,7 +60,7 @@ def train(config: Config, scratch: Path) -> Measured:
     )
     train_batches, validation_batches = (list(in_batches(d, collate, batch_size)) for d in datasets.values())
     batches_of_loader = loader(paths, collate, batch_size)
-    torch.set_num_threads(cluster.usable_threads(cluster.train_worker_cpus(1)))
+    torch.set_num_threads(resources.usable_threads(resources.train_worker_cpus(1)))
     first_epoch_s = _train_plainly(job, config, train_batches, validation_batches, epochs=2)
     epochs = math.ceil(config.bench.train_s / first_epoch_s) + 1
     waits: list[float] = []

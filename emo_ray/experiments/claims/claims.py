@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emo_ray import cluster, store, tracking
+from emo_ray import cluster, resources, store, tracking
 from emo_ray.config import Config, declarations, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.experiments.claims import comparisons
@@ -174,7 +174,7 @@ def _run_missing(config: Config, planned: Sequence[PlannedTrial]) -> None:
     cluster.connect(config)
     _encode_worlds(config, missing)
     at_once = max(1, int(cluster.cpus()))
-    remote_trial = ray.remote(num_cpus=cluster.train_worker_cpus(at_once))(run_trial)
+    remote_trial = ray.remote(num_cpus=resources.train_worker_cpus(at_once))(run_trial)
     running: list[ray.ObjectRef] = []
     with progress("measuring claims", len(missing), "trials") as advance:
         for trial in missing:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import say
@@ -97,7 +97,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     table = pa.Table.from_pylist(rows, SCHEMA)
     path = folder / f"readings-{store.digest(table.to_pydict())}.parquet"
     if not path.exists():
-        store.write_parquet(path, table, rows_per_group=2**12)
+        parquet.write(path, table, rows_per_group=2**12)
     unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
     kinds = Counter(status.partition(":")[0] for status in table["status"].to_pylist())
     settings, transcripts = answer_log.settings(config.annotate), len(set(digest_of.values()))

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config.endpoint_settings import Transcribe
 from emo_ray.data.media import RATE_HZ
 from emo_ray.stages.chat import answer_log
@@ -68,7 +68,7 @@ class Sounds:
         for part in sorted({question.part for question in questions.values()}):
             here = {digest: question for digest, question in questions.items() if question.part == part}
             clip_ids = pa.array([question.clip_id for question in here.values()], pa.string())
-            table = store.read_parquet(part, columns=["clip_id", "audio"], filters=pc.field("clip_id").isin(clip_ids))
+            table = parquet.read(part, columns=["clip_id", "audio"], filters=pc.field("clip_id").isin(clip_ids))
             sound_of = dict(zip(table["clip_id"].to_pylist(), table["audio"].to_pylist(), strict=True))
             for digest, question in here.items():
                 yield digest, Sound(sound_of[question.clip_id], question.language)

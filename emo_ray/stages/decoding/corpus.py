@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, parquet, resources, store, trouble
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.config.table_settings import Tables
@@ -198,7 +198,7 @@ def decode(config: Config, plan: ShardPlan) -> ShardPlan:
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     ledger = plan.ledger
     manifest.write(folder / MANIFEST, prepared.clips)
-    store.write_parquet(folder / LEDGER, ledger, rows_per_group=2**16)
+    parquet.write(folder / LEDGER, ledger, rows_per_group=2**16)
     write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)
     write_media_notes(folder / MEDIA_NOTES, prepared.clips, ledger)
     write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan, ledger)
@@ -226,7 +226,7 @@ def in_parallel(
         return {"size": row["size"], "result": work(row["task"])}
 
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **cluster.task_resources())
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **resources.task_resources())
     results = []
     with progress(title, sum(sizes), unit) as advance:
         for row in dataset.iter_rows():

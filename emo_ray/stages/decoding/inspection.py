@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, status
 from emo_ray.data.manifest import Clip
@@ -63,9 +63,7 @@ def write_contact_sheet(
     clip_ids = [clip_id for ids in chosen.values() for clip_id in ids]
     frames: dict[str, Sequence[np.ndarray]] = {}  # clip_id -> uint8 frames (H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
-        table = store.read_parquet(
-            plan.folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)]
-        )
+        table = parquet.read(plan.folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
         batch = video_from_shards(table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids))))
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
     for row in usable.filter(pc.is_in(usable["clip_id"], pa.array(clip_ids, pa.string()))).to_pylist():

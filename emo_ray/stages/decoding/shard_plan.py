@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Media, Scope
 from emo_ray.data import face_columns, lfs, manifest, shards
@@ -144,7 +144,7 @@ def with_people(plan: ShardPlan) -> ShardPlan:
     clips_of: dict[str, list[IdentifiedClip]] = {}
     for name, clips in plan.clips_of.items():
         clip_of = {identified.clip.clip_id: identified for identified in clips}
-        rows = store.read_parquet(plan.folder / name, columns=["clip_id"])["clip_id"].to_pylist()
+        rows = parquet.read(plan.folder / name, columns=["clip_id"])["clip_id"].to_pylist()
         clips_of[name] = [_row_clip(clip_of[shards.clip_and_person(row_id)[0]], row_id) for row_id in rows]
     return replace(plan, clips_of=clips_of)
 
@@ -193,7 +193,7 @@ def local_files(clips: Iterable[Clip]) -> list[str]:
 def _fill(plan: ShardPlan, clips: Iterable[Clip], ledger: Path, scope: Scope) -> None:
     """Put the clips of the plan's parts in, in the order of their rows, identified as when they were decoded."""
     clip_of = {clip.clip_id: clip for clip in clips}
-    rows = store.read_parquet(ledger, columns=["clip_id", "part", "identity"])
+    rows = parquet.read(ledger, columns=["clip_id", "part", "identity"])
     for row in rows.to_pylist():
         if row["part"] in plan.clips_of:
             plan.clips_of[row["part"]].append(IdentifiedClip(clip_of[row["clip_id"]], row["identity"], scope))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from emo_ray import cluster, store, trouble
+from emo_ray import parquet, resources, trouble
 from emo_ray.data import shards
 from emo_ray.inference.encoders import EncoderSpec
 from emo_ray.inference.encoding import encode_rows, shard_columns
@@ -37,7 +37,7 @@ class EncodeActor:
 
     def _encode(self, row: dict) -> None:
         encoder, part_of = self.encoders[row["encoder"]], pickle.loads(row["encoded_in"])
-        shard = store.read_parquet(Path(row["shard"]), columns=["identity", *shard_columns(encoder.reads)])
+        shard = parquet.read(Path(row["shard"]), columns=["identity", *shard_columns(encoder.reads)])
         fresh = shard.filter(pa.array([identity not in part_of for identity in shard["identity"].to_pylist()]))
         tables = [_copied_rows(name, row, part_of) for name in sorted(set(part_of.values()))]
         if len(fresh):
@@ -45,7 +45,7 @@ class EncodeActor:
         table = pa.concat_tables(tables)
         place = {clip_id: i for i, clip_id in enumerate(table["clip_id"].to_pylist())}
         table = table.take([place[clip_id] for clip_id in shard["clip_id"].to_pylist()])
-        store.write_parquet(Path(row["feature"]), table, rows_per_group=2**12)
+        parquet.write(Path(row["feature"]), table, rows_per_group=2**12)
 
     def _module(self, index: int) -> Any:
         if self.loaded != index:
@@ -57,7 +57,7 @@ class EncodeActor:
 def _copied_rows(name: str, row: dict, part_of: Mapping[str, str]) -> pa.Table:
     """The features that part `name` holds of the rows that it was chosen for, from beside the part to be made."""
     identities = shards.identities(Path(row["shard"]).with_name(name))
-    features = store.read_parquet(Path(row["feature"]).with_name(name))
+    features = parquet.read(Path(row["feature"]).with_name(name))
     return features.filter(pa.array([part_of.get(identity) == name for identity in identities]))
 
 
@@ -65,5 +65,5 @@ def actor_device() -> str:
     """Where this actor computes: on the GPU it was given, else on as many threads as it was given CPUs."""
     if torch.cuda.is_available() and ray.get_gpu_ids():
         return "cuda"
-    torch.set_num_threads(cluster.usable_threads(cluster.task_cpus()))
+    torch.set_num_threads(resources.usable_threads(resources.task_cpus()))
     return "cpu"

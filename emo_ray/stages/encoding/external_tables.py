@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.table_settings import Tables
 from emo_ray.data import tables
@@ -39,7 +39,7 @@ def check(encoder: EncoderSpec, corpus: Collection[str]) -> None:
 def report_rows(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> None:
     """Say how many clips the tables gave features of, and write the damaged rows with the reason to bad_rows.csv."""
     columns = ["clip_id", "present", "status"]
-    table = pa.concat_tables([store.read_parquet(folder / name, columns=columns) for name in parts])
+    table = pa.concat_tables([parquet.read(folder / name, columns=columns) for name in parts])
     statuses = table["status"].to_pylist()
     bad = [row for row in zip(table["clip_id"].to_pylist(), statuses, strict=True) if "corrupt" in row[1]]
     store.write_csv(folder / BAD_ROWS, [("clip_id", "status"), *bad])
@@ -57,7 +57,7 @@ def notes(config: Config, prepared: Prepared, encoders: Sequence[EncoderSpec], p
     lines = []
     for encoder in (encoder for encoder in encoders if encoder.sources):
         folder = feature_folder(config, prepared.shards, encoder)
-        columns = [store.read_parquet(folder / name, columns=["status"])["status"].to_pylist() for name in parts]
+        columns = [parquet.read(folder / name, columns=["status"])["status"].to_pylist() for name in parts]
         lines += _zeros_notes(encoder, [status for column in columns for status in column])
     return lines
 
@@ -127,7 +127,7 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 def _parts(folder: Path, parts: Sequence[str]) -> Iterator[pa.Table]:
     for name in parts:
-        yield store.read_parquet(folder / name, columns=["clip_id", "feature", "present"])
+        yield parquet.read(folder / name, columns=["clip_id", "feature", "present"])
 
 
 def _values(table: pa.Table) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import cluster, store, trouble
+from emo_ray import cluster, parquet, resources, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
 from emo_ray.inference.encoders import EncoderSpec, feature_folder
@@ -79,7 +79,7 @@ def load(
     speakers = [speaker_of.get(clip_id) for clip_id in table["clip_id"].to_pylist()]
     table = table.append_column("speaker", pa.array(speakers, pa.string()))
     for modality, folder in folders.items():
-        column = pa.concat_tables([store.read_parquet(folder / name, filters=chosen) for name in parts])
+        column = pa.concat_tables([parquet.read(folder / name, filters=chosen) for name in parts])
         assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"
         if pc.any(column["present"]).as_py():
             table = table.append_column(modality, column["feature"])
@@ -91,15 +91,15 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     """How actors that encode so many parts are run: the arguments of a Ray Data `map`."""
     import ray.data
 
-    resources = cluster.actor_resources(config)
-    most = cluster.actor_count(parts, resources["num_gpus"] > 0)
+    requests = resources.actor_resources(config)
+    most = resources.actor_count(parts, requests["num_gpus"] > 0)
     # A local cluster has what it has: its actors start at once, but for a CPU, or tasks that feed them would wait for
     # ever. One that grows starts with one actor and asks for more.
-    room = int((cluster.cpus() - 1) / cluster.task_cpus())
+    room = int((cluster.cpus() - 1) / resources.task_cpus())
     least = 1 if cluster.has_dashboard() else max(1, min(most, room))
     return {
         "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-        **resources,
+        **requests,
     }
 
 

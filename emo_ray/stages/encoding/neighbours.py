@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import store
+from emo_ray import parquet
 from emo_ray.config import Config
 from emo_ray.data.dialogues import Windows
 from emo_ray.inference.encoders import EncoderSpec
@@ -29,7 +29,7 @@ class Near:
         chosen = pc.field("clip_id").isin(list(self.windows.ids()))
         columns: dict[str, Any] = {"clip_id": pa.array([], pa.string())}
         for modality, folder in self.folders.items() if self.parts else ():
-            rows = pa.concat_tables([store.read_parquet(folder / name, filters=chosen) for name in self.parts])
+            rows = pa.concat_tables([parquet.read(folder / name, filters=chosen) for name in self.parts])
             columns |= {"clip_id": rows["clip_id"], modality: rows["feature"], f"has_{modality}": rows["present"]}
         return pa.table(columns)
 

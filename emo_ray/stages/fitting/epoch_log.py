@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
 
 from emo_ray import store
-from emo_ray.progress import progress
+from emo_ray.progress import progress, repeated
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 _POLL_S = 0.5
@@ -65,19 +64,10 @@ def epoch_progress(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> 
 @contextmanager
 def poll(look: Callable[[], None]) -> Iterator[None]:
     """Call `look` every half second while the block runs, and once at its end."""
-    stop = Event()
-
-    def keep_looking() -> None:
-        while not stop.wait(_POLL_S):
-            look()
-
-    thread = Thread(target=keep_looking, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(look, _POLL_S):
+            yield
     finally:
-        stop.set()
-        thread.join()
         look()
 
 

@@ -14,7 +14,7 @@ import ray
 import ray.data
 import torch
 
-from emo_ray import cluster, store
+from emo_ray import cluster, parquet, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES, Optimisation
 from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards, with_context
@@ -243,7 +243,7 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
         return table.filter(pc.is_in(table["clip_id"], ids))
 
     dataset = read_video(paths).map_batches(
-        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **cluster.task_resources()
+        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources.task_resources()
     )
     dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
     fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
@@ -256,7 +256,7 @@ def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
     return ray.data.read_parquet(
         [str(p) for p in paths],
         columns=shard_columns(["video"]),
-        num_cpus=cluster.task_cpus(),
+        num_cpus=resources.task_cpus(),
         override_num_blocks=min(blocks, len(paths)),
     )
 
@@ -267,7 +267,7 @@ def check_parts(paths: Sequence[Path]) -> None:
     Ray reads parts itself and checks no pages; this costs as long as one pass over the files takes.
     """
     for path in paths:
-        store.read_parquet(path, columns=shard_columns(["video"]))
+        parquet.read(path, columns=shard_columns(["video"]))
 
 
 def _modality(column: str) -> str | None:

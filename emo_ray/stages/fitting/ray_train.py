@@ -21,7 +21,7 @@ import ray.train.torch
 import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
-from emo_ray import cluster, store
+from emo_ray import cluster, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
@@ -124,8 +124,8 @@ def _train_on_ray(
             f"found {job.train_rows} {job.phase} training clips for {workers} workers, expected at least one each: "
             "lower train.num_workers"
         )
-    scaling = cluster.train_scaling(config)
-    threads = cluster.usable_threads(scaling["resources_per_worker"]["CPU"])
+    scaling = resources.train_scaling(config)
+    threads = resources.usable_threads(scaling["resources_per_worker"]["CPU"])
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
     trainer = (_Trainer if cluster.has_dashboard() else _LocalTrainer)(
         partial(_worker, job, config, folder, threads),

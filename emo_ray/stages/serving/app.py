@@ -16,7 +16,7 @@ Predict = Callable[[Upload], Awaitable[Answer]]
 
 
 class Health(BaseModel):
-    """That the server answers, and with which model."""
+    """The reply of GET /health: the server answers, and this is its model."""
 
     status: str
     model: str

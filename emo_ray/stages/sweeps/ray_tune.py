@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from emo_ray import cluster, trouble
+from emo_ray import cluster, resources, trouble
 from emo_ray.config import Config
 from emo_ray.progress import progress, say
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
@@ -34,9 +34,9 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     is_population = config.tune.search == "pbt"
     if is_population:
         _check_population(config)
-    at_once, resources = room(config)
+    at_once, requests = room(config)
     trainable = ray.tune.with_parameters(population_member if is_population else trial, task=task)
-    trainable = ray.tune.with_resources(trainable, resources)
+    trainable = ray.tune.with_resources(trainable, requests)
     random.seed(config.seed)  # population-based training takes its chances from these two
     np.random.seed(config.seed)
     if ray.tune.Tuner.can_restore(str(folder)):
@@ -78,11 +78,11 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
     A trial in one process shares the machine with the data tasks of all; one with workers reserves nothing itself.
     """
     workers = config.train.shares
-    gpu = cluster.use_gpu(config, workers)
+    gpu = resources.use_gpu(config, workers)
     if workers == 1:
         most = int(cluster.gpus() if gpu else cluster.cpus())
     else:
-        each = workers * cluster.train_worker_cpus(workers)
+        each = workers * resources.train_worker_cpus(workers)
         most = int(cluster.gpus() // workers if gpu else cluster.cpus() / 2 // each)
     if most < 1:
         raise ValueError(
@@ -92,7 +92,7 @@ def room(config: Config) -> tuple[int, dict[str, float]]:
     at_once = min(most, config.tune.trials, config.tune.max_concurrent or most)
     if workers > 1:
         return at_once, {"node:__internal_head__": 0.001}
-    return at_once, cluster.trial_resources(config, at_once)
+    return at_once, resources.trial_resources(config, at_once)
 
 
 class Asha(FIFOScheduler):

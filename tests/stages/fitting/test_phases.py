@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
@@ -116,7 +116,7 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
 
 def test_a_damaged_shard_part_is_named_before_ray_reads_it(tmp_path):
     rows = [{"clip_id": "a", "frames": [b"jpeg" * 500], "audio": b"", **dict.fromkeys(STATUSES, "ok")}]
-    store.write_parquet(tmp_path / "part.parquet", pa.Table.from_pylist(rows), codec="none")
+    parquet.write(tmp_path / "part.parquet", pa.Table.from_pylist(rows), codec="none")
     check_parts([tmp_path / "part.parquet"])
     content = (tmp_path / "part.parquet").read_bytes()
     (tmp_path / "part.parquet").write_bytes(content.replace(b"jpegjpeg", b"jpegjpef", 1))

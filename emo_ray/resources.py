@@ -1,0 +1,87 @@
+"""What tasks, actors and workers ask Ray for, as the arguments of its options: CPUs, GPUs, tries."""
+
+import math
+import os
+from typing import Any
+
+from emo_ray.cluster import cpus, gpus, may_grow, most_gpus
+from emo_ray.config import Config
+from emo_ray.progress import say
+
+_CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
+_RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
+_MOST_ACTORS = 64  # encoder processes on a cluster that may grow
+
+
+def use_gpu(config: Config, processes: int) -> bool:
+    """Whether to start `processes` processes with a GPU each. A joined cluster may have to grow first: Ray waits then.
+
+    Raises ValueError where a cluster has fewer GPUs than demanded, and cannot grow to as many.
+    """
+    choice = config.train.use_gpu
+    if choice == "yes" and gpus() < processes:
+        most = most_gpus()
+        if most is not None and most < processes:
+            growth = f", and it may grow to {most:g}" if most > gpus() else ""
+            raise ValueError(
+                f"train.use_gpu=yes: found {gpus():g} GPUs in the cluster{growth}, expected {processes}: lower "
+                "train.num_workers, add machines with GPUs, or set train.use_gpu=auto"
+            )
+        say(
+            f"waiting for {processes} GPU{'s' if processes > 1 else ''}: the cluster has {gpus():g} and may grow to "
+            f"{'some number' if most is None else f'{most:g}'}; to go on without them, set train.use_gpu=auto"
+        )
+    return choice == "yes" or (choice == "auto" and gpus() >= processes)
+
+
+def train_scaling(config: Config) -> dict[str, Any]:
+    """What Ray Train's workers ask for: the arguments of its ScalingConfig."""
+    workers = config.train.num_workers
+    gpu = use_gpu(config, workers)
+    resources = {"CPU": train_worker_cpus(workers), **({"GPU": 1} if gpu else {})}
+    return {"num_workers": workers, "use_gpu": gpu, "resources_per_worker": resources}
+
+
+def trial_resources(config: Config, trials: int) -> dict[str, float]:
+    """What a trial in one process asks for, where so many run at once and share the machine with their data tasks."""
+    return {"CPU": train_worker_cpus(trials), **({"GPU": 1} if use_gpu(config, 1) else {})}
+
+
+def actor_resources(config: Config) -> dict[str, Any]:
+    """What an actor that encodes or predicts asks for: the arguments of Ray Data's `map`."""
+    retries = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
+    return {"num_cpus": task_cpus(), "num_gpus": 1 if use_gpu(config, 1) else 0, **retries}
+
+
+def task_resources(share: float = 1.0) -> dict[str, Any]:
+    """What a data task asks for, a share of its usual CPUs: the arguments of Ray Data's `map`."""
+    return {"num_cpus": share * task_cpus(), "max_retries": _RETRIES}
+
+
+def train_worker_cpus(num_workers: int) -> float:
+    """CPUs of a train worker: at most one, and half of a small machine's stay free for Ray Data's tasks.
+
+    Rounded down to Ray's resolution: if the workers took more than half, a task could wait for its CPU for ever.
+    """
+    total = cpus() or 2.0 * num_workers  # nothing yet: an autoscaled cluster will bring whole CPUs
+    return min(1.0, math.floor(total / (2 * num_workers) * _CPU_FRACTIONS) / _CPU_FRACTIONS)
+
+
+def task_cpus() -> float:
+    """CPUs of a data task: fractional where there are so few that whole ones could wait for each other for ever."""
+    return 1.0 if cpus() >= 4 or cpus() == 0 else 0.5
+
+
+def actor_count(parts: int, use_gpu: bool) -> int:
+    """The most encoder actors to start for `parts` shard parts. A joined cluster may grow, a local one does not.
+
+    A local cluster may claim more CPUs than the machine has cores; processes beyond the cores only slow each other.
+    """
+    local = gpus() if use_gpu else min(cpus(), os.cpu_count() or 1)
+    most = _MOST_ACTORS if may_grow() else int(local)
+    return max(1, min(parts, most))
+
+
+def usable_threads(cpus_given: float) -> int:
+    """Torch threads of a process that Ray gave `cpus_given` CPUs: more than its cores makes all of them slower."""
+    return max(1, int(cpus_given))
