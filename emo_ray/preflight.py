@@ -14,7 +14,10 @@ from emo_ray.models.identity import stand_in_notes
 from emo_ray.models.weights import Weights, problems_of, weights_of
 
 # Keys of files and folders that must be there, however a job uses them.
-_PATHS = ("checkpoint", "train.pseudo_labels", "emovclip.start_from", "fusion.start_from", "pseudo.teachers")
+_PATHS = (
+    "checkpoint", "data.manifest", "media.face.boxes", "train.pseudo_labels", "emovclip.start_from",
+    "fusion.start_from", "pseudo.teachers",
+)  # fmt: skip
 _TABLES = ("tables.video", "tables.audio", "tables.text")
 
 

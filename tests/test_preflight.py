@@ -14,6 +14,7 @@ TRAINING = ("emovclip", "audio", "text", "train")
 def test_every_path_that_is_wrong_is_named_at_once(tmp_path):
     (tmp_path / "there.npz").write_bytes(b"")
     changes = {
+        "data.manifest": "clips.csv",
         "fusion.start_from": "nowhere",
         "train.pseudo_labels": "/no/round-1",
         "tables.audio": [str(tmp_path / "there.npz"), "gone.npz"],
@@ -22,8 +23,9 @@ def test_every_path_that_is_wrong_is_named_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"fusion\.start_from") as caught:
         preflight.check(load("mini", changes), TRAINING)
     lines = str(caught.value).splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["train.pseudo_labels", "fusion.start_from", "tables.audio"]
-    assert "gone.npz" in lines[2]
+    keys = [line.partition(":")[0] for line in lines]
+    assert keys == ["data.manifest", "train.pseudo_labels", "fusion.start_from", "tables.audio"]
+    assert "gone.npz" in lines[3]
     assert time.monotonic() - begun_s < 1
 
 
