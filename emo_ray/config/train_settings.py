@@ -5,11 +5,20 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from emo_ray.config.model_settings import METRICS, SMALL, SUBSETS, VIDEO_TRAINED
-from emo_ray.config.setting import NOTHING, Section, by_content, by_value, setting
+from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
 # Training towards pseudo-labels decides a model by the targets and weights that the labels are given. What makes and
 # trains on its own pseudo-labels, or may be told to search over them, has no labels yet to take a digest of.
 _PSEUDO = by_content("emovclip", "fusion") + by_value("self_training", "sweep", "claims")
+
+WITH_AVERAGE = Condition(
+    "train.ema is set and tables.video is not",
+    lambda config: config.train.ema > 0 and VIDEO_TRAINED.holds(config),
+)
+AUGMENTED = Condition(
+    "a rate of augment is above 0 and tables.video is not set",
+    lambda config: config.augment.is_used and VIDEO_TRAINED.holds(config),
+)
 
 
 def checked_objective(objective: str) -> str:
@@ -77,6 +86,14 @@ class Train(Section):
         decides=by_value("emovclip", only_if=VIDEO_TRAINED),
         ge=1,
     )
+    ema: float = setting(
+        0.0,
+        "Decay of an exponential moving average of EmoVCLIP's trained weights, which is validated and kept in their "
+        "place; it is lower in the first steps. 0: none.",
+        decides=by_value("emovclip", only_if=WITH_AVERAGE),
+        ge=0,
+        lt=1,
+    )
     pseudo_labels: str | None = setting(
         None,
         "Round folder of jobs/pseudo_label.py whose accepted clips are trained on as well. null: labelled clips alone.",
@@ -114,3 +131,22 @@ class Train(Section):
     @classmethod
     def _truth_values(cls, value: Any) -> Any:
         return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+class Augment(Section, decides=by_value("emovclip", only_if=AUGMENTED)):
+    """How often training frames of EmoVCLIP are changed: anew in every epoch, and all frames of a clip alike."""
+
+    flip: float = setting(0.0, "Share of the clips that are mirrored.", ge=0, le=1)
+    crop: float = setting(
+        0.0, "Share of the clips that are cropped, to half of the picture or more, and resized.", ge=0, le=1
+    )
+    brightness: float = setting(0.0, "Share of the clips that get brighter or darker, by half at most.", ge=0, le=1)
+    colour: float = setting(0.0, "Share of the clips whose contrast, saturation and hue change.", ge=0, le=1)
+    blur: float = setting(0.0, "Share of the clips that are blurred.", ge=0, le=1)
+    grey: float = setting(0.0, "Share of the clips that lose their colours.", ge=0, le=1)
+    erase: float = setting(0.0, "Share of the clips that lose a rectangle of up to a fifth of the picture.", ge=0, le=1)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any frame is changed."""
+        return any(self.model_dump().values())

@@ -34,7 +34,7 @@ from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoV
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 from emo_ray.config.sweep_settings import Tune
 from emo_ray.config.table_settings import Tables
-from emo_ray.config.train_settings import Train
+from emo_ray.config.train_settings import Augment, Train
 from emo_ray.config.yaml_core import read, write
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -78,6 +78,7 @@ class Config(Section):
     annotate: Annotate = Annotate()
     fusion: Fusion = Fusion()
     train: Train = Train()
+    augment: Augment = Augment()
     pseudo: Pseudo = Pseudo()
     rounds: Rounds = Rounds()
     tune: Tune = Tune()

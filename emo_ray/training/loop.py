@@ -30,6 +30,7 @@ from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.optimizer import load_moments, optimizer_of, set_rates
 from emo_ray.training.seeds import Stream, derived_seed
+from emo_ray.training.weight_average import WeightAverage
 
 STATE = "state.pt"
 TIMES = ("train_clips_per_s", "train_waited")  # metrics of speed, which differ from run to run
@@ -92,6 +93,8 @@ class LoopSettings:
     section: str = "fusion"  # of the config that holds `optimisation`, for messages
     objective: str = "available/waf"  # what the best epoch has most of, as `tune.objective` says it
     stop_after: int | None = None  # epochs; the learning rate falls as if there were `epochs` of them
+    augment: Callable[[Any, int], Batch] | None = None  # (batch on the device, epoch) -> what is trained on instead
+    ema: float = 0.0  # decay of the moving average of the weights that is validated and kept; 0: the weights themselves
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
@@ -114,11 +117,14 @@ def fit(
     optimizer = optimizer_of(bare, settings.optimisation, device)
     if settings.bf16:
         cast_frozen(bare, torch.bfloat16)
-    first, best = _restored(bare, optimizer, reporter.restore())
+    average = WeightAverage(bare, optimizer, settings.ema) if settings.ema else None
+    first, best = _restored(bare, optimizer, average, reporter.restore())
     for epoch in range(first, settings.stop_after or settings.epochs):
         with _seeded(settings.seed, epoch, reporter.rank, device):
             metrics = _train_epoch(model, optimizer, train(epoch), settings, epoch, reporter)
-        validated = _validate(bare, validation(epoch), reporter, settings)
+        with average.applied() if average else nullcontext():
+            validated = _validate(bare, validation(epoch), reporter, settings)
+            judged = trained_state(bare)
         if validated is None or not (math.isfinite(metrics["train_loss"]) and is_finite(bare)):
             if best is None:
                 raise ValueError(diverged(settings.section, settings.optimisation.lr, epoch))
@@ -126,12 +132,20 @@ def fit(
         metrics |= validated
         score = _score(metrics, settings.objective, epoch)
         if best is None or score > tuple(best["score"]):
-            best = {"score": list(score), "epoch": epoch, "metrics": dict(metrics), "model": trained_state(bare)}
+            best = {"score": list(score), "epoch": epoch, "metrics": dict(metrics), "model": judged}
         metrics |= {"epoch": epoch, "best_epoch": best["epoch"]}
         with TemporaryDirectory() as folder:
             if reporter.rank == 0:
-                state = {"epoch": epoch, "model": trained_state(bare), "best": best}
-                torch.save({**state, "optimizer": optimizer.state_dict()}, Path(folder) / STATE)
+                torch.save(
+                    {
+                        "epoch": epoch,
+                        "model": trained_state(bare) if average else judged,
+                        "average": average.state() if average else None,
+                        "best": best,
+                        "optimizer": optimizer.state_dict(),
+                    },
+                    Path(folder) / STATE,
+                )
             reporter.report(metrics, Path(folder) if reporter.rank == 0 else None)
     assert best is not None, "there is at least one epoch"
     return best
@@ -142,7 +156,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: state[name] for name in ("epoch", "model", "optimizer", "best")}
+        return {name: state[name] for name in ("epoch", "model", "average", "optimizer", "best")}
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, ValueError) as error:
         raise DamagedFile(path, f"no state of a training run: {type(error).__name__}") from error
 
@@ -180,6 +194,8 @@ def _train_epoch(
     begun_s, timer = time.perf_counter(), WaitTimer(batches)
     for batch in timer:
         batch = batch.to(device)
+        if settings.augment:
+            batch = settings.augment(batch, epoch)
         progress = (epoch + min(1.0, (steps + 1) / settings.steps_per_epoch)) / settings.epochs
         set_rates(optimizer, progress, optimisation.warmup_fraction)
         optimizer.zero_grad(set_to_none=True)
@@ -311,7 +327,7 @@ def _score(metrics: Mapping[str, float], name: str, epoch: int) -> tuple[float, 
 
 
 def _restored(
-    model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path | None
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None, folder: Path | None
 ) -> tuple[int, dict[str, Any] | None]:
     """Put a reported state back; the number of the next epoch, and the best epoch so far, if any."""
     if folder is None:
@@ -319,6 +335,8 @@ def _restored(
     state = load_state(folder)
     load_trained(model, state["model"])
     load_moments(optimizer, state["optimizer"])
+    if average:
+        average.load(state["average"])
     return state["epoch"] + 1, state["best"]
 
 

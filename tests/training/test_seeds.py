@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.training.seeds import Stream, derived_seed
+from emo_ray.training.seeds import Stream, derived_seed, number_of
 
 seeds = st.integers(0, 2**64 - 1)
 places = st.lists(st.integers(0, 2**20), max_size=3).map(tuple)
@@ -31,6 +31,9 @@ def test_a_place_that_ends_in_zeros_is_another_than_the_shorter_one():
 
 
 def test_another_process_derives_the_same():
-    code = "from emo_ray.training.seeds import Stream, derived_seed; print(derived_seed(7, Stream.NOISE, 3, 1))"
+    code = (
+        "from emo_ray.training.seeds import Stream, derived_seed, number_of; "
+        "print(derived_seed(7, Stream.NOISE, 3, number_of('a clip')))"
+    )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
-    assert int(output) == derived_seed(7, Stream.NOISE, 3, 1)
+    assert int(output) == derived_seed(7, Stream.NOISE, 3, number_of("a clip"))

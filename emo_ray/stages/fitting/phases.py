@@ -27,6 +27,7 @@ from emo_ray.inference.encoders import video_encoder
 from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint, familiarity
 from emo_ray.models.clip import check_tag
+from emo_ray.models.clip_source import image_size
 from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.models.head_average import Head
 from emo_ray.progress import say
@@ -37,6 +38,7 @@ from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.heads import calibration_of_choice, calibration_on, classical, with_weights
 from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
 from emo_ray.training import speaker_scaling
+from emo_ray.training.augmentation import Augmentation
 from emo_ray.training.in_memory import one_thread
 from emo_ray.training.loss import class_weights
 from emo_ray.training.selection import Choice, choose
@@ -314,6 +316,8 @@ def _emovclip_job(
         train_rows=len(clips.train),
         precision=config.train.precision,
         class_weight_K=_class_weights(config.emovclip, clips, list(clips.train), len(prepared.labels)),
+        augment=Augmentation(config.augment, image_size(config), config.seed) if config.augment.is_used else None,
+        ema=config.train.ema,
     )
     return job, datasets
 

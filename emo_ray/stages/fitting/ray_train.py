@@ -49,6 +49,8 @@ class TrainingJob:
     precision: str = "fp32"
     class_weight_K: torch.Tensor | None = None
     stop_after: int | None = None  # epochs, where fewer than `train.epochs` are trained
+    augment: Callable[[Any, int], Batch] | None = None  # as in LoopSettings
+    ema: float = 0.0
 
 
 Rows = ray.data.Dataset | ray.data.DataIterator
@@ -279,6 +281,8 @@ def _train_in_worker(
         job.phase,
         config.train.objective if job.fusion else "available/waf",
         job.stop_after,
+        job.augment,
+        job.ema,
     )
     if job.fusion:
         features = job.collate(_all_rows(rows["train"]))
