@@ -4,13 +4,21 @@ import math
 import os
 from typing import Any
 
-from emo_ray.cluster import cpus, gpus, may_grow, most_gpus
+from emo_ray.cluster import cpus, gpus, joins, may_grow, most_gpus
 from emo_ray.config import Config
 from emo_ray.progress import say
 
 _CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
 _RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
+
+
+def stays_here(config: Config, tasks: int) -> bool:
+    """Whether so many tasks are done by this process: none or one of them, and no cluster to send it to.
+
+    To start Ray and a process that imports torch takes seconds, and one task would gain nothing by it.
+    """
+    return tasks <= 1 and not joins(config)
 
 
 def use_gpu(config: Config, processes: int) -> bool:

@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from emo_ray.data.faces import Face, in_squares
-from emo_ray.reports.figures import FAINT, INK, empty_figure, pad, png
 
 STILLS = 6  # clips per label
 _ROWS, _FRAMES = 12, 8  # a picture of all labels of a large corpus, or all frames of a clip, could not be looked at
@@ -16,6 +15,8 @@ _CELL_IN, _GAP = 0.8, 0.3  # side of a picture; between stills and the clip over
 
 def contact_sheet(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -> bytes:
     """PNG of `{label: (up to STILLS uint8 frames_HWC, frames_THWC of one clip)}`, for the first labels."""
+    from emo_ray.reports.figures import FAINT, INK, empty_figure, pad, png  # cards draw boxes alone, without matplotlib
+
     rows = {
         label: (stills, clip[np.linspace(0, len(clip) - 1, min(len(clip), _FRAMES)).round().astype(int)])
         for label, (stills, clip) in list(rows.items())[:_ROWS]

@@ -4,14 +4,16 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from emo_ray import store
-from emo_ray.reports.figures import png
 from emo_ray.reports.table import Style, Table, html
 from emo_ray.reports.templating import TEMPLATES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # it takes half a second, and some pages have no figure
 
 _CSS_PX_PER_IN = 96
 
@@ -21,7 +23,7 @@ class Picture:
     """A figure, written as `name`.png; `alt` says in words what it shows, and is the caption where `note` is empty."""
 
     name: str
-    figure: Figure
+    figure: "Figure"
     alt: str
     title: str = ""
     note: str = ""
@@ -57,6 +59,8 @@ def write(page: Page, path: Path) -> Path:
     images = {}
     for block in page.blocks:
         if isinstance(block, Picture):
+            from emo_ray.reports.figures import png  # with matplotlib
+
             data = png(block.figure)
             store.write_bytes(path.parent / f"{block.name}.png", data)
             width_px = round(block.figure.get_figwidth() * _CSS_PX_PER_IN)  # so letters keep the size they should have

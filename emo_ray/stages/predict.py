@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import ray.data
 
 from emo_ray import cluster, parquet, resources, store, trouble
 from emo_ray.config import Config
@@ -221,7 +220,8 @@ def _predict(
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
     rows = [row | {"near": pickle.dumps(near_of.get(name))} for row, name in zip(rows, missing, strict=True)]
     arguments = config, models.path, models.texts, models.speakers, feature_folders, folder
-    run = _in_this_process if config.train.num_workers == 0 else _in_actors
+    is_here = config.train.num_workers == 0 or resources.stays_here(config, len(rows))
+    run = _in_this_process if is_here else _in_actors
     clips = 0
     unread = []
     total = sum(len(plan.clips_of[name]) for name in missing)
@@ -244,6 +244,8 @@ def _in_this_process(config: Config, rows: list[dict], arguments: ActorArguments
 
 def _in_actors(config: Config, rows: list[dict], arguments: ActorArguments) -> Iterator[dict]:
     """Decode in Ray Data tasks and predict in actors. `arguments` are those of `PredictActor`."""
+    import ray.data
+
     cluster.connect(config)
 
     def decode(row: dict) -> dict:  # nested functions travel by value: workers import only what they use

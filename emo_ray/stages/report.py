@@ -13,7 +13,7 @@ from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
 from emo_ray.data.prepared import MANIFEST
 from emo_ray.progress import say
-from emo_ray.reports import comparison, front_page, noise
+from emo_ray.reports import front_page
 from emo_ray.reports.front_page import Entry, Section
 from emo_ray.reports.wording import SCORES, percent, plural
 from emo_ray.stages.result import Result
@@ -113,8 +113,12 @@ def _notes(root: Path) -> list[str]:
 
 def _words_of_report(folder: Path, meta: Mapping[str, Any]) -> Words:
     if meta.get("kind") == "comparison":
+        from emo_ray.reports import comparison  # with matplotlib, as below: every job ends with the front page
+
         return Words(comparison.conclusion(store.read_json(folder / "comparison.json")))
     if meta.get("kind") == "noise ladder":
+        from emo_ray.reports import noise
+
         return Words(noise.summary(store.read_json(folder / "noise.json")))
     content = store.read_json(folder / "report.json")
     if "pairs" in content:

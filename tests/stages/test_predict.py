@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -280,14 +281,16 @@ def test_files_for_people_say_which_medium_which_label_and_how_sure(elsewhere, p
     assert "20 of 72 clips" in predicted.tables[0].note
 
 
-def test_one_media_file_is_a_corpus(config, media_files, tmp_path):
-    """With its transcript, and nothing else of its folder."""
+def test_one_media_file_is_a_corpus_and_needs_no_ray(config, media_files, tmp_path, monkeypatch):
+    """With its transcript, and nothing else of its folder. Such small work stays in the job's own process."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "ray"]:
+        monkeypatch.setitem(sys.modules, name, None)  # to import it is an error
     (tmp_path / "raw").mkdir()
     shutil.copy(media_files["clip"], tmp_path / "raw" / "talk.mp4")
     shutil.copy(media_files["wav"], tmp_path / "raw" / "other.wav")
     (tmp_path / "raw" / "talk.txt").write_text("I am so happy for you!")
     places = {"data.manifest": str(tmp_path / "raw" / "talk.mp4"), "store.root": str(tmp_path / "store")}
-    one_file = override(config, places | {"train.num_workers": 0})
+    one_file = override(config, places)
     result = predict(one_file)
     assert {name: row["has_text"] for name, row in rows_of(result.path).items()} == {"talk": True}
     assert len(result.tables) == 1

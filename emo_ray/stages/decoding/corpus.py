@@ -5,7 +5,7 @@ decodes nothing, and corpora that share clips in equal parts share files.
 """
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,27 +212,33 @@ def in_parallel(
     sizes: Sequence[int],
     unit: str = "clips",
 ) -> list[bytes]:
-    """Run `work` over pickled tasks as Ray Data tasks. Results come in any order; `sizes` are the units of each task.
+    """Run `work` over pickled tasks as Ray Data tasks, or a single one here. `sizes` are the units of each task.
+
+    Results come in any order.
 
     `work` must be a nested function: those travel by value, so that workers import only what they use.
     """
     if not tasks:
         return []
-    import ray.data
-
-    cluster.connect(config)
 
     def run(row: dict) -> dict:
         return {"size": row["size"], "result": work(row["task"])}
 
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run, **resources.task_resources())
     results = []
     with progress(title, sum(sizes), unit) as advance:
-        for row in dataset.iter_rows():
+        for row in map(run, rows) if resources.stays_here(config, len(rows)) else _in_tasks(config, run, rows):
             results.append(row["result"])
             advance(row["size"])
     return results
+
+
+def _in_tasks(config: Config, run: Callable[[dict], dict], rows: list[dict]) -> Iterable[dict]:
+    import ray.data
+
+    cluster.connect(config)
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    return dataset.map(run, **resources.task_resources()).iter_rows()
 
 
 def _sentence(counts: dict, tables: Tables) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 import torch
 
 from emo_ray import parquet, resources, trouble
@@ -63,6 +62,8 @@ def _copied_rows(name: str, row: dict, part_of: Mapping[str, str]) -> pa.Table:
 
 def actor_device() -> str:
     """Where this actor computes: on the GPU it was given, else on as many threads as it was given CPUs."""
+    import ray  # not needed where a job encodes by itself
+
     if torch.cuda.is_available() and ray.get_gpu_ids():
         return "cuda"
     torch.set_num_threads(resources.usable_threads(resources.task_cpus()))
