@@ -2,7 +2,7 @@
 
 import re
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
@@ -58,9 +58,37 @@ class Optimisation(Section):
     warmup_fraction: float = setting(0.1, "Share of all steps in which the learning rate rises.", ge=0, lt=1)
     grad_clip_norm: float = setting(1.0, "Largest norm of the gradient; a longer one is scaled down to it.", gt=0)
     label_smoothing: float = setting(0.1, "Share of the target that is spread over all classes.", ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = setting(
-        "none", "Weights of the classes in the loss. balanced: inverse to how often a class occurs."
+    class_weights: Literal["none", "balanced"] | dict[str, float] = setting(
+        "none", "Weights of the classes in the loss. balanced: inverse to how often a class occurs; or class -> weight."
     )
+    sampling: Literal["natural", "balanced"] = setting(
+        "natural",
+        "How often a training clip is shown in a pass. natural: once. balanced: clips of rarer classes again, until "
+        "every class is shown as often as the most frequent one.",
+    )
+    logit_adjustment: float = setting(
+        0.0,
+        "In training, logits are raised by this number times the logarithm of their class's share of the training "
+        "clips, so that rare classes win more clips of a test (Menon et al. 2021; 1 is theirs). 0: they are not.",
+        ge=0,
+    )
+
+    @field_validator("class_weights")
+    @classmethod
+    def _some_weight(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(value, dict) and (not value or min(value.values()) < 0 or max(value.values()) == 0):
+            raise ValueError(f"found {value}, expected class -> weight, none below 0 and one above")
+        return value
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> Self:
+        if self.sampling == "balanced" and (self.class_weights == "balanced" or self.logit_adjustment):
+            raise ValueError(
+                f"found sampling=balanced with class_weights={self.class_weights} and logit_adjustment="
+                f"{self.logit_adjustment:g}, expected one of the three: where every class is shown as often, the "
+                "others change nothing"
+            )
+        return self
 
     def highest_lr(self, part: str | None) -> float:
         """The highest learning rate of a part of the model."""

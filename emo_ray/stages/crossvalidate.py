@@ -178,10 +178,10 @@ def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_
     import ray
 
     cluster.connect(config)
-    classes = len(prepared.labels)
     shared, test_fold = ray.put(batch), ray.remote(num_cpus=1)(_test_fold)
     groups = splits.grouped(prepared.clips_of(batch.clip_ids)).names
-    tasks = [test_fold.remote(shared, fold_B == fold, config, classes, groups) for fold in range(fold_B.max() + 1)]
+    masks = [fold_B == fold for fold in range(fold_B.max() + 1)]
+    tasks = [test_fold.remote(shared, mask_B, config, prepared.labels, groups) for mask_B in masks]
     waiting = list(tasks)
     with progress(f"training in {len(tasks)} folds", len(tasks), "folds") as advance:
         while waiting:
@@ -192,17 +192,17 @@ def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_
 
 
 def _test_fold(
-    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int, groups: Sequence[str]
+    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, labels: Sequence[str], groups: Sequence[str]
 ) -> FoldTested:
     """Train on the clips that are not tested, and predict those that are, shown each subset of the modalities."""
     from emo_ray.training.in_memory import one_thread
 
     with one_thread():
-        return held_out(batch, tested_B, config, classes, groups)
+        return held_out(batch, tested_B, config, labels, groups)
 
 
 def held_out(
-    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, classes: int, groups: Sequence[str]
+    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, labels: Sequence[str], groups: Sequence[str]
 ) -> FoldTested:
     """Probabilities of the tested clips by a head that is trained on all other clips; and the floors.
 
@@ -219,12 +219,12 @@ def held_out(
     train, tested = standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])
     inner_groups = [group for group, is_tested in zip(groups, tested_B, strict=True) if not is_tested]
     searches = config.fusion.searches(len(train)) and len(set(inner_groups)) >= INNER_FOLDS
-    choice = choose(train, config, classes, True, inner_groups) if searches else None
+    choice = choose(train, config, labels, True, inner_groups) if searches else None
     head: Head
     if config.fusion.is_classical:
-        head = classical_heads.fit(train, config, classes, inner_groups)
+        head = classical_heads.fit(train, config, len(labels), inner_groups)
     else:
-        head = fit_average(train, choice.config if choice else config, classes, choice.epochs if choice else None)
+        head = fit_average(train, choice.config if choice else config, labels, choice.epochs if choice else None)
     probabilities = {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
     classical = (
         floors.guesses(train, tested, inner_groups, config.seed) if config.evaluate.has_floors(len(train)) else {}

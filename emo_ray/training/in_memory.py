@@ -14,7 +14,7 @@ from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
 from emo_ray.training.divergence import diverged
-from emo_ray.training.loss import class_weights
+from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.seeds import Stream, derived_seed
 
 _CHUNK = 64  # clips
@@ -33,9 +33,12 @@ def fit(
     def train_batches(epoch: int) -> Iterator[Batch]:
         return shuffled(train, optimisation.batch_size, config.seed, epoch, passes)
 
-    steps = -(-len(train) // optimisation.batch_size) * passes
     weight_B = None if train.soft is None else train.soft.weight_B
-    weight_K = class_weights(optimisation, train.label_B, classes, weight_B)
+    weight_K = class_weights(optimisation, train.label_B, tuple(map(str, range(classes))), weight_B)
+    shift_K = logit_shift(optimisation, train.label_B, classes, weight_B)
+    if (rows := shown_rows(optimisation, train.label_B)) is not None:
+        train = train.rows(rows)
+    steps = -(-len(train) // optimisation.batch_size) * passes
     is_fusion = optimisation is config.fusion
     settings = loop.LoopSettings(
         optimisation,
@@ -45,6 +48,7 @@ def fit(
         class_weight_K=weight_K,
         subsets=is_fusion,
         objective=config.train.objective if is_fusion else "available/waf",
+        logit_shift_K=shift_K,
     )
     reporter = loop.PlainReporter()
     best = loop.fit(model, train_batches, lambda epoch: chunks(validation), settings, reporter)

@@ -95,6 +95,7 @@ class LoopSettings:
     stop_after: int | None = None  # epochs; the learning rate falls as if there were `epochs` of them
     augment: Callable[[Any, int], Batch] | None = None  # (batch on the device, epoch) -> what is trained on instead
     ema: float = 0.0  # decay of the moving average of the weights that is validated and kept; 0: the weights themselves
+    logit_shift_K: torch.Tensor | None = None  # see `loss.logit_shift`
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
@@ -248,6 +249,7 @@ def _backward(
     size = optimisation.micro_batch_size or len(batch)
     parts = [batch] if size >= len(batch) else [batch.rows(i) for i in torch.arange(len(batch)).split(size)]
     total, whole = torch.zeros((), device=device), mass(batch, class_weight_K)
+    logit_shift_K = None if settings.logit_shift_K is None else settings.logit_shift_K.to(device)
     ddp = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
     weighted = len(parts) > 1
     if ddp is not None and (class_weight_K is not None or batch.soft is not None):
@@ -260,7 +262,8 @@ def _backward(
         with ddp.no_sync() if ddp is not None and i < len(parts) - 1 else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
                 output = model(part)
-            value = reduce(torch.add, loss(output, part, optimisation.label_smoothing, class_weight_K).values())
+            losses = loss(output, part, optimisation.label_smoothing, class_weight_K, logit_shift_K)
+            value = reduce(torch.add, losses.values())
             if weighted:
                 value = value * (mass(part, class_weight_K) / whole)
             value.backward()

@@ -1,5 +1,7 @@
 """The training loss: named parts whose sum is minimised."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -8,17 +10,21 @@ from emo_ray.data.batch import Batch, Output
 
 
 def loss(
-    output: Output, batch: Batch, label_smoothing: float = 0.0, class_weight_K: torch.Tensor | None = None
-) -> dict[str, torch.Tensor]:
+    output: Output, batch: Batch, label_smoothing: float = 0.0, class_weight_K: torch.Tensor | None = None,
+    logit_shift_K: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Cross entropy of logits_BK against label_B, or against the soft targets with their weights, if there are any.
 
-    Label smoothing and class weights are torch's own. The mean is over `mass`, so that a one-hot target with weight 1
-    is the same as its label. For an average of heads the parts are sums over the heads.
+    Label smoothing and class weights are torch's own; `logit_shift_K` is added to the logits. The mean is over `mass`,
+    so that a one-hot target with weight 1 is the same as its label. For an average of heads the parts are sums over the
+    heads.
     """
     if output.each:
-        values = [loss(head, batch, label_smoothing, class_weight_K) for head in output.each]
+        values = [loss(head, batch, label_smoothing, class_weight_K, logit_shift_K) for head in output.each]
         return {name: torch.stack([value[name] for value in values]).sum() for name in values[0]}
     logits_BK = output.logits_BK.float()
+    if logit_shift_K is not None:
+        logits_BK = logits_BK + logit_shift_K
     if batch.soft is None:
         value = F.cross_entropy(logits_BK, batch.label_B, weight=class_weight_K, label_smoothing=label_smoothing)
         return {"cross_entropy": value}
@@ -37,10 +43,49 @@ def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tens
 
 
 def class_weights(
+    optimisation: Optimisation, label_B: torch.Tensor, labels: Sequence[str], weight_B: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """The K weights that the setting `class_weights` asks for, from the training labels; None for equal weights.
+
+    Raises ValueError where the setting names other classes than all of `labels`.
+    """
+    setting = optimisation.class_weights
+    if setting == "none":
+        return None
+    if setting == "balanced":
+        return balanced_weights(label_B, len(labels), weight_B)
+    if set(setting) != set(labels):
+        raise ValueError(
+            f"class_weights: found weights of {', '.join(sorted(setting))}, expected one of each class: "
+            f"{', '.join(labels)}"
+        )
+    return torch.tensor([setting[label] for label in labels])
+
+
+def logit_shift(
     optimisation: Optimisation, label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None
 ) -> torch.Tensor | None:
-    """The K weights that the setting `class_weights` asks for, from the training labels; None for equal weights."""
-    return None if optimisation.class_weights == "none" else balanced_weights(label_B, classes, weight_B)
+    """What training adds to the K logits: `logit_adjustment` times the logarithm of the classes' shares; None for 0.
+
+    Logit adjustment in the loss, Menon et al. (2021), equation 10. A class without clips counts as if it had one.
+    """
+    if not optimisation.logit_adjustment:
+        return None
+    count_K = torch.bincount(label_B, weight_B, minlength=classes).float().clamp(min=1)
+    return optimisation.logit_adjustment * (count_K / count_K.sum()).log()
+
+
+def shown_rows(optimisation: Optimisation, label_B: torch.Tensor) -> torch.Tensor | None:
+    """The rows that a pass over the training clips shows, int64; None where it shows each once.
+
+    Balanced sampling repeats each class's rows, as evenly as can be, up to the number of the most frequent class: so no
+    clip is left out, and an epoch is longer.
+    """
+    if optimisation.sampling == "natural":
+        return None
+    rows_of = [(label_B == k).nonzero().flatten() for k in label_B.unique()]
+    most = max(map(len, rows_of))
+    return torch.cat([rows[torch.arange(most) * len(rows) // most] for rows in rows_of])
 
 
 def balanced_weights(label_B: torch.Tensor, classes: int, weight_B: torch.Tensor | None = None) -> torch.Tensor:

@@ -34,7 +34,7 @@ _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6
 Judged = tuple[np.ndarray, float, torch.Tensor] | None  # counts_SKK, loss sum, logits_BK; None where training diverged
 Curves = list[list[Judged]]  # of each candidate, of each epoch
-Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, int, list[str]]  # what `curves` takes
+Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, Sequence[str], list[str]]  # what `curves` takes
 Run = Callable[[Callable[..., Curves], Sequence[Fold]], Iterable[Curves]]
 
 
@@ -87,8 +87,9 @@ def candidates(config: Config, searches: bool) -> list[Fusion]:
 
 
 def choose(
-    batch: FeatureBatch, config: Config, classes: int, searches: bool, groups: Sequence[str], run: Run | None = None
-) -> Choice:
+    batch: FeatureBatch, config: Config, labels: Sequence[str], searches: bool, groups: Sequence[str],
+    run: Run | None = None,
+) -> Choice:  # fmt: skip
     """The settings with the most of `train.objective` in inner folds of the clips, and of equal ones the least loss.
 
     The clips all have a label and at least one modality; no fold divides those of one of `groups` (`splits.grouped`).
@@ -105,7 +106,7 @@ def choose(
     settings = candidates(config, searches)
     masks = [torch.from_numpy(fold_B == fold) for fold in range(INNER_FOLDS)]
     folds = [
-        (batch.rows(~mask_B), batch.rows(mask_B), settings, config, classes, _outside(groups, mask_B))
+        (batch.rows(~mask_B), batch.rows(mask_B), settings, config, labels, _outside(groups, mask_B))
         for mask_B in masks
     ]
     of_folds = list((run or _one_by_one)(curves, folds))
@@ -139,14 +140,15 @@ def _out_of_fold(batch: FeatureBatch, masks: Sequence[torch.Tensor], results: Se
     return OutOfFold(batch.clip_ids, batch.label_B.numpy(), probability_BK.numpy())
 
 
-def fit_average(train: FeatureBatch, config: Config, classes: int, epochs: int | None = None) -> Head:
+def fit_average(train: FeatureBatch, config: Config, labels: Sequence[str], epochs: int | None = None) -> Head:
     """`train.heads` heads of as many seeds that are trained on these clips, as one, in evaluation mode.
 
     They are trained for so many `epochs` (default: all) of `train.epochs`. Raises ValueError where one diverges.
     """
     seeds = [config.seed + number for number in range(config.train.averaged_heads(len(train)))]
-    heads = _fresh([config.fusion] * len(seeds), seeds, train, classes)
-    stack = StackedHeads(heads, [HeadConfig(config.fusion, seed) for seed in seeds], train, None, config.train.epochs)
+    heads = _fresh([config.fusion] * len(seeds), seeds, train, len(labels))
+    head_configs = [HeadConfig(config.fusion, seed, labels) for seed in seeds]
+    stack = StackedHeads(heads, head_configs, train, None, config.train.epochs)
     for epoch in range(epochs or config.train.epochs):
         if not all(result.is_finite for result in stack.epoch()):
             raise ValueError(diverged("fusion", config.fusion.lr, epoch))
@@ -156,7 +158,7 @@ def fit_average(train: FeatureBatch, config: Config, classes: int, epochs: int |
 
 
 def curves(
-    train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, classes: int,
+    train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, labels: Sequence[str],
     groups: Sequence[str],
 ) -> Curves:  # fmt: skip
     """Each candidate's confusion counts, loss and logits on the tested clips after every epoch, by one head.
@@ -164,12 +166,13 @@ def curves(
     A classical head, whose folds divide none of the `groups` of the training clips, has a single epoch.
     """
     if config.fusion.is_classical:
-        return [[judged(classical_heads.fit(train, config, classes, groups), tested, classes)]]
+        head = classical_heads.fit(train, config, len(labels), groups)
+        return [[judged(head, tested, len(labels))]]
     curves_C: Curves = []
     for _, group in groupby(settings, key=lambda candidate: candidate.hidden):
         same_shape = list(group)
-        heads = _fresh(same_shape, [config.seed] * len(same_shape), train, classes)
-        head_configs = [HeadConfig(candidate, config.seed) for candidate in same_shape]
+        heads = _fresh(same_shape, [config.seed] * len(same_shape), train, len(labels))
+        head_configs = [HeadConfig(candidate, config.seed, labels) for candidate in same_shape]
         stack = StackedHeads(heads, head_configs, train, tested, config.train.epochs)
         epochs = [stack.epoch() for _ in range(config.train.epochs)]
         for each in zip(*epochs, strict=True):

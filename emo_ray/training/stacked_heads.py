@@ -19,7 +19,7 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, drop_modalities, rates, split_noise
 from emo_ray.training.in_memory import chunks, orders
-from emo_ray.training.loss import class_weights
+from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.metrics import counts
 from emo_ray.training.optimizer import learning_rate_factor
 from emo_ray.training.seeds import Stream, derived_seed
@@ -34,7 +34,7 @@ from emo_ray.training.stacked_forward import (
 )
 
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
-SHARED_FIELDS = ("hidden", "feature_dropout", "batch_size", "passes_per_epoch", "start_from", "context")
+SHARED_FIELDS = ("hidden", "feature_dropout", "batch_size", "passes_per_epoch", "start_from", "context", "sampling")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class HeadConfig:
 
     settings: Fusion
     seed: int
+    labels: Sequence[str] = ()  # of the classes, for weights by name; by default their numbers
 
 
 class Epoch(NamedTuple):
@@ -72,6 +73,9 @@ class StackedHeads:
     ):
         _check_same_shape(configs)
         shared = configs[0].settings
+        self.label_B, self.weight_B = train.label_B, None if train.soft is None else train.soft.weight_B
+        if (rows := shown_rows(shared, train.label_B)) is not None:
+            train = train.rows(rows)
         self.configs, self.train, self.epochs, self.epochs_done = list(configs), train, epochs, 0
         self.steps_per_epoch = -(-len(train) // shared.batch_size) * shared.passes_per_epoch
         self.first = heads[0]  # whose scaling and rates of dropout on features are those of all
@@ -154,9 +158,11 @@ class StackedHeads:
         self.rate_TR = torch.stack([rates(settings.modality_dropout) for settings in settings_T])
         self.smoothing_T11 = torch.tensor([settings.label_smoothing for settings in settings_T])[:, None, None]
         self.max_norm_T = torch.tensor([settings.grad_clip_norm for settings in settings_T])
-        weight_B = None if self.train.soft is None else self.train.soft.weight_B
-        weights = [class_weights(settings, self.train.label_B, self.classes, weight_B) for settings in settings_T]
+        numbers = tuple(map(str, range(self.classes)))
+        weights = [class_weights(c.settings, self.label_B, c.labels or numbers, self.weight_B) for c in self.configs]
         self.class_weight_T1K = torch.stack([torch.ones(self.classes) if w is None else w for w in weights])[:, None]
+        shifts = [logit_shift(settings, self.label_B, self.classes, self.weight_B) for settings in settings_T]
+        self.logit_shift_T1K = torch.stack([torch.zeros(self.classes) if s is None else s for s in shifts])[:, None]
 
     def _gradients(self, index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Put the gradients of all heads on the clips of `index` (B,) or (T, B) into grad_TP; the loss of each (T,)."""
@@ -215,7 +221,8 @@ class StackedHeads:
         """The loss of each head (T,), as `loss.loss` has it, with its own smoothing and class weights."""
         mass_T = (weight_B * (target_BK * self.class_weight_T1K).sum(dim=-1)).sum(dim=-1)
         smooth_TBK = torch.lerp(target_BK.expand_as(logits_TBK), torch.tensor(1 / self.classes), self.smoothing_T11)
-        each_TB = -(smooth_TBK * self.class_weight_T1K * logits_TBK.log_softmax(dim=-1)).sum(dim=-1)
+        shifted_TBK = logits_TBK + self.logit_shift_T1K
+        each_TB = -(smooth_TBK * self.class_weight_T1K * shifted_TBK.log_softmax(dim=-1)).sum(dim=-1)
         return (weight_B * each_TB).sum(dim=-1) / mass_T
 
     @torch.no_grad()

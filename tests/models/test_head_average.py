@@ -63,7 +63,7 @@ def test_the_loss_that_is_logged_is_that_of_a_head():
 
 
 def test_a_checkpoint_gives_the_same_average(tmp_path):
-    head = fit_average(clips(), CONFIG, 3)
+    head = fit_average(clips(), CONFIG, "abc")
     assert isinstance(head, HeadAverage)
     folder = tmp_path / "model"
     folder.mkdir()

@@ -148,13 +148,14 @@ def test_a_fold_knows_no_label_of_its_tested_clips(corpus):
     )
     tested_B = np.array([clip.split == "test" for clip in clips])
     turned_B = torch.where(torch.from_numpy(tested_B), (batch.label_B + 1) % 3, batch.label_B)
-    before = held_out(batch, tested_B, corpus, 3, batch.speakers).probabilities["A"]
+    before = held_out(batch, tested_B, corpus, CLASSES, batch.speakers).probabilities["A"]
     assert (
-        held_out(replace(batch, label_B=turned_B), tested_B, corpus, 3, batch.speakers).probabilities["A"] == before
+        held_out(replace(batch, label_B=turned_B), tested_B, corpus, CLASSES, batch.speakers).probabilities["A"]
+        == before
     ).all()
     accuracy = (before.argmax(axis=1) == batch.label_B.numpy()[tested_B]).mean()
     by_corpus = held_out(
-        batch, tested_B, override(corpus, {"tables.standardise": "corpus"}), 3, batch.speakers
+        batch, tested_B, override(corpus, {"tables.standardise": "corpus"}), CLASSES, batch.speakers
     ).probabilities["A"]
     assert accuracy > (by_corpus.argmax(axis=1) == batch.label_B.numpy()[tested_B]).mean() + 0.1
 

@@ -76,7 +76,7 @@ def test_it_is_at_least_as_good_as_logistic_regression_on_small_tables():
         label_B, guess_B = batch.label_B.numpy(), np.empty(len(people), int)
         with one_thread():
             for fold in range(4):
-                tested = held_out(batch, fold_B == fold, config, len(CLASSES), batch.clip_ids)
+                tested = held_out(batch, fold_B == fold, config, CLASSES, batch.clip_ids)
                 guess_B[fold_B == fold] = tested.probabilities[EVERYTHING].argmax(axis=1)
             rival_B = logistic_regression(features, present, label_B, fold_B)
         head_wafs.append(f1_score(label_B, guess_B, average="weighted"))
@@ -96,7 +96,7 @@ def test_a_fold_knows_nothing_of_the_clips_it_is_tested_on():
     heads = [fit_head(batch.rows(mask_B), None, config, 4).state_dict() for batch in (whole, spoilt_batch)]
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
     first, second = (
-        held_out(batch, tested_B, config, 4, batch.clip_ids).probabilities for batch in (whole, replace(whole))
+        held_out(batch, tested_B, config, CLASSES, batch.clip_ids).probabilities for batch in (whole, replace(whole))
     )
     assert all(np.array_equal(first[name], second[name]) for name in SUBSETS)
 

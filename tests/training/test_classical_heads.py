@@ -131,7 +131,7 @@ def test_a_head_comes_back_from_its_tensors(kind):
 @pytest.mark.parametrize("kind", ["linear", "svm"])
 def test_inner_folds_judge_a_classical_head_as_they_do_a_network(kind):
     batch = clips(90, 3)
-    choice = choose(batch, CONFIG[kind], 4, False, batch.clip_ids)
+    choice = choose(batch, CONFIG[kind], "abcd", False, batch.clip_ids)
     assert choice.config == CONFIG[kind]
     assert kind in choice.note
     assert choice.metrics["val_n"] == 90
@@ -140,4 +140,4 @@ def test_inner_folds_judge_a_classical_head_as_they_do_a_network(kind):
     assert choice.metrics["val_waf"] == pytest.approx(value["waf"])
     assert value["accuracy"] > 0.5
     with pytest.raises(ValueError, match="groups"):
-        choose(batch, CONFIG[kind], 4, False, [str(i % (INNER_FOLDS - 1)) for i in range(90)])
+        choose(batch, CONFIG[kind], "abcd", False, [str(i % (INNER_FOLDS - 1)) for i in range(90)])

@@ -1,4 +1,4 @@
-"""The loss against its formula, and class weights against scikit-learn."""
+"""The loss against its formula, and class weights against scikit-learn, and what else is done about rare classes."""
 
 from dataclasses import replace
 
@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
+from emo_ray.config import load
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.data.batch import Batch, Output, SoftTargets
-from emo_ray.training.loss import balanced_weights, class_weights, loss, mass
+from emo_ray.training.loss import balanced_weights, class_weights, logit_shift, loss, mass, shown_rows
 
 DICE = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(20, 4, generator=DICE)
@@ -94,4 +95,49 @@ def test_balanced_weights_count_a_clip_as_scikit_learn_does_with_sample_weights(
     actual = balanced_weights(torch.tensor(labels), 4, torch.tensor(weights, dtype=torch.float32))
     torch.testing.assert_close(actual[classes], torch.tensor(expected, dtype=torch.float32))
     assert actual[2] == 0
-    assert class_weights(Fusion(class_weights="none"), torch.tensor(labels), 4) is None
+    assert class_weights(Fusion(class_weights="none"), torch.tensor(labels), "abcd") is None
+
+
+def test_weights_by_name_are_in_the_order_of_the_classes():
+    settings = Fusion(class_weights={"sad": 2.0, "angry": 0.5, "happy": 1.0})
+    label_B = torch.tensor([0, 1, 2])
+    assert class_weights(settings, label_B, ("angry", "happy", "sad")).tolist() == [0.5, 1.0, 2.0]
+    with pytest.raises(ValueError, match=r"class_weights: .*sad.*angry, calm"):
+        class_weights(settings, label_B, ("angry", "calm"))
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_adjusted_logits_are_those_of_the_formula(tau):
+    """Menon et al. (2021), equation 10: -log of exp(f_y + tau log pi_y) over the sum of exp(f_k + tau log pi_k)."""
+    counts = np.array([30, 5, 1, 15])
+    shift = logit_shift(Fusion(logit_adjustment=tau), torch.arange(4).repeat_interleave(torch.tensor(counts)), 4)
+    prior = counts / counts.sum()
+    powers = np.exp(LOGITS.double().numpy()) * prior**tau
+    expected = -np.log(powers[np.arange(20), LABELS] / powers.sum(axis=1)).mean()
+    assert actual(BATCH, 0.0, None, shift).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_logits_are_adjusted_by_how_much_clips_count_and_finite_for_absent_classes():
+    label_B, weight_B = torch.tensor([0] * 30 + [1] * 20), torch.tensor([1.0] * 30 + [0.5] * 20)
+    shift = logit_shift(Fusion(logit_adjustment=1.0), label_B, 3, weight_B)
+    torch.testing.assert_close(shift.exp(), torch.tensor([30, 10, 1]) / 41)
+    assert logit_shift(Fusion(), label_B, 3) is None
+
+
+def test_balanced_sampling_shows_every_clip_and_every_class_as_often():
+    label_B = torch.tensor([0] * 30 + [1] * 7 + [3] * 1 + [1] * 6)
+    rows = shown_rows(Fusion(sampling="balanced"), label_B)
+    assert torch.bincount(label_B[rows]).tolist() == [30, 30, 0, 30]
+    shown = torch.bincount(rows, minlength=len(label_B))
+    assert set(shown[label_B == 1].tolist()) == {2, 3}
+    assert shown.min() == 1
+    assert shown_rows(Fusion(), label_B) is None
+
+
+def test_two_cures_of_imbalance_that_undo_each_other_are_refused():
+    for other in ("class_weights=balanced", "logit_adjustment=1"):
+        key, value = other.split("=")
+        with pytest.raises(ValueError, match=r"fusion.*sampling=balanced"):
+            load("mini", {"fusion.sampling": "balanced", f"fusion.{key}": value})
+    with pytest.raises(ValueError, match="class_weights"):
+        Fusion(class_weights={"sad": -1.0})

@@ -43,7 +43,7 @@ def recorded(folds_seen):
 
 def test_every_clip_is_left_out_once_and_with_its_speaker():
     folds = []
-    choose(clips(), CONFIG, 3, True, batch_groups(), run=recorded(folds))
+    choose(clips(), CONFIG, "abc", True, batch_groups(), run=recorded(folds))
     assert len(folds) == INNER_FOLDS
     assert sorted(i for _, tested, *_ in folds for i in tested.clip_ids) == sorted(clips().clip_ids)
     for train, tested, *_ in folds:
@@ -53,7 +53,7 @@ def test_every_clip_is_left_out_once_and_with_its_speaker():
 
 def test_the_choice_has_the_most_of_the_objective_and_then_the_least_loss():
     folds = []
-    choice = choose(clips(noise=3.0), CONFIG, 3, True, batch_groups(), run=recorded(folds))
+    choice = choose(clips(noise=3.0), CONFIG, "abc", True, batch_groups(), run=recorded(folds))
     of_folds = [curves(*fold) for fold in folds]
     best = None
     for c, candidate in enumerate(candidates(CONFIG, searches=True)):
@@ -75,13 +75,13 @@ def test_the_choice_has_the_most_of_the_objective_and_then_the_least_loss():
 
 def test_out_of_fold_probabilities_are_those_of_the_head_that_has_not_seen_the_clip():
     folds, batch = [], clips(noise=3.0)
-    choice = choose(batch, CONFIG, 3, True, batch_groups(), run=recorded(folds))
+    choice = choose(batch, CONFIG, "abc", True, batch_groups(), run=recorded(folds))
     out_of_fold = choice.out_of_fold
     assert out_of_fold.clip_ids == batch.clip_ids
     assert out_of_fold.label_B.tolist() == batch.label_B.tolist()
     chosen_config = override(choice.config, {"train.heads": 1})
     for train, tested, *_ in folds:
-        head = fit_average(train, chosen_config, 3, choice.epochs)
+        head = fit_average(train, chosen_config, "abc", choice.epochs)
         rows = [batch.clip_ids.index(name) for name in tested.clip_ids]
         expected_BK = shown_only(head, tested, ("video", "audio", "text"))
         np.testing.assert_allclose(out_of_fold.probability_BK[rows], expected_BK, atol=1e-5)
@@ -90,10 +90,10 @@ def test_out_of_fold_probabilities_are_those_of_the_head_that_has_not_seen_the_c
 
 
 def test_without_a_search_the_settings_stay():
-    choice = choose(clips(), CONFIG, 3, False, batch_groups())
+    choice = choose(clips(), CONFIG, "abc", False, batch_groups())
     assert choice.config == CONFIG
     assert 1 <= choice.epochs <= 3
-    assert choice == choose(clips(), CONFIG, 3, False, batch_groups())
+    assert choice == choose(clips(), CONFIG, "abc", False, batch_groups())
     assert str(choice.epochs) in choice.note
 
 
@@ -102,24 +102,26 @@ def test_a_choice_learns_nothing_from_noise_that_it_reports_as_skill():
     shuffled = FeatureBatch(
         **{**vars(noise), "label_B": noise.label_B[torch.randperm(60, generator=torch.Generator())]}
     )
-    choice = choose(shuffled, CONFIG, 3, False, shuffled.clip_ids)
+    choice = choose(shuffled, CONFIG, "abc", False, shuffled.clip_ids)
     assert choice.metrics["val_n"] == 60
     assert choice.metrics["val_accuracy"] < 0.6
 
 
 def test_too_few_speakers_to_fold_is_an_error():
     with pytest.raises(ValueError, match=r"train\.refit.*data\.columns\.speaker"):
-        choose(clips(), CONFIG, 3, False, [str(i % 2) for i in range(90)])
+        choose(clips(), CONFIG, "abc", False, [str(i % 2) for i in range(90)])
 
 
 def test_training_that_diverges_is_an_error():
     with pytest.raises(ValueError, match=r"fusion\.lr"):
-        choose(clips(), override(CONFIG, {"fusion.lr": 1e30, "fusion.grad_clip_norm": 1e30}), 3, False, batch_groups())
+        choose(
+            clips(), override(CONFIG, {"fusion.lr": 1e30, "fusion.grad_clip_norm": 1e30}), "abc", False, batch_groups()
+        )
 
 
 def test_an_average_is_of_heads_that_the_loop_trains_alone():
     train, config = clips(), override(CONFIG, {"train.epochs": 2})
-    average = fit_average(train, config, 3)
+    average = fit_average(train, config, "abc")
     assert isinstance(average, HeadAverage)
     for number, head in enumerate(average.heads):
         alone = fit_head(train, None, override(config, {"seed": config.seed + number}), 3)
@@ -129,7 +131,7 @@ def test_an_average_is_of_heads_that_the_loop_trains_alone():
 
 def test_fewer_epochs_are_the_start_of_the_same_training():
     train = clips()
-    one, all_epochs = (shown_only(fit_average(train, CONFIG, 3, epochs), train, ("audio",)) for epochs in (1, None))
+    one, all_epochs = (shown_only(fit_average(train, CONFIG, "abc", epochs), train, ("audio",)) for epochs in (1, None))
     assert not np.allclose(one, all_epochs)
     accuracy = [(values.argmax(axis=1) == train.label_B.numpy()).mean() for values in (one, all_epochs)]
     assert accuracy[1] > 0.5

@@ -9,7 +9,7 @@ from emo_ray.config import load, override
 from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.training import in_memory, loop
-from emo_ray.training.loss import class_weights
+from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.metrics import validation_metrics
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
 
@@ -61,9 +61,13 @@ def fresh(config, train):
 def alone(config, train, validation):
     """Train one head with the loop: the metrics of every epoch, and the final weights."""
     head, reporter, settings = fresh(config, train), loop.PlainReporter(), config.settings
-    weight_K = class_weights(settings, train.label_B, 4, train.soft and train.soft.weight_B)
+    weight_K = class_weights(settings, train.label_B, "0123", train.soft and train.soft.weight_B)
+    shift_K = logit_shift(settings, train.label_B, 4, train.soft and train.soft.weight_B)
+    rows = shown_rows(settings, train.label_B)
+    train = train if rows is None else train.rows(rows)
     steps = -(-len(train) // settings.batch_size) * settings.passes_per_epoch
-    plan = loop.LoopSettings(settings, EPOCHS, steps, config.seed, class_weight_K=weight_K, subsets=True)
+    balance = {"class_weight_K": weight_K, "logit_shift_K": shift_K}
+    plan = loop.LoopSettings(settings, EPOCHS, steps, config.seed, **balance, subsets=True)
     loop.fit(
         head,
         lambda epoch: in_memory.shuffled(train, settings.batch_size, config.seed, epoch, settings.passes_per_epoch),
@@ -95,6 +99,8 @@ CHANGES = {
     "rates of each": [(0, {"modality_dropout": EACH}), (3, {"modality_dropout": {**EACH, "text": 0.9}})],
     "context": [(0, {"context.before": 2, "context.after": 1}), (1, {"context.before": 2, "context.after": 1})],
     "weights": [(0, {"class_weights": "balanced"}), (0, {"grad_clip_norm": 0.05}), (1, {"class_weights": "balanced"})],
+    "balance": [(0, {"class_weights": {"0": 1.0, "1": 2.0, "2": 0.0, "3": 3.0}}), (1, {"logit_adjustment": 1.5})],
+    "sampling": [(0, {"sampling": "balanced"}), (1, {"sampling": "balanced", "dropout": 0.1})],
 }
 
 

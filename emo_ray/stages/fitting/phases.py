@@ -1,11 +1,12 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,7 @@ from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, cl
 from emo_ray.training import speaker_scaling
 from emo_ray.training.augmentation import Augmentation
 from emo_ray.training.in_memory import one_thread
-from emo_ray.training.loss import class_weights
+from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
@@ -133,7 +134,9 @@ def fusion_job(
     statistics, rates_of = scalings(train), feature_rates(train, config.fusion.feature_dropout)
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
-    tables = {"train": train_rows, "validation": labelled_rows(table, clips.validation)}
+    balance = _balance(config.fusion, clips, usable, prepared.labels)
+    shown = train_rows if balance.rows is None else train_rows.take(balance.rows)
+    tables = {"train": shown, "validation": labelled_rows(table, clips.validation)}
     datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
     heads = config.train.averaged_heads(len(usable))
     if plan.windows is not None:
@@ -144,10 +147,11 @@ def fusion_job(
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels, heads, rates_of),
         collate=partial(read_with_targets, read, clips.pseudo),
         optimisation=config.fusion,
-        train_rows=len(usable),
+        train_rows=len(shown),
         fusion=True,
         passes_per_epoch=config.fusion.passes_per_epoch,
-        class_weight_K=_class_weights(config.fusion, clips, usable, len(prepared.labels)),
+        class_weight_K=balance.class_weight_K,
+        logit_shift_K=balance.logit_shift_K,
         stop_after=stop_after,
     )
     return job, datasets
@@ -159,7 +163,7 @@ def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: Spe
     run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
     groups = grouped(plan.prepared.clips_of(batch.clip_ids)).names
-    return choose(batch, config, len(plan.prepared.labels), config.fusion.searches(len(batch)), groups, run)
+    return choose(batch, config, plan.prepared.labels, config.fusion.searches(len(batch)), groups, run)
 
 
 def _labelled(
@@ -237,12 +241,14 @@ class WithNeighbours:
 def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
     """Rows of these clips in shard parts: whole parts are read and other rows dropped before any JPEG is decoded.
 
+    A clip that is named several times has as many rows.
     Rows that fit are kept in the object store, so that an epoch starts at once; more are streamed from disk each epoch.
     """
-    ids = pa.array(list(clip_ids))
+    copies = Counter(clip_ids)
 
     def keep(table: pa.Table) -> pa.Table:
-        return table.filter(pc.is_in(table["clip_id"], ids))
+        counts = np.array([copies[name] for name in table["clip_id"].to_pylist()], int)
+        return table.take(np.repeat(np.arange(len(table)), counts))
 
     dataset = read_video(paths).map_batches(
         keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources.task_resources()
@@ -301,10 +307,13 @@ def _emovclip_job(
 ) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
     cluster.connect(config)
     prepared, clips = plan.prepared, clips_with_video(config, plan.prepared, plan.clips)
+    train_ids = list(clips.train)
+    balance = _balance(config.emovclip, clips, train_ids, prepared.labels)
+    shown = train_ids if balance.rows is None else [train_ids[row] for row in balance.rows]
     datasets = {
-        split: video_dataset([prepared.shards / name for name in prepared.parts_with(label_of)], label_of)
-        for split, label_of in (("train", clips.train), ("validation", clips.validation))
-        if label_of
+        split: video_dataset([prepared.shards / name for name in prepared.parts_with(clip_ids)], clip_ids)
+        for split, clip_ids in (("train", shown), ("validation", list(clips.validation)))
+        if clip_ids
     }
     read = partial(video_from_shards, labels=clips.all_clips)
     job = ray_train.TrainingJob(
@@ -313,18 +322,33 @@ def _emovclip_job(
         build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
         collate=partial(read_with_targets, read, clips.pseudo),
         optimisation=config.emovclip,
-        train_rows=len(clips.train),
+        train_rows=len(shown),
         precision=config.train.precision,
-        class_weight_K=_class_weights(config.emovclip, clips, list(clips.train), len(prepared.labels)),
         augment=Augmentation(config.augment, image_size(config), config.seed) if config.augment.is_used else None,
         ema=config.train.ema,
+        class_weight_K=balance.class_weight_K,
+        logit_shift_K=balance.logit_shift_K,
     )
     return job, datasets
 
 
-def _class_weights(
-    settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], classes: int
-) -> torch.Tensor | None:
-    """From the classes of the clips trained on; a pseudo-labelled clip counts for as much as it weighs."""
-    label_of, weight_B = clips.train, clips.pseudo.weights(clip_ids) if clips.pseudo else None
-    return class_weights(settings, torch.tensor([label_of[name] for name in clip_ids]), classes, weight_B)
+class _Balance(NamedTuple):
+    """What is done about classes of different frequency: see `training.loss`."""
+
+    class_weight_K: torch.Tensor | None
+    logit_shift_K: torch.Tensor | None
+    rows: list[int] | None  # of the clips, as often as they are shown
+
+
+def _balance(
+    settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], labels: Sequence[str]
+) -> _Balance:  # fmt: skip
+    """From the classes of the clips trained on; a clip that weighs less counts for less, but is shown as often."""
+    weight_B = clips.pseudo.weights(clip_ids) if clips.pseudo else None
+    label_B = torch.tensor([clips.train[name] for name in clip_ids])
+    rows = shown_rows(settings, label_B)
+    return _Balance(
+        class_weights(settings, label_B, labels, weight_B),
+        logit_shift(settings, label_B, len(labels), weight_B),
+        None if rows is None else rows.tolist(),
+    )

@@ -48,6 +48,7 @@ class TrainingJob:
     passes_per_epoch: int = 1
     precision: str = "fp32"
     class_weight_K: torch.Tensor | None = None
+    logit_shift_K: torch.Tensor | None = None
     stop_after: int | None = None  # epochs, where fewer than `train.epochs` are trained
     augment: Callable[[Any, int], Batch] | None = None  # as in LoopSettings
     ema: float = 0.0
@@ -283,6 +284,7 @@ def _train_in_worker(
         job.stop_after,
         job.augment,
         job.ema,
+        job.logit_shift_K,
     )
     if job.fusion:
         features = job.collate(_all_rows(rows["train"]))

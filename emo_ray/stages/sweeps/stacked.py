@@ -197,7 +197,7 @@ class Worker:
                 torch.manual_seed(config.seed)
                 rates_of = feature_rates(self.folds[fold].train, config.fusion.feature_dropout)
                 heads += checkpoint.fresh_heads(config, self.scalings[fold], self.labels, 1, rates_of)
-        head_configs = [HeadConfig(config.fusion, config.seed) for config in configs]
+        head_configs = [HeadConfig(config.fusion, config.seed, self.labels) for config in configs]
         clips = self.folds[fold]
         return StackedHeads(heads, head_configs, clips.train, clips.validation, self.config.train.epochs)
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path
     counts = np.array([2, 8, 8])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat(np.arange(3), counts))
     np.testing.assert_allclose(job.class_weight_K.numpy(), expected, rtol=1e-6)
+    job, datasets = fusion_job(
+        override(few_labels, keys | {"fusion.sampling": "balanced"}),
+        plan,
+        feature_rows(config, plan, plan.clips.all_clips),
+    )
+    shown = Counter(row["label"] for row in datasets["train"].take_all())
+    assert (job.train_rows, set(shown.values()), job.class_weight_K) == (24, {8}, None)
 
 
 def test_another_head_keeps_the_prompts(trained, tiny_config):
@@ -101,7 +109,7 @@ def test_prompts_are_trained_on_pseudo_labels_where_they_are_asked_to(trained, t
     labels = trained.prepared.labels
     sixth = {clip_id: [0.5 if k == i % 6 else 0.1 for k in range(6)] for i, clip_id in enumerate(lost)}
     folder = pseudo_round(tmp_path / "round", sixth, labels, lost)
-    keys = {"data.manifest": str(tmp_path / "clips.parquet"), "train.epochs": 1, "emovclip.class_weights": "balanced"}
+    keys = {"data.manifest": str(tmp_path / "clips.parquet"), "train.epochs": 1, "emovclip.sampling": "balanced"}
     keys |= {"train.pseudo_labels": str(folder), "train.pseudo_phases": "both", "emovclip.micro_batch_size": 3}
     path, corpus = train_model(override(tiny_config, keys))
     ledger = corpus.prepared.ledger
