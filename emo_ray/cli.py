@@ -125,6 +125,8 @@ class Job:
         self.words = configuration.joined_words(words)
         parsed = configuration.parse_words(self.words, self.command.choice)
         config: Config = configuration.load(parsed.recipe, parsed.changes)
+        if self.command.is_remote:
+            return self._function()(config)
         self.checkpoint = config.checkpoint
         from emo_ray import cluster, tracking  # they import what --help does without
 
@@ -132,7 +134,7 @@ class Job:
         self.root = cluster.store_root(config)
         self._check(config)
         tracking.began(parsed.recipe)
-        function = getattr(importlib.import_module(f"emo_ray.{self.command.module}"), self.name)
+        function = self._function()
         config = configuration.absolute_paths(config)
         result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
         tracking.deliver(config, self.root)
@@ -140,6 +142,13 @@ class Job:
 
         refresh(self.root)
         return result
+
+    def _function(self) -> Callable[[Config], JobResult]:
+        """What does the job; its module is imported only now."""
+        function: Callable[[Config], JobResult] = getattr(
+            importlib.import_module(f"emo_ray.{self.command.module}"), self.name
+        )
+        return function
 
     @property
     def warnings(self) -> list[str]:

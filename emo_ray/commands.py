@@ -19,6 +19,7 @@ class Command:
     result: str  # where the result lies
     sections: tuple[str, ...] = ()  # of the config, beside COMMON
     choice: str | None = None  # a key whose value may stand among the words without the key
+    is_remote: bool = False  # it hands its config to another machine: the store and all paths are that one's
     then: tuple[str, ...] = ()  # jobs that people run next, with words; {path}: the result, {model}: its checkpoint
 
 
@@ -176,6 +177,16 @@ COMMANDS: dict[str, Command] = {
         example="mini checkpoint=MODEL_FOLDER serve.port=8000",
         result="the page at http://127.0.0.1:8000/, the API at /predict and /docs",
         sections=("serve", "train", "transcribe"),
+    ),
+    "submit": Command(
+        "stages.submit",
+        about="Send a job to a Ray cluster and follow its log. The same words again join the job that runs already.\n\n"
+        "The first word is the job. Paths are those of the cluster. Ctrl-C ends the watching, not the job.",
+        example="train mer2024 data.manifest=/shared/mer2024 store.root=/shared/emo_ray train.num_workers=4",
+        result="what the job makes, on the cluster; here the submission's id, and the job's exit status",
+        sections=("submit",),
+        choice="submit.job",
+        is_remote=True,
     ),
     "verify": Command(
         "stages.verify",

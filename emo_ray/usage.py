@@ -25,7 +25,7 @@ standard error. What is made already is not made again. STORE is the folder stor
 
 def program(name: str) -> str:
     """How a job is started, in the form in which this process was."""
-    if Path(sys.argv[0]).stem == CONSOLE:
+    if Path(sys.argv[0]).stem in (CONSOLE, "__main__"):
         return f"{CONSOLE} {name}"
     return f"python jobs/{name}.py"
 
@@ -62,7 +62,7 @@ def _reads(name: str, word: str, place_alone: bool) -> bool:
 
 def _started(name: str) -> str:
     """How to start a job from this folder, as this process was started."""
-    if Path(sys.argv[0]).stem == CONSOLE:
+    if Path(sys.argv[0]).stem in (CONSOLE, "__main__"):
         return f"{CONSOLE} {name}"
     return shlex.join([shown_path(sys.executable), shown_path(str(Path(sys.argv[0]).with_stem(name)))])
 

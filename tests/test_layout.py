@@ -33,7 +33,7 @@ FLOORS = (
     ("stages",),
     ("experiments",),
     ("cli",),
-    ("jobs",),
+    ("jobs", "__main__"),
 )
 LIBRARIES = {  # library: where alone it may be imported
     "ray": ("emo_ray/stages/", "emo_ray/experiments/", "emo_ray/cluster.py"),

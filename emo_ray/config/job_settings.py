@@ -167,6 +167,39 @@ class Verify(Section, decides=NOTHING):
     )
 
 
+class Submit(Section, decides=NOTHING, owner="caller", in_recipe=False):
+    """Which job jobs/submit.py sends to a cluster, and to which one."""
+
+    job: Literal[
+        "annotate",
+        "bench",
+        "chaos",
+        "check",
+        "claims",
+        "crosscorpus",
+        "crossvalidate",
+        "doctor",
+        "evaluate",
+        "export",
+        "features",
+        "predict",
+        "prepare",
+        "pseudo_label",
+        "report",
+        "segment",
+        "self_train",
+        "serve",
+        "train",
+        "transcribe",
+        "tune",
+        "verify",
+    ] = setting("train", "The job that the cluster runs; also the first word of the command line.")
+    address: str = setting(
+        "http://127.0.0.1:8265", "Address of the cluster's dashboard, such as `ray dashboard cluster.yaml` opens."
+    )
+    follow: bool = setting(True, "Show the job's log until it ends; false returns as soon as it is submitted.")
+
+
 class Bench(Section, decides=NOTHING):
     """What jobs/bench.py measures, and on how much."""
 

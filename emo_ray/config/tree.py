@@ -27,6 +27,7 @@ from emo_ray.config.job_settings import (
     Rounds,
     Serve,
     Store,
+    Submit,
     Tracking,
     Verify,
 )
@@ -93,6 +94,7 @@ class Config(Section):
     store: Store = Store()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
+    submit: Submit = Submit()
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "Config":

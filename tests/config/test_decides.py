@@ -25,7 +25,8 @@ INERT = {
     *(
         key
         for key in leaves()
-        if key.split(".")[0] in {"bench", "chaos", "verify", "serve", "export", "store", "tracking", "cluster"}
+        if key.split(".")[0]
+        in {"bench", "chaos", "verify", "serve", "export", "store", "tracking", "cluster", "submit"}
     ),
     *("train.use_gpu", "train.max_failures", "tune.max_concurrent", "tune.max_failures", "pseudo.max_bad_fraction"),
     *(
@@ -201,7 +202,7 @@ def test_decisions_flow_on_to_what_is_made_from_an_artefact():
 
 def test_a_checkpoint_brings_along_what_made_it_and_not_where_to_send_a_key():
     caller = set(keys_of_caller())
-    sections = {"data", "synthetic", "tables", "evaluate", "pseudo", "store", "tracking", "cluster"}
+    sections = {"data", "synthetic", "tables", "evaluate", "pseudo", "store", "tracking", "cluster", "submit"}
     assert {key for key in leaves() if key.split(".")[0] in sections} - caller == {"tables.standardise"}
     assert {"checkpoint", "annotate.url", "train.use_gpu", "text.trust_remote_code"} <= caller
     brought = {"seed", "annotate.model", "text.encoder", "media.frames", "fusion.hidden", "emovclip.clip"}
