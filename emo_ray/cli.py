@@ -5,18 +5,21 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from emo_ray import commands, completion, failures, redaction, usage
 from emo_ray import config as configuration
 from emo_ray.config import Config, explain
 from emo_ray.progress import console, say
 from emo_ray.store import DAMAGED, DamagedFile, set_aside
+
+if TYPE_CHECKING:
+    from emo_ray.job_log import JobLog
 
 HELP = ("-h", "--help")
 
@@ -136,12 +139,28 @@ class Job:
         tracking.began(parsed.recipe)
         function = self._function()
         config = configuration.absolute_paths(config)
-        result = mending(partial(function, config), self.root, [Path(path) for path in configuration.inputs(config)])
-        tracking.deliver(config, self.root)
-        from emo_ray.stages.report import refresh
+        inputs = [Path(path) for path in configuration.inputs(config)]
+        with self._observed(self.root) as log:
+            result = mending(partial(function, config), self.root, inputs)
+            tracking.deliver(config, self.root)
+            from emo_ray.stages.report import refresh
 
-        refresh(self.root)
+            refresh(self.root)
+            if log is not None:
+                log.write("ended", {"status": result.status, "path": str(result.path)})
         return result
+
+    @contextmanager
+    def _observed(self, root: Path) -> Iterator["JobLog | None"]:
+        """Log the job in its store and publish its gauges; a job that only reads the store leaves no trace there."""
+        if self.command.only_reads:
+            yield None
+            return
+        from emo_ray.gauges import published
+        from emo_ray.job_log import recorded
+
+        with recorded(root, self.name, self.words) as log, published(self.name):
+            yield log
 
     def _function(self) -> Callable[[Config], JobResult]:
         """What does the job; its module is imported only now."""

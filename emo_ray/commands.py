@@ -20,6 +20,7 @@ class Command:
     sections: tuple[str, ...] = ()  # of the config, beside COMMON
     choice: str | None = None  # a key whose value may stand among the words without the key
     is_remote: bool = False  # it hands its config to another machine: the store and all paths are that one's
+    only_reads: bool = False  # it looks at a store or a machine, and makes nothing that others build on
     then: tuple[str, ...] = ()  # jobs that people run next, with words; {path}: the result, {model}: its checkpoint
 
 
@@ -161,6 +162,7 @@ COMMANDS: dict[str, Command] = {
         about="Look at this machine and at what a recipe needs: packages, GPU, memory by model, weights, disk, ports.",
         example="mer2024",
         result="STORE/ itself, and a table with what to do; exit status 0 where a job can begin, else 2",
+        only_reads=True,
     ),
     "export": Command(
         "stages.export",
@@ -194,6 +196,15 @@ COMMANDS: dict[str, Command] = {
         example="mini store.root=my_store verify.mend=true",
         result="STORE/ itself, and a table; exit status 0 where all is whole, else 2",
         sections=("verify",),
+        only_reads=True,
+    ),
+    "status": Command(
+        "stages.status",
+        about="Say what runs on a store, what is done, what is broken, what it takes to go on, and the time and room "
+        "that were spent, beside what jobs/bench.py planned.",
+        example="mini store.root=my_store",
+        result="STORE/ itself, and tables; exit status 2 where something is broken or was stopped, else 0",
+        only_reads=True,
     ),
     "report": Command(
         "stages.report",
@@ -201,6 +212,7 @@ COMMANDS: dict[str, Command] = {
         "Every job does so at its end.",
         example="mini store.root=my_store",
         result="STORE/index.html",
+        only_reads=True,
     ),
     "chaos": Command(
         "experiments.chaos.chaos",

@@ -1,4 +1,7 @@
-"""What a user sees of a stage: progress, notes and tables, on standard error, so that standard output stays clean."""
+"""What a user sees of a stage: progress, notes and tables, on standard error, so that standard output stays clean.
+
+The same events, and figures that are measured on the way, go to listeners: a job's log and its gauges.
+"""
 
 import re
 import sys
@@ -6,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Event, Lock, Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
@@ -40,6 +43,8 @@ def harmless(text: str) -> str:
 console = PlainConsole(stderr=True, highlight=False, emoji=False, width=_WIDTH)  # :smile: in a path stays as it is
 _display: list[Progress] = []  # the bars of the stages that run, while some do
 _lock = Lock()  # of `_display`
+Listener = Callable[[str, dict[str, Any]], None]  # gets the kind of an event, and its JSON-able fields
+_listeners: list[Listener] = []
 
 
 class Advance(Protocol):
@@ -52,6 +57,27 @@ class Advance(Protocol):
 def say(message: str) -> None:
     """Print one line for the user."""
     console.print(message, markup=False, soft_wrap=True)
+    _tell("said", text=message)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Let a listener have every event while the block runs, in whichever thread it comes."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def measured(name: str, value: float, **tags: str) -> None:
+    """Tell the listeners a figure by the name of its gauge (`emo_ray.gauges`); nobody is shown it."""
+    _tell("measured", name=name, value=value, **tags)
+
+
+def _tell(kind: str, **fields: Any) -> None:
+    for listener in list(_listeners):
+        listener(kind, fields)
 
 
 def show(tables: Iterable[Table], lines: Iterable[str] = ()) -> None:
@@ -72,9 +98,24 @@ def progress(title: str, total: int, unit: str, clock: Callable[[], float] = tim
     """
     stage = Stage(title, total, unit, clock)
 
-    with _bar(stage) if console.is_terminal else _lines(stage):
+    with _telling(stage), _bar(stage) if console.is_terminal else _lines(stage):
         yield stage.advance
     say(stage.last_line())
+
+
+@contextmanager
+def _telling(stage: "Stage") -> Iterator[None]:
+    """Tell the listeners how far a stage is: at its begin, every half minute, and at its end."""
+
+    def tell(state: str) -> None:
+        _tell("stage", state=state, **stage.fields)
+
+    tell("begun")
+    try:
+        with repeated(lambda: tell("running"), _LINE_EVERY_S):
+            yield
+    finally:
+        tell("ended")
 
 
 @contextmanager
@@ -188,6 +229,21 @@ class Stage:
         """The line at the end; work that ended early, such as training, says how much of it was done."""
         part = f"{self.done:.0f} of " if 0 < self.done < self.total else ""
         return f"{self.title}: {part}{self.total} {self._noun} in {self.clock() - self.begun_s:.1f} s"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The figures of the stage as JSON-able values; `rate` is in units a second, without what was done before."""
+        passed_s = self.clock() - self.begun_s
+        done_now = self.done - self.done_before
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "seconds": round(passed_s, 3),
+            "rate": round(done_now / passed_s, 3) if passed_s else 0.0,
+            "line": self.line(),
+        }
 
     @property
     def _noun(self) -> str:

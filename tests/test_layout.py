@@ -27,7 +27,7 @@ FLOORS = (
     ("training",),
     ("reports",),
     ("progress", "redaction", "failures", "commands"),
-    ("tracking", "cluster", "completion", "usage"),
+    ("tracking", "cluster", "completion", "usage", "gauges", "job_log"),
     ("preflight", "resources"),
     ("inference",),
     ("stages",),
@@ -36,7 +36,7 @@ FLOORS = (
     ("jobs", "__main__"),
 )
 LIBRARIES = {  # library: where alone it may be imported
-    "ray": ("emo_ray/stages/", "emo_ray/experiments/", "emo_ray/cluster.py"),
+    "ray": ("emo_ray/stages/", "emo_ray/experiments/", "emo_ray/cluster.py", "emo_ray/gauges.py"),
     "mlflow": ("emo_ray/tracking",),
     "av": ("emo_ray/data/",),
     "openai": ("emo_ray/stages/chat/client.py",),

@@ -84,6 +84,19 @@ def test_a_run_holds_parameters_epochs_tags_and_files(root, client, tmp_path):
     assert [item.path for item in client.list_artifacts(found.info.run_id, "model/inner")] == ["model/inner/file.txt"]
 
 
+def test_a_run_records_the_load_of_the_machine_where_that_is_asked_for(root, client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    for is_asked in (False, True):
+        run = tracking.open_run(config_of(**{"tracking.system_metrics": is_asked}), root, KEY, "a name")
+        with run.running():
+            run.epoch("fusion", EPOCHS[0])
+            while is_asked and not any(name.startswith("system/") for name in logged(client)[1]):
+                pass
+        found, metrics = logged(client)
+        assert found.info.status == "FINISHED"
+        assert any(name.startswith("system/cpu") for name in metrics) == is_asked
+
+
 def test_parameters_are_the_main_ones_those_searched_and_those_that_differ(root, client):
     changes = {"fusion.dropout": 0.125, "data.manifest": "/a/secret/place/clips.csv", "store.root": "/a/place/store"}
     changes |= {"tune.space": {"fusion.weight_decay": {"uniform": [0.0, 1.0]}}}

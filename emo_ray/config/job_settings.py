@@ -189,6 +189,7 @@ class Submit(Section, decides=NOTHING, owner="caller", in_recipe=False):
         "segment",
         "self_train",
         "serve",
+        "status",
         "train",
         "transcribe",
         "tune",
@@ -309,6 +310,9 @@ class Tracking(Section, decides=NOTHING, owner="caller", in_recipe=False):
     )
     experiment: str = setting("emo_ray", "Name of the MLflow experiment.")
     enabled: bool = setting(True, "Whether runs are recorded at all.")
+    system_metrics: bool = setting(
+        False, "Whether runs also record the load of the machine of the job's own process: CPU, memory, disk, network."
+    )
     register: str | None = setting(
         None,
         "Name in MLflow's registry under which jobs/train.py and jobs/export.py register the model, as its champion. "

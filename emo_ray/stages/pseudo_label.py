@@ -22,7 +22,7 @@ from emo_ray.data.shards import CONTENT
 from emo_ray.data.status import is_broken
 from emo_ray.inference.classifier import TOGETHER, load_models
 from emo_ray.inference.encoders import of_checkpoint
-from emo_ray.progress import progress, say
+from emo_ray.progress import measured, progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
 from emo_ray.stages import borderline
@@ -78,6 +78,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
         _write(config, teachers, corpus, pool, folder)
     store.check_files(folder)
     content = store.read_json(folder / REPORT)
+    measured("accepted_pseudo_labels", content["accepted"])
     _check_media(config, folder, content)
     lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]
     lines.append(f"clips to label next: {folder / borderline.PAGE}")

@@ -50,18 +50,18 @@ class Writer:
         """Write an entry; nothing where MLflow refused to open its run, which has been said."""
         if entry.kind == "open":
             self._open(entry)
-        elif (run_id := self._run_id(entry.run_key, entry.experiment)) is not None:
+        elif (run_id := self.run_id(entry.run_key, entry.experiment)) is not None:
             self._kinds[entry.kind](entry, run_id)
 
     def _open(self, entry: Entry) -> None:
         """Find the run with this key and set it running, or create it."""
         key, parent = entry.run_key, entry.values["parent"]
         self._run_ids.pop(key, None)
-        run_id = self._run_id(key, entry.experiment)
+        run_id = self.run_id(key, entry.experiment)
         if run_id is not None:
             self.client.update_run(run_id, status="RUNNING")
             return
-        parent_id = self._run_id(parent, entry.experiment) if parent else None
+        parent_id = self.run_id(parent, entry.experiment) if parent else None
         # Entries that wait since an earlier version have no tags.
         tags = entry.values.get("tags", {}) | {KEY_TAG: key} | ({_PARENT_TAG: parent_id} if parent_id else {})
         experiment_id = self._experiment_id(entry.experiment)
@@ -69,7 +69,7 @@ class Writer:
         run = self.client.create_run(experiment_id, start_time=entry.time_ms, tags=tags, run_name=name)
         self._run_ids[key] = run.info.run_id
 
-    def _run_id(self, key: str, experiment: str) -> str | None:
+    def run_id(self, key: str, experiment: str) -> str | None:
         """The id of the run with this key; None where there is none."""
         if key not in self._run_ids:
             experiment_id = self._experiment_id(experiment)

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Run:
 
     def __init__(self, server: Server | None, experiment: str, key: str, parent: "Run | None" = None):
         self.server, self.experiment, self.key, self.parent = server, experiment, key, parent
+        self.is_monitored = False  # whether it records the load of this machine while it runs
 
     def params(self, config: Config) -> None:
         """Log the settings that matter; those logged already, by the run that this one resumes, stay as they are."""
@@ -59,8 +60,12 @@ class Run:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the block; then the run has finished, or failed where the block did."""
+        monitoring: AbstractContextManager[None] = nullcontext()
+        if self.server is not None and self.is_monitored:
+            monitoring = self.server.monitoring(self.key, self.experiment)
         try:
-            yield
+            with monitoring:
+                yield
         except BaseException as error:
             if self.server is not None and not isinstance(error, Exception):
                 self.server.hurry()
@@ -102,6 +107,7 @@ def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None
     run = Run(_server_of(config, root), config.tracking.experiment, key, parent)
     run._write("open", {"name": name, "parent": parent and parent.key, "tags": description.tags(config)})
     run.params(config)
+    run.is_monitored = config.tracking.system_metrics
     return run
 
 

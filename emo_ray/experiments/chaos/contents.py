@@ -14,7 +14,7 @@ from typing import Any
 _LEFT_OUT = re.compile(
     r"(^|/)(\.?[^/]*lock|mlflow\.db.*|\.[^/]*\.tracked\.json|[^/]*\.html|trials\.csv|[^/]*\.damaged|answers-[^/]*\.jsonl)$"
 )
-_WORK = ("train/", "tune/", "mlartifacts/", "tracking/", "chaos/")
+_WORK = ("train/", "tune/", "mlartifacts/", "tracking/", "chaos/", "logs/")
 _UNFINISHED = re.compile(r"(^|/)\.[^/]*(-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp)(/|$)")
 _TIMES = re.compile(r"(^|_)(s|seconds|waited)$|^files$")  # files: digests of files that may hold times
 _SHOWN = 3  # names of an outcome

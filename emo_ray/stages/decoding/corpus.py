@@ -21,7 +21,12 @@ from emo_ray.data.manifest import checks as clip_checks
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, MEDIA_NOTES, Prepared
 from emo_ray.data.roots import check_inside, root_of
 from emo_ray.progress import progress, say
-from emo_ray.stages.decoding.inspection import write_bad_media, write_contact_sheet, write_media_notes
+from emo_ray.stages.decoding.inspection import (
+    measure_bad_media,
+    write_bad_media,
+    write_contact_sheet,
+    write_media_notes,
+)
 from emo_ray.stages.decoding.shard_plan import (
     ShardPlan,
     decode_tasks,
@@ -54,6 +59,7 @@ def prepare_corpus(config: Config) -> Prepared:
             say(note)
         decode(config, plan)
     store.artefact(prepared.path, _meta(prepared, plan), lambda folder: _write(folder, prepared, plan))
+    measure_bad_media(prepared.ledger)
     say(_sentence(prepared.counts(), config.tables))
     return prepared
 

@@ -11,6 +11,7 @@ from emo_ray import parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, status
 from emo_ray.data.manifest import Clip
+from emo_ray.progress import measured
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 
 _UNLABELLED = "no label"
@@ -18,7 +19,13 @@ _UNLABELLED = "no label"
 
 def write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
     """Write one line per clip and modality that could not be used, with the file and the reason."""
-    _write_statuses(path, clips, ledger, lambda text: not status.is_ok(text) and text != status.MISSING)
+    _write_statuses(path, clips, ledger, _is_bad)
+
+
+def measure_bad_media(ledger: pa.Table) -> None:
+    """Publish how many lines `write_bad_media` writes, by modality."""
+    for name in MODALITIES:
+        measured("bad_media", sum(map(_is_bad, ledger[f"{name}_status"].to_pylist())), modality=name)
 
 
 def write_media_notes(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
@@ -28,6 +35,11 @@ def write_media_notes(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> No
     bad media.
     """
     _write_statuses(path, clips, ledger, status.has_note)
+
+
+def _is_bad(text: str) -> bool:
+    """Whether a status is of media that a clip has and that cannot be used."""
+    return not status.is_ok(text) and text != status.MISSING
 
 
 def _write_statuses(path: Path, clips: Iterable[Clip], ledger: pa.Table, listed: Callable[[str], bool]) -> None:

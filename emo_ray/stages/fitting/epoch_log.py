@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from emo_ray import store
-from emo_ray.progress import progress, repeated
+from emo_ray.progress import measured, progress, repeated
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
 _POLL_S = 0.5
+_GAUGES = {"train_clips_per_s": "clips_per_second", "train_waited": "waiting_share", "val_waf": "validation_waf"}
 OnEpoch = Callable[[str, dict[str, float]], None]  # (phase, metrics of an epoch)
 
 
@@ -51,6 +52,9 @@ def epoch_progress(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> 
                 reported.add(int(metrics["epoch"]))
                 score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
                 advance(1, f"loss {metrics['train_loss']:.3f} {score}")
+                for name, gauge in _GAUGES.items():
+                    if name in metrics:
+                        measured(gauge, metrics[name], stage=f"training {phase}")
                 on_epoch(phase, metrics)
             with suppress(OSError, ValueError):
                 epoch, step, steps = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
