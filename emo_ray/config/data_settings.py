@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
-from emo_ray.config.model_settings import CLIP_FIELDS
+from emo_ray.config.model_settings import CLIP_FIELDS, VIDEO_TRAINED
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
 Split = Literal["train", "validation", "test", "unlabelled"]
@@ -244,12 +244,30 @@ class Face(Section, decides=by_value("shards", only_if=FACES)):
         return self.boxes is not None or self.detector not in ("auto", "none")
 
 
+ALL_SEEN = Condition("media.frames_stored is not set", lambda config: config.media.frames_stored is None)
+SOME_SEEN = Condition(
+    "media.frames_stored is set and tables.video is not",
+    lambda config: config.media.frames_stored is not None and VIDEO_TRAINED.holds(config),
+)
+
+
 class Media(Section, decides=by_value("shards")):
     """How a clip is decoded into a shard row."""
 
     face: Face = Face()
 
-    frames: int = setting(8, "Number of frames (T) of a clip, spread evenly over its duration.", ge=1)
+    frames: int = setting(
+        8,
+        "Number of frames (T) that EmoVCLIP sees of a clip, spread evenly over its duration.",
+        decides=by_content("shards", only_if=ALL_SEEN) + by_value("emovclip", "video_features", only_if=SOME_SEEN),
+        ge=1,
+    )
+    frames_stored: int | None = setting(
+        None,
+        "Number of frames that shards hold of a clip, media.frames or more. Training draws one of each of T equal "
+        "stretches of them, anew in every epoch; all else takes the middles. null: media.frames.",
+        decides=by_content("shards"),
+    )
     image_size: int | None = setting(
         None,
         "Side of the square frames in pixels, a multiple of the CLIP's patch. null: the size the CLIP was trained on.",
@@ -305,6 +323,20 @@ class Media(Section, decides=by_value("shards")):
     clips_per_part: int = setting(
         64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
     )
+
+    @property
+    def stored(self) -> int:
+        """Number of frames that shards hold of a clip."""
+        return self.frames_stored or self.frames
+
+    @model_validator(mode="after")
+    def _stores_what_is_seen(self) -> "Media":
+        if self.stored < self.frames:
+            raise ValueError(
+                f"found media.frames_stored={self.frames_stored} with media.frames={self.frames}, expected as many or "
+                "more: frames that are seen are chosen of those that are stored"
+            )
+        return self
 
 
 class Segment(Section, decides=by_value("segments"), owner="caller"):

@@ -18,6 +18,7 @@ from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.dialogues import Windows
 from emo_ray.data.status import are_ok
 
+Choose = Callable[[str, int], Sequence[int]]  # clip_id, number of frames stored -> places of those that are seen
 UNLABELLED = -(10**9)  # as a class index it fails in every loss, metric and table
 
 
@@ -180,9 +181,18 @@ def unlabelled(clips: int) -> torch.Tensor:
     return torch.full((clips,), UNLABELLED)
 
 
-def video_from_shards(table: pa.Table, labels: Mapping[str, int] | None = None) -> VideoBatch:
-    """Shard rows to frames. Raises ValueError where a row has no video: callers choose rows by status first."""
-    return VideoBatch(**_clips(table, "video", labels), frames_BTCHW=_frames(table["frames"].to_pylist()))
+def video_from_shards(
+    table: pa.Table, labels: Mapping[str, int] | None = None, choose: Choose | None = None
+) -> VideoBatch:
+    """Shard rows to frames, all or those that are chosen.
+
+    Raises ValueError where a row has no video: callers choose rows by status first.
+    """
+    clips, rows = _clips(table, "video", labels), table["frames"].to_pylist()
+    if choose is not None:
+        chosen = [choose(clip_id, len(row)) for clip_id, row in zip(clips["clip_ids"], rows, strict=True)]
+        rows = [[row[place] for place in places] for places, row in zip(chosen, rows, strict=True)]
+    return VideoBatch(**clips, frames_BTCHW=_frames(rows))
 
 
 def audio_from_shards(table: pa.Table, labels: Mapping[str, int] | None = None) -> AudioBatch:

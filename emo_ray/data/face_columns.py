@@ -86,7 +86,7 @@ def request(config: Media, size: int, boxes: ClipBoxes | None) -> FaceRequest:
     face = config.face
     from_table = None if face.boxes is None else boxes or _NO_BOXES
     return FaceRequest(
-        frames=config.frames,
+        frames=config.stored,
         size=size,
         detector=face.detector,
         model=face.model,

@@ -1,6 +1,6 @@
 """Shards: decoded clips in Parquet. One part holds `media.clips_per_part` clips and is the unit of work.
 
-A row is a clip, or with `media.face.which=all` one person in it: T JPEG frames, int16 sound at 16 kHz, the transcript
+A row is a clip, or with `media.face.which=all` one person in it: N JPEG frames, int16 sound at 16 kHz, the transcript
 and a status per modality. It has neither label nor split, so other labels, splits or pseudo-labels never make a clip be
 decoded again.
 """
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("identity", pa.string(), nullable=False),  # of the clip; see `identified`
-        pa.field("frames", pa.list_(pa.binary())),  # T JPEGs, null when there is no usable video
+        pa.field("frames", pa.list_(pa.binary())),  # N JPEGs, null when there is no usable video
         pa.field("audio", pa.binary()),  # int16 little-endian; Parquet would store int16 lists as int32
         pa.field("audio_samples", pa.int64()),
         pa.field("text", pa.string()),
@@ -124,7 +124,13 @@ def part_name(clips: Sequence[IdentifiedClip]) -> str:
 def settings(config: Media, image_size: int) -> dict:
     """How clips are decoded, and the versions of the format: with the identity this decides a row's content."""
     faces = face_columns.settings(config.face)
-    return {**config.deciding("shards"), "face": faces, "size": image_size, "version": [VERSION, media.VERSION]}
+    return {
+        "frames": config.stored,
+        **config.deciding("shards"),
+        "face": faces,
+        "size": image_size,
+        "version": [VERSION, media.VERSION],
+    }
 
 
 def rows(
@@ -139,7 +145,7 @@ def rows(
     process: dict[str, Any] = {"max_s": config.max_decode_s, "max_memory_mb": config.max_memory_mb}
     limits = media.Limits(config.max_pixels, config.max_video_s, config.max_file_gb)
     span = None if clip.span_s is None else media.Span(*clip.span_s)
-    video: tuple[Any, ...] = (media.read_video, clip.video, config.frames, image_size)
+    video: tuple[Any, ...] = (media.read_video, clip.video, config.stored, image_size)
     if config.face.is_used:
         video = (media.read_faces, clip.video, face_columns.request(config, image_size, boxes))
     pictures, video_status = decoder.decode(*video, limits, span, config.array_channels, **process)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emo_ray import cluster, store
-from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override
+from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override, settings_of
 from emo_ray.config.data_settings import Segment
 from emo_ray.config.endpoint_settings import Transcribe
 from emo_ray.config.model_settings import Audio, Text
@@ -77,6 +77,7 @@ class EncoderSpec:
     readings: Path | None = None  # a table of `clip_id` and `reading`, which an encoder of text is given beside them
     transcripts: Path | None = None  # a table of transcripts of clips without text, for an encoder of text as well
     sources: tuple[str, ...] = ()  # feature tables from elsewhere
+    frames: int | None = None  # that an encoder of video sees of a clip; None: all that are stored
 
     @property
     def reads(self) -> list[str]:
@@ -176,8 +177,11 @@ def table_encoder(config: Config, modality: str) -> EncoderSpec:
 def video_encoder(folder: Path) -> EncoderSpec:
     """The trained EmoVCLIP in a checkpoint folder, as an encoder of video."""
     config, _ = checkpoint_files.read_config(folder)
-    digest = store.digest(frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS))
-    return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH)
+    seen = settings_of(config, "video_features")
+    digest = store.digest(
+        frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS), *([seen] if seen else [])
+    )
+    return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH, frames=config.media.frames)
 
 
 def encoders_of(config: Config, path: Path, texts: TextTables | None = None) -> list[EncoderSpec]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import transcripts
-from emo_ray.data.batch import FROM_SHARDS, Batch
+from emo_ray.data.batch import FROM_SHARDS, Batch, video_from_shards
+from emo_ray.data.frame_choice import Middles
 from emo_ray.data.status import are_ok
 from emo_ray.inference.encoders import EncoderSpec, RecogniserSpec
 from emo_ray.inference.recognition import transcribe_rows
@@ -60,7 +61,7 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
     chunks = [valid[i : i + encoder.batch_size] for i in range(0, len(valid), encoder.batch_size)]
     values_BD = np.full((len(table), module.dim), np.nan, np.float32)
     with torch.inference_mode():
-        for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, modality)), strict=True):
+        for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, encoder)), strict=True):
             values_BD[chunk] = module(batch.to(device)).float().cpu().numpy()
     feature = pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), module.dim)
     present = ~np.isnan(values_BD).all(axis=1)  # a module gives NaN where it finds nothing to encode
@@ -74,9 +75,12 @@ def _readings(path: Path) -> dict[str, str | None]:
     return dict(zip(table["clip_id"].to_pylist(), table["reading"].to_pylist(), strict=True))
 
 
-def _batches(table: pa.Table, chunks: Sequence[np.ndarray], modality: str) -> Iterator[Batch]:
+def _batches(table: pa.Table, chunks: Sequence[np.ndarray], encoder: EncoderSpec) -> Iterator[Batch]:
+    read = FROM_SHARDS[encoder.modality]
+    if encoder.frames is not None:
+        read = partial(video_from_shards, choose=Middles(encoder.frames))
     for chunk in chunks:
-        yield FROM_SHARDS[modality](table.take(chunk))
+        yield read(table.take(chunk))
 
 
 def _ahead(items: Iterable) -> Iterator:

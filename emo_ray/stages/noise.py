@@ -16,7 +16,7 @@ import torch
 from emo_ray import parquet
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import degradation, transcripts
+from emo_ray.data import degradation, media, transcripts
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.prepared import Prepared
 from emo_ray.inference.encoders import EncoderSpec
@@ -99,11 +99,13 @@ def degradations(seed: int, modality: str) -> dict[str, Degrade]:
 
 
 def _rows(prepared: Prepared, parts: Sequence[str], encoder: EncoderSpec, clip_ids: pa.Array) -> Iterator[pa.Table]:
-    """The decoded rows of these clips, part by part, with the transcripts that the encoder reads."""
+    """The decoded rows of these clips, part by part, with the frames and the transcripts that the encoder reads."""
     for part in parts:
         table = parquet.read(prepared.shards / part, columns=shard_columns(encoder.reads))
         table = table.filter(pc.is_in(table["clip_id"], clip_ids))
         if len(table):
+            if encoder.frames is not None:
+                table = _frames(partial(_seen, encoder.frames), table)
             yield transcripts.filled(table, encoder.transcripts) if encoder.modality == "text" else table
 
 
@@ -126,6 +128,11 @@ def _noisy(seed: int, snr_db: float, rows: pa.Table) -> pa.Table:
 def _frames(change: Callable[[Sequence[bytes]], Sequence[bytes]], rows: pa.Table) -> pa.Table:
     """Rows whose frames are changed."""
     return _replaced(rows, "frames", [None if jpegs is None else change(jpegs) for jpegs in rows["frames"].to_pylist()])
+
+
+def _seen(frames: int, jpegs: Sequence[bytes]) -> list[bytes]:
+    """Of the frames of a clip those that a model sees: what is made worse is not left out afterwards."""
+    return [jpegs[place] for place in media.spread(len(jpegs), frames)]
 
 
 def _wordless(seed: int, share: float, rows: pa.Table) -> pa.Table:

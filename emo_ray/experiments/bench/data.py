@@ -24,8 +24,8 @@ from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import emovclip
 from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress
-from emo_ray.stages.fitting.phases import read_video, video_dataset
 from emo_ray.stages.fitting.ray_train import in_batches
+from emo_ray.stages.fitting.video_job import read_video, video_dataset
 from emo_ray.training import loop
 
 COLUMNS = shard_columns(["video"])

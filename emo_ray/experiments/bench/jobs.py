@@ -31,8 +31,8 @@ from emo_ray.progress import progress
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.fitting import ray_train
-from emo_ray.stages.fitting.phases import video_dataset
 from emo_ray.stages.fitting.ray_train import in_batches
+from emo_ray.stages.fitting.video_job import video_dataset
 from emo_ray.stages.predict import predict as predict_job
 from emo_ray.stages.predictor import predict_part
 from emo_ray.training import loop

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from emo_ray import store
-from emo_ray.config import Config
+from emo_ray.config import Config, settings_of
 from emo_ray.data.batch import VideoBatch, from_features
 from emo_ray.data.prepared import Prepared
 from emo_ray.experiments.claims.trials import JUDGED, Scores
@@ -52,8 +52,9 @@ class FrozenFrames(nn.Module):
 
 def frames_encoder(config: Config) -> EncoderSpec:
     """The frozen CLIP as an encoder of video, whose features lie in the store as those of any encoder."""
-    digest = store.digest("frozen frames", VERSION, frozen_digest(config))
-    return EncoderSpec("video", digest, partial(FrozenFrames, config), _BATCH)
+    seen = settings_of(config, "video_features")
+    digest = store.digest("frozen frames", VERSION, frozen_digest(config), *([seen] if seen else []))
+    return EncoderSpec("video", digest, partial(FrozenFrames, config), _BATCH, frames=config.media.frames)
 
 
 def embedded_frames(config: Config, prepared: Prepared) -> Embedded:

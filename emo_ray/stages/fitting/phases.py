@@ -1,34 +1,29 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
-import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import torch
 
-from emo_ray import cluster, parquet, resources, store
+from emo_ray import cluster, store
 from emo_ray.config import Config
-from emo_ray.config.model_settings import MODALITIES, Optimisation
-from emo_ray.data.batch import FeatureBatch, from_features, video_from_shards, with_context
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.batch import FeatureBatch, from_features, with_context
 from emo_ray.data.dialogues import Windows, with_neighbours
 from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf
 from emo_ray.data.pseudo import read_with_targets
 from emo_ray.data.splits import grouped
 from emo_ray.inference.encoders import video_encoder
-from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint, familiarity
 from emo_ray.models.clip import check_tag
-from emo_ray.models.clip_source import image_size
 from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.models.head_average import Head
 from emo_ray.progress import say
@@ -37,17 +32,14 @@ from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.heads import calibration_of_choice, calibration_on, classical, with_weights
-from emo_ray.stages.fitting.plan import VERSION, TrainingClips, TrainingPlan, clips_with_video
+from emo_ray.stages.fitting.plan import VERSION, TrainingPlan, clips_with_video
+from emo_ray.stages.fitting.video_job import balance_of, check_parts, emovclip_job
 from emo_ray.training import speaker_scaling
-from emo_ray.training.augmentation import Augmentation
 from emo_ray.training.in_memory import one_thread
-from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
 ReadFeatures = Callable[[pa.Table], FeatureBatch]
-_KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
-_BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
 
 
 def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
@@ -96,7 +88,7 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
         check_tag(config)
         parts = plan.prepared.parts_with(plan.clips.all_clips)
         check_parts([plan.prepared.shards / name for name in parts])
-        job, datasets = _emovclip_job(config, plan, path)
+        job, datasets = emovclip_job(config, plan, path)
         best = ray_train.train(job, config, datasets, on_epoch)
         pseudo = clips_with_video(config, plan.prepared, plan.clips).pseudo
         return write_checkpoint(folder, best, config, plan.prepared, TrainedPhase("EmoVCLIP", job.train_rows, pseudo))
@@ -134,7 +126,7 @@ def fusion_job(
     statistics, rates_of = scalings(train), feature_rates(train, config.fusion.feature_dropout)
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
-    balance = _balance(config.fusion, clips, usable, prepared.labels)
+    balance = balance_of(config.fusion, clips, usable, prepared.labels)
     shown = train_rows if balance.rows is None else train_rows.take(balance.rows)
     tables = {"train": shown, "validation": labelled_rows(table, clips.validation)}
     datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
@@ -238,46 +230,6 @@ class WithNeighbours:
         return ray.get(self.clips)
 
 
-def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
-    """Rows of these clips in shard parts: whole parts are read and other rows dropped before any JPEG is decoded.
-
-    A clip that is named several times has as many rows.
-    Rows that fit are kept in the object store, so that an epoch starts at once; more are streamed from disk each epoch.
-    """
-    copies = Counter(clip_ids)
-
-    def keep(table: pa.Table) -> pa.Table:
-        counts = np.array([copies[name] for name in table["clip_id"].to_pylist()], int)
-        return table.take(np.repeat(np.arange(len(table)), counts))
-
-    dataset = read_video(paths).map_batches(
-        keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources.task_resources()
-    )
-    dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
-    fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
-    return dataset.materialize() if fits else dataset
-
-
-def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
-    """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
-    blocks = math.ceil(sum(p.stat().st_size for p in paths) / _BLOCK_BYTES)
-    return ray.data.read_parquet(
-        [str(p) for p in paths],
-        columns=shard_columns(["video"]),
-        num_cpus=resources.task_cpus(),
-        override_num_blocks=min(blocks, len(paths)),
-    )
-
-
-def check_parts(paths: Sequence[Path]) -> None:
-    """Read what video needs of shard parts once. Raises store.DamagedFile for the first that is damaged.
-
-    Ray reads parts itself and checks no pages; this costs as long as one pass over the files takes.
-    """
-    for path in paths:
-        parquet.read(path, columns=shard_columns(["video"]))
-
-
 def _modality(column: str) -> str | None:
     """The modality that a column of a feature table belongs to."""
     name = column.removeprefix("has_")
@@ -300,55 +252,3 @@ def _train_once(
     if not is_trained_here:
         for metrics in meta["history"]:
             on_epoch(phase, metrics)
-
-
-def _emovclip_job(
-    config: Config, plan: TrainingPlan, path: Path
-) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
-    cluster.connect(config)
-    prepared, clips = plan.prepared, clips_with_video(config, plan.prepared, plan.clips)
-    train_ids = list(clips.train)
-    balance = _balance(config.emovclip, clips, train_ids, prepared.labels)
-    shown = train_ids if balance.rows is None else [train_ids[row] for row in balance.rows]
-    datasets = {
-        split: video_dataset([prepared.shards / name for name in prepared.parts_with(clip_ids)], clip_ids)
-        for split, clip_ids in (("train", shown), ("validation", list(clips.validation)))
-        if clip_ids
-    }
-    read = partial(video_from_shards, labels=clips.all_clips)
-    job = ray_train.TrainingJob(
-        phase="emovclip",
-        digest=path.name.removeprefix("emovclip-"),
-        build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
-        collate=partial(read_with_targets, read, clips.pseudo),
-        optimisation=config.emovclip,
-        train_rows=len(shown),
-        precision=config.train.precision,
-        augment=Augmentation(config.augment, image_size(config), config.seed) if config.augment.is_used else None,
-        ema=config.train.ema,
-        class_weight_K=balance.class_weight_K,
-        logit_shift_K=balance.logit_shift_K,
-    )
-    return job, datasets
-
-
-class _Balance(NamedTuple):
-    """What is done about classes of different frequency: see `training.loss`."""
-
-    class_weight_K: torch.Tensor | None
-    logit_shift_K: torch.Tensor | None
-    rows: list[int] | None  # of the clips, as often as they are shown
-
-
-def _balance(
-    settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], labels: Sequence[str]
-) -> _Balance:  # fmt: skip
-    """From the classes of the clips trained on; a clip that weighs less counts for less, but is shown as often."""
-    weight_B = clips.pseudo.weights(clip_ids) if clips.pseudo else None
-    label_B = torch.tensor([clips.train[name] for name in clip_ids])
-    rows = shown_rows(settings, label_B)
-    return _Balance(
-        class_weights(settings, label_B, labels, weight_B),
-        logit_shift(settings, label_B, len(labels), weight_B),
-        None if rows is None else rows.tolist(),
-    )

@@ -50,6 +50,7 @@ class TrainingJob:
     class_weight_K: torch.Tensor | None = None
     logit_shift_K: torch.Tensor | None = None
     stop_after: int | None = None  # epochs, where fewer than `train.epochs` are trained
+    collate_of: Callable[[int], Callable[[pa.Table], Batch]] | None = None  # epoch -> that of its training rows
     augment: Callable[[Any, int], Batch] | None = None  # as in LoopSettings
     ema: float = 0.0
 
@@ -306,7 +307,8 @@ def _bf16(precision: str, device: torch.device) -> bool:
 
 def _train_batches(job: TrainingJob, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
     seed = derived_seed(config.seed, Stream.SHUFFLE_BUFFER, epoch, bits=31)
-    return in_batches(rows, job.collate, batch_size, config.train.shuffle_buffer, seed)
+    collate = job.collate_of(epoch) if job.collate_of else job.collate
+    return in_batches(rows, collate, batch_size, config.train.shuffle_buffer, seed)
 
 
 def in_batches(

@@ -61,7 +61,8 @@ def answer(model: Model, uploads: Sequence[Upload]) -> list[Answer]:
         answers = [_answer(prediction) for prediction in model.classify(clips, table)]
         for upload, each, clip, jpegs in zip(uploads, answers, clips, table["frames"].to_pylist(), strict=True):
             if upload.with_frames:
-                each.frames = [base64.b64encode(jpeg).decode() for jpeg in jpegs or ()]
+                seen = media.spread(len(jpegs), model.config.media.frames) if jpegs else ()
+                each.frames = [base64.b64encode(jpegs[place]).decode() for place in seen]
             if upload.stretch_s is not None:
                 each.over_time = _over_time(model, clip, upload.stretch_s)
     return answers

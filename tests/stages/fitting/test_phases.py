@@ -18,8 +18,9 @@ from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.fitting.phases import check_parts, feature_rows, fusion_job, train_phases
+from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.fitting.video_job import check_parts
 from emo_ray.stages.train import train, train_model
 
 STATUSES = ("video_status", "audio_status", "text_status")

@@ -15,7 +15,7 @@ from emo_ray import store
 from emo_ray.config import override
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.fitting import phases
+from emo_ray.stages.fitting import video_job
 from emo_ray.stages.fitting.epoch_log import METRICS
 from emo_ray.stages.fitting.phases import train_phases
 from emo_ray.stages.fitting.plan import resolve_training
@@ -70,8 +70,8 @@ def _timeless(metrics):
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_it_should(trained, tiny_config, monkeypatch):
     """SIGKILL after the first epoch, with shards streamed in blocks of a part: the weights of an undisturbed run."""
-    monkeypatch.setattr(phases, "_KEPT_SHARE", 0)
-    monkeypatch.setattr(phases, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(video_job, "_KEPT_SHARE", 0)
+    monkeypatch.setattr(video_job, "_BLOCK_BYTES", 1)
     config = override(with_workers(tiny_config, 1), {"emovclip.context_tokens": 8})
     train_folder, killed = Path(config.store.root) / "train", []
     done = threading.Event()

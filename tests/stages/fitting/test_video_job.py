@@ -1,0 +1,44 @@
+"""What EmoVCLIP is shown of clips: drawn frames in training, the middles elsewhere, from the manifest to a report."""
+
+import torch
+
+from emo_ray import cluster, parquet, store
+from emo_ray.config import override
+from emo_ray.data.batch import video_from_shards
+from emo_ray.data.frame_choice import Draw, Middles
+from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.stages.corpus import open_corpus
+from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.fitting.video_job import emovclip_job
+
+
+def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middles(ray_session, tiny_config, tmp_path):
+    """The features in the store are the checkpoint's on the middles of what is stored."""
+    changes = {"media.frames_stored": 5, "augment.flip": 0.5, "augment.crop": 0.5, "train.ema": 0.9}
+    changes |= {"store.root": str(tmp_path), "tracking.enabled": False}
+    config = override(tiny_config, changes)
+    assert evaluate(config).path.is_dir()
+    plan = resolve_training(config, open_corpus(config))
+    name = plan.prepared.parts[0]
+    shard = parquet.read(plan.prepared.shards / name)
+    shard = shard.filter([value == "ok" for value in shard["video_status"].to_pylist()])
+    assert {len(frames) for frames in shard["frames"].to_pylist()} == {5}
+    model = checkpoint.load_emovclip(plan.path / checkpoint_files.EMOVCLIP)
+    middles = video_from_shards(shard, choose=Middles(2))
+    (features,) = (cluster.store_root(config) / "features").glob("video-*")
+    stored = parquet.read(features / name)
+    feature_of = dict(zip(stored["clip_id"].to_pylist(), stored["feature"].to_pylist(), strict=True))
+    with torch.inference_mode():
+        expected_BD = model.encode_video(middles.frames_BTCHW)
+    actual_BD = torch.tensor([feature_of[clip_id] for clip_id in middles.clip_ids])
+    torch.testing.assert_close(actual_BD, expected_BD, rtol=1e-4, atol=1e-5)
+
+    job, _ = emovclip_job(config, plan, plan.video_path)
+    label_of = plan.clips.all_clips
+    rows = shard.filter([clip_id in label_of for clip_id in shard["clip_id"].to_pylist()])
+    drawn = [job.collate_of(epoch)(rows).frames_BTCHW for epoch in (0, 1)]
+    assert torch.equal(drawn[0], video_from_shards(rows, choose=Draw(2, config.seed, "epoch 0")).frames_BTCHW)
+    assert not torch.equal(*drawn)
+    assert torch.equal(job.collate(rows).frames_BTCHW, video_from_shards(rows, choose=Middles(2)).frames_BTCHW)
+    assert store.read_meta(plan.video_path)["history"]
