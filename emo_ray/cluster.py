@@ -278,6 +278,14 @@ def cpus() -> float:
     return _resource("CPU")
 
 
+def fewest_cpus() -> float:
+    """CPUs of the smallest machine that has any; 0 while there is none."""
+    import ray
+
+    machines = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    return min((count for count in machines if count), default=0.0)
+
+
 def gpus() -> float:
     """GPUs of the cluster as it is now."""
     return _resource("GPU")

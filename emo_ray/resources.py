@@ -4,12 +4,14 @@ import math
 import os
 from typing import Any
 
-from emo_ray.cluster import cpus, gpus, joins, may_grow, most_gpus
+from emo_ray.cluster import cpus, fewest_cpus, gpus, joins, may_grow, most_gpus
 from emo_ray.config import Config
 from emo_ray.progress import say
 
 _CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
 _RETRIES = 20  # of a task or actor whose process or node dies; without end by default, also where it dies every time
+_MAJORITY = 0.6  # of a machine's CPUs
+_GPU_LABEL = "ray.io/accelerator-type"
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 
 
@@ -44,10 +46,17 @@ def use_gpu(config: Config, processes: int) -> bool:
 
 def train_scaling(config: Config) -> dict[str, Any]:
     """What Ray Train's workers ask for: the arguments of its ScalingConfig."""
-    workers = config.train.num_workers
-    gpu = use_gpu(config, workers)
-    resources = {"CPU": train_worker_cpus(workers), **({"GPU": 1} if gpu else {})}
-    return {"num_workers": workers, "use_gpu": gpu, "resources_per_worker": resources}
+    fewest, most = config.train.worker_counts[0], config.train.num_workers
+    gpu = use_gpu(config, fewest)
+    is_alone = fewest < most and not gpu  # on its machine
+    resources = {"CPU": lone_worker_cpus() if is_alone else train_worker_cpus(most), **({"GPU": 1} if gpu else {})}
+    return {
+        "num_workers": most if fewest == most else (fewest, most),
+        "use_gpu": gpu,
+        "resources_per_worker": resources,
+        "placement_strategy": config.train.placement.upper(),
+        **_gpu_type(config, gpu),
+    }
 
 
 def trial_resources(config: Config, trials: int) -> dict[str, float]:
@@ -58,7 +67,15 @@ def trial_resources(config: Config, trials: int) -> dict[str, float]:
 def actor_resources(config: Config) -> dict[str, Any]:
     """What an actor that encodes or predicts asks for: the arguments of Ray Data's `map`."""
     retries = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
-    return {"num_cpus": task_cpus(), "num_gpus": 1 if use_gpu(config, 1) else 0, **retries}
+    gpu = use_gpu(config, 1)
+    gpus = config.cluster.gpu_share if gpu else 0
+    return {"num_cpus": task_cpus(), "num_gpus": gpus, **_gpu_type(config, gpu), **retries}
+
+
+def _gpu_type(config: Config, gpu: bool) -> dict[str, dict[str, str]]:
+    """The label that a machine must have, where a GPU is asked for and its kind is set."""
+    kind = config.cluster.gpu_type
+    return {"label_selector": {_GPU_LABEL: kind}} if gpu and kind is not None else {}
 
 
 def task_resources(share: float = 1.0) -> dict[str, Any]:
@@ -75,17 +92,27 @@ def train_worker_cpus(num_workers: int) -> float:
     return min(1.0, math.floor(total / (2 * num_workers) * _CPU_FRACTIONS) / _CPU_FRACTIONS)
 
 
+def lone_worker_cpus() -> float:
+    """CPUs of a train worker that shares its machine with data tasks and no other worker: more than half of them.
+
+    Where machines leave, those that stay would else get so many workers that none of their CPUs were free for data.
+    """
+    return max(1.0, _MAJORITY * (fewest_cpus() or 1.0))
+
+
 def task_cpus() -> float:
     """CPUs of a data task: fractional where there are so few that whole ones could wait for each other for ever."""
     return 1.0 if cpus() >= 4 or cpus() == 0 else 0.5
 
 
-def actor_count(parts: int, use_gpu: bool) -> int:
+def actor_count(parts: int, gpu_share: float) -> int:
     """The most encoder actors to start for `parts` shard parts. A joined cluster may grow, a local one does not.
+
+    `gpu_share` is what each takes of a GPU, 0 for none.
 
     A local cluster may claim more CPUs than the machine has cores; processes beyond the cores only slow each other.
     """
-    local = gpus() if use_gpu else min(cpus(), os.cpu_count() or 1)
+    local = gpus() / gpu_share if gpu_share else min(cpus(), os.cpu_count() or 1)
     most = _MOST_ACTORS if may_grow() else int(local)
     return max(1, min(parts, most))
 

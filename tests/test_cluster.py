@@ -46,7 +46,7 @@ for size in SIZES:
     answers.append({
         "cpus": cluster.cpus(), "gpus": cluster.gpus(), "bytes": cluster.object_store_bytes(),
         "task": resources.task_cpus(), "workers": [[n, resources.train_worker_cpus(n)] for n in WORKERS],
-        "actors": [[n, gpu, resources.actor_count(n, gpu)] for n in PARTS for gpu in (False, True)],
+        "actors": [[n, gpu, resources.actor_count(n, gpu)] for n in PARTS for gpu in (0, 1)],
         "use_gpu": {choice: [[n, use_gpu(choice, n)] for n in (1, 2, 3)] for choice in ("yes", "no", "auto")},
         "nodes": len(ray.nodes()), "dashboard": cluster.has_dashboard(),
         "v2": ray.data.DataContext.get_current().use_datasource_v2,
@@ -76,7 +76,7 @@ except ValueError as error:
 answers.append({
     "cpus": cluster.cpus(), "dashboard": cluster.has_dashboard(), "use_gpu": use_gpu,
     "handler": signal.getsignal(signal.SIGTERM) == before,
-    "actors": [resources.actor_count(n, False) for n in (1, 5, 500)],
+    "actors": [resources.actor_count(n, 0) for n in (1, 5, 500)],
     "address": ray.get(address.remote()), "expected": ray.get_runtime_context().gcs_address,
 })
 url = ray.init(ignore_reinit_error=True).dashboard_url
@@ -451,3 +451,49 @@ def test_a_process_has_a_thread_for_each_whole_cpu_and_at_least_one(cpus):
     threads = resources.usable_threads(cpus)
     assert threads >= 1
     assert threads == 1 or threads <= cpus < threads + 1
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Let this process take its cluster for one of 16 CPUs and 4 GPUs that does not grow."""
+    monkeypatch.setattr(resources, "gpus", lambda: 4.0)
+    monkeypatch.setattr(resources, "cpus", lambda: 16.0)
+    monkeypatch.setattr(resources, "may_grow", lambda: False)
+    monkeypatch.setattr(resources, "fewest_cpus", lambda: 4.0)
+
+
+def test_training_that_may_shrink_asks_for_a_range_of_workers(gpus):
+    fixed = resources.train_scaling(load("mini", {"train.num_workers": 4}))
+    elastic = resources.train_scaling(load("mini", {"train.num_workers": 4, "train.min_workers": 4}))
+    assert (fixed["num_workers"], fixed["placement_strategy"], elastic) == (4, "PACK", fixed)
+    settings = {"train.num_workers": 8, "train.min_workers": 4, "train.use_gpu": "yes", "train.placement": "spread"}
+    sizes = {"emovclip.batch_size": 840, "fusion.batch_size": 840}
+    scaling = resources.train_scaling(load("mini", {**settings, **sizes}))
+    assert (scaling["num_workers"], scaling["use_gpu"], scaling["placement_strategy"]) == ((4, 8), True, "SPREAD")
+    assert scaling["resources_per_worker"] == {"CPU": 1.0, "GPU": 1}
+    scaling = resources.train_scaling(load("mini", {**settings, **sizes, "train.use_gpu": "no"}))
+    assert 2 < scaling["resources_per_worker"]["CPU"] <= 3  # no second one fits on a machine, a data task does
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.num_workers": 2, "train.min_workers": 3}, "train.min_workers=3"),
+        ({"train.num_workers": 4, "train.min_workers": 2}, "expected a multiple of 3"),
+    ],
+)
+def test_the_batch_of_a_step_stays_as_large_with_any_number_of_workers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        load("mini", changes)
+
+
+def test_encoders_may_share_a_gpu_and_gpus_may_be_of_one_kind(gpus):
+    config = load("mini", {"cluster.gpu_share": 0.5, "cluster.gpu_type": "L4"})
+    kind = {"ray.io/accelerator-type": "L4"}
+    requests = resources.actor_resources(config)
+    assert (requests["num_gpus"], requests["label_selector"]) == (0.5, kind)
+    assert resources.actor_count(100, requests["num_gpus"]) == 8
+    assert resources.train_scaling(config)["label_selector"] == kind
+    without = load("mini", {"cluster.gpu_share": 0.5, "cluster.gpu_type": "L4", "train.use_gpu": "no"})
+    assert resources.actor_resources(without)["num_gpus"] == 0
+    assert "label_selector" not in resources.actor_resources(without) | resources.train_scaling(without)

@@ -344,3 +344,15 @@ class Cluster(Section, decides=NOTHING, owner="caller", in_recipe=False):
         None, "Address of a Ray cluster. null: the one this process was submitted to, else a local one."
     )
     num_cpus: int | None = setting(None, "Logical CPUs of a local cluster. null: all.", ge=1)
+    gpu_type: str | None = setting(
+        None,
+        "Kind of GPU on which workers and encoders run, such as L4 or A100: Ray's label `ray.io/accelerator-type` of "
+        "machines. null: any.",
+        min_length=1,
+    )
+    gpu_share: float = setting(
+        1.0,
+        "Share of a GPU that a process takes which encodes, predicts or serves: with 0.5 two of them share one.",
+        gt=0,
+        le=1,
+    )

@@ -20,6 +20,12 @@ AUGMENTED = Condition(
     lambda config: config.augment.is_used and VIDEO_TRAINED.holds(config),
 )
 
+ELASTIC = Condition("train.min_workers is set", lambda config: config.train.min_workers is not None)
+ELASTIC_VIDEO = Condition(
+    "train.min_workers is set and tables.video is not",
+    lambda config: config.train.min_workers is not None and VIDEO_TRAINED.holds(config),
+)
+
 
 def checked_objective(objective: str) -> str:
     """An objective such as VAT/waf, mean/uar or available/accuracy. Raises ValueError for anything else."""
@@ -44,6 +50,13 @@ class Train(Section):
         decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion"),
         normalised=shares,
         ge=0,
+    )
+    min_workers: int | None = setting(
+        None,
+        "Fewest Ray Train workers with which training goes on where machines leave; it grows to num_workers again. "
+        "A step's batch stays as large, but its clips differ from run to run. null: always num_workers.",
+        decides=by_value("emovclip", only_if=ELASTIC_VIDEO) + by_value("fusion", only_if=ELASTIC),
+        ge=1,
     )
     epochs: int = setting(
         10,
@@ -73,6 +86,13 @@ class Train(Section):
     )
     use_gpu: Literal["auto", "yes", "no"] = setting(
         "auto", "Whether workers take a GPU each. auto: where the cluster has enough.", decides=NOTHING, owner="caller"
+    )
+    placement: Literal["pack", "spread"] = setting(
+        "pack",
+        "Where workers run. pack: on as few machines as have room, so that little goes over the network. spread: on as "
+        "many as there are.",
+        decides=NOTHING,
+        owner="caller",
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto",
@@ -112,6 +132,11 @@ class Train(Section):
         "face shows; and while EmoVCLIP stays as it is, no clip is encoded again, so a round costs seconds.",
         decides=_PSEUDO,
     )
+
+    @property
+    def worker_counts(self) -> range:
+        """How many workers there may be at once."""
+        return range(self.min_workers or self.shares, self.shares + 1)
 
     @property
     def shares(self) -> int:

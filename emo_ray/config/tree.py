@@ -98,12 +98,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "Config":
-        for name in ("emovclip", "fusion"):
+        counts = self.train.worker_counts
+        if not counts:
+            raise ValueError(
+                f"found train.min_workers={self.train.min_workers}, expected at most train.num_workers="
+                f"{self.train.num_workers}"
+            )
+        for name, count in ((name, count) for name in ("emovclip", "fusion") for count in counts):
             size = getattr(self, name).batch_size
-            if size % self.train.shares:
+            if size % count:
+                of_workers = f"of {count}, as many workers as there may be" if len(counts) > 1 else "of it"
                 raise ValueError(
                     f"found {name}.batch_size={size} with train.num_workers={self.train.num_workers}, "
-                    "expected a multiple: each worker takes an equal share of every step"
+                    f"expected a multiple {of_workers}: each worker takes an equal share of every step"
                 )
         return self
 

@@ -224,7 +224,8 @@ def of_checkpoint(config: Config, path: Path) -> Config:
     elif model_config.transcribe.url is not None:
         _say_untranscribed(path.name, str(model_config.transcribe.model))
         callers["transcribe.model"] = None
-    workers = {"train.num_workers": min(1, config.train.num_workers)}  # all that it says of a model that is trained
+    # All that the job's own section says of a model that is trained.
+    workers = {"train.num_workers": min(1, config.train.num_workers), "train.min_workers": None}
     return override(model_config, callers | workers | {"data.labels": labels})
 
 

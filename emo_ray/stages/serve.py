@@ -37,7 +37,11 @@ def serve(config: Config) -> Result:
     ray_serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
         application = deployments.build(
-            path, labels, settings, model_settings, {key: requests[key] for key in ("num_cpus", "num_gpus")}
+            path,
+            labels,
+            settings,
+            model_settings,
+            {key: requests[key] for key in ("num_cpus", "num_gpus", "label_selector") if key in requests},
         )
         ray_serve.run(application, name=deployments.APPLICATION, route_prefix="/")
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -28,7 +28,14 @@ INERT = {
         if key.split(".")[0]
         in {"bench", "chaos", "verify", "serve", "export", "store", "tracking", "cluster", "submit"}
     ),
-    *("train.use_gpu", "train.max_failures", "tune.max_concurrent", "tune.max_failures", "pseudo.max_bad_fraction"),
+    *(
+        "train.use_gpu",
+        "train.placement",
+        "train.max_failures",
+        "tune.max_concurrent",
+        "tune.max_failures",
+        "pseudo.max_bad_fraction",
+    ),
     *(
         "data.merge_labels",
         "data.outside_root",
@@ -68,6 +75,7 @@ OTHER = {  # values for those of which no other can be made by rule
     "transcribe.request": {"response_format": "json"},
     "transcribe.language": "zh",
     "transcribe.revision": "abc",
+    "train.min_workers": 1,
     "fusion.feature_dropout": 0.4,
     "fusion.modality_dropout": {"video": 0.2},
     "emovclip.batch_size": 64,
@@ -98,6 +106,7 @@ def changed(key):
     base = {**WHOLE, **({"text.encoder": "ngrams"} if key == "text.ngram_features" else {})}
     base |= {"pseudo.policy": "per_class"} if key == "pseudo.thresholds" else {}
     base |= {"transcribe.url": "http://127.0.0.1:8000/v1"} if key == "transcribe.request" else {}
+    base |= {"train.num_workers": 2, "train.min_workers": 2} if key == "train.min_workers" else {}
     base |= {"train.pseudo_labels": "a/round"} if key.startswith("train.pseudo_") else {}
     before = load("mini", base)
     value = {"sad": 0.5} if key == "pseudo.thresholds" else other_value(key, flatten(before)[key], OTHER)

@@ -143,6 +143,7 @@ OTHER = {
     "fusion.start_from": "FOLDER/model",
     "fusion.batch_size": 64,
     "train.num_workers": 2,
+    "train.min_workers": 1,
     "train.ema": 0.9,
     **{key: 0.3 for key in leaves() if key.startswith("augment.")},
     "train.pseudo_labels": "FOLDER/other round",

@@ -88,6 +88,7 @@ def cluster(tmp_path_factory):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
     path = f"{Path(sys.executable).parent}:{kept['PATH']}"  # as on machines whose Ray was started in its environment
     environment = kept | {"HOME": str(home), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), "PATH": path}
+    environment["RAY_raylet_start_wait_time_s"] = "300"  # a busy machine takes its time
     nodes = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -44,7 +44,15 @@ def train(config: Config, scratch: Path) -> Measured:
     The loop in this process is fed by a DataLoader from the same shards, as one would do without Ray, and from tensors
     in memory. Rates are those from the end of the first epoch to the end of the last, with validation and state.
     """
-    config = override(config, {"data.labels": LABELS, "train.num_workers": 1, "store.root": str(scratch / "store")})
+    config = override(
+        config,
+        {
+            "data.labels": LABELS,
+            "train.num_workers": 1,
+            "train.min_workers": None,
+            "store.root": str(scratch / "store"),
+        },
+    )
     batch_size = config.emovclip.batch_size
     paths, label_of = corpus(config, scratch, max(config.bench.clips, 2 * batch_size))
     collate = partial(video_from_shards, labels=label_of)
@@ -204,6 +212,7 @@ def _with_small_corpus(config: Config, scratch: Path) -> Config:
             "store.root": str(scratch / "store"),
             "annotate.url": None,  # encoders are measured, not somebody's endpoint
             "train.num_workers": 1,  # 0 would encode and predict in this process alone
+            "train.min_workers": None,
             "synthetic.train_clips": 6,
             "synthetic.validation_clips": 6,
             "synthetic.test_clips": 6,

@@ -137,6 +137,7 @@ def _world_config(config: Config, root: Path, world: int) -> Config:
             "synthetic.unlabelled_clips": 0,
             "store.root": str(root),
             "train.num_workers": 0,
+            "train.min_workers": None,
             "train.use_gpu": "no",
             # What is compared are single heads of the same settings, judged on the same clips.
             "train.heads": 1,

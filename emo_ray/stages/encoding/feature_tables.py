@@ -92,7 +92,7 @@ def actor_pool(config: Config, parts: int) -> dict[str, Any]:
     import ray.data
 
     requests = resources.actor_resources(config)
-    most = resources.actor_count(parts, requests["num_gpus"] > 0)
+    most = resources.actor_count(parts, requests["num_gpus"])
     # A local cluster has what it has: its actors start at once, but for a CPU, or tasks that feed them would wait for
     # ever. One that grows starts with one actor and asks for more.
     room = int((cluster.cpus() - 1) / resources.task_cpus())
