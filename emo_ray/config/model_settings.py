@@ -18,7 +18,7 @@ SUBSETS = {
 METRICS = ("waf", "accuracy", "uar", "macro_f1")
 CLIP_FIELDS = (
     *("clip_id", "video", "audio", "text", "label", "split", "speaker", "language"),
-    *("start_s", "end_s", "dialogue", "turn", "fold"),
+    *("start_s", "end_s", "dialogue", "turn", "fold", "votes"),
 )
 
 SMALL = 5000  # clips; below, the cost of a few heads, inner folds and classical baselines does not matter

@@ -27,6 +27,14 @@ ELASTIC_VIDEO = Condition(
 )
 
 
+VOTED = Condition("train.targets is votes", lambda config: config.train.targets == "votes")
+VOTED_VIDEO = Condition(
+    "train.targets is votes and tables.video is not set",
+    lambda config: VOTED.holds(config) and VIDEO_TRAINED.holds(config),
+)
+_VOTED = by_value("emovclip", only_if=VOTED_VIDEO) + by_value("fusion", "folds", only_if=VOTED)
+
+
 def checked_objective(objective: str) -> str:
     """An objective such as VAT/waf, mean/uar or available/accuracy. Raises ValueError for anything else."""
     where, _, metric = objective.partition("/")
@@ -113,6 +121,20 @@ class Train(Section):
         decides=by_value("emovclip", only_if=WITH_AVERAGE),
         ge=0,
         lt=1,
+    )
+    targets: Literal["labels", "votes"] = setting(
+        "labels",
+        "What a labelled clip is trained towards. labels: its label. votes: the shares of its annotators' votes, where "
+        "the manifest has some (columns votes.LABEL, or data.columns.votes).",
+        decides=_VOTED,
+    )
+    vote_entropy_weight: float = setting(
+        0.0,
+        "How much less a clip counts on which annotators differ: its weight is 1 less this times the entropy of its "
+        "votes, as a share of the largest entropy.",
+        decides=_VOTED,
+        ge=0,
+        le=1,
     )
     pseudo_labels: str | None = setting(
         None,

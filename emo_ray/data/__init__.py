@@ -2,5 +2,6 @@
 
 Reading order: labels, lfs, suffixes, folders, file_digests, roots, manifest, folding, splits, dialogues, corpora,
 tables, synthetic, status, faces, face_boxes, face_detector, media, decoder, speech, face_columns, shards, recordings,
-prepared, transcripts, degradation, content, corpus_checks, frame_choice, batch, pseudo.
+prepared, transcripts, degradation, content, corpus_checks, frame_choice, batch, targets,
+pseudo.
 """

@@ -1,21 +1,18 @@
-"""Pseudo-labels: the accepted clips of a round, read from its folder and put into batches as training targets."""
+"""Pseudo-labels: the accepted clips of a round, read from its folder."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
-import torch.nn.functional as F
 
 from emo_ray import parquet, store
 from emo_ray.config.train_settings import Train
-from emo_ray.data.batch import BatchT, SoftTargets
+from emo_ray.data.targets import Targets
 
 _COLUMNS = ("clip_id", "calibrated", "prediction", "accepted", "round", "teacher")
 
@@ -53,9 +50,10 @@ class PseudoLabels:
         label_of = {clip_id: self.label_of[clip_id] for clip_id in kept}
         return replace(self, target_of=target_of, label_of=label_of)
 
-    def weights(self, clip_ids: Sequence[str]) -> torch.Tensor:
-        """The weight of each of these clips in the loss, float32 (B,): 1 for those without a pseudo-label."""
-        return torch.tensor([self.weight if clip_id in self.target_of else 1.0 for clip_id in clip_ids])
+    @property
+    def targets(self) -> Targets:
+        """The targets and weights of the clips."""
+        return Targets(len(self.labels), self.target_of, dict.fromkeys(self.target_of, self.weight))
 
 
 def read(folder: Path, labels: Sequence[str], train: Train) -> PseudoLabels:
@@ -87,25 +85,6 @@ def read(folder: Path, labels: Sequence[str], train: Train) -> PseudoLabels:
 def training_target(calibrated_K: Sequence[float], k: int, train: Train) -> np.ndarray:
     """The target of a clip with these probabilities and predicted class `k`: float32 (K,)."""
     return np.asarray(calibrated_K if train.pseudo_targets == "soft" else np.eye(len(calibrated_K))[k], np.float32)
-
-
-def with_targets(batch: BatchT, pseudo: PseudoLabels | None) -> BatchT:
-    """The batch with soft targets: a labelled clip's target is one-hot and its weight 1.
-
-    Without pseudo-labels the batch is returned as it is.
-    """
-    if pseudo is None:
-        return batch
-    target_BK = F.one_hot(batch.label_B, len(pseudo.labels)).float()
-    for row, clip_id in enumerate(batch.clip_ids):
-        if clip_id in pseudo.target_of:
-            target_BK[row] = torch.from_numpy(pseudo.target_of[clip_id])
-    return replace(batch, soft=SoftTargets(target_BK=target_BK, weight_B=pseudo.weights(batch.clip_ids)))
-
-
-def read_with_targets(read: Callable[[pa.Table], BatchT], pseudo: PseudoLabels | None, table: pa.Table) -> BatchT:
-    """The batch that `read` makes of a table, with targets. It is here so that Ray's workers import little for it."""
-    return with_targets(read(table), pseudo)
 
 
 def _accepted_rows(parts: Sequence[Path], labels: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from emo_ray.reports.wording import clock, plural, shorten, whole_percent
 
 CARDS_PER_PAGE, MOST_PAGES = 250, 20  # a page of full cards has about 6 MB
 # Of a manifest: what tells a clip and its media, without what a person is asked for, and without its place in a corpus.
-COLUMNS = tuple(name for name in CLIP_FIELDS if name not in ("label", "split", "fold"))
+COLUMNS = tuple(name for name in CLIP_FIELDS if name not in ("label", "split", "fold", "votes"))
 _MOST_CLASSES = 8  # rows of a card
 _LONGEST_WORDS = 400  # characters
 _LESS_THAN = (0.9, 0.7, 0.5)  # confidences to filter by

@@ -94,10 +94,12 @@ def _measure(
     """Train in all folds and write the report."""
     import pyarrow as pa
 
+    from emo_ray.data.targets import with_targets
     from emo_ray.stages.cards import write_mistakes
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.fitting.phases import labelled_batch
+    from emo_ray.stages.fitting.plan import votes_of
     from emo_ray.training import bootstrap, floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
@@ -109,6 +111,7 @@ def _measure(
         raise ValueError("found no labelled clip with any usable modality, expected some: see tables.* and data.*")
     fold_B = _folds(config, prepared, batch)
     batch = labelled_batch(table, label_of, _windows(config, prepared, batch, fold_B))
+    batch = with_targets(batch, votes_of(config, prepared, label_of))
     folds = _test_folds(config, prepared, batch, fold_B)
     probabilities = {name: _gathered([fold.probabilities[name] for fold in folds], fold_B) for name in SUBSETS}
     content: EvaluationReport = report_of(batch, probabilities, prepared, "folds", config.seed)

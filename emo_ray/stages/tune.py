@@ -18,7 +18,7 @@ from emo_ray.data.dialogues import windows_of
 from emo_ray.reports import sweep as report_page
 from emo_ray.reports.sweep_trials import SweepReport
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, clips_with_video, resolve_training
+from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, clips_with_video, resolve_training, votes_of
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
 from emo_ray.training import search
@@ -205,7 +205,7 @@ def _write(folder: Path, config: Config, content: SweepReport) -> None:
 
 def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
     """The features of training and of validation clips; EmoVCLIP's are of the one that all trials share."""
-    from emo_ray.data.pseudo import with_targets
+    from emo_ray.data.targets import with_targets
     from emo_ray.stages.fitting.phases import feature_rows, labelled_batch, scaling_by_speaker, train_emovclip
     from emo_ray.stages.sweeps.stacked import Fold
 
@@ -222,13 +222,14 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
         )
     if (by_speaker := scaling_by_speaker(config, plan, table)) is not None:
         train, validation = by_speaker.applied(train), by_speaker.applied(validation)
-    return Fold(with_targets(train, plan.clips.pseudo), validation)
+    return Fold(with_targets(train, plan.clips.targets), validation)
 
 
 def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     """The labelled clips of training and validation in folds that no speaker crosses, without video."""
     import torch
 
+    from emo_ray.data.targets import with_targets
     from emo_ray.stages.fitting.phases import feature_rows, labelled_batch
     from emo_ray.stages.sweeps.stacked import Fold
     from emo_ray.training.speaker_scaling import standardised
@@ -239,6 +240,6 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     fold_B = splits.folds(plan.prepared.clips_of(ids), count, config.seed)
     offsets = plan.windows.offsets if plan.windows else ()
     windows = windows_of(plan.prepared.clips, offsets, dict(zip(ids, fold_B.tolist(), strict=True)))
-    batch = labelled_batch(table, label_of, windows)
+    batch = with_targets(labelled_batch(table, label_of, windows), votes_of(config, plan.prepared, label_of))
     held_out = [torch.from_numpy(fold_B == fold) for fold in range(count)]
     return [Fold(*standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])) for mask_B in held_out]

@@ -63,6 +63,7 @@ WHOLE = {
     "media.frames_stored": 16,
     "train.ema": 0.9,
     "augment.flip": 0.5,
+    "train.targets": "votes",
 }
 OTHER = {  # values for those of which no other can be made by rule
     "synthetic.missing_rate": 0.2,
@@ -85,6 +86,7 @@ OTHER = {  # values for those of which no other can be made by rule
     "emovclip.class_weights": "balanced",
     "emovclip.logit_adjustment": 1.0,
     "fusion.class_weights": "balanced",
+    "train.vote_entropy_weight": 0.5,
     "fusion.logit_adjustment": 1.0,
     "fusion.batch_size": 64,
     **{key: 0.3 for key in leaves() if key.startswith("augment.")},

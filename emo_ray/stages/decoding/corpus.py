@@ -76,7 +76,9 @@ def resolve_corpus(config: Config) -> tuple[Prepared, ShardPlan]:
     notes = (*import_notes, *split_notes)
     plan = plan_shards(config, root, clips)
     prepared = Prepared(root / "prepared", tuple(clips), names, notes, plan.folder, tuple(plan.clips_of))
-    rows = [[c.clip_id, c.label, c.split, c.speaker, c.dialogue, c.turn, *([c.fold] if c.fold else [])] for c in clips]
+    rows = [
+        [c.clip_id, c.label, c.split, c.speaker, c.dialogue, c.turn, *filter(None, (c.fold, c.votes))] for c in clips
+    ]
     key = store.digest(_meta(prepared, plan), rows)
     return replace(prepared, path=prepared.path / key), plan
 

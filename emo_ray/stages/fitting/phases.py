@@ -19,8 +19,8 @@ from emo_ray.data.batch import FeatureBatch, from_features, with_context
 from emo_ray.data.dialogues import Windows, with_neighbours
 from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf
-from emo_ray.data.pseudo import read_with_targets
 from emo_ray.data.splits import grouped
+from emo_ray.data.targets import read_with_targets, with_targets
 from emo_ray.inference.encoders import video_encoder
 from emo_ray.models import checkpoint, familiarity
 from emo_ray.models.clip import check_tag
@@ -29,11 +29,12 @@ from emo_ray.models.head_average import Head
 from emo_ray.progress import say
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
 from emo_ray.stages.fitting import ray_train
+from emo_ray.stages.fitting.balance import class_balance
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.heads import calibration_of_choice, calibration_on, classical, with_weights
 from emo_ray.stages.fitting.plan import VERSION, TrainingPlan, clips_with_video
-from emo_ray.stages.fitting.video_job import balance_of, check_parts, emovclip_job
+from emo_ray.stages.fitting.video_job import check_parts, emovclip_job
 from emo_ray.training import speaker_scaling
 from emo_ray.training.in_memory import one_thread
 from emo_ray.training.selection import Choice, choose
@@ -126,7 +127,7 @@ def fusion_job(
     statistics, rates_of = scalings(train), feature_rates(train, config.fusion.feature_dropout)
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
-    balance = balance_of(config.fusion, clips, usable, prepared.labels)
+    balance = class_balance(config.fusion, clips, usable, prepared.labels)
     shown = train_rows if balance.rows is None else train_rows.take(balance.rows)
     tables = {"train": shown, "validation": labelled_rows(table, clips.validation)}
     datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
@@ -137,7 +138,7 @@ def fusion_job(
         phase="fusion",
         digest=plan.key,
         build=partial(checkpoint.fresh_fusion, config, statistics, prepared.labels, heads, rates_of),
-        collate=partial(read_with_targets, read, clips.pseudo),
+        collate=partial(read_with_targets, read, clips.targets),
         optimisation=config.fusion,
         train_rows=len(shown),
         fusion=True,
@@ -151,7 +152,7 @@ def fusion_job(
 
 def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None) -> Choice:
     """The settings and epochs that inner folds choose, a Ray task for each, or this process for all."""
-    batch = _labelled(plan, table, plan.clips.labelled, by_speaker)
+    batch = with_targets(_labelled(plan, table, plan.clips.labelled, by_speaker), plan.clips.votes)
     run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
     groups = grouped(plan.prepared.clips_of(batch.clip_ids)).names

@@ -27,6 +27,7 @@ from emo_ray.stages.corpus import Corpus, encoded_with
 
 if TYPE_CHECKING:
     from emo_ray.data.pseudo import PseudoLabels
+    from emo_ray.data.targets import Targets
 
 VERSION = 8  # of trained models; 7: they hold their temperature; 8: features are dropped in training
 
@@ -38,6 +39,7 @@ class TrainingClips:
     labelled: LabelOf
     validation: LabelOf
     pseudo: "PseudoLabels | None" = None
+    votes: "Targets | None" = None  # of labelled clips
 
     @property
     def train(self) -> LabelOf:
@@ -52,7 +54,15 @@ class TrainingClips:
     @property
     def digest_parts(self) -> list:
         """For digests: what decides the result beside the classes of the clips; empty without pseudo-labels."""
-        return [{"pseudo_labels": self.pseudo.digest}] if self.pseudo else []
+        pseudo = [{"pseudo_labels": self.pseudo.digest}] if self.pseudo else []
+        return [*pseudo, *([{"votes": self.votes.digest}] if self.votes else [])]
+
+    @property
+    def targets(self) -> "Targets | None":
+        """What clips are trained towards that have more than a label: votes, and pseudo-labels."""
+        if self.pseudo is None:
+            return self.votes
+        return self.votes | self.pseudo.targets if self.votes else self.pseudo.targets
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
     clips = _training_clips(config, prepared)
     video_path = _emovclip_path(config, prepared, clips, root)
     if inner_folds := _uses_inner_folds(config, prepared, clips, video_path):
-        clips = TrainingClips(clips.labelled | clips.validation, {})
+        labelled = clips.labelled | clips.validation
+        clips = TrainingClips(labelled, {}, votes=votes_of(config, prepared, labelled))
     # Test clips too, because they lie in the same parts, and parts are encoded whole.
     encoded_ids = {clip.clip_id for clip in prepared.clips if clip.label is not None} | clips.train.keys()
     encoders = tuple(frozen_encoders(config, corpus.texts_for(encoded_with(config, prepared, encoded_ids))))
@@ -108,7 +119,31 @@ def clips_with_video(config: Config, prepared: Prepared, clips: TrainingClips) -
         for label_of in (clips.labelled, clips.validation)
     )
     pseudo = clips.pseudo if config.train.pseudo_phases == "both" else None
-    return TrainingClips(labelled, validation, pseudo and pseudo.only(usable))
+    votes = clips.votes and clips.votes.only(labelled)
+    return TrainingClips(labelled, validation, pseudo and pseudo.only(usable), votes)
+
+
+def votes_of(config: Config, prepared: Prepared, label_of: LabelOf) -> "Targets | None":
+    """The votes that these clips are trained towards; None where it is their labels.
+
+    Raises ValueError where none of them has votes, and for a head that cannot be trained towards any.
+    """
+    if config.train.targets == "labels":
+        return None
+    if config.fusion.is_classical:
+        raise ValueError(
+            f"found fusion.kind={config.fusion.kind} with train.targets=votes, expected fusion.kind=mlp: classical "
+            "heads learn from labels, not from shares of votes"
+        )
+    from emo_ray.data.targets import of_votes  # it takes torch, which a plan without votes does not need
+
+    votes = of_votes(prepared.clips_of(label_of), prepared.labels, config.train.vote_entropy_weight)
+    if votes is None:
+        raise ValueError(
+            f"{config.data.manifest}: found train.targets=votes and no labelled clip with votes, expected columns such "
+            f"as votes.{prepared.labels[0]}, or data.columns.votes=COLUMN"
+        )
+    return votes
 
 
 def _training_clips(config: Config, prepared: Prepared) -> TrainingClips:
@@ -118,8 +153,9 @@ def _training_clips(config: Config, prepared: Prepared) -> TrainingClips:
     labelled, validation = (prepared.labels_of(split) for split in ("train", "validation"))
     if not labelled:
         raise ValueError(f"{config.data.manifest}: found no labelled training clips, expected at least one per class")
+    votes = votes_of(config, prepared, labelled)
     if config.train.pseudo_labels is None:
-        return TrainingClips(labelled, validation)
+        return TrainingClips(labelled, validation, votes=votes)
     if config.fusion.is_classical:
         raise ValueError(
             f"found fusion.kind={config.fusion.kind} with train.pseudo_labels, expected fusion.kind=mlp: classical "
@@ -139,7 +175,7 @@ def _training_clips(config: Config, prepared: Prepared) -> TrainingClips:
         )
     if not accepted.label_of:
         say(f"{config.train.pseudo_labels}: no clip was accepted, so labelled clips alone are trained on")
-    return TrainingClips(labelled, validation, accepted if accepted.label_of else None)
+    return TrainingClips(labelled, validation, accepted if accepted.label_of else None, votes)
 
 
 def _uses_inner_folds(

@@ -5,37 +5,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray.data
-import torch
 
 from emo_ray import cluster, parquet, resources
 from emo_ray.config import Config
-from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Choose, VideoBatch, video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
-from emo_ray.data.pseudo import read_with_targets
+from emo_ray.data.targets import read_with_targets
 from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint
 from emo_ray.models.clip_source import image_size
+from emo_ray.stages.fitting.balance import class_balance
 from emo_ray.stages.fitting.plan import TrainingClips, TrainingPlan, clips_with_video
 from emo_ray.stages.fitting.ray_train import TrainingJob
 from emo_ray.training.augmentation import Augmentation
-from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
-
-
-class Balance(NamedTuple):
-    """What is done about classes of different frequency: see `training.loss`."""
-
-    class_weight_K: torch.Tensor | None
-    logit_shift_K: torch.Tensor | None
-    rows: list[int] | None  # of the clips, as often as they are shown
 
 
 def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[TrainingJob, dict[str, ray.data.Dataset]]:
@@ -43,7 +32,7 @@ def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[Traini
     cluster.connect(config)
     prepared, clips = plan.prepared, clips_with_video(config, plan.prepared, plan.clips)
     train_ids = list(clips.train)
-    balance = balance_of(config.emovclip, clips, train_ids, prepared.labels)
+    balance = class_balance(config.emovclip, clips, train_ids, prepared.labels)
     shown = train_ids if balance.rows is None else [train_ids[row] for row in balance.rows]
     datasets = {
         split: video_dataset([prepared.shards / name for name in prepared.parts_with(clip_ids)], clip_ids)
@@ -75,7 +64,7 @@ def augmentation(config: Config) -> Augmentation | None:
 
 def _collate(clips: TrainingClips, choose: Choose) -> Callable[[pa.Table], VideoBatch]:
     """A function from rows of shards to a batch of the frames that are chosen, with targets."""
-    return partial(read_with_targets, partial(video_from_shards, labels=clips.all_clips, choose=choose), clips.pseudo)
+    return partial(read_with_targets, partial(video_from_shards, labels=clips.all_clips, choose=choose), clips.targets)
 
 
 def _drawing(
@@ -88,8 +77,8 @@ def _drawing(
 def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
     """Rows of these clips in shard parts: whole parts are read and other rows dropped before any JPEG is decoded.
 
-    A clip that is named several times has as many rows.
-    Rows that fit are kept in the object store, so that an epoch starts at once; more are streamed from disk each epoch.
+    A clip that is named several times has as many rows. Rows that fit are kept in the object store, so that an epoch
+    starts at once; more are streamed from disk each epoch.
     """
     copies = Counter(clip_ids)
 
@@ -123,17 +112,3 @@ def check_parts(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         parquet.read(path, columns=shard_columns(["video"]))
-
-
-def balance_of(
-    settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], labels: Sequence[str]
-) -> Balance:  # fmt: skip
-    """From the classes of the clips trained on; a clip that weighs less counts for less, but is shown as often."""
-    weight_B = clips.pseudo.weights(clip_ids) if clips.pseudo else None
-    label_B = torch.tensor([clips.train[name] for name in clip_ids])
-    rows = shown_rows(settings, label_B)
-    return Balance(
-        class_weights(settings, label_B, labels, weight_B),
-        logit_shift(settings, label_B, len(labels), weight_B),
-        None if rows is None else rows.tolist(),
-    )

@@ -91,7 +91,8 @@ def tiny_iemocap(root: Path) -> Path:
     scores = "[2.5000, 2.5000, 2.5000]"
     (dialogs / "EmoEvaluation" / f"{stem}.txt").write_text(
         "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
-        f"[10.2000 - 11.0000]\t{stem}_F001\texc\t{scores}\nC-E2:\tHappiness;\t()\n"
+        f"[10.2000 - 11.0000]\t{stem}_F001\texc\t{scores}\nC-E2:\tHappiness;\t()\nC-E4:\tHappiness; Excited;\t(x)\n"
+        "C-F1:\tAnger;\t()\nA-E3:\tval 3; act 2; dom  2;\t()\n"
         f"[9.5000 - 10.1000]\t{stem}_M000\txxx\t{scores}\n[6.2901 - 8.2357]\t{stem}_F000\tneu\t{scores}\n"
     )
     (dialogs / "EmoEvaluation" / "Attribute" / f"{stem}_e1_atr.txt").write_text("not read")
@@ -341,6 +342,7 @@ class TestIemocap:
         assert {clip.dialogue for clip in clips.values()} == {"Ses02F_impro01"}
         assert [clips[name].speaker for name in ("F000", "M000", "F001")] == ["Ses02_F", "Ses02_M", "Ses02_F"]
         assert (clips["F000"].text, clips["M000"].text) == ("Excuse me: hello.", None)
+        assert (clips["F000"].votes, clips["F001"].votes) == (None, (("exc", 0.5), ("hap", 1.5)))
 
     def test_labels_are_the_user_s_to_merge(self, tmp_path):
         clips = read(tiny_iemocap(tmp_path), label_map={"exc": "hap"})

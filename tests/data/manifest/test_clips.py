@@ -56,11 +56,12 @@ def test_csv_jsonl_and_parquet_give_equal_clips(rows, tmp_path_factory):
         st.builds(
             Clip,
             st.text(min_size=1),
-            *[st.none() | CELL] * (len(CLIP_FIELDS) - 6),
+            *[st.none() | CELL] * (len(CLIP_FIELDS) - 7),
             *[st.none() | st.floats(0, 1e6)] * 2,
             st.none() | CELL,
             st.none() | st.floats(-1e6, 1e6),
             st.none() | CELL,
+            st.none() | st.dictionaries(CELL, st.floats(0.5, 99), min_size=1).map(lambda votes: tuple(votes.items())),
         ),
         unique_by=lambda c: c.clip_id,
     )

@@ -1,11 +1,14 @@
 """plan: what decides a result is in its name, what does not is not; and nothing is trained on what judges it."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from emo_ray import store
 from emo_ray.config import override
+from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.fitting.plan import resolve_training
@@ -72,6 +75,28 @@ def test_what_training_starts_from_is_known_by_its_weights(plan_of, tmp_path):
     copied = shutil.copytree(start / checkpoint_files.EMOVCLIP, tmp_path / "copied")
     first, second = (plan_of({"emovclip.start_from": str(folder)}).video_path for folder in (start, copied))
     assert first == second != plan_of({}).video_path
+
+
+def test_votes_decide_a_model_where_it_is_trained_towards_them(few_labels, tmp_path):
+    clips = manifest.read(Path(few_labels.data.manifest))
+
+    def plan(share, **changes):
+        voted = [c if c.label is None else replace(c, votes=((c.label, share), ("sad", 1.0))) for c in clips]
+        manifest.write(tmp_path / "clips.parquet", voted)
+        config = override(few_labels, {"data.manifest": str(tmp_path / "clips.parquet"), **changes})
+        return resolve_training(config, open_corpus(config))
+
+    towards = {"train.targets": "votes"}
+    assert plan(3.0).path == plan(2.0).path != plan(3.0, **towards).path
+    paths = [plan(2.0, **towards).path, plan(3.0, **towards).path]
+    paths.append(plan(3.0, **towards, **{"train.vote_entropy_weight": 0.5}).path)
+    assert len(set(paths)) == 3
+    targets = plan(3.0, **towards).clips.targets
+    assert {len(targets.target_of)} == {len(plan(3.0).clips.labelled)}
+    with pytest.raises(ValueError, match=r"train\.targets=votes and no labelled clip"):
+        resolve_training(override(few_labels, towards), open_corpus(few_labels))
+    with pytest.raises(ValueError, match=r"fusion\.kind=svm"):
+        plan(3.0, **towards, **{"fusion.kind": "svm"})
 
 
 def test_a_student_is_known_by_what_its_pseudo_labels_say(
