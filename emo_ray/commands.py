@@ -156,6 +156,7 @@ COMMANDS: dict[str, Command] = {
         example="mini claims.worlds=3 claims.seeds=3",
         result="STORE/claims/KEY with the tables as JSON, as a page with pictures, and as Markdown",
         sections=("claims", "emovclip", "audio", "text", "fusion", "train", "pseudo"),
+        choice="claims.part",
     ),
     "doctor": Command(
         "stages.doctor",

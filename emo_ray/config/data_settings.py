@@ -188,10 +188,10 @@ class Synthetic(Section, decides=by_value("corpus", only_if=SYNTHETIC), owner="c
     occluded_rate: float = setting(0.1, "Share of the videos with a covered face.", ge=0, le=0.5)
     noisy_rate: float = setting(0.1, "Share of the sound tracks with noise.", ge=0, le=1)
     empty_rate: float = setting(0.05, "Share of the transcripts that have no words.", ge=0, le=1)
-    shot: Literal["close", "wide"] = setting(
+    shot: Literal["close", "wide", "candid"] = setting(
         "close",
         "What the camera sees. close: a face that fills the frame; wide: the same face in a room, off centre, and "
-        "sometimes a second person.",
+        "sometimes a second person; candid: weaker expressions, turned away, farther off, in bad light, blurred.",
     )
     seed: int = setting(0, "Seed of the generator: with it come other speakers, faces, voices and sentences.")
 

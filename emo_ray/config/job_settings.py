@@ -147,8 +147,13 @@ class CrossCorpus(Section, owner="caller"):
 
 
 class Claims(Section, decides=by_value("claims")):
-    """How often the claims are measured."""
+    """Which claims are measured, and how often."""
 
+    part: Literal["paper", "gap"] = setting(
+        "paper",
+        "What is measured; also the first word of the command line. paper: the paper's claims. gap: what to train "
+        "where CLIP's pictures and the clips differ.",
+    )
     worlds: int = setting(3, "Synthetic worlds, each with clips of its own.", ge=1)
     seeds: int = setting(3, "Seeds of training in each world.", ge=1)
     self_training_seeds: int = setting(

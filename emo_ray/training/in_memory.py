@@ -9,10 +9,11 @@ from threadpoolctl import threadpool_limits
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
-from emo_ray.data.batch import Batch, BatchT, FeatureBatch
+from emo_ray.data.batch import Batch, BatchT, FeatureBatch, VideoBatch
 from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
+from emo_ray.training.augmentation import Augmentation
 from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.seeds import Stream, derived_seed
@@ -49,6 +50,8 @@ def fit(
         subsets=is_fusion,
         objective=config.train.objective if is_fusion else "available/waf",
         logit_shift_K=shift_K,
+        augment=_augmentation(train, config),
+        ema=0.0 if is_fusion else config.train.ema,
     )
     reporter = loop.PlainReporter()
     best = loop.fit(model, train_batches, lambda epoch: chunks(validation), settings, reporter)
@@ -56,6 +59,13 @@ def fit(
         raise ValueError(diverged(settings.section, optimisation.lr, len(reporter.history)))
     load_trained(model, best["model"])
     return best
+
+
+def _augmentation(train: Batch, config: Config) -> Augmentation | None:
+    """What changes training frames; None where there are none or they stay as they are."""
+    if not (isinstance(train, VideoBatch) and config.augment.is_used):
+        return None
+    return Augmentation(config.augment, train.frames_BTCHW.shape[-1], config.seed)
 
 
 def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Config, classes: int) -> FusionHead:

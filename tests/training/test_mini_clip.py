@@ -153,9 +153,9 @@ def test_it_finds_the_caption_of_faces_it_never_saw(loaded):
     assert np.mean([pair.get(a, a) == pair.get(b, b) for a, b in zip(guesses, labels, strict=True)]) > 0.85
 
 
-def test_training_lowers_both_losses(monkeypatch):
+def test_training_lowers_both_losses():
     """The training loop itself, for 30 of its 1500 steps."""
-    monkeypatch.setattr(mini_clip, "SETTINGS", replace(SETTINGS, steps=30, batch_size=32))
+    settings = replace(SETTINGS, steps=30, batch_size=32)
     torch.manual_seed(0)
     rows = [(person, number) for person in range(16) for number in range(8)]
     frames, captions, labels = zip(*(mini_clip.captioned_still(*row) for row in rows), strict=True)
@@ -171,7 +171,7 @@ def test_training_lowers_both_losses(monkeypatch):
             return {name: loss.item() for name, loss in mini_clip.losses(model.eval(), words, pairs).items()}
 
     before = measure()
-    mini_clip.train(model, words, pairs, ProbeSet(images, labels, [person for person, _ in rows]))
+    mini_clip.train(model, words, pairs, ProbeSet(images, labels, [person for person, _ in rows]), settings)
     after = measure()
     assert all(after[name] < before[name] for name in before)
 

@@ -1,6 +1,6 @@
 """The demo's corpus: people with faces, voices and sentences, drawn by rules.
 
-Reading order: canvas, face, scene, voice, text, corpus.
+Reading order: canvas, face, scene, candid, voice, text, corpus.
 """
 
 from emo_ray.data.synthetic.corpus import (

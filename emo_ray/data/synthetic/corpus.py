@@ -26,6 +26,7 @@ from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
 from emo_ray.data.manifest.columns import SPLITS
+from emo_ray.data.synthetic.candid import CRF, candid_shot
 from emo_ray.data.synthetic.face import FLAWS, RATE_FPS, face
 from emo_ray.data.synthetic.scene import wide_shot
 from emo_ray.data.synthetic.text import sentence
@@ -55,7 +56,7 @@ class Script:
     split: str
     speaker: str
     seed: int  # of the corpus; with clip_id and speaker it decides every pixel and sample
-    shot: Literal["close", "wide"] = "close"
+    shot: Literal["close", "wide", "candid"] = "close"
 
 
 def digest_parts(synthetic: Synthetic) -> tuple[Any, ...]:
@@ -96,7 +97,8 @@ def render(script: Script, folder: Path) -> Clip:
     has_video = "video" in script.shown
     path = Path(folder).absolute() / "clips" / f"{script.clip_id}.{'mp4' if has_video else 'm4a'}"
     if not path.exists():
-        write(path, _perform_face(script), _perform_voice(script))
+        crf = CRF if script.shot == "candid" else 20
+        write(path, _perform_face(script), _perform_voice(script), crf=crf)
     return Clip(
         clip_id=script.clip_id,
         video=str(path) if has_video else None,
@@ -118,6 +120,9 @@ def _perform_face(script: Script) -> np.ndarray | None:
     if script.shot == "wide":
         rngs = (speaker_rng, clip_rng, _rng(script.seed, script.clip_id, "scene"))
         return wide_shot(script.shown["video"], rngs, DURATION_S, script.flaws.get("video"))
+    if script.shot == "candid":
+        rngs = (speaker_rng, clip_rng, _rng(script.seed, script.clip_id, "camera"))
+        return candid_shot(script.shown["video"], rngs, DURATION_S, script.flaws.get("video"))
     return face(script.shown["video"], speaker_rng, clip_rng, DURATION_S, script.flaws.get("video"))
 
 
@@ -191,14 +196,23 @@ def _rng(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(key, "little"))
 
 
-def write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | None, rate_fps: int = RATE_FPS) -> None:
-    """H.264 and AAC in an mp4 file that appears whole or not at all; one thread and no dates, so bytes repeat."""
+def write(
+    path: Path,
+    frames_THWC: np.ndarray | None,
+    samples_S: np.ndarray | None,
+    rate_fps: int = RATE_FPS,
+    crf: int = 20,
+) -> None:
+    """H.264 and AAC in an mp4 file that appears whole or not at all; one thread and no dates, so bytes repeat.
+
+    The higher `crf`, the lower the rate of the video.
+    """
     with (
         store.renamed(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
     ):
         # All streams must exist before the first packet.
-        video = None if frames_THWC is None else _video_stream(container, frames_THWC.shape, rate_fps)
+        video = None if frames_THWC is None else _video_stream(container, frames_THWC.shape, rate_fps, crf)
         audio = None if samples_S is None else _audio_stream(container)
         if video is not None and frames_THWC is not None:
             for frame_HWC in frames_THWC:
@@ -209,9 +223,9 @@ def write(path: Path, frames_THWC: np.ndarray | None, samples_S: np.ndarray | No
             container.mux(audio.encode(None))
 
 
-def _video_stream(container: OutputContainer, shape_THWC: tuple[int, ...], rate_fps: int) -> VideoStream:
+def _video_stream(container: OutputContainer, shape_THWC: tuple[int, ...], rate_fps: int, crf: int) -> VideoStream:
     # With mbtree, x264 165 gives other bytes from call to call for frames this small on CPUs that have AVX-512.
-    options = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0"}
+    options = {"preset": "veryfast", "crf": str(crf), "x264-params": "mbtree=0"}
     stream = container.add_stream("libx264", rate=rate_fps, options=options)
     _, stream.height, stream.width, _ = shape_THWC
     stream.pix_fmt = "yuv420p"

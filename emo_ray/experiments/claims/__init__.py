@@ -1,4 +1,5 @@
 """The paper's claims in miniature, on synthetic worlds, by the stages that jobs run.
 
-Reading order: trials, baselines, supervised, self_training, comparisons, claims.
+Reading order: trials, baselines, supervised, self_training, comparisons, gap_world, gap,
+claims.
 """

@@ -57,20 +57,28 @@ def claims(config: Config) -> Result:
     """
     _check(config)
     root = cluster.store_root(config)
+    if config.claims.part == "gap":
+        from emo_ray.experiments.claims import gap
+
+        key, content = gap.measure(config, root)
+        return _reported(config, root, key, content)
     planned = plan_trials(config, root)
     if not all(trial.is_measured for trial in planned):
         tracking.check(config, root)
     _run_missing(config, planned)
     key = store.digest(comparisons.VERSION, settings_of(config, "claims"), [trial.folder.name for trial in planned])
+    return _reported(config, root, key, compare(config, _read_scores(planned)))
+
+
+def _reported(config: Config, root: Path, key: str, content: report.ClaimsReport) -> Result:
+    """The report, written where it is missing and logged where runs are tracked."""
     folder = root / "claims" / key
 
     def fill(temporary: Path) -> None:
-        content = compare(config, _read_scores(planned))
         store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
         report.write(content, temporary)
 
     store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)
-    content: report.ClaimsReport = store.read_json(folder / CONTENT)
     if not tracking.is_logged(config, root, folder, key):
         run = tracking.open_run(config, root, key, tracking.title(config, "claims", key))
         run.metrics({f"claims/{d['claim']}/{i}": d["mean"] for i, d in enumerate(content["differences"])})

@@ -111,11 +111,11 @@ def _against_untuned(config: Config, over_worlds: OverWorlds) -> Part:
         all_statistics: "not below",
     }
     differences = [
-        *(_difference(1, f"EmoVCLIP − {name}", ours - over_worlds(name), target) for name, target in targets.items()),
-        _difference(1, "EmoVCLIP − attention without prompts", ours - over_worlds(UNPROMPTED)),
+        *(difference(1, f"EmoVCLIP − {name}", ours - over_worlds(name), target) for name, target in targets.items()),
+        difference(1, "EmoVCLIP − attention without prompts", ours - over_worlds(UNPROMPTED)),
     ]
     differences += [
-        _difference(1, f"EmoVCLIP as described − {name}", described - over_worlds(name), "beyond two SE")
+        difference(1, f"EmoVCLIP as described − {name}", described - over_worlds(name), "beyond two SE")
         for name in (ZERO_SHOT, mean_probe)
     ]
     return [table], differences
@@ -127,7 +127,7 @@ def _prompts(config: Config, over_worlds: OverWorlds) -> Part:
     lengths = {"as above: 8 global prompts, 8 context tokens": OURS, **{name: name for name in LENGTHS}}
     counts = _video_table(2, "Prompt lengths", lengths, partial(over_worlds, seeds=1), "seed 0 alone")
     steps = [
-        _difference(2, f"{name} over the row above", over_worlds(rungs[name]) - over_worlds(rungs[above]))
+        difference(2, f"{name} over the row above", over_worlds(rungs[name]) - over_worlds(rungs[above]))
         for above, name in pairwise(rungs)
     ]
     return [ladder, counts], steps
@@ -149,7 +149,7 @@ def _modalities(config: Config, over_worlds: OverWorlds) -> Part:
     }
     single = max((key for key in SUBSETS if len(key) == 1), key=lambda key: test[key].mean())
     what = f"all three − {single} alone (the best)"
-    return [table], [_difference(3, what, test[EVERYTHING] - test[single], "ten points")]
+    return [table], [difference(3, what, test[EVERYTHING] - test[single], "ten points")]
 
 
 def _dropout(config: Config, over_worlds: OverWorlds) -> Part:
@@ -177,8 +177,8 @@ def _dropout(config: Config, over_worlds: OverWorlds) -> Part:
     }
     words = f"dropout {best:g} − none"
     return [table], [
-        _difference(4, f"{words}, mean of the incomplete subsets", gains[incomplete], "three points"),
-        _difference(4, f"{words}, all three", gains[f"test/{EVERYTHING}"], "within one SE" if best > 0 else None),
+        difference(4, f"{words}, mean of the incomplete subsets", gains[incomplete], "three points"),
+        difference(4, f"{words}, all three", gains[f"test/{EVERYTHING}"], "within one SE" if best > 0 else None),
     ]
 
 
@@ -212,7 +212,7 @@ def _self_training(config: Config, over_worlds: OverWorlds) -> Part:
             ("kept", "teacher", None),
         ]
         differences += [
-            _difference(
+            difference(
                 5, f"{count} labelled: {_HEAD_NAMES[name]} − {_HEAD_NAMES[other]}", test[name] - test[other], judged_by
             )
             for name, other, judged_by in pairs
@@ -252,7 +252,7 @@ def _video_table(
     return {"claim": claim, "title": title, "note": note, "columns": ["video"], "first": "method", "rows": rows}
 
 
-def _difference(claim: int, what: str, gain_W: np.ndarray, target: Target | None = None) -> Difference:
+def difference(claim: int, what: str, gain_W: np.ndarray, target: Target | None = None) -> Difference:
     """A paired difference, judged against its target; not judged where one world gives no standard error."""
     estimate = summarise(gain_W)
     words = "" if target is None else _WORDS_OF_TARGETS[target]

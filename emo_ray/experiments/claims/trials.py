@@ -26,7 +26,7 @@ HEADS = ("teacher", "longer", "student", "kept")  # see `self_training.self_trai
 JUDGED = ("validation", "test")
 EVERYTHING = next(key for key in SUBSETS if len(key) == len(MODALITIES))
 _GLOBAL, _CONTEXT = "emovclip.global_prompts", "emovclip.context_tokens"
-_NOTHING: dict[str, Any] = {
+NOTHING: dict[str, Any] = {
     _GLOBAL: 0,
     "emovclip.local_prompts": False,
     "emovclip.summary_prompt": False,
@@ -46,8 +46,8 @@ _ROUNDS_ALL_PLAYED = {"rounds.most": ROUNDS, "rounds.patience": ROUNDS}
 _LOCAL = {"emovclip.local_prompts": True, "emovclip.time_embedding": True}
 # Each rung adds to the one above it: AS_DESCRIBED is all that DESIGN describes, the last is OURS.
 LADDER = {
-    "global prompts": _NOTHING | {_GLOBAL: 8},
-    "+ local prompts and time embedding": _NOTHING | {_GLOBAL: 8} | _LOCAL,
+    "global prompts": NOTHING | {_GLOBAL: 8},
+    "+ local prompts and time embedding": NOTHING | {_GLOBAL: 8} | _LOCAL,
     "+ summary prompt": WHOLE | {_CONTEXT: 0, "emovclip.pooling": "mean"},
     AS_DESCRIBED: WHOLE | {"emovclip.pooling": "mean"},
     "+ attention over frames": WHOLE,
@@ -78,7 +78,7 @@ def trials_of(config: Config) -> dict[str, Trial]:
         OURS: Trial("EmoVCLIP", WHOLE),
         ZERO_SHOT: Trial("zero-shot", seeded=False),
         **{name: Trial("probe", statistics=statistics, seeded=False) for name, statistics in PROBES.items()},
-        UNPROMPTED: Trial("EmoVCLIP", _NOTHING | {"emovclip.pooling": "attention"}),
+        UNPROMPTED: Trial("EmoVCLIP", NOTHING | {"emovclip.pooling": "attention"}),
         **{name: Trial("EmoVCLIP", changes) for name, changes in ladder.items()},
         **{name: Trial("EmoVCLIP", changes, seeded=False) for name, changes in LENGTHS.items()},
         **{subset_name(key): Trial("model", complete | {"modalities": names}) for key, names in SUBSETS.items()},
