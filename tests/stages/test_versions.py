@@ -34,7 +34,7 @@ from emo_ray.data.shards import IdentifiedClip
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
-from emo_ray.experiments.claims import baselines, comparisons, trials
+from emo_ray.experiments.claims import baselines, comparisons, gap, gap_world, trials
 from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
 from emo_ray.inference.encoders import recogniser
 from emo_ray.inference.recognition import transcribe_rows
@@ -328,6 +328,18 @@ def of_claims() -> Any:
     return without_prose(comparisons.compare(config, scores))
 
 
+def of_gap() -> Any:
+    config = override(load("mini"), {"claims.worlds": 2, "claims.seeds": 2})
+    tuned = {trial: {"validation/V": 0.3 + i / 20} for i, trial in enumerate(gap.tuning_trials(config))}
+    planned = gap.planned_trials(config, gap.best_rates(tuned))
+    scores = {trial: {"test/V": 0.3 + (7 * i) % 20 / 40} for i, trial in enumerate(planned)}
+    return without_prose(gap.report_of(config, tuned, scores, probe=0.7))
+
+
+def of_gap_world(folder: Path) -> Any:
+    return gap_world.clips_of(folder, 0, "train", 6, 32).frames_BTCHW.numpy()
+
+
 def of_speakers() -> Any:
     rng = np.random.default_rng(0)
     values_BD = rng.normal(size=(60, 3)) + 2 * rng.normal(size=(6, 3)).repeat(10, axis=0)
@@ -392,6 +404,8 @@ def outputs(small, few, taught, media_files, tiny_config, tmp_path_factory):
         "experiments.claims.baselines.VERSION": of_frames(),
         "experiments.claims.claims.VERSION": of_trials(),
         "experiments.claims.comparisons.VERSION": of_claims(),
+        "experiments.claims.gap.VERSION": of_gap(),
+        "experiments.claims.gap_world.VERSION": of_gap_world(tmp_path_factory.mktemp("gap")),
         "models.identity.AUDIO_VERSION": of_speech_model(tmp_path_factory.mktemp("speech-model")),
         "models.identity.CLIP_VERSION": of_clip(),
         "models.identity.FUNCTIONALS_VERSION": of_encoder(small, "audio"),

@@ -8,7 +8,7 @@ Nothing is chosen on test clips. A trial is an artefact of the store, so a kille
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from emo_ray.data.batch import VideoBatch
 from emo_ray.data.synthetic import LABELS, ceiling
 from emo_ray.experiments.claims import baselines, gap_world
 from emo_ray.experiments.claims.comparisons import Target, difference, summarise
+from emo_ray.experiments.claims.gap_world import FRAMES
 from emo_ray.experiments.claims.trials import NOTHING, PROBES, WHOLE, ZERO_SHOT, Scores
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.emovclip import build
@@ -39,7 +40,7 @@ VERSION = 1  # raise it when the same trial gives other scores
 SCORES = "scores.json"
 MIDDLE, COUNTS = 200, (60, 200, 600)  # labelled clips
 VALIDATION, TEST = 60, 150  # clips of a world
-FRAMES, EPOCHS, STEPS = 4, 6, 24  # of a clip; of training; of an epoch, at least
+EPOCHS, STEPS = 6, 24  # of training; of an epoch, at least
 RATES = (1e-3, 3e-3)
 _ATTENTION = NOTHING | {"emovclip.pooling": "attention"}
 _LORA = {"emovclip.lora.rank": 8}
@@ -290,17 +291,11 @@ def _measured(bench: _Bench, trial: GapTrial) -> Scores:
 
 @lru_cache(maxsize=1)
 def _world_clips(root: Path, world: int, train: int, size: int) -> Clips:
-    """The clips of a world by split, with the frames that are shown; those of the last world stay in memory."""
+    """The clips of a world by split; those of the last world stay in memory."""
     counts: dict[Split, int] = {"train": train, "validation": VALIDATION, "test": TEST}
     if world == _TUNING_WORLD:
         counts["test"] = len(LABELS)  # nobody looks at them
-    batches = {n: gap_world.clips_of(root, _FIRST_WORLD + world, n, clips, size) for n, clips in counts.items()}
-    return {name: replace(batch, frames_BTCHW=evenly(batch.frames_BTCHW)) for name, batch in batches.items()}
-
-
-def evenly(frames_BTCHW: torch.Tensor) -> torch.Tensor:
-    """The frames that are shown: of each stretch of stored frames the one behind its middle."""
-    return frames_BTCHW[:, 1 :: frames_BTCHW.shape[1] // FRAMES]
+    return {split: gap_world.clips_of(root, _FIRST_WORLD + world, split, n, size) for split, n in counts.items()}
 
 
 def _labelled(train: VideoBatch, trial: GapTrial) -> VideoBatch:

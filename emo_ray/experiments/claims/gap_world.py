@@ -24,7 +24,7 @@ from emo_ray.training import mini_clip
 
 VERSION = 1  # raise it when the same settings give another CLIP or other clips
 WEIGHTS = "posed_clip.safetensors"
-STORED_FRAMES = 8  # of a clip of 2 s
+FRAMES = 4  # of a clip of 2 s
 _FRAMES = "frames.npy"
 
 
@@ -49,11 +49,11 @@ def posed_clip(root: Path) -> Path:
 
 
 def clips_of(root: Path, seed: int, split: Split, clips: int, size: int) -> VideoBatch:
-    """As many clips of a split as they come out of mp4 files, with all stored frames; they are filmed where missing.
+    """As many clips of a split as they come out of mp4 files; they are filmed where missing.
 
     `seed` says which world.
     """
-    path = root / "claims" / "corpora" / f"candid-{store.digest(VERSION, seed, split, clips, STORED_FRAMES, size)}"
+    path = root / "claims" / "corpora" / f"candid-{store.digest(VERSION, seed, split, clips, FRAMES, size)}"
     world = Synthetic(
         **{f"{split}_clips": clips},
         true_rate=0.95,
@@ -86,7 +86,7 @@ def _filmed(script: synthetic.Script, folder: Path, size: int) -> np.ndarray:
     silent = replace(script, shown={"video": script.shown["video"]}, text=None)
     source = synthetic.render(silent, folder).video
     assert source is not None, "the clip has video"
-    frames_THWC, status = read_video(source, STORED_FRAMES, size)
+    frames_THWC, status = read_video(source, FRAMES, size)
     assert frames_THWC is not None, status
     Path(source).unlink()
     return frames_THWC.transpose(0, 3, 1, 2)
