@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from emo_ray import resources
 from emo_ray.config import load
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,7 @@ def test_only_the_gpu_pool_has_gpus(cluster):
     assert set(types) == {"head", *POOLS}
     assert types["gpu"]["resources"]["GPU"] >= 1
     assert "GPU" not in types["cpu"]["resources"]
+    assert types["gpu"]["labels"] == {resources._GPU_LABEL: "L4"}
     assert sum(types[pool]["max_workers"] for pool in POOLS) == cluster["max_workers"]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import psutil
 
+from emo_ray.failures import SIGNALLED
 from emo_ray.job_log import ALIVE_S, FOLDER
 from emo_ray.stages.store_files import whole_lines
 
@@ -105,8 +106,8 @@ def _add(record: JobRecord, event: Mapping[str, Any]) -> None:
     elif event["event"] == "ended":
         record.state, record.status = "done", int(event["status"])
     elif event["event"] == "failed":
-        record.state, record.status = "failed", int(event["status"])
-        record.message = str(event["message"])
+        record.status, record.message = int(event["status"]), str(event["message"])
+        record.state = "stopped" if record.status > SIGNALLED else "failed"
 
 
 def _runs(began: Mapping[str, Any], last_s: float) -> bool:

@@ -71,6 +71,13 @@ def test_a_job_that_was_killed_was_stopped_and_the_same_command_goes_on(config, 
     assert "to go on: emo-ray tune mini" in result.lines
 
 
+def test_a_job_that_a_signal_ended_was_stopped(config, tmp_path):
+    with pytest.raises(KeyboardInterrupt), job_log.recorded(tmp_path, "train", ["mini"]):
+        raise KeyboardInterrupt
+    (job,) = status(config).content["jobs"]
+    assert (job["state"], job["status"]) == ("stopped", 130)
+
+
 def test_a_process_with_the_same_number_that_began_later_is_another(config, tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
