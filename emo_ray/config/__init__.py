@@ -1,7 +1,7 @@
 """One frozen tree of settings: every key with its default, bounds, description and what it decides; the recipes.
 
 Reading order: setting, model_settings, fusion_settings, train_settings, data_settings, table_settings,
-endpoint_settings, job_settings, sweep_settings, yaml_core, tree, words, decides, explain.
+endpoint_settings, cluster_settings, job_settings, sweep_settings, yaml_core, tree, words, decides, explain.
 """
 
 from emo_ray.config.decides import ARTEFACTS, decided_by, key_table, keys_of_caller, settings_of

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from emo_ray.config.cluster_settings import Cluster, Submit
 from emo_ray.config.data_settings import Data, Media, Segment, Synthetic
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.fusion_settings import Fusion
@@ -19,7 +20,6 @@ from emo_ray.config.job_settings import (
     Bench,
     Chaos,
     Claims,
-    Cluster,
     CrossCorpus,
     Evaluate,
     Export,
@@ -27,7 +27,6 @@ from emo_ray.config.job_settings import (
     Rounds,
     Serve,
     Store,
-    Submit,
     Tracking,
     Verify,
 )

@@ -30,8 +30,7 @@ _OF_PLAN = {
 
 
 def status(config: Config) -> Result:
-    """Look at the store's logs and folders. The result's status is 2 where a job failed or was stopped, or an artefact
-    cannot be read.
+    """What the logs and folders of the store say; status 2 where a job failed or stopped, or an artefact is unreadable.
 
     Files are not read as a whole: jobs/verify.py does that. Raises ValueError where there is no store.
     """
@@ -110,11 +109,9 @@ def _spent_table(times: Mapping[str, Mapping[str, float]], root: Path, plan: Map
         names = [
             name for name in planned if any(name.startswith(n) and re.match(p, title) for n, p in _OF_PLAN.items())
         ]
-        hours = [planned[name]["hours"] for name in names]
-        known = [value for value in hours if value is not None]
-        rows.append(
-            [title, duration(total["seconds"]), f"{total['done']:.0f}", duration(sum(known) * 3600) if known else ""]
-        )
+        hours = [planned[name]["hours"] for name in names if planned[name]["hours"] is not None]
+        expected_time = duration(sum(hours) * 3600) if hours else ""
+        rows.append([title, duration(total["seconds"]), f"{total['done']:.0f}", expected_time])
     sizes = _bytes(root)
     planned_bytes = {"shards": "prepare", "features": "encode"}
     for kind, size in sizes.items():

@@ -18,7 +18,7 @@ import emo_ray
 from emo_ray import config as configuration
 from emo_ray import failures, store
 from emo_ray.config import Config
-from emo_ray.config.job_settings import Submit
+from emo_ray.config.cluster_settings import Submit
 from emo_ray.progress import console, say
 from emo_ray.stages.result import Result
 
@@ -53,7 +53,7 @@ def submit(config: Config) -> Result:
             submission = earlier
             _tell_of_joining(submission, is_same_code=codes[earlier] == code)
         else:
-            submission = _submit(client, config.submit.job, next_id(name, earlier), folder)
+            submission = _submit(client, config.submit.job, next_id(name, earlier), folder, code)
     stop = f"ray job stop --address {shlex.quote(config.submit.address)} {submission}"
     if not config.submit.follow:
         lines = ["it runs on the cluster; submit.follow=true shows its log", f"to stop it: {stop}"]
@@ -150,12 +150,11 @@ def _state(client: "JobSubmissionClient", submission: str) -> str:
     return str(client.get_job_status(submission))
 
 
-def _submit(client: "JobSubmissionClient", job: str, submission: str, folder: Path) -> str:
+def _submit(client: "JobSubmissionClient", job: str, submission: str, folder: Path, code: str) -> str:
     """Start a job on the head of the cluster, as Ray does with one that reserves nothing, or join who was quicker."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     say(f"submitting {submission}: {size / 1e6:.1f} MB in {len(files)} files, zipped")
-    code = store.digest_path(folder / "emo_ray")
     deadline_s = time.monotonic() + _PATIENCE_S
     while True:
         try:

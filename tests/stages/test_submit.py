@@ -32,7 +32,7 @@ nodes.shutdown()
 
 def test_every_job_but_submit_can_be_submitted():
     names = set(configuration.choices("submit.job"))
-    assert names == set(COMMANDS) - {"submit"}, "submit.job in emo_ray/config/job_settings.py lists the jobs"
+    assert names == set(COMMANDS) - {"submit"}, "submit.job in emo_ray/config/cluster_settings.py lists the jobs"
 
 
 def test_the_id_is_that_of_the_job_and_of_what_it_does():
