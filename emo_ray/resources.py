@@ -15,12 +15,12 @@ _GPU_LABEL = "ray.io/accelerator-type"
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 
 
-def stays_here(config: Config, tasks: int) -> bool:
-    """Whether so many tasks are done by this process: none or one of them, and no cluster to send it to.
+def stays_here(config: Config, tasks: int, clips: int | None = None) -> bool:
+    """Whether this process does so many tasks: one at most, or no more clips than a part holds, and no cluster to join.
 
-    To start Ray and a process that imports torch takes seconds, and one task would gain nothing by it.
+    To start Ray and a process that imports torch takes longer than such work.
     """
-    return tasks <= 1 and not joins(config)
+    return not joins(config) and (tasks <= 1 or (clips is not None and clips <= config.media.clips_per_part))
 
 
 def use_gpu(config: Config, processes: int) -> bool:

@@ -220,11 +220,11 @@ def _predict(
     rows = [{"shard": str(plan.folder / name), "task": tasks.get(name, b""), "unread": ""} for name in missing]
     rows = [row | {"near": pickle.dumps(near_of.get(name))} for row, name in zip(rows, missing, strict=True)]
     arguments = config, models.path, models.texts, models.speakers, feature_folders, folder
-    is_here = config.train.num_workers == 0 or resources.stays_here(config, len(rows))
-    run = _in_this_process if is_here else _in_actors
     clips = 0
     unread = []
     total = sum(len(plan.clips_of[name]) for name in missing)
+    is_here = config.train.num_workers == 0 or resources.stays_here(config, len(rows), total)
+    run = _in_this_process if is_here else _in_actors
     with progress("predicting", total, "clips") as advance:
         for row in run(config, rows, arguments):
             clips += row["clips"]

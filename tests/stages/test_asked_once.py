@@ -46,7 +46,8 @@ def config_of(rows, tiny_config, asking_of, tmp_path):
     def config(server, **changes):
         asking = {f"annotate.{key}": value for key, value in asking_of(server).model_dump().items()}
         places = {"data.manifest": str(tmp_path / "clips.jsonl"), "store.root": str(tmp_path / "store")}
-        return override(tiny_config, places | {"tracking.enabled": False} | asking | changes)
+        quick = {"tracking.enabled": False, "media.clips_per_part": 128}  # so few are decoded in this process
+        return override(tiny_config, places | quick | asking | changes)
 
     return config
 
@@ -77,6 +78,7 @@ def test_rounds_of_self_training_ask_once(chat, config_of, rows):
     assert server.asked == dict.fromkeys(texts, 1)
 
 
+@pytest.mark.slow  # the processes of Ray Tune take half a minute of CPU
 def test_trials_of_a_sweep_ask_once(chat, config_of, rows):
     server = chat()
     space = {"fusion.lr": {"loguniform": [1e-4, 1e-2]}}

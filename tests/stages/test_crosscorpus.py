@@ -35,6 +35,7 @@ def config(ray_session, tiny_config, tmp_path_factory):
         corpora[name] = {"data.manifest": str(folder / f"{name}.parquet"), "tables.audio": str(folder / f"{name}.npz")}
     corpora["calls"]["data.label_map"] = {"anger": "angry"}
     quick = {"train.epochs": 3, "train.num_workers": 0, "fusion.passes_per_epoch": 5, "tracking.enabled": False}
+    quick["media.clips_per_part"] = 256  # so few are decoded in this process
     places = {"store.root": str(folder / "store"), "crosscorpus.corpora": corpora}
     return override(tiny_config, places | quick)
 

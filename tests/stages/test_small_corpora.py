@@ -42,6 +42,7 @@ def corpus(tiny_config, tmp_path_factory):
     changes |= {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
     defaults = {"train.heads": None, "train.refit": None, "fusion.auto": None, "evaluate.floors": None}
     quick = {"train.epochs": 2, "train.num_workers": 0, "fusion.hidden": 8, "tracking.enabled": False}
+    quick["media.clips_per_part"] = 256  # all of them are one part
     return override(tiny_config, changes | defaults | quick)
 
 
@@ -74,6 +75,7 @@ def test_a_refit_model_is_calibrated_on_the_clips_that_inner_folds_left_out(corp
     assert stored["nll"]["after"] <= stored["nll"]["before"]
 
 
+@pytest.mark.slow  # that workers train the same is in fitting/test_ray_train.py, that tasks choose in the folds below
 def test_workers_of_ray_choose_and_train_the_same(corpus, measured):
     of_ray = train(override(corpus, {"train.num_workers": 1, "store.root": corpus.store.root + "-ray"}))
     assert of_ray.path.name == measured.content["checkpoint"]

@@ -220,9 +220,9 @@ def in_parallel(
     sizes: Sequence[int],
     unit: str = "clips",
 ) -> list[bytes]:
-    """Run `work` over pickled tasks as Ray Data tasks, or a single one here. `sizes` are the units of each task.
+    """Run `work` over pickled tasks as Ray Data tasks, or here where there is little to do.
 
-    Results come in any order.
+    Results come in any order. `sizes` are the units of each task.
 
     `work` must be a nested function: those travel by value, so that workers import only what they use.
     """
@@ -234,8 +234,9 @@ def in_parallel(
 
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
     results = []
+    is_here = resources.stays_here(config, len(rows), sum(sizes) if unit == "clips" else None)
     with progress(title, sum(sizes), unit) as advance:
-        for row in map(run, rows) if resources.stays_here(config, len(rows)) else _in_tasks(config, run, rows):
+        for row in map(run, rows) if is_here else _in_tasks(config, run, rows):
             results.append(row["result"])
             advance(row["size"])
     return results

@@ -143,7 +143,8 @@ def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -
     from emo_ray.stages.encoding.actor import EncodeActor  # torch and Ray take seconds to import
     from emo_ray.training.in_memory import own_device
 
-    if config.train.num_workers == 0 or resources.stays_here(config, len(rows)):
+    clips = sum(row["clips"] for row in rows)
+    if config.train.num_workers == 0 or resources.stays_here(config, len(rows), clips):
         with own_device(config) as device:
             yield from map(EncodeActor(encoders, config.media.patience_s, device.type), rows)
         return
