@@ -132,9 +132,11 @@ class Job:
             return self._function()(config)
         self.checkpoint = config.checkpoint
         from emo_ray import cluster, tracking  # they import what --help does without
+        from emo_ray.data.inputs import fetched
 
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
+        config = fetched(config)
         self._check(config)
         tracking.began(parsed.recipe)
         function = self._function()

@@ -22,8 +22,10 @@ from urllib.parse import unquote
 import psutil
 from pydantic import SecretStr
 
+from emo_ray import bucket
 from emo_ray.config import Config
 from emo_ray.config.yaml_core import read
+from emo_ray.data.inputs import cache_folder
 
 # Ray reads these when it starts, trains or tunes, and local workers inherit them. A user's settings win.
 _ENVIRONMENT = {
@@ -230,8 +232,11 @@ def in_submitted_job() -> bool:
 def store_root(config: Config) -> Path:
     """`store.root` as an absolute path. In a submitted job a relative one starts at the home folder.
 
-    Raises ValueError where no folder is there and none can be made, and where MLflow's database cannot lie in it.
+    The root of a store in a bucket is a folder of `bucket`, below `store.cache`. Raises ValueError where no folder is
+    there and none can be made, and where MLflow's database cannot lie in it.
     """
+    if bucket.is_address(config.store.root):
+        return _root_in_bucket(config)
     base = Path.home() if in_submitted_job() else Path.cwd()
     try:
         root = (base / Path(config.store.root).expanduser()).absolute()
@@ -253,6 +258,15 @@ def store_root(config: Config) -> Path:
             "things in the address of MLflow's database: name another folder, or set tracking.uri"
         )
     return root
+
+
+def _root_in_bucket(config: Config) -> Path:
+    if config.tracking.enabled and config.tracking.uri is None:
+        raise ValueError(
+            f"tracking.uri: found none with store.root={config.store.root}, expected the address of an MLflow server, "
+            "for its database cannot lie in a bucket: set tracking.uri=http://HOST:PORT, or tracking.enabled=false"
+        )
+    return bucket.local_path(config.store.root, cache_folder(config))
 
 
 def api_key() -> SecretStr | None:

@@ -1,18 +1,30 @@
-"""Locks between processes of all machines that share a store: files that one process at a time holds."""
+"""Locks between processes of all machines that share a store: files that one process at a time holds.
+
+Of a store in a bucket, such a file is one machine's. Machines exclude each other by claims: objects with a name of
+their own beside the file's. Whoever has written his claim and then sees no other holds the lock, for whoever claims
+later sees his. This takes listings that show every object which was written before, as those of S3 and gs do.
+"""
 
 import errno
 import math
 import os
+import random
 import socket
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
+from emo_ray import bucket
+
 _QUIET_WAIT_S = 5.0  # for a lock, before its holder is named
+_LEASE_S = 60.0  # a claim that is not renewed for so long is that of a dead process
+_RENEWAL_S = _LEASE_S / 4
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # what a file system without locks says
 
 
@@ -37,6 +49,7 @@ def lock(path: Path, timeout_s: float = -1) -> Iterator[bool]:
             if error.errno not in _NO_LOCKS:
                 raise
             is_locked = False
+        stack.enter_context(_claimed(path, timeout_s))
         yield is_locked
 
 
@@ -52,9 +65,79 @@ def _acquire(stack: ExitStack, path: Path, timeout_s: float) -> None:
         except filelock.Timeout:
             if left_s <= _QUIET_WAIT_S:
                 raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s") from None
-        if (holder := _holder(path)) != said:
-            print(f"waiting for {holder}: it holds {path} until it ends", file=sys.stderr, flush=True)
-            said = holder
+        said = _say(path, _holder(path), said)
+
+
+def _say(path: Path, holder: str, said: str) -> str:
+    """Say who holds a lock, unless that was `said` last; returns what is said now."""
+    if holder != said:
+        print(f"waiting for {holder}: it holds {path} until it ends", file=sys.stderr, flush=True)
+    return holder
+
+
+@contextmanager
+def _claimed(path: Path, timeout_s: float) -> Iterator[None]:
+    """Let one machine at a time hold a lock file of a store in a bucket, which is locked on this machine already.
+
+    The claim is renewed while the block runs. One that does not change for `_LEASE_S`, by the clock of whoever waits,
+    counts no more. Raises TimeoutError.
+    """
+    claims = path.with_name(f"{path.name.lstrip('.')}.claims")
+    if (folder := bucket.folder_of_buckets(claims)) is None:
+        yield
+        return
+    note = _machine_note(folder)
+    claim, begun_s, said = claims / f"{socket.gethostname()}-{note.read_text('utf-8')}", time.monotonic(), ""
+    changes: dict[str, tuple[float, float]] = {}
+    while True:
+        bucket.send(note, claim)
+        others = _living(claims, changes) - {claim.name}
+        if not others:
+            break
+        bucket.remove(claim)
+        waited_s = time.monotonic() - begun_s
+        if 0 <= timeout_s <= waited_s:
+            raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s")
+        if waited_s > _QUIET_WAIT_S:
+            said = _say(path, f"a process on {min(others).rpartition('-')[0]}", said)
+        time.sleep(random.uniform(0.5, 2.0))
+    is_done = threading.Event()
+    renewal = threading.Thread(target=_renew, args=(note, claim, is_done), daemon=True)
+    renewal.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        renewal.join()
+        bucket.remove(claim)
+
+
+def _living(claims: Path, changes: dict[str, tuple[float, float]]) -> set[str]:
+    """The claims that changed within a lease; `changes`: time in the bucket, and when it was seen first, by name."""
+    now_s = time.monotonic()
+    for name, (_, time_s) in (listed := bucket.files(claims)).items():
+        if name not in changes or changes[name][0] != time_s:
+            changes[name] = time_s, now_s
+    return {name for name in listed if now_s - changes[name][1] <= _LEASE_S}
+
+
+def _renew(note: Path, claim: Path, is_done: threading.Event) -> None:
+    while not is_done.wait(_RENEWAL_S):
+        with suppress(OSError):  # the next renewal may succeed
+            bucket.send(note, claim)
+
+
+def _machine_note(folder: Path) -> Path:
+    """A file with a name that a folder of buckets draws once, by which machines of equal host names are told apart."""
+    note = folder / ".machine"
+    if not note.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{uuid.uuid4().hex}.tmp"
+        temporary.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+        with suppress(FileExistsError):  # another process was first
+            os.link(temporary, note)
+        temporary.unlink()
+    return note
 
 
 def _holder(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from emo_ray import bucket
 from emo_ray.store import DamagedFile, renamed
 
 _PARQUET, _SEAL, _DIGEST_BYTES = b"PAR1", b"emo_ray footer: ", 16
@@ -35,6 +36,7 @@ def read(path: Path, **options: Any) -> pa.Table:
     Files of earlier versions have no checksums; of them only what Parquet itself tells is noticed. Raises DamagedFile
     for a file that is cut or damaged, and OSError for trouble with reading.
     """
+    bucket.fetch(path)
     try:
         _check_footer(path)
         return pq.read_table(path, page_checksum_verification=True, **options)
@@ -51,6 +53,7 @@ def damage_of(path: Path) -> DamagedFile | None:
 
     Raises OSError and MemoryError for trouble with reading.
     """
+    bucket.fetch(path)
     try:
         _check_footer(path)
         with path.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:

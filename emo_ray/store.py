@@ -3,11 +3,13 @@
 An artefact is a folder `<root>/<kind>/<digest>` whose digest is taken over everything that decides its content. It is
 complete exactly when its `meta.json` is there, because that is written last and the folder appears by one rename.
 `artefact` is the one way to make it. Whatever is written is on the disk before it gets its name, so that a power cut
-leaves it whole or leaves nothing.
+leaves it whole or leaves nothing. A store may lie in a bucket: then its root is a folder of `bucket`, which is filled
+by need, and whether a file is there is asked with `exists` and `names`.
 """
 
 import csv
 import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -18,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from emo_ray import bucket
 from emo_ray.locks import lock
 
 META = "meta.json"
@@ -63,6 +66,7 @@ def digest_path(path: Path) -> str:
 
     The stretches are spread evenly from head to tail, so that models which differ in some layers alone are told apart.
     """
+    bucket.fetch_all(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     seen = hashlib.blake2b(digest_size=8)
     for file in files:
@@ -101,7 +105,57 @@ def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mappi
 
 def is_complete(folder: Path) -> bool:
     """Whether an artefact is there and whole."""
-    return (folder / META).is_file()
+    return bucket.fetch(folder / META).is_file()
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder of the store is there. Of a store in a bucket it is not fetched for that."""
+    return bucket.exists(path)
+
+
+def names(folder: Path, pattern: str = "*") -> list[str]:
+    """The sorted names of a folder's files that fit a pattern, without hidden ones. Costs one listing."""
+    return sorted(fnmatch.filter(bucket.files(folder), pattern))
+
+
+def missing(folder: Path, files: Iterable[str]) -> list[str]:
+    """Which of these files a folder lacks. Costs one listing."""
+    there = set(bucket.files(folder))
+    return [name for name in files if name not in there]
+
+
+def local(path: Path, choose: Callable[[str], bool] = lambda name: True) -> Path:
+    """The path of a file or folder of the store, whose content is on this machine, as far as relative names are chosen.
+
+    For those who read it other than with functions of this module and of `parquet`.
+    """
+    return bucket.fetch_all(path, choose)
+
+
+def latest(path: Path) -> Path:
+    """The path of a file of the store that another process adds to, as that one wrote it last."""
+    return bucket.fetch_anew(path)
+
+
+def address(path: Path) -> str:
+    """A place in the store as other libraries take it: an absolute path, or the address in a bucket."""
+    return bucket.address_of(path) or str(path)
+
+
+def bytes_of(paths: Sequence[Path]) -> int:
+    """The sizes of some files of one folder of the store, added up."""
+    sizes = bucket.files(paths[0].parent) if paths else {}
+    return sum(sizes[path.name][0] for path in paths)
+
+
+def sizes(root: Path) -> dict[str, int]:
+    """The size in bytes of every file below a folder of the store, without hidden ones, by relative name."""
+    return {name: size for name, (size, _) in bucket.files(root, recursive=True).items()}
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of the store, if it is there."""
+    bucket.remove(path)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -125,12 +179,18 @@ def files_of(folder: Path) -> dict[str, tuple[int, str]]:
 
 def check_files(folder: Path) -> None:
     """Raises DamagedFile for a file of an artefact that is gone, or has another size than when it was written."""
-    for name, (size, _) in files_of(folder).items():
+    listed = files_of(folder)
+    there = bucket.files(folder, recursive=True) if bucket.address_of(folder) else {}
+    for name, (size, _) in listed.items():
         path = folder / name
-        if not path.is_file():
+        if path.is_file():
+            size_now = path.stat().st_size
+        elif name in there:
+            size_now = there[name][0]
+        else:
             raise DamagedFile(path, "it is gone")
-        if path.stat().st_size != size:
-            raise DamagedFile(path, f"{path.stat().st_size} of {size} bytes")
+        if size_now != size:
+            raise DamagedFile(path, f"{size_now} of {size} bytes")
 
 
 def _meta(folder: Path) -> dict[str, Any]:
@@ -146,14 +206,14 @@ def _meta(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file of the store. Raises DamagedFile where it is none, and OSError for other trouble."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(bucket.fetch(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, f"no JSON: {error}" if path.stat().st_size else "it is empty") from None
 
 
 def file_digest(path: Path) -> str:
     """Digest of a file's content, all of it."""
-    with path.open("rb") as stream:
+    with bucket.fetch(path).open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -167,10 +227,14 @@ def set_aside(path: Path, root: Path) -> None:
     twins = [twin for twin in root.rglob(path.name) if twin.samefile(path)] if has_links else [path]
     for twin in twins:
         with suppress(FileNotFoundError):  # another process has set it aside, or it is gone altogether
-            twin.replace(twin.with_name(twin.name + DAMAGED))
+            aside = twin.with_name(twin.name + DAMAGED)
+            bucket.send(twin, aside)
+            twin.replace(aside)
+        if bucket.address_of(twin):
+            remove(twin)
         for folder in twin.relative_to(root).parents:
             if folder.parts[:1] != ("readings",):
-                (root / folder / META).unlink(missing_ok=True)
+                remove(root / folder / META)
 
 
 @contextmanager
@@ -189,6 +253,9 @@ def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
 def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
     """Write `meta.json` into a filled folder and rename it into place; a complete one that is there already wins."""
     write_meta(temporary, meta)
+    if not bucket.send_folder(temporary, folder, META):
+        shutil.rmtree(temporary)  # reading fetches the other one
+        return
     try:
         temporary.rename(folder)  # never replaces a folder that holds anything
     except OSError:
@@ -207,6 +274,7 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
 
     Left out are files that the meta has DIGESTS of, and those of artefacts inside, which have a meta themselves.
     """
+    bucket.fetch_all(folder)
     inside = {path.parent for path in folder.rglob(f"*/{META}")}
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / META)
     paths = (path for path in paths if path.name == META or inside.isdisjoint(path.parents))
@@ -233,12 +301,17 @@ def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Add lines to a file, which are on the disk on return. What a killed process left unfinished stays a line."""
+    content = b"".join(line.encode("utf-8") + b"\n" for line in lines)
+    if bucket.address_of(path):  # objects cannot grow: such files are kept small
+        before = bucket.fetch_anew(path).read_bytes() if bucket.exists(path) else b""
+        write_bytes(path, before + content)
+        return
     make_folder(path.parent)
     is_new = not path.exists()
     with path.open("a+b") as stream:
         if stream.tell() and _last_byte(stream) != b"\n":
             stream.write(b"\n")
-        stream.writelines(line.encode("utf-8") + b"\n" for line in lines)
+        stream.write(content)
     _sync(path)
     if is_new:
         _sync(path.parent)
@@ -265,6 +338,7 @@ def _as_text(cell: Any) -> Any:
 def link_or_copy(source: Path, target: Path) -> None:
     """The same file under another name; its bytes are shared where the file system can."""
     make_folder(target.parent)
+    bucket.send(bucket.fetch(source), target)
     try:
         os.link(source, target)
     except OSError:
@@ -279,7 +353,8 @@ def renamed(path: Path, lasting: bool = True) -> Iterator[Path]:
     """A path to write a file to, which becomes `path` at once if the block ends without an error.
 
     All that is written goes through here. It is on the disk before it gets its name: else a power cut could leave an
-    empty file under it. What may be lost, such as progress, is written faster where `lasting` is false.
+    empty file under it. What may be lost, such as progress, is written faster where `lasting` is false, and not sent to
+    a bucket.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids repeat across nodes
@@ -287,6 +362,7 @@ def renamed(path: Path, lasting: bool = True) -> Iterator[Path]:
         yield temporary
         if lasting:
             _sync(temporary)
+            bucket.send(temporary, path)
         temporary.replace(path)
         if lasting:
             _sync(path.parent)

@@ -83,7 +83,9 @@ KINDS = (
         "the storage failed",
         "see to its disk or network",
         frozenset({errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT}),
-        re.compile(r"Input/output error|Stale file handle|disk I/O error|Transport endpoint is not", re.I),
+        re.compile(
+            r"bucket did not answer|Input/output error|Stale file handle|disk I/O error|Transport endpoint is not", re.I
+        ),
     ),
     Kind(
         "the network failed",

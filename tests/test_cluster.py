@@ -405,13 +405,33 @@ def test_names_that_mean_something_else_in_an_address_are_refused_where_a_databa
 
 
 @pytest.mark.parametrize(
-    "root", ["s3://bucket/store", "file:///tmp/store", " ", "a\0b", "~nobody-at-all/store", "file/store"]
+    "root",
+    [
+        "s3://key:hidden@bucket/store",
+        "s3://bucket/a?b=c",
+        "s3://",
+        "hdfs://host/a",
+        "file:///tmp/store",
+        " ",
+        "a\0b",
+        "~nobody-at-all/store",
+        "file/store",
+    ],
 )
 def test_a_store_that_can_be_no_folder_is_refused(home, root):
     (home.parent / "work" / "file").touch()
     with pytest.raises(ValueError, match=r"store\.root: found .*expected") as error:
         store_root(root)
     assert type(error.value) is ValueError
+    assert "hidden" not in str(error.value)
+
+
+def test_a_store_in_a_bucket_is_a_folder_of_the_cache_and_needs_a_tracking_server(home):
+    with pytest.raises(ValueError, match=r"tracking\.uri: found none with store\.root=s3://bucket/a"):
+        store_root("s3://bucket/a")
+    for change in ({"tracking.enabled": False}, {"tracking.uri": "http://127.0.0.1:5000"}):
+        root = cluster.store_root(load("mini", {"store.root": "s3://bucket/a/", **change}))
+        assert root == home / ".cache" / "emo_ray" / "emo_ray_buckets" / "s3" / "bucket" / "a"
 
 
 def test_secrets_of_the_environment_are_values_of_variables_with_such_names(monkeypatch):

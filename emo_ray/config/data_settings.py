@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from emo_ray import bucket
 from emo_ray.config.model_settings import CLIP_FIELDS, VIDEO_TRAINED
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
@@ -38,7 +39,8 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
         "auto", "table", "ravdess", "mer2024", "meld", "iemocap", "folder", "class_folders", "synthetic"
     ] = setting("auto", "How to read `data.manifest`. auto: recognised by what lies there.")
     root: str | None = setting(
-        None, "Folder that media paths of a table start from and lie in. null: the folder of the manifest."
+        None,
+        "Folder, or its address, that media paths of a table start from and lie in. null: that of the manifest.",
     )
     outside_root: bool = setting(
         False,
@@ -111,8 +113,9 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     @field_validator("root")
     @classmethod
     def _folder(cls, root: str | None) -> str | None:
-        if root is not None and (not root.strip() or "://" in root or "\0" in root):
-            raise ValueError(f"found {root!r}, expected a folder: addresses of storage are written whole in the table")
+        if root is not None and (not root.strip() or "\0" in root):
+            raise ValueError(f"found {root!r}, expected a folder, or an address such as s3://BUCKET/FOLDER")
+        bucket.check_address(root or "")
         return root
 
     @field_validator("columns", "split_map", "label_map", mode="before")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from emo_ray import bucket
 from emo_ray.config.model_settings import MODALITIES, SMALL
 from emo_ray.config.setting import NOTHING, Section, by_content, by_value, setting
 
@@ -233,13 +234,20 @@ class Serve(Section, decides=NOTHING, owner="caller"):
 class Store(Section, decides=NOTHING, owner="caller"):
     """Where artefacts go."""
 
-    root: str = setting("artifacts", "Folder of all artefacts, which every node of the cluster sees.")
+    root: str = setting(
+        "artifacts", "Folder of all artefacts, which every node of the cluster sees, or its address: s3://, gs://."
+    )
+    cache: str = setting(
+        "~/.cache/emo_ray",
+        "Folder in which every machine keeps copies of what it reads from buckets; it may be deleted between jobs.",
+    )
 
     @field_validator("root")
     @classmethod
     def _folder(cls, root: str) -> str:
-        if not root.strip() or "://" in root or "\0" in root:
-            raise ValueError(f"found {root!r}, expected a folder: a bucket or a share is mounted first")
+        if not root.strip() or "\0" in root:
+            raise ValueError(f"found {root!r}, expected a folder, or an address such as s3://BUCKET/FOLDER")
+        bucket.check_address(root)
         return root
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from emo_ray import trouble
+from emo_ray import bucket, trouble
 from emo_ray.data.suffixes import is_media
 
 _SHOWN = 5  # names in one message
@@ -60,8 +60,13 @@ def list_folder(path: Path, advice: str, outside: bool = False) -> Listing:
     on the order in which the file system lists its entries. Raises PlaceTrouble where storage or machine do not let any
     folder be read, ValueError where the folder itself cannot be, and, with the advice, where links lead out of it and
     `outside` does not allow it: those are not followed.
+
+    A folder that stands for one in a bucket costs one listing, and no file of it need be here.
     """
     listing = Listing(path, outside)
+    if bucket.address_of(path):
+        listing.files = sorted(bucket.files(path, recursive=True))
+        return listing
     folders = deque([""])
     links: deque[str] = deque()
     visited: set[tuple[int, int]] = set()

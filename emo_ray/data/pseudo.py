@@ -63,7 +63,7 @@ def read(folder: Path, labels: Sequence[str], train: Train) -> PseudoLabels:
     where a clip is accepted twice or without probabilities.
     """
     store.read_meta(folder)
-    parts = sorted(folder.glob("part-*.parquet"))
+    parts = [folder / name for name in store.names(folder, "part-*.parquet")]
     if not parts:
         raise ValueError(f"{folder}: found no part-*.parquet, expected a round of jobs/pseudo_label.py")
     target_of: dict[str, np.ndarray] = {}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from emo_ray import bucket
 from emo_ray.config.data_settings import Data
 from emo_ray.config.job_settings import without_credentials
 from emo_ray.data.folders import printable
@@ -25,9 +26,13 @@ def root_of(data: Data) -> Path:
 
 
 def resolve(path: str, root: Path) -> str:
-    """A media path as an absolute path or a URI; a URI of a local file becomes its path."""
+    """A media path as an absolute path or a URI; a URI of a local file becomes its path.
+
+    A path below a root that stands for a folder in a bucket becomes a URI.
+    """
     if "://" not in path:
-        return str((root / path).absolute())
+        absolute = Path(os.path.normpath(root / path)) if bucket.address_of(root) else (root / path).absolute()
+        return bucket.address_of(absolute) or str(absolute)
     scheme, _, rest = path.partition("://")
     host, slash, local_path = rest.partition("/")
     is_local = scheme.lower() == "file" and host in ("", "localhost")
@@ -39,10 +44,12 @@ def check_inside(files: Mapping[str, str], root: Path, data: Data, where: str) -
 
     Paths are compared with all links resolved. Whether the files exist makes no difference.
     """
-    real_root = os.path.realpath(root)
+    real_root, root_address = os.path.realpath(root), bucket.address_of(root)
     real_folders: dict[str, str] = {}  # few folders hold many files, and a link costs a call for each part of its path
     problems = []
     for place, path in files.items():
+        if root_address and path.startswith(f"{root_address}/"):
+            continue
         if "://" in path:
             problem = _address_problem(path, data)
         elif data.outside_root or Path(_real_path(path, real_folders)).is_relative_to(real_root):

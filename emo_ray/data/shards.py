@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import fs
 
-from emo_ray import parquet, store, trouble
+from emo_ray import bucket, parquet, store, trouble
 from emo_ray.config.data_settings import Media, Scope
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import decoder, face_columns, media, status
@@ -102,10 +102,12 @@ def identified(
     """The clips with their identities: digests of clip_id, text, language, the media's names, sizes and content, and
     the span.
 
-    Every file is read once, many at a time; `report` is called as by `in_threads`.
+    Every local file is read once, many at a time; `report` is called as by `in_threads`. Many files of one folder of a
+    bucket are listed.
     """
     sources = list(dict.fromkeys(path for clip in clips for path in (clip.video, clip.audio) if path is not None))
-    stamps = in_threads(partial(_stamp, scope=scope), sources, report)
+    listed = bucket.listed(sources)
+    stamps = in_threads(partial(_stamp, scope=scope, listed=listed), sources, report)
     stamp_of = dict(zip(sources, stamps, strict=True))
     return [IdentifiedClip(clip, _identity(clip, stamp_of.__getitem__), scope) for clip in clips]
 
@@ -247,7 +249,7 @@ def write_part(
     Raises PlaceTrouble, and writes nothing, where media cannot be read within `media.patience_s`, or are others than
     when the job was planned.
     """
-    if not path.exists():
+    if not store.exists(path):
         old_rows: dict[str, list[dict[str, Any]]] = {}
         for row in _read_rows(path.parent, part_of or {}).to_pylist():
             old_rows.setdefault(row["identity"], []).append(row)
@@ -310,7 +312,7 @@ def _digest(contents: Sequence[bytes]) -> str:
     return hasher.hexdigest()
 
 
-def _stamp(source: str, scope: Scope) -> Stamp:
+def _stamp(source: str, scope: Scope, listed: Mapping[str, tuple[int, int]]) -> Stamp:
     """Name, size and content of a local file; name, size and time of a file elsewhere, which would be fetched for more.
 
     Its folder does not count, so that a corpus can be moved. What cannot be read is told by its whole address alone.
@@ -318,11 +320,13 @@ def _stamp(source: str, scope: Scope) -> Stamp:
     """
     name = source.rsplit("/", 1)[-1] or source
     try:
+        if source in listed:
+            return name, *listed[source]
         path = source
         if "://" in source:
             filesystem, path = fs.FileSystem.from_uri(source)
             if not isinstance(filesystem, fs.LocalFileSystem):
-                info = filesystem.get_file_info(path)
+                info = bucket.tried(lambda: filesystem.get_file_info(path), source)
                 return name, info.size, info.mtime_ns
         return name, *file_digest(path, scope)
     except (OSError, ValueError) as error:  # no such file, or no path or URI at all: the row's status will say so

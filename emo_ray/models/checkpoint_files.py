@@ -75,6 +75,7 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
     Raises ValueError for a folder without a checkpoint, and for files of something else; DamagedFile for files that
     are not those that the digests are of.
     """
+    store.local(folder)
     if not all((folder / name).is_file() for name in (WEIGHTS, CONFIG, LABELS)):
         raise ValueError(f"{folder}: found no checkpoint, expected {WEIGHTS}, {CONFIG} and {LABELS} in it")
     text = read_bytes(folder, LABELS)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from emo_ray import store
 from emo_ray.config import RECIPES, Config
 from emo_ray.models.clip_families import text_family, vision_family
 from emo_ray.models.clip_folders import read_folder, read_json
@@ -169,4 +170,4 @@ def _weights(weights: str | None) -> Path | str | None:
 
 def _shipped(name: str) -> Path:
     """The path of a file of the user's, or of one that lies beside our recipes."""
-    return Path(name) if Path(name).exists() else RECIPES / name
+    return Path(name) if store.local(Path(name)).exists() else RECIPES / name

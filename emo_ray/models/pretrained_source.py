@@ -22,7 +22,7 @@ def source_digest(name: str, revision: str | None) -> str:
 
     Raises ValueError where there is neither such a folder nor such a model on the hub or in its cache.
     """
-    if Path(name).is_dir():
+    if store.local(Path(name)).is_dir():
         return store.digest_path(Path(name))
     try:
         path = hf_hub_download(name, "config.json", revision=revision)  # in the cache: snapshots/<commit>/config.json
@@ -52,7 +52,7 @@ def check_code(name: str, revision: str | None, trusted: bool) -> dict[str, str]
 
     Raises ValueError unless code is trusted where it is needed, and pinned where it is trusted.
     """
-    is_folder = Path(name).is_dir()
+    is_folder = store.local(Path(name)).is_dir()
     if trusted and not is_folder and not _COMMIT.fullmatch(revision or ""):
         raise ValueError(
             f"found text.trust_remote_code=true with text.revision={revision}, expected a commit of {name} (40 hex "
@@ -97,7 +97,7 @@ def _read_json(name: str, file: str, revision: str | None, optional: bool = Fals
     On the hub an optional one may be missing, or out of reach. Raises OSError or ValueError otherwise.
     """
     path = Path(name) / file
-    if not Path(name).is_dir():
+    if not store.local(Path(name)).is_dir():
         try:
             path = Path(hf_hub_download(name, file, revision=revision))
         except EntryNotFoundError:

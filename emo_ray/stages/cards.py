@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from emo_ray import parquet
+from emo_ray import parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, media, shards
 from emo_ray.data.batch import FeatureBatch
@@ -213,7 +213,7 @@ def _seen(source: CardSource, clip_ids: Collection[str]) -> dict[str, _Seen]:
         ids_of[source.part_of[clip_id]].append(clip_id)
     seen = {}
     for name, ids in ids_of.items():
-        if not (source.shards / name).exists():
+        if not store.exists(source.shards / name):
             continue
         rows = parquet.read(source.shards / name, columns=["clip_id", *_COLUMNS], filters=[("clip_id", "in", ids)])
         for row in rows.to_pylist():

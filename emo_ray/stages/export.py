@@ -28,7 +28,7 @@ def export(config: Config) -> Result:
         )
     path = Path(config.checkpoint).absolute()
     folder = export_model(config, path)
-    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    files = sorted(file.relative_to(folder).as_posix() for file in store.local(folder).rglob("*") if file.is_file())
     lines = [f"in Python: emo_ray.load({str(folder)!r})"]
     if config.tracking.register is not None and config.tracking.enabled:
         lines.append(f"in MLflow: models:/{config.tracking.register}@{tracking.ALIAS}")
@@ -65,6 +65,7 @@ def export_model(config: Config, path: Path) -> Path:
 
 def _latest_report(root: Path, name: str) -> Path | None:
     """The newest report on a checkpoint in the store; None where there is none."""
+    store.local(root / "reports", lambda name: name.endswith(_REPORT))
     reports = sorted((root / "reports").glob(f"*/{_REPORT}"), key=lambda path: path.stat().st_mtime, reverse=True)
     return next((path for path in reports if store.read_json(path).get("checkpoint") == name), None)
 

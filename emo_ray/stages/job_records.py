@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import psutil
 
+from emo_ray import store
 from emo_ray.failures import SIGNALLED
 from emo_ray.job_log import ALIVE_S, FOLDER
 from emo_ray.stages.store_files import whole_lines
@@ -50,7 +51,7 @@ class JobRecord:
 
 def read_records(root: Path) -> list[JobRecord]:
     """The jobs that logged in a store, newest first; a log of which nothing can be read is left out."""
-    records = filter(None, map(_record, sorted((root / FOLDER).glob("*.jsonl"))))
+    records = filter(None, map(_record, sorted(store.local(root / FOLDER).glob("*.jsonl"))))
     return sorted(records, key=lambda record: record.began_s, reverse=True)
 
 

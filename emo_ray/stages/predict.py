@@ -88,8 +88,8 @@ def predict(config: Config) -> Result:
     corpus = PredictedCorpus(parts.folder, plan, clips, recordings, models.labels, path)
     meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **corpus.decides()}
     folder = cluster.store_root(config) / "predictions" / store.digest(meta)
-    if not all((folder / name).exists() for name in plan.clips_of):
-        (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
+    if store.missing(folder, plan.clips_of):
+        store.remove(folder / store.META)  # where somebody has taken parts away
 
     def fill(temporary: Path) -> dict[str, Any]:
         prediction_files.write(temporary, corpus)
@@ -142,7 +142,7 @@ def predict_parts(
         external_tables.check(encoder, corpus)
     windows = windows_of(plan.clips, models.head.offsets)
     parts = planned_parts(config, models, plan, windows)
-    missing = [name for name in plan.clips_of if not (parts.folder / name).exists()]
+    missing = store.missing(parts.folder, plan.clips_of)
     if not missing:
         return parts
     if speakers is not None:
@@ -193,12 +193,12 @@ class PredictActor:
         """
         unread = row["unread"] or trouble.unread(lambda: trouble.in_rounds(self._predict, [row], self.patience_s))
         out = self.folder / Path(row["shard"]).name
-        return {"clips": 0 if unread else pq.read_metadata(out).num_rows, "unread": unread}
+        return {"clips": 0 if unread else pq.read_metadata(store.local(out)).num_rows, "unread": unread}
 
     def _predict(self, row: dict) -> None:
         shard = Path(row["shard"])
         out = self.folder / shard.name
-        if not out.exists():  # else Ray asks again because the answer was on a node that is gone
+        if not store.exists(out):  # else Ray asks again because the answer was on a node that is gone
             feature_paths = {name: folder / shard.name for name, folder in self.feature_folders.items()}
             predict_part(self.models, shard, feature_paths, out, pickle.loads(row["near"]))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray import parquet
+from emo_ray import parquet, store
 from emo_ray.data import transcripts
 from emo_ray.data.batch import from_features, with_context
 from emo_ray.data.status import are_ok
@@ -31,7 +31,7 @@ def predict_part(
     A model with context also needs where the neighbours of the clips are.
     The counts are int64 (K + 1), in the order of the labels, and last the rows without any usable modality.
     """
-    features = {name: parquet.read(file) for name, file in feature_paths.items() if file.exists()}
+    features = {name: parquet.read(file) for name, file in feature_paths.items() if store.exists(file)}
     needed = {media for name, encoder in models.encoders.items() if name not in features for media in encoder.reads}
     table = parquet.read(shard, columns=shard_columns(sorted(needed)))
     if "text" in models.encoders:

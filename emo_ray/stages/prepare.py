@@ -1,5 +1,6 @@
 """prepare: clips on disk to a checked manifest, splits, decoded shards, and a list of bad media."""
 
+from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import status
@@ -27,6 +28,6 @@ def prepare(config: Config) -> Result:
     notes = sum(status.has_note(text) for name in MODALITIES for text in prepared.ledger[f"{name}_status"].to_pylist())
     if notes:
         lines.append(f"media that are used and have a note ({notes}): {prepared.path / MEDIA_NOTES}")
-    if (prepared.path / SHEET).exists():
+    if store.exists(prepared.path / SHEET):
         lines.append(f"stills: {prepared.path / SHEET}")
     return Result(prepared.path, content, tables, lines)

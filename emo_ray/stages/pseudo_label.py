@@ -74,7 +74,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     teachers = gather(config, paths, corpus, pool)
     folder = _folder(config, teachers, prepared)
     parts = prepared.parts_with(pool)
-    if not store.is_complete(folder) or not all((folder / name).exists() for name in parts):
+    if not store.is_complete(folder) or store.missing(folder, parts):
         _write(config, teachers, corpus, pool, folder)
     store.check_files(folder)
     content = store.read_json(folder / REPORT)
@@ -103,7 +103,7 @@ def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Co
     Parts stay in the folder as they come, unlike the content of other artefacts, so that a killed run keeps them.
     """
     prepared = corpus.prepared
-    (folder / store.META).unlink(missing_ok=True)  # where somebody has taken parts away
+    store.remove(folder / store.META)  # where somebody has taken parts away
     teachers, calibrations = calibrate(teachers, prepared)
     leaks = leaking(prepared, pool)
     clips = weighed(config, teachers, prepared.parts_with(pool), pool, leaks)
@@ -114,7 +114,7 @@ def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Co
     )
     with progress("writing pseudo-labels", len(reason_N), "clips") as advance:
         for part, rows in clips.parts.items():
-            if not (folder / part).exists():
+            if not store.exists(folder / part):
                 predictions = predictions_of(teachers, part, pool)
                 table = _table(config, teachers, predictions, reason_N[rows], threshold_K)
                 parquet.write(folder / part, table, rows_per_group=2**12)

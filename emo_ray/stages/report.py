@@ -21,6 +21,7 @@ from emo_ray.stages.result import Result
 _UNFINISHED = "not finished: the command that makes it goes on with it"
 _DAMAGED = "cannot be read: jobs/verify.py says what is damaged"
 _NOT_ARTEFACTS = re.compile(r"\.|parts-|(trials|corpora)$")  # folders among them that have no meta of their own
+_READ = (".json", ".html", f"/{MANIFEST}")  # of a store in a bucket
 _MOST_NAMES = 8  # in a line
 # Where the page of an artefact is looked for; others, such as that of a report's mistakes, lie beside it.
 _PAGES = ("report.html", "predictions.html", "*.html", "*/report.html", "*/*.html")
@@ -37,7 +38,7 @@ class Words(NamedTuple):
 def report(config: Config) -> Result:
     """Write the store's front page. Raises ValueError where there is no store."""
     root = cluster.store_root(config)
-    if not root.is_dir():
+    if not store.exists(root):
         raise ValueError(f"store.root: found no folder {root}, expected a store")
     sections = sections_of(root)
     path = front_page.write(sections, _notes(root), root / front_page.PAGE)
@@ -68,6 +69,7 @@ def sections_of(root: Path) -> list[Section]:
         ("Measurements of claims", "measurement of claims", "claims/*", lambda folder, meta: Words()),
         ("Benchmarks", "benchmark", "bench/*", lambda folder, meta: Words()),
     ]
+    store.local(root, lambda name: name.endswith(_READ))
     sections = []
     for title, noun, pattern, words_of in kinds:
         entries = [_entry(folder, root, words_of) for folder in _folders(root, pattern)]

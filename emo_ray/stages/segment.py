@@ -185,7 +185,7 @@ def _decides(config: Config) -> dict[str, Any]:
 def _cut(config: Config, identified: Sequence[IdentifiedClip], part_of: Mapping[str, Path]) -> None:
     """Write the parts that are not there yet, in parallel. Raises PlaceTrouble where some had to be left unmade."""
     patience_s = config.media.patience_s
-    missing = [recording for recording in identified if not part_of[recording.clip.clip_id].exists()]
+    missing = [recording for recording in identified if not store.exists(part_of[recording.clip.clip_id])]
     if missing and len(missing) < len(identified):
         say(f"{len(identified) - len(missing)} of {len(identified)} recordings are cut already")
 

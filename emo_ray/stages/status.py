@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def status(config: Config) -> Result:
     Files are not read as a whole: jobs/verify.py does that. Raises ValueError where there is no store.
     """
     root = cluster.store_root(config)
-    if not root.is_dir():
+    if not store.exists(root):
         raise ValueError(f"store.root: found no folder {root}, expected a store")
     records = read_records(root)
     jobs = newest_of_each(records)
@@ -124,15 +125,16 @@ def _spent_table(times: Mapping[str, Mapping[str, float]], root: Path, plan: Map
 
 def _bytes(root: Path) -> dict[str, int]:
     """The size of each folder of the store in which anything lies."""
-    folders = (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith("."))
-    sizes = {
-        folder.name: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders
-    }
-    return {kind: size for kind, size in sizes.items() if size}
+    sizes: Counter[str] = Counter()
+    for name, size in store.sizes(root).items():
+        kind, slash, _ = name.partition("/")
+        sizes[kind] += size if slash else 0
+    return {kind: size for kind, size in sorted(sizes.items()) if size}
 
 
 def _plan(root: Path) -> dict[str, Any] | None:
     """The estimate of the newest benchmark that made one."""
+    store.local(root / "bench", lambda name: name.endswith("bench.json"))
     for path in sorted(root.glob("bench/*/bench.json"), reverse=True):  # their names are dates
         content = store.read_json(path)
         if isinstance(content, dict) and content.get("plan"):

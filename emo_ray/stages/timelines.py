@@ -199,7 +199,7 @@ def _thumbnails(plan: ShardPlan, part_of: Mapping[str, str], stills: Iterable[St
         stills_of[part_of[still.clip_id]][still.clip_id].append(still)
     thumbnails: dict[Still, bytes] = {}
     for name, by_clip in stills_of.items():
-        if not (plan.folder / name).exists():
+        if not store.exists(plan.folder / name):
             continue
         chosen = [("clip_id", "in", list(by_clip))]
         for row in parquet.read(plan.folder / name, columns=["clip_id", "frames"], filters=chosen).to_pylist():

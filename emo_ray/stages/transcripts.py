@@ -67,7 +67,7 @@ def transcripts_of(
     table = heard.table.filter(pc.is_in(heard.table["clip_id"], pa.array(sorted(clip_ids))))
     root = cluster.store_root(config) / "transcripts"
     path = root / f"transcripts-{store.digest(heard.table.to_pydict())}.parquet"
-    if not path.exists():
+    if not store.exists(path):
         parquet.write(path, heard.table, rows_per_group=2**12)
     kinds = Counter(text.partition(":")[0] for text in table["status"].to_pylist())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

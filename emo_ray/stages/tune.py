@@ -5,7 +5,6 @@ the train stage with an override (`sweeps.ray_tune`). Either goes on where a kil
 """
 
 import json
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +61,7 @@ def tune(config: Config) -> Result:
             _write(temporary, user_config, _search(config, plan, state, run))
 
         store.artefact(folder, {"kind": "sweep", "version": VERSION}, fill)
-        shutil.rmtree(state, ignore_errors=True)
+        store.remove(state)
         content = store.read_json(folder / SWEEP)
         states = [trial["state"] for trial in content["trials"]]
         run.metrics({state: states.count(state) for state in set(states)})
@@ -134,11 +133,11 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
 
     cluster.connect(config, dashboard=config.train.num_workers > 1)  # Ray frees a stopped trial's workers through it
     begun_s, seconds_file = time.monotonic(), state / "seconds.json"
-    before_s = store.read_json(seconds_file) if seconds_file.exists() else 0.0
+    before_s = store.read_json(seconds_file) if store.exists(seconds_file) else 0.0
     try:
         records = Records(config, Path(config.store.root), state / "trials", run)
     except store.DamagedFile:
-        shutil.rmtree(state / "ray", ignore_errors=True)  # it would go on without the trial whose record is damaged
+        store.remove(state / "ray")  # it would go on without the trial whose record is damaged
         raise
     notes = list(plan.prepared.notes)
     try:

@@ -1,7 +1,6 @@
 """verify: a store, read from end to end, to what is whole in it, what is damaged, and what makes it again."""
 
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -103,8 +102,9 @@ def verify(config: Config) -> Result:
     there is no store.
     """
     root = cluster.store_root(config)
-    if not root.is_dir():
+    if not store.exists(root):
         raise ValueError(f"store.root: found no folder {root}, expected a store")
+    store.local(root)
     findings = list(_findings(root))
     losses = [_loss(root, finding) for finding in findings if finding.state == "damaged"]
     removed = 0
@@ -205,10 +205,7 @@ def _remove(path: Path) -> bool:
     """Remove what is left over, but for damaged files that have not been made again; returns whether it is gone."""
     if path.name.endswith(store.DAMAGED) and not path.with_name(path.name.removesuffix(store.DAMAGED)).exists():
         return False
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    store.remove(path)
     return True
 
 

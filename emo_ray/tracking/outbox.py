@@ -9,9 +9,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from emo_ray import bucket
 from emo_ray.locks import lock
 from emo_ray.store import append_lines
 from emo_ray.tracking.entries import Entry
+
+
+def outboxes(root: Path) -> Path:
+    """The folder of all servers' entries. Of a store in a bucket it stays on this machine: objects cannot grow."""
+    return root / ("tracking" if bucket.address_of(root) is None else ".tracking")
 
 
 class Outbox:

@@ -13,6 +13,7 @@ from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.tracking import description
 from emo_ray.tracking.entries import Entry
+from emo_ray.tracking.outbox import outboxes
 from emo_ray.tracking.server import Server
 
 _DATABASE = "mlflow.db"  # in the store
@@ -51,6 +52,7 @@ class Run:
 
     def artifacts(self, folder: Path, name: str) -> None:
         """Copy a folder's files to the run, once."""
+        store.local(folder)
         self._write("artifacts", {"folder": str(folder.absolute()), "name": name})
 
     def model(self, folder: Path, name: str, key: str) -> None:
@@ -113,7 +115,7 @@ def open_run(config: Config, root: Path, key: str, name: str, parent: Run | None
 
 def deliver(config: Config, root: Path) -> None:
     """At the end of a job: send what waits for the server, of earlier jobs as well, and say what could not be sent."""
-    waits = any((root / "tracking").glob("*/*.jsonl")) or _server.cache_info().currsize > 0
+    waits = any(outboxes(root).glob("*/*.jsonl")) or _server.cache_info().currsize > 0
     if waits and (server := _server_of(config, root)) is not None and server.is_waited_for:
         server.flush()
         server.say_missed()

@@ -18,7 +18,7 @@ from emo_ray.progress import say
 from emo_ray.redaction import hide, redact_log_records, redacted, secrets_in
 from emo_ray.tracking import database
 from emo_ray.tracking.entries import Entry, Writer, size_bytes
-from emo_ray.tracking.outbox import Outbox
+from emo_ray.tracking.outbox import Outbox, outboxes
 
 _LONGEST_REASON = 200  # characters of an error that a message repeats
 _SETTINGS = {
@@ -95,7 +95,7 @@ class Server:
             raise self._unusable(error) from None  # libraries' messages hold the credentials
         self._courier, self._longest_s = Courier(), float("inf")
         self._pending: deque[Entry] = deque()
-        self._outbox = Outbox(root / "tracking" / store.digest(without_credentials(address)))
+        self._outbox = Outbox(outboxes(root) / store.digest(without_credentials(address)))
         self._has_kept, self._is_away = False, False
         self._failed_s, self._pause_until_s = -float("inf"), -float("inf")
         self._said: set[str] = set()

@@ -94,7 +94,16 @@ def test_other_schemes_are_refused_whatever_is_allowed(scheme, corpus):
         clips(corpus, f"{scheme}://host/a.mp4".replace("://host://", "://host/"), schemes=("s3",), outside_root=True)
 
 
-@pytest.mark.parametrize("setting", [{"schemes": ["http"]}, {"root": "s3://bucket"}, {"root": " "}, {"root": "a\0"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"schemes": ["http"]},
+        {"root": "s3://key:hidden@bucket"},
+        {"root": "hdfs://host/a"},
+        {"root": " "},
+        {"root": "a\0"},
+    ],
+)
 def test_settings_that_nothing_could_be_read_with_are_refused(setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))}"):
         Data(**setting)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
-from emo_ray import parquet
+from emo_ray import bucket, parquet
 from emo_ray.config.data_settings import Data
 from emo_ray.config.model_settings import CLIP_FIELDS
 from emo_ray.data.manifest.columns import (
@@ -224,6 +225,14 @@ def _clip(values: dict[str, str], root: Path, unread: set[str]) -> Clip:
     return Clip(**fields_of_clip)
 
 
+def _on_disk(path: str | None, root: Path) -> str | None:
+    """A media path; of a file below a root in a bucket, the path that it would have in a folder of this machine."""
+    address = bucket.address_of(root)
+    if path is None or address is None or not path.startswith(f"{address}/"):
+        return path
+    return f"{root.absolute()}/{unquote(path.removeprefix(f'{address}/'))}"
+
+
 def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:
     """The clips, given by row number, with an id each.
 
@@ -233,7 +242,7 @@ def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:
     the table gets or loses.
     """
     clips = list(clip_of.values())
-    media = [clip.video or clip.audio for clip in clips]
+    media = [_on_disk(clip.video or clip.audio, root) for clip in clips]
     stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in zip(clip_of, media, strict=True)]
     files = [path if clip.span_s else i for i, (clip, path) in enumerate(zip(clips, media, strict=True))]
     stems_are_unique = len(set(stems)) == len(set(files))

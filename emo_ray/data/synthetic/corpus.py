@@ -96,13 +96,13 @@ def render(script: Script, folder: Path) -> Clip:
     """
     has_video = "video" in script.shown
     path = Path(folder).absolute() / "clips" / f"{script.clip_id}.{'mp4' if has_video else 'm4a'}"
-    if not path.exists():
+    if not store.exists(path):
         crf = CRF if script.shot == "candid" else 20
         write(path, _perform_face(script), _perform_voice(script), crf=crf)
     return Clip(
         clip_id=script.clip_id,
-        video=str(path) if has_video else None,
-        audio=None if has_video else str(path),
+        video=store.address(path) if has_video else None,
+        audio=None if has_video else store.address(path),
         text=script.text,
         label=None if script.split == "unlabelled" else script.label,
         split=script.split,

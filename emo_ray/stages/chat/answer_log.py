@@ -1,9 +1,10 @@
 """Answers on disk: one folder per model and way of asking, shared by all corpora.
 
-Every run appends to a file of its own, one line an answer, and each line is safe on disk before it counts. A kill may
+Every run appends to files of its own, one line an answer, and each line is safe on disk before it counts. A kill may
 tear the last line, which is left out when the files are read. Final answers never change.
 """
 
+import itertools
 import json
 import re
 import time
@@ -22,6 +23,7 @@ VERSION = 1
 TEMPERATURE = 0.0  # the same words, the same answer, as far as the endpoint can
 FINAL = ("ok", "cut", "refused", "empty")
 UNASKED = "budget"
+_ANSWERS_PER_FILE = 1000
 _MOST_COUNT = 10**9
 _LOCK_WAIT_S = 30.0  # the time that the processes of a killed run take to be gone
 _PLACE = re.compile(r"{(transcript|language)}")
@@ -123,8 +125,8 @@ def is_count(value: Any) -> bool:
 def read(folder: Path, kind: type[AnswerT]) -> dict[str, AnswerT]:
     """The final answers of a kind by digest; lines that are torn or hold other values are left out."""
     answers: dict[str, AnswerT] = {}
-    for path in sorted(folder.glob("answers-*.jsonl")):
-        *lines, _torn = path.read_bytes().split(b"\n")  # a whole line ends with its newline
+    for name in store.names(folder, "answers-*.jsonl"):
+        *lines, _torn = store.local(folder / name).read_bytes().split(b"\n")  # a whole line ends with its newline
         for line in lines:
             try:
                 answer = kind(**json.loads(line))
@@ -136,9 +138,17 @@ def read(folder: Path, kind: type[AnswerT]) -> dict[str, AnswerT]:
 
 
 def writer(folder: Path) -> Callable[[ChatAnswer], None]:
-    """A function that appends an answer to this run's file; when it returns, the answer is on disk."""
-    path = folder / f"answers-{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
-    return lambda answer: store.append_lines(path, [json.dumps(asdict(answer))])
+    """A function that appends an answer to this run's files; when it returns, the answer is on disk.
+
+    A file is full at some size, because one in a bucket is written again with each answer.
+    """
+    run, numbers = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}", itertools.count()
+
+    def write(answer: ChatAnswer) -> None:
+        path = folder / f"answers-{run}-{next(numbers) // _ANSWERS_PER_FILE:04d}.jsonl"
+        store.append_lines(path, [json.dumps(asdict(answer))])
+
+    return write
 
 
 @contextmanager

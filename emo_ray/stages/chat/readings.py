@@ -96,7 +96,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     rows = [{"clip_id": clip_id, **asdict(answers[digest])} for clip_id, digest in sorted(digest_of.items())]
     table = pa.Table.from_pylist(rows, SCHEMA)
     path = folder / f"readings-{store.digest(table.to_pydict())}.parquet"
-    if not path.exists():
+    if not store.exists(path):
         parquet.write(path, table, rows_per_group=2**12)
     unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
     kinds = Counter(status.partition(":")[0] for status in table["status"].to_pylist())

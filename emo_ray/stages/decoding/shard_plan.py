@@ -47,7 +47,7 @@ class ShardPlan:
     @property
     def is_noted(self) -> bool:
         """Whether the folder says, for people, what its name is a digest of."""
-        note = self.folder / SETTINGS
+        note = store.local(self.folder / SETTINGS)
         return note.is_file() and note.read_bytes() == repr(self.settings).encode()
 
     @property
@@ -68,7 +68,7 @@ class ShardPlan:
     @property
     def is_decoded(self) -> bool:
         """Whether every part is there, and what says how they are decoded."""
-        return self.is_noted and all((self.folder / name).exists() for name in self.clips_of)
+        return self.is_noted and not store.missing(self.folder, self.clips_of)
 
 
 Decoded = Prepared | ShardPlan  # clips in shard parts that lie in the store
@@ -127,7 +127,7 @@ def plan_prepared_folder(config: Config, path: Path) -> ShardPlan:
             f"{path}: found clips decoded with {meta['settings']}, expected {plan.settings}: give the manifest that "
             "it was made from as data.manifest, and its clips are decoded anew"
         )
-    missing = [name for name in plan.clips_of if not (folder / name).exists()]
+    missing = store.missing(folder, plan.clips_of)
     if missing:
         raise ValueError(f"{folder}: found no {missing[0]} ({len(missing)} parts are gone): run jobs/prepare.py again")
     _fill(plan, manifest.read(path / MANIFEST), path / LEDGER, config.data.identity)
@@ -167,12 +167,12 @@ def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
 
     Clips that lie in parts of other corpora, such as this one before it grew, are copied from there.
     """
-    missing = {name: clips for name, clips in plan.clips_of.items() if not (plan.folder / name).exists()}
+    missing = {name: plan.clips_of[name] for name in store.missing(plan.folder, plan.clips_of)}
     if not plan.is_noted:
         store.write_text(plan.folder / SETTINGS, repr(plan.settings))
     if not missing:
         return {}
-    other_parts = {path.name for path in plan.folder.glob("part-*.parquet")} - plan.clips_of.keys()
+    other_parts = set(store.names(plan.folder, "part-*.parquet")) - plan.clips_of.keys()
     identities_of = {name: [clip.identity for clip in clips] for name, clips in missing.items()}
     decoded_in = shards.find_rows(
         plan.folder, other_parts, {i for identities in identities_of.values() for i in identities}

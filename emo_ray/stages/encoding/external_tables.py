@@ -97,7 +97,7 @@ def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
         return
     if target.exists():
         raise ValueError(f"{target}: found files of other features, expected none: choose another tables.export")
-    clips = sum(pq.read_metadata(folder / name).num_rows for name in parts)
+    clips = sum(pq.read_metadata(store.local(folder / name)).num_rows for name in parts)
     with store.writing(target, meta) as temporary, progress(f"exporting {target.name}", clips, "clips") as advance:
         for table in _parts(folder, parts):
             for clip_id, values_D in zip(table["clip_id"].to_pylist(), _values(table), strict=True):

@@ -39,7 +39,7 @@ def encode_corpus(
             continue  # nobody has it: no need to load a model
         folder = folders[encoder.modality] = feature_folder(config, prepared.shards, encoder)
         _note(folder, prepared.shards, encoder)
-        missing = [name for name in parts if not (folder / name).exists()]
+        missing = store.missing(folder, parts)
         if missing and encoder.sources:
             external_tables.check(encoder, clip_ids)
         encoded_in = {} if encoder.sources else _encoded_elsewhere(folder, prepared, missing)
@@ -108,8 +108,8 @@ def _encoded_elsewhere(folder: Path, prepared: Decoded, missing: Sequence[str]) 
 
     Such as this corpus before it grew. From identities to the parts that hold them: see shards.find_rows.
     """
-    other_parts = {path.name for path in folder.glob("part-*.parquet")} - set(prepared.parts)
-    decoded = [name for name in other_parts if (prepared.shards / name).exists()]
+    other_parts = set(store.names(folder, "part-*.parquet")) - set(prepared.parts)
+    decoded = other_parts & set(store.names(prepared.shards))
     if not decoded:
         return {}
     identities_of = {name: shards.identities(prepared.shards / name) for name in missing}
@@ -121,7 +121,7 @@ def _encoded_elsewhere(folder: Path, prepared: Decoded, missing: Sequence[str]) 
 
 def _note(folder: Path, shards: Path, encoder: EncoderSpec) -> None:
     """Write what the folder holds. Unlike elsewhere this does not say that it is complete: parts are asked for."""
-    if not (folder / store.META).exists():
+    if not store.is_complete(folder):
         about = {"kind": "features", "modality": encoder.modality, "encoder": encoder.digest}
         store.write_text(folder / store.META, json.dumps({**about, "shards": shards.name}))
 

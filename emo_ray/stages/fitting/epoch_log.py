@@ -77,10 +77,11 @@ def poll(look: Callable[[], None]) -> Iterator[None]:
 
 def history(folder: Path) -> list[dict[str, float]]:
     """Every epoch's metrics in order; an epoch that ran twice (before and after a crash) counts once, as last."""
-    if not (folder / METRICS).exists():
+    log = store.latest(folder / METRICS)
+    if not log.exists():
         return []
     by_epoch: dict[int, dict[str, float]] = {}
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         with suppress(ValueError):  # a line that is still being written
             metrics = json.loads(line)
             by_epoch[int(metrics["epoch"])] = metrics

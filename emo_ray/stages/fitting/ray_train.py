@@ -98,7 +98,7 @@ def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mappi
     They could not be told from those that a run lacks which diverged.
     """
     if [metrics["epoch"] for metrics in history] != list(range(len(history))) or best["epoch"] >= len(history):
-        shutil.rmtree(folder)
+        store.remove(folder)
         raise store.DamagedFile(folder / epoch_log.METRICS, "it lacks epochs that were trained")
 
 
@@ -112,7 +112,7 @@ def train_locally(
 
 def clean_up(config: Config, phase: str, digest: str) -> None:
     """Remove the state that only resuming needs, once the result is stored."""
-    shutil.rmtree(_state_folder(config, phase, digest), ignore_errors=True)
+    store.remove(_state_folder(config, phase, digest))
 
 
 def _state_folder(config: Config, phase: str, digest: str) -> Path:
@@ -136,7 +136,7 @@ def _train_on_ray(
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=str(folder),
+            storage_path=store.address(folder),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg] # typed as Train V1's
@@ -219,7 +219,7 @@ class LocalReporter(loop.PlainReporter):
 
     def restore(self) -> Path | None:
         """The folder, if it holds the state of an epoch."""
-        return self.folder if (self.folder / loop.STATE).exists() else None
+        return self.folder if store.local(self.folder / loop.STATE).exists() else None
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         """Writes the metrics first: an epoch that is listed but not kept is run again, and counts once."""

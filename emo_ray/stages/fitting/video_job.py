@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from emo_ray import cluster, parquet, resources
+from emo_ray import cluster, parquet, resources, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Choose, VideoBatch, video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
@@ -90,15 +90,15 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
         keep, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources.task_resources()
     )
     dataset.context.execution_options.preserve_order = True  # the same seed must see the same batches
-    fits = sum(p.stat().st_size for p in paths) <= _KEPT_SHARE * cluster.object_store_bytes()
+    fits = store.bytes_of(paths) <= _KEPT_SHARE * cluster.object_store_bytes()
     return dataset.materialize() if fits else dataset
 
 
 def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
     """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
-    blocks = math.ceil(sum(p.stat().st_size for p in paths) / _BLOCK_BYTES)
+    blocks = math.ceil(store.bytes_of(paths) / _BLOCK_BYTES)
     return ray.data.read_parquet(
-        [str(p) for p in paths],
+        [store.address(p) for p in paths],
         columns=shard_columns(["video"]),
         num_cpus=resources.task_cpus(),
         override_num_blocks=min(blocks, len(paths)),

@@ -23,7 +23,7 @@ class Records:
     def __init__(self, config: Config, root: Path, folder: Path, parent: tracking.Run):
         self.config, self.root, self.folder, self.parent = config, root, folder, parent
         folder.mkdir(parents=True, exist_ok=True)
-        self.trials = {p.stem: store.read_json(p) for p in sorted(folder.glob("*.json"))}
+        self.trials = {Path(name).stem: store.read_json(folder / name) for name in store.names(folder, "*.json")}
         self._runs: dict[str, tracking.Run] = {}
         self._begun_s: dict[str, float] = {}
 
@@ -81,7 +81,7 @@ class Records:
         """Drop trials that a killed sweep had begun and that are begun anew under another name."""
         for name in names:
             record = self.trials.pop(name)
-            (self.folder / f"{name}.json").unlink()
+            store.remove(self.folder / f"{name}.json")
             run = tracking.open_run(
                 applied(self.config, record["params"]),
                 self.root,

@@ -58,7 +58,7 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold],
     """All trials of the sweep; those that `records` holds already are not repeated."""
     settings = config.tune
     finished_waves = records.folder / FINISHED_WAVES
-    finished = finished_trials(records) if finished_waves.exists() else 0
+    finished = finished_trials(records) if store.exists(finished_waves) else 0
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
     space, processes = search.distributions(settings.space), _processes(config)
