@@ -48,7 +48,7 @@ def check_inside(files: Mapping[str, str], root: Path, data: Data, where: str) -
     real_folders: dict[str, str] = {}  # few folders hold many files, and a link costs a call for each part of its path
     problems = []
     for place, path in files.items():
-        if root_address and path.startswith(f"{root_address}/"):
+        if root_address and _is_below(path, root_address):
             continue
         if "://" in path:
             problem = _address_problem(path, data)
@@ -64,6 +64,12 @@ def check_inside(files: Mapping[str, str], root: Path, data: Data, where: str) -
             f"{where}: {'; '.join(problems[:_SHOWN])}{more}. If you know all that this corpus names, set "
             "data.outside_root=true or, for storage, data.schemes; or name the folder that holds it in data.root"
         )
+
+
+def _is_below(address: str, root_address: str) -> bool:
+    """Whether an address is that of an object below another one, without options, and without steps that lead out."""
+    is_plain = not {"?", "#"} & set(address) and ".." not in unquote(address).split("/")
+    return is_plain and address.startswith(f"{root_address}/")
 
 
 def _address_problem(address: str, data: Data) -> str | None:

@@ -50,7 +50,17 @@ def test_a_table_here_names_media_below_a_root_there(server, tmp_path):
     assert read_corpus(config.data)[0][0].video == f"s3://{BUCKET}/corpus/video/a%20b.mp4"
 
 
-@pytest.mark.parametrize("path", ["../other/a.mp4", "s3://other/a.mp4", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../other/a.mp4",
+        "s3://other/a.mp4",
+        "/etc/passwd",
+        f"s3://{BUCKET}/corpus/video/a.mp4?endpoint_override=example.org",
+        f"s3://{BUCKET}/corpus/video/../other/a.mp4",
+        f"s3://{BUCKET}/corpus/video/%2E%2E/other/a.mp4",
+    ],
+)
 def test_what_lies_outside_of_a_root_there_is_refused(server, tmp_path, path):
     (tmp_path / "clips.csv").write_text(f"video,label\n{path},happy\n")
     config = config_of(tmp_path, manifest=str(tmp_path / "clips.csv"), root=f"s3://{BUCKET}/corpus/video")

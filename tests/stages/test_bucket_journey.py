@@ -82,6 +82,8 @@ def run_jobs(recipe: str, root: str, cache: str) -> None:
         changes = {"store.root": root, "store.cache": f"{cache}/{name}"}
         if name in ("evaluate", "pseudo_label"):
             changes["checkpoint"] = f"{root}/checkpoints/{model}"
+        if name == "tune":  # trials of Ray Tune end in any order
+            changes["train.num_workers"] = 1
         config = absolute_paths(fetched(load(recipe, changes)))
         result = getattr(importlib.import_module(f"emo_ray.stages.{name}"), name)(config)
         model = result.path.name if name == "train" else model
