@@ -37,6 +37,8 @@ def _fetched(config: Config, key: str, address: str) -> str:
     bucket.check_address(address)
     path = bucket.local_path(address, cache_folder(config))
     if key != "data.root":
+        if path.is_file():  # of an earlier job
+            bucket.fetch_anew(path)
         if not bucket.exists(path):
             raise ValueError(f"{key}: found nothing at {address}, expected a file or a folder: correct the address")
         bucket.fetch_all(path, lambda name: key != "data.manifest" or suffix(name) not in MEDIA_SUFFIXES)

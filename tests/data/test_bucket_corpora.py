@@ -1,5 +1,6 @@
 """Corpora in buckets: tables and folders with media beside them, listed once, and read while the server fails."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_a_table_names_media_beside_it(server, tmp_path):
     ]
     assert [clip.clip_id for clip in clips] == ["a b", "c#?"]
     assert [path.name for path in (tmp_path / "cache").rglob("*.*") if path.is_file()] == ["clips.csv"]
+
+
+def test_a_table_that_has_changed_is_read_anew(server, tmp_path):
+    for label in ("happy", "angry"):
+        server.put("changing/clips.csv", f"video,label\na.mp4,{label}\n".encode())
+        config = config_of(tmp_path, manifest=f"s3://{BUCKET}/changing/clips.csv")
+        assert [clip.label for clip in read_corpus(config.data)[0]] == [label]
+        os.utime(config.data.manifest, (0, 0))  # else both would be of one second, as no two tables of people are
 
 
 def test_a_table_here_names_media_below_a_root_there(server, tmp_path):
