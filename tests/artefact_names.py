@@ -214,7 +214,7 @@ def report_name(config: Config, corpus: Corpus, path: Path, media: Path) -> str:
     config, corpus = of_teacher(config, corpus, path, media)
     judged = evaluate._judged_clips(config, corpus.prepared, path)
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    encoders = encoders_of(config, path, corpus.texts_for(labelled))
+    encoders = evaluate.encoders_for(config, path, corpus, labelled)
     return evaluate._folder(config, path, encoders, corpus.prepared, judged).name
 
 

@@ -102,6 +102,14 @@ class Evaluate(Section, owner="caller"):
         decides=by_content("report") + by_value("folds"),
     )
 
+    views: int = setting(
+        1,
+        "Views of each clip whose features of video are averaged: the middles of what is stored, whole, and then "
+        "frames drawn and cropped as in training.",
+        decides=by_content("report"),
+        ge=1,
+    )
+
     compare: tuple[str, ...] = setting(
         (),
         "Two folders, of reports or of checkpoints, whose models are compared on the same clips; nothing else is done.",

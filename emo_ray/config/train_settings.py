@@ -15,6 +15,7 @@ WITH_AVERAGE = Condition(
     "train.ema is set and tables.video is not",
     lambda config: config.train.ema > 0 and VIDEO_TRAINED.holds(config),
 )
+JOINT = Condition("train.joint_epochs is set", lambda config: config.train.joint_epochs > 0)
 AUGMENTED = Condition(
     "a rate of augment is above 0 and tables.video is not set",
     lambda config: config.augment.is_used and VIDEO_TRAINED.holds(config),
@@ -71,6 +72,13 @@ class Train(Section):
         "Epochs of each phase.",
         decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion", "folds"),
         ge=1,
+    )
+    joint_epochs: int = setting(
+        0,
+        "Epochs in which EmoVCLIP and the trained head are trained on together, end to end, at a tenth of their rates. "
+        "What they give is kept where it is better on validation clips.",
+        decides=by_value("fusion", only_if=JOINT),
+        ge=0,
     )
     heads: int | None = setting(
         None,

@@ -115,6 +115,14 @@ class FeatureBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JointBatch(FeatureBatch, VideoBatch):
+    """Clips with features, and with frames of which features of video are made anew.
+
+    Clips without video have black frames.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """The neighbours of B clips in their dialogues: N places around each clip, `offsets` away from it.
 
@@ -256,6 +264,19 @@ def with_context(batch: FeatureBatch, clips: FeatureBatch, windows: Windows) -> 
     return replace(
         batch, context=Context(clips=clips, offsets=windows.offsets, place_BN=place_BN, speaker_BN=speaker_BN)
     )
+
+
+def joint_from_shards(table: pa.Table, clips: FeatureBatch, choose: Choose, shape_TCHW: tuple[int, ...]) -> JointBatch:
+    """Shard rows to the frames that are chosen, beside the features that these clips have among `clips`."""
+    row_of = {clip_id: row for row, clip_id in enumerate(clips.clip_ids)}
+    chosen = clips.rows(torch.tensor([row_of[clip_id] for clip_id in table["clip_id"].to_pylist()]))
+    has_video_B = chosen.present_BM[:, MODALITIES.index("video")]
+    frames_BTCHW = torch.zeros((len(chosen), *shape_TCHW), dtype=torch.uint8)
+    if has_video_B.any():
+        shown = video_from_shards(table.filter(pa.array(has_video_B.numpy())), choose=choose)
+        frames_BTCHW[has_video_B] = shown.frames_BTCHW
+    values = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+    return JointBatch(**values, frames_BTCHW=frames_BTCHW)
 
 
 def pad_audio(samples: Sequence[bytes]) -> tuple[torch.Tensor, torch.Tensor]:

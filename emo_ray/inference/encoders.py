@@ -4,7 +4,7 @@ Nothing is loaded here: an encoder's weights are read where it is built, in the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -78,6 +78,8 @@ class EncoderSpec:
     transcripts: Path | None = None  # a table of transcripts of clips without text, for an encoder of text as well
     sources: tuple[str, ...] = ()  # feature tables from elsewhere
     frames: int | None = None  # that an encoder of video sees of a clip; None: all that are stored
+    views: int = 1  # of a clip, whose features an encoder of video averages
+    seed: int = 0  # of the draws and crops of all views but the first
 
     @property
     def reads(self) -> list[str]:
@@ -182,6 +184,20 @@ def video_encoder(folder: Path) -> EncoderSpec:
         frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS), *([seen] if seen else [])
     )
     return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH, frames=config.media.frames)
+
+
+def with_views(encoders: Sequence[EncoderSpec], views: int, seed: int) -> list[EncoderSpec]:
+    """The encoders, that of video with so many views of each clip. Raises ValueError where none encodes video."""
+    if views == 1:
+        return list(encoders)
+    if not any("video" in encoder.reads for encoder in encoders):
+        raise ValueError(f"found evaluate.views={views} with a model that reads no video, expected evaluate.views=1")
+    return [
+        replace(encoder, views=views, seed=seed, digest=store.digest(encoder.digest, "views", views, seed))
+        if "video" in encoder.reads
+        else encoder
+        for encoder in encoders
+    ]
 
 
 def encoders_of(config: Config, path: Path, texts: TextTables | None = None) -> list[EncoderSpec]:

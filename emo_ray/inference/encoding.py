@@ -12,9 +12,10 @@ import torch
 
 from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.config.train_settings import Augment
 from emo_ray.data import transcripts
-from emo_ray.data.batch import FROM_SHARDS, Batch, video_from_shards
-from emo_ray.data.frame_choice import Middles
+from emo_ray.data.batch import FROM_SHARDS, Batch, VideoBatch, video_from_shards
+from emo_ray.data.frame_choice import Draw, Middles
 from emo_ray.data.status import are_ok
 from emo_ray.inference.encoders import EncoderSpec, RecogniserSpec
 from emo_ray.inference.recognition import transcribe_rows
@@ -61,8 +62,11 @@ def encode_rows(encoder: EncoderSpec, module: Any, table: pa.Table, device: str)
     chunks = [valid[i : i + encoder.batch_size] for i in range(0, len(valid), encoder.batch_size)]
     values_BD = np.full((len(table), module.dim), np.nan, np.float32)
     with torch.inference_mode():
-        for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, encoder)), strict=True):
-            values_BD[chunk] = module(batch.to(device)).float().cpu().numpy()
+        for view in range(encoder.views):
+            for chunk, batch in zip(chunks, _ahead(_batches(table, chunks, encoder, view)), strict=True):
+                shown = _cropped(batch.to(device), encoder, view)
+                share_BD = module(shown).float().cpu().numpy() / encoder.views
+                values_BD[chunk] = share_BD if view == 0 else values_BD[chunk] + share_BD
     feature = pa.FixedSizeListArray.from_arrays(pa.array(values_BD.ravel()), module.dim)
     present = ~np.isnan(values_BD).all(axis=1)  # a module gives NaN where it finds nothing to encode
     return pa.table({"clip_id": table["clip_id"], "feature": feature, "present": pa.array(present)})
@@ -75,12 +79,24 @@ def _readings(path: Path) -> dict[str, str | None]:
     return dict(zip(table["clip_id"].to_pylist(), table["reading"].to_pylist(), strict=True))
 
 
-def _batches(table: pa.Table, chunks: Sequence[np.ndarray], encoder: EncoderSpec) -> Iterator[Batch]:
+def _batches(table: pa.Table, chunks: Sequence[np.ndarray], encoder: EncoderSpec, view: int) -> Iterator[Batch]:
+    """The rows of each chunk; of video a view, of which the first shows the middles of what is stored."""
     read = FROM_SHARDS[encoder.modality]
     if encoder.frames is not None:
-        read = partial(video_from_shards, choose=Middles(encoder.frames))
+        drawn = Draw(encoder.frames, encoder.seed, f"view {view}")
+        read = partial(video_from_shards, choose=drawn if view else Middles(encoder.frames))
     for chunk in chunks:
         yield read(table.take(chunk))
+
+
+def _cropped(batch: Batch, encoder: EncoderSpec, view: int) -> Batch:
+    """The batch as a view shows it: the first whole, others cropped at random."""
+    if view == 0:
+        return batch
+    from emo_ray.training.augmentation import Augmentation  # only views need torchvision's transforms
+
+    assert isinstance(batch, VideoBatch), "other encoders have a single view"
+    return Augmentation(Augment(crop=1), batch.frames_BTCHW.shape[-1], encoder.seed)(batch, view)
 
 
 def _ahead(items: Iterable) -> Iterator:

@@ -6,5 +6,6 @@ once.
 Reading order: clip_folders, clip_families, clip_source, pretrained_source, identity, weights, memory,
 checkpoint_files, portable, clip_archive, trainable_state, clip_weights, clip, prompts, temporal_pooling, lora, tower,
 tower_timm, tower_text, emovclip, reference, hidden_states, pretrained, pitch, spectra, functionals, opensmile_sets,
-audio, text, transcriber, neighbours, fusion, classical_head, head_average, familiarity, onnx_export, checkpoint.
+audio, text, transcriber, neighbours, fusion, classical_head, head_average, familiarity, onnx_export, checkpoint,
+joint.
 """

@@ -1,7 +1,7 @@
 """evaluate: a checkpoint on a labelled split, over all seven subsets of the modalities, to a report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.splits import grouped
 from emo_ray.data.transcripts import believed
-from emo_ray.inference.encoders import EncoderSpec, encoders_of, of_checkpoint
+from emo_ray.inference.encoders import EncoderSpec, encoders_of, of_checkpoint, with_views
 from emo_ray.models.checkpoint_files import EMOVCLIP, SEEN, SPEAKERS, WEIGHTS, read_calibration
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes, stand_in_notes
 from emo_ray.reports import evaluation
@@ -82,7 +82,7 @@ def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judg
         from emo_ray.stages.noise import LadderTrial, ladder
 
         prepared, head = corpus.prepared, checkpoint.load_fusion(path)
-        encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, prepared, judged.label_of.keys())))
+        encoders = encoders_for(config, path, corpus, judged.label_of.keys())
         table = _feature_table(head, config, encoders, prepared, judged.label_of)
         batch_of = partial(_batch_of, head, path, prepared, judged.label_of)
         content = ladder(config, prepared, LadderTrial(head, encoders, table, batch_of, path.name, judged.split))
@@ -105,7 +105,7 @@ def _report_folder(config: Config, path: str) -> Path:
 def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Path:
     """The folder of a model's report on these clips of a corpus, which is made where it is missing."""
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, corpus.prepared, labelled)))
+    encoders = encoders_for(config, path, corpus, labelled)
     folder = _folder(config, path, encoders, corpus.prepared, judged)
 
     def fill(temporary: Path) -> None:
@@ -113,6 +113,12 @@ def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) ->
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}, fill)
     return folder
+
+
+def encoders_for(config: Config, path: Path, corpus: Corpus, clip_ids: Collection[str]) -> list[EncoderSpec]:
+    """The encoders of a model that is judged on these clips, with as many views as `evaluate.views` says."""
+    encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, corpus.prepared, clip_ids)))
+    return with_views(encoders, config.evaluate.views, config.seed)
 
 
 def report_result(config: Config, folder: Path, content: EvaluationReport, prepared: Prepared) -> Result:

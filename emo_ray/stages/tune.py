@@ -43,6 +43,7 @@ def tune(config: Config) -> Result:
     search.check(config)
     _check_folds(config)
     _check_readings(config)
+    _check_joint(config)
     user_config, root = config, cluster.store_root(config)
     config = override(config, {"store.root": str(root)})  # trials stand in other folders
     corpus = open_corpus(config, labelled_only=config.train.pseudo_labels is None)
@@ -95,6 +96,15 @@ def _check_folds(config: Config) -> None:
     for key in ("fusion.start_from", "train.pseudo_labels"):
         if (value := flatten(config)[key]) is not None:
             raise ValueError(f"found {key}={value} with tune.folds, expected none: it may know the clips of a fold")
+
+
+def _check_joint(config: Config) -> None:
+    """Raises ValueError for a joint phase, whose epochs trials are not judged by."""
+    if config.train.joint_epochs or "train.joint_epochs" in config.tune.space:
+        raise ValueError(
+            "found train.joint_epochs in a sweep, expected none: trials are judged by the head's phase, so train the "
+            "recipe that is found jointly"
+        )
 
 
 def _check_readings(config: Config) -> None:

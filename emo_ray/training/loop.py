@@ -190,7 +190,9 @@ def _train_epoch(
     model.train()
     optimisation, device = settings.optimisation, next(model.parameters()).device
     weight_K = None if settings.class_weight_K is None else settings.class_weight_K.to(device)
-    parts = members(getattr(model, "module", model))
+    bare = getattr(model, "module", model)
+    parts = members(bare)
+    losses = len(members(getattr(bare, "head", bare)))  # that are summed: of a joint model those of its heads
     total, clips, steps = torch.zeros((), device=device), 0, 0
     begun_s, timer = time.perf_counter(), WaitTimer(batches)
     for batch in timer:
@@ -213,7 +215,7 @@ def _train_epoch(
     sums = reporter.gather((float(total), clips))
     duration_s, clips = time.perf_counter() - begun_s, sum(n for _, n in sums)
     return {
-        "train_loss": sum(t for t, _ in sums) / clips / len(parts),
+        "train_loss": sum(t for t, _ in sums) / clips / losses,
         "train_clips": clips,
         "train_clips_per_s": clips / duration_s,
         "train_waited": timer.seconds / duration_s,  # share of the time in which this rank had no batch to work on
@@ -298,9 +300,10 @@ def _confusion_counts(
     device, was_training, total = next(model.parameters()).device, model.training, np.zeros(0)
     loss_sum = torch.zeros((), device=device)
     finite = torch.ones((), dtype=torch.bool, device=device)
+    encoded = _encoder(model, bf16)
     model.eval()
     for batch in batches:
-        batch = batch.to(device)
+        batch = encoded(batch.to(device))
         tables: list[np.ndarray] = []
         for part in (batch, *(only_modalities(batch, names) for names in subsets)):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -313,6 +316,20 @@ def _confusion_counts(
         total = np.stack(tables) + (total if len(total) else 0)
     model.train(was_training)
     return (total, float(loss_sum)) if bool(finite) else None
+
+
+def _encoder(model: nn.Module, bf16: bool) -> Callable[[Any], Any]:
+    """What a model makes of a batch once, whichever modalities it is shown of it afterwards: see `JointModel`."""
+    encode = getattr(model, "encoded", None)
+    if encode is None:
+        return lambda batch: batch
+    device = next(model.parameters()).device
+
+    def encoded(batch: Batch) -> Batch:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return encode(batch)
+
+    return encoded
 
 
 def only_modalities(batch: BatchT, names: Sequence[str]) -> BatchT:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pyarrow as pa
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.data.batch import video_from_shards
+from emo_ray.data.batch import FeatureBatch, joint_from_shards, video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
 from emo_ray.data.shards import _jpeg
 
@@ -43,3 +44,18 @@ def test_a_batch_holds_the_chosen_frames():
     assert video_from_shards(table).frames_BTCHW.float().mean((0, 2, 3, 4)).tolist() == [0, 60, 120, 180]
     seen = video_from_shards(table, choose=Middles(2)).frames_BTCHW
     assert seen.float().mean((0, 2, 3, 4)).tolist() == [60, 180]
+
+
+def test_clips_without_video_are_black_beside_features():
+    ok = dict.fromkeys(("video_status", "audio_status", "text_status"), "ok")
+    bright = [_jpeg(np.full((16, 16, 3), 180, np.uint8), 95)] * 2
+    rows = [{"clip_id": "a", "frames": None, **ok, "video_status": "missing"}, {"clip_id": "b", "frames": bright, **ok}]
+    present_BM = torch.tensor([[True, True, True], [False, True, True]])
+    clips = FeatureBatch(
+        clip_ids=("b", "a"), present_BM=present_BM, label_B=torch.tensor([4, 5]), features={"audio": torch.eye(2)}
+    )
+    for shown in (rows, rows[:1]):  # a batch of which no clip has video too
+        batch = joint_from_shards(pa.Table.from_pylist(shown), clips, Middles(2), (2, 3, 16, 16))
+        assert batch.label_B.tolist() == [5, 4][: len(shown)]
+        assert batch.frames_BTCHW.float().mean((1, 2, 3, 4)).tolist() == [0, 180][: len(shown)]
+        assert torch.equal(batch.features["audio"], torch.eye(2).flip(0)[: len(shown)])

@@ -8,14 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.pseudo import PseudoLabels
 from emo_ray.models import checkpoint
-from emo_ray.models.checkpoint_files import CALIBRATION, EMOVCLIP, FAMILIARITY, SEEN, FittedTemperature, digests
+from emo_ray.models.checkpoint_files import (
+    CALIBRATION,
+    CARD,
+    EMOVCLIP,
+    FAMILIARITY,
+    SEEN,
+    FittedTemperature,
+    digests,
+)
 from emo_ray.models.clip_source import description
 from emo_ray.models.identity import licence_notes
+from emo_ray.stages.fitting.plan import TrainingPlan
 from emo_ray.training import speaker_scaling
 from emo_ray.training.divergence import stopped_early
 from emo_ray.training.selection import Choice
@@ -62,13 +73,27 @@ def write_checkpoint(
         store.write_text(folder / FAMILIARITY, json.dumps(phase.familiarity))
     best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
     if video_path is not None:
-        _link_tree(video_path, folder / EMOVCLIP)
+        if video_path != folder / EMOVCLIP:
+            _link_tree(video_path, folder / EMOVCLIP)
         video_meta = store.read_meta(video_path)
         best_of_phases |= video_meta["best"]
         stopped = [*video_meta.get("stopped", ()), *stopped]
         notes = [*video_meta.get("notes", ()), *notes]
     about = {"best": best_of_phases, "history": best["history"], "notes": notes, **digests(folder)}
     return about | ({"stopped": stopped} if stopped else {})
+
+
+def write_video(folder: Path, plan: TrainingPlan, state: Mapping[str, torch.Tensor], config: Config) -> Path:
+    """Write the planned EmoVCLIP with the state of the joint phase into a model's folder; returns its folder there."""
+    target = folder / EMOVCLIP
+    assert plan.video_path is not None, "this state is of an EmoVCLIP that was planned"
+    _link_tree(plan.video_path, target)
+    card = (target / CARD).read_text(encoding="utf-8")
+    joint = f"- then trained on together with the head: {config.train.joint_epochs} epochs at most\n"
+    checkpoint.write(
+        target, state, config, plan.prepared.labels, card.replace("- validation", f"{joint}- validation", 1)
+    )
+    return target
 
 
 def _notes(phase: TrainedPhase, history: Sequence[Mapping[str, float]]) -> list[str]:

@@ -23,14 +23,16 @@ from emo_ray.data.splits import grouped
 from emo_ray.data.targets import read_with_targets, with_targets
 from emo_ray.inference.encoders import video_encoder
 from emo_ray.models import checkpoint, familiarity
+from emo_ray.models.classical_head import ClassicalHead
 from emo_ray.models.clip import check_tag
 from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.models.head_average import Head
+from emo_ray.models.trainable_state import load_trained
 from emo_ray.progress import say
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-from emo_ray.stages.fitting import ray_train
+from emo_ray.stages.fitting import joint, ray_train
 from emo_ray.stages.fitting.balance import class_balance
-from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint
+from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint, write_video
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.heads import calibration_of_choice, calibration_on, classical, with_weights
 from emo_ray.stages.fitting.plan import VERSION, TrainingPlan, clips_with_video
@@ -69,15 +71,38 @@ def train_phases(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
             job, datasets = fusion_job(head_config, plan, table, by_speaker, choice.epochs if choice else None)
             best = ray_train.train(job, head_config, datasets, on_epoch)
             head = with_weights(job, best)
+        video_path = plan.video_path
+        if config.train.joint_epochs:
+            best = _trained_together(config, plan, head, best, table, on_epoch)
+            if best["video"] is not None:
+                video_path = write_video(folder, plan, best["video"], config)
+                table = feature_rows(config, plan, plan.clips.all_clips, video_path)
+                validation = _labelled(plan, table, plan.clips.validation, by_speaker)
         pseudo = plan.clips.pseudo and plan.clips.pseudo.only(trained_ids)
         fitted = calibration_of_choice(choice) if choice else calibration_on(head, validation)
         bounds = familiarity.bounds(head, _labelled(plan, table, plan.clips.train, by_speaker))
         phase = TrainedPhase("fusion", len(trained_ids), pseudo, choice, fitted, bounds)
         if by_speaker is not None:
             speaker_scaling.write(folder, by_speaker)
-        return write_checkpoint(folder, best, head_config, plan.prepared, phase, plan.video_path)
+        return write_checkpoint(folder, best, head_config, plan.prepared, phase, video_path)
 
     _train_once(plan.path, "fusion", config, on_epoch, fill)
+
+
+def _trained_together(
+    config: Config, plan: TrainingPlan, head: Head, best: dict[str, Any], table: pa.Table, on_epoch: OnEpoch
+) -> dict[str, Any]:
+    """The best epoch after the joint phase, see `joint.trained_together`, whose weights the head then has.
+
+    Raises ValueError where no clip has video.
+    """
+    assert not isinstance(head, ClassicalHead), "the plan was checked for a head with gradients"
+    if "video" not in head.project:
+        raise ValueError("found train.joint_epochs with no training clip with video, expected train.joint_epochs=0")
+    clips = labelled_batch(table, plan.clips.all_clips, None)
+    best = joint.trained_together(config, plan, head, best, clips, on_epoch)
+    load_trained(head, best["model"])
+    return best
 
 
 def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> None:
@@ -99,14 +124,17 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
     _train_once(path, "emovclip", config, on_epoch, fill)
 
 
-def feature_rows(config: Config, plan: TrainingPlan, clip_ids: Collection[str]) -> pa.Table:
+def feature_rows(
+    config: Config, plan: TrainingPlan, clip_ids: Collection[str], video_path: Path | None = None
+) -> pa.Table:
     """The features of these clips and of their neighbours, as `feature_tables.load` gives them.
 
-    Those of video are EmoVCLIP's where the plan has one.
+    Those of video are EmoVCLIP's where the plan has one; `video_path` is another one's folder.
     """
+    video_path = video_path or plan.video_path
     clip_ids = with_neighbours(clip_ids, plan.windows)
     parts = plan.prepared.parts_with(clip_ids)
-    encoders = [*plan.encoders, *([video_encoder(plan.video_path)] if plan.video_path else [])]
+    encoders = [*plan.encoders, *([video_encoder(video_path)] if video_path else [])]
     return load(plan.prepared, encode_corpus(config, plan.prepared, encoders, parts), parts, clip_ids)
 
 
@@ -249,7 +277,8 @@ def _train_once(
         return fill(folder)
 
     meta = store.artefact(path, {"kind": "checkpoint", "version": VERSION}, train)
-    ray_train.clean_up(config, phase, path.name.rpartition("-")[2])
+    for name in (phase, joint.PHASE):
+        ray_train.clean_up(config, name, path.name.rpartition("-")[2])
     if not is_trained_here:
         for metrics in meta["history"]:
             on_epoch(phase, metrics)

@@ -89,6 +89,7 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
     root, prepared = cluster.store_root(config), corpus.prepared
     clips = _training_clips(config, prepared)
     video_path = _emovclip_path(config, prepared, clips, root)
+    _check_joint(config, video_path)
     if inner_folds := _uses_inner_folds(config, prepared, clips, video_path):
         labelled = clips.labelled | clips.validation
         clips = TrainingClips(labelled, {}, votes=votes_of(config, prepared, labelled))
@@ -202,6 +203,22 @@ def _uses_inner_folds(
     groups = grouped([clip for clip in prepared.clips if clip.clip_id in clips.all_clips])
     is_small = len(clips.all_clips) < SMALL and groups.count >= INNER_FOLDS
     return is_small and bool(prepared.labels_of("test"))
+
+
+def _check_joint(config: Config, video_path: Path | None) -> None:
+    """Raises ValueError where a joint phase is asked for and there is nothing that it could train together."""
+    obstacles = {
+        "no EmoVCLIP to be trained": video_path is None,
+        f"fusion.kind={config.fusion.kind}, which has no gradients": config.fusion.is_classical,
+        "a head that sees neighbours (fusion.context)": bool(config.fusion.context.offsets),
+        "tables.standardise=speaker": config.tables.standardise == "speaker",
+    }
+    obstacle = next((words for words, is_there in obstacles.items() if is_there), None)
+    if config.train.joint_epochs and obstacle:
+        raise ValueError(
+            f"found train.joint_epochs={config.train.joint_epochs} with {obstacle}, expected one without the other: "
+            "set train.joint_epochs=0"
+        )
 
 
 def _emovclip_path(config: Config, prepared: Prepared, clips: TrainingClips, root: Path) -> Path | None:

@@ -45,6 +45,7 @@ class TrainingJob:
     train_rows: int
     # Rows are features: each worker keeps its share, passes over it several times an epoch, validates all subsets.
     fusion: bool = False
+    has_head: bool = False  # what is trained ends in a fusion head, though rows are no features: it is judged as one
     passes_per_epoch: int = 1
     precision: str = "fp32"
     class_weight_K: torch.Tensor | None = None
@@ -255,7 +256,8 @@ def _worker(job: TrainingJob, config: Config, folder: Path, threads: int) -> Non
     with suppress(KeyError):
         rows["validation"] = ray.train.get_dataset_shard("validation")
     # A warm-started head may have projections for modalities that this corpus lacks: DDP must allow unused parameters.
-    unused = job.fusion and config.fusion.start_from is not None
+    # So it must where a batch of a joint model holds no clip with video.
+    unused = job.has_head or (job.fusion and config.fusion.start_from is not None)
     ddp_options = {"broadcast_buffers": False, "find_unused_parameters": unused}
     wrap = partial(ray.train.torch.prepare_model, parallel_strategy_kwargs=ddp_options)
     _train_in_worker(job, config, rows, RayTrainReporter(folder), device, wrap)
@@ -272,6 +274,7 @@ def _train_in_worker(
     model = wrap(model) if wrap else model.to(device)
     batch_size = job.optimisation.batch_size // reporter.world_size
     steps = -(-(job.train_rows // reporter.world_size) // batch_size) * job.passes_per_epoch
+    is_model = job.fusion or job.has_head
     settings = loop.LoopSettings(
         job.optimisation,
         config.train.epochs,
@@ -279,9 +282,9 @@ def _train_in_worker(
         config.seed,
         _bf16(job.precision, device),
         job.class_weight_K,
-        job.fusion,
-        job.phase,
-        config.train.objective if job.fusion else "available/waf",
+        is_model,
+        "emovclip" if job.has_head else job.phase,
+        config.train.objective if is_model else "available/waf",
         job.stop_after,
         job.augment,
         job.ema,

@@ -45,7 +45,7 @@ def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[Traini
         digest=path.name.removeprefix("emovclip-"),
         build=partial(checkpoint.fresh_emovclip, config, prepared.labels),
         collate=collate(Middles(config.media.frames)),
-        collate_of=partial(_drawing, config, collate),
+        collate_of=partial(drawing, config, collate),
         optimisation=config.emovclip,
         train_rows=len(shown),
         precision=config.train.precision,
@@ -67,7 +67,7 @@ def _collate(clips: TrainingClips, choose: Choose) -> Callable[[pa.Table], Video
     return partial(read_with_targets, partial(video_from_shards, labels=clips.all_clips, choose=choose), clips.targets)
 
 
-def _drawing(
+def drawing(
     config: Config, collate: Callable[[Choose], Callable[[pa.Table], VideoBatch]], epoch: int
 ) -> Callable[[pa.Table], VideoBatch]:
     """The function from training rows to a batch in an epoch, which draws the frames of each clip anew."""

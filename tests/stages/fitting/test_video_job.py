@@ -4,13 +4,17 @@ import torch
 
 from emo_ray import cluster, parquet, store
 from emo_ray.config import override
+from emo_ray.config.train_settings import Augment
 from emo_ray.data.batch import video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
+from emo_ray.inference.encoders import video_encoder, with_views
+from emo_ray.inference.encoding import encode_rows
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.fitting.video_job import emovclip_job
+from emo_ray.training.augmentation import Augmentation
 
 
 def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middles(ray_session, tiny_config, tmp_path):
@@ -42,3 +46,12 @@ def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middl
     assert not torch.equal(*drawn)
     assert torch.equal(job.collate(rows).frames_BTCHW, video_from_shards(rows, choose=Middles(2)).frames_BTCHW)
     assert store.read_meta(plan.video_path)["history"]
+
+    encoder = video_encoder(plan.path / checkpoint_files.EMOVCLIP)
+    (three,) = with_views([encoder], 3, seed=7)
+    table = encode_rows(three, three.built("cpu"), shard, "cpu")
+    crop = Augmentation(Augment(crop=1), 32, seed=7)
+    draws = [video_from_shards(shard, choose=Draw(2, 7, f"view {view}")) for view in (1, 2)]
+    with torch.inference_mode():
+        views = [expected_BD, *(model.encode_video(crop(draw, i + 1).frames_BTCHW) for i, draw in enumerate(draws))]
+    torch.testing.assert_close(torch.tensor(table["feature"].to_pylist()), sum(views) / 3, rtol=1e-4, atol=1e-5)
