@@ -59,9 +59,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "annotate": Command(
         "stages.annotate",
-        about="Ask a chat endpoint for a reading of the speaker's emotional state in every transcript, each one once.",
+        about="Ask a chat endpoint for a reading of the speaker's emotional state in every transcript, each one once; "
+        "with annotate.task=label for the class of every unlabelled clip.",
         example="mini annotate.url=http://127.0.0.1:8000/v1 annotate.model=MODEL",
-        result="STORE/readings/KEY/readings-KEY.parquet; the text encoder uses it in jobs with the same annotate.url",
+        result="STORE/readings/KEY/readings-KEY.parquet; the text encoder uses it in jobs with the same annotate.url. "
+        "Labels: STORE/chat_labels/KEY/labels-KEY.parquet, for pseudo.chat_labels",
         sections=("annotate",),
         then=("train",),
     ),

@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
-ASKED = Condition("annotate.url is set", lambda config: config.annotate.url is not None)
+ASKED = Condition("annotate.url is set and annotate.task is reading", lambda config: config.annotate.asks_for_readings)
 TRANSCRIBED = Condition("transcribe.model is set", lambda config: config.transcribe.model is not None)
 RECOGNISER = Condition(
     "transcribe.model is set and transcribe.url is not",
@@ -57,7 +57,7 @@ class Endpoint(Section):
 
 
 class Annotate(Endpoint, decides=by_value("readings", only_if=ASKED)):
-    """A stronger model's reading of each transcript, asked of an OpenAI-compatible chat endpoint.
+    """A stronger model's reading of each transcript, or its label of each clip, asked of an OpenAI-compatible endpoint.
 
     The key is OPENAI_API_KEY of the environment and no setting, so that no file or run can hold it. A checkpoint says
     what is asked and of which model, never whom: else it could name the URL that somebody's key is sent to.
@@ -67,6 +67,33 @@ class Annotate(Endpoint, decides=by_value("readings", only_if=ASKED)):
         None,
         "The endpoint, e.g. http://127.0.0.1:8000/v1. null: no readings are made, and none are used.",
         decides=by_content("readings"),
+        owner="caller",
+    )
+    task: Literal["reading", "label"] = setting(
+        "reading",
+        "What is asked for. reading: words about each transcript, for text encoders. label: one of the classes for "
+        "each clip, which jobs/annotate.py writes as a table for pseudo.chat_labels; no other job asks then.",
+        decides=by_content("readings"),
+        owner="caller",
+    )
+    # These decide the table of labels alone, which jobs are given as a file.
+    parts: tuple[Literal["text", "frames", "sound"], ...] = setting(
+        ("text",),
+        "What of a clip is sent to be labelled: its transcript, frames (of faces!), its sound.",
+        decides=NOTHING,
+        owner="caller",
+        min_length=1,
+    )
+    frames: int = setting(
+        4, "Most frames of a clip that are sent, spread evenly.", decides=NOTHING, owner="caller", ge=1, le=16
+    )
+    frame_px: int = setting(
+        448, "Longest side of a frame that is sent, in pixels.", decides=NOTHING, owner="caller", ge=16, le=1024
+    )
+    label_prompt: str = setting(
+        "Which of these emotions does the person show: {labels}? Answer with that word alone.",
+        "What the model is asked for a label; {labels} is filled in.",
+        decides=NOTHING,
         owner="caller",
     )
     model: str = setting("gpt-4", "The model, as the endpoint calls it.")
@@ -102,6 +129,27 @@ class Annotate(Endpoint, decides=by_value("readings", only_if=ASKED)):
         if taken := {"model", "messages", "stream", "n"} & set(request):
             raise ValueError(f"found {', '.join(sorted(taken))} in annotate.request, expected other fields")
         return request
+
+    @property
+    def asks_for_readings(self) -> bool:
+        """Whether transcripts are encoded with readings of an endpoint."""
+        return self.url is not None and self.task == "reading"
+
+    @model_validator(mode="after")
+    def _words_alone(self) -> "Annotate":
+        if self.task == "reading" and self.parts != ("text",):
+            raise ValueError(
+                f"found annotate.parts={list(self.parts)} with annotate.task=reading, expected [text]: readings are of "
+                "transcripts; annotate.task=label sends other parts"
+            )
+        return self
+
+    @field_validator("label_prompt")
+    @classmethod
+    def _names_labels(cls, prompt: str) -> str:
+        if prompt.count("{labels}") != 1:
+            raise ValueError(f"found {prompt!r}, expected {{labels}} once")
+        return prompt
 
     @field_validator("prompt", mode="before")
     @classmethod

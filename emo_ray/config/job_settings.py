@@ -44,6 +44,18 @@ class Pseudo(Section, decides=by_value("pseudo_labels"), owner="caller"):
         decides=by_content("pseudo_labels", "self_training"),
         path=True,
     )
+    chat_labels: str | None = setting(
+        None,
+        "Table of labels that jobs/annotate.py annotate.task=label wrote: one more teacher, with a label and no "
+        "probabilities.",
+        decides=by_content("pseudo_labels", "self_training"),
+        path=True,
+    )
+    agree_with: Literal["none", "chat"] = setting(
+        "none",
+        "Whose label a kept clip's must be. chat: that in pseudo.chat_labels, so that a clip without one is not kept. "
+        "none: see pseudo.agreement.",
+    )
     agreement: float = setting(1.0, "Share of the teachers that must predict the same class.", ge=0, le=1)
     agreeing_modalities: int = setting(
         0,
@@ -66,6 +78,11 @@ class Pseudo(Section, decides=by_value("pseudo_labels"), owner="caller"):
     def _used(self) -> "Pseudo":
         if self.thresholds and self.policy != "per_class":
             raise ValueError(f"found pseudo.thresholds with pseudo.policy={self.policy}, expected policy=per_class")
+        if self.agree_with == "chat" and self.chat_labels is None:
+            raise ValueError(
+                "found pseudo.agree_with=chat without pseudo.chat_labels, expected the table that jobs/annotate.py "
+                "annotate.task=label prints the path of"
+            )
         return self
 
 

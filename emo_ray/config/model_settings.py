@@ -40,7 +40,8 @@ LANGUAGE_MODEL = Condition(
 )
 TEXT_ENCODED = Condition("tables.text is not set", lambda config: not config.tables.text)
 WITH_READINGS = Condition(
-    "annotate.url is set", lambda config: config.annotate.url is not None and not config.tables.text
+    "annotate.url is set and annotate.task is reading",
+    lambda config: config.annotate.asks_for_readings and not config.tables.text,
 )
 
 
@@ -76,8 +77,8 @@ class Optimisation(Section):
     @field_validator("class_weights")
     @classmethod
     def _some_weight(cls, value: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(value, dict) and (not value or min(value.values()) < 0 or max(value.values()) == 0):
-            raise ValueError(f"found {value}, expected class -> weight, none below 0 and one above")
+        if isinstance(value, dict) and min(value.values(), default=0) <= 0:
+            raise ValueError(f"found {value}, expected class -> weight, all above 0")
         return value
 
     @model_validator(mode="after")

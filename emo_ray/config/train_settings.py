@@ -142,7 +142,7 @@ class Train(Section):
         "votes, as a share of the largest entropy.",
         decides=_VOTED,
         ge=0,
-        le=1,
+        lt=1,
     )
     pseudo_labels: str | None = setting(
         None,

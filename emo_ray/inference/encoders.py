@@ -231,7 +231,7 @@ def of_checkpoint(config: Config, path: Path) -> Config:
     _check_code(config, model_config, path)
     if not checkpoint_files.has_digests(path):
         _say_unchecked(path.name)
-    if model_config.annotate.url is not None and config.annotate.url is None:
+    if model_config.annotate.url is not None and not config.annotate.asks_for_readings:
         _say_without(path.name, model_config.annotate.model)
     values = flatten(config)
     callers = {key: values[key] for key in keys_of_caller()}

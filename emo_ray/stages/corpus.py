@@ -69,7 +69,7 @@ def texts_of(config: Config, decoded: Decoded, clips: Iterable[Clip], before: Te
     written, readings = before.transcripts, before.readings
     if written is None or written.settings != deciding(config) or not written.covers(clips):
         written = transcripts_of(config, decoded, clips, written.usage if written else None)
-    if config.annotate.url is None:
+    if not config.annotate.asks_for_readings:
         return TextSources(written)
     clips = written.in_clips(clips) if written else clips
     is_same = readings is not None and readings.settings == answer_log.settings(config.annotate)

@@ -26,6 +26,7 @@ from emo_ray.progress import measured, progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
 from emo_ray.stages import borderline
+from emo_ray.stages.chat import chat_labels
 from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.prediction_rows import UNUSABLE
@@ -49,6 +50,7 @@ class Pool:
     prediction_N: np.ndarray  # int16; -1 there
     against_N: np.ndarray  # what speaks against a clip however sure the teachers are, else None
     broken: list[tuple[str, str, str]]  # clip_id, modality, status
+    chat_N: np.ndarray  # the class that a chat model gives; -1 where it gives none
 
 
 def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
@@ -66,6 +68,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
     policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
+    chat = None if config.pseudo.chat_labels is None else chat_labels.read(Path(config.pseudo.chat_labels), labels)
     corpus = corpus or open_corpus(config, labelled_only=False)
     prepared = corpus.prepared
     pool = {clip.clip_id for clip in prepared.clips if is_unlabelled(clip)}
@@ -75,7 +78,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     folder = _folder(config, teachers, prepared)
     parts = prepared.parts_with(pool)
     if not store.is_complete(folder) or store.missing(folder, parts):
-        _write(config, teachers, corpus, pool, folder)
+        _write(config, teachers, corpus, pool, chat, folder)
     store.check_files(folder)
     content = store.read_json(folder / REPORT)
     measured("accepted_pseudo_labels", content["accepted"])
@@ -93,11 +96,16 @@ def is_unlabelled(clip: Clip) -> bool:
 def _folder(config: Config, teachers: Sequence[Teacher], prepared: Prepared) -> Path:
     """Named after everything that decides a row."""
     decides = [[teacher.predictions.decides, sorted(teacher.unseen)] for teacher in teachers]
-    key = store.digest(VERSION, settings_of(config, "pseudo_labels"), decides, prepared.path.name)
+    path = config.pseudo.chat_labels
+    chat_parts = [{"chat_labels": store.digest_path(Path(path))}] if path else []
+    key = store.digest(VERSION, settings_of(config, "pseudo_labels"), decides, prepared.path.name, *chat_parts)
     return cluster.store_root(config) / "pseudo_labels" / key / f"round-{config.pseudo.round}"
 
 
-def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Collection[str], folder: Path) -> None:
+def _write(
+    config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Collection[str], chat: Mapping[str, str] | None,
+    folder: Path,
+) -> None:  # fmt: skip
     """Select, write the parts that are missing, then everything about them, `meta.json` last.
 
     Parts stay in the folder as they come, unlike the content of other artefacts, so that a killed run keeps them.
@@ -106,7 +114,7 @@ def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Co
     store.remove(folder / store.META)  # where somebody has taken parts away
     teachers, calibrations = calibrate(teachers, prepared)
     leaks = leaking(prepared, pool)
-    clips = weighed(config, teachers, prepared.parts_with(pool), pool, leaks)
+    clips = weighed(config, teachers, prepared.parts_with(pool), pool, leaks, chat)
     labelled_K = _labelled(prepared)
     most = int(config.pseudo.max_ratio * labelled_K.sum()) if labelled_K.sum() else None
     reason_N, threshold_K = policies.select(
@@ -121,6 +129,8 @@ def _write(config: Config, teachers: Sequence[Teacher], corpus: Corpus, pool: Co
             advance(rows.stop - rows.start)
     report = _report(config, prepared, calibrations, clips, reason_N, threshold_K)
     report["notes"] += _notes(report, prepared, pool, most)
+    if chat is not None:
+        report["notes"].append(_chat_note(clips))
     store.write_csv(folder / REFUSED, [["clip_id", "reason"], *sorted(leaks.items())])
     file_of = {c.clip_id: {"video": c.video, "audio": c.audio or c.video} for c in prepared.clips if c.clip_id in pool}
     broken = [(*row, file_of[row[0]].get(row[1]) or "") for row in clips.broken]
@@ -177,9 +187,11 @@ def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
 
 
 def weighed(
-    config: Config, teachers: Sequence[Teacher], parts: Sequence[str], pool: Collection[str], leaks: Mapping[str, str]
-) -> Pool:
+    config: Config, teachers: Sequence[Teacher], parts: Sequence[str], pool: Collection[str], leaks: Mapping[str, str],
+    chat: Mapping[str, str] | None = None,
+) -> Pool:  # fmt: skip
     """What all teachers together say of the clips in `pool`, and what speaks against a clip from the start."""
+    class_of = {} if chat is None else {i: teachers[0].labels.index(label) for i, label in chat.items()}
     slices: dict[str, slice] = {}
     broken: list[tuple[str, str, str]] = []
     columns, start = [], 0
@@ -187,30 +199,35 @@ def weighed(
         for part in parts:
             predictions = predictions_of(teachers, part, pool)
             ids = predictions.table["clip_id"].to_pylist()
-            against_B = _against(config, predictions, ids, leaks)
-            columns.append((predictions.confidence_B, predictions.prediction_B.astype(np.int16), against_B))
+            chat_B = np.array([class_of.get(clip_id, -1) for clip_id in ids], int)
+            against_B = _against(config, predictions, ids, leaks, chat_B)
+            columns.append((predictions.confidence_B, predictions.prediction_B.astype(np.int16), against_B, chat_B))
             for name in MODALITIES:
                 statuses = zip(ids, predictions.table[f"{name}_status"].to_pylist(), strict=True)
                 broken += [(clip_id, name, status) for clip_id, status in statuses if is_broken(status)]
             slices[part] = slice(start, start + len(ids))
             start += len(ids)
             advance(len(ids))
-    confidence_N, prediction_N, against_N = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return Pool(slices, confidence_N, prediction_N, against_N, broken)
+    confidence_N, prediction_N, against_N, chat_N = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Pool(slices, confidence_N, prediction_N, against_N, broken, chat_N)
 
 
 def _against(
-    config: Config, predictions: TeacherPredictions, ids: Sequence[str], leaks: Mapping[str, str]
+    config: Config, predictions: TeacherPredictions, ids: Sequence[str], leaks: Mapping[str, str], chat_B: np.ndarray
 ) -> np.ndarray:
     """What speaks against each of these clips, or None; of several reasons the last one that is checked here."""
     prediction_B = predictions.prediction_B
-    teachers_agree_B = policies.teachers_agree(predictions.votes_TB, prediction_B, config.pseudo.agreement)
+    votes_TB = np.vstack([predictions.votes_TB, chat_B])
+    teachers_agree_B = policies.teachers_agree(votes_TB, prediction_B, config.pseudo.agreement)
     modalities_agree_B = policies.modalities_agree(
         predictions.votes_MB, prediction_B, config.pseudo.agreeing_modalities
     )
     against_B = np.full(len(ids), None, object)
     against_B[~modalities_agree_B] = policies.MODALITIES_DISAGREE
     against_B[~teachers_agree_B] = policies.DISAGREE
+    if config.pseudo.agree_with == "chat":
+        against_B[chat_B != prediction_B] = policies.CHAT_DISAGREES
+        against_B[chat_B < 0] = policies.NO_CHAT_LABEL
     against_B[prediction_B < 0] = UNUSABLE
     for row, clip_id in enumerate(ids):
         against_B[row] = leaks.get(clip_id, against_B[row])
@@ -329,6 +346,15 @@ def _notes(report: PseudoLabelReport, prepared: Prepared, pool: Collection[str],
     if unknown := sum(clip_id in pool for clip_id in nameless):
         notes.append(f"{unknown} clips have neither pictures nor sound by which validation and test could know them")
     return notes
+
+
+def _chat_note(clips: Pool) -> str:
+    """How often the chat model says what the teachers say."""
+    both_N = (clips.chat_N >= 0) & (clips.prediction_N >= 0)
+    same = int((clips.chat_N == clips.prediction_N)[both_N].sum())
+    return (
+        f"{both_N.sum()} of {len(clips.chat_N)} clips have a chat model's label; the teachers agree with it on {same}"
+    )
 
 
 def _columns(table: pa.Table, *names: str) -> zip:

@@ -297,4 +297,5 @@ def _key(config: Config, corpus: Corpus, first: Round) -> str:
         frozen_digest(config),
         [encoder.digest for encoder in frozen_encoders(config, corpus.texts)],
         [model and store.digest_path(Path(model) / WEIGHTS) for model in models],
+        *([store.digest_path(Path(config.pseudo.chat_labels))] if config.pseudo.chat_labels else []),
     )

@@ -29,6 +29,7 @@ MADE_BY = {
     "transcribed": "jobs/transcribe.py",
     "transcripts": "jobs/transcribe.py",
     "readings": "jobs/annotate.py",
+    "chat_labels": "jobs/annotate.py",
     "features": "the job that needs it, such as jobs/train.py",
     "checkpoints": "jobs/train.py",
     "exports": "jobs/export.py",
@@ -42,7 +43,7 @@ MADE_BY = {
     "index.html": "jobs/report.py",
     "claims": "jobs/claims.py",
 }
-_ANSWERS = ("readings", "transcribed")
+_ANSWERS = ("readings", "transcribed", "chat_labels")
 _KINDS = (
     "corpora",
     "segments",

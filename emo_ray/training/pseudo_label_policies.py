@@ -12,6 +12,7 @@ import numpy as np
 from emo_ray.config.job_settings import Pseudo
 
 DISAGREE, MODALITIES_DISAGREE = "teachers disagree", "modalities disagree"
+CHAT_DISAGREES, NO_CHAT_LABEL = "the chat model disagrees", "no label of the chat model"
 BELOW, OVER_QUOTA, OVER_CAP = "below threshold", "over the quota", "over the cap"
 STARVED, FLOODS = 1 / 3, 3.0  # a class drifts outside these multiples of its share among labelled clips
 

@@ -51,6 +51,8 @@ INERT = {
         for section in ("annotate", "transcribe")
         for name in ("concurrency", "timeout_s", "max_attempts", "backoff_s", "max_wait_s")
     ),
+    # Of the table of labels, which jobs are given as a file.
+    *("annotate.parts", "annotate.frames", "annotate.frame_px", "annotate.label_prompt"),
 }
 # Under which every by-value setting decides something: encoders from elsewhere, readings, faces, a synthetic corpus.
 WHOLE = {
@@ -106,6 +108,7 @@ OTHER = {  # values for those of which no other can be made by rule
 def changed(key):
     """A config in which everything is used, and the same with one setting changed."""
     base = {**WHOLE, **({"text.encoder": "ngrams"} if key == "text.ngram_features" else {})}
+    base |= {"pseudo.chat_labels": "labels.parquet"} if key == "pseudo.agree_with" else {}
     base |= {"pseudo.policy": "per_class"} if key == "pseudo.thresholds" else {}
     base |= {"transcribe.url": "http://127.0.0.1:8000/v1"} if key == "transcribe.request" else {}
     base |= {"train.num_workers": 2, "train.min_workers": 2} if key == "train.min_workers" else {}

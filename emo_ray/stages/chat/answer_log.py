@@ -21,7 +21,8 @@ from emo_ray.locks import lock
 
 VERSION = 1
 TEMPERATURE = 0.0  # the same words, the same answer, as far as the endpoint can
-FINAL = ("ok", "cut", "refused", "empty")
+UNCLEAR = "unclear"  # an answer that names none of the labels to choose from, or several
+FINAL = ("ok", "cut", "refused", "empty", UNCLEAR)
 UNASKED = "budget"
 _ANSWERS_PER_FILE = 1000
 _MOST_COUNT = 10**9

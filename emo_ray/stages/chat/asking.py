@@ -16,11 +16,14 @@ from emo_ray.progress import progress
 from emo_ray.stages.chat import answer_log
 from emo_ray.stages.chat.answer_log import UNASKED, ChatAnswer, Usage
 from emo_ray.stages.chat.client import ChatRun, Done, Run
-from emo_ray.stages.chat.sounds import SpeechRun
 
 
 class Questions(Protocol):
     """Questions by digest. They cross processes, and may be too large to be in memory at once."""
+
+    @property
+    def run_class(self) -> type[Run]:
+        """What asks them."""
 
     def digests(self) -> Collection[str]:
         """All digests."""
@@ -34,6 +37,11 @@ class Prompts:
     """Prompts by digest."""
 
     prompt_of: Mapping[str, str]
+
+    @property
+    def run_class(self) -> type[ChatRun]:
+        """What asks them."""
+        return ChatRun
 
     def digests(self) -> Collection[str]:
         """All digests."""
@@ -58,11 +66,7 @@ class AskingActor:
         """
         with answer_log.locked(folder):
             write = answer_log.writer(folder)
-            run: Run
-            if isinstance(config, Annotate):
-                run = ChatRun(config, seed, key, write)
-            else:
-                run = SpeechRun(config, seed, key, write)
+            run = questions.run_class(config, seed, key, write)
             answers = answer_log.read(folder, run.answer_class)  # another run may have added some meanwhile
             for digest in answers.keys() & set(questions.digests()):
                 yield Done(answers[digest], 0, 0)

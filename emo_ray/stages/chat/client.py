@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import openai
@@ -26,7 +27,7 @@ from emo_ray.stages.chat.http_bounds import BOUNDS, OutOfBounds
 
 ConfigT = TypeVar("ConfigT", Annotate, Transcribe)
 QuestionT = TypeVar("QuestionT")
-_TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
+TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
 _AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may succeed later
 _LONGEST_WHY = 200  # characters of an error's reason that are kept
 _TOKEN_CHARACTERS = 256  # more than any token has
@@ -240,25 +241,22 @@ class Run(Generic[ConfigT, QuestionT]):
         return text if longest is None else " ".join(text.split())[:longest]
 
 
-class ChatRun(Run[Annotate, str]):
-    """A run that sends prompts to a chat endpoint."""
+class CompletionRun(Run[Annotate, QuestionT]):
+    """A run that asks a chat endpoint for completions."""
 
     expected = "chat completion"
 
-    def most_tokens(self, question: str) -> int:
-        """Those of the prompt, of which each is a byte or more, of its template and of the longest answer."""
-        return len(question.encode()) + _TEMPLATE_TOKENS + self.config.max_answer_tokens
-
-    async def send(self, question: str) -> Attempt:
-        """Ask for a completion."""
+    async def complete(self, content: Any, more: Mapping[str, Any] = MappingProxyType({})) -> Attempt:
+        """Ask for a completion of a message: text, or content parts. `more` are further fields of the request."""
         fields = {
             "temperature": answer_log.TEMPERATURE,
             "max_tokens": self.config.max_answer_tokens,
+            **more,
             **self.config.request,
         }
         completion = await self.client.chat.completions.create(
             model=self.config.model,
-            messages=[{"role": "user", "content": question}],
+            messages=[{"role": "user", "content": content}],
             extra_body={name: value for name, value in fields.items() if value is not None},
         )
         return self.read(completion)
@@ -282,6 +280,18 @@ class ChatRun(Run[Annotate, str]):
         if not reading:
             return Attempt("empty", tokens=tokens)
         return Attempt("cut" if ended == "length" else "ok", reading, tokens)
+
+
+class ChatRun(CompletionRun[str]):
+    """A run that sends prompts to a chat endpoint."""
+
+    def most_tokens(self, question: str) -> int:
+        """Those of the prompt, of which each is a byte or more, of its template and of the longest answer."""
+        return len(question.encode()) + TEMPLATE_TOKENS + self.config.max_answer_tokens
+
+    async def send(self, question: str) -> Attempt:
+        """Ask for a completion."""
+        return await self.complete(question)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:

@@ -72,12 +72,12 @@ def has_words(clip: Clip) -> bool:
 
 
 def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = None) -> Readings | None:
-    """The table of these clips, by clip_id, asking for what has no final answer; None without `annotate.url`.
+    """The table of these clips, by clip_id, asking for what has no final answer; None where none are asked for.
 
     `usage` is what the job has used before: `annotate.max_requests` and `annotate.max_tokens` are limits of a whole
     job. Raises ValueError where the endpoint is not there or refuses every request.
     """
-    if config.annotate.url is None:
+    if not config.annotate.asks_for_readings:
         return None
     text_of = {clip.clip_id: clip.text or "" for clip in clips if has_words(clip)}
     digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}

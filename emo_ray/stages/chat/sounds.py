@@ -58,6 +58,11 @@ class Sounds:
 
     question_of: Mapping[str, Question]
 
+    @property
+    def run_class(self) -> "type[SpeechRun]":
+        """What asks them."""
+        return SpeechRun
+
     def digests(self) -> Collection[str]:
         """All digests."""
         return self.question_of.keys()
