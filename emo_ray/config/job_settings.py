@@ -78,11 +78,6 @@ class Pseudo(Section, decides=by_value("pseudo_labels"), owner="caller"):
     def _used(self) -> "Pseudo":
         if self.thresholds and self.policy != "per_class":
             raise ValueError(f"found pseudo.thresholds with pseudo.policy={self.policy}, expected policy=per_class")
-        if self.agree_with == "chat" and self.chat_labels is None:
-            raise ValueError(
-                "found pseudo.agree_with=chat without pseudo.chat_labels, expected the table that jobs/annotate.py "
-                "annotate.task=label prints the path of"
-            )
         return self
 
 

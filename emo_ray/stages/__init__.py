@@ -2,6 +2,6 @@
 
 Reading order: result, chat, decoding, encoding, serving, transcripts, corpus, fitting, sweeps, segment, prepare,
 transcribe, annotate, features, check, export, train, prediction_rows, cards, compare, noise, evaluate, timelines,
-predictor, prediction_files, predict, serve, teachers, borderline, pseudo_label, self_train, tune, crossvalidate,
+predictor, prediction_files, predict, serve, teachers, leaks, borderline, pseudo_label, self_train, tune, crossvalidate,
 crosscorpus, store_files, verify, report, job_records, status, machine, doctor, submit.
 """

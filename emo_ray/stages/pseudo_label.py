@@ -18,7 +18,6 @@ from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, Prepared
-from emo_ray.data.shards import CONTENT
 from emo_ray.data.status import is_broken
 from emo_ray.inference.classifier import TOGETHER, load_models
 from emo_ray.inference.encoders import of_checkpoint
@@ -29,6 +28,7 @@ from emo_ray.stages import borderline
 from emo_ray.stages.chat import chat_labels
 from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.fitting.plan import check_no_folds
+from emo_ray.stages.leaks import leaking, unrecognisable
 from emo_ray.stages.prediction_rows import UNUSABLE
 from emo_ray.stages.result import Result
 from emo_ray.stages.teachers import Teacher, TeacherPredictions, calibrate, gather, predictions_of
@@ -68,7 +68,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
     policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
-    chat = None if config.pseudo.chat_labels is None else chat_labels.read(Path(config.pseudo.chat_labels), labels)
+    chat = _chat_labels(config, labels)
     corpus = corpus or open_corpus(config, labelled_only=False)
     prepared = corpus.prepared
     pool = {clip.clip_id for clip in prepared.clips if is_unlabelled(clip)}
@@ -86,6 +86,20 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]
     lines.append(f"clips to label next: {folder / borderline.PAGE}")
     return Result(folder, content, report_page.tables(content), lines)
+
+
+def _chat_labels(config: Config, labels: Sequence[str]) -> dict[str, str] | None:
+    """A chat model's label of each clip that has one; None where it is no teacher.
+
+    Raises ValueError where clips should agree with it and there is no table.
+    """
+    path = config.pseudo.chat_labels
+    if path is None and config.pseudo.agree_with == "chat":
+        raise ValueError(
+            "found pseudo.agree_with=chat without pseudo.chat_labels, expected the table that jobs/annotate.py "
+            "annotate.task=label prints the path of"
+        )
+    return None if path is None else chat_labels.read(Path(path), labels)
 
 
 def is_unlabelled(clip: Clip) -> bool:
@@ -157,33 +171,6 @@ def _write_borderline(
     prepared, transcripts = corpus.prepared, corpus.texts.transcripts
     with_words = prepared.clips if transcripts is None else transcripts.in_clips(prepared.clips)
     borderline.write(folder, prepared, with_words, [part_of[i] for i in nearest_M], config.media.face.margin)
-
-
-def leaking(prepared: Prepared, pool: Collection[str]) -> dict[str, str]:
-    """Why an unlabelled clip would tell what is in validation or test: speaker, dialogue or content; by clip_id.
-
-    Content is the decoded frames, or the sound of clips without frames: so copies under other names and in other
-    containers are recognised.
-    """
-    judged = {clip.clip_id: clip.split for clip in prepared.clips if clip.split in ("validation", "test")}
-    reasons: dict[str, str] = {}
-    for field in ("dialogue", "speaker"):
-        split_of = {getattr(clip, field): clip.split for clip in prepared.clips if clip.clip_id in judged}
-        reasons |= {
-            clip.clip_id: f"{field} in {split_of[name]}"
-            for clip in prepared.clips
-            if clip.clip_id in pool and (name := getattr(clip, field)) is not None and name in split_of
-        }
-    rows = list(_columns(prepared.ledger, "clip_id", *CONTENT))
-    twin_of: dict[str, str] = {}  # digest of content -> the clip of validation or test that has it
-    for clip_id, *digests in sorted((row for row in rows if row[0] in judged), key=lambda row: row[0]):
-        for digest in filter(None, digests):
-            twin_of.setdefault(digest, clip_id)
-    for clip_id, video, audio in rows:
-        twin = twin_of.get(video or audio)
-        if clip_id in pool and twin:
-            reasons[clip_id] = f"same content as clip {twin} of {judged[twin]}"
-    return reasons
 
 
 def weighed(
@@ -342,8 +329,7 @@ def _notes(report: PseudoLabelReport, prepared: Prepared, pool: Collection[str],
         notes.append("warning: no clip was accepted: see the reasons, and pseudo.floor or pseudo.threshold")
     if most is None:
         notes.append("the corpus has no labelled training clips: nothing to cap or to compare classes with")
-    nameless = [clip_id for clip_id, *digests in _columns(prepared.ledger, "clip_id", *CONTENT) if not any(digests)]
-    if unknown := sum(clip_id in pool for clip_id in nameless):
+    if unknown := unrecognisable(prepared, pool):
         notes.append(f"{unknown} clips have neither pictures nor sound by which validation and test could know them")
     return notes
 
@@ -355,10 +341,6 @@ def _chat_note(clips: Pool) -> str:
     return (
         f"{both_N.sum()} of {len(clips.chat_N)} clips have a chat model's label; the teachers agree with it on {same}"
     )
-
-
-def _columns(table: pa.Table, *names: str) -> zip:
-    return zip(*(table[name].to_pylist() for name in names), strict=True)
 
 
 def _check_media(config: Config, folder: Path, report: PseudoLabelReport) -> None:

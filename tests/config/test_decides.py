@@ -108,7 +108,6 @@ OTHER = {  # values for those of which no other can be made by rule
 def changed(key):
     """A config in which everything is used, and the same with one setting changed."""
     base = {**WHOLE, **({"text.encoder": "ngrams"} if key == "text.ngram_features" else {})}
-    base |= {"pseudo.chat_labels": "labels.parquet"} if key == "pseudo.agree_with" else {}
     base |= {"pseudo.policy": "per_class"} if key == "pseudo.thresholds" else {}
     base |= {"transcribe.url": "http://127.0.0.1:8000/v1"} if key == "transcribe.request" else {}
     base |= {"train.num_workers": 2, "train.min_workers": 2} if key == "train.min_workers" else {}

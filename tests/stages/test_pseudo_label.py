@@ -462,4 +462,4 @@ def test_a_chat_models_label_is_one_more_vote_or_a_condition(config, labelled_by
             expected = (None, policies.NO_CHAT_LABEL)
         assert (reasons["none"][clip_id], reasons["chat"][clip_id]) == expected
     with pytest.raises(ValueError, match=r"pseudo\.agree_with=chat without pseudo\.chat_labels"):
-        override(config, {"pseudo.agree_with": "chat"})
+        pseudo_label(override(config, {"pseudo.agree_with": "chat"}))
