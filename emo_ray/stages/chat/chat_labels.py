@@ -63,7 +63,7 @@ def ask_labels(config: Config, prepared: Prepared, clips: Sequence[Clip]) -> tup
     metadata = {"labels": json.dumps(prepared.labels, ensure_ascii=False)}
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(metadata))
     path = folder / f"labels-{store.digest(table.to_pydict(), prepared.labels)}.parquet"
-    if not path.exists():
+    if not store.exists(path):
         parquet.write(path, table, rows_per_group=2**12)
     return path, table, usage
 
@@ -123,7 +123,7 @@ def read(path: Path, labels: Sequence[str]) -> dict[str, str]:
 
     Raises ValueError where it is no such table, or one of other classes.
     """
-    if not path.is_file():
+    if not store.exists(path):
         raise ValueError(
             f"pseudo.chat_labels: found no file {path}, expected the table that jobs/annotate.py annotate.task=label "
             "prints the path of"
