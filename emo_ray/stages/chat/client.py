@@ -28,6 +28,7 @@ from emo_ray.stages.chat.http_bounds import BOUNDS, OutOfBounds
 ConfigT = TypeVar("ConfigT", Annotate, Transcribe)
 QuestionT = TypeVar("QuestionT")
 TEMPLATE_TOKENS = 256  # what a chat template may put around a prompt
+FORM_REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)  # how a field that is not known is answered
 _AGAIN = {408, 409, 425, 429}  # and 5xx: the same request may succeed later
 _LONGEST_WHY = 200  # characters of an error's reason that are kept
 _TOKEN_CHARACTERS = 256  # more than any token has

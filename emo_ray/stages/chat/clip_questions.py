@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import openai
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
@@ -21,7 +20,7 @@ from emo_ray import parquet
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.data.media import RATE_HZ
 from emo_ray.stages.chat.answer_log import UNCLEAR
-from emo_ray.stages.chat.client import TEMPLATE_TOKENS, Attempt, CompletionRun
+from emo_ray.stages.chat.client import FORM_REFUSED, TEMPLATE_TOKENS, Attempt, CompletionRun
 from emo_ray.stages.chat.sounds import Sound
 
 _PATCH_PX, _MORE_TOKENS = 14, 256  # no vision tower has smaller patches: the most tokens of a picture, and around it
@@ -173,7 +172,7 @@ class LabelRun(CompletionRun[ClipQuestion]):
         more = {"response_format": _schema(question.labels)} if is_demanded else {}
         try:
             attempt = await self.complete(question.parts(), more)
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+        except FORM_REFUSED as error:
             if not is_demanded or error.code == "content_filter":
                 raise
             self.without_schema.add(question)
