@@ -62,6 +62,12 @@ def address_of(path: Path) -> str | None:
     return None if place is None else f"{place[0]}://{quote(place[1])}"
 
 
+def storage_of(path: Path) -> tuple[str, fs.FileSystem | None]:
+    """A place as Ray takes it to keep state in: path and file system, which is None for one on this machine."""
+    place = _place(path)
+    return (str(path), None) if place is None else (place[1], _filesystem(place[0], place[1].split("/")[0]))
+
+
 def exists(path: Path) -> bool:
     """Whether a file or a folder with any file is there: here, or in the bucket."""
     if path.exists() or (place := _place(path)) is None:
@@ -220,9 +226,11 @@ def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
         return filesystem
     _, (options,) = filesystem.__reduce__()  # the only way to learn what it took from the environment
     options = {name: value for name, value in options.items() if value and name != "proxy_options"}
-    # Its own tries may take minutes; a small object is one request, and not three, if opening is delayed.
+    # Its own tries may take minutes; a small object is one request, and not three, if opening is delayed; and where
+    # requests fail, Arrow 25 crashes within minutes if it writes in the background.
     tries = fs.AwsStandardS3RetryStrategy(max_attempts=2)
-    return fs.S3FileSystem(**options | {"retry_strategy": tries, "allow_delayed_open": True})
+    changes = {"retry_strategy": tries, "allow_delayed_open": True, "background_writes": False}
+    return fs.S3FileSystem(**options | changes)
 
 
 def _info(place: tuple[str, str]) -> fs.FileInfo:

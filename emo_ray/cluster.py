@@ -233,7 +233,7 @@ def store_root(config: Config) -> Path:
     """`store.root` as an absolute path. In a submitted job a relative one starts at the home folder.
 
     The root of a store in a bucket is a folder of `bucket`, below `store.cache`. Raises ValueError where no folder is
-    there and none can be made, and where MLflow's database cannot lie in it.
+    there and none can be made, where Ray Data reads nothing, and where MLflow's database cannot lie in it.
     """
     if bucket.is_address(config.store.root):
         return _root_in_bucket(config)
@@ -252,10 +252,15 @@ def store_root(config: Config) -> Path:
             f"store.root: found that nothing can be written in {nearest}, expected a folder that can be made"
         )
     in_database_address = config.tracking.enabled and config.tracking.uri is None
-    if in_database_address and ("?" in str(root) or unquote(str(root)) != str(root)):
+    if "?" in str(root):
         raise ValueError(
-            f"store.root: found {str(root)!r}, expected a path without '?' and codes such as '%20', which mean other "
-            "things in the address of MLflow's database: name another folder, or set tracking.uri"
+            f"store.root: found {str(root)!r}, expected a path without '?', for Ray Data finds no rows in files below "
+            "one: name another folder"
+        )
+    if in_database_address and unquote(str(root)) != str(root):
+        raise ValueError(
+            f"store.root: found {str(root)!r}, expected a path without codes such as '%20', which mean other things in "
+            "the address of MLflow's database: name another folder, or set tracking.uri"
         )
     return root
 

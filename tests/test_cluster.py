@@ -395,7 +395,12 @@ def test_other_roots_are_the_same_wherever_a_job_runs(home, where, request):
     assert store_root("~/store") == home / "store"
 
 
-@pytest.mark.parametrize("root", ["my%20store", "a?b", "../a%41b/c"])
+def test_a_name_below_which_ray_reads_nothing_is_refused(home):
+    with pytest.raises(ValueError, match=r"store\.root: found '.*/a\?b/c', expected"):
+        cluster.store_root(load("mini", {"store.root": "a?b/c", "tracking.enabled": False}))
+
+
+@pytest.mark.parametrize("root", ["my%20store", "../a%41b/c"])
 def test_names_that_mean_something_else_in_an_address_are_refused_where_a_database_lies_in_the_store(home, root):
     with pytest.raises(ValueError, match=r"store\.root: found .*tracking\.uri") as error:
         store_root(root)

@@ -33,7 +33,7 @@ CHANGES = {
     "data.outside_root": False,
     "pseudo.floor": 0.1,
 }
-_NAME = "what? a%20store#"
+_NAME = "a %20 store#"
 # Times, pages that show them, and a table of them beside the JSON that is compared.
 _UNCOMPARED = re.compile(r"(\.html|\.claims/.*|trials\.csv|\.lock|\.damaged)$|/\.|^\.|^(train|tune|tracking)/")
 _TIMES = re.compile(r"(^|_)(s|seconds)$|^files$")

@@ -21,7 +21,7 @@ import ray.train.torch
 import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
-from emo_ray import cluster, resources, store
+from emo_ray import bucket, cluster, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
@@ -131,13 +131,15 @@ def _train_on_ray(
         )
     scaling = resources.train_scaling(config)
     threads = resources.usable_threads(scaling["resources_per_worker"]["CPU"])
+    storage_path, filesystem = bucket.storage_of(folder)
     in_order = ray.data.ExecutionOptions(preserve_order=True)  # the same seed must see the same batches
     trainer = (_Trainer if cluster.has_dashboard() else _LocalTrainer)(
         partial(_worker, job, config, folder, threads),
         scaling_config=ray.train.ScalingConfig(**scaling),
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=store.address(folder),
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg] # typed as Train V1's

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from emo_ray import cluster, parquet, resources, store
+from emo_ray import bucket, cluster, parquet, resources, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Choose, VideoBatch, video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
@@ -97,8 +97,10 @@ def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Da
 def read_video(paths: Sequence[Path]) -> ray.data.Dataset:
     """The rows of shard parts with what video needs, in blocks of about `_BLOCK_BYTES`."""
     blocks = math.ceil(store.bytes_of(paths) / _BLOCK_BYTES)
+    places = [bucket.storage_of(path) for path in paths]
     return ray.data.read_parquet(
-        [store.address(p) for p in paths],
+        [place for place, _ in places],
+        filesystem=places[0][1],
         columns=shard_columns(["video"]),
         num_cpus=resources.task_cpus(),
         override_num_blocks=min(blocks, len(paths)),

@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from emo_ray import cluster, resources, store, trouble
+from emo_ray import bucket, cluster, resources, trouble
 from emo_ray.config import Config
 from emo_ray.progress import progress, say
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
@@ -39,11 +39,16 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     trainable = ray.tune.with_resources(trainable, requests)
     random.seed(config.seed)  # population-based training takes its chances from these two
     np.random.seed(config.seed)
-    place = store.address(folder)
-    if ray.tune.Tuner.can_restore(place):
+    storage_path, filesystem = bucket.storage_of(folder.parent)
+    place = f"{storage_path}/{folder.name}"
+    if ray.tune.Tuner.can_restore(place, filesystem):
         # Trials that trouble of the place ended go on; those that diverged have their record, and diverge once more.
         tuner = ray.tune.Tuner.restore(
-            place, trainable=trainable, param_space=_param_space(config), resume_errored=True
+            place,
+            storage_filesystem=filesystem,
+            trainable=trainable,
+            param_space=_param_space(config),
+            resume_errored=True,
         )
     else:
         tuner = ray.tune.Tuner(
@@ -60,7 +65,8 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
             ),
             run_config=ray.tune.RunConfig(
                 name=folder.name,
-                storage_path=store.address(folder.parent),
+                storage_path=storage_path,
+                storage_filesystem=filesystem,
                 failure_config=ray.tune.FailureConfig(max_failures=config.tune.max_failures),
                 callbacks=[Watch()],
                 verbose=0,
