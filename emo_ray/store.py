@@ -237,6 +237,19 @@ def set_aside(path: Path, root: Path) -> None:
                 remove(root / folder / META)
 
 
+def amend(folder: Path, names: Sequence[str], write: Callable[[], object]) -> None:
+    """Write files of a complete artefact anew, such as a page that links to others; its other files stay as they are.
+
+    A process that is killed on the way leaves the artefact complete: without digests of these files.
+    """
+    with lock(folder.with_name(f".{folder.name}.lock")):
+        meta = _meta(folder)
+        recorded = {name: entry for name, entry in meta.get(FILES, {}).items() if name not in names}
+        _write_meta(folder, {**meta, FILES: recorded})
+        write()
+        _write_meta(folder, {**meta, FILES: recorded | _entries(folder, names)})
+
+
 @contextmanager
 def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
     """A fresh folder to fill, which becomes `folder` (with `meta.json`) if the block ends without an error."""
@@ -279,13 +292,17 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / META)
     paths = (path for path in paths if path.name == META or inside.isdisjoint(path.parents))
     names = [path.relative_to(folder).as_posix() for path in paths]
-    files = {
-        name: ((folder / name).stat().st_size, file_digest(folder / name))
-        for name in names
-        if name not in meta.get(DIGESTS, {})
-    }
-    content = {**meta, FILES: files}
+    files = _entries(folder, [name for name in names if name not in meta.get(DIGESTS, {})])
+    _write_meta(folder, {**meta, FILES: files})
+
+
+def _write_meta(folder: Path, content: Mapping[str, Any]) -> None:
     write_text(folder / META, json.dumps(content, indent=1, ensure_ascii=False, default=_path_text))
+
+
+def _entries(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Size and digest of these files."""
+    return {name: ((folder / name).stat().st_size, file_digest(folder / name)) for name in names}
 
 
 def write_text(path: Path, text: str, lasting: bool = True) -> None:

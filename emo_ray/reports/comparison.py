@@ -1,5 +1,6 @@
 """Two models on the same clips: a table, a picture, and a sentence that says what can be concluded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -7,7 +8,7 @@ from matplotlib.figure import Figure
 
 from emo_ray.reports import page
 from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, style_axes
-from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
 from emo_ray.reports.wording import SCORES, percent, plural, points
@@ -86,8 +87,8 @@ def conclusion(content: ModelComparison) -> str:
     )
 
 
-def write(content: ModelComparison, folder: Path) -> Path:
-    """Write `report.html` and `differences.png`; the path of the page."""
+def write(content: ModelComparison, folder: Path, links: Sequence[Link] = ()) -> Path:
+    """Write `report.html`, with links to both scorecards, and `differences.png`; the path of the page."""
     scores, right = tables(content)
     first, second = content["names"]
     caption = f"How far {second} is ahead of {first} in each score; chance may do it where the 95 % interval crosses 0."
@@ -97,6 +98,7 @@ def write(content: ModelComparison, folder: Path) -> Path:
         summary=conclusion(content),
         blocks=[scores, Picture("differences", _differences(content), caption), right],
         notes=[f"{plural(left_out, 'clip')} that one of them alone has judged are left out"] if left_out else [],
+        links=links,
         footer=f"{first} and {second} · rates in percent · with whatever modalities each clip has",
     )
     return page.write(shown, folder / PAGE)

@@ -1,5 +1,6 @@
 """What evaluation and cross-validation measured: tables, and one page of verdict, tables and pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from emo_ray.reports import evaluation_plots, page
 from emo_ray.reports.evaluation_plots import NOTHING
 from emo_ray.reports.floors import table as floor_table
-from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.reliability import reliability_diagrams
 from emo_ray.reports.scorecard import EvaluationReport, Interval, Scores, SubsetScores, verdict
 from emo_ray.reports.table import Cell, Table
@@ -23,8 +24,8 @@ def tables(report: EvaluationReport) -> list[Table]:
     return [_score_table(report), *floors, _class_table(report), _confusion_table(report), *_fold_tables(report)]
 
 
-def write(report: EvaluationReport, folder: Path) -> Path:
-    """Write `report.html` and the pictures on it; the path of the page."""
+def write(report: EvaluationReport, folder: Path, links: Sequence[Link] = ()) -> Path:
+    """Write `report.html`, with links to other pages, and the pictures on it; the path of the page."""
     scores, *others = tables(report)
     floors = others[:1] if report.get("floors") else []
     classes, counts, *folds = others[len(floors) :]
@@ -47,6 +48,7 @@ def write(report: EvaluationReport, folder: Path) -> Path:
             *folds,
         ],
         notes=report["notes"],
+        links=links,
         footer=f"{_model(report)} · rates in percent · "
         "WAF: F1 weighted by class size · UAR: mean recall of the classes that occur · macro F1: mean F1 of these",
     )

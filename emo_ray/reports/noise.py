@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from emo_ray.reports import page
 from emo_ray.reports.figures import BLUE, CHANCE, ORANGE, empty_figure, name_x_ticks, style_axes
-from emo_ray.reports.page import Page, Picture
+from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
 from emo_ray.reports.wording import percent, plural, points
@@ -65,14 +65,18 @@ def table(content: NoiseLadder) -> Table:
     )
 
 
-def write(content: NoiseLadder, folder: Path) -> Path:
-    """Write `noise.html` and `noise.png`; the path of the page."""
-    caption = "WAF at each step of degradation: of the modality alone, and with the others, which stay clean."
+def write(content: NoiseLadder, folder: Path, links: Sequence[Link] = ()) -> Path:
+    """Write `noise.html`, with a link to the scorecard, and `noise.png`; the path of the page."""
+    caption = (
+        "WAF at each step of degradation, with its 95 % interval: of the modality alone, and with the others, which "
+        "stay clean. Dashed: guessing evenly."
+    )
     shown = Page(
         title=f"Noise ladder of {content['checkpoint']} on the {content['split']} split",
         summary=summary(content),
         blocks=[Picture("noise", _curves(content), caption), table(content)],
         notes=content["notes"],
+        links=links,
         footer="rates in percent · WAF: F1 weighted by class size · sound: white noise and babble of other clips at "
         "equal power · picture: levels of a pyramid, each of half the size · every second frame shown twice",
     )
@@ -117,7 +121,7 @@ def _curves(content: NoiseLadder) -> Figure:
         axes.set_ylim(0, 104)
         axes.set_title(name, loc="left", pad=8)
         style_axes(axes, "y")
-    panels[0].set_ylabel("WAF, percent (bands: 95 % interval)")
+    panels[0].set_ylabel("WAF, percent")
     if modalities:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
     return figure

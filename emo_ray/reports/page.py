@@ -42,6 +42,14 @@ class Fragment:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to another page of the store, by its path relative to the folder of the page that it stands on."""
+
+    text: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Page:
     """What a page says from top to bottom; `verdict` colours the summary."""
 
@@ -51,6 +59,7 @@ class Page:
     footer: str
     paragraphs: Sequence[str] = ()
     notes: Sequence[str] = ()
+    links: Sequence[Link] = ()
     verdict: Style = ""
 
 

@@ -11,7 +11,8 @@ from emo_ray.reports import page
 from emo_ray.reports.figures import BLUE, FAINT, ORANGE, empty_figure, label_point, style_axes
 from emo_ray.reports.page import Page, Picture
 from emo_ray.reports.table import Table
-from emo_ray.reports.wording import DASH, SCORES, percent, points, standard_error
+from emo_ray.reports.wording import DASH, SCORES, percent, points
+from emo_ray.training.bootstrap import DrawnInterval
 
 PAGE, PICTURE = "rounds.html", "rounds.png"
 _SCORES = ("waf", "accuracy", "uar")
@@ -30,6 +31,7 @@ class Round(TypedDict):
     accepted: dict[str, int]  # clips by label
     drift: list[str]  # classes that accepted clips have far less or more often than labelled ones
     scores: dict[str, float]  # of the student on validation: "waf", "accuracy", "uar" in [0, 1], "n"; empty without one
+    interval: DrawnInterval | None  # of WAF; None without a student
     gain: float | None  # of WAF over the best round before
     kept: bool
 
@@ -52,9 +54,10 @@ def tables(content: RoundsReport) -> list[Table]:
 def write(content: RoundsReport, folder: Path) -> Path:
     """Write `rounds.html` and `rounds.png`; the path of the page."""
     scores, classes = tables(content)
+    drawn = next(round_["interval"]["drawn"] for round_ in content["rounds"] if round_["interval"])
     about = (
-        "Weighted F1 on validation, with about one standard error of so many clips, and accepted clips of each round. "
-        "Rounds are judged on the same clips, so a smaller difference than the bars can be real."
+        f"Weighted F1 on validation, with its 95 % interval (bootstrap over {drawn}), and accepted clips of each "
+        "round. Rounds are judged on the same clips, so a smaller difference than the bars can be real."
     )
     shown = Page(
         title="Self-training, round by round",
@@ -77,11 +80,12 @@ def picture(content: RoundsReport) -> Figure:
         face = BLUE if round_["kept"] else "white"
         above.plot(round_["number"], waf, "o", markersize=8, color=BLUE, markerfacecolor=face)
         weight = "bold" if round_["number"] == content["best"] else "normal"
-        error = 100 * standard_error(waf / 100, int(round_["scores"]["n"]))
-        above.vlines(round_["number"], waf - error, waf + error, color=BLUE, alpha=0.5, linewidth=2, zorder=1)
+        if round_["interval"] is not None:
+            low, high = (100 * end for end in round_["interval"]["ends"])
+            above.vlines(round_["number"], low, high, color=BLUE, alpha=0.5, linewidth=2, zorder=1)
         label_point(above, round_["number"], waf, f"{waf:.1f}", right_pt=8, up_pt=9, weight=weight)
     above.margins(y=0.25)
-    above.set_ylabel("validation WAF, percent ± 1 SE\n(hollow: not kept)")
+    above.set_ylabel("validation WAF, percent\n(bars: 95 % interval; hollow: not kept)")
     above.set_title("What each round of self-training brought", loc="left", pad=12)
     numbers = [round_["number"] for round_ in rounds[1:]]
     bars = below.bar(numbers, [sum(round_["accepted"].values()) for round_ in rounds[1:]], width=0.6, color=ORANGE)
@@ -104,6 +108,7 @@ def _round_table(content: RoundsReport) -> Table:
             DASH if round_["taught_by"] is None else f"round {round_['taught_by']}",
             DASH if round_["taught_by"] is None else str(sum(round_["accepted"].values())),
             *(percent(round_["scores"].get(name)) for name in _SCORES),
+            " to ".join(map(percent, round_["interval"]["ends"])) if round_["interval"] else DASH,
             points(round_["gain"]),
             "yes" if round_["kept"] else "no",
         ]
@@ -111,7 +116,7 @@ def _round_table(content: RoundsReport) -> Table:
     ]
     return Table(
         title="Self-training, measured on validation",
-        header=["round", "taught by", "accepted", *(SCORES[name] for name in _SCORES), "points", "kept"],
+        header=["round", "taught by", "accepted", *(SCORES[n] for n in _SCORES), "WAF, 95 %", "points", "kept"],
         rows=rows,
         note=f"Best: round {content['best']} with {percent(best['scores']['waf'])} % WAF. Ended: {content['ended']}.",
         emphasised=(content["best"],),

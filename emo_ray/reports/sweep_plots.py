@@ -38,7 +38,7 @@ from emo_ray.reports.sweep_trials import (
     stopped_in_first_phase,
     value,
 )
-from emo_ray.reports.wording import percent, shorten, standard_error
+from emo_ray.reports.wording import percent, shorten
 
 RECIPE = "the recipe as it is"
 Style = dict[str, Any]  # of a line, as matplotlib takes it
@@ -63,10 +63,12 @@ def pictures(content: SweepReport, objective: str) -> list[Picture]:
     """The pictures that there is something to draw for; `objective` in words."""
     drawn = []
     if finished(content):
-        about = (
-            "The objective of each trial in the order of their numbers, and the best so far; the band is about one "
-            "standard error of so many clips around it, within which trials cannot be told apart."
-        )
+        about = "The objective of each trial in the order of their numbers, and the best so far."
+        if interval := content.get("interval"):
+            about += (
+                " The band is the 95 % interval of the best trial, trained again in the ordinary way, on validation "
+                f"clips (bootstrap over {interval['drawn']})."
+            )
         drawn.append(Picture("trials", _progress(content, objective), about, "Trial by trial"))
     if any(_curve(trial) for trial in content["trials"]):
         title = "" if drawn else "Trial by trial"
@@ -108,11 +110,9 @@ def _progress(content: SweepReport, objective: str) -> Figure:
     numbers = [trial["number"] for trial in trials]
     axes.step([*numbers, last], [*best, best[-1]], where="post", color=CHANCE, linewidth=1.5, label="best so far")
     _mark_trials(axes, content, lambda trial: trial["number"])
-    if clips := content.get("clips"):
-        error = 100 * standard_error(best[-1] / 100, clips)
-        axes.axhspan(
-            best[-1] - error, best[-1] + error, color=CHANCE, alpha=0.12, linewidth=0, zorder=0, label="± 1 SE"
-        )
+    if interval := content.get("interval"):
+        name, (first, end) = "95 % interval of the best", (100 * rate for rate in interval["ends"])
+        axes.axhspan(first, end, color=CHANCE, alpha=0.12, linewidth=0, zorder=0, label=name)
     for recipe in _numbered(trials, content["default"]):
         if 100 * value(recipe) >= low:
             axes.axhline(100 * value(recipe), color=INK, linestyle="--", linewidth=1.2, zorder=1)

@@ -7,6 +7,8 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from emo_ray.training.bootstrap import DrawnInterval
+
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 ENOUGH = 10  # complete trials; with fewer the importance of keys is noise
 
@@ -43,7 +45,7 @@ class SweepReport(TypedDict):
     retrained: float | None  # objective of the best settings when they are trained again by the train stage
     seconds: float  # of the whole sweep
     notes: list[str]
-    clips: NotRequired[int]  # that trials are judged on; not in earlier versions
+    interval: NotRequired[DrawnInterval | None]  # of `retrained`; not in earlier versions
 
 
 def reached(objective: float | None) -> bool:

@@ -32,14 +32,6 @@ def points(share: float | None) -> str:
     return DASH if share is None or math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "−")
 
 
-def standard_error(rate: float, clips: int) -> float:
-    """About one standard error of a share or score in [0, 1], as if each of the clips were right by chance alone.
-
-    What can be said of scores without predictions; clips of one speaker make the true one larger.
-    """
-    return math.sqrt(max(rate * (1 - rate), 0.0) / max(clips, 1))
-
-
 def plural(count: int, noun: str) -> str:
     """A count with its noun, which takes an s for all counts but one: "1 clip", "2 clips"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

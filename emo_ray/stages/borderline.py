@@ -32,16 +32,22 @@ def nearest(
 
 
 def write(
-    folder: Path, prepared: Prepared, clips: Collection[Clip], rows: Sequence[tuple[str, int]], margin: float
-) -> Path:
+    folder: Path, prepared: Prepared, clips: Collection[Clip], rows: Sequence[tuple[str, int]], margin: float,
+    temperature: float | None,
+) -> Path:  # fmt: skip
     """The page of these rows, each of which is the name of a part in a folder of pseudo-labels and a place in it.
 
-    `clips` are those of the corpus with their transcripts; `margin` is that of media.face.
+    `clips` are those of the corpus with their transcripts; `margin` is that of media.face. `temperature` is that of
+    the teacher; None where there are several, each with its own.
     """
     clip_of = {clip.clip_id: clip for clip in clips}
-    answers_of = {
-        name: _answers(folder / name, prepared.labels, clip_of) for name in sorted({part for part, _ in rows})
-    }
+    parts = sorted({part for part, _ in rows})
+    answers_of = {name: _answers(folder / name, prepared.labels, clip_of, temperature) for name in parts}
+    probabilities = cards.calibration_words(temperature)
+    if temperature is None:
+        probabilities = (
+            "Probabilities are means of the teachers before calibration; the confidence in the notes is after."
+        )
     shown = [answers_of[part][row] for part, row in rows]
     about = CardSet(
         NAME,
@@ -50,7 +56,7 @@ def write(
         "person's label says most about these.",
         prepared.labels,
         [
-            f"{HOW_TO_READ} Probabilities are the means of the teachers; the confidence in the notes is calibrated.",
+            f"{HOW_TO_READ} {probabilities}",
             "Choose the right labels, download the CSV file, and train on it beside the labelled clips "
             "(docs/pseudo-labels.md).",
         ],
@@ -61,13 +67,13 @@ def write(
     return cards.write(folder, about, shown, source)[0]
 
 
-def _answers(part: Path, labels: Sequence[str], clip_of: Mapping[str, Clip]) -> list[Answer]:
+def _answers(part: Path, labels: Sequence[str], clip_of: Mapping[str, Clip], temperature: float | None) -> list[Answer]:
     """The rows of a part, with what became of them as a note."""
     rows = parquet.read(part)
     decided = rows.select(["prediction", "confidence", "threshold", "accepted", "reason"]).to_pylist()
     return [
         cards.with_note(answer, _note(row)) if row["prediction"] is not None else answer
-        for answer, row in zip(cards.answers(rows, labels, clip_of), decided, strict=True)
+        for answer, row in zip(cards.answers(rows, labels, clip_of, temperature), decided, strict=True)
     ]
 
 

@@ -126,13 +126,23 @@ def write(folder: Path, about: CardSet, shown: Sequence[Answer], source: CardSou
     return paths
 
 
+def calibration_words(temperature: float | None) -> str:
+    """Whether the probabilities on a page are calibrated, as one sentence."""
+    if temperature is None:
+        return "The model has no temperature: its probabilities are not calibrated."
+    return f"All probabilities are at the temperature {temperature:.2f}, which calibrates those of whole clips."
+
+
 def write_mistakes(
-    folder: Path, prepared: Prepared, batch: FeatureBatch, probabilities: Probabilities, margin: float
-) -> Path:
+    folder: Path, prepared: Prepared, batch: FeatureBatch, probabilities: Probabilities, margin: float,
+    temperature: float | None = None,
+) -> Path:  # fmt: skip
     """A page of the clips that a model is most confident about and wrong, against the labels of a batch.
 
-    `probabilities` are those of every subset of the modalities; `margin` is that of media.face.
+    `probabilities` are those of every subset of the modalities, before the temperature; `margin` is that of media.face.
     """
+    if temperature is not None:
+        probabilities = {name: calibrated(values_BK, temperature) for name, values_BK in probabilities.items()}
     labels, clip_of = prepared.labels, {clip.clip_id: clip for clip in prepared.clips}
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     together_BK = probabilities[EVERYTHING]
@@ -164,9 +174,9 @@ def write_mistakes(
         f"{mistakes} of {clips} clips are taken for another class than their label; the {len(shown)} of which the "
         "model is most confident are shown. Some of them may have the wrong label.",
         labels,
-        [f"{HOW_TO_READ} Probabilities are as the head gives them, before calibration."],
+        [f"{HOW_TO_READ} {calibration_words(temperature)}"],
         "labels are what annotators perceived; a mistake may be theirs",
-        "by confidence in the mistake",
+        "most confident first",
     )
     source = CardSource.of(prepared, [clip_of[answer.clip_id] for answer in shown], margin)
     return write(folder, about, shown, source)[0]

@@ -14,7 +14,9 @@ from emo_ray.config import Config
 from emo_ray.reports import comparison as report
 from emo_ray.reports.comparison import ModelComparison, conclusion
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT
+from emo_ray.stages import scorecard_links
 from emo_ray.stages.result import Result
+from emo_ray.stages.scorecard_links import COMPARE, to_scorecards
 
 VERSION = 1
 COMPARISON = "comparison.json"
@@ -28,14 +30,18 @@ def compare(config: Config, folders: Sequence[Path]) -> Result:
     """
     digests = [store.digest_path(folder / PREDICTIONS) for folder in folders]
     names = _names(folders)
-    folder = cluster.store_root(config) / "reports" / f"compare-{store.digest(VERSION, names, digests, config.seed)}"
+    place = cluster.store_root(config) / "reports"
+    folder = place / f"{COMPARE}{store.digest(VERSION, names, digests, config.seed)}"
+    reports = {path.name: name for path, name in zip(folders, names, strict=True) if path.parent.resolve() == place}
 
     def fill(temporary: Path) -> None:
         content = _compared(folders, names, config.seed)
         store.write_text(temporary / COMPARISON, json.dumps(content, indent=1, ensure_ascii=False))
-        report.write(content, temporary)
+        report.write(content, temporary, to_scorecards(reports))
 
-    store.artefact(folder, {"kind": "comparison", "version": VERSION}, fill)
+    store.artefact(folder, {"kind": "comparison", "version": VERSION, "reports": reports}, fill)
+    for name in reports:
+        scorecard_links.refresh(place / name)
     content: ModelComparison = store.read_json(folder / COMPARISON)
     lines = [conclusion(content), f"pictures and details: {folder / report.PAGE}"]
     return Result(folder, dict(content), report.tables(content), lines)

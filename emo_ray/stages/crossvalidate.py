@@ -28,6 +28,7 @@ from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.evaluate import report_result, track_report
 from emo_ray.stages.result import Result
+from emo_ray.stages.scorecard_links import MISTAKES_LINK
 
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
@@ -135,7 +136,7 @@ def _measure(
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
-    evaluation.write(content, folder)
+    evaluation.write(content, folder, [MISTAKES_LINK])
 
 
 def _count(config: Config, prepared: Prepared) -> int:

@@ -19,6 +19,7 @@ from emo_ray.models.identity import SPEAKER_VERSION, licence_notes, stand_in_not
 from emo_ray.reports import evaluation
 from emo_ray.reports import noise as noise_report
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, convention_of, verdict
+from emo_ray.stages import scorecard_links
 from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.compare import compare
 from emo_ray.stages.corpus import Corpus, encoded_with, open_corpus, speaker_offer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from emo_ray.data.batch import FeatureBatch
     from emo_ray.models.head_average import Head
+    from emo_ray.training.bootstrap import DrawnInterval
     from emo_ray.training.scoring import Probabilities
 
 VERSION = 5  # 5: floors compared over speakers; epochs without speeds
@@ -75,7 +77,9 @@ def evaluate(config: Config, corpus: Corpus | None = None) -> Result:
 
 def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Result:
     """The result of a report with the model's noise ladder, which is made where it is missing."""
-    folder = result.path.with_name(f"noise-{store.digest(noise_report.VERSION, result.path.name)}")
+    key = store.digest(noise_report.VERSION, result.path.name, config.seed)
+    folder, parts = (result.path.with_name(f"{kind}{key}") for kind in (scorecard_links.NOISE, "parts-"))
+    reports = {result.path.name: path.name}
 
     def fill(temporary: Path) -> None:
         from emo_ray.models import checkpoint
@@ -85,11 +89,13 @@ def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judg
         encoders = encoders_for(config, path, corpus, judged.label_of.keys())
         table = _feature_table(head, config, encoders, prepared, judged.label_of)
         batch_of = partial(_batch_of, head, path, prepared, judged.label_of)
-        content = ladder(config, prepared, LadderTrial(head, encoders, table, batch_of, path.name, judged.split))
+        trial = LadderTrial(head, encoders, table, batch_of, path.name, judged.split, parts)
+        content = ladder(config, prepared, trial)
         store.write_text(temporary / NOISE, json.dumps(content, indent=1, ensure_ascii=False))
-        noise_report.write(content, temporary)
+        noise_report.write(content, temporary, scorecard_links.to_scorecards(reports))
 
-    store.artefact(folder, {"kind": "noise ladder", "version": noise_report.VERSION}, fill)
+    store.artefact(folder, {"kind": "noise ladder", "version": noise_report.VERSION, "reports": reports}, fill)
+    scorecard_links.refresh(result.path)
     content = store.read_json(folder / NOISE)
     lines = [*result.lines, noise_report.summary(content), f"noise ladder: {folder / noise_report.PAGE}"]
     return replace(result, tables=[*result.tables, noise_report.table(content)], lines=lines)
@@ -112,6 +118,7 @@ def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) ->
         _measure(temporary, config, path, encoders, corpus.prepared, judged)
 
     store.artefact(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}, fill)
+    scorecard_links.refresh(folder)
     return folder
 
 
@@ -160,6 +167,18 @@ def predict_subsets(
     head = checkpoint.load_fusion(path)
     batch = features_for(head, config, path, encoders, prepared, label_of)
     return batch, {name: shown_only(head, batch, names) for name, names in SUBSETS.items()}
+
+
+def validation_interval(config: Config, path: Path, corpus: Corpus, objective: str) -> "DrawnInterval":
+    """The interval, on the validation clips, of an objective of a model that this config has trained on a corpus."""
+    from emo_ray.training.scoring import objective_interval
+
+    prepared = corpus.prepared
+    labelled = {clip.clip_id for clip in prepared.clips if clip.label is not None}
+    encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, prepared, labelled)))
+    batch, probabilities = predict_subsets(config, path, encoders, prepared, prepared.labels_of("validation"))
+    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    return objective_interval(batch, probabilities, objective, speakers, config.seed)
 
 
 def features_for(
@@ -271,8 +290,9 @@ def _measure(
     write_predictions(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
     )
-    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
-    evaluation.write(content, folder)
+    temperature = fitted["temperature"] if fitted else None
+    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin, temperature)
+    evaluation.write(content, folder, [scorecard_links.MISTAKES_LINK])
 
 
 def _histories(path: Path) -> dict[str, list[dict[str, float]]]:

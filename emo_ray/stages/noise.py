@@ -1,17 +1,18 @@
 """noise: a model on clips of which one modality is made worse step by step, by the encoders that it has.
 
-Degraded rows are encoded in this process and not kept. The other modalities of a clip stay as they are.
+Degraded rows are encoded in this process and not kept, but the predictions of each step are: a ladder that was stopped
+goes on after its last whole step. The other modalities of a clip stay as they are.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from emo_ray import parquet
 from emo_ray.config import Config
@@ -34,6 +35,7 @@ _SNR_DB = (20, 10, 5, 0)
 _LEVELS = (1, 2, 4)
 _DROPPED = (0.25, 0.5)
 _BABBLE_CLIPS = 32  # whose sounds babble is made of
+_ROWS_PER_GROUP = 2**12
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class LadderTrial:
     """A model and the labelled clips that it is tried on.
 
     `table` holds the clean features of the clips and of their neighbours; `batch_of` makes of such a table the batch
-    of the labelled clips as the head takes it.
+    of the labelled clips as the head takes it. `parts` is the folder that keeps the predictions of every step.
     """
 
     head: Head
@@ -50,6 +52,7 @@ class LadderTrial:
     batch_of: Callable[[pa.Table], FeatureBatch]
     checkpoint: str
     split: str
+    parts: Path
 
 
 def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadder:
@@ -59,21 +62,24 @@ def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadde
     parts, clip_ids = prepared.parts_with(clean.clip_ids), pa.array(clean.clip_ids)
     speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
     group_B = bootstrap.speaker_groups([speaker_of[clip_id] for clip_id in clean.clip_ids])
-    measure = partial(_measured, trial.head, group_B, config.seed)
+    measure = partial(_measured, clean, group_B, config.seed)
     steps: list[Step] = []
     rungs = {encoder.modality: degradations(config.seed, encoder.modality) for encoder in encoders}
     total = sum(len(clean) * len(of_modality) for of_modality in rungs.values())
     with own_device(config) as device, progress("noise ladder", total, "clips") as advance:
         for encoder in encoders:
-            modality, module = encoder.modality, encoder.built(device.type)
-            steps.append(measure(clean, clean, modality, CLEAN))
-            for name, degrade in rungs[modality].items():
-                encoded = [
-                    encode_rows(encoder, module, degrade(rows), device.type)
-                    for rows in _rows(prepared, parts, encoder, clip_ids)
-                ]
-                noisy = trial.batch_of(_with_features(trial.table, modality, pa.concat_tables(encoded)))
-                steps.append(measure(clean, noisy, modality, name))
+            modality, module = encoder.modality, cache(partial(encoder.built, device.type))
+            steps.append(measure(_predicted(trial.head, clean, modality), modality, CLEAN))
+            for number, (name, degrade) in enumerate(rungs[modality].items(), start=1):
+                part = trial.parts / f"{modality}-{number}.parquet"
+                if not part.exists():
+                    encoded = [
+                        encode_rows(encoder, module(), degrade(rows), device.type)
+                        for rows in _rows(prepared, parts, encoder, clip_ids)
+                    ]
+                    noisy = trial.batch_of(_with_features(trial.table, modality, pa.concat_tables(encoded)))
+                    parquet.write(part, _predicted(trial.head, noisy, modality), _ROWS_PER_GROUP)
+                steps.append(measure(parquet.read(part), modality, name))
                 advance(len(clean), f"{modality}: {name}")
     return {
         "checkpoint": trial.checkpoint,
@@ -162,24 +168,25 @@ def _with_features(table: pa.Table, modality: str, encoded: pa.Table) -> pa.Tabl
     return table
 
 
+def _predicted(head: Head, batch: FeatureBatch, modality: str) -> pa.Table:
+    """The probabilities of each clip, of the modality `alone` and of all that it has (`full`)."""
+    shown: Mapping[str, Sequence[str]] = {"alone": [modality], "full": MODALITIES}
+    columns = {
+        key: pa.array(shown_only(head, batch, names).tolist(), pa.list_(pa.float32())) for key, names in shown.items()
+    }
+    return pa.table({"clip_id": pa.array(batch.clip_ids, pa.string()), **columns})
+
+
 def _measured(
-    head: Head,
-    group_B: np.ndarray | None,
-    seed: int,
-    clean: FeatureBatch,
-    batch: FeatureBatch,
-    modality: str,
-    name: str,
+    clean: FeatureBatch, group_B: np.ndarray | None, seed: int, predicted: pa.Table, modality: str, name: str
 ) -> Step:
-    """The scores on the clips that have the modality before it is degraded."""
+    """The scores of predictions on the clips that have the modality before it is degraded."""
     rows = np.flatnonzero(clean.present_BM[:, MODALITIES.index(modality)].numpy())
     label_B = clean.label_B.numpy()[rows]
     groups = None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
-    chosen = batch.rows(torch.from_numpy(rows))
-    shown: Mapping[str, Sequence[str]] = {"alone": [modality], "full": MODALITIES}
     scores: dict[str, Shown] = {}
-    for key, names in shown.items():
-        probability_BK = shown_only(head, chosen, names)
+    for key in ("alone", "full"):
+        probability_BK = np.array(predicted[key].to_pylist())[rows]
         guess_B, classes = probability_BK.argmax(axis=1), probability_BK.shape[1]
         waf = float(of_counts(counts(guess_B, label_B, classes))["waf"])
         intervals = bootstrap.score_intervals(guess_B, label_B, classes, groups, seed)

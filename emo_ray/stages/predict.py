@@ -23,7 +23,7 @@ from emo_ray.inference.classifier import ClipSpeakers, Models, load_models
 from emo_ray.inference.encoders import TextTables, feature_folder, of_checkpoint
 from emo_ray.models.checkpoint_files import WEIGHTS
 from emo_ray.progress import progress
-from emo_ray.reports.cards import TABLE_ROWS, table
+from emo_ray.reports.cards import TABLE_ROWS, Answer, table
 from emo_ray.reports.training import summary_table
 from emo_ray.reports.wording import plural
 from emo_ray.stages import prediction_files, timelines
@@ -91,16 +91,22 @@ def predict(config: Config) -> Result:
     if store.missing(folder, plan.clips_of):
         store.remove(folder / store.META)  # where somebody has taken parts away
 
+    first: list[Answer] = []
+
     def fill(temporary: Path) -> dict[str, Any]:
-        prediction_files.write(temporary, corpus)
+        first.extend(prediction_files.write(temporary, corpus))
         *counts, unusable = _tally_of_parts(parts.folder, plan.clips_of, models.labels).tolist()
         return {"counts": dict(zip(models.labels, counts, strict=True)), "unusable": unusable}
 
-    return _result(folder, corpus, store.artefact(folder, meta, fill), parts.clips_per_s)
+    about = store.artefact(folder, meta, fill)
+    shown = first[:TABLE_ROWS] or prediction_files.first_answers(folder, corpus, TABLE_ROWS)
+    return _result(folder, corpus, about, shown, parts.clips_per_s)
 
 
-def _result(folder: Path, corpus: PredictedCorpus, about: dict[str, Any], clips_per_s: float | None) -> Result:
-    """What a person is shown of predictions."""
+def _result(
+    folder: Path, corpus: PredictedCorpus, about: dict[str, Any], first: Sequence[Answer], clips_per_s: float | None
+) -> Result:
+    """What a person is shown of predictions, among it the `first` clips to look at."""
     rows = sum(about["counts"].values()) + about["unusable"]
     content = {
         "clips": rows,
@@ -108,7 +114,6 @@ def _result(folder: Path, corpus: PredictedCorpus, about: dict[str, Any], clips_
         "without any usable modality": about["unusable"],
         "clips/s": clips_per_s and round(clips_per_s, 1),
     }
-    first = prediction_files.first_answers(folder, corpus, TABLE_ROWS)
     tables = [table(first, rows, corpus.temperature is not None)]
     if rows > len(first):
         counts = about["counts"] | ({UNUSABLE: about["unusable"]} if about["unusable"] else {})

@@ -1,6 +1,5 @@
 """What a job writes of its predictions: rows with their media and labels, the same as CSV, cards, and timelines."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from emo_ray.reports.cards import Answer
 from emo_ray.reports.cards_page import CARDS_PER_PAGE, MOST_PAGES, CardSet
 from emo_ray.reports.wording import plural
 from emo_ray.stages import cards, timelines
-from emo_ray.stages.cards import HOW_TO_READ, CardSource
+from emo_ray.stages.cards import HOW_TO_READ, CardSource, calibration_words
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 from emo_ray.stages.prediction_rows import matrix
 from emo_ray.stages.timelines import Recording
@@ -71,24 +70,39 @@ class PredictedCorpus:
 
 def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
     """Write all files of a corpus into a folder; the answers that a person should look at first."""
-    for name in corpus.plan.clips_of:
-        parquet.write(folder / name, _rows(corpus, name), _ROWS_PER_GROUP)
+    first: list[Answer] = []
+
+    def lines() -> Iterator[list[Any]]:
+        """The lines of the CSV file; on the way each part is written, and looked through for what comes first."""
+        yield _header(corpus)
+        for name in corpus.plan.clips_of:
+            rows = _rows(corpus, name)
+            parquet.write(folder / name, rows, _ROWS_PER_GROUP)
+            answers = _answers(rows, corpus)
+            first[:] = _first([*first, *answers], CARDS_PER_PAGE * MOST_PAGES)
+            yield from (_csv_line(answer, corpus) for answer in answers)
+
+    store.write_csv(folder / CSV, lines())
     if corpus.recordings:
         timelines.write(folder, corpus.recordings, corpus.plan, corpus.labels, corpus.checkpoint.name)
-    store.write_csv(folder / CSV, itertools.chain([_header(corpus)], _csv_rows(folder, corpus)))
-    shown = first_answers(folder, corpus)
-    cards.write(folder, _about(corpus, len(shown)), shown, _source(corpus))
-    return shown
+    cards.write(folder, _about(corpus, len(first)), first, _source(corpus))
+    return first
 
 
-def first_answers(folder: Path, corpus: PredictedCorpus, most: int = CARDS_PER_PAGE * MOST_PAGES) -> list[Answer]:
-    """What the model says of the clips that a person should look at first, at most so many."""
+def first_answers(folder: Path, corpus: PredictedCorpus, most: int) -> list[Answer]:
+    """What the model says of the clips that a person should look at first, from a folder that is written."""
     first: list[Answer] = []
     for name in corpus.plan.clips_of:
-        rows = parquet.read(folder / name)
-        first += cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of)
-        first = sorted(first, key=lambda answer: (-answer.doubt, answer.clip_id))[:most]
+        first = _first([*first, *_answers(parquet.read(folder / name), corpus)], most)
     return first
+
+
+def _first(answers: list[Answer], most: int) -> list[Answer]:
+    return sorted(answers, key=lambda answer: (-answer.doubt, answer.clip_id))[:most]
+
+
+def _answers(rows: pa.Table, corpus: PredictedCorpus) -> list[Answer]:
+    return cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of)
 
 
 def _rows(corpus: PredictedCorpus, name: str) -> pa.Table:
@@ -132,24 +146,21 @@ def _header(corpus: PredictedCorpus) -> list[str]:
     return ["clip_id", "file", *spans, "truth", "prediction", "confidence", *probabilities, *alone, *statuses, "note"]
 
 
-def _csv_rows(folder: Path, corpus: PredictedCorpus) -> Iterator[list[Any]]:
-    """A row a clip; probabilities are calibrated where the model has a temperature."""
-    for name in corpus.plan.clips_of:
-        rows = parquet.read(folder / name)
-        for answer in cards.answers(rows, corpus.labels, corpus.clip_of, corpus.temperature, corpus.bound_of):
-            clip = corpus.clip_of[answer.clip_id]
-            yield [
-                answer.clip_id,
-                answer.file,
-                *([clip.start_s, clip.end_s] if corpus.recordings else []),
-                answer.truth,
-                answer.prediction,
-                round(answer.confidence, 4) if answer.ranked else None,
-                *([round(p, 4) for p in answer.together] if answer.together else [None] * len(corpus.labels)),
-                *(answer.top(answer.alone[name]) for name in MODALITIES),
-                *(answer.statuses[name] for name in MODALITIES),
-                "; ".join(answer.notes),
-            ]
+def _csv_line(answer: Answer, corpus: PredictedCorpus) -> list[Any]:
+    """The line of a clip; probabilities are calibrated where the model has a temperature."""
+    clip = corpus.clip_of[answer.clip_id]
+    return [
+        answer.clip_id,
+        answer.file,
+        *([clip.start_s, clip.end_s] if corpus.recordings else []),
+        answer.truth,
+        answer.prediction,
+        round(answer.confidence, 4) if answer.ranked else None,
+        *([round(p, 4) for p in answer.together] if answer.together else [None] * len(corpus.labels)),
+        *(answer.top(answer.alone[name]) for name in MODALITIES),
+        *(answer.statuses[name] for name in MODALITIES),
+        "; ".join(answer.notes),
+    ]
 
 
 def _source(corpus: PredictedCorpus) -> CardSource:
@@ -163,17 +174,11 @@ def _about(corpus: PredictedCorpus, shown: int) -> CardSet:
     beyond = (
         f" The {shown} of them that a person should look at first are shown; {CSV} has all." if shown < count else ""
     )
-    temperature = corpus.temperature
-    calibrated = (
-        "This model has no temperature: its probabilities are not calibrated."
-        if temperature is None
-        else f"All probabilities are at the temperature {temperature:.2f}, which calibrates those of whole clips."
-    )
     order = (
         "What to look at first: the smallest leads of the first class over the second, modalities that alone say "
         "another class, and broken media."
     )
-    paragraphs = [f"{HOW_TO_READ} {calibrated}", order]
+    paragraphs = [f"{HOW_TO_READ} {calibration_words(corpus.temperature)}", order]
     if not corpus.has_people:
         paragraphs.append(
             "A label that you choose on a card goes into a CSV file that data.manifest takes: so you label where the "

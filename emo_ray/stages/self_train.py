@@ -26,16 +26,18 @@ from emo_ray.reports import rounds as report_page
 from emo_ray.reports.wording import plural
 from emo_ray.stages.corpus import Corpus, for_config, open_corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.evaluate import evaluate
+from emo_ray.stages.evaluate import evaluate, validation_interval
 from emo_ray.stages.fitting.plan import check_no_folds
 from emo_ray.stages.pseudo_label import is_unlabelled, pseudo_label
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
+from emo_ray.training.bootstrap import DrawnInterval
 from emo_ray.training.pseudo_label_policies import drift
 
-VERSION = 2  # 2: paths are those in the store
+VERSION = 3  # 2: paths are those in the store; 3: intervals
 ROUNDS = "rounds.json"
 _SCORES = ("waf", "accuracy", "uar", "n")
+_JUDGED_BY = "available/waf"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Round:
     accepted: dict[str, int]
     drift: list[str]
     scores: dict[str, float]
+    interval: DrawnInterval | None = None
     gain: float | None = None
     kept: bool = False
 
@@ -147,6 +150,7 @@ def _as_reported(root: Path, round_: Round) -> report_page.Round:
         "accepted": round_.accepted,
         "drift": round_.drift,
         "scores": round_.scores,
+        "interval": round_.interval,
         "gain": round_.gain,
         "kept": round_.kept,
     }
@@ -196,22 +200,23 @@ def _run_round(config: Config, corpus: Corpus, number: int, teacher: Round, run:
         if config.train.pseudo_phases == "both" and has_prompts:  # else its EmoVCLIP is the teacher's anyway
             changes["emovclip.start_from"] = teacher_checkpoint
     student, _ = train_model(override(config, changes), corpus, parent=run)
-    return replace(round_, checkpoint=str(student), scores=_validation_scores(student))
+    interval = validation_interval(config, student, corpus, _JUDGED_BY)
+    return replace(round_, checkpoint=str(student), scores=_validation_scores(student), interval=interval)
 
 
 def _first(config: Config, corpus: Corpus) -> Round:
     """The first teacher, which is kept until a student is better."""
     if config.checkpoint is None:
         path, _ = train_model(config, corpus)
-        scores = _validation_scores(path)
+        scores, interval = _validation_scores(path), validation_interval(config, path, corpus, _JUDGED_BY)
     else:
         path = Path(config.checkpoint).absolute()
         _check_teacher(path, corpus.prepared)
-        scores = _scores_of(config, corpus, path)
-    return Round(0, None, str(path), None, {}, [], scores, kept=True)
+        scores, interval = _scores_of(config, corpus, path)
+    return Round(0, None, str(path), None, {}, [], scores, interval, kept=True)
 
 
-def _scores_of(config: Config, corpus: Corpus, path: Path) -> dict[str, float]:
+def _scores_of(config: Config, corpus: Corpus, path: Path) -> tuple[dict[str, float], DrawnInterval]:
     """What a model from elsewhere reaches on the validation split of this corpus, decoded as that model needs it."""
     changes: dict[str, Any] = {
         "data.manifest": str(corpus.prepared.path / MANIFEST),
@@ -225,8 +230,9 @@ def _scores_of(config: Config, corpus: Corpus, path: Path) -> dict[str, float]:
     model_config = of_checkpoint(config, path)
     corpus = replace(corpus, prepared=prepare_corpus(model_config))
     labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    available = evaluate(config, for_config(corpus, model_config, labelled)).content["available"]
-    return {name: available[name] for name in _SCORES}
+    report = evaluate(config, for_config(corpus, model_config, labelled)).content
+    interval: DrawnInterval = {"ends": report["intervals"]["available"]["waf"], "drawn": report["drawn"]}
+    return {name: report["available"][name] for name in _SCORES}, interval
 
 
 def _validation_scores(path: Path) -> dict[str, float]:

@@ -17,6 +17,7 @@ from emo_ray.data.dialogues import windows_of
 from emo_ray.reports import sweep as report_page
 from emo_ray.reports.sweep_trials import SweepReport
 from emo_ray.stages.corpus import open_corpus
+from emo_ray.stages.evaluate import validation_interval
 from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, clips_with_video, resolve_training, votes_of
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
@@ -25,8 +26,9 @@ from emo_ray.training.metrics import objective
 
 if TYPE_CHECKING:
     from emo_ray.stages.sweeps.stacked import Fold
+    from emo_ray.training.bootstrap import DrawnInterval
 
-VERSION = 3  # 2: folds lack no class needlessly; 3: features are dropped in training, objectives of each epoch
+VERSION = 4  # 3: features are dropped in training, objectives of each epoch; 4: the interval of the best
 SWEEP, BEST = "sweep.json", "best.yaml"
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 
@@ -172,7 +174,9 @@ def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[
         notes = [*notes, "the recipe as it is lies outside of tune.space and so is not among the trials"]
     complete = [trial for trial in trials if trial["state"] == "complete"]
     best = max(complete, key=lambda trial: trial["value"], default=None)  # the first of equal ones
-    retrained = None if best is None else _retrained(search.applied(config, best["params"]), plan)
+    retrained, interval = None, None
+    if best is not None:
+        retrained, interval = _retrained(search.applied(config, best["params"]), plan)
     if retrained is not None and settings.folds:
         notes = [*notes, f"{BEST} is trained on the training split: there it reaches {100 * retrained:.1f}"]
     elif best is not None and settings.search == "pbt":
@@ -184,7 +188,6 @@ def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[
         "objective": settings.objective,
         "search": settings.search,
         "folds": settings.folds,
-        "clips": len(plan.clips.validation) + (len(plan.clips.train) if settings.folds else 0),
         "space": settings.model_dump(mode="json")["space"],
         "scheduler": "none" if settings.search == "pbt" else settings.scheduler,
         "bulk": trains_stacked(config),
@@ -192,16 +195,19 @@ def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[
         "best": None if best is None else best["number"],
         "default": default,
         "retrained": retrained,
+        "interval": interval,
         "notes": notes,
         "seconds": seconds,
     }
 
 
-def _retrained(config: Config, plan: TrainingPlan) -> float:
-    """The objective of a config that is trained as jobs/train.py does."""
-    path, _ = train_model(override(config, {"train.refit": False}), plan.corpus)
+def _retrained(config: Config, plan: TrainingPlan) -> "tuple[float, DrawnInterval]":
+    """The objective, with its interval, of a config that is trained as jobs/train.py does."""
+    config = override(config, {"train.refit": False})
+    path, _ = train_model(config, plan.corpus)
     best = store.read_meta(path)["best"]["fusion"]
-    return objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
+    value = objective({f"val_{name}": value for name, value in best.items()}, config.tune.objective)
+    return value, validation_interval(config, path, plan.corpus, config.tune.objective)
 
 
 def _write(folder: Path, config: Config, content: SweepReport) -> None:

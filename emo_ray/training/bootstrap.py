@@ -9,6 +9,7 @@ Intervals are percentiles (Efron and Tibshirani 1993, chapter 13). tests/trainin
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,6 +19,13 @@ RESAMPLES = 2000
 FEW_SPEAKERS = 5  # with fewer, their resamples say little: clips are drawn
 _CHUNK = 250  # resamples at a time, which bounds memory
 Interval = list[float]  # the ends of the 95 % interval
+
+
+class DrawnInterval(TypedDict):
+    """A 95 % interval with what its bootstrap draws."""
+
+    ends: Interval
+    drawn: str  # "speakers" or "clips"
 
 
 def speaker_groups(speakers: Sequence[str | None]) -> np.ndarray | None:

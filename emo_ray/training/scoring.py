@@ -93,6 +93,32 @@ def report_of(
     }
 
 
+def objective_interval(
+    batch: FeatureBatch, probabilities: Probabilities, objective: str, speakers: Sequence[str | None], seed: int
+) -> bootstrap.DrawnInterval:
+    """The interval of an objective such as VAT/waf, mean/uar or available/accuracy (see `metrics.objective`).
+
+    `speakers` names the speaker of each clip. Clips without the modalities of a subset are drawn all the same, and
+    count there as taken for one more class, which is left out of the tables.
+    """
+    where, score = objective.split("/")
+    rows_of = {name: batch.places_with(names) for name, names in SUBSETS.items() if where in (name, "mean")}
+    if where == "available":
+        rows_of = {EVERYTHING: np.flatnonzero(batch.present_BM.numpy().any(axis=1))}
+    rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
+    classes = probabilities[EVERYTHING].shape[1]
+    guess_XB = np.full((len(rows_of), len(batch)), classes)
+    for guess_B, (name, rows) in zip(guess_XB, rows_of.items(), strict=True):
+        guess_B[rows] = probabilities[name][rows].argmax(axis=1)
+    drawn = np.flatnonzero((guess_XB < classes).any(axis=0))
+    group_B = bootstrap.speaker_groups([speakers[row] for row in drawn.tolist()])
+    label_B = batch.label_B.numpy()[drawn]
+    counts_RXKK = bootstrap.resampled(guess_XB[:, drawn], label_B, classes + 1, group_B, seed)[..., :-1, :-1]
+    with np.errstate(invalid="ignore"):  # a resample may hold no clip of a rare subset, which then counts for nothing
+        value_R = np.nanmean(of_counts(counts_RXKK)[score], axis=1)
+    return {"ends": bootstrap.interval(value_R), "drawn": "clips" if group_B is None else "speakers"}
+
+
 def spread(
     batch: FeatureBatch, probabilities: Probabilities, speakers: Sequence[str | None], seed: int
 ) -> dict[str, Any]:

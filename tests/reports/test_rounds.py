@@ -1,7 +1,6 @@
 """What tables, picture and page of self-training show, from made-up rounds."""
 
-import math
-
+import numpy as np
 import pytest
 from reading import embedded, texts, visible
 
@@ -18,6 +17,7 @@ def round_(number, waf=None, gain=None, kept=False, accepted=(30, 10), drift=())
         "accepted": {} if number == 0 else dict(zip(("angry", "sad <b>"), accepted, strict=False)),
         "drift": list(drift),
         "scores": scores,
+        "interval": None if waf is None else {"ends": [waf - 0.02, waf + 0.03], "drawn": "speakers"},
         "gain": gain,
         "kept": kept,
     }
@@ -41,10 +41,10 @@ CONTENT = {
 def test_a_row_says_what_every_round_did():
     scores, classes = report.tables(CONTENT)
     assert texts(scores) == [
-        ["0", "–", "–", "61.0", "62.0", "60.0", "–", "yes"],
-        ["1", "round 0", "40", "65.5", "66.5", "64.5", "+4.5", "yes"],
-        ["2", "round 0", "40", "64.0", "65.0", "63.0", "−1.5", "no"],
-        ["3", "round 0", "0", "–", "–", "–", "–", "no"],
+        ["0", "–", "–", "61.0", "62.0", "60.0", "59.0 to 64.0", "–", "yes"],
+        ["1", "round 0", "40", "65.5", "66.5", "64.5", "63.5 to 68.5", "+4.5", "yes"],
+        ["2", "round 0", "40", "64.0", "65.0", "63.0", "62.0 to 67.0", "−1.5", "no"],
+        ["3", "round 0", "0", "–", "–", "–", "–", "–", "no"],
     ]
     assert list(scores.emphasised) == [1]
     assert list(classes.header) == ["round", "angry", "sad <b>", "drift"]
@@ -62,6 +62,7 @@ def test_the_end_is_told_once_on_the_page_and_below_the_table(tmp_path):
     assert "no clip was accepted" in scores.note
     html = report.write(CONTENT, tmp_path).read_text(encoding="utf-8")
     assert visible(html).count(scores.note) == 1
+    assert "95 % interval (bootstrap over speakers)" in visible(html)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -74,9 +75,7 @@ def test_the_picture_holds_every_round(count):
     assert [bar.get_height() for bar in below.patches] == [40, 40, 0][: count - 1]
     filled = [line.get_markerfacecolor() != "white" for line in above.lines[1:]]
     bars = [path.vertices[:, 1] for bar in above.collections for path in bar.get_paths()]
-    errors = [100 * math.sqrt(waf * (100 - waf) / 1e4 / 180) for waf in wafs]
-    assert [(low + high) / 2 for low, high in bars] == pytest.approx(wafs)
-    assert [(high - low) / 2 for low, high in bars] == pytest.approx(errors)
+    assert np.array(bars) == pytest.approx(np.array([[waf - 2, waf + 3] for waf in wafs]))
     assert filled == [r["kept"] for r in ROUNDS[:count] if r["scores"]]
 
 

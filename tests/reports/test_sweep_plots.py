@@ -67,14 +67,14 @@ def test_the_step_line_is_the_best_so_far():
     assert heights == pytest.approx([60, 61, 62, 63, 64, 64, 64, 64, 64, 64])  # of nine complete trials, and to the end
 
 
-@pytest.mark.parametrize("clips", [None, 25, 400])
-def test_a_band_tells_what_chance_does_to_the_best(clips):
-    figure = figures(content(trial(0, 0.6), trial(1, 0.8)) | ({"clips": clips} if clips else {}))["trials"]
-    assert len(figure.axes[0].patches) == bool(clips)
-    if clips:
-        band = figure.axes[0].patches[0]
-        assert band.get_height() == pytest.approx(2 * 100 * (0.8 * 0.2 / clips) ** 0.5)
-        assert band.get_y() + band.get_height() / 2 == pytest.approx(80)
+@pytest.mark.parametrize("interval", [None, {"ends": [0.7, 0.85], "drawn": "speakers"}])
+def test_a_band_is_the_interval_of_the_best(interval):
+    shown = sweep_plots.pictures(content(trial(0, 0.6), trial(1, 0.8)) | {"interval": interval}, WORDS)[0]
+    bands = shown.figure.axes[0].patches
+    assert [(band.get_y(), band.get_y() + band.get_height()) for band in bands] == (
+        [pytest.approx((70, 85))] if interval else []
+    )
+    assert ("bootstrap over speakers" in shown.alt) == bool(interval)
 
 
 def test_curves_draw_each_epoch_not_the_best_so_far():

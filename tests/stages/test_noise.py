@@ -1,7 +1,9 @@
-"""The noise ladder: clean steps are the report's scores, degraded ones are encoded anew, and nothing of it is kept."""
+"""The noise ladder: clean steps are the report's scores, degraded ones are encoded anew, and no feature is kept."""
 
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 from PIL import Image
 from reading import visible
 
+from emo_ray import store
 from emo_ray.config import override
+from emo_ray.reports import evaluation
 from emo_ray.reports import noise as report
 from emo_ray.stages import noise
 from emo_ray.stages.evaluate import NOISE, evaluate
@@ -42,6 +46,33 @@ def test_clean_steps_are_what_the_report_measured_and_each_modality_has_its_step
     assert report.table(content) in result.tables
     words = visible((folder / report.PAGE).read_text())
     assert all(step["step"] in words for step in content["steps"])
+
+
+def test_a_ladder_that_was_stopped_goes_on_after_its_last_whole_step(laddered, tiny_config):
+    _, content, folder, _, root = laddered
+    (parts,) = (root / "reports").glob("parts-*")
+    lost = parts / "audio-2.parquet"
+    lost.unlink()
+    shutil.rmtree(folder)
+    before = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
+    assert len(before) == sum(STEPS.values()) - len(STEPS) - 1
+    evaluate(override(tiny_config, {"evaluate.noise": True}))
+    assert json.loads((folder / NOISE).read_text()) == content
+    assert {path: path.stat().st_mtime_ns for path in parts.iterdir() if path != lost} == before
+    assert lost.exists()
+
+
+def test_scorecard_and_ladder_lead_to_each_other(laddered):
+    result, _, folder, _, _ = laddered
+    for page in (result.path / evaluation.PAGE, folder / report.PAGE):
+        linked = {page.parent / path for path in re.findall('href="([^"]+)"', page.read_text("utf-8"))}
+        assert all(path.is_file() for path in linked)
+        assert {path.resolve() for path in linked} >= {(folder / report.PAGE).resolve()} - {page.resolve()}
+    assert (result.path / "mistakes.html") in {
+        result.path / path for path in re.findall('href="([^"]+)"', (result.path / evaluation.PAGE).read_text("utf-8"))
+    }
+    assert {name for name, entry in store.files_of(result.path).items()} >= {evaluation.PAGE, "subsets.png"}
+    store.check_files(result.path)
 
 
 def rows(count=3):

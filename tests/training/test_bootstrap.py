@@ -4,9 +4,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from emo_ray.config.model_settings import MODALITIES, SUBSETS
+from emo_ray.data.batch import FeatureBatch
 from emo_ray.training.bootstrap import (
     RESAMPLES,
     difference_intervals,
@@ -16,6 +19,7 @@ from emo_ray.training.bootstrap import (
     speaker_groups,
 )
 from emo_ray.training.metrics import of_counts
+from emo_ray.training.scoring import objective_interval
 
 CLASSES = 4
 
@@ -120,3 +124,48 @@ def test_ten_thousand_clips_take_about_a_second():
     score_intervals(guess_B, label_B, 7, rng.integers(1500, size=10_000), 0)
     score_intervals(guess_B, label_B, 7, None, 0)
     assert time.process_time() - start_s < 5  # about one where nothing else runs
+
+
+def shown_clips(absent_share):
+    """A batch of clips of which some lack a modality, their speakers, and what a model says of each subset."""
+    label_B, _, speaker_B = clips(240, 12)
+    rng = np.random.default_rng(5)
+    present_BM = rng.random((len(label_B), 3)) >= absent_share
+    probabilities = {name: rng.dirichlet(np.ones(CLASSES) / 2, len(label_B)).astype("f4") for name in SUBSETS}
+    batch = FeatureBatch(
+        clip_ids=tuple(map(str, range(len(label_B)))),
+        present_BM=torch.from_numpy(present_BM),
+        label_B=torch.from_numpy(label_B),
+        features={name: torch.zeros(len(label_B), 1) for name in MODALITIES},
+    )
+    return batch, probabilities, [f"s{speaker}" for speaker in speaker_B]
+
+
+@pytest.mark.parametrize("absent_share", [0.0, 0.4])
+def test_the_interval_of_an_objective_is_that_of_its_subset(absent_share):
+    batch, probabilities, speakers = shown_clips(absent_share)
+    rows = batch.places_with(["video", "audio"])
+    groups = speaker_groups([speakers[row] for row in rows])
+    guess_B, label_B = probabilities["VA"].argmax(axis=1)[rows], batch.label_B.numpy()[rows]
+    expected = score_intervals(guess_B, label_B, CLASSES, groups, 3)["uar"]
+    shown = objective_interval(batch, probabilities, "VA/uar", speakers, 3)
+    assert shown == {"ends": pytest.approx(expected), "drawn": "speakers"}
+    everything = objective_interval(batch, probabilities, "available/waf", [None] * len(batch), 3)
+    assert everything["drawn"] == "clips"
+
+
+def test_the_interval_of_a_mean_draws_the_same_speakers_for_all_subsets():
+    batch, probabilities, speakers = shown_clips(0.3)
+    rows_of = {name: batch.places_with(names) for name, names in SUBSETS.items()}
+    rng, label_B = np.random.default_rng(1), batch.label_B.numpy()
+    names, speaker_B = np.unique(speakers), np.array(speakers)
+    means = []
+    for _ in range(400):
+        times_B = np.bincount(np.searchsorted(names, rng.choice(names, len(names))), minlength=len(names))[
+            np.searchsorted(names, speaker_B)
+        ]
+        drawn = {name: np.repeat(rows, times_B[rows]) for name, rows in rows_of.items()}
+        right = [(probabilities[n].argmax(axis=1)[rows] == label_B[rows]).mean() for n, rows in drawn.items()]
+        means.append(np.mean(right))
+    shown = objective_interval(batch, probabilities, "mean/accuracy", speakers, 0)
+    assert shown["ends"] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.01)

@@ -9,14 +9,15 @@ from emo_ray.stages.serving.answers import Answer
 
 STYLE = """
 .er table { border-collapse: collapse; width: 100% }
-.er th, .er td { padding: .2rem .5rem; text-align: left; white-space: nowrap }
+.er.er th, .er.er td { padding: .2rem .5rem; text-align: left; white-space: nowrap; border: 0;
+  border-bottom: 1px solid rgb(128 128 128 / .35) }
 .er .scroll { overflow-x: auto }
 .er .about { opacity: .8; margin: .8rem 0 .3rem }
 .er meter { width: 100%; min-width: 5rem; height: .9rem }
 .er .label { font-size: 1.6rem; font-weight: 600 }
-.er .frames { display: flex; gap: .5rem; overflow-x: auto; padding-bottom: .4rem }
+.er .frames { display: flex; flex-wrap: wrap; gap: .5rem; padding-bottom: .4rem }
 .er figure { margin: 0; flex: none }
-.er .frames img { height: 6.5rem; width: auto; max-width: none; border-radius: .3rem; display: block }
+.er .frames img { height: 5rem; width: auto; max-width: none; border-radius: .3rem; display: block }
 .er figcaption { font-size: .85rem }
 .er .said { font-style: italic }
 """
@@ -109,13 +110,20 @@ def _frames(answer: Answer) -> str:
 
 
 def _over_time(answer: Answer) -> str:
-    rows = "".join(
-        f"<tr><td>{clock(part.start_s)} to {clock(part.end_s)}</td><th scope=row>{escape(part.label or 'none')}</th>"
-        f"<td><meter max=1 value={part.probabilities.get(part.label or '', 0.0):.4f}></meter></td>"
-        f"<td>{whole_percent(part.probabilities.get(part.label or '', 0.0))}</td></tr>"
-        for part in answer.over_time
-    )
-    return _table("Over time: the most likely class of each stretch.", rows)
+    """A row for each stretch, a column for each class; the more likely, the darker, and the most likely is bold."""
+    head = "".join(f"<th scope=col>{escape(label)}</th>" for label in answer.probabilities)
+    rows = ""
+    for part in answer.over_time:
+        cells = "".join(
+            _shaded(part.probabilities.get(label, 0.0), label == part.label) for label in answer.probabilities
+        )
+        rows += f"<tr><th scope=row>{clock(part.start_s)} to {clock(part.end_s)}</th>{cells}</tr>"
+    return _table("Over time: the probability of each class in each stretch.", f"<tr><td></td>{head}</tr>{rows}")
+
+
+def _shaded(share: float, is_most: bool) -> str:
+    words = f"<b>{whole_percent(share)}</b>" if is_most else whole_percent(share)
+    return f"<td style='background: rgb(0 114 178 / {0.55 * share:.2f})'>{words}</td>"
 
 
 def _table(about: str, rows: str) -> str:

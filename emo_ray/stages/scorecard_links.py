@@ -1,0 +1,56 @@
+"""Links between a scorecard and what else a store has of the same model: mistakes, its noise ladder, comparisons.
+
+An artefact that is about reports beside it names them in its meta, as folder -> checkpoint.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from emo_ray import store
+from emo_ray.reports import evaluation, noise
+from emo_ray.reports.page import Link
+from emo_ray.reports.scorecard import REPORT
+from emo_ray.stages.cards import MISTAKES
+
+NOISE, COMPARE = "noise-", "compare-"  # first letters of the folders' names
+MISTAKES_LINK = Link("its most confident mistakes", f"{MISTAKES}.html")
+_SIBLING = re.compile(r'href="(\.\./[^"]+)"')
+
+
+def to_scorecards(reports: Mapping[str, str]) -> list[Link]:
+    """Links to these reports, folder -> checkpoint, from the page of an artefact beside them."""
+    return [Link(f"scorecard of {name}", f"../{folder}/{evaluation.PAGE}") for folder, name in reports.items()]
+
+
+def refresh(folder: Path) -> None:
+    """Link the scorecard in a folder to the noise ladder and the comparisons that are about it and lie beside it."""
+    links = [*_ladders(folder), *_comparisons(folder)]
+    page = folder / evaluation.PAGE
+    if set(_SIBLING.findall(page.read_text("utf-8"))) == {link.path for link in links}:
+        return
+    report = store.read_json(folder / REPORT)
+    names = [path.name for path in folder.iterdir() if path.suffix in (".html", ".png")]
+    store.amend(folder, names, lambda: evaluation.write(report, folder, [MISTAKES_LINK, *links]))
+
+
+def _ladders(folder: Path) -> list[Link]:
+    paths = _about(folder, NOISE)
+    return [Link("its noise ladder", f"../{path.name}/{noise.PAGE}") for path in paths]
+
+
+def _comparisons(folder: Path) -> list[Link]:
+    links = []
+    for path, reports in _about(folder, COMPARE).items():
+        others = ", ".join(checkpoint for name, checkpoint in reports.items() if name != folder.name)
+        links.append(Link(f"compared with {others}", f"../{path.name}/{evaluation.PAGE}"))
+    return links
+
+
+def _about(folder: Path, prefix: str) -> dict[Path, dict[str, str]]:
+    """The artefacts beside a report that are about it, each with all reports that it is about."""
+    metas = {
+        path: store.read_meta(path) for path in sorted(folder.parent.glob(f"{prefix}*")) if store.is_complete(path)
+    }
+    reports_of = {path: meta.get("reports", {}) for path, meta in metas.items()}
+    return {path: reports for path, reports in reports_of.items() if folder.name in reports}
