@@ -189,7 +189,7 @@ class Job:
         if result.status or self.root is None:
             return []
         model = result.path if self.name == "train" else result.content.get("checkpoint")
-        if self.name == "evaluate":  # it names a folder of the store, or the one of the config
+        if self.name == "evaluate" and model is not None:  # a folder of the store, or the one of the config
             model = self.checkpoint or self.root / "checkpoints" / str(model)
         shown_model = usage.shown_path(str(model)) if model else None
         return usage.next_commands(self.name, self.words, usage.shown_path(str(result.path)), shown_model)

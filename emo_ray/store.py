@@ -243,11 +243,12 @@ def amend(folder: Path, names: Sequence[str], write: Callable[[], object]) -> No
     A process that is killed on the way leaves the artefact complete: without digests of these files.
     """
     with lock(folder.with_name(f".{folder.name}.lock")):
-        meta = _meta(folder)
+        meta, made = _meta(folder), (folder / META).stat()
         recorded = {name: entry for name, entry in meta.get(FILES, {}).items() if name not in names}
         _write_meta(folder, {**meta, FILES: recorded})
         write()
         _write_meta(folder, {**meta, FILES: recorded | _entries(folder, names)})
+        os.utime(folder / META, ns=(made.st_atime_ns, made.st_mtime_ns))  # when the artefact was made
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def _differences(content: ModelComparison) -> Figure:
         colour = BLUE if low > 0 or high < 0 else FAINT
         axes.plot([low, high], [place, place], color=PALE_BLUE if colour == BLUE else "#D0D0D0", linewidth=6)
         axes.plot(middle, place, "o", color=colour, markersize=8)
-        axes.text(high, place - 0.22, points(lead["difference"]), color=INK, size=9, ha="right")
+        axes.text(middle, place - 0.22, points(lead["difference"]), color=INK, size=9, ha="center")
     axes.axvline(0, color=CHANCE, linestyle="--", linewidth=1.4)
     axes.set_yticks(range(len(content["scores"])), [SCORES[key] for key in content["scores"]])
     axes.set_ylim(len(content["scores"]) - 0.4, -0.6)

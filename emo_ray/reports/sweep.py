@@ -115,7 +115,9 @@ def _comparison(content: SweepReport) -> Table:
         unfinished = f" ({_state(recipe)})"
     rows = [["objective, percent", _objective_cell(recipe) + unfinished, _objective_cell(best), gain]]
     if content["retrained"] is not None:
-        rows.append(["… trained again in the ordinary way", "", percent(content["retrained"]), ""])
+        ends = interval["ends"] if (interval := content.get("interval")) else []
+        spread = f" ({' to '.join(map(percent, ends))})" if ends else ""
+        rows.append(["… trained again in the ordinary way", "", percent(content["retrained"]) + spread, ""])
     for key in content["space"]:
         cells = [as_text(trial["params"][key]) if trial else DASH for trial in (recipe, best)]
         rows.append([key, *cells, ""])

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
+from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.prepared import MANIFEST
 from emo_ray.progress import say
 from emo_ray.reports import front_page
@@ -23,6 +24,7 @@ _DAMAGED = "cannot be read: jobs/verify.py says what is damaged"
 _NOT_ARTEFACTS = re.compile(r"\.|parts-|(trials|corpora)$")  # folders among them that have no meta of their own
 _READ = (".json", ".html", f"/{MANIFEST}")  # of a store in a bucket
 _MOST_NAMES = 8  # in a line
+_LETTERS = {name[0].upper(): name for name in MODALITIES}
 # Where the page of an artefact is looked for; others, such as that of a report's mistakes, lie beside it.
 _PAGES = ("report.html", "predictions.html", "*.html", "*/report.html", "*/*.html")
 
@@ -134,7 +136,8 @@ def _words_of_report(folder: Path, meta: Mapping[str, Any]) -> Words:
 def _words_of_model(folder: Path, meta: Mapping[str, Any]) -> Words:
     best = meta.get("best", {})
     phase = "fusion" if "fusion" in best else "emovclip"
-    kind = "video, sound and text" if phase == "fusion" else "EmoVCLIP, video alone"
+    names = [name for letter, name in _LETTERS.items() if f"{letter}/waf" in best.get("fusion", {})]
+    kind = (" + ".join(names) or "fusion head") if phase == "fusion" else "EmoVCLIP, video alone"
     labels = store.read_json(folder / "labels.json")
     score = _scores(best.get(phase, {}))
     return Words(f"{kind}; {_classes(labels)}", f"{score} (validation)" if score else "")

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from emo_ray import cluster, redaction, resources
@@ -48,7 +50,8 @@ def serve(config: Config) -> Result:
         say(f"{path.name} answers at http://{host}:{settings.port}/ (its API: /docs); Ctrl-C stops it")
         threading.Event().wait()
     finally:
-        ray_serve.shutdown()
+        with redirect_stderr(StringIO()):  # Ray tells there of the controller's end, which was asked for
+            ray_serve.shutdown()
     return Result(path, {})
 
 

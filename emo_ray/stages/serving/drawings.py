@@ -8,9 +8,11 @@ from emo_ray.reports.wording import clock, whole_percent
 from emo_ray.stages.serving.answers import Answer
 
 STYLE = """
+.er.er table, .er.er tr { border: 0 }
 .er table { border-collapse: collapse; width: 100% }
 .er.er th, .er.er td { padding: .2rem .5rem; text-align: left; white-space: nowrap; border: 0;
   border-bottom: 1px solid rgb(128 128 128 / .35) }
+.er.er th[scope=col] { white-space: normal; vertical-align: bottom }
 .er .scroll { overflow-x: auto }
 .er .about { opacity: .8; margin: .8rem 0 .3rem }
 .er meter { width: 100%; min-width: 5rem; height: .9rem }
