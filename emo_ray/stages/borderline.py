@@ -33,13 +33,14 @@ def nearest(
 
 def write(
     folder: Path, prepared: Prepared, clips: Collection[Clip], rows: Sequence[tuple[str, int]], margin: float,
-    temperature: float | None,
+    temperatures: Sequence[float],
 ) -> Path:  # fmt: skip
     """The page of these rows, each of which is the name of a part in a folder of pseudo-labels and a place in it.
 
-    `clips` are those of the corpus with their transcripts; `margin` is that of media.face. `temperature` is that of
-    the teacher; None where there are several, each with its own.
+    `clips` are those of the corpus with their transcripts; `margin` is that of media.face. `temperatures` are those
+    of the teachers: only with one teacher are its probabilities shown calibrated, not with the means of several.
     """
+    temperature = temperatures[0] if len(temperatures) == 1 else None
     clip_of = {clip.clip_id: clip for clip in clips}
     parts = sorted({part for part, _ in rows})
     answers_of = {name: _answers(folder / name, prepared.labels, clip_of, temperature) for name in parts}

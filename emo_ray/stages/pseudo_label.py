@@ -151,29 +151,28 @@ def _write(
     store.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
     store.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     report_page.write(report, folder)
-    temperature = teachers[0].temperature if len(teachers) == 1 else None
-    _write_borderline(config, corpus, clips, threshold_K, leaks.values(), folder, temperature)
+    _write_borderline(config, corpus, clips, report, set(leaks.values()), folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
     meta |= {"clips": report["clips"], "accepted": report["accepted"], "teachers": [t.digest for t in teachers]}
     store.write_meta(folder, meta)
 
 
 def _write_borderline(
-    config: Config, corpus: Corpus, clips: Pool, threshold_K: np.ndarray, leaks: Collection[str], folder: Path,
-    temperature: float | None,
-) -> None:  # fmt: skip
+    config: Config, corpus: Corpus, clips: Pool, report: PseudoLabelReport, leaks: set[str], folder: Path
+) -> None:
     """Write the page of the clips that a person should label next, without any that validation or test know.
 
     `leaks` are the reasons against those.
     """
-    reasons = set(leaks)
-    leaking_N = np.array([against in reasons for against in clips.against_N], bool)
+    leaking_N = np.array([against in leaks for against in clips.against_N], bool)
+    threshold_K = np.array([*report["thresholds"].values()])
+    temperatures = [change["temperature"] for change in report["calibration"] if "temperature" in change]
     nearest_M = borderline.nearest(clips.confidence_N, clips.prediction_N, threshold_K, leaking_N)
     part_of = [(part, row) for part, rows in clips.parts.items() for row in range(rows.stop - rows.start)]
     prepared, transcripts = corpus.prepared, corpus.texts.transcripts
     with_words = prepared.clips if transcripts is None else transcripts.in_clips(prepared.clips)
-    rows, margin = [part_of[i] for i in nearest_M], config.media.face.margin
-    borderline.write(folder, prepared, with_words, rows, margin, temperature)
+    rows = [part_of[i] for i in nearest_M]
+    borderline.write(folder, prepared, with_words, rows, config.media.face.margin, temperatures)
 
 
 def weighed(
