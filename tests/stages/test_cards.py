@@ -28,8 +28,9 @@ LABELS = ("happy", "sad")
 
 def test_a_report_has_the_most_confident_mistakes_as_cards(evaluated):
     rows, labels = pq.read_table(evaluated.path / PREDICTIONS).to_pylist(), evaluated.content["labels"]
+    temperature = evaluated.content["calibration"]["temperature"]
     wrong = {
-        row["clip_id"]: max(row["p_VAT"])
+        row["clip_id"]: calibrated(np.array([row["p_VAT"]]), temperature).max()
         for row in rows
         if labels[int(np.argmax(row["p_VAT"]))] != row["label"] and any(row[f"has_{name}"] for name in ALONE)
     }
@@ -38,6 +39,7 @@ def test_a_report_has_the_most_confident_mistakes_as_cards(evaluated):
     assert shown == sorted(wrong, key=lambda name: -wrong[name])[:20]
     assert wrong
     assert f"{len(wrong)} of" in visible(text)
+    assert f"temperature {temperature:.2f}" in visible(text)
     assert jpegs(text)
 
 
