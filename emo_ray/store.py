@@ -25,6 +25,7 @@ from emo_ray.locks import lock
 
 META = "meta.json"
 FILES, DIGESTS = "files", "digests"  # entries of a meta: size and digest of each file; what a checkpoint checks itself
+REWRITTEN = "rewritten"  # entry of a meta: files that later artefacts change, such as a page that links to them
 DAMAGED = ".damaged"  # the ending of damaged files that are set aside
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _FULL_READ_BYTES = 64 * 2**20
@@ -237,20 +238,6 @@ def set_aside(path: Path, root: Path) -> None:
                 remove(root / folder / META)
 
 
-def amend(folder: Path, names: Sequence[str], write: Callable[[], object]) -> None:
-    """Write files of a complete artefact anew, such as a page that links to others; its other files stay as they are.
-
-    A process that is killed on the way leaves the artefact complete: without digests of these files.
-    """
-    with lock(folder.with_name(f".{folder.name}.lock")):
-        meta, made = _meta(folder), (folder / META).stat()
-        recorded = {name: entry for name, entry in meta.get(FILES, {}).items() if name not in names}
-        _write_meta(folder, {**meta, FILES: recorded})
-        write()
-        _write_meta(folder, {**meta, FILES: recorded | _entries(folder, names)})
-        os.utime(folder / META, ns=(made.st_atime_ns, made.st_mtime_ns))  # when the artefact was made
-
-
 @contextmanager
 def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
     """A fresh folder to fill, which becomes `folder` (with `meta.json`) if the block ends without an error."""
@@ -286,24 +273,21 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     """Write `meta.json` into a filled folder, with size and digest of its files.
 
-    Left out are files that the meta has DIGESTS of, and those of artefacts inside, which have a meta themselves.
+    Left out are files that the meta has DIGESTS of or that are REWRITTEN, and those of artefacts inside, which have a
+    meta themselves.
     """
     bucket.fetch_all(folder)
     inside = {path.parent for path in folder.rglob(f"*/{META}")}
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / META)
     paths = (path for path in paths if path.name == META or inside.isdisjoint(path.parents))
     names = [path.relative_to(folder).as_posix() for path in paths]
-    files = _entries(folder, [name for name in names if name not in meta.get(DIGESTS, {})])
-    _write_meta(folder, {**meta, FILES: files})
-
-
-def _write_meta(folder: Path, content: Mapping[str, Any]) -> None:
+    files = {
+        name: ((folder / name).stat().st_size, file_digest(folder / name))
+        for name in names
+        if name not in meta.get(DIGESTS, {}) and name not in meta.get(REWRITTEN, ())
+    }
+    content = {**meta, FILES: files}
     write_text(folder / META, json.dumps(content, indent=1, ensure_ascii=False, default=_path_text))
-
-
-def _entries(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Size and digest of these files."""
-    return {name: ((folder / name).stat().st_size, file_digest(folder / name)) for name in names}
 
 
 def write_text(path: Path, text: str, lasting: bool = True) -> None:

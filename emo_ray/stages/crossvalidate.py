@@ -25,10 +25,10 @@ from emo_ray.progress import progress
 from emo_ray.reports import evaluation
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, FoldScores, convention_of
 from emo_ray.reports.wording import plural
+from emo_ray.stages import scorecard_links
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.evaluate import report_result, track_report
 from emo_ray.stages.result import Result
-from emo_ray.stages.scorecard_links import MISTAKES_LINK
 
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
@@ -76,7 +76,8 @@ def crossvalidate(config: Config) -> Result:
         tracking.check(config, cluster.store_root(config))
         _measure(temporary, config, prepared, encoders, label_of)
 
-    store.artefact(folder, {"kind": "report", "version": VERSION, "folds": config.data.folds}, fill)
+    meta = {"kind": "report", "version": VERSION, "folds": config.data.folds, **scorecard_links.META}
+    store.artefact(folder, meta, fill)
     content = store.read_json(folder / REPORT)
     track_report(config, key, "crossvalidate", folder, content)
     return report_result(config, folder, content, prepared)
@@ -136,7 +137,7 @@ def _measure(
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
-    evaluation.write(content, folder, [MISTAKES_LINK])
+    evaluation.write(content, folder, [scorecard_links.MISTAKES_LINK])
 
 
 def _count(config: Config, prepared: Prepared) -> int:

@@ -117,7 +117,8 @@ def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) ->
     def fill(temporary: Path) -> None:
         _measure(temporary, config, path, encoders, corpus.prepared, judged)
 
-    store.artefact(folder, {"kind": "report", "version": VERSION, "checkpoint": str(path)}, fill)
+    meta = {"kind": "report", "version": VERSION, "checkpoint": str(path), **scorecard_links.META}
+    store.artefact(folder, meta, fill)
     scorecard_links.refresh(folder)
     return folder
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import parquet
+from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import degradation, media, transcripts
@@ -72,7 +72,7 @@ def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadde
             steps.append(measure(_predicted(trial.head, clean, modality), modality, CLEAN))
             for number, (name, degrade) in enumerate(rungs[modality].items(), start=1):
                 part = trial.parts / f"{modality}-{number}.parquet"
-                if not part.exists():
+                if not store.exists(part):
                     encoded = [
                         encode_rows(encoder, module(), degrade(rows), device.type)
                         for rows in _rows(prepared, parts, encoder, clip_ids)

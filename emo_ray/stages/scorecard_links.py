@@ -3,9 +3,11 @@
 An artefact that is about reports beside it names them in its meta, as folder -> checkpoint.
 """
 
+import fnmatch
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from emo_ray import store
 from emo_ray.reports import evaluation, noise
@@ -13,6 +15,7 @@ from emo_ray.reports.page import Link
 from emo_ray.reports.scorecard import REPORT
 from emo_ray.stages.cards import MISTAKES
 
+META = {store.REWRITTEN: [evaluation.PAGE]}  # of a report
 NOISE, COMPARE = "noise-", "compare-"  # first letters of the folders' names
 MISTAKES_LINK = Link("its most confident mistakes", f"{MISTAKES}.html")
 _SIBLING = re.compile(r'href="(\.\./[^"]+)"')
@@ -25,13 +28,16 @@ def to_scorecards(reports: Mapping[str, str]) -> list[Link]:
 
 def refresh(folder: Path) -> None:
     """Link the scorecard in a folder to the noise ladder and the comparisons that are about it and lie beside it."""
+    if evaluation.PAGE not in store.read_meta(folder).get(store.REWRITTEN, ()):
+        return  # a report of an earlier version, or none of this project
     links = [*_ladders(folder), *_comparisons(folder)]
-    page = folder / evaluation.PAGE
+    page = store.latest(folder / evaluation.PAGE)
     if set(_SIBLING.findall(page.read_text("utf-8"))) == {link.path for link in links}:
         return
     report = store.read_json(folder / REPORT)
-    names = [path.name for path in folder.iterdir() if path.suffix in (".html", ".png")]
-    store.amend(folder, names, lambda: evaluation.write(report, folder, [MISTAKES_LINK, *links]))
+    with TemporaryDirectory() as scratch:  # pictures stay as they are
+        written = evaluation.write(report, Path(scratch), [MISTAKES_LINK, *links])
+        store.write_text(page, written.read_text("utf-8"))
 
 
 def _ladders(folder: Path) -> list[Link]:
@@ -49,8 +55,7 @@ def _comparisons(folder: Path) -> list[Link]:
 
 def _about(folder: Path, prefix: str) -> dict[Path, dict[str, str]]:
     """The artefacts beside a report that are about it, each with all reports that it is about."""
-    metas = {
-        path: store.read_meta(path) for path in sorted(folder.parent.glob(f"{prefix}*")) if store.is_complete(path)
-    }
-    reports_of = {path: meta.get("reports", {}) for path, meta in metas.items()}
+    names = fnmatch.filter(sorted(store.sizes(folder.parent)), f"{prefix}*/{store.META}")
+    paths = [folder.parent / Path(name).parent for name in names]
+    reports_of = {path: store.read_meta(path).get("reports", {}) for path in paths}
     return {path: reports for path, reports in reports_of.items() if folder.name in reports}
