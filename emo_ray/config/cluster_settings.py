@@ -56,7 +56,6 @@ class Submit(Section, decides=NOTHING, owner="caller", in_recipe=False):
     ] = setting("train", "The job that the cluster runs; also the first word of the command line.")
     address: str = setting(
         "http://127.0.0.1:8265",
-        "Address of the cluster's dashboard, such as `ray dashboard cluster.yaml` opens. RAY_ADDRESS wins over it, as in "
-        "Ray itself.",
+        "Address of the cluster's dashboard, such as `ray dashboard cluster.yaml` opens. RAY_ADDRESS wins over it.",
     )
     follow: bool = setting(True, "Show the job's log until it ends; false returns as soon as it is submitted.")
