@@ -80,9 +80,9 @@ class Nodes:
                 return json.loads(line)
         raise AssertionError("the cluster has ended")
 
-    def places(self, kind):
-        """The nodes on which actors of a class are alive."""
-        return {node for name, node in self.ask("actors") if kind in name}
+    def places(self, *kinds):
+        """The nodes on which actors of these classes are alive."""
+        return {node for name, node in self.ask("actors") if any(kind in name for kind in kinds)}
 
 
 class Job:
@@ -140,7 +140,7 @@ def test_workers_on_two_nodes_train_and_sweep_on_shards_that_another_node_wrote(
     assert places == readers
     sweep = {"tune.trials": 4, "tune.bulk": "no", "train.num_workers": 1}
     trials, places = Job(nodes, "tune", recipe, *(f"{key}={value}" for key, value in sweep.items())), set()
-    trials.until(lambda: places.update(nodes.places("ImplicitFunc")))
+    trials.until(lambda: places.update(nodes.places("ImplicitFunc", "trial")))
     content = json.loads((trials.finish() / "sweep.json").read_text())
     assert [trial["state"] for trial in content["trials"]].count("complete") >= 1
     assert len(content["trials"]) == 4
