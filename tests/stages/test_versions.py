@@ -42,7 +42,7 @@ from emo_ray.models import audio
 from emo_ray.models.clip import load_clip, tokenizer
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, webvtt
 from emo_ray.stages import prediction_files
-from emo_ray.stages.chat import answer_log, sounds
+from emo_ray.stages.chat import answer_log, chat_labels, clip_questions, sounds
 from emo_ray.stages.check import check
 from emo_ray.stages.compare import compare
 from emo_ray.stages.crossvalidate import crossvalidate
@@ -193,6 +193,15 @@ def of_answers() -> Any:
     decides = {name: str(value) for name, value in answer_log.settings(config).items() if name != "version"}
     names = [field.name for field in fields(answer_log.ChatAnswer)]
     return decides, answer_log.filled(config, "what {transcript} says"), names, list(answer_log.FINAL)
+
+
+def of_chat_labels() -> Any:
+    config = load("mini", {"annotate.task": "label", "annotate.model": "m", "annotate.parts": ["text", "frames"]})
+    decides = {n: str(v) for n, v in chat_labels.settings(config, ("glad", "sad")).items() if n != "version"}
+    question = clip_questions.ClipQuestion(("glad", "sad"), "Which?", "oh", (b"jpeg",), bytes(4))
+    words = ('{"label": "SAD"}', "Glad!", "sad or glad", "no")
+    read = [clip_questions.label_in(text, ("glad", "sad")) for text in words]
+    return decides, question.parts(), clip_questions._schema(("glad", "sad")), read, str(chat_labels.SCHEMA)
 
 
 def of_sounds() -> Any:
@@ -414,6 +423,7 @@ def outputs(small, few, taught, media_files, tiny_config, tmp_path_factory):
         "models.identity.TEXT_VERSION": of_encoder(small, "text"),
         "reports.noise.VERSION": of_noise(small, tiny_config),
         "stages.chat.answer_log.VERSION": of_answers(),
+        "stages.chat.chat_labels.VERSION": of_chat_labels(),
         "stages.chat.sounds.VERSION": of_sounds(),
         "stages.check.VERSION": of_check(small, tiny_config),
         "stages.compare.VERSION": of_comparison(small, tmp_path_factory.mktemp("comparison")),
