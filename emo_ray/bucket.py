@@ -5,7 +5,7 @@ address. So every process of every machine knows which object stands behind a fi
 `store` sends what it writes before it gets its name here: what is here is there as well. Files are fetched when they
 are read. Names that begin with a dot stay on the machine. Other paths pass through every function unchanged.
 
-Requests that fail are made again for some seconds. What is left over is an OSError with EIO, trouble of the place.
+Requests that fail are made again for a minute or so. What is left over is an OSError with EIO, trouble of the place.
 """
 
 import errno
@@ -21,14 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
 SCHEMES = ("s3", "gs")
 FOLDER = "emo_ray_buckets"
-_WAITS_S = (0.1, 0.3, 1.0, 3.0, 9.0)  # between tries of a request, whose library has tried several times itself
+_TRIES = 7  # of a request by its library, which take some 20 s
+_WAITS_S = (0.5, 3.0)  # before such tries begin again
 _LASTING = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")  # trying is in vain
 _LISTED = 100  # objects
 _THREADS = 16  # they wait for the network
@@ -225,12 +226,26 @@ def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
     if not isinstance(filesystem, fs.S3FileSystem):
         return filesystem
     _, (options,) = filesystem.__reduce__()  # the only way to learn what it took from the environment
+    return _s3(options)
+
+
+class _S3(fs.S3FileSystem):
+    """S3 that is made anew by `_s3` in other processes, such as those of Ray: Arrow forgets how often to try."""
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], fs.S3FileSystem], tuple[dict[str, Any]]]:
+        _, (options,) = super().__reduce__()
+        return _s3, (options,)
+
+
+def _s3(options: dict[str, Any]) -> _S3:
+    """S3 with these options, which tries failing requests for seconds: by default it gives up at once, or in minutes.
+
+    A small object is one request, and not three, if opening is delayed. Arrow 25 crashes within minutes where requests
+    fail while it writes in the background.
+    """
     options = {name: value for name, value in options.items() if value and name != "proxy_options"}
-    # Its own tries may take minutes; a small object is one request, and not three, if opening is delayed; and where
-    # requests fail, Arrow 25 crashes within minutes if it writes in the background.
-    tries = fs.AwsStandardS3RetryStrategy(max_attempts=2)
-    changes = {"retry_strategy": tries, "allow_delayed_open": True, "background_writes": False}
-    return fs.S3FileSystem(**options | changes)
+    changes = {"allow_delayed_open": True, "background_writes": False}
+    return _S3(**options | changes, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES))
 
 
 def _info(place: tuple[str, str]) -> fs.FileInfo:
