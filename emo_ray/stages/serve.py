@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from contextlib import redirect_stderr
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def serve(config: Config) -> Result:
         say(f"{path.name} answers at http://{host}:{settings.port}/ (its API: /docs); Ctrl-C stops it")
         threading.Event().wait()
     finally:
-        with redirect_stderr(StringIO()):  # Ray tells there of the controller's end, which was asked for
+        with redirect_stdout(StringIO()):  # Ray tells there of the controller's end, which was asked for
             ray_serve.shutdown()
     return Result(path, {})
 
