@@ -34,7 +34,7 @@ from emo_ray.data.shards import IdentifiedClip
 from emo_ray.data.synthetic import LABELS
 from emo_ray.data.synthetic.voice import voice
 from emo_ray.experiments.bench.timing import Comparison, Figure
-from emo_ray.experiments.claims import baselines, comparisons, gap, gap_world, trials
+from emo_ray.experiments.claims import baselines, comparisons, gap_report, gap_trials, gap_world, trials
 from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
 from emo_ray.inference.encoders import recogniser
 from emo_ray.inference.recognition import transcribe_rows
@@ -339,10 +339,10 @@ def of_claims() -> Any:
 
 def of_gap() -> Any:
     config = override(load("mini"), {"claims.worlds": 2, "claims.seeds": 2})
-    tuned = {trial: {"validation/V": 0.3 + i / 20} for i, trial in enumerate(gap.tuning_trials(config))}
-    planned = gap.planned_trials(config, gap.best_rates(tuned))
+    tuned = {trial: {"validation/V": 0.3 + i / 20} for i, trial in enumerate(gap_trials.tuning_trials(config))}
+    planned = gap_trials.planned_trials(config, gap_trials.best_rates(tuned))
     scores = {trial: {"test/V": 0.3 + (7 * i) % 20 / 40} for i, trial in enumerate(planned)}
-    return without_prose(gap.report_of(config, tuned, scores, probe=0.7))
+    return without_prose(gap_report.report_of(config, tuned, scores, probe=0.7))
 
 
 def of_gap_world(folder: Path) -> Any:

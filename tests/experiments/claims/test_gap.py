@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from emo_ray.config import load, override
-from emo_ray.experiments.claims import gap, gap_world
-from emo_ray.experiments.claims.gap import FROZEN, LORA, MIDDLE, PROMPTS, GapTrial
+from emo_ray.experiments.claims import gap, gap_report, gap_trials, gap_world
+from emo_ray.experiments.claims.gap_trials import FROZEN, LORA, MIDDLE, PROMPTS, GapTrial
 from emo_ray.experiments.claims.trials import ZERO_SHOT
 from emo_ray.training.mini_clip import FILES
 
@@ -15,7 +15,7 @@ CONFIG = load("mini", {"claims.worlds": 3, "claims.seeds": 2})
 
 
 def planned():
-    return gap.planned_trials(CONFIG, dict.fromkeys(gap.VARIANTS, 1e-3))
+    return gap_trials.planned_trials(CONFIG, dict.fromkeys(gap_trials.VARIANTS, 1e-3))
 
 
 def made_up(gain):
@@ -27,38 +27,38 @@ def made_up(gain):
 
 
 def test_the_rate_of_a_variant_is_the_best_on_validation():
-    low, high = gap.RATES
-    tuned = {trial: {"validation/V": 0.5} for trial in gap.tuning_trials(CONFIG)}
+    low, high = gap_trials.RATES
+    tuned = {trial: {"validation/V": 0.5} for trial in gap_trials.tuning_trials(CONFIG)}
     tuned[GapTrial(LORA, MIDDLE, -1, 0, low)] = {"validation/V": 0.6}
     tuned[GapTrial(PROMPTS, MIDDLE, -1, 0, high)] = {"validation/V": 0.6}
-    rate_of = gap.best_rates(tuned)
+    rate_of = gap_trials.best_rates(tuned)
     assert (rate_of[LORA], rate_of[PROMPTS]) == (low, high)
-    assert rate_of.keys() == gap.VARIANTS.keys()
+    assert rate_of.keys() == gap_trials.VARIANTS.keys()
     assert rate_of[f"{LORA}, augmented"] == low
 
 
 def test_every_variant_is_measured_in_every_world_and_the_first_seed_comes_first():
     trials = planned()
     assert len(set(trials)) == len(trials)
-    for name in (*gap.UNTRAINED, *gap.VARIANTS):
+    for name in (*gap_trials.UNTRAINED, *gap_trials.VARIANTS):
         at_middle = {(t.world, t.seed) for t in trials if t.variant == name and t.labelled == MIDDLE}
         assert at_middle == {(world, seed) for world in range(3) for seed in range(2)}
-    for name in (*gap.UNTRAINED, *gap.TRAINED):
-        assert {t.labelled for t in trials if t.variant == name and t.seed == 0} == set(gap.COUNTS)
+    for name in (*gap_trials.UNTRAINED, *gap_trials.TRAINED):
+        assert {t.labelled for t in trials if t.variant == name and t.seed == 0} == set(gap_trials.COUNTS)
     assert [t.seed for t in trials] == sorted(t.seed for t in trials)
 
 
 @pytest.mark.parametrize(("gain", "holds"), [(0.05, True), (0.0, False)])
 def test_differences_are_paired_by_world(gain, holds):
-    tuned = {trial: {"validation/V": 0.5} for trial in gap.tuning_trials(CONFIG)}
-    content = gap.report_of(CONFIG, tuned, made_up(gain), probe=0.7)
+    tuned = {trial: {"validation/V": 0.5} for trial in gap_trials.tuning_trials(CONFIG)}
+    content = gap_report.report_of(CONFIG, tuned, made_up(gain), probe=0.7)
     difference = next(d for d in content["differences"] if d["what"] == f"{MIDDLE} labelled: {LORA} − {FROZEN}")
     assert difference["mean"] == pytest.approx(gain)
     assert difference["se"] == pytest.approx(0, abs=1e-9)
     assert difference["holds"] is holds
     table = content["tables"][0]
-    assert table["columns"] == [str(count) for count in gap.COUNTS]
-    assert all(len(row["cells"]) == len(gap.COUNTS) for row in table["rows"])
+    assert table["columns"] == [str(count) for count in gap_trials.COUNTS]
+    assert all(len(row["cells"]) == len(gap_trials.COUNTS) for row in table["rows"])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def few_clips(monkeypatch):
 def test_trials_have_scores_and_are_not_made_again(bench):
     trials = [
         GapTrial(ZERO_SHOT, 18, 0, 0),
-        GapTrial(gap.ALL_STATISTICS, 12, 0, 0),
+        GapTrial(gap_trials.ALL_STATISTICS, 12, 0, 0),
         GapTrial(f"{LORA}, augmented", 12, 0, 0, 1e-3),
     ]
     scores = gap._all_scores(bench, trials, "testing")
