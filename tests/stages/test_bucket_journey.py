@@ -36,7 +36,7 @@ CHANGES = {
 _NAME = "a %20 store#"
 # Times, pages that show them, and a table of them beside the JSON that is compared.
 _UNCOMPARED = re.compile(r"(\.html|\.claims/.*|trials\.csv|\.lock|\.damaged)$|/\.|^\.|^(train|tune|tracking)/")
-_TIMES = re.compile(r"(^|_)(s|seconds)$|^files$")
+_TIMES = re.compile(r"(^|_)(s|seconds|waited)$|^files$")
 
 
 @pytest.fixture(scope="module")
