@@ -28,6 +28,7 @@ CHANGES = {
     "media.clips_per_part": 8,
     "tracking.enabled": False,
     "tune.trials": 4,
+    "tune.space": {"fusion.dropout": {"uniform": [0.1, 0.6]}, "fusion.lr": {"loguniform": [0.0005, 0.01]}},
     "train.num_workers": 2,
     "cluster.num_cpus": 4,
     "data.outside_root": False,
@@ -82,7 +83,7 @@ def run_jobs(recipe: str, root: str, cache: str) -> None:
         changes = {"store.root": root, "store.cache": f"{cache}/{name}"}
         if name in ("evaluate", "pseudo_label"):
             changes["checkpoint"] = f"{root}/checkpoints/{model}"
-        if name == "tune":  # trials of Ray Tune end in any order
+        if name == "tune":  # stacked heads: trials of Ray Tune end in any order
             changes["train.num_workers"] = 1
         config = absolute_paths(fetched(load(recipe, changes)))
         result = getattr(importlib.import_module(f"emo_ray.stages.{name}"), name)(config)
