@@ -34,7 +34,7 @@ _LOUD = (
     "ray._private.runtime_env.packaging",
 )
 _LOOK_S = 0.5  # how often is looked whether a job whose log has ended has a status
-_PATIENCE_S = 60.0  # with a head that has just started, and has no agent yet that takes jobs
+_PATIENCE_S = 300.0  # with a head that has just started, and has no agent yet that takes jobs
 
 
 def submit(config: Config) -> Result:
@@ -155,7 +155,7 @@ def _submit(client: "JobSubmissionClient", job: str, submission: str, folder: Pa
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     say(f"submitting {submission}: {size / 1e6:.1f} MB in {len(files)} files, zipped")
-    deadline_s = time.monotonic() + _PATIENCE_S
+    deadline_s, is_told = time.monotonic() + _PATIENCE_S, False
     while True:
         try:
             return client.submit_job(
@@ -170,6 +170,9 @@ def _submit(client: "JobSubmissionClient", job: str, submission: str, folder: Pa
                 return submission
             if "No available agent" not in str(error) or time.monotonic() > deadline_s:
                 raise ValueError(f"submit.address: the cluster refused {submission}: {error}") from error
+        if not is_told:
+            say("waiting for the cluster's head, which takes no jobs yet")
+        is_told = True
         time.sleep(_LOOK_S)
 
 

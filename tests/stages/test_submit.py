@@ -126,7 +126,7 @@ def test_a_second_submission_joins_the_first_and_one_after_its_end_starts_again(
     words = ["train", "mini", f"store.root={root}", "modalities=[audio, text]", "train.num_workers=1", *sizes]
     first = started(cluster, *words)
     said = until(first, "submitting train-")
-    until(first, "corpus")  # the job's own first line
+    until(first, "Running entrypoint")
     second = started(cluster, *words)
     joined = until(second, "joining train-")
     first.send_signal(signal.SIGINT)  # while the second one watches
