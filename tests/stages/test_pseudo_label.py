@@ -444,7 +444,7 @@ def test_a_chat_models_label_is_one_more_vote_or_a_condition(config, labelled_by
     ]
     table = pa.Table.from_pylist(rows, chat_labels.SCHEMA.with_metadata({"labels": json.dumps(labels[::-1])}))
     parquet.write(tmp_path / "labels.parquet", table)
-    given = {"pseudo.chat_labels": str(tmp_path / "labels.parquet"), "pseudo.quantile": 0.0}
+    given = {"pseudo.chat_labels": str(tmp_path / "labels.parquet"), "pseudo.quantile": 0.0, "pseudo.max_ratio": 99}
     reasons = {}
     for agree_with in ("none", "chat"):
         result = pseudo_label(override(config, given | {"pseudo.agree_with": agree_with}))
