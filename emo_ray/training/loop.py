@@ -30,6 +30,7 @@ from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.optimizer import load_moments, optimizer_of, set_rates
 from emo_ray.training.seeds import Stream, derived_seed
+from emo_ray.training.wait_timer import WaitTimer
 from emo_ray.training.weight_average import WeightAverage
 
 STATE = "state.pt"
@@ -222,23 +223,6 @@ def _train_epoch(
     }
 
 
-class WaitTimer:
-    """An iterable that adds up the seconds that its consumer waits for items."""
-
-    def __init__(self, items: Iterable):
-        self.items, self.seconds = items, 0.0
-
-    def __iter__(self) -> Iterator:
-        iterator, end = iter(self.items), object()
-        while True:
-            begun_s = time.perf_counter()
-            item = next(iterator, end)
-            self.seconds += time.perf_counter() - begun_s
-            if item is end:
-                return
-            yield item
-
-
 def _backward(
     model: nn.Module, batch: Batch, settings: LoopSettings, class_weight_K: torch.Tensor | None
 ) -> torch.Tensor:
@@ -324,12 +308,7 @@ def _encoder(model: nn.Module, bf16: bool) -> Callable[[Any], Any]:
     if encode is None:
         return lambda batch: batch
     device = next(model.parameters()).device
-
-    def encoded(batch: Batch) -> Batch:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return encode(batch)
-
-    return encoded
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)(encode)
 
 
 def only_modalities(batch: BatchT, names: Sequence[str]) -> BatchT:

@@ -18,13 +18,13 @@ from emo_ray.training.loop import (
     TIMES,
     LoopSettings,
     PlainReporter,
-    WaitTimer,
     _backward,
     fit,
     load_state,
     predict,
 )
 from emo_ray.training.metrics import metrics
+from emo_ray.training.wait_timer import WaitTimer
 
 OWN = Fusion(hidden=16, lr=3e-3, batch_size=16)
 CENTRES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
