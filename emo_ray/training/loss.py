@@ -97,3 +97,18 @@ def balanced_weights(label_B: torch.Tensor, classes: int, weight_B: torch.Tensor
     count_K = torch.bincount(label_B, weight_B, minlength=classes).float()
     occurs_K = count_K > 0
     return torch.where(occurs_K, count_K.sum() / (occurs_K.sum() * torch.where(occurs_K, count_K, 1.0)), 0.0)
+
+
+def losses(
+    logits_TBK: torch.Tensor, target_TBK: torch.Tensor, weight_TB: torch.Tensor, smoothing_T11: torch.Tensor,
+    class_weight_TK: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """The loss of each of T heads, as `loss` has it, each with its own clips, smoothing and class weights.
+
+    It is 0 for a head all of whose clips weigh nothing.
+    """
+    class_weight_T1K = class_weight_TK[:, None]
+    mass_T = (weight_TB * (target_TBK * class_weight_T1K).sum(dim=-1)).sum(dim=-1)
+    smooth_TBK = target_TBK * (1 - smoothing_T11) + smoothing_T11 / target_TBK.shape[-1]
+    each_TB = -(smooth_TBK * class_weight_T1K * logits_TBK.log_softmax(dim=-1)).sum(dim=-1)
+    return (weight_TB * each_TB).sum(dim=-1) / (mass_T + (mass_T == 0))

@@ -1,8 +1,8 @@
 """Many fusion heads trained at once, each exactly as the loop would train it alone.
 
-A head is tiny, and a training step of it is all overhead. Heads of the same shape that see the same clips share batched
-matrix products; each keeps its own seed, rates and learning rate, and may be taken out after any epoch. All parameters
-of a head lie in one row of a matrix (T, P), so that the gradient norm and AdamW pass over it once.
+A head is tiny, and a training step of it is all overhead. Heads of the same shape share batched matrix products; each
+keeps its own clips, seed, rates and learning rate, and may be taken out after any epoch. All parameters of a head lie
+in one row of a matrix (T, P), so that the gradient norm and AdamW pass over it once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,30 +11,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data.batch import FeatureBatch, SoftTargets
-from emo_ray.models.fusion import FusionHead, drop_modalities, rates, split_noise
-from emo_ray.training.in_memory import chunks, orders
-from emo_ray.training.loss import class_weights, logit_shift, shown_rows
+from emo_ray.data.batch import FeatureBatch
+from emo_ray.models.fusion import FusionHead, rates
+from emo_ray.training.in_memory import chunks
+from emo_ray.training.loss import class_weights, logit_shift, losses
 from emo_ray.training.metrics import counts
 from emo_ray.training.optimizer import learning_rate_factor
-from emo_ray.training.seeds import Stream, derived_seed
-from emo_ray.training.stacked_forward import (
-    classify,
-    fuse,
-    fuse_subsets,
-    project,
-    read_neighbours,
-    stack,
-    transposed_weight,
-)
+from emo_ray.training.stacked_forward import classify, fuse_subsets, project, read_neighbours, stack, transposed_weight
+from emo_ray.training.stacked_rows import Epochs, Fold, Step, TrainingClips, standardised
+from emo_ray.training.stacked_trunk import backward, fused
 
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
 SHARED_FIELDS = ("hidden", "feature_dropout", "batch_size", "passes_per_epoch", "start_from", "context", "sampling")
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of AdamW
+_CACHE_BYTES = 16 * 2**20  # for parameters, gradients and moments of the heads that one core trains together
+_TAIL = ("classify.", "neighbours.")  # parameters whose gradients autograd computes
 
 
 @dataclass(frozen=True)
@@ -44,52 +39,85 @@ class HeadConfig:
     settings: Fusion
     seed: int
     labels: Sequence[str] = ()  # of the classes, for weights by name; by default their numbers
+    fold: int = 0  # whose clips it is trained on
 
 
 class Epoch(NamedTuple):
     """The results of one head's epoch."""
 
     train_loss: float
-    counts_SKK: np.ndarray | None  # as `metrics.validation_metrics` takes them; None without validation clips
-    loss_sum: float  # of the validation clips, as it takes it
     is_finite: bool  # whether its loss, weights and logits are numbers; the loop would end training where they are not
-    logits_BK: torch.Tensor | None  # of the validation clips, shown what they have; None without any
+    counts_SKK: np.ndarray | None = None  # as `metrics.validation_metrics` takes them; None where nothing is validated
+    loss_sum: float = 0.0  # of the validation clips, as it takes it
+    logits_BK: torch.Tensor | None = None  # of the validation clips, shown what they have
 
 
-class StackedHeads:
-    """T heads that are trained together on the clips of `train`, all with a label and at least one modality.
+class Heads:
+    """Heads of any settings, in stacks of those that agree in shape, as large as the cache holds.
 
-    `heads` are fresh, one for each config, made for the same clips and so with the same scaling. Raises ValueError
-    where configs differ in shape.
+    `heads` are fresh, each with the scaling of its fold's training clips, all with a label and at least one modality.
     """
 
     def __init__(
-        self,
-        heads: Sequence[FusionHead],
-        configs: Sequence[HeadConfig],
-        train: FeatureBatch,
-        validation: FeatureBatch | None,
-        epochs: int,
-    ):
+        self, heads: Sequence[FusionHead], configs: Sequence[HeadConfig], folds: Sequence[Fold], epochs: int,
+        device: torch.device | None = None,
+    ):  # fmt: skip
+        device = device or torch.device("cpu")
+        shapes: dict[tuple, list[int]] = {}
+        for i in sorted(range(len(heads)), key=lambda i: (configs[i].fold, configs[i].seed)):
+            shapes.setdefault(_shape(heads[i], configs[i]), []).append(i)
+        self.stacks: list[tuple[list[int], StackedHeads]] = []  # with the numbers of the heads
+        clips_of: dict[tuple, TrainingClips] = {}  # heads of all widths share them
+        for numbers in shapes.values():
+            head_of = {configs[i].fold: heads[i] for i in numbers}
+            first, settings = heads[numbers[0]], configs[numbers[0]].settings
+            key = (tuple(head_of), first.offsets, tuple(first.project), settings.sampling)
+            if key not in clips_of:
+                clips_of[key] = TrainingClips(folds, head_of, settings, device)
+            for part in _even_parts(numbers, at_most=_at_once(first, device)):
+                members, configs_T = [heads[i] for i in part], [configs[i] for i in part]
+                self.stacks.append((part, StackedHeads(members, configs_T, folds, epochs, clips_of[key], head_of)))
+
+    def select(self, places: Sequence[int]) -> None:
+        """Keep some of the heads alone: their places, in order."""
+        place_of = {place: i for i, place in enumerate(places)}
+        stacks, self.stacks = self.stacks, []
+        for numbers, stacked in stacks:
+            kept = [i for i, number in enumerate(numbers) if number in place_of]
+            if len(kept) < len(numbers) and kept:
+                stacked.select(kept)
+            if kept:
+                self.stacks.append(([place_of[numbers[i]] for i in kept], stacked))
+
+    def state(self, place: int) -> dict[str, torch.Tensor]:
+        """A copy of the parameters of one head, by the names that `FusionHead` gives them."""
+        numbers, stacked = next(each for each in self.stacks if place in each[0])
+        return stacked.state(numbers.index(place))
+
+    def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
+        """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
+        epoch_of: dict[int, Epoch] = {}
+        for numbers, stacked in self.stacks:
+            epoch_of.update(zip(numbers, stacked.epoch(subsets), strict=True))
+        return [epoch_of[place] for place in sorted(epoch_of)]
+
+
+class StackedHeads:
+    """T heads that are trained together. Raises ValueError where they differ in shape."""
+
+    def __init__(
+        self, heads: Sequence[FusionHead], configs: Sequence[HeadConfig], folds: Sequence[Fold], epochs: int,
+        clips: TrainingClips | None = None, head_of: Mapping[int, FusionHead] | None = None,
+    ):  # fmt: skip
         _check_same_shape(configs)
-        shared = configs[0].settings
-        self.label_B, self.weight_B = train.label_B, None if train.soft is None else train.soft.weight_B
-        if (rows := shown_rows(shared, train.label_B)) is not None:
-            train = train.rows(rows)
-        self.configs, self.train, self.epochs, self.epochs_done = list(configs), train, epochs, 0
-        self.steps_per_epoch = -(-len(train) // shared.batch_size) * shared.passes_per_epoch
-        self.first = heads[0]  # whose scaling and rates of dropout on features are those of all
-        self.classes = heads[0].classify.out_features
-        self.offsets = shared.context.offsets
-        self.standardised = _standardised(heads[0], train)
-        self.near = _near(heads[0], train)
-        self.validation = [(part, _standardised(heads[0], part), _near(heads[0], part)) for part in chunks(validation)]
-        self.targets = train.soft or SoftTargets(
-            target_BK=F.one_hot(train.label_B, self.classes).float(), weight_B=torch.ones(len(train))
-        )
-        parameters = stack(heads)
+        self.configs, self.folds, self.epochs, self.epochs_done = list(configs), folds, epochs, 0
+        self.head_of = head_of or {config.fold: head for config, head in zip(configs, heads, strict=True)}
+        self.clips = clips or TrainingClips(folds, self.head_of, configs[0].settings, torch.device("cpu"))
+        self.device, self.classes = self.clips.present_CM.device, heads[0].classify.out_features
+        self.validation: dict[int, list[_ValidationPart]] = {}  # by fold
+        parameters = {name: value.to(self.device) for name, value in stack(heads).items()}
         # A warm-started head may know modalities that no clip here has: their projections stay as they are.
-        idle = tuple(f"project.{name}." for name in MODALITIES if name not in self.standardised)
+        idle = tuple(f"project.{name}." for name in MODALITIES if name not in self.clips.features)
         self.idle = {name: parameters.pop(name) for name in list(parameters) if name.startswith(idle)}
         matrices_first = sorted(parameters, key=lambda name: parameters[name].ndim, reverse=True)  # they alone decay
         self.shapes = {name: parameters[name].shape[1:] for name in matrices_first}
@@ -100,7 +128,7 @@ class StackedHeads:
 
     def select(self, places: Sequence[int]) -> None:
         """Keep some of the heads alone: their places, in order."""
-        index = torch.tensor(places)
+        index = torch.tensor(places, device=self.device)
         self.configs = [self.configs[i] for i in places]
         self.flat_TP = self.flat_TP[index]
         self.moments_TP = [moment_TP[index] for moment_TP in self.moments_TP]
@@ -109,200 +137,246 @@ class StackedHeads:
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
         """A copy of the parameters of one head, by the names that `FusionHead` gives them."""
-        return {name: transposed_weight(name, value[place].detach()).clone() for name, value in self.tensors.items()}
+        return {name: transposed_weight(name, value[place]).cpu().clone() for name, value in self.tensors.items()}
 
-    def epoch(self) -> list[Epoch]:
-        """Train every head for its next epoch, and validate it."""
-        seeds = sorted({config.seed for config in self.configs})
-        seed_T = torch.tensor([seeds.index(config.seed) for config in self.configs])
-        noise_seeds = [derived_seed(seed, Stream.NOISE, self.epochs_done, 0) for seed in seeds]
-        generators = [torch.Generator().manual_seed(noise_seed) for noise_seed in noise_seeds]
-        shared, step = self.configs[0].settings, self.epochs_done * self.steps_per_epoch
-        columns, total_T = self.first.noise_columns, torch.zeros(len(self.configs))
-        passes = (orders(len(self.train), seed, self.epochs_done, shared.passes_per_epoch) for seed in seeds)
-        for order in zip(*passes, strict=True):
-            for index_SB in torch.stack(order).split(shared.batch_size, dim=1):
-                clips = index_SB.shape[1]
-                noises = [torch.rand(clips, columns, generator=generator) for generator in generators]
-                if len(seeds) == 1:  # all heads share clips and noise
-                    loss_T = self._gradients(index_SB[0], noises[0])
-                else:
-                    loss_T = self._gradients(index_SB[seed_T], torch.stack(noises)[seed_T])
-                self._update(step)
-                step, total_T = step + 1, total_T + loss_T * clips
+    def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
+        """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
+        total_T = torch.zeros(len(self.configs), device=self.device)
+        for number, step in enumerate(self.batches.steps(self.epochs_done, self.rate_TR)):
+            total_T += self._gradients(step) * step.clips_T
+            self._update(number)
         self.epochs_done += 1
-        counts_TSKK, validation_loss_T, finite_T, logits_TBK = self._validate()
-        finite_T &= total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
-        clips_seen = len(self.train) * shared.passes_per_epoch
-        return [
-            Epoch(
-                float(total) / clips_seen,
-                None if counts_TSKK is None else counts_TSKK[i],
-                float(validation_loss_T[i]),
-                bool(finite_T[i]),
-                None if logits_TBK is None else logits_TBK[i],
-            )
-            for i, total in enumerate(total_T)
-        ]
+        finite_T = total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
+        passes = self.configs[0].settings.passes_per_epoch
+        clips_seen_T = [self.clips.clips_of[config.fold] * passes for config in self.configs]
+        losses_T = [total / clips for total, clips in zip(total_T.tolist(), clips_seen_T, strict=True)]
+        epochs_T = [Epoch(*values) for values in zip(losses_T, finite_T.tolist(), strict=True)]
+        for fold in sorted({config.fold for config in self.configs}) if subsets is not None else ():
+            if self.folds[fold].validation is None:
+                continue
+            places = [i for i, config in enumerate(self.configs) if config.fold == fold]
+            for place, validated in zip(places, self._validate(fold, places, subsets or ()), strict=True):
+                is_finite = epochs_T[place].is_finite and validated.is_finite
+                epochs_T[place] = validated._replace(train_loss=epochs_T[place].train_loss, is_finite=is_finite)
+        return epochs_T
 
     def _prepare(self) -> None:
         """Derive what depends on the heads at hand: views of the flat parameters by name, and settings as tensors."""
-        self.tensors, self.grad_TP = dict(self.idle), torch.zeros_like(self.flat_TP)
-        parts = self.flat_TP.split([shape.numel() for shape in self.shapes.values()], dim=1)
-        for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
-            self.tensors[name] = part.view(-1, *shape).detach().requires_grad_()
-        self.rows = list(zip(self.flat_TP, self.grad_TP, *self.moments_TP, strict=True))
+        self.grad_TP = torch.zeros_like(self.flat_TP)
+        self.tensors, self.gradients = self._views(self.flat_TP) | self.idle, self._views(self.grad_TP)
+        self.tail = {name: value for name, value in self.tensors.items() if name.startswith(_TAIL)}
+        for name in self.tail:
+            self.tensors[name] = self.tail[name] = self.tail[name].detach().requires_grad_()
         settings_T = [config.settings for config in self.configs]
-        self.decay_T = torch.tensor([settings.weight_decay for settings in settings_T])
-        self.dropout_T11 = torch.tensor([settings.dropout for settings in settings_T])[:, None, None]
-        self.rate_TR = torch.stack([rates(settings.modality_dropout) for settings in settings_T])
-        self.smoothing_T11 = torch.tensor([settings.label_smoothing for settings in settings_T])[:, None, None]
-        self.max_norm_T = torch.tensor([settings.grad_clip_norm for settings in settings_T])
-        numbers = tuple(map(str, range(self.classes)))
-        weights = [class_weights(c.settings, self.label_B, c.labels or numbers, self.weight_B) for c in self.configs]
-        self.class_weight_T1K = torch.stack([torch.ones(self.classes) if w is None else w for w in weights])[:, None]
-        shifts = [logit_shift(settings, self.label_B, self.classes, self.weight_B) for settings in settings_T]
-        self.logit_shift_T1K = torch.stack([torch.zeros(self.classes) if s is None else s for s in shifts])[:, None]
+        lanes = [(config.fold, config.seed) for config in self.configs]
+        self.batches = Epochs(self.clips, lanes, settings_T[0], self.head_of)
+        self.steps_T = [self.batches.steps_of[config.fold] for config in self.configs]
+        self.decay_T1 = self._column([settings.weight_decay for settings in settings_T])
+        self.max_norm_T1 = self._column([settings.grad_clip_norm for settings in settings_T])
+        self.dropout_T11 = self._column([settings.dropout for settings in settings_T])[..., None]
+        self.smoothing_T11 = self._column([settings.label_smoothing for settings in settings_T])[..., None]
+        self.rate_TR = torch.stack([rates(settings.modality_dropout) for settings in settings_T]).to(self.device)
+        weights, shifts = zip(*(self._balance(config) for config in self.configs), strict=True)
+        self.class_weight_TK, self.logit_shift_TK = (torch.stack(values).to(self.device) for values in (weights, shifts))
 
-    def _gradients(self, index: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Put the gradients of all heads on the clips of `index` (B,) or (T, B) into grad_TP; the loss of each (T,)."""
-        chances, keeps = split_noise(noise, self.dropout_T11, self.first.hidden)
-        keep_features = self.first.keep_features(noise)
-        shown = self.train.present_BM[index]
-        present = drop_modalities(shown, self.rate_TR, chances)
-        shown_features = {name: rows[index] * keep_features.get(name, 1) for name, rows in self.standardised.items()}
-        fused_TBH = self._fused(shown_features, present, keeps)
-        if self.near is not None:
-            near = self.near.rows(index)
-            near_present = near.present_BNM & ~(shown & ~present)[..., None, :]  # dropped in the whole window
-            near_keeps = [keep.repeat_interleave(len(self.offsets), dim=-2) for keep in keeps]
-            near_features = near.features()
-            for name, keep_BD in keep_features.items():
-                near_features[name] = near_features[name] * keep_BD.repeat_interleave(len(self.offsets), dim=-2)
-            near_TXH = self._fused(near_features, near_present.flatten(-3, -2), near_keeps)
-            fused_TBH = self._with_neighbours(fused_TBH, near_TXH, near, near_present)
-        logits_TBK = classify(self.tensors, fused_TBH)
-        loss_T = self._loss(logits_TBK, self.targets.target_BK[index], self.targets.weight_B[index])
-        grads = torch.autograd.grad(loss_T.sum(), [self.tensors[name] for name in self.shapes])
-        torch.cat([grad.flatten(1) for grad in grads], dim=1, out=self.grad_TP)
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, device=self.device)[:, None]
+
+    def _views(self, flat_TP: torch.Tensor) -> dict[str, torch.Tensor]:
+        parts = flat_TP.split([shape.numel() for shape in self.shapes.values()], dim=1)
+        return {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def _balance(self, config: HeadConfig) -> tuple[torch.Tensor, torch.Tensor]:
+        """The class weights and the logits' shift (K,) of a head, both of the labels of its fold."""
+        train, classes = self.folds[config.fold].train, self.classes
+        weight_B = None if train.soft is None else train.soft.weight_B
+        labels = config.labels or tuple(map(str, range(classes)))
+        weight_K = class_weights(config.settings, train.label_B, labels, weight_B)
+        shift_K = logit_shift(config.settings, train.label_B, classes, weight_B)
+        return (
+            torch.ones(classes) if weight_K is None else weight_K,
+            torch.zeros(classes) if shift_K is None else shift_K,
+        )
+
+    def _gradients(self, step: Step) -> torch.Tensor:
+        """Put the gradients of all heads into grad_TP; the loss of each (T,)."""
+        fused_TRH, passed = fused(self.tensors, step.rows, self.dropout_T11)
+        leaves = [fused_TRH.requires_grad_()]
+        if step.near is not None:
+            near_TXH, near_passed = fused(self.tensors, step.near.rows, self.dropout_T11)
+            leaves.append(near_TXH.requires_grad_())
+            near_TRNH = near_TXH.unflatten(1, step.near.usable_TRN.shape[1:])
+            fused_TRH = read_neighbours(
+                self.tensors, fused_TRH, near_TRNH, step.near.speaker_TRN, step.near.usable_TRN
+            )
+        logits_TRK = classify(self.tensors, fused_TRH) + self.logit_shift_TK[:, None]
+        loss_T = losses(logits_TRK, step.target_TRK, step.weight_TR, self.smoothing_T11, self.class_weight_TK)
+        grads = torch.autograd.grad(loss_T.sum(), [*leaves, *self.tail.values()])
+        for name, grad in zip(self.tail, grads[len(leaves) :], strict=True):
+            self.gradients[name].copy_(grad)
+        with torch.no_grad():
+            backward(self.tensors, self.gradients, passed, grads[0], self.dropout_T11)
+            if step.near is not None:
+                backward(self.tensors, self.gradients, near_passed, grads[1], self.dropout_T11, beta=1.0)
         return loss_T.detach()
 
-    def _fused(
-        self, standardised: Mapping[str, torch.Tensor], present: torch.Tensor, keeps: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        """The fused features of all heads (T, B, H), from standardised features (B, D) or (T, B, D)."""
-        projected = [
-            project(self.tensors, name, standardised[name], keep) if name in standardised else None
-            for name, keep in zip(MODALITIES, keeps[:-1], strict=True)
+    @torch.no_grad()
+    def _update(self, number: int) -> None:
+        """Clip the gradients and take AdamW's step, as the loop does; `number` is that of the step in its epoch."""
+        norm_T1 = torch.linalg.vector_norm(self.grad_TP, dim=1, keepdim=True)
+        self.grad_TP.mul_((self.max_norm_T1 / (norm_T1 + 1e-6)).clamp(max=1.0))
+        steps_T = [self.epochs_done * steps + number if number < steps else None for steps in self.steps_T]
+        lrs = [
+            0.0 if step is None else self._lr(config, (step + 1) / (steps * self.epochs))
+            for config, step, steps in zip(self.configs, steps_T, self.steps_T, strict=True)
         ]
-        return fuse(self.tensors, projected, present, keeps[-1])
-
-    def _with_neighbours(
-        self, fused_TBH: torch.Tensor, near_TXH: torch.Tensor, near: "_Near", present_BNM: torch.Tensor
-    ) -> torch.Tensor:
-        """Fused features with what the fused features of neighbours, X = B N, add to them."""
-        usable_BN = near.is_there_BN & present_BNM.any(dim=-1)
-        near_TBNH = near_TXH.unflatten(1, near.place_BN.shape[-2:])
-        return read_neighbours(self.tensors, fused_TBH, near_TBNH, near.speaker_BN, usable_BN)
-
-    def _update(self, step: int) -> None:
-        """Clip the gradients and take AdamW's step, as the loop does; `step` counts from 0 over all epochs."""
-        norm_T = torch.linalg.vector_norm(self.grad_TP, dim=1)
-        self.grad_TP.mul_((self.max_norm_T / (norm_T + 1e-6)).clamp(max=1.0)[:, None])
-        progress = (step + 1) / (self.steps_per_epoch * self.epochs)
-        settings_T = [config.settings for config in self.configs]
-        lrs = [settings.lr * learning_rate_factor(progress, settings.warmup_fraction) for settings in settings_T]
         # AdamW decays a whole row. What should not decay is divided by the same factor before, which passes over less.
-        self.flat_TP[:, self.decaying :].div_((1 - torch.tensor(lrs) * self.decay_T)[:, None])
-        for row, lr, settings in zip(self.rows, lrs, settings_T, strict=True):  # a call has one learning rate
-            _adamw(row, lr, settings.weight_decay, step)
+        lr_T1 = self._column(lrs)
+        self.flat_TP[:, self.decaying :].div_(1 - lr_T1 * self.decay_T1)
+        if self.device.type == "cpu":
+            rows = zip(self.flat_TP, self.grad_TP, *self.moments_TP, strict=True)
+            for row, step, lr, config in zip(rows, steps_T, lrs, self.configs, strict=True):
+                if step is not None:
+                    _adamw(row, lr, config.settings.weight_decay, step)
+        else:
+            self._adamw_of_all(lr_T1, steps_T)
 
-    def _loss(self, logits_TBK: torch.Tensor, target_BK: torch.Tensor, weight_B: torch.Tensor) -> torch.Tensor:
-        """The loss of each head (T,), as `loss.loss` has it, with its own smoothing and class weights."""
-        mass_T = (weight_B * (target_BK * self.class_weight_T1K).sum(dim=-1)).sum(dim=-1)
-        smooth_TBK = torch.lerp(target_BK.expand_as(logits_TBK), torch.tensor(1 / self.classes), self.smoothing_T11)
-        shifted_TBK = logits_TBK + self.logit_shift_T1K
-        each_TB = -(smooth_TBK * self.class_weight_T1K * shifted_TBK.log_softmax(dim=-1)).sum(dim=-1)
-        return (weight_B * each_TB).sum(dim=-1) / mass_T
+    def _lr(self, config: HeadConfig, progress: float) -> float:
+        return config.settings.lr * learning_rate_factor(progress, config.settings.warmup_fraction)
+
+    def _adamw_of_all(self, lr_T1: torch.Tensor, steps_T: Sequence[int | None]) -> None:
+        """AdamW for all heads in a few kernels; a head whose epoch is over stays as it is."""
+        mean_TP, square_TP = self.moments_TP
+        is_live_T1 = self._column([float(step is not None) for step in steps_T])
+        step_T1 = self._column([float(step or 0) + 1 for step in steps_T])
+        mean_TP.lerp_(self.grad_TP, (1 - _BETAS[0]) * is_live_T1)
+        square_TP.lerp_(self.grad_TP.square(), (1 - _BETAS[1]) * is_live_T1)
+        deviation_TP = (square_TP / (1 - _BETAS[1] ** step_T1)).sqrt_().add_(_EPSILON)
+        self.flat_TP.mul_(1 - lr_T1 * self.decay_T1)
+        self.flat_TP.sub_(lr_T1 / (1 - _BETAS[0] ** step_T1) * mean_TP / deviation_TP)
 
     @torch.no_grad()
-    def _validate(self) -> tuple[np.ndarray | None, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Confusion counts (T, 1 + S, K, K), loss (T), whether all logits are finite (T), and logits (T, B, K).
-
-        Counts and loss are as the loop takes them, logits of clips that are shown all they have. Counts and logits are
-        None without validation clips.
-        """
-        shown: list[torch.Tensor] = []
-        total, finite_T = None, torch.ones(len(self.configs), dtype=torch.bool)
-        loss_T = torch.zeros(len(self.configs))
-        for batch, standardised, near in self.validation:
-            logits = [classify(self.tensors, fused) for fused in self._fused_subsets(batch, standardised, near)]
+    def _validate(self, fold: int, places: Sequence[int], subsets: Sequence[str]) -> list[Epoch]:
+        """What the heads of a fold say of its validation clips: confusion counts and loss as the loop takes them."""
+        validation = self.folds[fold].validation
+        assert validation is not None, "the caller looks"
+        if fold not in self.validation:
+            head = self.head_of[fold]
+            self.validation[fold] = [_ValidationPart.of(head, part, self.device) for part in chunks(validation)]
+        tensors = self.tensors
+        if len(places) < len(self.configs):
+            index = torch.tensor(places, device=self.device)
+            tensors = self._views(self.flat_TP[index]) | {name: value[index] for name, value in self.idle.items()}
+        shapes = 1 + len(SUBSETS), self.classes, self.classes
+        total, shown = np.zeros((len(places), *shapes), np.int64), []
+        loss_T, finite_T = (torch.zeros(len(places)), torch.ones(len(places), dtype=torch.bool))
+        names = [name for name in SUBSETS if name in subsets or SUBSETS[name] == MODALITIES]
+        for part in self.validation[fold]:
+            logits_of = dict(zip(names, part.logits(tensors, [SUBSETS[name] for name in names]), strict=True))
             # With all three modalities shown, a clip is shown whatever it has: that is the count of every clip.
-            shown_TBK = logits[list(SUBSETS.values()).index(MODALITIES)]
-            shown.append(shown_TBK)
-            tables = [_counts(shown_TBK, batch.label_B, self.classes)]
-            loss_T -= shown_TBK.log_softmax(dim=-1)[:, torch.arange(len(batch)), batch.label_B].sum(dim=1)
-            for names, logits_TBK in zip(SUBSETS.values(), logits, strict=True):
+            shown.append(logits_of[names[-1]])
+            total[:, 0] += _counts(shown[-1], part.clips.label_B, self.classes)
+            loss_T -= shown[-1].log_softmax(dim=-1)[:, torch.arange(len(part.clips)), part.clips.label_B].sum(dim=1)
+            for name, logits_TBK in logits_of.items():
                 finite_T &= logits_TBK.isfinite().all(dim=-1).all(dim=-1)
-                has_all_B = batch.present_BM[:, [MODALITIES.index(name) for name in names]].all(dim=1)
-                tables.append(_counts(logits_TBK[:, has_all_B], batch.label_B[has_all_B], self.classes))
-            counts_TSKK = np.stack(tables, axis=1)
-            total = counts_TSKK if total is None else total + counts_TSKK
-        return total, loss_T, finite_T, torch.cat(shown, dim=1) if shown else None
-
-    def _fused_subsets(
-        self, batch: FeatureBatch, standardised: Mapping[str, torch.Tensor], near: "_Near | None"
-    ) -> list[torch.Tensor]:
-        """The fused features of all heads (T, B, H) when they are shown each subset of the modalities."""
-
-        def fused(standardised: Mapping[str, torch.Tensor], present_BM: torch.Tensor) -> list[torch.Tensor]:
-            projected = [project(self.tensors, n, standardised[n]) if n in standardised else None for n in MODALITIES]
-            return fuse_subsets(self.tensors, projected, present_BM, list(SUBSETS.values()))
-
-        fused_clips = fused(standardised, batch.present_BM)
-        if near is None:
-            return fused_clips
-        fused_near = fused(near.features(), near.present_BNM.flatten(0, 1))
-        shown_SM = torch.tensor([[name in names for name in MODALITIES] for names in SUBSETS.values()])
+                if name in subsets:
+                    rows = part.clips.places_with(SUBSETS[name])
+                    place = 1 + list(SUBSETS).index(name)
+                    total[:, place] += _counts(logits_TBK[:, rows], part.clips.label_B[rows], self.classes)
+        logits_TBK = torch.cat(shown, dim=1)
         return [
-            self._with_neighbours(fused_TBH, near_TXH, near, near.present_BNM & shown_M)
-            for fused_TBH, near_TXH, shown_M in zip(fused_clips, fused_near, shown_SM, strict=True)
+            Epoch(0.0, bool(is_finite), counts_SKK, loss, logits_BK)
+            for is_finite, counts_SKK, loss, logits_BK in zip(finite_T, total, loss_T.tolist(), logits_TBK, strict=True)
         ]
 
 
 @dataclass(frozen=True)
-class _Near:
-    """The neighbours of B clips, or (T, B), among C clips: see `Context`."""
+class _ValidationPart:
+    """Some validation clips of a fold, and what its heads see of them and of their neighbours."""
 
-    standardised: Mapping[str, torch.Tensor]  # modality -> (C, D)
-    present_CM: torch.Tensor
-    place_BN: torch.Tensor  # the row of each neighbour, 0 where there is none
+    clips: FeatureBatch
+    standardised: Mapping[str, torch.Tensor]
+    present_BM: torch.Tensor
+    near: "_Near | None"
+
+    @classmethod
+    def of(cls, head: FusionHead, clips: FeatureBatch, device: torch.device) -> "_ValidationPart":
+        """The part of a head's fold."""
+        features = {name: rows.to(device) for name, rows in standardised(head, clips).items()}
+        return cls(clips, features, clips.present_BM.to(device), _Near.of(head, clips, device))
+
+    def logits(
+        self, tensors: Mapping[str, torch.Tensor], subsets: Sequence[tuple[str, ...]]
+    ) -> list[torch.Tensor]:  # fmt: skip
+        """The logits (T, B, K) of heads that are shown each subset of the modalities, on the CPU."""
+        fused_clips = _fused_subsets(tensors, self.standardised, self.present_BM, subsets)
+        if self.near is not None:
+            fused_clips = self.near.read(tensors, fused_clips, subsets)
+        return [classify(tensors, fused_TBH).cpu() for fused_TBH in fused_clips]
+
+
+@dataclass(frozen=True)
+class _Near:
+    """The neighbours of B clips: see `Context`."""
+
+    standardised: Mapping[str, torch.Tensor]  # modality -> (B N, D)
+    present_BNM: torch.Tensor
     is_there_BN: torch.Tensor
     speaker_BN: torch.Tensor
 
-    @property
-    def present_BNM(self) -> torch.Tensor:
-        """Which modalities each neighbour has."""
-        return self.present_CM[self.place_BN]
+    @classmethod
+    def of(cls, head: FusionHead, clips: FeatureBatch, device: torch.device) -> "_Near | None":
+        """The neighbours that a head sees; None for a head without context."""
+        if not head.offsets:
+            return None
+        context = head.window(clips)
+        place_BN = context.place_BN.clamp(min=0)
+        features = standardised(head, context.clips)
+        return cls(
+            {name: rows_CD[place_BN.flatten()].to(device) for name, rows_CD in features.items()},
+            context.clips.present_BM[place_BN].to(device),
+            (context.place_BN >= 0).to(device),
+            context.speaker_BN.to(device),
+        )
 
-    def features(self) -> dict[str, torch.Tensor]:
-        """The standardised features of the neighbours, (B N, D) or (T, B N, D), by modality."""
-        return {name: rows_CD[self.place_BN.flatten(-2)] for name, rows_CD in self.standardised.items()}
+    def read(
+        self, tensors: Mapping[str, torch.Tensor], fused_clips: Sequence[torch.Tensor], subsets: Sequence[tuple]
+    ) -> list[torch.Tensor]:
+        """The fused features of clips, for each subset, with what those of the neighbours add."""
+        fused_near = _fused_subsets(tensors, self.standardised, self.present_BNM.flatten(0, 1), subsets)
+        read = []
+        for names, fused_TBH, near_TXH in zip(subsets, fused_clips, fused_near, strict=True):
+            shown_M = torch.tensor([name in names for name in MODALITIES], device=self.present_BNM.device)
+            usable_BN = self.is_there_BN & (self.present_BNM & shown_M).any(dim=-1)
+            near_TBNH = near_TXH.unflatten(1, usable_BN.shape)
+            read.append(read_neighbours(tensors, fused_TBH, near_TBNH, self.speaker_BN, usable_BN))
+        return read
 
-    def rows(self, index: torch.Tensor) -> "_Near":
-        """The neighbours of clips given by their index (B,) or (T, B)."""
-        chosen = (values_BN[index] for values_BN in (self.place_BN, self.is_there_BN, self.speaker_BN))
-        return _Near(self.standardised, self.present_CM, *chosen)
+
+def _fused_subsets(
+    tensors: Mapping[str, torch.Tensor], features: Mapping[str, torch.Tensor], present_BM: torch.Tensor,
+    subsets: Sequence[tuple[str, ...]],
+) -> list[torch.Tensor]:  # fmt: skip
+    projected = [project(tensors, name, features[name]) if name in features else None for name in MODALITIES]
+    return fuse_subsets(tensors, projected, present_BM, subsets)
 
 
-def _near(head: FusionHead, batch: FeatureBatch) -> _Near | None:
-    """The neighbours of a batch that a head sees; None for a head without context."""
-    if not head.offsets:
-        return None
-    context = head.window(batch)
-    place_BN, is_there_BN = context.place_BN.clamp(min=0), context.place_BN >= 0
-    standardised = _standardised(head, context.clips)
-    return _Near(standardised, context.clips.present_BM, place_BN, is_there_BN, context.speaker_BN)
+def _shape(head: FusionHead, config: HeadConfig) -> tuple:
+    """What heads of one stack agree in."""
+    fields = tuple(getattr(config.settings, name) for name in SHARED_FIELDS)
+    return *fields, isinstance(config.settings.modality_dropout, dict), tuple(head.project), tuple(head.feature_rates)
+
+
+def _at_once(head: FusionHead, device: torch.device) -> int:
+    """How many heads of this shape are trained together."""
+    if device.type != "cpu":
+        return 2**31
+    state_bytes = 16 * sum(parameter.numel() for parameter in head.parameters())  # with gradient and two moments
+    return max(1, _CACHE_BYTES // state_bytes)
+
+
+def _even_parts(numbers: Sequence[int], at_most: int) -> list[list[int]]:
+    return [list(part) for part in np.array_split(numbers, -(-len(numbers) // at_most))]
 
 
 def _check_same_shape(configs: Sequence[HeadConfig]) -> None:
@@ -315,15 +389,6 @@ def _check_same_shape(configs: Sequence[HeadConfig]) -> None:
             raise ValueError(f"found heads that differ in fusion.{differing[0]}, expected the same for all of them")
 
 
-def _standardised(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tensor]:
-    """The standardised features of every modality that head and clips know: computed once, not in every step."""
-    return {
-        name: head.standardise(batch.features[name], name, batch.present_BM[:, m])
-        for m, name in enumerate(MODALITIES)
-        if name in head.project and name in batch.features
-    }
-
-
 def _counts(logits_TBK: torch.Tensor, label_B: torch.Tensor, classes: int) -> np.ndarray:
     """Confusion counts (T, K, K)."""
     return counts(logits_TBK.argmax(dim=-1).numpy(), label_B.numpy(), classes)
@@ -332,19 +397,9 @@ def _counts(logits_TBK: torch.Tensor, label_B: torch.Tensor, classes: int) -> np
 def _adamw(row: Sequence[torch.Tensor], lr: float, weight_decay: float, step: int) -> None:
     """AdamW's step number `step` (from 0) on the parameters, gradients and two moments of one head, in place."""
     parameters, gradients, mean, square = row
+    beta1, beta2 = _BETAS
     adamw(
-        [parameters],
-        [gradients],
-        [mean],
-        [square],
-        [],
-        [torch.tensor(float(step))],
-        fused=True,
-        amsgrad=False,
-        beta1=0.9,
-        beta2=0.999,
-        lr=lr,
-        weight_decay=weight_decay,
-        eps=1e-8,
+        [parameters], [gradients], [mean], [square], [], [torch.tensor(float(step))],
+        fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=weight_decay, eps=_EPSILON,
         maximize=False,
-    )
+    )  # fmt: skip

@@ -12,6 +12,8 @@ from emo_ray.training import in_memory, loop
 from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.metrics import validation_metrics
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
+from emo_ray.training.stacked_rows import Fold
+from emo_ray.training.stacked_rows import Fold
 
 EPOCHS = 4
 CONFIG = load(
@@ -79,7 +81,7 @@ def alone(config, train, validation):
 
 
 def together(configs, train, validation):
-    stacked = StackedHeads([fresh(config, train) for config in configs], configs, train, validation, EPOCHS)
+    stacked = StackedHeads([fresh(config, train) for config in configs], configs, [Fold(train, validation)], EPOCHS)
     epochs = [stacked.epoch() for _ in range(EPOCHS)]
     return [[epoch[i] for epoch in epochs] for i in range(len(configs))], [
         stacked.state(i) for i in range(len(configs))
@@ -127,7 +129,7 @@ def test_heads_that_are_taken_out_change_nothing_for_the_others():
     train, validation = clips(70, 0), clips(90, 1)
     configs = configs_of((0, {}), (1, {}), (0, {"lr": 3e-3}), (2, {}))
     curves, states = together(configs, train, validation)
-    stacked = StackedHeads([fresh(config, train) for config in configs], configs, train, validation, EPOCHS)
+    stacked = StackedHeads([fresh(config, train) for config in configs], configs, [Fold(train, validation)], EPOCHS)
     stacked.epoch()
     stacked.select([0, 2, 3])
     second = stacked.epoch()
@@ -157,7 +159,7 @@ def test_a_modality_that_only_the_start_knows_is_left_as_it_was():
     train = train.rows(train.present_BM.any(dim=1))
     configs = configs_of((0, {}), (1, {}))
     heads = [fresh(config, everything) for config in configs]
-    stacked = StackedHeads(heads, configs, train, validation, EPOCHS)
+    stacked = StackedHeads(heads, configs, [Fold(train, validation)], EPOCHS)
     stacked.epoch()
     stacked.select([1])
     state = stacked.state(0)
@@ -177,14 +179,14 @@ def test_without_validation_clips_nothing_is_counted():
 def test_heads_of_other_shapes_are_refused(change):
     configs, train = configs_of((0, {}), (0, change)), clips(40, 0)
     with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change)).partition('.')[0]}"):
-        StackedHeads([fresh(config, train) for config in configs], configs, train, None, EPOCHS)
+        StackedHeads([fresh(config, train) for config in configs], configs, [Fold(train, None)], EPOCHS)
 
 
 def test_a_head_that_diverges_is_told_and_leaves_the_others_as_they_are():
     train, validation = clips(40, 0), clips(20, 1)
     good, bad = configs_of((0, {"lr": 1e-2}), (0, {"lr": 1e30}))
-    both = StackedHeads([fresh(config, train) for config in (bad, good)], [bad, good], train, validation, EPOCHS)
-    alone = StackedHeads([fresh(good, train)], [good], train, validation, EPOCHS)
+    both = StackedHeads([fresh(config, train) for config in (bad, good)], [bad, good], [Fold(train, validation)], EPOCHS)
+    alone = StackedHeads([fresh(good, train)], [good], [Fold(train, validation)], EPOCHS)
     (bad_epoch, good_epoch), (expected,) = both.epoch(), alone.epoch()
     assert not bad_epoch.is_finite
     assert good_epoch.is_finite

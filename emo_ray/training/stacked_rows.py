@@ -1,0 +1,295 @@
+"""The clips that each step of an epoch shows to T heads, as rows of few and large matrix products.
+
+A modality that dropout takes from a clip costs nothing: its projection is computed for the n clips alone that are shown
+it, and place n stands for the others, for which the head has a vector of its own. All indices are into flattened axes,
+so that each of them is used in one `index_select`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from emo_ray.config.fusion_settings import Fusion
+from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data.batch import FeatureBatch, SoftTargets
+from emo_ray.models.fusion import FusionHead, drop_modalities, hidden_columns
+from emo_ray.training.in_memory import orders
+from emo_ray.training.loss import shown_rows
+from emo_ray.training.seeds import Stream, derived_seed
+
+
+class ShownRows(NamedTuple):
+    """The rows of a step that show one modality: n for each of T heads."""
+
+    features_TnD: torch.Tensor  # standardised, times dropout's factors
+    noise_TnH: torch.Tensor  # uniform, for dropout of the projection
+    place_X: torch.Tensor  # for each of the T R rows of the step, its place among T (n + 1)
+    row_X: torch.Tensor  # for each of the T n places, its row among T (R + 1); the last one stands for none
+
+
+class Rows(NamedTuple):
+    """R rows of clips, or of their neighbours, for each of T heads."""
+
+    shown: Mapping[str, ShownRows]  # by modality; without modalities that no clip here has
+    noise_TRH: torch.Tensor  # uniform, for dropout of the mixed features
+
+
+class NearRows(NamedTuple):
+    """The N neighbours of the R clips of a step."""
+
+    rows: Rows  # of R N clips
+    usable_TRN: torch.Tensor
+    speaker_TRN: torch.Tensor
+
+
+class Step(NamedTuple):
+    """What one step of T heads is made of. A head that has fewer than R clips left has rows of weight 0."""
+
+    rows: Rows
+    near: NearRows | None
+    target_TRK: torch.Tensor
+    weight_TR: torch.Tensor
+    clips_T: torch.Tensor  # float; 0 for a head whose epoch is over
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The labelled clips with features of a split: to train on, and to validate on."""
+
+    train: FeatureBatch
+    validation: FeatureBatch | None
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """The neighbours of the training clips of all folds, among C clips."""
+
+    features: Mapping[str, torch.Tensor]  # modality -> (C, D), standardised
+    present_CM: torch.Tensor
+    place_CN: torch.Tensor  # of a training clip's neighbours; -1 where there is none
+    speaker_CN: torch.Tensor
+
+
+class TrainingClips:
+    """The training clips of all folds in one piece, each standardised as the heads of its fold do: computed once.
+
+    `head_of` holds a head of each fold that any head is trained in; the heads agree in `settings.sampling`.
+    """
+
+    def __init__(
+        self, folds: Sequence[Fold], head_of: Mapping[int, FusionHead], settings: Fusion, device: torch.device
+    ):  # fmt: skip
+        used: dict[int, FeatureBatch] = {}
+        for fold in head_of:
+            train = folds[fold].train
+            rows = shown_rows(settings, train.label_B)
+            used[fold] = train if rows is None else train.rows(rows)
+        self.clips_of = {fold: len(train) for fold, train in used.items()}
+        first_places = torch.tensor([0, *self.clips_of.values()]).cumsum(0).tolist()
+        self.first_place_of = dict(zip(used, first_places, strict=False))
+        classes = next(iter(head_of.values())).classify.out_features
+        self.features = _joined([standardised(head_of[fold], train) for fold, train in used.items()], device)
+        self.present_CM = torch.cat([train.present_BM for train in used.values()]).to(device)
+        targets = [train.soft or _one_hot(train.label_B, classes) for train in used.values()]
+        self.target_CK = torch.cat([soft.target_BK for soft in targets]).to(device)
+        self.weight_C = torch.cat([soft.weight_B for soft in targets]).to(device)
+        self.near = _neighbours(used, head_of, device) if next(iter(head_of.values())).offsets else None
+
+
+class Epochs:
+    """The steps of T heads, each given as (fold, seed), whose `settings` agree in shape.
+
+    An epoch of a head is a row of visits: visit v shows the clip that is number v in the epoch's order, and uses row v
+    of the epoch's noise. So heads of one seed share their noise whatever fold they are in.
+    """
+
+    def __init__(
+        self, clips: TrainingClips, lanes: Sequence[tuple[int, int]], settings: Fusion, head_of: Mapping[int, FusionHead]
+    ):
+        self.clips, self.passes, self.batch_size = clips, settings.passes_per_epoch, settings.batch_size
+        self.sources = sorted(set(lanes))
+        self.source_T = torch.tensor([self.sources.index(lane) for lane in lanes])
+        self.seeds = sorted({seed for _, seed in lanes})
+        self.seed_T = torch.tensor([self.seeds.index(seed) for _, seed in lanes])
+        self.head_of = head_of
+        self.steps_of = {fold: -(-count // self.batch_size) * self.passes for fold, count in clips.clips_of.items()}
+        self.visits = self.passes * max(clips.clips_of.values())
+        self.visit_STR = self._visits()[self.source_T].transpose(0, 1)
+
+    def steps(self, epoch: int, rate_TR: torch.Tensor) -> Iterator[Step]:
+        """The steps of an epoch, with the heads' rates of dropout of modalities.
+
+        Heads whose epoch has fewer steps than that of others have no clips in the last ones.
+        """
+        device, near = self.clips.present_CM.device, self.clips.near
+        visit_STR, is_there_STR = self.visit_STR.clamp(min=0), (self.visit_STR >= 0).to(device)
+        clip_STR = self._orders(epoch)[self.source_T[:, None], visit_STR].to(device)
+        noise_STR = (visit_STR + self.visits * self.seed_T[:, None]).to(device)
+        keep_STR = (visit_STR + self.visits * self.source_T[:, None]).to(device)
+        noise, count_ST = self._noise(epoch, device), is_there_STR.sum(dim=-1)
+        all_STRM = self.clips.present_CM[clip_STR] & is_there_STR[..., None]
+        shown_STRM = drop_modalities(all_STRM, rate_TR, noise.chances[noise_STR]) & is_there_STR[..., None]
+        places = _Places(clip_STR, noise_STR, keep_STR, shown_STRM, count_ST.amax(dim=1))
+        if near is not None:
+            is_near_STRN = (near.place_CN[clip_STR] >= 0) & is_there_STR[..., None]
+            near_place_STRN = near.place_CN[clip_STR].clamp(min=0)
+            hidden_STRM = all_STRM & ~shown_STRM  # in the whole window
+            near_STRNM = near.present_CM[near_place_STRN] & ~hidden_STRM[..., None, :] & is_near_STRN[..., None]
+            near_places = places.repeated(near_place_STRN, near_STRNM)
+            usable_STRN = near_STRNM.any(dim=-1)
+        for s, rows in enumerate(places.rows):
+            clip_TR = clip_STR[s, :, :rows]
+            near_rows = None
+            if near is not None:
+                near_rows = NearRows(
+                    near_places.step(s, near.features, noise), usable_STRN[s, :, :rows], near.speaker_CN[clip_TR]
+                )
+            yield Step(
+                rows=places.step(s, self.clips.features, noise),
+                near=near_rows,
+                target_TRK=self.clips.target_CK[clip_TR],
+                weight_TR=self.clips.weight_C[clip_TR] * is_there_STR[s, :, :rows],
+                clips_T=count_ST[s].float(),
+            )
+
+    def _visits(self) -> torch.Tensor:
+        """The visits (U, S, R) of each step of each (fold, seed); -1 stands for none."""
+        visit_USR = torch.full((len(self.sources), max(self.steps_of.values()), self.batch_size), -1)
+        for u, (fold, _) in enumerate(self.sources):
+            clips, steps = self.clips.clips_of[fold], self.steps_of[fold] // self.passes
+            visit = torch.arange(steps * self.batch_size)
+            for number in range(self.passes):
+                part = torch.where(visit < clips, visit + number * clips, -1)
+                visit_USR[u, number * steps : (number + 1) * steps] = part.view(steps, self.batch_size)
+        return visit_USR
+
+    def _orders(self, epoch: int) -> torch.Tensor:
+        """The clip of each visit (U, V), as its place among the clips of all folds."""
+        order_UV = torch.zeros(len(self.sources), self.visits, dtype=torch.int64)
+        for u, (fold, seed) in enumerate(self.sources):
+            order = torch.cat(list(orders(self.clips.clips_of[fold], seed, epoch, self.passes)))
+            order_UV[u, : len(order)] = order + self.clips.first_place_of[fold]
+        return order_UV
+
+    def _noise(self, epoch: int, device: torch.device) -> "_Noise":
+        head = next(iter(self.head_of.values()))
+        noise_of = {seed: _drawn(seed, epoch, self.visits, head.noise_columns) for seed in self.seeds}
+        used_VN = torch.cat(list(noise_of.values()))[:, : hidden_columns(head.hidden)]
+        chances = used_VN.shape[1] - (len(MODALITIES) + 1) * head.hidden
+        hidden = [part_VH.contiguous().to(device) for part_VH in used_VN[:, chances:].split(head.hidden, dim=1)]
+        factors = [self.head_of[fold].keep_features(noise_of[seed]) for fold, seed in self.sources]
+        keep = {name: torch.cat([factor[name] for factor in factors]).to(device) for name in factors[0]}
+        return _Noise(used_VN[:, :chances].to(device), hidden, keep)
+
+
+class _Noise(NamedTuple):
+    """The uniform noise of an epoch, by visit: of each seed, or for `keep_features` of each (fold, seed)."""
+
+    chances: torch.Tensor
+    hidden: Sequence[torch.Tensor]  # of each modality, then of the mixed features
+    keep_features: Mapping[str, torch.Tensor]  # dropout's factors, by modality
+
+
+class _Places:
+    """Where an epoch's steps find their rows: indices of S steps of T heads with at most R rows each."""
+
+    def __init__(
+        self, clip_STR: torch.Tensor, noise_STR: torch.Tensor, keep_STR: torch.Tensor, shown_STRM: torch.Tensor,
+        rows_S: torch.Tensor,
+    ):  # fmt: skip
+        self.clip_STR, self.noise_STR, self.keep_STR, self.rows = clip_STR, noise_STR, keep_STR, rows_S.tolist()
+        self.head_T1 = torch.arange(clip_STR.shape[1], device=clip_STR.device)[:, None]
+        self.shown_M = [_packed(shown_STR, rows_S) for shown_STR in shown_STRM.unbind(dim=-1)]
+
+    def repeated(self, clip_STRN: torch.Tensor, shown_STRNM: torch.Tensor) -> "_Places":
+        """Places of the N neighbours of each row, which have the row's noise."""
+        noise_STX, keep_STX = (
+            index_STR[..., None].expand(clip_STRN.shape).flatten(2) for index_STR in (self.noise_STR, self.keep_STR)
+        )
+        rows_S = torch.tensor(self.rows, device=clip_STRN.device) * clip_STRN.shape[-1]
+        return _Places(clip_STRN.flatten(2), noise_STX, keep_STX, shown_STRNM.flatten(2, 3), rows_S)
+
+    def step(self, s: int, features: Mapping[str, torch.Tensor], noise: _Noise) -> Rows:
+        """The rows of step `s`."""
+        rows, shown = self.rows[s], {}
+        for m, name in enumerate(MODALITIES):
+            if name not in features:
+                continue
+            counts, row_STR, place_STR = self.shown_M[m]
+            n = counts[s]
+            row_Tn = row_STR[s, :, :n].clamp(max=rows - 1)
+            clip_X, noise_X = (index_STR[s].gather(1, row_Tn).flatten() for index_STR in (self.clip_STR, self.noise_STR))
+            features_XD = features[name].index_select(0, clip_X)
+            if name in noise.keep_features:
+                keep_X = self.keep_STR[s].gather(1, row_Tn).flatten()
+                features_XD *= noise.keep_features[name].index_select(0, keep_X)
+            shown[name] = ShownRows(
+                features_XD.view(*row_Tn.shape, -1),
+                noise.hidden[m].index_select(0, noise_X).view(*row_Tn.shape, -1),
+                (place_STR[s, :, :rows] + (n + 1) * self.head_T1).flatten(),
+                (F.pad(row_STR[s, :, :n], (0, 1), value=rows) + (rows + 1) * self.head_T1).flatten(),
+            )
+        noise_XH = noise.hidden[-1].index_select(0, self.noise_STR[s, :, :rows].flatten())
+        return Rows(shown, noise_XH.view(len(self.head_T1), rows, -1))
+
+
+def _packed(shown_STR: torch.Tensor, rows_S: torch.Tensor) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """For rows that show a modality: n of each step, the row of each place, and the place of each row.
+
+    A place without a row has the number of rows, and a row without a place the number of places.
+    """
+    count_ST = shown_STR.sum(dim=-1)
+    count_S = count_ST.amax(dim=1).clamp(min=1)
+    row_STR = shown_STR.int().argsort(dim=-1, descending=True, stable=True)
+    is_used_STR = torch.arange(shown_STR.shape[-1], device=shown_STR.device) < count_ST[..., None]
+    row_STR = torch.where(is_used_STR, row_STR, rows_S[:, None, None])
+    place_STR = torch.where(shown_STR, shown_STR.cumsum(dim=-1) - 1, count_S[:, None, None])
+    return count_S.tolist(), row_STR, place_STR
+
+
+@lru_cache(maxsize=8)
+def _drawn(seed: int, epoch: int, visits: int, columns: int) -> torch.Tensor:
+    """The noise (V, N) of an epoch, as the loop draws it step by step; stacks of one width share it."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, Stream.NOISE, epoch, 0))
+    return torch.rand(visits, columns, generator=generator)
+
+
+def standardised(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tensor]:
+    """The standardised features of every modality that head and clips know: computed once, not in every step."""
+    return {
+        name: head.standardise(batch.features[name], name, batch.present_BM[:, m])
+        for m, name in enumerate(MODALITIES)
+        if name in head.project and name in batch.features
+    }
+
+
+def _joined(parts: Sequence[Mapping[str, torch.Tensor]], device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}
+
+
+def _one_hot(label_B: torch.Tensor, classes: int) -> SoftTargets:
+    return SoftTargets(target_BK=F.one_hot(label_B, classes).float(), weight_B=torch.ones(len(label_B)))
+
+
+def _neighbours(
+    used: Mapping[int, FeatureBatch], head_of: Mapping[int, FusionHead], device: torch.device
+) -> _Neighbours:  # fmt: skip
+    contexts = [head_of[fold].window(train) for fold, train in used.items()]
+    features = _joined(
+        [standardised(head_of[fold], context.clips) for fold, context in zip(used, contexts, strict=True)], device
+    )
+    first_places = torch.tensor([0, *(len(context.clips) for context in contexts)]).cumsum(0).tolist()
+    place_CN = [
+        torch.where(context.place_BN >= 0, context.place_BN + first, -1)
+        for context, first in zip(contexts, first_places, strict=False)
+    ]
+    return _Neighbours(
+        features,
+        torch.cat([context.clips.present_BM for context in contexts]).to(device),
+        torch.cat(place_CN).to(device),
+        torch.cat([context.speaker_BN for context in contexts]).to(device),
+    )
