@@ -25,8 +25,8 @@ from emo_ray.training import search
 from emo_ray.training.metrics import objective
 
 if TYPE_CHECKING:
-    from emo_ray.stages.sweeps.stacked import Fold
     from emo_ray.training.bootstrap import DrawnInterval
+    from emo_ray.training.stacked_rows import Clips
 
 VERSION = 4  # 3: features are dropped in training, objectives of each epoch; 4: the interval of the best
 SWEEP, BEST = "sweep.json", "best.yaml"
@@ -218,11 +218,11 @@ def _write(folder: Path, config: Config, content: SweepReport) -> None:
     report_page.write(content, folder)
 
 
-def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
+def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Clips":
     """The features of training and of validation clips; EmoVCLIP's are of the one that all trials share."""
     from emo_ray.data.targets import with_targets
     from emo_ray.stages.fitting.phases import feature_rows, labelled_batch, scaling_by_speaker, train_emovclip
-    from emo_ray.stages.sweeps.stacked import Fold
+    from emo_ray.training.stacked_rows import Clips
 
     if plan.video_path is not None:
         train_emovclip(config, plan, run.epoch)
@@ -237,17 +237,17 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Fold":
         )
     if (by_speaker := scaling_by_speaker(config, plan, table)) is not None:
         train, validation = by_speaker.applied(train), by_speaker.applied(validation)
-    return Fold(with_targets(train, plan.clips.targets), validation)
+    return Clips(with_targets(train, plan.clips.targets), validation)
 
 
-def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
+def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Clips]":
     """The labelled clips of training and validation in folds that no speaker crosses, without video."""
     import torch
 
     from emo_ray.data.targets import with_targets
     from emo_ray.stages.fitting.phases import feature_rows, labelled_batch
-    from emo_ray.stages.sweeps.stacked import Fold
     from emo_ray.training.speaker_scaling import standardised
+    from emo_ray.training.stacked_rows import Clips
 
     label_of = plan.clips.labelled | plan.clips.validation
     table = feature_rows(config, replace(plan, video_path=None), label_of)
@@ -257,4 +257,4 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Fold]":
     windows = windows_of(plan.prepared.clips, offsets, dict(zip(ids, fold_B.tolist(), strict=True)))
     batch = with_targets(labelled_batch(table, label_of, windows), votes_of(config, plan.prepared, label_of))
     held_out = [torch.from_numpy(fold_B == fold) for fold in range(count)]
-    return [Fold(*standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])) for mask_B in held_out]
+    return [Clips(*standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])) for mask_B in held_out]

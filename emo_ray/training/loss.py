@@ -101,14 +101,17 @@ def balanced_weights(label_B: torch.Tensor, classes: int, weight_B: torch.Tensor
 
 def losses(
     logits_TBK: torch.Tensor, target_TBK: torch.Tensor, weight_TB: torch.Tensor, smoothing_T11: torch.Tensor,
-    class_weight_TK: torch.Tensor,
-) -> torch.Tensor:  # fmt: skip
-    """The loss of each of T heads, as `loss` has it, each with its own clips, smoothing and class weights.
+    class_weight_T1K: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The loss of each of T heads, as `loss` has it, and the gradients of their logits.
 
-    It is 0 for a head all of whose clips weigh nothing.
+    Each head has its own clips, smoothing and class weights. Both are 0 for a head all of whose clips weigh nothing.
     """
-    class_weight_T1K = class_weight_TK[:, None]
     mass_T = (weight_TB * (target_TBK * class_weight_T1K).sum(dim=-1)).sum(dim=-1)
-    smooth_TBK = target_TBK * (1 - smoothing_T11) + smoothing_T11 / target_TBK.shape[-1]
-    each_TB = -(smooth_TBK * class_weight_T1K * logits_TBK.log_softmax(dim=-1)).sum(dim=-1)
-    return (weight_TB * each_TB).sum(dim=-1) / (mass_T + (mass_T == 0))
+    share_TB = weight_TB / (mass_T + (mass_T == 0))[:, None]
+    weighted_TBK = torch.lerp(target_TBK, smoothing_T11.new_tensor(1 / target_TBK.shape[-1]), smoothing_T11)
+    weighted_TBK = weighted_TBK * class_weight_T1K
+    log_probability_TBK = logits_TBK.log_softmax(dim=-1)
+    loss_T = -(share_TB * (weighted_TBK * log_probability_TBK).sum(dim=-1)).sum(dim=-1)
+    gradient_TBK = log_probability_TBK.exp() * weighted_TBK.sum(dim=-1, keepdim=True) - weighted_TBK
+    return loss_T, gradient_TBK * share_TB[..., None]

@@ -9,7 +9,6 @@ the number of epochs. Learning rate, weight decay and label smoothing stay as th
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,18 @@ from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.head_average import Head, together
 from emo_ray.training import classical_heads
 from emo_ray.training.divergence import diverged
+from emo_ray.training.head_stacks import Heads
 from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.scoring import shown_only
-from emo_ray.training.stacked_heads import Epoch, HeadConfig, StackedHeads
+from emo_ray.training.stacked_heads import Epoch, HeadConfig
+from emo_ray.training.stacked_rows import Clips
 
 _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6
 Judged = tuple[np.ndarray, float, torch.Tensor] | None  # counts_SKK, loss sum, logits_BK; None where training diverged
 Curves = list[list[Judged]]  # of each candidate, of each epoch
-Fold = tuple[FeatureBatch, FeatureBatch, list[Fusion], Config, Sequence[str], list[str]]  # what `curves` takes
-Run = Callable[[Callable[..., Curves], Sequence[Fold]], Iterable[Curves]]
+Folds = tuple[list[Clips], list[list[str]], list[Fusion], Config, Sequence[str]]  # what `curves` takes
+Run = Callable[[Callable[..., list[Curves]], Sequence[Folds]], Iterable[list[Curves]]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def choose(
     """The settings with the most of `train.objective` in inner folds of the clips, and of equal ones the least loss.
 
     The clips all have a label and at least one modality; no fold divides those of one of `groups` (`splits.grouped`).
-    `run(curves, folds)` may spread the folds over processes.
+    `run(curves, folds)` may spread the folds over processes; without it all heads are trained together.
     Raises ValueError where there are too few groups to fold, or every candidate diverges.
     """
     if len(set(groups)) < INNER_FOLDS:
@@ -105,11 +106,13 @@ def choose(
     fold_B = folding.best_folds(batch.label_B.tolist(), groups, INNER_FOLDS, config.seed)
     settings = candidates(config, searches)
     masks = [torch.from_numpy(fold_B == fold) for fold in range(INNER_FOLDS)]
-    folds = [
-        (batch.rows(~mask_B), batch.rows(mask_B), settings, config, labels, _outside(groups, mask_B))
-        for mask_B in masks
-    ]
-    of_folds = list((run or _one_by_one)(curves, folds))
+    folds = [Clips(batch.rows(~mask_B), batch.rows(mask_B)) for mask_B in masks]
+    outside = [_outside(groups, mask_B) for mask_B in masks]
+    if run is None:
+        of_folds = curves(folds, outside, settings, config, labels)
+    else:
+        alone = [([fold], [groups_T], settings, config, labels) for fold, groups_T in zip(folds, outside, strict=True)]
+        of_folds = [of_fold for (of_fold,) in run(curves, alone)]
     best: tuple[tuple[float, float], int, int, dict[str, float]] | None = None
     for c in range(len(settings)):
         for epoch in range(len(of_folds[0][c])):
@@ -148,36 +151,42 @@ def fit_average(train: FeatureBatch, config: Config, labels: Sequence[str], epoc
     seeds = [config.seed + number for number in range(config.train.averaged_heads(len(train)))]
     heads = _fresh([config.fusion] * len(seeds), seeds, train, len(labels))
     head_configs = [HeadConfig(config.fusion, seed, labels) for seed in seeds]
-    stack = StackedHeads(heads, head_configs, train, None, config.train.epochs)
+    trained = Heads(heads, head_configs, [Clips(train, None)], config.train.epochs)
     for epoch in range(epochs or config.train.epochs):
-        if not all(result.is_finite for result in stack.epoch()):
+        if not all(result.is_finite for result in trained.epoch(None)):
             raise ValueError(diverged("fusion", config.fusion.lr, epoch))
     for place, head in enumerate(heads):
-        head.load_state_dict(head.state_dict() | stack.state(place))
+        head.load_state_dict(head.state_dict() | trained.state(place))
     return together(heads).eval()
 
 
 def curves(
-    train: FeatureBatch, tested: FeatureBatch, settings: Sequence[Fusion], config: Config, labels: Sequence[str],
-    groups: Sequence[str],
-) -> Curves:  # fmt: skip
-    """Each candidate's confusion counts, loss and logits on the tested clips after every epoch, by one head.
+    folds: Sequence[Clips], groups: Sequence[Sequence[str]], settings: Sequence[Fusion], config: Config,
+    labels: Sequence[str],
+) -> list[Curves]:  # fmt: skip
+    """For each fold each candidate's confusion counts, loss and logits on its validation clips after every epoch.
 
-    A classical head, whose folds divide none of the `groups` of the training clips, has a single epoch.
+    `groups` are those of the training clips of each fold, of which the folds of a classical head divide none; such a
+    head has a single epoch.
     """
+    classes = len(labels)
     if config.fusion.is_classical:
-        head = classical_heads.fit(train, config, len(labels), groups)
-        return [[judged(head, tested, len(labels))]]
-    curves_C: Curves = []
-    for _, group in groupby(settings, key=lambda candidate: candidate.hidden):
-        same_shape = list(group)
-        heads = _fresh(same_shape, [config.seed] * len(same_shape), train, len(labels))
-        head_configs = [HeadConfig(candidate, config.seed, labels) for candidate in same_shape]
-        stack = StackedHeads(heads, head_configs, train, tested, config.train.epochs)
-        epochs = [stack.epoch() for _ in range(config.train.epochs)]
-        for each in zip(*epochs, strict=True):
-            curves_C.append([_judged(epoch) for epoch in each])
-    return curves_C
+        return [[[_judged_classical(fold, config, classes, names)]] for fold, names in zip(folds, groups, strict=True)]
+    heads: list[FusionHead] = []
+    for fold in folds:
+        heads += _fresh(settings, [config.seed] * len(settings), fold.train, classes)
+    head_configs = [
+        HeadConfig(candidate, config.seed, labels, fold) for fold in range(len(folds)) for candidate in settings
+    ]
+    trained = Heads(heads, head_configs, folds, config.train.epochs)
+    epochs = [trained.epoch() for _ in range(config.train.epochs)]
+    of_heads = [[_judged(epoch) for epoch in each] for each in zip(*epochs, strict=True)]
+    return [of_heads[first : first + len(settings)] for first in range(0, len(of_heads), len(settings))]
+
+
+def _judged_classical(fold: Clips, config: Config, classes: int, groups: Sequence[str]) -> Judged:
+    assert fold.validation is not None, "an inner fold leaves clips out"
+    return judged(classical_heads.fit(fold.train, config, classes, groups), fold.validation, classes)
 
 
 @torch.inference_mode()
@@ -217,7 +226,3 @@ def _judged(epoch: Epoch) -> Judged:
 
 def _outside(groups: Sequence[str], mask_B: torch.Tensor) -> list[str]:
     return [group for group, is_tested in zip(groups, mask_B.tolist(), strict=True) if not is_tested]
-
-
-def _one_by_one(function: Callable[..., Curves], folds: Sequence[Fold]) -> Iterable[Curves]:
-    return [function(*fold) for fold in folds]

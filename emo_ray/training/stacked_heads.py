@@ -15,21 +15,20 @@ from torch.optim.adamw import adamw
 
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data.batch import FeatureBatch
 from emo_ray.models.fusion import FusionHead, rates
 from emo_ray.training.in_memory import chunks
 from emo_ray.training.loss import class_weights, logit_shift, losses
 from emo_ray.training.metrics import counts
 from emo_ray.training.optimizer import learning_rate_factor
-from emo_ray.training.stacked_forward import classify, fuse_subsets, project, read_neighbours, stack, transposed_weight
-from emo_ray.training.stacked_rows import Epochs, Fold, Step, TrainingClips, standardised
+from emo_ray.training.stacked_forward import classify, read_neighbours, stack, transposed_weight
+from emo_ray.training.stacked_rows import Clips, Epochs, NearRows, Step, TrainingClips
 from emo_ray.training.stacked_trunk import backward, fused
+from emo_ray.training.stacked_validation import ValidationPart
 
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
 SHARED_FIELDS = ("hidden", "feature_dropout", "batch_size", "passes_per_epoch", "start_from", "context", "sampling")
+_PIECES = ("project", "mix")  # of several parameters: see `stacked_trunk`
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of AdamW
-_CACHE_BYTES = 16 * 2**20  # for parameters, gradients and moments of the heads that one core trains together
-_TAIL = ("classify.", "neighbours.")  # parameters whose gradients autograd computes
 
 
 @dataclass(frozen=True)
@@ -52,61 +51,11 @@ class Epoch(NamedTuple):
     logits_BK: torch.Tensor | None = None  # of the validation clips, shown what they have
 
 
-class Heads:
-    """Heads of any settings, in stacks of those that agree in shape, as large as the cache holds.
-
-    `heads` are fresh, each with the scaling of its fold's training clips, all with a label and at least one modality.
-    """
-
-    def __init__(
-        self, heads: Sequence[FusionHead], configs: Sequence[HeadConfig], folds: Sequence[Fold], epochs: int,
-        device: torch.device | None = None,
-    ):  # fmt: skip
-        device = device or torch.device("cpu")
-        shapes: dict[tuple, list[int]] = {}
-        for i in sorted(range(len(heads)), key=lambda i: (configs[i].fold, configs[i].seed)):
-            shapes.setdefault(_shape(heads[i], configs[i]), []).append(i)
-        self.stacks: list[tuple[list[int], StackedHeads]] = []  # with the numbers of the heads
-        clips_of: dict[tuple, TrainingClips] = {}  # heads of all widths share them
-        for numbers in shapes.values():
-            head_of = {configs[i].fold: heads[i] for i in numbers}
-            first, settings = heads[numbers[0]], configs[numbers[0]].settings
-            key = (tuple(head_of), first.offsets, tuple(first.project), settings.sampling)
-            if key not in clips_of:
-                clips_of[key] = TrainingClips(folds, head_of, settings, device)
-            for part in _even_parts(numbers, at_most=_at_once(first, device)):
-                members, configs_T = [heads[i] for i in part], [configs[i] for i in part]
-                self.stacks.append((part, StackedHeads(members, configs_T, folds, epochs, clips_of[key], head_of)))
-
-    def select(self, places: Sequence[int]) -> None:
-        """Keep some of the heads alone: their places, in order."""
-        place_of = {place: i for i, place in enumerate(places)}
-        stacks, self.stacks = self.stacks, []
-        for numbers, stacked in stacks:
-            kept = [i for i, number in enumerate(numbers) if number in place_of]
-            if len(kept) < len(numbers) and kept:
-                stacked.select(kept)
-            if kept:
-                self.stacks.append(([place_of[numbers[i]] for i in kept], stacked))
-
-    def state(self, place: int) -> dict[str, torch.Tensor]:
-        """A copy of the parameters of one head, by the names that `FusionHead` gives them."""
-        numbers, stacked = next(each for each in self.stacks if place in each[0])
-        return stacked.state(numbers.index(place))
-
-    def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
-        """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
-        epoch_of: dict[int, Epoch] = {}
-        for numbers, stacked in self.stacks:
-            epoch_of.update(zip(numbers, stacked.epoch(subsets), strict=True))
-        return [epoch_of[place] for place in sorted(epoch_of)]
-
-
 class StackedHeads:
     """T heads that are trained together. Raises ValueError where they differ in shape."""
 
     def __init__(
-        self, heads: Sequence[FusionHead], configs: Sequence[HeadConfig], folds: Sequence[Fold], epochs: int,
+        self, heads: Sequence[FusionHead], configs: Sequence[HeadConfig], folds: Sequence[Clips], epochs: int,
         clips: TrainingClips | None = None, head_of: Mapping[int, FusionHead] | None = None,
     ):  # fmt: skip
         _check_same_shape(configs)
@@ -114,12 +63,13 @@ class StackedHeads:
         self.head_of = head_of or {config.fold: head for config, head in zip(configs, heads, strict=True)}
         self.clips = clips or TrainingClips(folds, self.head_of, configs[0].settings, torch.device("cpu"))
         self.device, self.classes = self.clips.present_CM.device, heads[0].classify.out_features
-        self.validation: dict[int, list[_ValidationPart]] = {}  # by fold
+        self.validation: dict[int, list[ValidationPart]] = {}  # by fold
         parameters = {name: value.to(self.device) for name, value in stack(heads).items()}
         # A warm-started head may know modalities that no clip here has: their projections stay as they are.
         idle = tuple(f"project.{name}." for name in MODALITIES if name not in self.clips.features)
         self.idle = {name: parameters.pop(name) for name in list(parameters) if name.startswith(idle)}
-        matrices_first = sorted(parameters, key=lambda name: parameters[name].ndim, reverse=True)  # they alone decay
+        # Matrices come first: they alone decay.
+        matrices_first = sorted(parameters, key=lambda name: (-parameters[name].ndim, *_order(name)))
         self.shapes = {name: parameters[name].shape[1:] for name in matrices_first}
         self.decaying = sum(shape.numel() for shape in self.shapes.values() if len(shape) > 1)
         self.flat_TP = torch.cat([parameters[name].flatten(1) for name in self.shapes], dim=1)
@@ -137,7 +87,11 @@ class StackedHeads:
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
         """A copy of the parameters of one head, by the names that `FusionHead` gives them."""
-        return {name: transposed_weight(name, value[place]).cpu().clone() for name, value in self.tensors.items()}
+        return {
+            name: transposed_weight(name, value[place]).cpu().clone()
+            for name, value in self.tensors.items()
+            if name not in _PIECES
+        }
 
     def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
         """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
@@ -164,9 +118,6 @@ class StackedHeads:
         """Derive what depends on the heads at hand: views of the flat parameters by name, and settings as tensors."""
         self.grad_TP = torch.zeros_like(self.flat_TP)
         self.tensors, self.gradients = self._views(self.flat_TP) | self.idle, self._views(self.grad_TP)
-        self.tail = {name: value for name, value in self.tensors.items() if name.startswith(_TAIL)}
-        for name in self.tail:
-            self.tensors[name] = self.tail[name] = self.tail[name].detach().requires_grad_()
         settings_T = [config.settings for config in self.configs]
         lanes = [(config.fold, config.seed) for config in self.configs]
         self.batches = Epochs(self.clips, lanes, settings_T[0], self.head_of)
@@ -177,14 +128,23 @@ class StackedHeads:
         self.smoothing_T11 = self._column([settings.label_smoothing for settings in settings_T])[..., None]
         self.rate_TR = torch.stack([rates(settings.modality_dropout) for settings in settings_T]).to(self.device)
         weights, shifts = zip(*(self._balance(config) for config in self.configs), strict=True)
-        self.class_weight_TK, self.logit_shift_TK = (torch.stack(values).to(self.device) for values in (weights, shifts))
+        self.class_weight_T1K = torch.stack(weights).to(self.device)[:, None]
+        self.logit_shift_T1K = torch.stack(shifts).to(self.device)[:, None]
 
     def _column(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, device=self.device)[:, None]
 
     def _views(self, flat_TP: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parameters by name, and the vectors of all projections and of the mix in one piece each."""
         parts = flat_TP.split([shape.numel() for shape in self.shapes.values()], dim=1)
-        return {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        views = {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        vectors_TV = flat_TP[:, self.decaying :]
+        projections, hidden = 3 * len(self.clips.features), views["absent_MH"].shape[-1]
+        shape = 3, len(self.clips.features), hidden
+        views["project"] = vectors_TV[:, : projections * hidden].unflatten(1, shape).permute(1, 2, 0, 3)
+        mix_TV = vectors_TV[:, projections * hidden : (projections + 3) * hidden]
+        views["mix"] = mix_TV.unflatten(1, (3, hidden)).transpose(0, 1)
+        return views
 
     def _balance(self, config: HeadConfig) -> tuple[torch.Tensor, torch.Tensor]:
         """The class weights and the logits' shift (K,) of a head, both of the labels of its fold."""
@@ -198,27 +158,24 @@ class StackedHeads:
             torch.zeros(classes) if shift_K is None else shift_K,
         )
 
+    @torch.no_grad()
     def _gradients(self, step: Step) -> torch.Tensor:
         """Put the gradients of all heads into grad_TP; the loss of each (T,)."""
         fused_TRH, passed = fused(self.tensors, step.rows, self.dropout_T11)
-        leaves = [fused_TRH.requires_grad_()]
-        if step.near is not None:
-            near_TXH, near_passed = fused(self.tensors, step.near.rows, self.dropout_T11)
-            leaves.append(near_TXH.requires_grad_())
-            near_TRNH = near_TXH.unflatten(1, step.near.usable_TRN.shape[1:])
-            fused_TRH = read_neighbours(
-                self.tensors, fused_TRH, near_TRNH, step.near.speaker_TRN, step.near.usable_TRN
-            )
-        logits_TRK = classify(self.tensors, fused_TRH) + self.logit_shift_TK[:, None]
-        loss_T = losses(logits_TRK, step.target_TRK, step.weight_TR, self.smoothing_T11, self.class_weight_TK)
-        grads = torch.autograd.grad(loss_T.sum(), [*leaves, *self.tail.values()])
-        for name, grad in zip(self.tail, grads[len(leaves) :], strict=True):
-            self.gradients[name].copy_(grad)
-        with torch.no_grad():
-            backward(self.tensors, self.gradients, passed, grads[0], self.dropout_T11)
-            if step.near is not None:
-                backward(self.tensors, self.gradients, near_passed, grads[1], self.dropout_T11, beta=1.0)
-        return loss_T.detach()
+        window = None if step.near is None else _Window(self, step.near, fused_TRH)
+        read_TRH = fused_TRH if window is None else window.read_TRH.detach()
+        logits_TRK = classify(self.tensors, read_TRH) + self.logit_shift_T1K
+        weighed = step.weight_TR, self.smoothing_T11, self.class_weight_T1K
+        loss_T, grad_TRK = losses(logits_TRK, step.target_TRK, *weighed)
+        torch.sum(grad_TRK, dim=1, out=self.gradients["classify.bias"])
+        self.gradients["classify.weight"].copy_(torch.bmm(read_TRH.mT, grad_TRK))
+        grad_TRH = torch.bmm(grad_TRK, self.tensors["classify.weight"].mT)
+        if window is not None:
+            grad_TRH = window.backward(grad_TRH)
+        backward(self.tensors, self.gradients, passed, grad_TRH, self.dropout_T11)
+        if window is not None:
+            window.backward_near()
+        return loss_T
 
     @torch.no_grad()
     def _update(self, number: int) -> None:
@@ -262,7 +219,7 @@ class StackedHeads:
         assert validation is not None, "the caller looks"
         if fold not in self.validation:
             head = self.head_of[fold]
-            self.validation[fold] = [_ValidationPart.of(head, part, self.device) for part in chunks(validation)]
+            self.validation[fold] = [ValidationPart.of(head, part, self.device) for part in chunks(validation)]
         tensors = self.tensors
         if len(places) < len(self.configs):
             index = torch.tensor(places, device=self.device)
@@ -290,93 +247,40 @@ class StackedHeads:
         ]
 
 
-@dataclass(frozen=True)
-class _ValidationPart:
-    """Some validation clips of a fold, and what its heads see of them and of their neighbours."""
+class _Window:
+    """A step's clips with what their neighbours add, and the way back: the one part that autograd does."""
 
-    clips: FeatureBatch
-    standardised: Mapping[str, torch.Tensor]
-    present_BM: torch.Tensor
-    near: "_Near | None"
+    def __init__(self, heads: StackedHeads, near: NearRows, fused_TRH: torch.Tensor):
+        self.heads = heads
+        near_TXH, self.passed = fused(heads.tensors, near.rows, heads.dropout_T11)
+        self.names = [name for name in heads.shapes if name.startswith("neighbours.")]
+        with torch.enable_grad():
+            leaves = [values.detach().requires_grad_() for values in (fused_TRH, near_TXH)]
+            parameters = {name: heads.tensors[name].detach().requires_grad_() for name in self.names}
+            near_TRNH = leaves[1].unflatten(1, near.usable_TRN.shape[1:])
+            self.read_TRH = read_neighbours(parameters, leaves[0], near_TRNH, near.speaker_TRN, near.usable_TRN)
+        self.leaves = [*leaves, *parameters.values()]
 
-    @classmethod
-    def of(cls, head: FusionHead, clips: FeatureBatch, device: torch.device) -> "_ValidationPart":
-        """The part of a head's fold."""
-        features = {name: rows.to(device) for name, rows in standardised(head, clips).items()}
-        return cls(clips, features, clips.present_BM.to(device), _Near.of(head, clips, device))
+    def backward(self, grad_TRH: torch.Tensor) -> torch.Tensor:
+        """The gradient of the clips alone; those of the neighbours are kept for `backward_near`."""
+        fused_grad_TRH, self.near_grad_TXH, *grads = torch.autograd.grad(self.read_TRH, self.leaves, grad_TRH)
+        for name, grad in zip(self.names, grads, strict=True):
+            self.heads.gradients[name].copy_(grad)
+        return fused_grad_TRH
 
-    def logits(
-        self, tensors: Mapping[str, torch.Tensor], subsets: Sequence[tuple[str, ...]]
-    ) -> list[torch.Tensor]:  # fmt: skip
-        """The logits (T, B, K) of heads that are shown each subset of the modalities, on the CPU."""
-        fused_clips = _fused_subsets(tensors, self.standardised, self.present_BM, subsets)
-        if self.near is not None:
-            fused_clips = self.near.read(tensors, fused_clips, subsets)
-        return [classify(tensors, fused_TBH).cpu() for fused_TBH in fused_clips]
-
-
-@dataclass(frozen=True)
-class _Near:
-    """The neighbours of B clips: see `Context`."""
-
-    standardised: Mapping[str, torch.Tensor]  # modality -> (B N, D)
-    present_BNM: torch.Tensor
-    is_there_BN: torch.Tensor
-    speaker_BN: torch.Tensor
-
-    @classmethod
-    def of(cls, head: FusionHead, clips: FeatureBatch, device: torch.device) -> "_Near | None":
-        """The neighbours that a head sees; None for a head without context."""
-        if not head.offsets:
-            return None
-        context = head.window(clips)
-        place_BN = context.place_BN.clamp(min=0)
-        features = standardised(head, context.clips)
-        return cls(
-            {name: rows_CD[place_BN.flatten()].to(device) for name, rows_CD in features.items()},
-            context.clips.present_BM[place_BN].to(device),
-            (context.place_BN >= 0).to(device),
-            context.speaker_BN.to(device),
-        )
-
-    def read(
-        self, tensors: Mapping[str, torch.Tensor], fused_clips: Sequence[torch.Tensor], subsets: Sequence[tuple]
-    ) -> list[torch.Tensor]:
-        """The fused features of clips, for each subset, with what those of the neighbours add."""
-        fused_near = _fused_subsets(tensors, self.standardised, self.present_BNM.flatten(0, 1), subsets)
-        read = []
-        for names, fused_TBH, near_TXH in zip(subsets, fused_clips, fused_near, strict=True):
-            shown_M = torch.tensor([name in names for name in MODALITIES], device=self.present_BNM.device)
-            usable_BN = self.is_there_BN & (self.present_BNM & shown_M).any(dim=-1)
-            near_TBNH = near_TXH.unflatten(1, usable_BN.shape)
-            read.append(read_neighbours(tensors, fused_TBH, near_TBNH, self.speaker_BN, usable_BN))
-        return read
+    def backward_near(self) -> None:
+        """Add the neighbours' share of the gradients."""
+        tensors, gradients = self.heads.tensors, self.heads.gradients
+        backward(tensors, gradients, self.passed, self.near_grad_TXH, self.heads.dropout_T11, beta=1.0)
 
 
-def _fused_subsets(
-    tensors: Mapping[str, torch.Tensor], features: Mapping[str, torch.Tensor], present_BM: torch.Tensor,
-    subsets: Sequence[tuple[str, ...]],
-) -> list[torch.Tensor]:  # fmt: skip
-    projected = [project(tensors, name, features[name]) if name in features else None for name in MODALITIES]
-    return fuse_subsets(tensors, projected, present_BM, subsets)
-
-
-def _shape(head: FusionHead, config: HeadConfig) -> tuple:
-    """What heads of one stack agree in."""
-    fields = tuple(getattr(config.settings, name) for name in SHARED_FIELDS)
-    return *fields, isinstance(config.settings.modality_dropout, dict), tuple(head.project), tuple(head.feature_rates)
-
-
-def _at_once(head: FusionHead, device: torch.device) -> int:
-    """How many heads of this shape are trained together."""
-    if device.type != "cpu":
-        return 2**31
-    state_bytes = 16 * sum(parameter.numel() for parameter in head.parameters())  # with gradient and two moments
-    return max(1, _CACHE_BYTES // state_bytes)
-
-
-def _even_parts(numbers: Sequence[int], at_most: int) -> list[list[int]]:
-    return [list(part) for part in np.array_split(numbers, -(-len(numbers) // at_most))]
+def _order(name: str) -> tuple:
+    """Where a parameter lies: vectors of projections first, then of the mix, each kind of vector by modality."""
+    first, _, rest = name.partition(".")
+    if first == "project":
+        modality, _, vector = rest.partition(".")
+        return 0, vector, MODALITIES.index(modality)
+    return 1 if first == "mix" else 2, rest, first
 
 
 def _check_same_shape(configs: Sequence[HeadConfig]) -> None:

@@ -22,20 +22,17 @@ from emo_ray.training.loss import shown_rows
 from emo_ray.training.seeds import Stream, derived_seed
 
 
-class ShownRows(NamedTuple):
-    """The rows of a step that show one modality: n for each of T heads."""
-
-    features_TnD: torch.Tensor  # standardised, times dropout's factors
-    noise_TnH: torch.Tensor  # uniform, for dropout of the projection
-    place_X: torch.Tensor  # for each of the T R rows of the step, its place among T (n + 1)
-    row_X: torch.Tensor  # for each of the T n places, its row among T (R + 1); the last one stands for none
-
-
 class Rows(NamedTuple):
-    """R rows of clips, or of their neighbours, for each of T heads."""
+    """R rows of clips, or of their neighbours, for each of T heads; M is over modalities that any clip here has.
 
-    shown: Mapping[str, ShownRows]  # by modality; without modalities that no clip here has
+    n rows show a modality, or fewer: the others of the n have no row whose gradient they get.
+    """
+
+    features: Mapping[str, torch.Tensor]  # modality -> (T, n, D), standardised, times dropout's factors
+    noise_MTnH: torch.Tensor  # uniform, for dropout of the projections
     noise_TRH: torch.Tensor  # uniform, for dropout of the mixed features
+    place_X: torch.Tensor  # for each of M T R modalities of rows, its place among M T (n + 1)
+    row_X: torch.Tensor  # for each of M T (n + 1) places, its row among T (R + 1): the last row stands for none
 
 
 class NearRows(NamedTuple):
@@ -57,8 +54,8 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fold:
-    """The labelled clips with features of a split: to train on, and to validate on."""
+class Clips:
+    """The labelled clips with features of a fold or a split: to train on, and to validate on."""
 
     train: FeatureBatch
     validation: FeatureBatch | None
@@ -81,7 +78,7 @@ class TrainingClips:
     """
 
     def __init__(
-        self, folds: Sequence[Fold], head_of: Mapping[int, FusionHead], settings: Fusion, device: torch.device
+        self, folds: Sequence[Clips], head_of: Mapping[int, FusionHead], settings: Fusion, device: torch.device
     ):  # fmt: skip
         used: dict[int, FeatureBatch] = {}
         for fold in head_of:
@@ -108,7 +105,11 @@ class Epochs:
     """
 
     def __init__(
-        self, clips: TrainingClips, lanes: Sequence[tuple[int, int]], settings: Fusion, head_of: Mapping[int, FusionHead]
+        self,
+        clips: TrainingClips,
+        lanes: Sequence[tuple[int, int]],
+        settings: Fusion,
+        head_of: Mapping[int, FusionHead],
     ):
         self.clips, self.passes, self.batch_size = clips, settings.passes_per_epoch, settings.batch_size
         self.sources = sorted(set(lanes))
@@ -133,13 +134,14 @@ class Epochs:
         noise, count_ST = self._noise(epoch, device), is_there_STR.sum(dim=-1)
         all_STRM = self.clips.present_CM[clip_STR] & is_there_STR[..., None]
         shown_STRM = drop_modalities(all_STRM, rate_TR, noise.chances[noise_STR]) & is_there_STR[..., None]
-        places = _Places(clip_STR, noise_STR, keep_STR, shown_STRM, count_ST.amax(dim=1))
+        active = [m for m, name in enumerate(MODALITIES) if name in self.clips.features]
+        places = _Places(clip_STR, noise_STR, keep_STR, shown_STRM[..., active], count_ST.amax(dim=1))
         if near is not None:
             is_near_STRN = (near.place_CN[clip_STR] >= 0) & is_there_STR[..., None]
             near_place_STRN = near.place_CN[clip_STR].clamp(min=0)
             hidden_STRM = all_STRM & ~shown_STRM  # in the whole window
             near_STRNM = near.present_CM[near_place_STRN] & ~hidden_STRM[..., None, :] & is_near_STRN[..., None]
-            near_places = places.repeated(near_place_STRN, near_STRNM)
+            near_places = places.repeated(near_place_STRN, near_STRNM[..., active])
             usable_STRN = near_STRNM.any(dim=-1)
         for s, rows in enumerate(places.rows):
             clip_TR = clip_STR[s, :, :rows]
@@ -180,17 +182,17 @@ class Epochs:
         noise_of = {seed: _drawn(seed, epoch, self.visits, head.noise_columns) for seed in self.seeds}
         used_VN = torch.cat(list(noise_of.values()))[:, : hidden_columns(head.hidden)]
         chances = used_VN.shape[1] - (len(MODALITIES) + 1) * head.hidden
-        hidden = [part_VH.contiguous().to(device) for part_VH in used_VN[:, chances:].split(head.hidden, dim=1)]
+        hidden_4VH = used_VN[:, chances:].unflatten(1, (-1, head.hidden)).transpose(0, 1).contiguous()
         factors = [self.head_of[fold].keep_features(noise_of[seed]) for fold, seed in self.sources]
         keep = {name: torch.cat([factor[name] for factor in factors]).to(device) for name in factors[0]}
-        return _Noise(used_VN[:, :chances].to(device), hidden, keep)
+        return _Noise(used_VN[:, :chances].to(device), hidden_4VH.to(device), keep)
 
 
 class _Noise(NamedTuple):
     """The uniform noise of an epoch, by visit: of each seed, or for `keep_features` of each (fold, seed)."""
 
     chances: torch.Tensor
-    hidden: Sequence[torch.Tensor]  # of each modality, then of the mixed features
+    hidden_4VH: torch.Tensor  # of each modality, then of the mixed features
     keep_features: Mapping[str, torch.Tensor]  # dropout's factors, by modality
 
 
@@ -201,9 +203,28 @@ class _Places:
         self, clip_STR: torch.Tensor, noise_STR: torch.Tensor, keep_STR: torch.Tensor, shown_STRM: torch.Tensor,
         rows_S: torch.Tensor,
     ):  # fmt: skip
-        self.clip_STR, self.noise_STR, self.keep_STR, self.rows = clip_STR, noise_STR, keep_STR, rows_S.tolist()
-        self.head_T1 = torch.arange(clip_STR.shape[1], device=clip_STR.device)[:, None]
-        self.shown_M = [_packed(shown_STR, rows_S) for shown_STR in shown_STRM.unbind(dim=-1)]
+        self.noise_STR, self.keep_STR, self.rows = noise_STR, keep_STR, rows_S.tolist()
+        heads, rows, modalities = shown_STRM.shape[1:]
+        device = clip_STR.device
+        head_T1, rows_S11 = torch.arange(heads, device=device)[:, None], rows_S[:, None, None]
+        shown_MSTR = shown_STRM.permute(3, 0, 1, 2)
+        count_MST = shown_MSTR.sum(dim=-1)
+        places_S = count_MST.amax(dim=(0, 2)).clamp(min=1)  # n of each step
+        self.places = places_S.tolist()
+        row_MSTR = shown_MSTR.int().argsort(dim=-1, descending=True, stable=True)
+        index_MSTR = row_MSTR.clamp(max=rows - 1)
+        self.clip_MSTR, self.noise_MSTR, self.keep_MSTR = (
+            values_STR.expand(modalities, *values_STR.shape).gather(-1, index_MSTR)
+            for values_STR in (clip_STR, noise_STR, keep_STR)
+        )
+        is_used_MSTR = torch.arange(rows, device=device) < count_MST[..., None]
+        row_MSTR = torch.where(is_used_MSTR, row_MSTR, rows_S11)
+        # All places from the number of the used ones on stand for no row; so does place n.
+        row_MSTX = torch.cat([row_MSTR, rows_S11.expand(modalities, -1, heads, 1)], dim=-1)
+        self.row_MSTX = row_MSTX + head_T1 * (rows_S11 + 1)
+        group_MT1 = torch.arange(modalities * heads, device=device).view(modalities, 1, heads, 1)
+        place_MSTR = torch.where(shown_MSTR, shown_MSTR.cumsum(dim=-1) - 1, places_S[:, None, None])
+        self.place_MSTR = place_MSTR + group_MT1 * (places_S[:, None, None] + 1)
 
     def repeated(self, clip_STRN: torch.Tensor, shown_STRNM: torch.Tensor) -> "_Places":
         """Places of the N neighbours of each row, which have the row's noise."""
@@ -215,40 +236,25 @@ class _Places:
 
     def step(self, s: int, features: Mapping[str, torch.Tensor], noise: _Noise) -> Rows:
         """The rows of step `s`."""
-        rows, shown = self.rows[s], {}
-        for m, name in enumerate(MODALITIES):
-            if name not in features:
-                continue
-            counts, row_STR, place_STR = self.shown_M[m]
-            n = counts[s]
-            row_Tn = row_STR[s, :, :n].clamp(max=rows - 1)
-            clip_X, noise_X = (index_STR[s].gather(1, row_Tn).flatten() for index_STR in (self.clip_STR, self.noise_STR))
-            features_XD = features[name].index_select(0, clip_X)
+        rows, n, heads = self.rows[s], self.places[s], self.noise_STR.shape[1]
+        shown: dict[str, torch.Tensor] = {}
+        noises = []
+        for i, name in enumerate(name for name in MODALITIES if name in features):
+            features_XD = features[name].index_select(0, self.clip_MSTR[i, s, :, :n].flatten())
             if name in noise.keep_features:
-                keep_X = self.keep_STR[s].gather(1, row_Tn).flatten()
+                keep_X = self.keep_MSTR[i, s, :, :n].flatten()
                 features_XD *= noise.keep_features[name].index_select(0, keep_X)
-            shown[name] = ShownRows(
-                features_XD.view(*row_Tn.shape, -1),
-                noise.hidden[m].index_select(0, noise_X).view(*row_Tn.shape, -1),
-                (place_STR[s, :, :rows] + (n + 1) * self.head_T1).flatten(),
-                (F.pad(row_STR[s, :, :n], (0, 1), value=rows) + (rows + 1) * self.head_T1).flatten(),
-            )
-        noise_XH = noise.hidden[-1].index_select(0, self.noise_STR[s, :, :rows].flatten())
-        return Rows(shown, noise_XH.view(len(self.head_T1), rows, -1))
-
-
-def _packed(shown_STR: torch.Tensor, rows_S: torch.Tensor) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """For rows that show a modality: n of each step, the row of each place, and the place of each row.
-
-    A place without a row has the number of rows, and a row without a place the number of places.
-    """
-    count_ST = shown_STR.sum(dim=-1)
-    count_S = count_ST.amax(dim=1).clamp(min=1)
-    row_STR = shown_STR.int().argsort(dim=-1, descending=True, stable=True)
-    is_used_STR = torch.arange(shown_STR.shape[-1], device=shown_STR.device) < count_ST[..., None]
-    row_STR = torch.where(is_used_STR, row_STR, rows_S[:, None, None])
-    place_STR = torch.where(shown_STR, shown_STR.cumsum(dim=-1) - 1, count_S[:, None, None])
-    return count_S.tolist(), row_STR, place_STR
+            shown[name] = features_XD.view(heads, n, -1)
+            hidden_VH = noise.hidden_4VH[MODALITIES.index(name)]
+            noises.append(hidden_VH.index_select(0, self.noise_MSTR[i, s, :, :n].flatten()).view(heads, n, -1))
+        noise_XH = noise.hidden_4VH[-1].index_select(0, self.noise_STR[s, :, :rows].flatten())
+        return Rows(
+            shown,
+            torch.stack(noises),
+            noise_XH.view(heads, rows, -1),
+            self.place_MSTR[:, s, :, :rows].flatten(),
+            self.row_MSTX[:, s, :, : n + 1].flatten(),
+        )
 
 
 @lru_cache(maxsize=8)

@@ -2,10 +2,11 @@
 
 `FusionHead` is the definition, and tests hold this module to it. Autograd would keep and copy more than it computes
 here: a step of one head is a third of a millisecond of matrix products. `tensors` and `gradients` are by the names that
-a head gives its parameters, with a leading axis T; weights of linear layers are (T, in, out).
+a head gives its parameters, with a leading axis T; weights of linear layers are (T, in, out). Their `project` (3, M, T,
+H) and `mix` (3, T, H) are views of the blocks' vectors: the bias, and shift and scale of the layer norm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,23 +20,24 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class _Block(NamedTuple):
-    """What the way back through a block (GELU, layer norm, dropout) needs."""
+    """What the way back through a block (GELU, layer norm, dropout) needs; the axes before X are T, or M and T."""
 
-    linear_TXH: torch.Tensor
-    activated_TXH: torch.Tensor
-    normed_TXH: torch.Tensor
-    mean_TX1: torch.Tensor
-    deviation_TX1: torch.Tensor
-    keep_TXH: torch.Tensor
-    scale_T1H: torch.Tensor
+    linear_XH: torch.Tensor
+    activated_XH: torch.Tensor
+    normed_XH: torch.Tensor
+    mean_X1: torch.Tensor
+    deviation_X1: torch.Tensor
+    keep_XH: torch.Tensor
+    scale_1H: torch.Tensor
 
 
 class Passed(NamedTuple):
     """What the way back through all of it needs."""
 
     rows: Rows
-    blocks: Mapping[str, _Block]
-    inputs: Sequence[torch.Tensor]  # of the mix, of each modality (T, n + 1, H): the last place is the absent one's
+    project: _Block
+    input_MTnH: torch.Tensor  # of the mix, with n + 1 places: the last one is the absent modality's
+    mix: _Block
 
 
 def fused(tensors: Tensors, rows: Rows, dropout_T11: torch.Tensor) -> tuple[torch.Tensor, Passed]:
@@ -43,29 +45,31 @@ def fused(tensors: Tensors, rows: Rows, dropout_T11: torch.Tensor) -> tuple[torc
 
     The first layer of the mix is linear: it is computed for each shown modality and for the absent one, then gathered.
     """
-    absent_TMH = tensors["absent_MH"]
-    heads, _, hidden = absent_TMH.shape
-    weights = tensors["mix.0.weight"].split(hidden, dim=1)
-    mixed_TRH = tensors["mix.0.bias"][:, None].expand(heads, rows.noise_TRH.shape[1], hidden).clone()
-    blocks: dict[str, _Block] = {}
-    inputs: list[torch.Tensor] = []
-    for m, name in enumerate(MODALITIES):
-        if name not in rows.shown:
-            inputs.append(absent_TMH[:, m : m + 1])
-            mixed_TRH += torch.bmm(inputs[-1], weights[m])
-            continue
-        shown = rows.shown[name]
-        input_TnH = torch.empty(heads, shown.features_TnD.shape[1] + 1, hidden, device=absent_TMH.device)
+    absent_TMH, names = tensors["absent_MH"], tuple(rows.features)
+    hidden = absent_TMH.shape[-1]
+    weights = dict(zip(MODALITIES, tensors["mix.0.weight"].split(hidden, dim=1), strict=True))
+    modalities, heads, n, _ = rows.noise_MTnH.shape
+    linear_MTnH = torch.empty_like(rows.noise_MTnH)
+    input_MTnH = rows.noise_MTnH.new_empty(modalities, heads, n + 1, hidden)
+    for i, (name, features_TnD) in enumerate(rows.features.items()):
         bias_TH, weight_TDH = tensors[f"project.{name}.0.bias"], tensors[f"project.{name}.0.weight"]
-        linear_TnH = torch.baddbmm(bias_TH[:, None], shown.features_TnD, weight_TDH)
-        blocks[name] = _through(tensors, f"project.{name}", linear_TnH, shown.noise_TnH, dropout_T11, input_TnH[:, :-1])
-        input_TnH[:, -1] = absent_TMH[:, m]
-        inputs.append(input_TnH)
-        output_XH = torch.bmm(input_TnH, weights[m]).flatten(0, 1)
-        mixed_TRH += output_XH.index_select(0, shown.place_X).view_as(mixed_TRH)
+        torch.baddbmm(bias_TH[:, None], features_TnD, weight_TDH, out=linear_MTnH[i])
+        input_MTnH[i, :, -1] = absent_TMH[:, MODALITIES.index(name)]
+    _, shift_MTH, scale_MTH = tensors["project"]
+    project = _through(scale_MTH, shift_MTH, linear_MTnH, rows.noise_MTnH, dropout_T11, input_MTnH[:, :, :-1])
+    output_MTnH = torch.empty_like(input_MTnH)
+    for i, name in enumerate(names):
+        torch.bmm(input_MTnH[i], weights[name], out=output_MTnH[i])
+    shape = len(names), *rows.noise_TRH.shape
+    mixed_TRH = output_MTnH.flatten(0, 2).index_select(0, rows.place_X).view(shape).sum(dim=0)
+    mixed_TRH += tensors["mix.0.bias"][:, None]
+    for m, name in enumerate(MODALITIES):
+        if name not in names:
+            mixed_TRH += torch.bmm(absent_TMH[:, m : m + 1], weights[name])
     fused_TRH = torch.empty_like(mixed_TRH)
-    blocks["mix"] = _through(tensors, "mix", mixed_TRH, rows.noise_TRH, dropout_T11, fused_TRH)
-    return fused_TRH, Passed(rows, blocks, inputs)
+    _, shift_TH, scale_TH = tensors["mix"]
+    mix = _through(scale_TH, shift_TH, mixed_TRH, rows.noise_TRH, dropout_T11, fused_TRH)
+    return fused_TRH, Passed(rows, project, input_MTnH, mix)
 
 
 def backward(
@@ -73,57 +77,62 @@ def backward(
     beta: float = 0.0,
 ) -> None:  # fmt: skip
     """Put the gradients of all parameters into `gradients`, which are multiplied by `beta` before."""
-    hidden = fused_grad_TRH.shape[-1]
-    weights, weight_gradients = (values["mix.0.weight"].split(hidden, dim=1) for values in (tensors, gradients))
-    grad_TRH = _back(gradients, "mix", passed.blocks["mix"], fused_grad_TRH, dropout_T11, beta)
-    sum_TH = grad_TRH.sum(dim=1)
+    hidden, names = fused_grad_TRH.shape[-1], tuple(passed.rows.features)
+    weights, weight_gradients = (
+        dict(zip(MODALITIES, values["mix.0.weight"].split(hidden, dim=1), strict=True))
+        for values in (tensors, gradients)
+    )
+    grad_TRH, vectors_3TH = _back(passed.mix, fused_grad_TRH, dropout_T11)
+    _put(gradients["mix"], vectors_3TH, beta)
+    sum_TH, input_MTnH = vectors_3TH[0], passed.input_MTnH
     padded_XH = F.pad(grad_TRH, (0, 0, 0, 1)).flatten(0, 1)
-    for m, (name, input_TnH) in enumerate(zip(MODALITIES, passed.inputs, strict=True)):
-        if name in passed.rows.shown:
-            output_grad_TnH = padded_XH.index_select(0, passed.rows.shown[name].row_X).view_as(input_TnH)
-            output_grad_TnH[:, -1] = sum_TH - output_grad_TnH[:, :-1].sum(dim=1)
-        else:
-            output_grad_TnH = sum_TH[:, None]
-        weight_gradients[m].baddbmm_(input_TnH.mT, output_grad_TnH, beta=beta)
-        input_grad_TnH = torch.bmm(output_grad_TnH, weights[m].mT)
-        _put(gradients["absent_MH"][:, m], input_grad_TnH[:, -1], beta)
-        if name in passed.rows.shown:
-            block, features_TnD = passed.blocks[name], passed.rows.shown[name].features_TnD
-            grad_TnH = _back(gradients, f"project.{name}", block, input_grad_TnH[:, :-1], dropout_T11, beta)
-            gradients[f"project.{name}.0.weight"].baddbmm_(features_TnD.mT, grad_TnH, beta=beta)
+    output_grad_MTnH = padded_XH.index_select(0, passed.rows.row_X).view_as(input_MTnH)
+    output_grad_MTnH[:, :, -1] = sum_TH - output_grad_MTnH.sum(dim=2)  # the last place has been 0
+    input_grad_MTnH = torch.empty_like(input_MTnH)
+    for i, name in enumerate(names):
+        torch.bmm(output_grad_MTnH[i], weights[name].mT, out=input_grad_MTnH[i])
+        weight_gradients[name].baddbmm_(input_MTnH[i].mT, output_grad_MTnH[i], beta=beta)
+        _put(gradients["absent_MH"][:, MODALITIES.index(name)], input_grad_MTnH[i, :, -1], beta)
+    for m, name in enumerate(MODALITIES):
+        if name not in names:
+            absent_T1H = tensors["absent_MH"][:, m : m + 1]
+            weight_gradients[name].baddbmm_(absent_T1H.mT, sum_TH[:, None], beta=beta)
+            _put(gradients["absent_MH"][:, m], torch.bmm(sum_TH[:, None], weights[name].mT)[:, 0], beta)
+    grad_MTnH, vectors_3MTH = _back(passed.project, input_grad_MTnH[:, :, :-1], dropout_T11)
+    _put(gradients["project"], vectors_3MTH, beta)
+    for i, (name, features_TnD) in enumerate(passed.rows.features.items()):
+        gradients[f"project.{name}.0.weight"].baddbmm_(features_TnD.mT, grad_MTnH[i], beta=beta)
 
 
 def _through(
-    tensors: Tensors, name: str, linear_TXH: torch.Tensor, noise_TXH: torch.Tensor, dropout_T11: torch.Tensor,
-    out_TXH: torch.Tensor,
+    scale_H: torch.Tensor, shift_H: torch.Tensor, linear_XH: torch.Tensor, noise_XH: torch.Tensor,
+    dropout_T11: torch.Tensor, out_XH: torch.Tensor,
 ) -> _Block:  # fmt: skip
-    """GELU, layer norm and dropout of a block, into `out_TXH`."""
-    activated_TXH = F.gelu(linear_TXH)
-    normed_TXH, *statistics = torch.native_layer_norm(activated_TXH, linear_TXH.shape[-1:], None, None, _EPSILON)
-    scale_T1H = tensors[f"{name}.2.weight"][:, None] / (1 - dropout_T11)
-    shift_T1H = tensors[f"{name}.2.bias"][:, None] / (1 - dropout_T11)
+    """GELU, layer norm and dropout of a block, into `out_XH`."""
+    activated_XH = F.gelu(linear_XH)
+    normed_XH, mean_X1, deviation_X1 = torch.native_layer_norm(activated_XH, linear_XH.shape[-1:], None, None, _EPSILON)
+    scale_1H, shift_1H = scale_H[..., None, :] / (1 - dropout_T11), shift_H[..., None, :] / (1 - dropout_T11)
     # As numbers: multiplying by truth values takes four times as long.
-    keep_TXH = torch.ge(noise_TXH, dropout_T11, out=torch.empty_like(linear_TXH))
-    torch.mul(torch.addcmul(shift_T1H, normed_TXH, scale_T1H), keep_TXH, out=out_TXH)
-    return _Block(linear_TXH, activated_TXH, normed_TXH, *statistics, keep_TXH, scale_T1H)
+    keep_XH = torch.ge(noise_XH, dropout_T11, out=torch.empty_like(linear_XH))
+    torch.mul(torch.addcmul(shift_1H, normed_XH, scale_1H), keep_XH, out=out_XH)
+    return _Block(linear_XH, activated_XH, normed_XH, mean_X1, deviation_X1, keep_XH, scale_1H)
 
 
-def _back(
-    gradients: Tensors, name: str, block: _Block, grad_TXH: torch.Tensor, dropout_T11: torch.Tensor, beta: float
-) -> torch.Tensor:
-    """The gradient of a block's linear layer's output, from that of the block's output."""
-    grad_TXH = grad_TXH * block.keep_TXH
-    _put(gradients[f"{name}.2.weight"], (grad_TXH * block.normed_TXH).sum(dim=1) / (1 - dropout_T11[:, 0]), beta)
-    _put(gradients[f"{name}.2.bias"], grad_TXH.sum(dim=1) / (1 - dropout_T11[:, 0]), beta)
-    grad_TXH *= block.scale_T1H
-    statistics = block.mean_TX1, block.deviation_TX1, None, None
-    shape = grad_TXH.shape[-1:]
-    activated_grad_TXH, _, _ = torch.ops.aten.native_layer_norm_backward(
-        grad_TXH, block.activated_TXH, shape, *statistics, [True, False, False]
+def _back(block: _Block, grad_XH: torch.Tensor, dropout_T11: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of a block's linear layer's output, and of its three vectors, from that of the block's output."""
+    grad_XH = grad_XH * block.keep_XH
+    vectors_3H = grad_XH.new_empty(3, *grad_XH.shape[:-2], grad_XH.shape[-1])  # bias, shift and scale
+    torch.sum(grad_XH, dim=-2, out=vectors_3H[1])
+    torch.sum(grad_XH * block.normed_XH, dim=-2, out=vectors_3H[2])
+    vectors_3H[1:] /= 1 - dropout_T11[:, 0]
+    grad_XH *= block.scale_1H
+    statistics = block.mean_X1, block.deviation_X1, None, None
+    activated_grad_XH, _, _ = torch.ops.aten.native_layer_norm_backward(
+        grad_XH, block.activated_XH, grad_XH.shape[-1:], *statistics, [True, False, False]
     )
-    grad_TXH = torch.ops.aten.gelu_backward(activated_grad_TXH, block.linear_TXH)
-    _put(gradients[f"{name}.0.bias"], grad_TXH.sum(dim=1), beta)
-    return grad_TXH
+    grad_XH = torch.ops.aten.gelu_backward(activated_grad_XH, block.linear_XH)
+    torch.sum(grad_XH, dim=-2, out=vectors_3H[0])
+    return grad_XH, vectors_3H
 
 
 def _put(gradient: torch.Tensor, value: torch.Tensor, beta: float) -> None:

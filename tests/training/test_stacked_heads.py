@@ -9,11 +9,11 @@ from emo_ray.config import load, override
 from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.training import in_memory, loop
+from emo_ray.training.head_stacks import Heads
 from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.metrics import validation_metrics
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
-from emo_ray.training.stacked_rows import Fold
-from emo_ray.training.stacked_rows import Fold
+from emo_ray.training.stacked_rows import Clips
 
 EPOCHS = 4
 CONFIG = load(
@@ -81,7 +81,7 @@ def alone(config, train, validation):
 
 
 def together(configs, train, validation):
-    stacked = StackedHeads([fresh(config, train) for config in configs], configs, [Fold(train, validation)], EPOCHS)
+    stacked = StackedHeads([fresh(config, train) for config in configs], configs, [Clips(train, validation)], EPOCHS)
     epochs = [stacked.epoch() for _ in range(EPOCHS)]
     return [[epoch[i] for epoch in epochs] for i in range(len(configs))], [
         stacked.state(i) for i in range(len(configs))
@@ -129,7 +129,7 @@ def test_heads_that_are_taken_out_change_nothing_for_the_others():
     train, validation = clips(70, 0), clips(90, 1)
     configs = configs_of((0, {}), (1, {}), (0, {"lr": 3e-3}), (2, {}))
     curves, states = together(configs, train, validation)
-    stacked = StackedHeads([fresh(config, train) for config in configs], configs, [Fold(train, validation)], EPOCHS)
+    stacked = StackedHeads([fresh(config, train) for config in configs], configs, [Clips(train, validation)], EPOCHS)
     stacked.epoch()
     stacked.select([0, 2, 3])
     second = stacked.epoch()
@@ -159,7 +159,7 @@ def test_a_modality_that_only_the_start_knows_is_left_as_it_was():
     train = train.rows(train.present_BM.any(dim=1))
     configs = configs_of((0, {}), (1, {}))
     heads = [fresh(config, everything) for config in configs]
-    stacked = StackedHeads(heads, configs, [Fold(train, validation)], EPOCHS)
+    stacked = StackedHeads(heads, configs, [Clips(train, validation)], EPOCHS)
     stacked.epoch()
     stacked.select([1])
     state = stacked.state(0)
@@ -172,6 +172,36 @@ def test_without_validation_clips_nothing_is_counted():
     assert together(configs, clips(40, 0), None)[0][0][-1].counts_SKK is None
 
 
+@pytest.mark.parametrize("offsets", [{}, {"context.before": 1, "context.after": 1}], ids=["alone", "context"])
+def test_heads_of_any_settings_and_folds_are_what_the_loop_makes_alone(offsets):
+    """Widths, batches, passes and folds of other sizes: some heads have no clips left in the last steps of others."""
+    folds = [
+        Clips(in_dialogues(clips(count, seed), seed), in_dialogues(clips(30, 5), 5))
+        for seed, count in enumerate((70, 40))
+    ]
+    shapes = [{}, {"hidden": 8}, {"batch_size": 8, "passes_per_epoch": 1}, {"dropout": 0.1}]
+    configs = [
+        replace(config, fold=fold)
+        for fold in (0, 1)
+        for config in configs_of(*((seed, {**change, **offsets}) for seed, change in enumerate(shapes)))
+    ]
+    fresh_heads = [fresh(config, folds[config.fold].train) for config in configs]
+    heads = Heads(fresh_heads, configs, folds, EPOCHS)
+    epochs = [heads.epoch(None) for _ in range(EPOCHS - 1)] + [heads.epoch(("VA",))]
+    assert max(len(numbers) for numbers, _ in heads.stacks) > 2, "heads of both folds share a stack"
+    for i, config in enumerate(configs):
+        history, expected = alone(config, folds[config.fold].train, folds[config.fold].validation)
+        assert [epoch[i].train_loss for epoch in epochs] == pytest.approx([h["train_loss"] for h in history], abs=1e-4)
+        for name, value in heads.state(i).items():
+            torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-3)
+        measured = validation_metrics(epochs[-1][i].counts_SKK, epochs[-1][i].loss_sum, tuple(loop.SUBSETS))
+        assert measured == pytest.approx(
+            {name: history[-1][name] for name in measured if "mean" not in name}
+            | {name: history[-1][name.replace("mean", "VA")] for name in measured if "mean" in name}
+        )
+        assert epochs[0][i].counts_SKK is None
+
+
 @pytest.mark.parametrize(
     "change",
     [{"hidden": 8}, {"batch_size": 8}, {"passes_per_epoch": 1}, {"modality_dropout": EACH}, {"context.after": 1}],
@@ -179,14 +209,15 @@ def test_without_validation_clips_nothing_is_counted():
 def test_heads_of_other_shapes_are_refused(change):
     configs, train = configs_of((0, {}), (0, change)), clips(40, 0)
     with pytest.raises(ValueError, match=f"differ in fusion.{next(iter(change)).partition('.')[0]}"):
-        StackedHeads([fresh(config, train) for config in configs], configs, [Fold(train, None)], EPOCHS)
+        StackedHeads([fresh(config, train) for config in configs], configs, [Clips(train, None)], EPOCHS)
 
 
 def test_a_head_that_diverges_is_told_and_leaves_the_others_as_they_are():
     train, validation = clips(40, 0), clips(20, 1)
     good, bad = configs_of((0, {"lr": 1e-2}), (0, {"lr": 1e30}))
-    both = StackedHeads([fresh(config, train) for config in (bad, good)], [bad, good], [Fold(train, validation)], EPOCHS)
-    alone = StackedHeads([fresh(good, train)], [good], [Fold(train, validation)], EPOCHS)
+    folds = [Clips(train, validation)]
+    both = StackedHeads([fresh(config, train) for config in (bad, good)], [bad, good], folds, EPOCHS)
+    alone = StackedHeads([fresh(good, train)], [good], folds, EPOCHS)
     (bad_epoch, good_epoch), (expected,) = both.epoch(), alone.epoch()
     assert not bad_epoch.is_finite
     assert good_epoch.is_finite

@@ -23,15 +23,17 @@ from emo_ray.config import Config, override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import from_features
 from emo_ray.experiments.bench.step import product_flops
-from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds
+from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds, timed
 from emo_ray.models import checkpoint
 from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.progress import progress
 from emo_ray.stages.fitting import ray_train
-from emo_ray.stages.sweeps.stacked import Fold, Worker, wave_of
+from emo_ray.stages.sweeps.stacked import shared_out, start_workers, wave_of
 from emo_ray.training.search import Params, applied
+from emo_ray.training.stacked_rows import Clips
 
 PART, FOLDS, CLASSES = "sweep", 5, 6
+_HEADS = 8  # whose matrix products are measured together
 _SHARE_ONE_BY_ONE = 0.16  # of the trials are trained one by one: rates are compared
 
 
@@ -45,10 +47,14 @@ class Size:
     epochs: int
     share: float  # of `bench.trials` that are trained
     at_least: float  # ratio that is wanted
+    widths: tuple[int, ...] = (128,)  # of the trials' heads, in turn
 
 
+_MOSI = "MOSI's size: 1,447 clips of 73 + 100 + 100, widths of 64, 128 and 256"
 _SIZES = (
     Size("1,500 clips of 3 x 100 dimensions", 1500, (100, 100, 100), 3, 1.0, 5.0),
+    Size(f"{_MOSI}, few trials", 1447, (73, 100, 100), 5, 0.16, 5.0, (64, 128, 256)),
+    Size(_MOSI, 1447, (73, 100, 100), 5, 1.0, 10.0, (64, 128, 256)),
     Size("MER2024's size: 5,030 clips of 768 + 1,024 + 5,120", 5030, (768, 1024, 5120), 2, 0.32, 1.5),
 )
 
@@ -61,8 +67,8 @@ def sweep(config: Config, scratch: Path) -> Measured:
     for size in _SIZES:
         changes = {"train.epochs": size.epochs, "fusion.passes_per_epoch": 1, "store.root": str(scratch)}
         size_config, table = override(config, changes), _table(size)
-        trials = _trials(max(1, round(size.share * config.bench.trials)))
-        few_trials = trials[: max(1, round(_SHARE_ONE_BY_ONE * len(trials)))]
+        trials = _trials(max(1, round(size.share * config.bench.trials)), size.widths)
+        few_trials = trials[: max(len(size.widths), round(_SHARE_ONE_BY_ONE * len(trials)))]
         ways = {
             "in bulk": partial(_in_bulk, size_config, table, trials),
             "one by one": partial(_one_by_one, size_config, table, few_trials),
@@ -71,19 +77,28 @@ def sweep(config: Config, scratch: Path) -> Measured:
             seconds = rounds(ways, config.bench.pairs, advance)
         for way, head_s in seconds.items():
             heads_per_s = 1 / median(head_s)
-            utilisation = heads_per_s * _flops(size_config, size) / peak_flops
+            utilisation = heads_per_s * _flops(size) / peak_flops
             clips_per_s = heads_per_s * size.clips * size.epochs
             figures.append(Figure(PART, f"{size.name}, {way}", clips_per_s, utilisation=utilisation))
+        limit_flops = _limit_flops(size, config.fusion.batch_size)
+        clips_per_s = limit_flops / _flops(size) * size.clips * size.epochs
+        figures.append(
+            Figure(PART, f"{size.name}: matrix products alone", clips_per_s, utilisation=limit_flops / peak_flops)
+        )
         what = f"{size.name}: {len(trials)} trials x {FOLDS} folds in bulk / one by one"
         comparisons.append(compared(PART, what, seconds["one by one"], seconds["in bulk"], size.at_least))
     return figures, comparisons
 
 
-def _trials(count: int) -> list[Params]:
+def _trials(count: int, widths: Sequence[int]) -> list[Params]:
     rng = np.random.default_rng(0)
     return [
-        {"fusion.lr": float(10 ** rng.uniform(-4, -2)), "fusion.dropout": float(rng.uniform(0, 0.6))}
-        for _ in range(count)
+        {
+            "fusion.lr": float(10 ** rng.uniform(-4, -2)),
+            "fusion.dropout": float(rng.uniform(0, 0.6)),
+            "fusion.hidden": widths[number % len(widths)],
+        }
+        for number in range(count)
     ]
 
 
@@ -105,20 +120,20 @@ def _folds(table: pa.Table) -> list[tuple[pa.Table, pa.Table]]:
 
 
 def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
-    """Seconds per head, from when its processes have the features."""
-    folds = [ray.put(Fold(*(from_features(part) for part in parts))) for parts in _folds(table)]
-    worker_class: Any = Worker  # Ray's decorator keeps the plain class's type
-    workers = [worker_class.remote(config, _labels(), folds) for _ in range(int(cluster.cpus()))]
+    """Seconds per head, from when its processes have the features; measured at the end, as trials in folds are."""
+    folds = [Clips(*(from_features(part) for part in parts)) for parts in _folds(table)]
+    workers = start_workers(config, _labels(), folds, int(cluster.cpus()))
     ray.get([worker.start.remote({}) for worker in workers])
+    plan = [False] * (config.train.epochs - 1) + [True]
     begun_s = time.perf_counter()
     begun = 0
     while begun < len(trials):
         numbers = range(begun, begun + wave_of(len(trials) - begun, len(workers)))
         begun = numbers.stop
-        share_of = [(worker, [n for n in numbers if n % len(workers) == i]) for i, worker in enumerate(workers)]
-        ray.get([worker.start.remote({n: trials[n] for n in share}) for worker, share in share_of])
-        for _ in range(config.train.epochs):
-            ray.get([worker.epoch.remote(share) for worker, share in share_of])
+        shares = shared_out({number: trials[number] for number in numbers}, FOLDS, config, len(workers))
+        share_of = list(zip(workers, shares, strict=True))
+        ray.get([worker.start.remote({cell: trials[cell[0]] for cell in share}) for worker, share in share_of])
+        ray.get([worker.train.remote(share, plan) for worker, share in share_of])
     took_s = time.perf_counter() - begun_s
     for worker in workers:
         ray.kill(worker)
@@ -173,11 +188,27 @@ def _labels() -> tuple[str, ...]:
     return tuple(f"class {k}" for k in range(CLASSES))
 
 
-def _flops(config: Config, size: Size) -> float:
-    """Floating-point operations of the matrix products in training a head.
+def _flops(size: Size) -> float:
+    """Floating-point operations of the matrix products in training a head: the mean of the widths.
 
     Every layer computes forward and the gradients of its weights; layers after the first also those of their inputs.
+    Modalities that dropout hides are counted, whether they are computed or not.
     """
-    hidden = config.fusion.hidden
-    first_layer, later_layers = sum(size.dims) * hidden, len(MODALITIES) * hidden * hidden + hidden * CLASSES
-    return (4 * first_layer + 6 * later_layers) * size.clips * (1 - 1 / FOLDS) * size.epochs
+    products = [
+        4 * sum(size.dims) * hidden + 6 * (len(MODALITIES) * hidden**2 + hidden * CLASSES) for hidden in size.widths
+    ]
+    return sum(products) / len(products) * size.clips * (1 - 1 / FOLDS) * size.epochs
+
+
+def _limit_flops(size: Size, batch_size: int) -> float:
+    """FLOP/s of these products alone, each of the shape that it has in a step, for eight heads on all cores."""
+    flops, took_s = 0.0, 0.0
+    for hidden in size.widths:
+        wide = len(MODALITIES) * hidden
+        shapes = [(batch_size, wide, hidden), (wide, batch_size, hidden), (batch_size, hidden, wide)]
+        shapes += [shape for dim in size.dims for shape in ((batch_size, dim, hidden), (dim, batch_size, hidden))]
+        for rows, inner, columns in shapes:
+            left, right = torch.randn(_HEADS, rows, inner), torch.randn(_HEADS, inner, columns)
+            flops += 2 * _HEADS * rows * inner * columns
+            took_s += min(timed(partial(torch.bmm, left, right), {"": 0.0}, "") for _ in range(20))
+    return flops / took_s

@@ -1,45 +1,41 @@
 """Sweeps of the fusion head alone: trials are trained many at a time, in one process on each core.
 
-Trials come in waves of as many as the processes hold. All trials of a wave end an epoch together, and then those that
-promise little are stopped (ASHA); so nothing depends on which process is faster. A killed sweep repeats its last wave.
+Trials come in waves. All trials of a wave reach a rung together, and then those that promise little are stopped (ASHA);
+so nothing depends on which process is faster. A trial is trained on every fold, and the processes share out trials and
+folds alike, so that a single trial keeps several of them busy. A killed sweep repeats its last wave.
 """
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 import ray
 import torch
 from threadpoolctl import threadpool_limits
 
-from emo_ray import cluster, store
+from emo_ray import cluster, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import SUBSETS
-from emo_ray.data.batch import FeatureBatch
 from emo_ray.models import checkpoint
-from emo_ray.models.fusion import FusionHead, feature_rates, scalings
+from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.progress import progress
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.training import metrics, search
 from emo_ray.training.divergence import diverged
-from emo_ray.training.stacked_heads import SHARED_FIELDS, HeadConfig, StackedHeads
+from emo_ray.training.head_stacks import Heads
+from emo_ray.training.stacked_heads import Epoch, HeadConfig
+from emo_ray.training.stacked_rows import Clips
 
-WIDTH = 8  # trials in a process: more save no overhead, and leave the cache
+WIDTH = 8  # trials of a wave for each process; with more of them the search would learn less from wave to wave
 FINISHED_WAVES = "whole.txt"  # how many trials the waves have that are recorded to the end
 _OPTUNA_STATE = {PRUNED: optuna.trial.TrialState.PRUNED, FAILED: optuna.trial.TrialState.FAIL}
+_STEP = 20_000  # parameters of a head that cost as much as what a step of any head costs
 Metrics = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The labelled clips with features of a split: to train on, and to validate on."""
-
-    train: FeatureBatch
-    validation: FeatureBatch
+Cell = tuple[int, int]  # the number of a trial, and that of a fold
 
 
 @dataclass
@@ -48,29 +44,28 @@ class _Trial:
 
     suggestion: optuna.Trial
     params: search.Params
-    epochs: list[Metrics]
-    history: list[tuple[int, float]]  # epoch from 1, objective
+    epochs: list[Metrics]  # with what is measured on validation clips, where it is
+    history: list[tuple[int, float]]  # epoch from 1, objective: of the epochs that are measured
     state: str = COMPLETE
     error: str | None = None
 
 
-def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Fold], records: Records) -> None:
+def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Clips], records: Records) -> None:
     """All trials of the sweep; those that `records` holds already are not repeated."""
     settings = config.tune
     finished_waves = records.folder / FINISHED_WAVES
     finished = finished_trials(records) if store.exists(finished_waves) else 0
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
-    space, processes = search.distributions(settings.space), _processes(config)
-    worker_class: Any = Worker  # Ray's decorator keeps the plain class's type
-    workers = [worker_class.remote(config, tuple(labels), [ray.put(fold) for fold in folds]) for _ in range(processes)]
+    space, processes = search.distributions(settings.space), _processes(config, len(folds))
+    workers = start_workers(config, labels, folds, processes)
     with progress("searching", settings.trials, "trials") as advance:
         advance(len(study.trials))
         while (begun := len(records.trials)) < settings.trials:
             study.sampler = search.sampler(settings, config.seed + begun)  # a resumed sweep goes on as it would have
             suggestions = [study.ask(space) for _ in range(wave_of(settings.trials - begun, processes))]
             begun_s = time.monotonic()
-            trials = _run_wave(config, suggestions, workers, records)
+            trials = _run_wave(config, suggestions, workers, len(folds), records)
             _record(trials, records, time.monotonic() - begun_s)
             store.write_text(finished_waves, json.dumps(len(records.trials)))
             for trial in trials:
@@ -92,13 +87,36 @@ def finished_trials(records: Records) -> int:
 
 
 def wave_of(trials: int, processes: int) -> int:
-    """How many of the trials that are left come next.
+    """How many of the trials that are left come next: waves are about as large as each other."""
+    waves = -(-trials // (WIDTH * processes))
+    return -(-trials // waves)
 
-    Waves are about as large as each other, for a small one is all overhead, and all processes have as many.
-    """
-    each = -(-trials // processes)
-    waves = -(-each // WIDTH)
-    return min(trials, processes * -(-each // waves))
+
+def start_workers(config: Config, labels: Sequence[str], folds: Sequence[Clips], processes: int) -> list[Any]:
+    """So many processes that hold the clips; on GPUs, each has one."""
+    gpus = 1 if resources.use_gpu(config, 1) else 0
+    worker_class: Any = ray.remote(num_cpus=resources.task_cpus() if gpus else 1, num_gpus=gpus)(Worker)
+    references = [ray.put(fold) for fold in folds]
+    return [worker_class.remote(config, tuple(labels), references) for _ in range(processes)]
+
+
+def shared_out(params_of: Mapping[int, search.Params], folds: int, config: Config, processes: int) -> list[list[Cell]]:
+    """For each process the trials and folds that it trains: about as much work for all, the widest heads first."""
+    costs = {number: _cost(search.applied(config, params)) for number, params in params_of.items()}
+    cells = [(number, fold) for fold in range(folds) for number in params_of]
+    shares: list[list[Cell]] = [[] for _ in range(processes)]
+    load = [0.0] * processes
+    for cell in sorted(cells, key=lambda cell: -costs[cell[0]]):
+        least = load.index(min(load))
+        shares[least].append(cell)
+        load[least] += costs[cell[0]]
+    return shares
+
+
+def _cost(config: Config) -> float:
+    """How long an epoch of a head takes, in no unit: the parameters of its mix, and what each step costs anyhow."""
+    settings = config.fusion
+    return (_STEP + 4 * settings.hidden**2) * settings.passes_per_epoch / settings.batch_size
 
 
 def _study(config: Config, records: Records) -> optuna.Study:
@@ -112,34 +130,34 @@ def _study(config: Config, records: Records) -> optuna.Study:
     return study
 
 
-def _processes(config: Config) -> int:
-    """One a core, but no more than can be filled."""
-    cores = int(cluster.cpus())
-    return max(1, min(config.tune.max_concurrent or cores, cores, -(-config.tune.trials // WIDTH)))
+def _processes(config: Config, folds: int) -> int:
+    """One a core, or a GPU, but no more than can be filled."""
+    most = int(cluster.gpus() if resources.use_gpu(config, 1) else cluster.cpus())
+    return max(1, min(config.tune.max_concurrent or most, most, -(-config.tune.trials * folds // WIDTH)))
 
 
 def _run_wave(
-    config: Config, suggestions: Sequence[optuna.Trial], workers: Sequence[Any], records: Records
+    config: Config, suggestions: Sequence[optuna.Trial], workers: Sequence[Any], folds: int, records: Records
 ) -> list[_Trial]:
-    """Train a wave of trials from its first epoch to its last; a trial that diverges fails."""
+    """Train a wave of trials from rung to rung; a trial that diverges fails."""
     settings, rungs = config.tune, search.rungs(config.tune, config.train.epochs)
     trials = {s.number: _Trial(s, search.from_optuna(settings.space, s.params), [], []) for s in suggestions}
-    share_of = [(worker, list(trials)[i :: len(workers)]) for i, worker in enumerate(workers)]
-    ray.get([worker.start.remote({n: trials[n].params for n in numbers}) for worker, numbers in share_of])
-    live = set(trials)
-    for epoch in range(1, config.train.epochs + 1):
-        results = ray.get([worker.epoch.remote([n for n in numbers if n in live]) for worker, numbers in share_of])
-        for number, values in sorted(item for result in results for item in result.items()):
-            trial = trials[number]
-            if values is None:
-                lr = search.applied(config, trial.params).fusion.lr
-                trial.state, trial.error = FAILED, diverged("fusion", lr, epoch - 1)
-                live.remove(number)
-                continue
-            trial.epochs.append(values | {"epoch": epoch - 1})
-            trial.history.append((epoch, _value(trial.epochs, settings.objective, settings.folds)))
-        if epoch in rungs:
-            earlier = [dict(map(tuple, record["history"])).get(epoch) for record in records.trials.values()]
+    params_of = {number: trial.params for number, trial in trials.items()}
+    shares = shared_out(params_of, folds, config, len(workers))
+    share_of = list(zip(workers, shares, strict=True))
+    ray.get([worker.start.remote({cell: params_of[cell[0]] for cell in share}) for worker, share in share_of])
+    live, done = set(trials), 0
+    for rung in [*rungs, config.train.epochs]:
+        plan = [_measures_each(config) or epoch == rung for epoch in range(done + 1, rung + 1)]
+        results = ray.get([worker.train.remote([c for c in share if c[0] in live], plan) for worker, share in share_of])
+        epochs_of = {cell: epochs for result in results for cell, epochs in result.items()}
+        for number in sorted(live):
+            each_fold = [epochs_of[number, fold] for fold in range(folds)]
+            _continue(trials[number], list(zip(*each_fold, strict=True)), done, config)
+        done = rung
+        live = {number for number in live if trials[number].state == COMPLETE}
+        if rung in rungs:
+            earlier = [dict(map(tuple, record["history"])).get(rung) for record in records.trials.values()]
             reached = [value for value in earlier if value is not None] + [trials[n].history[-1][1] for n in live]
             for number in sorted(live - {0}):  # the first is what all others are compared with
                 if not search.is_promoted(trials[number].history[-1][1], reached, settings.reduction_factor):
@@ -148,11 +166,35 @@ def _run_wave(
     return list(trials.values())
 
 
-def _value(epochs: Sequence[Metrics], objective: str, folds: int | None) -> float:
-    """Objective at the epoch that `train` keeps: the best by it and then by loss, or in folds the last one."""
-    if folds:
-        return metrics.objective(epochs[-1], objective)
-    return max(metrics.objective(epoch, objective) for epoch in epochs)
+def _measures_each(config: Config) -> bool:
+    """Whether every epoch is measured: a trial without folds is worth its best epoch, one in folds its last."""
+    return config.tune.curves or config.tune.folds is None
+
+
+def _continue(trial: _Trial, epochs: Sequence[Sequence[Epoch]], done: int, config: Config) -> None:
+    """Note epochs of a trial, each given fold by fold, that follow `done` ones; folds are counted together."""
+    for epoch, each_fold in enumerate(epochs, start=done + 1):
+        if not all(result.is_finite for result in each_fold):
+            lr = search.applied(config, trial.params).fusion.lr
+            trial.state, trial.error = FAILED, diverged("fusion", lr, epoch - 1)
+            return
+        values: Metrics = {"train_loss": sum(result.train_loss for result in each_fold) / len(each_fold)}
+        tables = [result.counts_SKK for result in each_fold if result.counts_SKK is not None]
+        if tables:
+            loss_sum = sum(result.loss_sum for result in each_fold)
+            values |= metrics.validation_metrics(np.sum(tables, axis=0), loss_sum, tuple(SUBSETS))
+        trial.epochs.append(values | {"epoch": epoch - 1})
+        if tables:
+            reached = metrics.objective(values, config.tune.objective)
+            # The epoch that `train` keeps is the best by the objective and then by loss, or in folds the last one.
+            earlier = [] if config.tune.folds else [value for _, value in trial.history]
+            trial.history.append((epoch, max([*earlier, reached])))
+
+
+def measured_subsets(objective: str) -> tuple[str, ...]:
+    """The subsets of the modalities that an objective looks at."""
+    where = objective.split("/")[0]
+    return tuple(SUBSETS) if where == "mean" else () if where == "available" else (where,)
 
 
 def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
@@ -161,68 +203,48 @@ def _record(trials: Sequence[_Trial], records: Records, seconds: float) -> None:
     for trial in trials:
         name = f"{trial.suggestion.number:05d}"
         records.begin(name, trial.params)
-        for (epoch, value), values in zip(trial.history, trial.epochs, strict=True):
-            records.epoch(name, epoch, value, metrics.objective(values, records.config.tune.objective))
+        for epoch, value in trial.history:
+            reached = metrics.objective(trial.epochs[epoch - 1], records.config.tune.objective)
+            records.epoch(name, epoch, value, reached)
         records.log(name, [("fusion", epoch) for epoch in trial.epochs])
         records.end(name, trial.state, trial.error, seconds=epoch_s * len(trial.epochs))
 
 
-@ray.remote(num_cpus=1)
 class Worker:
-    """Trains the trials that it is given, those of one shape together, each on every fold."""
+    """Trains heads of the trials and folds that it is given, together."""
 
     def __init__(self, config: Config, labels: tuple[str, ...], folds: list[ray.ObjectRef]):
         torch.set_num_threads(1)
         threadpool_limits(1)
         self.config, self.labels, self.folds = config, labels, ray.get(folds)
+        self.device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self.scalings = [scalings(fold.train) for fold in self.folds]
-        self.groups: list[tuple[list[int], list[StackedHeads]]] = []  # numbers of trials, and their heads on each fold
+        self.cells: list[Cell] = []
+        self.heads: Heads | None = None
 
-    def start(self, params_of: Mapping[int, search.Params]) -> None:
-        """Make fresh heads for trials, by number."""
-        shapes: dict[Any, list[int]] = defaultdict(list)
-        configs = {number: search.applied(self.config, params) for number, params in params_of.items()}
-        for number, config in configs.items():
-            shape = [getattr(config.fusion, name) for name in SHARED_FIELDS]
-            shapes[(*shape, isinstance(config.fusion.modality_dropout, dict))].append(number)
-        self.groups = [
-            (numbers, [self._stack([configs[n] for n in numbers], fold) for fold in range(len(self.folds))])
-            for numbers in shapes.values()
-        ]
-
-    def _stack(self, configs: Sequence[Config], fold: int) -> StackedHeads:
-        heads: list[FusionHead] = []
+    def start(self, params_of: Mapping[Cell, search.Params]) -> None:
+        """Make fresh heads."""
+        self.cells, heads, head_configs = list(params_of), [], []
         with torch.random.fork_rng(devices=[]):
-            for config in configs:
+            for (_, fold), params in params_of.items():
+                config = search.applied(self.config, params)
                 torch.manual_seed(config.seed)
                 rates_of = feature_rates(self.folds[fold].train, config.fusion.feature_dropout)
                 heads += checkpoint.fresh_heads(config, self.scalings[fold], self.labels, 1, rates_of)
-        head_configs = [HeadConfig(config.fusion, config.seed, self.labels) for config in configs]
-        clips = self.folds[fold]
-        return StackedHeads(heads, head_configs, clips.train, clips.validation, self.config.train.epochs)
+                head_configs.append(HeadConfig(config.fusion, config.seed, self.labels, fold))
+        self.heads = Heads(heads, head_configs, self.folds, self.config.train.epochs, self.device)
 
-    def epoch(self, live: Collection[int]) -> dict[int, Metrics | None]:
-        """Train the next epoch of these trials; trials that are left out never go on. Folds are counted together.
-
-        None stands for the metrics of a trial that diverged on any fold.
-        """
-        metrics_of: dict[int, Metrics | None] = {}
-        for g, (numbers, stacks) in enumerate(self.groups):
-            places = [i for i, number in enumerate(numbers) if number in live]
-            if not places:
-                continue
-            if len(places) < len(numbers):
-                for stack in stacks:
-                    stack.select(places)
-                numbers = [numbers[i] for i in places]
-                self.groups[g] = (numbers, stacks)
-            for i, epochs in enumerate(zip(*(stack.epoch() for stack in stacks), strict=True)):
-                if not all(epoch.is_finite for epoch in epochs):
-                    metrics_of[numbers[i]] = None
-                    continue
-                loss = sum(epoch.train_loss for epoch in epochs) / len(epochs)
-                counts_SKK = sum(epoch.counts_SKK for epoch in epochs)
-                loss_sum = sum(epoch.loss_sum for epoch in epochs)
-                validated = metrics.validation_metrics(counts_SKK, loss_sum, tuple(SUBSETS))
-                metrics_of[numbers[i]] = {"train_loss": loss, **validated}
-        return metrics_of
+    def train(self, live: Sequence[Cell], plan: Sequence[bool]) -> dict[Cell, list[Epoch]]:
+        """Train an epoch for each entry of `plan`, measured where it says so; heads that are left out never go on."""
+        if not live:
+            return {}
+        assert self.heads is not None, "heads are made before they are trained"
+        if len(live) < len(self.cells):
+            self.heads.select([self.cells.index(cell) for cell in live])
+            self.cells = list(live)
+        subsets = measured_subsets(self.config.tune.objective)
+        epochs = [self.heads.epoch(subsets if is_measured else None) for is_measured in plan]
+        return {
+            cell: [epoch._replace(logits_BK=None) for epoch in each]
+            for cell, each in zip(self.cells, zip(*epochs, strict=True), strict=True)
+        }
