@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from emo_ray.config.model_settings import METRICS
-from emo_ray.config.setting import NOTHING, Condition, Section, by_value, setting
+from emo_ray.config.setting import NOTHING, Section, by_value, setting
 from emo_ray.config.train_settings import checked_objective
 
 
@@ -18,9 +18,6 @@ def _is_range_or_choice(name: str, values: list[Any]) -> bool:
     if not numbers or len(values) != 2 or not values[0] < values[1]:
         return False
     return name in ("uniform", "randint") or (name == "loguniform" and values[0] > 0)
-
-
-IN_FOLDS = Condition("tune.folds is set", lambda config: config.tune.folds is not None)
 
 
 class Tune(Section, decides=by_value("sweep"), in_recipe=False):
@@ -58,7 +55,6 @@ class Tune(Section, decides=by_value("sweep"), in_recipe=False):
     curves: bool = setting(
         False,
         "Whether heads in folds are measured after every epoch, for learning curves; else where trials are compared.",
-        decides=by_value("sweep", only_if=IN_FOLDS),
     )
     bulk: Literal["auto", "no"] = setting(
         "auto", "auto: trials that change the head alone are trained many at a time. no: each is a trial of Ray Tune."

@@ -45,16 +45,16 @@ def test_every_clip_is_left_out_once_and_with_its_speaker():
     folds = []
     choose(clips(), CONFIG, "abc", True, batch_groups(), run=recorded(folds))
     assert len(folds) == INNER_FOLDS
-    assert sorted(i for _, tested, *_ in folds for i in tested.clip_ids) == sorted(clips().clip_ids)
-    for train, tested, *_ in folds:
-        assert not set(train.speakers) & set(tested.speakers)
-        assert not set(train.clip_ids) & set(tested.clip_ids)
+    assert sorted(i for (fold,), *_ in folds for i in fold.validation.clip_ids) == sorted(clips().clip_ids)
+    for (fold,), *_ in folds:
+        assert not set(fold.train.speakers) & set(fold.validation.speakers)
+        assert not set(fold.train.clip_ids) & set(fold.validation.clip_ids)
 
 
 def test_the_choice_has_the_most_of_the_objective_and_then_the_least_loss():
     folds = []
     choice = choose(clips(noise=3.0), CONFIG, "abc", True, batch_groups(), run=recorded(folds))
-    of_folds = [curves(*fold) for fold in folds]
+    of_folds = [curves(*fold)[0] for fold in folds]
     best = None
     for c, candidate in enumerate(candidates(CONFIG, searches=True)):
         for epoch in range(CONFIG.train.epochs):
@@ -80,7 +80,8 @@ def test_out_of_fold_probabilities_are_those_of_the_head_that_has_not_seen_the_c
     assert out_of_fold.clip_ids == batch.clip_ids
     assert out_of_fold.label_B.tolist() == batch.label_B.tolist()
     chosen_config = override(choice.config, {"train.heads": 1})
-    for train, tested, *_ in folds:
+    for (fold,), *_ in folds:
+        train, tested = fold.train, fold.validation
         head = fit_average(train, chosen_config, "abc", choice.epochs)
         rows = [batch.clip_ids.index(name) for name in tested.clip_ids]
         expected_BK = shown_only(head, tested, ("video", "audio", "text"))
