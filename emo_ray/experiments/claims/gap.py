@@ -48,7 +48,7 @@ from emo_ray.training.metrics import metrics
 
 VERSION = 1  # raise it when the same trial gives other scores
 SCORES = "scores.json"
-Clips = dict[Split, VideoBatch]
+Clips = dict[str, VideoBatch]  # by split
 
 
 @dataclass(frozen=True)
