@@ -21,34 +21,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
-from pyarrow import fs
+from emo_ray.addresses import is_address
 
-SCHEMES = ("s3", "gs")
+if TYPE_CHECKING:
+    from pyarrow import fs
+
 FOLDER = "emo_ray_buckets"
-_TRIES = 7  # of a request by its library, which take some 20 s
-_WAITS_S = (0.5, 3.0)  # before such tries begin again
+_WAITS_S = (0.5, 3.0)  # before the tries that `arrow_s3` makes begin again
 _LASTING = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")  # trying is in vain
 _LISTED = 100  # objects
 _THREADS = 16  # they wait for the network
 Result = TypeVar("Result")
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is the address of something in a bucket."""
-    return text.partition("://")[0] in SCHEMES and "://" in text
-
-
-def check_address(path: str) -> None:
-    """Raises ValueError for a text with :// that is not the address of a folder or file in a bucket."""
-    if "://" in path and (not is_address(path) or re.search(r"[?@#]", path) or not path.partition("://")[2].strip("/")):
-        shown = path.partition("://")[0] if re.search(r"[?@]", path) else path
-        raise ValueError(
-            f"found {shown!r}, expected an address such as s3://BUCKET/FOLDER or gs://BUCKET/FOLDER without login and "
-            "options, which come from the environment (docs/cluster.md), or a folder: other storage is mounted first"
-        )
 
 
 def local_path(address: str, cache_folder: Path) -> Path:
@@ -63,7 +49,7 @@ def address_of(path: Path) -> str | None:
     return None if place is None else f"{place[0]}://{quote(place[1])}"
 
 
-def storage_of(path: Path) -> tuple[str, fs.FileSystem | None]:
+def storage_of(path: Path) -> "tuple[str, fs.FileSystem | None]":
     """A place as Ray takes it to keep state in: path and file system, which is None for one on this machine."""
     place = _place(path)
     return (str(path), None) if place is None else (place[1], _filesystem(place[0], place[1].split("/")[0]))
@@ -73,7 +59,7 @@ def exists(path: Path) -> bool:
     """Whether a file or a folder with any file is there: here, or in the bucket."""
     if path.exists() or (place := _place(path)) is None:
         return path.exists()
-    return _info(place).type is not fs.FileType.NotFound
+    return _info(place).type.name != "NotFound"
 
 
 def files(folder: Path, recursive: bool = False) -> dict[str, tuple[int, float]]:
@@ -88,11 +74,13 @@ def files(folder: Path, recursive: bool = False) -> dict[str, tuple[int, float]]
                 if stat.S_ISREG((status := path.stat()).st_mode):
                     about[path.relative_to(folder).as_posix()] = status.st_size, status.st_mtime
     else:
+        from pyarrow import fs
+
         scheme, key = place
         selector = fs.FileSelector(key, allow_not_found=True, recursive=recursive)
         infos = tried(lambda: _filesystem(scheme, key.split("/")[0]).get_file_info(selector), folder)
         for info in infos:
-            if info.type is fs.FileType.File:
+            if info.is_file:
                 about[info.path[len(key) + 1 :]] = info.size, info.mtime_ns / 1e9
     return {name: about[name] for name in about if not any(part.startswith(".") for part in name.split("/"))}
 
@@ -120,7 +108,7 @@ def listed(addresses: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 def fetch(path: Path) -> Path:
     """The path, whose file is here if it is in the bucket."""
-    if not path.exists() and (place := _place(path)) is not None and (info := _info(place)).type is fs.FileType.File:
+    if not path.exists() and (place := _place(path)) is not None and (info := _info(place)).is_file:
         _download(path, place, info.size, info.mtime_ns / 1e9)
     return path
 
@@ -129,7 +117,7 @@ def fetch_anew(path: Path) -> Path:
     """The path, whose file is here as it is in the bucket now: for files that others change."""
     if (place := _place(path)) is not None:
         info = _info(place)
-        if info.type is not fs.FileType.File:
+        if not info.is_file:
             path.unlink(missing_ok=True)
         elif not path.exists() or _differs(path, info.size, info.mtime_ns / 1e9):
             _download(path, place, info.size, info.mtime_ns / 1e9)
@@ -140,7 +128,7 @@ def fetch_all(path: Path, choose: Callable[[str], bool] = lambda name: True) -> 
     """The path of a file, or of a folder, whose chosen files, by relative name, are here as they are in the bucket."""
     if (place := _place(path)) is None or path.is_file():
         return path
-    if _info(place).type is fs.FileType.File:
+    if _info(place).is_file:
         return fetch(path)
     scheme, key = place
     listed = {name: about for name, about in files(path, recursive=True).items() if choose(name)}
@@ -156,6 +144,8 @@ def send(source: Path, path: Path) -> None:
     """Write the content of a file, which gets the object's time, to the object that `path` stands for, if to any."""
     if (place := _place(path)) is None:
         return
+    from pyarrow import fs
+
     scheme, key = place
     filesystem, size = _filesystem(scheme, key.split("/")[0]), source.stat().st_size
 
@@ -192,11 +182,11 @@ def remove(path: Path) -> None:
     if (place := _place(path)) is not None:
         scheme, key = place
         filesystem = _filesystem(scheme, key.split("/")[0])
-        kind = _info(place).type
+        info = _info(place)
         with suppress(FileNotFoundError):
-            if kind is fs.FileType.Directory:
+            if info.type.name == "Directory":
                 tried(lambda: filesystem.delete_dir(key), path)
-            elif kind is fs.FileType.File:
+            elif info.is_file:
                 tried(lambda: filesystem.delete_file(key), path)
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -220,35 +210,14 @@ def _place(path: Path) -> tuple[str, str] | None:
 
 
 @cache
-def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
+def _filesystem(scheme: str, bucket: str) -> "fs.FileSystem":
     """The bucket's storage. Its host, region and credentials come from the environment, as the libraries take them."""
-    filesystem, _ = tried(lambda: fs.FileSystem.from_uri(f"{scheme}://{bucket}"), f"{scheme}://{bucket}")
-    if not isinstance(filesystem, fs.S3FileSystem):
-        return filesystem
-    _, (options,) = filesystem.__reduce__()  # the only way to learn what it took from the environment
-    return _s3(options)
+    from emo_ray.arrow_s3 import patient  # most paths lie in no bucket, and a job says its settings without pyarrow
+
+    return tried(lambda: patient(f"{scheme}://{bucket}"), f"{scheme}://{bucket}")
 
 
-class _S3(fs.S3FileSystem):
-    """S3 that is made anew by `_s3` in other processes, such as those of Ray: Arrow forgets how often to try."""
-
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], fs.S3FileSystem], tuple[dict[str, Any]]]:
-        _, (options,) = super().__reduce__()
-        return _s3, (options,)
-
-
-def _s3(options: dict[str, Any]) -> _S3:
-    """S3 with these options, which tries failing requests for seconds: by default it gives up at once, or in minutes.
-
-    A small object is one request, and not three, if opening is delayed. Arrow 25 crashes within minutes where requests
-    fail while it writes in the background.
-    """
-    options = {name: value for name, value in options.items() if value and name != "proxy_options"}
-    changes = {"allow_delayed_open": True, "background_writes": False}
-    return _S3(**options | changes, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES))
-
-
-def _info(place: tuple[str, str]) -> fs.FileInfo:
+def _info(place: tuple[str, str]) -> "fs.FileInfo":
     scheme, key = place
     return tried(lambda: _filesystem(scheme, key.split("/")[0]).get_file_info(key), key)
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import psutil
 from pydantic import SecretStr
 
-from emo_ray import bucket
+from emo_ray import addresses, bucket
 from emo_ray.config import Config
 from emo_ray.config.yaml_core import read
 from emo_ray.data.inputs import cache_folder
@@ -235,7 +235,7 @@ def store_root(config: Config) -> Path:
     The root of a store in a bucket is a folder of `bucket`, below `store.cache`. Raises ValueError where no folder is
     there and none can be made, where Ray Data reads nothing, and where MLflow's database cannot lie in it.
     """
-    if bucket.is_address(config.store.root):
+    if addresses.is_address(config.store.root):
         return _root_in_bucket(config)
     base = Path.home() if in_submitted_job() else Path.cwd()
     try:

@@ -13,6 +13,8 @@ import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from emo_ray.data import decoder
+
 BUCKET = "bucket"
 
 
@@ -71,6 +73,12 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
+def _end_decoder() -> None:
+    """End the process that decodes media for this one; the next clip starts another."""
+    decoder._close_last()
+    decoder._child = None
+
+
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server with an empty bucket; the environment of this process, and of its children, names it."""
@@ -84,10 +92,12 @@ def serving() -> Iterator[Server]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
         patch.setenv("AWS_ENDPOINT_URL", address)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        _end_decoder()  # it would know another environment
         bucket = Server(address, failing)
         bucket.client.create_bucket(Bucket=BUCKET)
         try:
             yield bucket
         finally:
+            _end_decoder()
             server.shutdown()
             thread.join()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from emo_ray import bucket, locks, parquet, store
+from emo_ray import arrow_s3, bucket, locks, parquet, store
 from tests.buckets import BUCKET, Server, serving
 
 
@@ -162,7 +162,7 @@ def test_a_server_that_fails_often_changes_nothing(server, tmp_path):
 
 def test_a_server_that_always_fails_is_trouble_of_the_place(server, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, "_WAITS_S", (0.01,))
-    monkeypatch.setattr(bucket, "_TRIES", 1)
+    monkeypatch.setattr(arrow_s3, "_TRIES", 1)
     bucket._filesystem.cache_clear()
     server.failing.rate = 1.0
     with pytest.raises(OSError, match="bucket") as error:

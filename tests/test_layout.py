@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Bottom to top. A module imports only from lower floors, and rooms on one floor know nothing of each other. Inside a
 # room, a module imports only what stands before it in the room's reading order: see `reading_order`.
 FLOORS = (
+    ("addresses", "arrow_s3"),
     ("bucket",),
     ("locks", "trouble"),
     ("store",),

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from emo_ray import bucket
+from emo_ray import addresses
 from emo_ray.config.model_settings import CLIP_FIELDS, VIDEO_TRAINED
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
@@ -115,7 +115,7 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     def _folder(cls, root: str | None) -> str | None:
         if root is not None and (not root.strip() or "\0" in root):
             raise ValueError(f"found {root!r}, expected a folder, or an address such as s3://BUCKET/FOLDER")
-        bucket.check_address(root or "")
+        addresses.check_address(root or "")
         return root
 
     @field_validator("columns", "split_map", "label_map", mode="before")

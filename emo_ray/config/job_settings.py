@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from emo_ray import bucket
+from emo_ray import addresses
 from emo_ray.config.model_settings import MODALITIES, SMALL
 from emo_ray.config.setting import NOTHING, Section, by_content, by_value, setting
 
@@ -267,7 +267,7 @@ class Store(Section, decides=NOTHING, owner="caller"):
     def _folder(cls, root: str) -> str:
         if not root.strip() or "\0" in root:
             raise ValueError(f"found {root!r}, expected a folder, or an address such as s3://BUCKET/FOLDER")
-        bucket.check_address(root)
+        addresses.check_address(root)
         return root
 
 

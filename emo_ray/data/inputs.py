@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from emo_ray import bucket
+from emo_ray import addresses, bucket
 from emo_ray.config import Config, declarations, flatten, override
 from emo_ray.data.suffixes import MEDIA_SUFFIXES, suffix
 
@@ -25,16 +25,16 @@ def fetched(config: Config) -> Config:
     for key, value in flatten(config).items():
         if value and (declared[key].path or key in _CORPUS):
             paths = [value] if isinstance(value, str) else list(value)
-            if any(map(bucket.is_address, paths)):
+            if any(map(addresses.is_address, paths)):
                 local = [_fetched(config, key, path) for path in paths]
                 changes[key] = local[0] if isinstance(value, str) else local
     return override(config, changes)
 
 
 def _fetched(config: Config, key: str, address: str) -> str:
-    if not bucket.is_address(address):
+    if not addresses.is_address(address):
         return address
-    bucket.check_address(address)
+    addresses.check_address(address)
     path = bucket.local_path(address, cache_folder(config))
     if key != "data.root":
         if path.is_file():  # of an earlier job

@@ -17,7 +17,7 @@ from emo_ray.data import decoder, media, shards, status
 from emo_ray.data.media import RATE_HZ, Limits, Span
 from emo_ray.data.shards import IdentifiedClip
 
-VERSION = 1  # raise it when the same recordings and settings give another manifest
+VERSION = 2  # 2: rows of manifests hold votes
 NO_SPEECH = "no speech"
 STRETCH_S = 600.0  # 19 MB of sound
 _READABLE = 0.9  # share of its stretches below which a recording counts as corrupt

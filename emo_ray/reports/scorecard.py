@@ -11,6 +11,7 @@ from emo_ray.reports.wording import SUBSET_NAMES, percent, plural, points
 from emo_ray.training.bootstrap import FEW_SPEAKERS
 
 REPORT, PREDICTIONS = "report.json", "predictions.parquet"  # in the folder of a report
+MISTAKES = "mistakes"  # the first letters of its pages of cards
 FEW_CLIPS = 20  # a class with fewer allows no conclusion
 # What papers on a corpus report, by the importer of the corpus or a word in the name of its manifest.
 CONVENTIONS = {

@@ -26,13 +26,13 @@ from emo_ray.reports.cards import NO_MEDIA, Answer, Card, ClipMedia, unfamiliar_
 from emo_ray.reports.cards_page import CARDS_PER_PAGE, COLUMNS, CardSet
 from emo_ray.reports.contact_sheet import with_boxes
 from emo_ray.reports.drawings import loudness, strip
+from emo_ray.reports.scorecard import MISTAKES
 from emo_ray.reports.wording import clock
 from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.prediction_rows import ATTENTION, DISTANCE, matrix
 from emo_ray.training.calibration import calibrated
 from emo_ray.training.scoring import EVERYTHING, Probabilities
 
-MISTAKES = "mistakes"
 _MOST_MISTAKES = 20
 _PICTURES = 8  # of a clip
 _COLUMNS = ("frames", "audio", "text", *(f"{name}_status" for name in MODALITIES), *face_columns.NAMES)

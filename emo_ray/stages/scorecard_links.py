@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 from emo_ray import store
 from emo_ray.reports import evaluation, noise
 from emo_ray.reports.page import Link
-from emo_ray.reports.scorecard import REPORT
-from emo_ray.stages.cards import MISTAKES
+from emo_ray.reports.scorecard import MISTAKES, REPORT
 
 META = {store.REWRITTEN: [evaluation.PAGE]}  # of a report
 NOISE, COMPARE = "noise-", "compare-"  # first letters of the folders' names

@@ -141,7 +141,14 @@ def _is_json(line: str) -> bool:
     return True
 
 
+def _check_page(path: Path, root: Path) -> None:
+    """Look for the page's end: of a page that links are added to, no digest is kept."""
+    if not path.read_bytes().rstrip().endswith(b"</html>"):
+        raise DamagedFile(path, "the page has no end")
+
+
 _CHECKS: dict[str, Callable[[Path, Path], None]] = {
+    ".html": _check_page,
     ".parquet": _check_parquet,
     ".json": _check_json,
     ".jsonl": _check_lines,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray import bucket, parquet
+from emo_ray import arrow_s3, bucket, parquet
 from emo_ray.config import Config, load
 from emo_ray.data import shards
 from emo_ray.data.corpora.reader import read_corpus
@@ -122,7 +122,7 @@ def test_clips_are_decoded_alike_while_requests_fail(server, tmp_path):
 
 def test_a_bucket_that_never_answers_makes_no_clip_corrupt(server, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, "_WAITS_S", (0.01,))
-    monkeypatch.setattr(bucket, "_TRIES", 1)
+    monkeypatch.setattr(arrow_s3, "_TRIES", 1)
     bucket._filesystem.cache_clear()
     config = load("mini", {"media.frames": 2, "media.patience_s": 0.1})
     identified = shards.identified([Clip("a", video=f"s3://{BUCKET}/folder/two.mp4")], "sample")

@@ -26,7 +26,7 @@ def config_of(cache: Path, **changes: object) -> Config:
 
 
 def fill(folder: Path) -> None:
-    store.write_text(folder / "report.html", "<p>what was checked</p>")
+    store.write_text(folder / "report.html", "<p>what was checked</p></html>")
     store.write_bytes(folder / "picture.png", bytes(10_000))
 
 
