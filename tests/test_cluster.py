@@ -253,12 +253,14 @@ def killed(tmp_path_factory):
     return process, json.loads(next(line for line in lines if line.startswith("[[")))
 
 
+@pytest.mark.slow  # the cluster that it takes starts in 24 s; make chaos kills actors of real jobs
 def test_an_actor_of_ray_data_that_dies_is_replaced_and_ray_foresees_no_trouble(killed):
     process, answers = killed
     assert answers[0] == [10, 11, 12, 13, 14, 15]
     assert "constructor arguments" not in process.stdout + process.stderr
 
 
+@pytest.mark.slow  # the cluster that it takes starts in 24 s; make chaos kills actors of real jobs
 def test_work_that_kills_its_process_every_time_ends_with_a_message(killed):
     _, (_, task, actor, bug, bug_of_an_actor) = killed
     for message, status in (task, actor):

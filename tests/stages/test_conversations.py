@@ -69,8 +69,12 @@ def test_pseudo_labels_are_refused_where_the_dialogue_is_judged(talking):
     assert all(reason in {"speaker in test", "speaker in validation"} for reason in refused.values())
 
 
-def test_folds_and_sweeps_have_context_too(talking):
+def test_folds_have_context_too(talking):
     assert crossvalidate(override(talking, {"data.folds": 3})).content["subsets"]["VAT"]["accuracy"] > 0.6
+
+
+@pytest.mark.slow  # the processes of a sweep take ten seconds to start; stacked heads have context in training/
+def test_sweeps_have_context_too(talking):
     space = {"fusion.context.before": {"choice": [0, 1]}, "fusion.context.after": {"choice": [0]}}
     sweep = {"tune.trials": 4, "tune.objective": "VAT/accuracy", "tune.space": space, "tune.search": "random"}
     content = tune(override(talking, {**sweep, "fusion.context.before": 0})).content

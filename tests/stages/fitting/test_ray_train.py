@@ -39,8 +39,9 @@ def test_state_for_resuming_is_gone_when_the_result_is_stored(trained, tiny_conf
 
 
 def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
-    """The same weights, bit for bit, from features that actors made; and every epoch is reported."""
+    """The same weights, bit for bit, and every epoch is reported. The store has the features of that EmoVCLIP."""
     config = with_workers(tiny_config, 1)
+    shutil.copytree(Path(tiny_config.store.root, "features"), Path(config.store.root, "features"))
     plan = resolve_training(config, open_corpus(config))
     epochs_heard = []
     train_phases(config, plan, lambda phase, metrics: epochs_heard.append((phase, metrics["epoch"])))

@@ -20,7 +20,7 @@ from emo_ray.training.augmentation import Augmentation
 def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middles(ray_session, tiny_config, tmp_path):
     """The features in the store are the checkpoint's on the middles of what is stored."""
     changes = {"media.frames_stored": 5, "augment.flip": 0.5, "augment.crop": 0.5, "train.ema": 0.9}
-    changes |= {"store.root": str(tmp_path), "tracking.enabled": False}
+    changes |= {"store.root": str(tmp_path), "tracking.enabled": False, "media.clips_per_part": 128}
     config = override(tiny_config, changes)
     assert evaluate(config).path.is_dir()
     plan = resolve_training(config, open_corpus(config))
