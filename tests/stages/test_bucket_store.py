@@ -7,6 +7,7 @@ import pytest
 
 from emo_ray import bucket, cluster, job_log, store
 from emo_ray.config import Config, load
+from emo_ray.reports.page import Page, write
 from emo_ray.stages.report import report
 from emo_ray.stages.status import status
 from emo_ray.stages.verify import verify
@@ -26,7 +27,7 @@ def config_of(cache: Path, **changes: object) -> Config:
 
 
 def fill(folder: Path) -> None:
-    store.write_text(folder / "report.html", "<p>what was checked</p></html>")
+    write(Page("What was checked", "12 clips", [], "a test"), folder / "report.html")
     store.write_bytes(folder / "picture.png", bytes(10_000))
 
 
