@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def sound_pages(tmp_path_factory):
-    """Every page that any test has written keeps to what `pages.flaws` asks of a page."""
+    """Every page (.html) that any test has written keeps to what `pages.flaws` asks of a page."""
     yield
     paths = (path for path in sorted(tmp_path_factory.getbasetemp().rglob("*.html")) if path.is_file())
     pages = {str(path): path.read_text("utf-8", errors="replace") for path in paths}

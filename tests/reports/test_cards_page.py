@@ -126,9 +126,9 @@ def test_labels_chosen_in_a_browser_are_a_manifest(tmp_path):
         card(1, place="b.mp4", words=HOSTILE), card(2, "sad", place="a10.mp4"), card(3, place="a9.mp4", words=" 门,\n"),
     ]  # fmt: skip
     text = re.sub("<meta http-equiv[^>]*>", "", written(cards, tmp_path))  # which would let no test run in the page
-    (tmp_path / "page.html").write_text(text.replace("</script>\n</body>", CHOOSING + "</script>\n</body>"), "utf-8")
+    (tmp_path / "page.htm").write_text(text.replace("</script>\n</body>", CHOOSING + "</script>\n</body>"), "utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--user-data-dir={tmp_path}/u"]
-    page = subprocess.run([*command, f"file://{tmp_path}/page.html"], capture_output=True, timeout=60, check=True)
+    page = subprocess.run([*command, f"file://{tmp_path}/page.htm"], capture_output=True, timeout=60, check=True)
     result = json.loads(unescape(re.search('<pre id="result">(.*?)</pre>', page.stdout.decode(), re.DOTALL)[1]))
     assert (result["below"], result["sad"]) == ("0 of 3 clips", "1 of 3 clips")
     assert result["order"] == ["a9.mp4", "a10.mp4", "b.mp4"]
