@@ -1,6 +1,6 @@
 """One frozen tree of settings: every key with its default, bounds, description and what it decides; the recipes.
 
-Reading order: setting, model_settings, fusion_settings, train_settings, data_settings, table_settings,
+Reading order: setting, model_settings, fusion_settings, train_settings, data_settings, media_settings, table_settings,
 endpoint_settings, cluster_settings, job_settings, sweep_settings, yaml_core, tree, words, decides, explain.
 """
 

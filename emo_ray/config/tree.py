@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from emo_ray.config.cluster_settings import Cluster, Submit
-from emo_ray.config.data_settings import Data, Media, Segment, Synthetic
+from emo_ray.config.data_settings import Data, Synthetic
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.job_settings import (
@@ -30,6 +30,7 @@ from emo_ray.config.job_settings import (
     Tracking,
     Verify,
 )
+from emo_ray.config.media_settings import Media, Segment
 from emo_ray.config.model_settings import MODALITIES, VIDEO_TRAINED, Audio, EmoVCLIP, Text
 from emo_ray.config.setting import Declaration, Section, by_content, by_value, setting
 from emo_ray.config.sweep_settings import Tune

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from emo_ray import store
-from emo_ray.config.data_settings import Face as FaceSettings
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Face as FaceSettings
+from emo_ray.config.media_settings import Media
 from emo_ray.data import face_boxes, face_detector
 from emo_ray.data.face_boxes import ClipBoxes
 from emo_ray.data.faces import NO_FACE, Face

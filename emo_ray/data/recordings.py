@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from emo_ray import parquet
-from emo_ray.config.data_settings import Media, Segment
+from emo_ray.config.media_settings import Media, Segment
 from emo_ray.data import decoder, media, shards, status
 from emo_ray.data.media import RATE_HZ, Limits, Span
 from emo_ray.data.shards import IdentifiedClip

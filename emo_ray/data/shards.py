@@ -24,7 +24,8 @@ from PIL import Image
 from pyarrow import fs
 
 from emo_ray import bucket, parquet, store, trouble
-from emo_ray.config.data_settings import Media, Scope
+from emo_ray.config.data_settings import Scope
+from emo_ray.config.media_settings import Media
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import decoder, face_columns, media, status
 from emo_ray.data.face_boxes import ClipBoxes

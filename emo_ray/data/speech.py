@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emo_ray.config.data_settings import Segment
+from emo_ray.config.media_settings import Segment
 from emo_ray.data.media import RATE_HZ, Span
 
 WINDOW = 512  # samples that the model takes at once: 32 ms

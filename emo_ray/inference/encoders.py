@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from emo_ray import cluster, store
 from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override, settings_of
-from emo_ray.config.data_settings import Segment
 from emo_ray.config.endpoint_settings import Transcribe
+from emo_ray.config.media_settings import Segment
 from emo_ray.config.model_settings import Audio, Text
 from emo_ray.data import tables, transcripts
 from emo_ray.data.status import are_ok

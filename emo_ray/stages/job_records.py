@@ -56,9 +56,10 @@ def read_records(root: Path) -> list[JobRecord]:
 
 
 def newest_of_each(records: Iterable[JobRecord]) -> list[JobRecord]:
-    """Of jobs with the same words, newest first, only the newest, which went on with what the others left.
+    """The newest record for each command line. `records` are sorted, newest first.
 
-    One that failed is left out where the same job ended well later: its words were mended.
+    A newer run of the same words goes on with what the older ones left, so these say nothing more. A failed run is left
+    out too if the same job ended well later with other words: somebody has mended them.
     """
     newest: dict[str, JobRecord] = {}
     done = set()

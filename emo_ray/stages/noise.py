@@ -137,7 +137,7 @@ def _frames(change: Callable[[Sequence[bytes]], Sequence[bytes]], rows: pa.Table
 
 
 def _seen(frames: int, jpegs: Sequence[bytes]) -> list[bytes]:
-    """Of the frames of a clip those that a model sees: what is made worse is not left out afterwards."""
+    """Choose the frames that a model sees, before they are made worse: no work goes into frames that it never sees."""
     return [jpegs[place] for place in media.spread(len(jpegs), frames)]
 
 

@@ -68,7 +68,7 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
     policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
-    chat = _chat_labels(config, labels)
+    chat = chat_labels.of_teacher(config, labels)
     corpus = corpus or open_corpus(config, labelled_only=False)
     prepared = corpus.prepared
     pool = {clip.clip_id for clip in prepared.clips if is_unlabelled(clip)}
@@ -86,20 +86,6 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     lines = [*content["notes"], f"pictures and details: {folder / report_page.PAGE}"]
     lines.append(f"clips to label next: {folder / borderline.PAGE}")
     return Result(folder, content, report_page.tables(content), lines)
-
-
-def _chat_labels(config: Config, labels: Sequence[str]) -> dict[str, str] | None:
-    """A chat model's label of each clip that has one; None where it is no teacher.
-
-    Raises ValueError where clips should agree with it and there is no table.
-    """
-    path = config.pseudo.chat_labels
-    if path is None and config.pseudo.agree_with == "chat":
-        raise ValueError(
-            "found pseudo.agree_with=chat without pseudo.chat_labels, expected the table that jobs/annotate.py "
-            "annotate.task=label prints the path of"
-        )
-    return None if path is None else chat_labels.read(Path(path), labels)
 
 
 def is_unlabelled(clip: Clip) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import cross_entropy, one_hot
 
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import batch, shards
 from emo_ray.data.batch import AudioBatch, FeatureBatch, SoftTargets, TextBatch, VideoBatch

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.data import decoder, media, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.trouble import PlaceTrouble

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.data import face_columns, shards
 from emo_ray.data.face_detector import is_installed
 from emo_ray.data.manifest import Clip

@@ -6,7 +6,7 @@ import pytest
 from recording_files import voices, write_sound
 from remuxing import garbage, remuxed
 
-from emo_ray.config.data_settings import Media, Segment
+from emo_ray.config.media_settings import Media, Segment
 from emo_ray.data import recordings, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.media import RATE_HZ

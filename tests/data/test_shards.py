@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import media, shards
 from emo_ray.data.manifest import Clip

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emo_ray.config.data_settings import Segment
+from emo_ray.config.media_settings import Segment
 from emo_ray.data import speech
 from emo_ray.data.media import RATE_HZ
 from emo_ray.data.synthetic.voice import voice

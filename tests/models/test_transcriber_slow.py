@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import whisper_tiny
 
-from emo_ray.config.data_settings import Segment
 from emo_ray.config.endpoint_settings import Transcribe
+from emo_ray.config.media_settings import Segment
 from emo_ray.data import media, speech
 from emo_ray.data.transcripts import OK, judged, words
 from emo_ray.models import transcriber

@@ -12,7 +12,7 @@ from PIL import Image
 from reading import jpegs, visible
 
 from emo_ray import parquet
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.data.manifest import Clip
 from emo_ray.data.shards import IdentifiedClip
 from emo_ray.stages.decoding.shard_plan import ShardPlan

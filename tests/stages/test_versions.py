@@ -23,8 +23,8 @@ from safetensors.numpy import load_file
 
 from emo_ray import parquet
 from emo_ray.config import Config, load, override
-from emo_ray.config.data_settings import Media, Segment
 from emo_ray.config.endpoint_settings import Annotate, Transcribe
+from emo_ray.config.media_settings import Media, Segment
 from emo_ray.config.model_settings import SUBSETS, Audio
 from emo_ray.data import media, recordings, tables
 from emo_ray.data.batch import FeatureBatch, VideoBatch, audio_from_shards

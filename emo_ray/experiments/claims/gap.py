@@ -141,7 +141,7 @@ def _world_clips(root: Path, world: int, train: int, size: int) -> Clips:
 
 
 def _labelled(train: VideoBatch, trial: GapTrial) -> VideoBatch:
-    """As many training clips as have labels, drawn by the seed, evenly over classes."""
+    """The training clips that have labels in this trial: the seed draws them, evenly over classes."""
     if trial.labelled >= len(train):
         return train
     rows = np.arange(len(train))

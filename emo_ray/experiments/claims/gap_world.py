@@ -49,9 +49,9 @@ def posed_clip(root: Path) -> Path:
 
 
 def clips_of(root: Path, seed: int, split: Split, clips: int, size: int) -> VideoBatch:
-    """As many clips of a split as they come out of mp4 files; they are filmed where missing.
+    """Decoded clips of one split of a world, `clips` of them. Where the store lacks them, they are filmed first.
 
-    `seed` says which world.
+    Each world has a `seed` of its own.
     """
     path = root / "claims" / "corpora" / f"candid-{store.digest(VERSION, seed, split, clips, FRAMES, size)}"
     world = Synthetic(

@@ -137,3 +137,17 @@ def read(path: Path, labels: Sequence[str]) -> dict[str, str]:
         )
     rows = zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True)
     return {clip_id: label for clip_id, label in rows if label is not None}
+
+
+def of_teacher(config: Config, labels: Sequence[str]) -> dict[str, str] | None:
+    """A chat model's label of each clip that has one; None where it is no teacher.
+
+    Raises ValueError where clips should agree with it and there is no table.
+    """
+    path = config.pseudo.chat_labels
+    if path is None and config.pseudo.agree_with == "chat":
+        raise ValueError(
+            "found pseudo.agree_with=chat without pseudo.chat_labels, expected the table that jobs/annotate.py "
+            "annotate.task=label prints the path of"
+        )
+    return None if path is None else read(Path(path), labels)

@@ -287,7 +287,7 @@ class ChatRun(CompletionRun[str]):
     """A run that sends prompts to a chat endpoint."""
 
     def most_tokens(self, question: str) -> int:
-        """Those of the prompt, of which each is a byte or more, of its template and of the longest answer."""
+        """An upper bound of one question's tokens: the bytes of the prompt, the template, the longest answer."""
         return len(question.encode()) + TEMPLATE_TOKENS + self.config.max_answer_tokens
 
     async def send(self, question: str) -> Attempt:

@@ -160,7 +160,7 @@ class LabelRun(CompletionRun[ClipQuestion]):
         self.without_schema: set[ClipQuestion] = set()
 
     def most_tokens(self, question: ClipQuestion) -> int:
-        """Those of the words, pictures and sound, and of the longest answer."""
+        """An estimate of the tokens of one question: words, pictures, sound and the longest answer."""
         words = len(question.prompt.encode()) + len((question.text or "").encode())
         pictures = len(question.jpegs) * ((self.config.frame_px // _PATCH_PX + 1) ** 2 + _MORE_TOKENS)
         sound_s = len(question.samples or b"") / 2 / RATE_HZ

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from emo_ray import parquet, store
 from emo_ray.config import Config
-from emo_ray.config.data_settings import Media, Scope
+from emo_ray.config.data_settings import Scope
+from emo_ray.config.media_settings import Media
 from emo_ray.data import face_columns, lfs, manifest, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import LEDGER, MANIFEST, Prepared

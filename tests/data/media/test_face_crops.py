@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from written_media import write_pictures
 
-from emo_ray.config.data_settings import Media, Synthetic
+from emo_ray.config.data_settings import Synthetic
+from emo_ray.config.media_settings import Media
 from emo_ray.data import decoder, face_columns, media, synthetic
 from emo_ray.data.face_boxes import ClipBoxes
 from emo_ray.data.face_detector import is_installed

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from faults import UNREADABLE, few_files, unprivileged
 
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.data import media, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.experiments.chaos.bucket import serving

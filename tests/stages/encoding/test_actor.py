@@ -12,7 +12,7 @@ from faults import UNREADABLE
 from feature_forms import npy
 
 from emo_ray.config import override
-from emo_ray.config.data_settings import Media
+from emo_ray.config.media_settings import Media
 from emo_ray.data import shards
 from emo_ray.data.batch import audio_from_shards, video_from_shards
 from emo_ray.data.manifest import Clip
