@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from emo_ray import failures, progress, redaction, store
+from emo_ray import durable, failures, progress, redaction
 
 FOLDER = "logs"  # in the store
 ALIVE_S = 60.0  # how often a job logs that it runs
@@ -34,7 +34,7 @@ class JobLog:
         event = {"time": time.time(), "event": kind, **fields}
         line = redaction.redacted(json.dumps(event, ensure_ascii=False))
         with self._lock, suppress(OSError):
-            store.append_lines(self.path, [line])
+            durable.append_lines(self.path, [line])
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emo_ray import bucket
-from emo_ray.store import DamagedFile, renamed
+from emo_ray.durable import renamed
+from emo_ray.store import DamagedFile
 
 _PARQUET, _SEAL, _DIGEST_BYTES = b"PAR1", b"emo_ray footer: ", 16
 

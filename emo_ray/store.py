@@ -2,34 +2,29 @@
 
 An artefact is a folder `<root>/<kind>/<digest>` whose digest is taken over everything that decides its content. It is
 complete exactly when its `meta.json` is there, because that is written last and the folder appears by one rename.
-`artefact` is the one way to make it. Whatever is written is on the disk before it gets its name, so that a power cut
-leaves it whole or leaves nothing. A store may lie in a bucket: then its root is a folder of `bucket`, which is filled
+`artefact` is the one way to make it. Files are written by `durable`: a power cut leaves them whole or leaves nothing. A
+store may lie in a bucket: then its root is a folder of `bucket`, which is filled
 by need, and whether a file is there is asked with `exists` and `names`.
 """
 
-import csv
-import errno
 import fnmatch
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
-from emo_ray import bucket
+from emo_ray import bucket, durable
 from emo_ray.locks import lock
 
 META = "meta.json"
 FILES, DIGESTS = "files", "digests"  # entries of a meta: size and digest of each file; what a checkpoint checks itself
 REWRITTEN = "rewritten"  # entry of a meta: files that later artefacts change, such as a page that links to them
 DAMAGED = ".damaged"  # the ending of damaged files that are set aside
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _FULL_READ_BYTES = 64 * 2**20
-_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # where it cannot be asked for
 _STRETCHES, _STRETCH_BYTES = 64, 2**20  # of larger files
 
 
@@ -241,7 +236,7 @@ def set_aside(path: Path, root: Path) -> None:
 @contextmanager
 def writing(folder: Path, meta: dict[str, Any]) -> Iterator[Path]:
     """A fresh folder to fill, which becomes `folder` (with `meta.json`) if the block ends without an error."""
-    make_folder(folder.parent)
+    durable.make_folder(folder.parent)
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     temporary.mkdir()  # as the umask says, unlike a folder of tempfile
     try:
@@ -267,7 +262,7 @@ def finish(temporary: Path, folder: Path, meta: dict[str, Any]) -> None:
             return
         shutil.rmtree(folder)  # an incomplete one of an interrupted copy; ours is whole
         temporary.rename(folder)
-    _sync(folder.parent)
+    durable.sync(folder.parent)
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -287,106 +282,4 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
         if name not in meta.get(DIGESTS, {}) and name not in meta.get(REWRITTEN, ())
     }
     content = {**meta, FILES: files}
-    write_text(folder / META, json.dumps(content, indent=1, ensure_ascii=False, default=_path_text))
-
-
-def write_text(path: Path, text: str, lasting: bool = True) -> None:
-    """Write a text file so that readers see the old or the new content, never a part. See `renamed` for `lasting`."""
-    write_bytes(path, text.encode("utf-8"), lasting)
-
-
-def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:
-    """Write a file so that readers see the old or the new content, never a part. See `renamed` for `lasting`."""
-    with renamed(path, lasting) as temporary:
-        temporary.write_bytes(content)
-
-
-def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Add lines to a file, which are on the disk on return. What a killed process left unfinished stays a line."""
-    content = b"".join(line.encode("utf-8") + b"\n" for line in lines)
-    if bucket.address_of(path):  # objects cannot grow: such files are kept small
-        before = bucket.fetch_anew(path).read_bytes() if bucket.exists(path) else b""
-        write_bytes(path, before + content)
-        return
-    make_folder(path.parent)
-    is_new = not path.exists()
-    with path.open("a+b") as stream:
-        if stream.tell() and _last_byte(stream) != b"\n":
-            stream.write(b"\n")
-        stream.write(content)
-    _sync(path)
-    if is_new:
-        _sync(path.parent)
-
-
-def _last_byte(stream: BinaryIO) -> bytes:
-    stream.seek(-1, os.SEEK_END)
-    return stream.read(1)
-
-
-def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows, the header among them, as CSV that people may open in a spreadsheet.
-
-    Text that a spreadsheet would take for a formula, and run, gets an apostrophe in front, which it shows as text.
-    """
-    with renamed(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([[_as_text(cell) for cell in row] for row in rows])
-
-
-def _as_text(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name; its bytes are shared where the file system can."""
-    make_folder(target.parent)
-    bucket.send(bucket.fetch(source), target)
-    try:
-        os.link(source, target)
-    except OSError:
-        with renamed(target) as temporary:
-            shutil.copy2(source, temporary)
-    else:
-        _sync(target.parent)
-
-
-@contextmanager
-def renamed(path: Path, lasting: bool = True) -> Iterator[Path]:
-    """A path to write a file to, which becomes `path` at once if the block ends without an error.
-
-    All that is written goes through here. It is on the disk before it gets its name: else a power cut could leave an
-    empty file under it. What may be lost, such as progress, is written faster where `lasting` is false, and not sent to
-    a bucket.
-    """
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids repeat across nodes
-    try:
-        yield temporary
-        if lasting:
-            _sync(temporary)
-            bucket.send(temporary, path)
-        temporary.replace(path)
-        if lasting:
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, whose names are then on the disk."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:  # a full disk is told only now by some file systems
-            raise
-    finally:
-        os.close(descriptor)
+    durable.write_text(folder / META, json.dumps(content, indent=1, ensure_ascii=False, default=_path_text))

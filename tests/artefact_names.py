@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from emo_ray import cluster, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config, override, recipe
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import manifest, shards, synthetic
@@ -112,7 +112,7 @@ def lay_synthetic_corpus(config: Config, media: Path) -> None:
     unlabelled = [clip.clip_id for clip in clips if clip.split == "unlabelled"]
     assert bool(unlabelled) is bool(config.synthetic.unlabelled_clips)
     manifest.write(folder / MANIFEST, clips)
-    store.write_text(folder / store.META, '{"kind": "corpus"}')
+    durable.write_text(folder / store.META, '{"kind": "corpus"}')
 
 
 def mark(video: Path, number: int) -> None:
@@ -184,7 +184,7 @@ def lay_model(plan: TrainingPlan, config: Config) -> None:
             head = FusionHead(config.fusion, scaling, classes)
     plan.path.mkdir(parents=True)
     checkpoint.write(plan.path, trained_state(head), config, plan.prepared.labels, "card")
-    store.write_text(plan.path / checkpoint_files.CONFIG, recipe(config))  # the same config in fewer lines
+    durable.write_text(plan.path / checkpoint_files.CONFIG, recipe(config))  # the same config in fewer lines
     if config.tables.standardise == "speaker":
         speaker_scaling.write(plan.path, speaker_scaling.SpeakerScaling((), {}))
     if plan.video_path is not None:
@@ -194,7 +194,7 @@ def lay_model(plan: TrainingPlan, config: Config) -> None:
         save_file({"frozen_digest": number}, folder / checkpoint_files.WEIGHTS)
         for name in (checkpoint_files.CONFIG, checkpoint_files.LABELS):
             shutil.copyfile(plan.path / name, folder / name)
-    store.write_text(plan.path / checkpoint_files.SEEN, "{}")
+    durable.write_text(plan.path / checkpoint_files.SEEN, "{}")
 
 
 def number_of(name: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from emo_ray import arrow_s3, bucket, locks, parquet, store
+from emo_ray import arrow_s3, bucket, durable, locks, parquet, store
 from tests.buckets import BUCKET, Server, serving
 
 
@@ -33,8 +33,8 @@ def root_in(folder: Path) -> Path:
 
 
 def fill(folder: Path) -> dict:
-    store.write_text(folder / "a.txt", "one")
-    store.write_text(folder / "inside" / "b.txt", "two")
+    durable.write_text(folder / "a.txt", "one")
+    durable.write_text(folder / "inside" / "b.txt", "two")
     return {"found": 2}
 
 
@@ -96,9 +96,9 @@ def test_parts_are_there_as_they_are_finished(server, tmp_path):
 
 def test_lines_are_added_to_what_other_machines_wrote(server, tmp_path):
     here, elsewhere = (root_in(tmp_path / name) / "log.jsonl" for name in ("here", "elsewhere"))
-    store.append_lines(here, ["1"])
-    store.append_lines(elsewhere, ["2"])
-    store.append_lines(here, ["3"])
+    durable.append_lines(here, ["1"])
+    durable.append_lines(elsewhere, ["2"])
+    durable.append_lines(here, ["3"])
     assert server.read("a store/log.jsonl") == b"1\n2\n3\n"
     assert bucket.fetch_anew(elsewhere).read_text() == "1\n2\n3\n"
 
@@ -118,7 +118,7 @@ def test_machines_exclude_each_other(server, tmp_path, rate):
     def fill_alone(folder: Path) -> None:
         within[0] += 1
         most[0] = max(most[0], within[0])
-        store.write_text(folder / "a.txt", threading.current_thread().name)
+        durable.write_text(folder / "a.txt", threading.current_thread().name)
         made.append(threading.current_thread().name)
         within[0] -= 1
 
@@ -166,7 +166,7 @@ def test_a_server_that_always_fails_is_trouble_of_the_place(server, tmp_path, mo
     bucket._filesystem.cache_clear()
     server.failing.rate = 1.0
     with pytest.raises(OSError, match="bucket") as error:
-        store.write_text(root_in(tmp_path / "here") / "a.txt", "text")
+        durable.write_text(root_in(tmp_path / "here") / "a.txt", "text")
     from emo_ray import trouble
 
     assert trouble.is_of_place(error.value)

@@ -21,6 +21,7 @@ FLOORS = (
     ("addresses", "arrow_s3"),
     ("bucket",),
     ("locks", "trouble"),
+    ("durable",),
     ("store",),
     ("parquet",),
     ("config",),

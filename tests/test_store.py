@@ -1,4 +1,3 @@
-import csv
 import errno
 import json
 import os
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from part_tables import table_of
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.locks import lock
 from emo_ray.stages.chat import answer_log
@@ -183,7 +182,7 @@ def test_where_filling_fails_nothing_is_left_and_the_next_one_makes_it(tmp_path,
 MAKING = """
 import sys
 from pathlib import Path
-from emo_ray import store
+from emo_ray import durable, store
 
 def fill(folder):
     with (Path(sys.argv[1]).parent / "fillings").open("a") as log:
@@ -216,7 +215,7 @@ def test_of_processes_that_need_an_artefact_at_once_one_makes_it(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from emo_ray import store
+from emo_ray import durable, store
 
 def fill(folder):
     (folder / "part").write_text("half")
@@ -311,20 +310,6 @@ def test_many_writers_of_one_artefact_all_succeed(tmp_path):
     assert os.listdir(tmp_path) == ["abc"]
 
 
-def test_many_writers_of_one_file_all_succeed(tmp_path):
-    path = tmp_path / "deep/note.txt"
-    texts = [str(i) * 10_000 for i in range(10)]
-
-    def write(text):
-        store.write_text(path, text)
-        return path.read_text()
-
-    with ThreadPoolExecutor(8) as pool:
-        seen = set(pool.map(write, texts * 10))
-    assert seen <= set(texts)
-    assert os.listdir(path.parent) == ["note.txt"]
-
-
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "table.parquet"
     parquet.write(path, pa.table({"a": [1, 2, 3]}), rows_per_group=2)
@@ -333,16 +318,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     assert pq.read_table(path)["a"].to_pylist() == [1, 2, 3]
     assert pq.ParquetFile(path).num_row_groups == 2
     assert os.listdir(tmp_path) == ["table.parquet"]
-
-
-def test_a_link_shares_its_bytes_and_elsewhere_they_are_copied(tmp_path, monkeypatch):
-    (tmp_path / "a").write_text("content")
-    store.link_or_copy(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "a").stat().st_ino == (tmp_path / "b").stat().st_ino
-    monkeypatch.setattr(os, "link", lambda source, target: (_ for _ in ()).throw(OSError("not on this file system")))
-    store.link_or_copy(tmp_path / "a", tmp_path / "c")
-    assert (tmp_path / "c").read_text() == "content"
-    assert (tmp_path / "a").stat().st_mtime_ns == (tmp_path / "c").stat().st_mtime_ns
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": [1, 2', b"\xff", b"[" * 100_000, b"[]"])
@@ -376,7 +351,7 @@ def test_links_to_a_damaged_file_are_set_aside_with_it_and_so_are_the_artefacts_
     parquet.write(parts / "part-a.parquet", table_of(4))
     parquet.write(tmp_path / "features/3/part-a.parquet", table_of(4))
     part = parts / "part-a.parquet"
-    store.artefact(artefact, {}, lambda folder: store.link_or_copy(part, folder / "b" / part.name))
+    store.artefact(artefact, {}, lambda folder: durable.link_or_copy(part, folder / "b" / part.name))
     store.set_aside(part, tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("part-*")}
     assert left == {
@@ -394,74 +369,12 @@ def test_the_name_of_readings_outlives_a_damaged_table(tmp_path):
     assert answer_log.open_folder(tmp_path, Annotate()) == (folder, name)
 
 
-def test_lines_are_added_whole_also_after_one_that_is_torn(tmp_path):
-    path = tmp_path / "deep/log.jsonl"
-    store.append_lines(path, ["1", "2"])
-    with path.open("a") as stream:
-        stream.write('{"torn')
-    store.append_lines(path, ["3"])
-    assert path.read_text(encoding="utf-8").splitlines() == ["1", "2", '{"torn', "3"]
-
-
-# Runs what is in argv[2], and prints in order what was synced, named (by a rename or a link) or made.
-SYNCED = """
-import os, sys
-from pathlib import Path
-import pyarrow as pa
-from emo_ray import parquet, store
-root = Path(sys.argv[1])
-
-def note(event, arguments):
-    if event == "os.rename":
-        print("named", Path(arguments[1]).relative_to(root), flush=True)
-
-sync = os.fsync
-def fsync(descriptor):
-    print("synced", Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(root), flush=True)
-    sync(descriptor)
-
-os.fsync = fsync
-sys.addaudithook(note)
-exec(sys.argv[2])
-"""
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        "store.write_text(root / 'a/b', 'text')",
-        "store.write_csv(root / 'a/b', [(1,)])",
-        "parquet.write(root / 'a/b', pa.table({'a': [1]}))",
-    ],
-)
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, write):
-    done = subprocess.run([sys.executable, "-c", SYNCED, tmp_path, write], check=True, capture_output=True, text=True)
-    made, content, name, folder = done.stdout.splitlines()
-    assert made == "synced ."  # the folder a
-    assert content.startswith("synced a/.b.")
-    assert [name, folder] == ["named a/b", "synced a"]
-
-
-def test_an_artefact_is_on_the_disk_before_it_has_its_name(tmp_path):
-    write = "store.artefact(root / 'a', {}, lambda folder: store.write_text(folder / 'b', 'text'))"
-    done = subprocess.run([sys.executable, "-c", SYNCED, tmp_path, write], check=True, capture_output=True, text=True)
-    events = done.stdout.splitlines()
-    assert events[-2:] == ["named a", "synced ."]
-    assert sum(line.startswith("synced .a-") for line in events[:-2]) == 4  # two files, and their folder after each
-
-
-def test_progress_is_not_waited_for(tmp_path):
-    write = "store.write_text(root / 'a', 'text', lasting=False)"
-    done = subprocess.run([sys.executable, "-c", SYNCED, tmp_path, write], check=True, capture_output=True, text=True)
-    assert done.stdout == "named a\n"
-
-
 MADE = """
 import os, sys
 from pathlib import Path
 import pyarrow as pa
 import torch
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.config import Config
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.models import checkpoint
@@ -471,7 +384,7 @@ from emo_ray.stages.chat.answer_log import ChatAnswer
 def fill(folder):
     (folder / "deep").mkdir()
     parquet.write(folder / "deep" / "part.parquet", pa.table({"a": [1]}))
-    store.write_csv(folder / "list.csv", [("a",)])
+    durable.write_csv(folder / "list.csv", [("a",)])
     checkpoint.write(folder, {"classify.bias": torch.zeros(2)}, Config(), ["a", "b"], "card")
 
 for umask in ("002", "077"):
@@ -492,22 +405,3 @@ def test_the_umask_is_respected_in_both_directions(tmp_path):
         assert {path.name for path in made} >= {"model.safetensors", "meta.json", "part.parquet", "lock"}
         modes = {path: path.stat().st_mode & 0o777 for path in made}
         assert modes == {path: folder_mode if path.is_dir() else file_mode for path in made}
-
-
-def test_a_spreadsheet_is_given_text_and_no_formulas(tmp_path):
-    rows = [
-        ("clip_id", "value"),
-        ("=HYPERLINK(1)", -1.5),
-        ("+1", None),
-        ("-a", 3),
-        ("@x", ""),
-        ("\tb", "a,b"),
-        ("a=b", -2),
-    ]
-    store.write_csv(tmp_path / "a.csv", rows)
-    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
-        read = list(csv.reader(stream))
-    assert read == [
-        ["clip_id", "value"], ["'=HYPERLINK(1)", "-1.5"], ["'+1", ""], ["'-a", "3"], ["'@x", ""], ["'\tb", "a,b"],
-        ["a=b", "-2"],
-    ]  # fmt: skip

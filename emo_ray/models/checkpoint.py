@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import Config, dump, override
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.job_settings import Tracking
@@ -47,11 +47,11 @@ def write(folder: Path, state: Mapping[str, torch.Tensor], config: Config, label
     ValueError for values that are not finite.
     """
     _check_finite(state, folder / WEIGHTS)
-    store.write_bytes(folder / WEIGHTS, save({name: value.contiguous() for name, value in state.items()}))
+    durable.write_bytes(folder / WEIGHTS, save({name: value.contiguous() for name, value in state.items()}))
     shareable = config.model_copy(update={"tracking": Tracking()})  # a tracking URI may hold credentials
-    store.write_text(folder / CONFIG, dump(shareable))
-    store.write_text(folder / LABELS, json.dumps(list(labels), ensure_ascii=False))
-    store.write_text(folder / CARD, card)
+    durable.write_text(folder / CONFIG, dump(shareable))
+    durable.write_text(folder / LABELS, json.dumps(list(labels), ensure_ascii=False))
+    durable.write_text(folder / CARD, card)
     if store.is_complete(folder):
         meta = store.read_meta(folder) | digests(folder)
         store.write_meta(folder, meta)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import RECIPES, Config, dump, flatten, override
 from emo_ray.models.checkpoint_files import CONFIG, EMOVCLIP, MODEL_FILES, digests, read_config
 
@@ -47,7 +47,7 @@ def _name_copies(source: Path, folder: Path, encoders: Path) -> None:
     names = {key: value for key, value in flatten(config).items() if key in MODEL_FILES and value}
     copies = {key: _copied(Path(value), encoders) for key, value in names.items()}
     changes = {key: os.path.relpath(path, folder) for key, path in copies.items() if path is not None}
-    store.write_text(folder / CONFIG, dump(override(_shareable(config), changes)))
+    durable.write_text(folder / CONFIG, dump(override(_shareable(config), changes)))
 
 
 def _copied(path: Path, encoders: Path) -> Path | None:
@@ -61,7 +61,7 @@ def _copied(path: Path, encoders: Path) -> Path | None:
     copy.parent.mkdir(exist_ok=True)
     merges = path.with_suffix(".bpe.gz")  # of the tokenizer of an architecture's file
     for file in (path, *((merges,) if path.suffix == ".json" and merges.is_file() else ())):
-        store.link_or_copy(file, encoders / file.name)
+        durable.link_or_copy(file, encoders / file.name)
     if path.suffix == ".json" and path.with_suffix(".tokenizer").is_dir():
         shutil.copytree(path.with_suffix(".tokenizer"), copy.with_suffix(".tokenizer"), dirs_exist_ok=True)
     return copy

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from emo_ray import store
+from emo_ray import durable
 from emo_ray.reports import page
 from emo_ray.reports.claims_plots import ClaimTable, Mean, picture
 from emo_ray.reports.page import Page, Picture
@@ -78,7 +78,7 @@ def write(content: ClaimsReport, folder: Path) -> Path:
     style = _STYLES.get(_overall(content), "")
     shown = Page(content["title"], verdict, blocks, _footer(content), paragraphs, verdict=style)
     path = page.write(shown, folder / PAGE)
-    store.write_text(folder / MARKDOWN, as_markdown(content))
+    durable.write_text(folder / MARKDOWN, as_markdown(content))
     return path
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
-from emo_ray import store
+from emo_ray import durable
 from emo_ray.reports import page
 from emo_ray.reports.page import Page
 from emo_ray.reports.table import Table, markdown
@@ -48,7 +48,7 @@ def tables(content: CrossCorpusReport) -> list[Table]:
 def write(content: CrossCorpusReport, folder: Path) -> Path:
     """Write `report.html` and `report.md`; the path of the page."""
     blocks = tables(content)
-    store.write_text(folder / MARKDOWN, "\n\n".join([_ABOUT, *map(markdown, blocks)]) + "\n")
+    durable.write_text(folder / MARKDOWN, "\n\n".join([_ABOUT, *map(markdown, blocks)]) + "\n")
     classes = [f"{name}: {', '.join(labels)}" for name, labels in content["labels"].items()]
     shown = Page(
         title="Across corpora",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from emo_ray import store
+from emo_ray import durable
 from emo_ray.reports.table import Style, Table, html
 from emo_ray.reports.templating import TEMPLATES
 
@@ -71,7 +71,7 @@ def write(page: Page, path: Path) -> Path:
             from emo_ray.reports.figures import png  # with matplotlib
 
             data = png(block.figure)
-            store.write_bytes(path.parent / f"{block.name}.png", data)
+            durable.write_bytes(path.parent / f"{block.name}.png", data)
             width_px = round(block.figure.get_figwidth() * _CSS_PX_PER_IN)  # so letters keep the size they should have
             images[block.name] = {"data": base64.b64encode(data).decode(), "width_px": width_px}
     fragments = [block for block in page.blocks if isinstance(block, Fragment)]
@@ -81,5 +81,5 @@ def write(page: Page, path: Path) -> Path:
     )
     template = TEMPLATES.get_template("page.html")
     text = template.render(page=page, images=images, html=html, style=Markup(style), script=Markup(script))
-    store.write_text(path, text)
+    durable.write_text(path, text)
     return path

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emo_ray import store
+from emo_ray import durable
 from emo_ray.reports import page
 from emo_ray.reports.page import Page
 from emo_ray.reports.sweep_plots import RECIPE, pictures
@@ -209,7 +209,7 @@ def _write_csv(content: SweepReport, path: Path) -> None:
         about = [trial["number"], trial["state"], trial["value"], trial["epochs"], trial["seconds"], trial["error"]]
         settings = [trial["params"][key] for key in keys]
         rows.append([*about, *(s if type(s) in (str, int, float) else json.dumps(s) for s in settings)])
-    store.write_csv(path, rows)
+    durable.write_csv(path, rows)
 
 
 def _best_and_recipe(content: SweepReport) -> tuple[Trial | None, Trial | None]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import cluster, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config
 from emo_ray.data import corpus_checks
 from emo_ray.data.content import Content, content_of
@@ -47,7 +47,7 @@ def check(config: Config) -> Result:
         pairs = corpus_checks.same_content(checked)
         findings = corpus_checks.findings(checked, pairs)
         content = _report(checked, findings)
-        store.write_text(temporary / CHECK, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / CHECK, json.dumps(content, indent=1, ensure_ascii=False))
         _write_csv(temporary, checked, findings, pairs)
         report_page.write(content, _exhibits(prepared, checked, findings, pairs), temporary)
         return {"summary": report_page.summary(content)}
@@ -103,9 +103,9 @@ def _write_csv(folder: Path, checked: Checked, findings: Sequence[Finding], pair
             clip = checked.clips[clip_id]
             file = clip.video or clip.audio or ""
             rows.append((clip_id, clip.split, clip.label, finding.check, finding.severity, detail, file))
-    store.write_csv(folder / CLIPS, rows)
+    durable.write_csv(folder / CLIPS, rows)
     header = [*Pair._fields, "first_split", "second_split"]
-    store.write_csv(folder / PAIRS, [header, *((*pair, *checked.splits_of(pair)) for pair in pairs)])
+    durable.write_csv(folder / PAIRS, [header, *((*pair, *checked.splits_of(pair)) for pair in pairs)])
 
 
 def _exhibits(

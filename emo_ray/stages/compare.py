@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import cluster, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config
 from emo_ray.reports import comparison as report
 from emo_ray.reports.comparison import ModelComparison, conclusion
@@ -36,7 +36,7 @@ def compare(config: Config, folders: Sequence[Path]) -> Result:
 
     def fill(temporary: Path) -> None:
         content = _compared(folders, names, config.seed)
-        store.write_text(temporary / COMPARISON, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / COMPARISON, json.dumps(content, indent=1, ensure_ascii=False))
         report.write(content, temporary, to_scorecards(reports))
 
     store.artefact(folder, {"kind": "comparison", "version": VERSION, "reports": reports}, fill)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emo_ray import cluster, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config, override
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.reports import crosscorpus as report_page
@@ -48,7 +48,7 @@ def crosscorpus(config: Config) -> Result:
     folder = cluster.store_root(config) / "reports" / f"corpora-{store.digest(content)}"
 
     def fill(temporary: Path) -> None:
-        store.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
         report_page.write(content, temporary)
 
     store.artefact(folder, {"kind": "report", "corpora": list(models)}, fill)

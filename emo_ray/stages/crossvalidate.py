@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emo_ray import cluster, store, tracking
+from emo_ray import cluster, durable, store, tracking
 from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits, status
@@ -132,7 +132,7 @@ def _measure(
         content["notes"].append(f"inner folds of the training clips chose, fold by fold: {'; '.join(chosen)}")
     content["notes"] += external_tables.notes(config, prepared, encoders, parts) + licence_notes(config)
     content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
-    store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+    durable.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emo_ray import cluster, store, tracking
+from emo_ray import cluster, durable, store, tracking
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
@@ -91,7 +91,7 @@ def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judg
         batch_of = partial(_batch_of, head, path, prepared, judged.label_of)
         trial = LadderTrial(head, encoders, table, batch_of, path.name, judged.split, parts)
         content = ladder(config, prepared, trial)
-        store.write_text(temporary / NOISE, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / NOISE, json.dumps(content, indent=1, ensure_ascii=False))
         noise_report.write(content, temporary, scorecard_links.to_scorecards(reports))
 
     store.artefact(folder, {"kind": "noise ladder", "version": noise_report.VERSION, "reports": reports}, fill)
@@ -286,7 +286,7 @@ def _measure(
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)
-    store.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+    durable.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     write_predictions(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}

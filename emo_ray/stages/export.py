@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from emo_ray import cluster, store, tracking
+from emo_ray import cluster, durable, store, tracking
 from emo_ray.config import Config
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.models import checkpoint_files, portable
@@ -48,7 +48,7 @@ def export_model(config: Config, path: Path) -> Path:
 
     def fill(temporary: Path) -> dict[str, Any]:
         entries = portable.write(path, temporary)
-        store.write_text(temporary / CARD, _card(path, config.export.licence, report))
+        durable.write_text(temporary / CARD, _card(path, config.export.licence, report))
         tracking.write_mlmodel(temporary)
         if config.export.onnx:
             _write_onnx(path, temporary / ONNX)

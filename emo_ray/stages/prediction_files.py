@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import shards
 from emo_ray.data.manifest import Clip
@@ -82,7 +82,7 @@ def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
             first[:] = _first([*first, *answers], CARDS_PER_PAGE * MOST_PAGES)
             yield from (_csv_line(answer, corpus) for answer in answers)
 
-    store.write_csv(folder / CSV, lines())
+    durable.write_csv(folder / CSV, lines())
     if corpus.recordings:
         timelines.write(folder, corpus.recordings, corpus.plan, corpus.labels, corpus.checkpoint.name)
     cards.write(folder, _about(corpus, len(first)), first, _source(corpus))

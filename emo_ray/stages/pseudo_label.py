@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import cluster, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
@@ -131,11 +131,11 @@ def _write(
     report["notes"] += _notes(report, prepared, pool, most)
     if chat is not None:
         report["notes"].append(_chat_note(clips))
-    store.write_csv(folder / REFUSED, [["clip_id", "reason"], *sorted(leaks.items())])
+    durable.write_csv(folder / REFUSED, [["clip_id", "reason"], *sorted(leaks.items())])
     file_of = {c.clip_id: {"video": c.video, "audio": c.audio or c.video} for c in prepared.clips if c.clip_id in pool}
     broken = [(*row, file_of[row[0]].get(row[1]) or "") for row in clips.broken]
-    store.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
-    store.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
+    durable.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
+    durable.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     report_page.write(report, folder)
     _write_borderline(config, corpus, clips, report, set(leaks.values()), folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}

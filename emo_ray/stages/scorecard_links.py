@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.reports import evaluation, noise
 from emo_ray.reports.page import Link
 from emo_ray.reports.scorecard import MISTAKES, REPORT
@@ -36,7 +36,7 @@ def refresh(folder: Path) -> None:
     report = store.read_json(folder / REPORT)
     with TemporaryDirectory() as scratch:  # pictures stay as they are
         written = evaluation.write(report, Path(scratch), [MISTAKES_LINK, *links])
-        store.write_text(page, written.read_text("utf-8"))
+        durable.write_text(page, written.read_text("utf-8"))
 
 
 def _ladders(folder: Path) -> list[Link]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emo_ray import cluster, store, tracking
+from emo_ray import cluster, durable, store, tracking
 from emo_ray.config import Config, override, settings_of
 from emo_ray.config.job_settings import Rounds
 from emo_ray.data.prepared import MANIFEST, Prepared
@@ -93,7 +93,7 @@ def self_train(config: Config, corpus: Corpus | None = None) -> Result:
     folder = root / "self_train" / store.digest(VERSION, key, content)
 
     def fill(temporary: Path) -> None:
-        store.write_text(temporary / ROUNDS, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / ROUNDS, json.dumps(content, indent=1, ensure_ascii=False))
         report_page.write(content, temporary)
 
     store.artefact(folder, {"kind": "self_train", "version": VERSION, "checkpoint": content["checkpoint"]}, fill)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, shards
 from emo_ray.data.manifest import Clip
@@ -138,9 +138,9 @@ def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels
             for i, (recording, timeline) in enumerate(zip(batch, timelines, strict=True)):
                 shown = {still: thumbnails[still] for still in stills[i] if still in thumbnails}
                 name = recording.name
-                store.write_text(target / f"{name}.html", timeline_page.html(timeline, name, shown, model))
-                store.write_csv(target / f"{name}.csv", csv_rows(timeline))
-                store.write_text(target / f"{name}.emotions.vtt", webvtt(timeline))
+                durable.write_text(target / f"{name}.html", timeline_page.html(timeline, name, shown, model))
+                durable.write_csv(target / f"{name}.csv", csv_rows(timeline))
+                durable.write_text(target / f"{name}.emotions.vtt", webvtt(timeline))
                 report(start + i + 1, len(recordings))
 
 

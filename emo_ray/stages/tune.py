@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emo_ray import cluster, store, tracking
+from emo_ray import cluster, durable, store, tracking
 from emo_ray.config import Config, flatten, override, recipe, settings_of
 from emo_ray.data import splits
 from emo_ray.data.dialogues import windows_of
@@ -162,7 +162,7 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
             search_by_trials(Task(config, plan.corpus), state / "ray", records)
     finally:
         seconds = before_s + time.monotonic() - begun_s
-        store.write_text(seconds_file, json.dumps(seconds))
+        durable.write_text(seconds_file, json.dumps(seconds))
     return _content(config, plan, records.table(), notes, seconds)
 
 
@@ -211,10 +211,10 @@ def _retrained(config: Config, plan: TrainingPlan) -> "tuple[float, DrawnInterva
 
 
 def _write(folder: Path, config: Config, content: SweepReport) -> None:
-    store.write_text(folder / SWEEP, json.dumps(content, indent=1, ensure_ascii=False))
+    durable.write_text(folder / SWEEP, json.dumps(content, indent=1, ensure_ascii=False))
     if content["best"] is not None:
         best = search.applied(config, content["trials"][content["best"]]["params"])
-        store.write_text(folder / BEST, recipe(best))
+        durable.write_text(folder / BEST, recipe(best))
     report_page.write(content, folder)
 
 

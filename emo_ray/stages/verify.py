@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from emo_ray import cluster, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config
 from emo_ray.data import manifest
 from emo_ray.data.prepared import LEDGER, MANIFEST
@@ -199,7 +199,7 @@ def _mend(path: Path, root: Path) -> None:
         lines = whole_lines(path) if path.suffix == ".jsonl" else []
         store.set_aside(path, root)
         if lines:
-            store.append_lines(path, lines)
+            durable.append_lines(path, lines)
 
 
 def _remove(path: Path) -> bool:

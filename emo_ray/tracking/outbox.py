@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from emo_ray import bucket
+from emo_ray.durable import append_lines
 from emo_ray.locks import lock
-from emo_ray.store import append_lines
 from emo_ray.tracking.entries import Entry
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import Config
 from emo_ray.tracking import description
 from emo_ray.tracking.entries import Entry
@@ -133,7 +133,7 @@ def note_logged(config: Config, run: Run, folder: Path) -> None:
     """Note beside an artefact that a run holds it, once everything was sent."""
     if run.server is not None and run.server.flush() == 0:
         note, places = _logged_places(folder)
-        store.write_text(note, json.dumps([*places, _place(config, run.key)]))
+        durable.write_text(note, json.dumps([*places, _place(config, run.key)]))
 
 
 def _logged_places(folder: Path) -> tuple[Path, list[dict[str, str]]]:

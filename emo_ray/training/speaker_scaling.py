@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch
@@ -137,7 +137,7 @@ def write(folder: Path, by_speaker: SpeakerScaling) -> None:
         for field in ModalityScaling.__dataclass_fields__
     }
     names = json.dumps(by_speaker.speakers, ensure_ascii=False)
-    store.write_bytes(folder / SPEAKERS, save(tensors, {"version": str(SPEAKER_VERSION), "speakers": names}))
+    durable.write_bytes(folder / SPEAKERS, save(tensors, {"version": str(SPEAKER_VERSION), "speakers": names}))
 
 
 def read(folder: Path) -> SpeakerScaling | None:

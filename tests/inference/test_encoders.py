@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import RECIPES, Config, override
 from emo_ray.inference import encoders
 from emo_ray.models import checkpoint, checkpoint_files, emovclip
@@ -92,7 +92,7 @@ def test_files_inside_and_names_are_no_files_outside(model_of, caller, tmp_path)
 
 def test_a_checkpoint_without_digests_is_noted_once(model_of, caller, capfd):
     path, checked = model_of("of-before"), model_of("of-now")
-    store.write_text(checked / store.META, json.dumps(checkpoint_files.digests(checked)))
+    durable.write_text(checked / store.META, json.dumps(checkpoint_files.digests(checked)))
     for _ in range(2):
         encoders.of_checkpoint(caller, path)
         encoders.of_checkpoint(caller, checked)

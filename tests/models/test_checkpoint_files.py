@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import Config, override
 from emo_ray.models import checkpoint, checkpoint_files
 from emo_ray.models.checkpoint_files import CALIBRATION, CONFIG, LABELS, SEEN, WEIGHTS
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
     def fill(temporary):
         checkpoint.write(temporary, trained_state(head), SETTINGS, CLASSES, "card")
-        store.write_text(temporary / SEEN, json.dumps({"clip-1": "train"}))
+        durable.write_text(temporary / SEEN, json.dumps({"clip-1": "train"}))
         return checkpoint_files.digests(temporary)
 
     store.artefact(tmp_path / "model", {"kind": "checkpoint"}, fill)
@@ -51,7 +51,7 @@ def test_a_whole_checkpoint_is_loaded_wherever_it_lies(folder, tmp_path):
 
 def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_loaded(folder):
     meta = store.read_meta(folder)
-    store.write_text(folder / store.META, json.dumps({name: meta[name] for name in meta if name != "digests"}))
+    durable.write_text(folder / store.META, json.dumps({name: meta[name] for name in meta if name != "digests"}))
     assert not checkpoint_files.has_digests(folder)
     assert load(folder)[0] == (SETTINGS, CLASSES)
 
@@ -59,9 +59,9 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_loaded(folder)
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"temperature": "warm"}', '{"temperature": -1}', "NaN"])
 def test_a_temperature_is_a_positive_number_or_none(folder, content):
     assert checkpoint_files.read_calibration(folder) is None
-    store.write_text(folder / CALIBRATION, json.dumps({"temperature": 1.5}))
+    durable.write_text(folder / CALIBRATION, json.dumps({"temperature": 1.5}))
     assert checkpoint_files.read_calibration(folder) == {"temperature": 1.5}
-    store.write_text(folder / CALIBRATION, content)
+    durable.write_text(folder / CALIBRATION, content)
     with pytest.raises(ValueError, match=CALIBRATION):
         checkpoint_files.read_calibration(folder)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import av
 import pytest
 
-from emo_ray import store
+from emo_ray import durable
 from emo_ray.reports.timeline import NO_PREDICTION, Timeline, Utterance, csv_rows, file_names, webvtt
 
 HOSTILE = "<i>a & b</i>\n\n00:00:01.000 --> 00:00:02.000\nnew cue\x1b[2J"
@@ -92,7 +92,7 @@ def test_an_utterance_that_nothing_could_be_predicted_of_keeps_its_cue_and_its_r
 
 def test_csv_holds_every_number_and_no_formula(tmp_path):
     rows = csv_rows(timeline(utterance(1, 2, text="=1+1", person="Anna", video_status="ok", audio_status="missing")))
-    store.write_csv(tmp_path / "talk.csv", rows)
+    durable.write_csv(tmp_path / "talk.csv", rows)
     with (tmp_path / "talk.csv").open(newline="", encoding="utf-8") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["label"], row["p_sad"], row["p_happy"]) == ("happy", "0.25", "0.75")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emo_ray import bucket, cluster, job_log, store
+from emo_ray import bucket, cluster, durable, job_log, store
 from emo_ray.config import Config, load
 from emo_ray.reports.page import Page, write
 from emo_ray.stages.report import report
@@ -28,7 +28,7 @@ def config_of(cache: Path, **changes: object) -> Config:
 
 def fill(folder: Path) -> None:
     write(Page("What was checked", "12 clips", [], "a test"), folder / "report.html")
-    store.write_bytes(folder / "picture.png", bytes(10_000))
+    durable.write_bytes(folder / "picture.png", bytes(10_000))
 
 
 def test_a_store_is_shown_verified_and_mended_from_a_machine_that_has_nothing_of_it(server, tmp_path):

@@ -9,7 +9,7 @@ from reading import visible
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet
 from emo_ray.config import Config, override
 from emo_ray.reports.comparison import PAGE
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT
@@ -36,7 +36,7 @@ def predictions(folder, skill, labels=LABELS, seed=0, first=0):
     table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(labels)})
     folder.mkdir()
     parquet.write(folder / PREDICTIONS, table, rows_per_group=100)
-    store.write_text(folder / REPORT, json.dumps({"checkpoint": f"model-{folder.name}"}))
+    durable.write_text(folder / REPORT, json.dumps({"checkpoint": f"model-{folder.name}"}))
     return truth[1:], guess[1:]
 
 

@@ -10,7 +10,7 @@ import pytest
 from pages import flaws
 from reading import visible
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import load
 from emo_ray.stages import report as stage
 from emo_ray.stages.report import refresh, sections_of
@@ -42,7 +42,7 @@ def root(tmp_path):
     """A store with an artefact of each kind; the later ones of `CONTENTS` are newer."""
     for age, (name, (meta, file, content)) in enumerate(CONTENTS.items()):
         folder = tmp_path / "store" / name
-        store.write_text(folder / file, json.dumps(content))
+        durable.write_text(folder / file, json.dumps(content))
         store.write_meta(folder, meta)
         os.utime(folder / store.META, (1_000_000 + age, 1_000_000 + age))
     return tmp_path / "store"

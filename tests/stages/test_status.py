@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from emo_ray import job_log, progress, store
+from emo_ray import durable, job_log, progress, store
 from emo_ray.config import load
 from emo_ray.stages import job_records
 from emo_ray.stages.status import status
@@ -103,10 +103,10 @@ def test_a_job_on_another_machine_runs_while_it_is_heard_of(config, tmp_path, mo
 def test_what_was_spent_stands_beside_what_was_planned(config, tmp_path):
     run(tmp_path, "prepare", "mini")
     run(tmp_path, "prepare", "small", units=3)
-    store.write_text(tmp_path / "shards" / "x" / "part", "12345")
+    durable.write_text(tmp_path / "shards" / "x" / "part", "12345")
     stages = [{"stage": "prepare (720p video to shards)", "hours": 2.0, "bytes": 3e9}]
     plan = {"clips": 9, "cpus": 1, "gpus": 0, "stages": stages, "verdict": ""}
-    store.write_text(tmp_path / "bench" / "20260101" / "bench.json", json.dumps({"plan": plan}))
+    durable.write_text(tmp_path / "bench" / "20260101" / "bench.json", json.dumps({"plan": plan}))
     result = status(config)
     table = next(table for table in result.tables if table.title == "Time and room")
     row_of = {row[0]: row for row in table.rows}
@@ -124,7 +124,7 @@ def test_a_log_of_which_nothing_can_be_read_is_no_job(config, tmp_path, content)
 
 
 def test_an_artefact_that_cannot_be_read_is_broken(config, tmp_path):
-    store.write_text(tmp_path / "reports" / "abc" / store.META, json.dumps({"kind": "report"}))
+    durable.write_text(tmp_path / "reports" / "abc" / store.META, json.dumps({"kind": "report"}))
     result = status(config)
     assert result.status == 2
     assert result.content["artefacts"]["Reports"]["unreadable"] == 1

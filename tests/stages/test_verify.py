@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.cli import mending
 from emo_ray.config import load, override
 from emo_ray.data import shards
@@ -126,7 +126,7 @@ def test_a_checkpoint_is_held_to_its_digests_and_also_one_that_an_earlier_versio
 
     def fill(temporary):
         checkpoint.write(temporary, trained_state(head), config, ("happy", "sad"), "card")
-        store.write_text(temporary / SEEN, "{}")
+        durable.write_text(temporary / SEEN, "{}")
         return checkpoint_files.digests(temporary)
 
     store.artefact(folder, {"kind": "checkpoint"}, fill)
@@ -140,7 +140,7 @@ def test_a_checkpoint_is_held_to_its_digests_and_also_one_that_an_earlier_versio
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("root: ", "root: /elsewhere"))  # models move
     assert found(config) == (0, set())
-    store.write_text(folder / store.META, json.dumps(store.read_meta(folder)))  # as of an earlier version
+    durable.write_text(folder / store.META, json.dumps(store.read_meta(folder)))  # as of an earlier version
     (folder / "labels.json").write_text('["sad", "happy"]')
     assert found(config) == (2, {"checkpoints/model-1/labels.json"})
 
@@ -149,7 +149,7 @@ def test_hard_links_are_set_aside_together(config):
     root = root_of(config)
     part, folder = root / "predictions/parts-1/part-0123456789abcdef.parquet", root / "predictions/2"
     parquet.write(part, pa.table({"clip_id": ["a"], "p": [0.5]}))
-    store.artefact(folder, {}, lambda temporary: store.link_or_copy(part, temporary / part.name))
+    store.artefact(folder, {}, lambda temporary: durable.link_or_copy(part, temporary / part.name))
     part.write_bytes(part.read_bytes()[:-20])
     links = {path.relative_to(root).as_posix() for path in (part, folder / part.name)}
     assert found(config) == (2, links)
@@ -181,7 +181,7 @@ def test_what_cannot_be_made_again_is_said(config):
 
 def test_answers_that_are_whole_are_kept(config):
     path = root_of(config) / "readings/1/answers-1.jsonl"
-    store.append_lines(path, ['{"digest": "a"}', '{"digest": "b"'])
+    durable.append_lines(path, ['{"digest": "a"}', '{"digest": "b"'])
     assert found(config) == (2, {"readings/1/answers-1.jsonl"})
     assert found(config, mend=True)[0] == 2  # they were paid for
     assert path.read_text() == '{"digest": "a"}\n'
@@ -214,7 +214,7 @@ def test_a_store_that_is_not_there_is_one_message(tmp_path):
 def test_what_is_not_finished_is_counted_and_no_damage(config):
     root = root_of(config)
     for name in ("train/fusion-1/metrics.jsonl", "checkpoints/model-1/README.md"):
-        store.write_text(root / name, "{}\n")
+        durable.write_text(root / name, "{}\n")
     np.savez(root / "other.npz", np.zeros(1))
     result = verify(config)
     assert result.status == 0

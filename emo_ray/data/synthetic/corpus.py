@@ -21,7 +21,7 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.manifest import Clip
@@ -208,7 +208,7 @@ def write(
     The higher `crf`, the lower the rate of the video.
     """
     with (
-        store.renamed(path) as temporary,
+        durable.renamed(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
     ):
         # All streams must exist before the first packet.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from emo_ray import cluster, store
+from emo_ray import cluster, durable, store
 from emo_ray.config import Config
 from emo_ray.experiments.bench import data, jobs, step, sweep
 from emo_ray.experiments.bench.capacity import Capacity, estimate_capacity
@@ -74,7 +74,7 @@ def bench(config: Config) -> Result:
     folder = root / "bench" / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
     def fill(temporary: Path) -> None:
-        store.write_text(temporary / CONTENT, json.dumps(content, indent=1))
+        durable.write_text(temporary / CONTENT, json.dumps(content, indent=1))
 
     store.artefact(folder, {"kind": "bench", "version": VERSION}, fill)
     tables = [_cost_table(figures), *([_ratio_table(comparisons)] if comparisons else [])]

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from emo_ray import cluster, store
+from emo_ray import cluster, durable, store
 from emo_ray.config import Config
 from emo_ray.experiments.chaos import damage, kills, services, space, strangers
 from emo_ray.experiments.chaos.faults import Fault, Outcome, State, Unexpected, Unmakeable, chosen
@@ -46,8 +46,8 @@ def chaos(config: Config) -> Result:
     summary = _summary(outcomes, seconds, config.chaos.seed)
 
     def fill(temporary: Path) -> None:
-        store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
-        store.write_text(temporary / MARKDOWN, as_markdown(outcomes, summary))
+        durable.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / MARKDOWN, as_markdown(outcomes, summary))
 
     store.artefact(folder, {"kind": "chaos"}, fill)
     if config.chaos.page and not config.chaos.only:
@@ -74,7 +74,7 @@ def write_page(page: Path, written: str) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{page}: found no place for a table, expected lines {BEGIN!r} and {END!r}")
     before, _, rest = text.partition(BEGIN)
-    store.write_text(page, f"{before}{BEGIN}\n\n{written}\n{END}{rest.partition(END)[2]}")
+    durable.write_text(page, f"{before}{BEGIN}\n\n{written}\n{END}{rest.partition(END)[2]}")
 
 
 def _make(selected: Sequence[Fault], seed: int) -> list[Outcome]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emo_ray import cluster, resources, store, tracking
+from emo_ray import cluster, durable, resources, store, tracking
 from emo_ray.config import Config, declarations, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.experiments.claims import comparisons
@@ -75,7 +75,7 @@ def _reported(config: Config, root: Path, key: str, content: report.ClaimsReport
     folder = root / "claims" / key
 
     def fill(temporary: Path) -> None:
-        store.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
         report.write(content, temporary)
 
     store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)
@@ -109,7 +109,7 @@ def run_trial(planned: PlannedTrial) -> None:
 
     def fill(folder: Path) -> None:
         with one_thread():
-            store.write_text(folder / SCORES, json.dumps(_measure(planned.trial, planned.config, planned.corpus)))
+            durable.write_text(folder / SCORES, json.dumps(_measure(planned.trial, planned.config, planned.corpus)))
 
     store.artefact(planned.folder, {"kind": "trial", "trial": planned.name, "world": planned.world}, fill)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import Config, override
 from emo_ray.config.data_settings import Split
 from emo_ray.data import synthetic
@@ -98,7 +98,7 @@ def _run(bench: _Bench, trial: GapTrial) -> None:
     """Measure a trial and write its scores, unless they are there."""
 
     def fill(folder: Path) -> None:
-        store.write_text(folder / SCORES, json.dumps(_measured(bench, trial)))
+        durable.write_text(folder / SCORES, json.dumps(_measured(bench, trial)))
 
     store.artefact(_folder(bench, trial), {"kind": "trial", "trial": trial.name, "world": trial.world}, fill)
 

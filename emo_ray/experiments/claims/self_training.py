@@ -7,7 +7,7 @@ from typing import Any
 
 from sklearn.model_selection import train_test_split
 
-from emo_ray import cluster, store
+from emo_ray import cluster, durable, store
 from emo_ray.config import Config, override
 from emo_ray.data import manifest, pseudo
 from emo_ray.data.prepared import LEDGER, MANIFEST, LabelOf, Prepared
@@ -65,7 +65,7 @@ def hide_labels(config: Config, prepared: Prepared, labelled: int) -> Prepared:
 
     def fill(folder: Path) -> None:
         manifest.write(folder / MANIFEST, clips)
-        store.link_or_copy(prepared.path / LEDGER, folder / LEDGER)
+        durable.link_or_copy(prepared.path / LEDGER, folder / LEDGER)
 
     store.artefact(path, {"kind": "corpus with hidden labels", "corpus": prepared.path.name}, fill)
     return replace(prepared, path=path, clips=clips)

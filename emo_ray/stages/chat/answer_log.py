@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.locks import lock
 
@@ -114,7 +114,7 @@ def folder_of(root: Path, kind: str, settings: dict) -> tuple[Path, str]:
     folder = root / kind / store.digest(settings)
     if not store.is_complete(folder):
         about = {"kind": kind, "settings": settings, "name": uuid.uuid4().hex}
-        store.write_text(folder / store.META, json.dumps(about, indent=1, ensure_ascii=False))
+        durable.write_text(folder / store.META, json.dumps(about, indent=1, ensure_ascii=False))
     return folder, store.read_meta(folder)["name"]
 
 
@@ -147,7 +147,7 @@ def writer(folder: Path) -> Callable[[ChatAnswer], None]:
 
     def write(answer: ChatAnswer) -> None:
         path = folder / f"answers-{run}-{next(numbers) // _ANSWERS_PER_FILE:04d}.jsonl"
-        store.append_lines(path, [json.dumps(asdict(answer))])
+        durable.append_lines(path, [json.dumps(asdict(answer))])
 
     return write
 

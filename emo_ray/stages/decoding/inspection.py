@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data import face_columns, status
 from emo_ray.data.manifest import Clip
@@ -52,7 +52,7 @@ def _write_statuses(path: Path, clips: Iterable[Clip], ledger: pa.Table, listed:
         for name in MODALITIES:
             if listed(row[f"{name}_status"]):
                 rows.append((clip.clip_id, name, row[f"{name}_status"], files[name] or "", *span))
-    store.write_csv(path, rows)
+    durable.write_csv(path, rows)
 
 
 def write_contact_sheet(
@@ -87,4 +87,4 @@ def write_contact_sheet(
         if ids
     }
     if rows:
-        store.write_bytes(path, contact_sheet(rows))
+        durable.write_bytes(path, contact_sheet(rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.config import Config
 from emo_ray.config.data_settings import Scope
 from emo_ray.config.media_settings import Media
@@ -170,7 +170,7 @@ def decode_tasks(plan: ShardPlan) -> dict[str, bytes]:
     """
     missing = {name: plan.clips_of[name] for name in store.missing(plan.folder, plan.clips_of)}
     if not plan.is_noted:
-        store.write_text(plan.folder / SETTINGS, repr(plan.settings))
+        durable.write_text(plan.folder / SETTINGS, repr(plan.settings))
     if not missing:
         return {}
     other_parts = set(store.names(plan.folder, "part-*.parquet")) - plan.clips_of.keys()

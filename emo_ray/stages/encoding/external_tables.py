@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emo_ray import parquet, store
+from emo_ray import durable, parquet, store
 from emo_ray.config import Config
 from emo_ray.config.table_settings import Tables
 from emo_ray.data import tables
@@ -42,7 +42,7 @@ def report_rows(encoder: EncoderSpec, folder: Path, parts: Sequence[str]) -> Non
     table = pa.concat_tables([parquet.read(folder / name, columns=columns) for name in parts])
     statuses = table["status"].to_pylist()
     bad = [row for row in zip(table["clip_id"].to_pylist(), statuses, strict=True) if "corrupt" in row[1]]
-    store.write_csv(folder / BAD_ROWS, [("clip_id", "status"), *bad])
+    durable.write_csv(folder / BAD_ROWS, [("clip_id", "status"), *bad])
     kinds = Counter(_kind(status) for status in statuses)
     counts = "".join(f", {kinds[kind]} {kind}" for kind in ("missing", "incomplete", "corrupt") if kinds[kind])
     example = f": {bad[0][0]!r} is {bad[0][1]}; all in {folder / BAD_ROWS}" if bad else ""
@@ -103,7 +103,7 @@ def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
             for clip_id, values_D in zip(table["clip_id"].to_pylist(), _values(table), strict=True):
                 if not np.isnan(values_D).all():
                     file = temporary / f"{_file_name(clip_id)}.npy"
-                    with store.renamed(file) as unnamed, unnamed.open("wb") as stream:
+                    with durable.renamed(file) as unnamed, unnamed.open("wb") as stream:
                         np.save(stream, values_D)
             advance(len(table))
 
@@ -111,7 +111,7 @@ def _export_npy(target: Path, folder: Path, parts: Sequence[str]) -> None:
 def _export_parquet(target: Path, folder: Path, parts: Sequence[str]) -> None:
     # Lists of no fixed size: pyarrow writes null among fixed-size ones, and cannot read it.
     schema = pa.schema({"clip_id": pa.string(), "feature": pa.list_(pa.float32())})
-    with store.renamed(target) as temporary, _writer(temporary, schema) as writer:
+    with durable.renamed(target) as temporary, _writer(temporary, schema) as writer:
         for table in _parts(folder, parts):
             absent = ~table["present"].to_numpy()
             values_BD = _values(table)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emo_ray import cluster, parquet, resources, store, trouble
+from emo_ray import cluster, durable, parquet, resources, store, trouble
 from emo_ray.config import Config
 from emo_ray.data import shards
 from emo_ray.inference.encoders import EncoderSpec, feature_folder
@@ -123,7 +123,7 @@ def _note(folder: Path, shards: Path, encoder: EncoderSpec) -> None:
     """Write what the folder holds. Unlike elsewhere this does not say that it is complete: parts are asked for."""
     if not store.is_complete(folder):
         about = {"kind": "features", "modality": encoder.modality, "encoder": encoder.digest}
-        store.write_text(folder / store.META, json.dumps({**about, "shards": shards.name}))
+        durable.write_text(folder / store.META, json.dumps({**about, "shards": shards.name}))
 
 
 def _encode_with_progress(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -> None:

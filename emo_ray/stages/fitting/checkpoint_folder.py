@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.config import Config
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.pseudo import PseudoLabels
@@ -66,11 +66,11 @@ def write_checkpoint(
     stopped, notes = [message] if message else [], _notes(phase, best["history"])
     card = _card(phase, config, prepared, metrics, [*stopped, *notes])
     checkpoint.write(folder, best["model"], config, prepared.labels, card)
-    store.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
+    durable.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))
     if phase.calibration is not None:
-        store.write_text(folder / CALIBRATION, json.dumps(phase.calibration))
+        durable.write_text(folder / CALIBRATION, json.dumps(phase.calibration))
     if phase.familiarity is not None:
-        store.write_text(folder / FAMILIARITY, json.dumps(phase.familiarity))
+        durable.write_text(folder / FAMILIARITY, json.dumps(phase.familiarity))
     best_of_phases = {phase.name.lower(): {**metrics, "epoch": best["epoch"]}}
     if video_path is not None:
         if video_path != folder / EMOVCLIP:
@@ -172,7 +172,7 @@ def _card_of_calibration(phase: TrainedPhase) -> list[str]:
 
 def _link_tree(source: Path, target: Path) -> None:
     """A copy that shares its bytes where the file system can: checkpoints of one EmoVCLIP are many in a sweep."""
-    shutil.copytree(source, target, copy_function=lambda a, b: store.link_or_copy(Path(a), Path(b)))
+    shutil.copytree(source, target, copy_function=lambda a, b: durable.link_or_copy(Path(a), Path(b)))
 
 
 def _card(

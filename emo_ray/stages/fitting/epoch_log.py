@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from emo_ray import store
+from emo_ray import durable, store
 from emo_ray.progress import measured, progress, repeated
 
 METRICS, PROGRESS = "metrics.jsonl", "progress.json"
@@ -30,13 +30,13 @@ class ProgressFile:
         is_due = now_s - self.written_s > _POLL_S
         if is_due:
             self.written_s = now_s
-            store.write_text(self.path, json.dumps([epoch, step, steps]), lasting=False)
+            durable.write_text(self.path, json.dumps([epoch, step, steps]), lasting=False)
         return is_due
 
 
 def append(folder: Path, metrics: dict[str, float]) -> None:
     """Add an epoch's metrics to the log."""
-    store.append_lines(folder / METRICS, [json.dumps(metrics)])
+    durable.append_lines(folder / METRICS, [json.dumps(metrics)])
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import ray.train.torch
 import torch
 from ray.data.collate_fn import ArrowBatchCollateFn
 
-from emo_ray import bucket, cluster, resources, store
+from emo_ray import bucket, cluster, durable, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
@@ -228,7 +228,7 @@ class LocalReporter(loop.PlainReporter):
         """Writes the metrics first: an epoch that is listed but not kept is run again, and counts once."""
         assert state is not None, "a single process is rank 0"
         epoch_log.append(self.folder, metrics)
-        with store.renamed(self.folder / loop.STATE) as temporary:
+        with durable.renamed(self.folder / loop.STATE) as temporary:
             shutil.copyfile(state / loop.STATE, temporary)
         self.tell()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from emo_ray import store, tracking
+from emo_ray import durable, store, tracking
 from emo_ray.config import Config
 from emo_ray.training.search import Params, applied
 
@@ -98,4 +98,4 @@ class Records:
         return [record | {"number": number} for number, record in enumerate(ordered)]
 
     def _write(self, name: str, lasting: bool = True) -> None:
-        store.write_text(self.folder / f"{name}.json", json.dumps(self.trials[name], ensure_ascii=False), lasting)
+        durable.write_text(self.folder / f"{name}.json", json.dumps(self.trials[name], ensure_ascii=False), lasting)

@@ -17,7 +17,7 @@ import ray
 import torch
 from threadpoolctl import threadpool_limits
 
-from emo_ray import cluster, resources, store
+from emo_ray import cluster, durable, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.models import checkpoint
@@ -67,7 +67,7 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Clips]
             begun_s = time.monotonic()
             trials = _run_wave(config, suggestions, workers, len(folds), records)
             _record(trials, records, time.monotonic() - begun_s)
-            store.write_text(finished_waves, json.dumps(len(records.trials)))
+            durable.write_text(finished_waves, json.dumps(len(records.trials)))
             for trial in trials:
                 if trial.state == COMPLETE:
                     study.tell(trial.suggestion, trial.history[-1][1])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emo_ray import store, tracking
+from emo_ray import durable, store, tracking
 from emo_ray.config import override
 from emo_ray.stages.sweeps.records import Records
 from emo_ray.stages.sweeps.stacked import FINISHED_WAVES, finished_trials
@@ -16,7 +16,7 @@ def test_a_damaged_record_is_named_and_the_sweep_goes_on_before_it(tiny_config, 
     for number in range(4):
         records.begin(f"{number:05d}", {"fusion.lr": 0.1})
         records.end(f"{number:05d}", "complete")
-    store.write_text(tmp_path / "trials" / FINISHED_WAVES, "4")
+    durable.write_text(tmp_path / "trials" / FINISHED_WAVES, "4")
     assert finished_trials(records) == 4
     (tmp_path / "trials/00002.json").write_text("")
     with pytest.raises(store.DamagedFile, match=r"00002\.json") as error:
