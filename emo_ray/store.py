@@ -3,8 +3,8 @@
 An artefact is a folder `<root>/<kind>/<digest>` whose digest is taken over everything that decides its content. It is
 complete exactly when its `meta.json` is there, because that is written last and the folder appears by one rename.
 `artefact` is the one way to make it. Files are written by `durable`: a power cut leaves them whole or leaves nothing. A
-store may lie in a bucket: then its root is a folder of `bucket`, which is filled
-by need, and whether a file is there is asked with `exists` and `names`.
+store may lie in a bucket: then its root is a folder of `bucket`, which is filled by need, and whether a file is there
+is asked with `exists` and `names`.
 """
 
 import fnmatch
