@@ -5,7 +5,7 @@ from typing import Any
 
 from pyarrow import fs
 
-_TRIES = 7  # of a request by Arrow's library, which take some 20 s
+_TRIES = 10  # of a request by Arrow's library, which take some 25 s
 
 
 def patient(address: str) -> fs.FileSystem:
@@ -32,8 +32,9 @@ def _s3(options: dict[str, Any]) -> _S3:
     """S3 with these options, which tries failing requests for seconds: by default it gives up at once, or in minutes.
 
     A small object is one request, and not three, if opening is delayed. Arrow 25 crashes within minutes where requests
-    fail while it writes in the background.
+    fail while it writes in the background. Of AWS's two strategies this one tries every request as often. The other
+    pays for tries from an account, which Arrow never fills again: after 100 tries in all it would try no more.
     """
     options = {name: value for name, value in options.items() if value and name != "proxy_options"}
     changes = {"allow_delayed_open": True, "background_writes": False}
-    return _S3(**options | changes, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES))
+    return _S3(**options | changes, retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_TRIES))

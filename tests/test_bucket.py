@@ -160,6 +160,13 @@ def test_a_server_that_fails_often_changes_nothing(server, tmp_path):
     assert server.failing.failed > 2
 
 
+def test_a_process_tries_again_however_many_requests_have_failed(server):
+    server.failing.rate, server.failing.failed = 0.3, 0
+    filesystem = arrow_s3.patient(f"s3://{BUCKET}")
+    while server.failing.failed < 120:
+        assert not filesystem.get_file_info(f"{BUCKET}/a.txt").is_file
+
+
 def test_a_server_that_always_fails_is_trouble_of_the_place(server, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, "_WAITS_S", (0.01,))
     monkeypatch.setattr(arrow_s3, "_TRIES", 1)

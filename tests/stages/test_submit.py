@@ -17,16 +17,19 @@ from emo_ray.config import load
 from emo_ray.stages import submit
 
 ROOT = Path(__file__).resolve().parents[2]
-# A cluster of a head and a worker, which has all CPUs; it ends with this process's standard input.
+# A cluster of a head and a worker, which has all CPUs; it ends with this process's standard input. Each node has a
+# folder of its own, as machines do: in a shared one, Ray unpacks a job's working folder anew under the running job.
 CLUSTER = """
 import sys
+from tempfile import TemporaryDirectory
 from ray.cluster_utils import Cluster
 nodes = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0})
-nodes.add_node(num_cpus=2)
-print(nodes.head_node.webui_url, flush=True)
-sys.stdin.read()
-nodes.shutdown()
+with TemporaryDirectory() as folder:
+    nodes.add_node(num_cpus=2, temp_dir=folder)
+    print(nodes.head_node.webui_url, flush=True)
+    sys.stdin.read()
+    nodes.shutdown()
 """
 
 
