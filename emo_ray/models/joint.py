@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,9 +11,11 @@ from torch import nn
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch, JointBatch, Output
 from emo_ray.models.checkpoint import load_emovclip
-from emo_ray.models.emovclip import EmoVCLIP
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.head_average import HeadAverage
+
+if TYPE_CHECKING:
+    from emo_ray.models.emovclip import EmoVCLIP
 
 HEAD = "head"  # what `JointModel.part_of` calls the head
 _VIDEO = MODALITIES.index("video")
@@ -26,7 +29,7 @@ class JointModel(nn.Module):
 
     frozen_prefix = "video.clip."
 
-    def __init__(self, video: EmoVCLIP, head: FusionHead | HeadAverage):
+    def __init__(self, video: "EmoVCLIP", head: FusionHead | HeadAverage):
         super().__init__()
         self.video, self.head = video, head
 

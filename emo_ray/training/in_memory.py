@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -13,10 +13,12 @@ from emo_ray.data.batch import Batch, BatchT, FeatureBatch, VideoBatch
 from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.training import loop
-from emo_ray.training.augmentation import Augmentation
 from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.seeds import Stream, derived_seed
+
+if TYPE_CHECKING:
+    from emo_ray.training.augmentation import Augmentation
 
 _CHUNK = 64  # clips
 
@@ -61,10 +63,12 @@ def fit(
     return best
 
 
-def _augmentation(train: Batch, config: Config) -> Augmentation | None:
+def _augmentation(train: Batch, config: Config) -> "Augmentation | None":
     """What changes training frames; None where there are none or they stay as they are."""
     if not (isinstance(train, VideoBatch) and config.augment.is_used):
         return None
+    from emo_ray.training.augmentation import Augmentation  # torchvision takes seconds to import
+
     return Augmentation(config.augment, train.frames_BTCHW.shape[-1], config.seed)
 
 

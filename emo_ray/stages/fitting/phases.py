@@ -24,7 +24,6 @@ from emo_ray.data.targets import read_with_targets, with_targets
 from emo_ray.inference.encoders import video_encoder
 from emo_ray.models import checkpoint, familiarity
 from emo_ray.models.classical_head import ClassicalHead
-from emo_ray.models.clip import check_tag
 from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.models.head_average import Head
 from emo_ray.models.trainable_state import load_trained
@@ -111,6 +110,8 @@ def train_emovclip(config: Config, plan: TrainingPlan, on_epoch: OnEpoch) -> Non
     assert path is not None, "the plan trains no EmoVCLIP"
 
     def fill(folder: Path) -> dict[str, Any]:
+        from emo_ray.models.clip import check_tag  # open_clip takes seconds to import, and a head needs none of it
+
         check_tag(config)
         parts = plan.prepared.parts_with(plan.clips.all_clips)
         check_parts([plan.prepared.shards / name for name in parts])

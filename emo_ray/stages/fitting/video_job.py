@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,9 @@ from emo_ray.models.clip_source import image_size
 from emo_ray.stages.fitting.balance import class_balance
 from emo_ray.stages.fitting.plan import TrainingClips, TrainingPlan, clips_with_video
 from emo_ray.stages.fitting.ray_train import TrainingJob
-from emo_ray.training.augmentation import Augmentation
+
+if TYPE_CHECKING:
+    from emo_ray.training.augmentation import Augmentation
 
 _KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
 _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
@@ -57,9 +60,13 @@ def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[Traini
     return job, datasets
 
 
-def augmentation(config: Config) -> Augmentation | None:
+def augmentation(config: Config) -> "Augmentation | None":
     """What changes training frames; None where nothing does."""
-    return Augmentation(config.augment, image_size(config), config.seed) if config.augment.is_used else None
+    if not config.augment.is_used:
+        return None
+    from emo_ray.training.augmentation import Augmentation  # torchvision takes seconds to import
+
+    return Augmentation(config.augment, image_size(config), config.seed)
 
 
 def _collate(clips: TrainingClips, choose: Choose) -> Callable[[pa.Table], VideoBatch]:
