@@ -5,7 +5,8 @@ and nothing reads the environment.
 """
 
 import difflib
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -162,7 +163,8 @@ def field_of(key: str) -> FieldInfo:
     return section.model_fields[name]
 
 
-def declarations() -> dict[str, Declaration]:
+@cache
+def declarations() -> Mapping[str, Declaration]:
     """What is declared of every dotted key: which artefacts it decides, whom it belongs to."""
     return {key: section.declaration(name) for key, (section, name) in _fields().items()}
 
@@ -198,7 +200,9 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
 
 def leaf_of(key: str) -> str | None:
     """The leaf that a dotted key is or lies in ("data.columns.video" lies in "data.columns"); None without any."""
-    return next((leaf for leaf in _fields() if key == leaf or key.startswith(leaf + ".")), None)
+    words = key.split(".")
+    prefixes = (".".join(words[:count]) for count in range(1, len(words) + 1))
+    return next((prefix for prefix in prefixes if prefix in _fields()), None)
 
 
 def _unknown(key: str) -> str:
@@ -232,14 +236,21 @@ def load(recipe: str = "mini", overrides: dict[str, Any] | None = None) -> Confi
         names = ", ".join(recipe_names())
         raise ValueError(f"found no recipe {recipe!r}, expected one of {names}, or the path of a .yaml file")
     try:
-        tree = read(path.read_text(encoding="utf-8")) or {}
+        config = _of_text(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not YAML in UTF-8: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return override(config, overrides) if overrides else config
+
+
+@lru_cache(maxsize=32)
+def _of_text(text: str) -> Config:
+    """The config of a recipe's text. It is kept, for a job reads the config of its model again and again."""
+    tree = read(text) or {}
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: found {type(tree).__name__}, expected a mapping of config keys")
-    return override(override(Config(), _flat(tree)), overrides or {})
+        raise ValueError(f"found {type(tree).__name__}, expected a mapping of config keys")
+    return override(Config(), _flat(tree))
 
 
 def absolute_paths(config: Config) -> Config:

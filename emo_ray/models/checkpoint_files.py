@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -99,7 +100,8 @@ def _with_files_inside(config: Config, folder: Path) -> Config:
     """The config, in which relative paths of files in the folder are absolute: see `portable`."""
     values = flatten(config)
     relative = {key: values[key] for key in MODEL_FILES if values[key] and not Path(values[key]).is_absolute()}
-    return override(config, {key: str(folder / name) for key, name in relative.items() if (folder / name).exists()})
+    inside = {key: str(folder / name) for key, name in relative.items() if (folder / name).exists()}
+    return override(config, inside) if inside else config
 
 
 def read_bytes(folder: Path, name: str) -> bytes:
@@ -267,10 +269,15 @@ def _settings_digest(folder: Path) -> str:
 
     It is taken from the file and not from the config, which gains settings with every version.
     """
+    return _digest_of_settings((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=32)
+def _digest_of_settings(text: str) -> str:
     decides = {key for key, declared in declarations().items() if declared.decides and not declared.path}
-    tree = read((folder / CONFIG).read_text(encoding="utf-8")) or {}
+    tree = read(text) or {}
     if not isinstance(tree, dict):
-        raise ValueError(f"{folder / CONFIG}: found {type(tree).__name__}, expected sections of settings")
+        raise ValueError(f"found {type(tree).__name__}, expected sections of settings")
     values: dict[str, Any] = {}
     for section, content in tree.items():
         if isinstance(content, dict) and section not in decides:
