@@ -1,6 +1,7 @@
 """A trained model in a plain process: `emo_ray.load(FOLDER).predict("clip.mp4")`."""
 
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,8 @@ from emo_ray.inference.classifier import (
 from emo_ray.inference.encoders import of_checkpoint, recogniser
 from emo_ray.inference.recognition import transcribe_rows
 from emo_ray.inference.sources import PARTS, Source, clip_of, clips_of_folder, is_folder
-from emo_ray.models.checkpoint_files import read_calibration
+from emo_ray.models import familiarity
+from emo_ray.models.checkpoint_files import read_calibration, read_familiarity
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.temporal_pooling import recorded
 from emo_ray.training import speaker_scaling
@@ -54,6 +56,8 @@ class Prediction:
     statuses: dict[str, str]  # modality -> ok, missing or corrupt, with the reason
     text: str | None  # the words: those given, or what the recogniser heard
     attention: list[float] | None  # the video model's over the frames, which sums to 1; None where it has none
+    # Modality that is unlike the training clips -> its distance from them over the one that 99 % of them keep.
+    unfamiliar: dict[str, float]
 
     @property
     def confidence(self) -> float | None:
@@ -96,7 +100,10 @@ def _folder(source: str | Path, revision: str | None) -> Path:
 
 
 class Model:
-    """A model that predicts clips of any kind in this process. Encoders are loaded when the first clip needs them."""
+    """A model that predicts clips of any kind in this process. Encoders are loaded when the first clip needs them.
+
+    Threads may share it: clips of one are decoded, by the decoder's process, while those of another are classified.
+    """
 
     def __init__(self, config: Config, path: Path, device: str):
         self.config, self.path = config, path
@@ -106,9 +113,11 @@ class Model:
         self.labels = self._models.labels
         fitted = read_calibration(path)
         self.temperature = 1.0 if fitted is None else fitted["temperature"]
+        self.distance_bounds = read_familiarity(path)  # by modality; empty for a model of an early version
         # A file that a person gives shows more than a face, as a recording in a folder does.
         self._media = face_columns.with_detector(config.media, are_recordings=True)
         self._image_size = image_size(config)
+        self._decoding, self._classifying = threading.Lock(), threading.Lock()
 
     def predict(
         self,
@@ -145,25 +154,27 @@ class Model:
     def decode(self, clips: Sequence[Clip]) -> pa.Table:
         """Clips as rows of shards: frames, sound, words and statuses; where `transcribe.model` is set, heard words."""
         boxes_of = face_columns.boxes_of(self._media.face, clips)
-        rows = [
-            {**row, "clip_id": str(i)}  # names may repeat
-            for i, clip in enumerate(clips)
-            for row in shards.rows(
-                IdentifiedClip(clip, "", self.config.data.identity),
-                self._media,
-                self._image_size,
-                boxes_of.get(clip.clip_id),
-            )
-        ]
+        with self._decoding:  # else two threads' clips would take turns, and both wait for the other's last
+            rows = [
+                {**row, "clip_id": str(i)}  # names may repeat
+                for i, clip in enumerate(clips)
+                for row in shards.rows(
+                    IdentifiedClip(clip, "", self.config.data.identity),
+                    self._media,
+                    self._image_size,
+                    boxes_of.get(clip.clip_id),
+                )
+            ]
         table = pa.Table.from_pylist(rows, shards.SCHEMA)
-        if self._recogniser is None:
-            return table
-        spec, module = self._recogniser
-        return transcripts.filled_from(table, transcripts.believed_in(transcribe_rows(spec, module, table)))
+        with self._classifying:
+            if self._recogniser is None:
+                return table
+            spec, module = self._recogniser
+            return transcripts.filled_from(table, transcripts.believed_in(transcribe_rows(spec, module, table)))
 
     def classify(self, clips: Sequence[Clip], table: pa.Table) -> list[Prediction]:
         """Records of clips that `decode` made rows of."""
-        with recorded(self._video_module(table)) as weights_BT:
+        with self._classifying, recorded(self._video_module(table)) as weights_BT:
             batch, table = with_features(self._models, table, {})
         weights = iter(torch.cat(weights_BT).tolist() if weights_BT else [])
         if windows := windows_of((), self._models.head.offsets):  # nobody says who follows whom
@@ -172,6 +183,7 @@ class Model:
             column: calibrated(values_BK, self.temperature)
             for column, values_BK in shown_probabilities(self._models, batch).items()
         }
+        distances = familiarity.distances(self._models.head, batch.to(self._models.device))
         present_BM = batch.present_BM.cpu().numpy()
         predictions = []
         for b, (clip, row) in enumerate(zip(clips, table.to_pylist(), strict=True)):
@@ -188,6 +200,9 @@ class Model:
                     statuses={name: row[f"{name}_status"] for name in MODALITIES},
                     text=row["text"],
                     attention=next(weights, None) if is_ok(row["video_status"]) else None,
+                    unfamiliar=familiarity.unfamiliar(
+                        {name: float(distance_B[b]) for name, distance_B in distances.items()}, self.distance_bounds
+                    ),
                 )
             )
         return predictions

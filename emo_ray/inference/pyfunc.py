@@ -19,7 +19,8 @@ class PyfuncModel:
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Rows of `video`, `audio` and `text`, any of which may be absent, to a row each.
 
-        It has `label`, `confidence`, `p_CLASS` for every class and `MODALITY_status`.
+        It has `label`, `confidence`, `p_CLASS` for every class, `MODALITY_status`, and `MODALITY_unfamiliar` (see
+        `Prediction.unfamiliar`).
         """
         rows = data.reindex(columns=list(PARTS)).to_dict("records")
         clips = [{name: value for name, value in row.items() if isinstance(value, str) and value} for row in rows]
@@ -32,6 +33,7 @@ class PyfuncModel:
                     "confidence": said.confidence,
                     **{f"p_{label}": said.probabilities.get(label) for label in self.model.labels},
                     **{f"{name}_status": said.statuses[name] for name in MODALITIES},
+                    **{f"{name}_unfamiliar": said.unfamiliar.get(name) for name in MODALITIES},
                 }
                 for said in predictions
             ]

@@ -45,7 +45,10 @@ def bounds(head: Head, training_clips: FeatureBatch) -> dict[str, float]:
 
 
 def unfamiliar(distance_of: Mapping[str, float | None], bound_of: Mapping[str, float]) -> dict[str, float]:
-    """The modalities of a clip that are farther than the bound, with their distance in bounds, such as 1.5."""
+    """The modalities of a clip that are farther than the bound, with their distance in bounds, such as 1.5.
+
+    The distance of a modality that the clip lacks is None or NaN.
+    """
     return {
         name: distance / bound_of[name]
         for name, distance in distance_of.items()

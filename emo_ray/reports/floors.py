@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from emo_ray.reports.table import Cell, Table
-from emo_ray.reports.wording import SUBSET_NAMES, percent
+from emo_ray.reports.wording import SUBSET_NAMES, percent, points
 
 
 class FloorScores(TypedDict):
@@ -32,7 +32,7 @@ def table(floors: Mapping[str, FloorScores]) -> Table:
                 words,
                 percent(scores["waf"]),
                 *(percent(scores["floors"][name]["waf"]) for name in names),
-                f"{100 * scores['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+                f"{points(scores['difference'])} ({points(low)} to {points(high)})",
                 str(scores["n"]),
             ]
         )

@@ -11,7 +11,7 @@ from emo_ray.reports.table import Cell, Table
 
 PAGE = "index.html"
 _VISIBLE = 12  # rows of a kind; a page shows the others when asked
-_HEADER = ("name", "made", "score", "what it is", "state")
+_HEADER = ("name", "score", "what it is", "state", "made")  # a telephone shows the first two
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def summary(sections: Sequence[Section]) -> str:
 
 def _table(section: Section) -> Table:
     rows: list[list[str | Cell]] = [
-        [Cell(entry.name, href=entry.href), _date(entry.made_s), entry.score, entry.about,
-         Cell(entry.state, "warning" if entry.state else "")]
+        [Cell(entry.name, href=entry.href), entry.score, entry.about,
+         Cell(entry.state, "warning" if entry.state else ""), _date(entry.made_s)]
         for entry in section.entries
     ]  # fmt: skip
     columns = zip(*rows, strict=True)

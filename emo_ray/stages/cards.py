@@ -135,14 +135,13 @@ def calibration_words(temperature: float | None) -> str:
 
 def write_mistakes(
     folder: Path, prepared: Prepared, batch: FeatureBatch, probabilities: Probabilities, margin: float,
-    temperature: float | None = None,
+    about_probabilities: str,
 ) -> Path:  # fmt: skip
     """A page of the clips that a model is most confident about and wrong, against the labels of a batch.
 
-    `probabilities` are those of every subset of the modalities, before the temperature; `margin` is that of media.face.
+    `probabilities` are those of every subset of the modalities, as they are shown, and `about_probabilities` says to
+    readers whether they are calibrated; `margin` is that of media.face.
     """
-    if temperature is not None:
-        probabilities = {name: calibrated(values_BK, temperature) for name, values_BK in probabilities.items()}
     labels, clip_of = prepared.labels, {clip.clip_id: clip for clip in prepared.clips}
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     together_BK = probabilities[EVERYTHING]
@@ -168,13 +167,14 @@ def write_mistakes(
             )
         )
     mistakes, clips = int(wrong_B.sum()), int(present_BM.any(axis=1).sum())
+    most = f"; the {len(shown)} of which the model is most confident are shown" if len(shown) < mistakes else ""
     about = CardSet(
         MISTAKES,
         "The most confident mistakes",
-        f"{mistakes} of {clips} clips are taken for another class than their label; the {len(shown)} of which the "
-        "model is most confident are shown. Some of them may have the wrong label.",
+        f"{mistakes} of {clips} clips are taken for another class than their label{most}. Some of them may have the "
+        "wrong label.",
         labels,
-        [f"{HOW_TO_READ} {calibration_words(temperature)}"],
+        [f"{HOW_TO_READ} {about_probabilities}"],
         "labels are what annotators perceived; a mistake may be theirs",
         "most confident first",
     )

@@ -23,7 +23,7 @@ from emo_ray.inference.encoders import EncoderSpec, frozen_encoders
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
 from emo_ray.progress import progress
 from emo_ray.reports import evaluation
-from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, FoldScores, convention_of
+from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, FoldScores, ModelCalibration, convention_of
 from emo_ray.reports.wording import plural
 from emo_ray.stages import scorecard_links
 from emo_ray.stages.corpus import open_corpus
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from emo_ray.models.head_average import Head
     from emo_ray.training.floors import Guesses
 
-VERSION = 7  # 6: intervals over speakers; 7: features are dropped in training
+VERSION = 8  # 7: features are dropped in training; 8: probabilities are calibrated
 FOLDS = 5
 _NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
@@ -132,12 +132,40 @@ def _measure(
         content["notes"].append(f"inner folds of the training clips chose, fold by fold: {'; '.join(chosen)}")
     content["notes"] += external_tables.notes(config, prepared, encoders, parts) + licence_notes(config)
     content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
-    durable.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
     speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
-    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin)
+    shown, content["calibration"] = _calibrated(probabilities, batch, fold_B)
+    durable.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+    write_mistakes(
+        folder,
+        prepared,
+        batch,
+        shown,
+        config.media.face.margin,
+        f"Probabilities are calibrated by a temperature, fitted on {content['calibration']['fitted_on']}.",
+    )
     evaluation.write(content, folder, [scorecard_links.MISTAKES_LINK])
+
+
+def _calibrated(
+    probabilities: Probabilities, batch: "FeatureBatch", fold_B: np.ndarray
+) -> tuple[Probabilities, ModelCalibration]:
+    """The probabilities at the temperature of each clip's fold, and what that changes.
+
+    A fold's temperature is fitted on what the other folds' heads say of the clips that those were tested on.
+    """
+    from emo_ray.training import calibration
+    from emo_ray.training.scoring import EVERYTHING
+
+    before_BK, label_B = probabilities[EVERYTHING], batch.label_B.numpy()
+    temperatures = calibration.fold_temperatures(before_BK, label_B, fold_B)
+    temperature_B1 = np.array(temperatures)[fold_B, None]
+    shown = {name: calibration.calibrated(values_BK, temperature_B1) for name, values_BK in probabilities.items()}
+    spread = f"{min(temperatures):.2f} to {max(temperatures):.2f}"
+    change = calibration.change(before_BK, shown[EVERYTHING], label_B)
+    fitted_on = f"the tested clips of the other folds, fold by fold ({spread})"
+    return shown, {"temperature": float(np.median(temperatures)), "fitted_on": fitted_on} | change
 
 
 def _count(config: Config, prepared: Prepared) -> int:

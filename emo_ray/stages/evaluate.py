@@ -267,8 +267,9 @@ def _measure(
     """Write the report of a model on a split."""
     import pyarrow as pa
 
-    from emo_ray.stages.cards import write_mistakes
+    from emo_ray.stages.cards import calibration_words, write_mistakes
     from emo_ray.stages.encoding import external_tables
+    from emo_ray.training.calibration import calibrated
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
@@ -292,7 +293,8 @@ def _measure(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
     )
     temperature = fitted["temperature"] if fitted else None
-    write_mistakes(folder, prepared, batch, probabilities, config.media.face.margin, temperature)
+    shown = {name: calibrated(values_BK, temperature or 1.0) for name, values_BK in probabilities.items()}
+    write_mistakes(folder, prepared, batch, shown, config.media.face.margin, calibration_words(temperature))
     evaluation.write(content, folder, [scorecard_links.MISTAKES_LINK])
 
 

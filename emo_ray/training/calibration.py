@@ -51,9 +51,20 @@ def fit_temperature(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
     return float(np.exp(result.x))
 
 
-def calibrated(probability_BK: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at a temperature T, softmax(log p / T), float32 (B, K). The most likely class stays the same."""
-    if temperature == 1.0:
+def fold_temperatures(probability_BK: np.ndarray, label_B: np.ndarray, fold_B: np.ndarray) -> list[float]:
+    """The temperature of each fold, fitted on the clips of all other folds, of which no label is the fold's own.
+
+    `probability_BK` says of each clip what a head gives that was trained on the other folds.
+    """
+    return [fit_temperature(probability_BK[fold_B != fold], label_B[fold_B != fold]) for fold in range(max(fold_B) + 1)]
+
+
+def calibrated(probability_BK: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """Probabilities at a temperature T, softmax(log p / T), float32 (B, K). The most likely class stays the same.
+
+    The temperature is that of all clips, or of each, as (B, 1).
+    """
+    if np.all(temperature == 1.0):
         return np.asarray(probability_BK, np.float32)
     return softmax(_logits(probability_BK) / temperature, axis=1).astype(np.float32)
 

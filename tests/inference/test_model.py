@@ -18,7 +18,8 @@ from emo_ray import store
 from emo_ray.config import override
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.models import checkpoint_files, portable
-from emo_ray.models.checkpoint_files import CALIBRATION, read_calibration
+from emo_ray.models.checkpoint_files import CALIBRATION, read_calibration, read_familiarity
+from emo_ray.models.familiarity import unfamiliar
 from emo_ray.training.calibration import calibrated
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,8 @@ def test_a_folder_is_answered_as_by_the_job(model, folder, rows, checkpoint):
             assert (prediction.probabilities, prediction.parts, prediction.confidence) == ({}, {}, None)
             continue
         assert tuple(prediction.probabilities) == model.labels
+        distances = {name: row[f"distance_{name[0].upper()}"] for name in MODALITIES}
+        assert prediction.unfamiliar == pytest.approx(unfamiliar(distances, read_familiarity(checkpoint)), abs=1e-5)
         expected = {"all": row["probabilities"], **{name: row[f"p_{name[0].upper()}"] for name in prediction.parts}}
         actual = {"all": prediction.probabilities, **prediction.parts}
         assert set(prediction.parts) == {name for name in MODALITIES if row[f"has_{name}"]}

@@ -1,7 +1,9 @@
 """crossvalidate: numbers follow from predictions, folds know nothing of each other, a strong rival is no better."""
 
 import json
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from emo_ray.data.prepared import Prepared
 from emo_ray.stages.crossvalidate import _fold_notes, crossvalidate, held_out
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.train import train
+from emo_ray.training.calibration import calibrated, fit_temperature, reliability
 from emo_ray.training.in_memory import fit_head, one_thread
 from emo_ray.training.scoring import EVERYTHING
 
@@ -144,6 +147,24 @@ def test_every_number_follows_from_the_predictions(crossvalidated):
             assert scores["n"] == rows_B.sum()
             assert scores["accuracy"] == pytest.approx((guess_B == truth)[rows_B].mean())
             assert scores["waf"] == pytest.approx(f1_score(truth[rows_B], guess_B[rows_B], average="weighted"))
+
+
+def test_a_fold_is_calibrated_by_the_clips_of_the_others(crossvalidated):
+    table, report = pq.read_table(crossvalidated.path / PREDICTIONS), crossvalidated.content
+    label_B = np.array([report["labels"].index(name) for name in table["label"].to_pylist()])
+    probability_BK, fold_B = np.array(table["p_VAT"].to_pylist(), np.float32), table["fold"].to_numpy()
+    shown_BK = np.empty_like(probability_BK)
+    for fold in (1, 2, 3):
+        others_B = fold_B != fold
+        temperature = fit_temperature(probability_BK[others_B], label_B[others_B])
+        shown_BK[~others_B] = calibrated(probability_BK[~others_B], temperature)
+    wrong = np.flatnonzero(shown_BK.argmax(axis=1) != label_B)
+    order = wrong[np.argsort(-shown_BK[wrong].max(axis=1), kind="stable")]
+    page = (crossvalidated.path / "mistakes.html").read_text("utf-8")
+    shown = [json.loads(unescape(values))[0] for values in re.findall(r'data-clip="([^"]*)"', page)]
+    assert shown == [table["clip_id"][int(row)].as_py() for row in order[:20]]
+    assert report["calibration"]["ece"]["after"] == pytest.approx(reliability(shown_BK, label_B).error)
+    assert report["calibration"]["fitted_on"] in page
 
 
 def test_speakers_stay_apart(crossvalidated):

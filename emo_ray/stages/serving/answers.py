@@ -49,6 +49,9 @@ class Answer(BaseModel):
     statuses: dict[str, str] = Field(description="ok, missing or corrupt for each modality, with the reason.")
     text: str | None = Field(description="The words: those sent, or what the recogniser heard.")
     attention: list[float] | None = Field(description="The video model's attention over the frames; sums to 1.")
+    unfamiliar: dict[str, float] = Field(
+        description="Modalities unlike the training clips: their distance over the one that 99 % of those keep."
+    )
     over_time: list[Stretch] = Field(default=[], description="Stretches of a longer clip, where they were asked for.")
     frames: list[str] = Field(default=[], description="The frames that the model saw, as base64 of JPEG, if asked for.")
 
@@ -89,6 +92,7 @@ def _answer(prediction: Prediction) -> Answer:
         statuses=prediction.statuses,
         text=prediction.text,
         attention=prediction.attention,
+        unfamiliar=prediction.unfamiliar,
     )
 
 

@@ -23,6 +23,7 @@ from emo_ray.stages.serving.page import mount
 APPLICATION, _CLASSIFIER = "emo_ray", "Classifier"
 _WAITING = 256  # requests that wait for a replica; more are refused
 _BATCH_WAIT_S = 0.02
+_BATCHES = 2  # at once in a replica: one is decoded while the other is classified
 
 
 class Classifier:
@@ -30,7 +31,9 @@ class Classifier:
 
     def __init__(self, path: str, settings: dict[str, Any], batch_size: int):
         self.model = load(path, device=actor_device(), settings=settings)
-        batched: Any = serve.batch(max_batch_size=batch_size, batch_wait_timeout_s=_BATCH_WAIT_S)
+        batched: Any = serve.batch(
+            max_batch_size=batch_size, batch_wait_timeout_s=_BATCH_WAIT_S, max_concurrent_batches=_BATCHES
+        )
         self._answered = batched(self._answer_all)
 
     async def __call__(self, upload: Upload) -> Answer:
@@ -51,7 +54,7 @@ def build(
         name=_CLASSIFIER,
         num_replicas=settings.replicas,
         ray_actor_options=resources,
-        max_ongoing_requests=2 * settings.batch_size,
+        max_ongoing_requests=(_BATCHES + 1) * settings.batch_size,
         max_queued_requests=_WAITING,
     )(Classifier)
     ingress = serve.ingress(_front(path.name, labels, settings, secret))(_Front)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.reports.cards import unfamiliar_words
 from emo_ray.reports.wording import clock, whole_percent
 from emo_ray.stages.serving.answers import Answer
 
@@ -81,8 +82,11 @@ def _bars(probabilities: Mapping[str, float], caption: str) -> str:
 
 
 def _why(answer: Answer) -> str:
-    odd = [f"{name}: {escape(status)}" for name, status in answer.statuses.items() if status != "ok"]
-    return f"<p>{'; '.join(odd)}</p>" if odd else ""
+    """What became of modalities that are not used, and which are unlike the training clips."""
+    odd = [f"{name}: {status}" for name, status in answer.statuses.items() if status != "ok"]
+    notes = ["; ".join(odd)] if odd else []
+    notes += [unfamiliar_words(answer.unfamiliar)] if answer.unfamiliar else []
+    return "".join(f"<p>{escape(note)}</p>" for note in notes)
 
 
 def _alone(answer: Answer) -> str:

@@ -29,6 +29,7 @@ def answered(**changes):
         "statuses": {"video": "missing", "audio": "missing", "text": "ok"},
         "text": "<script>alert(1)</script>",
         "attention": None,
+        "unfamiliar": {},
     }
     return Answer(**(values | changes))
 
