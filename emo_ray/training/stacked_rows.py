@@ -160,7 +160,8 @@ class Epochs:
 
     def _visits(self) -> torch.Tensor:
         """The visits (U, S, R) of each step of each (fold, seed); -1 stands for none."""
-        visit_USR = torch.full((len(self.sources), max(self.steps_of.values()), self.batch_size), -1)
+        most_steps = max(self.steps_of[fold] for fold, _ in self.sources)  # other stacks may have heads of larger folds
+        visit_USR = torch.full((len(self.sources), most_steps, self.batch_size), -1)
         for u, (fold, _) in enumerate(self.sources):
             clips, steps = self.clips.clips_of[fold], self.steps_of[fold] // self.passes
             visit = torch.arange(steps * self.batch_size)

@@ -202,6 +202,19 @@ def test_heads_of_any_settings_and_folds_are_what_the_loop_makes_alone(offsets):
         assert epochs[0][i].counts_SKK is None
 
 
+@pytest.mark.parametrize("offsets", [{}, {"context.before": 1}], ids=["alone", "context"])
+def test_heads_of_a_small_fold_go_on_where_those_of_a_larger_one_are_taken_out(offsets):
+    folds = [Clips(in_dialogues(clips(count, count), count, (-1,)), None) for count in (40, 70)]
+    configs = [replace(config, fold=fold) for fold in (0, 1) for config in configs_of((0, offsets), (1, offsets))]
+    heads = Heads([fresh(config, folds[config.fold].train) for config in configs], configs, folds, EPOCHS)
+    epochs = [heads.epoch(None)]
+    heads.select([0, 1])
+    epochs += [heads.epoch(None) for _ in range(EPOCHS - 1)]
+    for i, config in enumerate(configs[:2]):
+        history, _ = alone(config, folds[0].train, in_dialogues(clips(30, 5), 5, (-1,)))
+        assert [epoch[i].train_loss for epoch in epochs] == pytest.approx([h["train_loss"] for h in history], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"hidden": 8}, {"batch_size": 8}, {"passes_per_epoch": 1}, {"modality_dropout": EACH}, {"context.after": 1}],
