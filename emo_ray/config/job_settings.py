@@ -196,7 +196,7 @@ class Verify(Section, decides=NOTHING):
 class Bench(Section, decides=NOTHING):
     """What jobs/bench.py measures, and on how much."""
 
-    part: Literal["all", "step", "decode", "stream", "train", "features", "predict", "sweep"] = setting(
+    part: Literal["all", "step", "decode", "stream", "train", "features", "predict", "sweep", "growth"] = setting(
         "all", "What is measured; also the first word of the command line."
     )
     pairs: int = setting(5, "Rounds in which every way of a comparison runs once.", ge=1)
@@ -211,6 +211,9 @@ class Bench(Section, decides=NOTHING):
     clips: int = setting(2000, "Clips of the small corpus that is read, encoded and predicted.", ge=8)
     train_s: float = setting(60.0, "Duration in seconds of the training runs that are compared.", gt=0)
     trials: int = setting(50, "Trials of the measured sweep.", ge=1)
+    sizes: tuple[Annotated[int, Field(ge=20)], ...] = setting(
+        (1000, 10_000), "Clips of the corpora on which growth is measured, in ascending order.", min_length=1
+    )
     plan_clips: int | None = setting(None, "Clips of a corpus to plan for. null: nothing is planned.", ge=1)
     plan_labelled: int = setting(
         5030, "Labelled clips of the planned corpus, which are trained on; 5030 are MER2024's.", ge=1

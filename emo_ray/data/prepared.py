@@ -35,6 +35,11 @@ class Prepared:
         """One row per clip, in the order of the parts: `clip_id, part, audio_s`, statuses, digests and faces."""
         return parquet.read(self.path / LEDGER)
 
+    @cached_property
+    def speaker_of(self) -> dict[str, str | None]:
+        """Who speaks in each clip."""
+        return {clip.clip_id: clip.speaker for clip in self.clips}
+
     def labels_of(self, split: str) -> LabelOf:
         """The class index of every labelled clip of a split."""
         index = {label: k for k, label in enumerate(self.labels)}

@@ -1,1 +1,1 @@
-"""Speed, as ratios within one run. Reading order: timing, step, data, jobs, sweep, capacity, bench."""
+"""Speed, as ratios within one run. Reading order: timing, step, data, jobs, sweep, growth, capacity, bench."""

@@ -17,7 +17,7 @@ import torch
 
 from emo_ray import cluster, durable, store
 from emo_ray.config import Config
-from emo_ray.experiments.bench import data, jobs, step, sweep
+from emo_ray.experiments.bench import data, growth, jobs, step, sweep
 from emo_ray.experiments.bench.capacity import Capacity, estimate_capacity
 from emo_ray.experiments.bench.timing import Comparison, Figure, Measured
 from emo_ray.progress import progress, say
@@ -42,6 +42,7 @@ PARTS: dict[str, Callable[[Config, Path], Measured]] = {
     "features": jobs.features,
     "predict": jobs.predict,
     "sweep": sweep.sweep,
+    "growth": growth.growth,
 }
 
 

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,10 +83,12 @@ class ClipQuestions:
 
     def items(self, without: Collection[str]) -> Iterator[tuple[str, ClipQuestion]]:
         """Digests and questions but for some digests, shard part by shard part."""
-        places = {digest: place for digest, place in self.place_of.items() if digest not in without}
+        places_in: dict[Path, dict[str, Place]] = defaultdict(dict)
+        for digest, place in self.place_of.items():
+            if digest not in without:
+                places_in[place.shard][digest] = place
         prompt = self.config.label_prompt.replace("{labels}", ", ".join(self.labels))
-        for shard in sorted({place.shard for place in places.values()}):
-            here = {digest: place for digest, place in places.items() if place.shard == shard}
+        for shard, here in sorted(places_in.items()):
             row_of = _media(shard, list(here.values()))
             for digest, place in here.items():
                 row = row_of.get(place.clip_id, {})

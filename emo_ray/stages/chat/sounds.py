@@ -5,6 +5,7 @@ Sounds are read from shards when they are sent, a part at a time, so that no cor
 
 import io
 import wave
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,11 @@ class Sounds:
 
     def items(self, without: Collection[str]) -> Iterator[tuple[str, Sound]]:
         """Digests and sounds but for some digests, part by part."""
-        questions = {digest: question for digest, question in self.question_of.items() if digest not in without}
-        for part in sorted({question.part for question in questions.values()}):
-            here = {digest: question for digest, question in questions.items() if question.part == part}
+        questions_in: dict[Path, dict[str, Question]] = defaultdict(dict)
+        for digest, question in self.question_of.items():
+            if digest not in without:
+                questions_in[question.part][digest] = question
+        for part, here in sorted(questions_in.items()):
             clip_ids = pa.array([question.clip_id for question in here.values()], pa.string())
             table = parquet.read(part, columns=["clip_id", "audio"], filters=pc.field("clip_id").isin(clip_ids))
             sound_of = dict(zip(table["clip_id"].to_pylist(), table["audio"].to_pylist(), strict=True))

@@ -45,6 +45,11 @@ class ShardPlan:
         """All clips, part by part."""
         return [identified.clip for clips in self.clips_of.values() for identified in clips]
 
+    @cached_property
+    def speaker_of(self) -> dict[str, str | None]:
+        """Who speaks in each clip."""
+        return {clip.clip_id: clip.speaker for clip in self.clips}
+
     @property
     def is_noted(self) -> bool:
         """Whether the folder says, for people, what its name is a digest of."""

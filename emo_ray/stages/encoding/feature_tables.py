@@ -6,7 +6,7 @@ encoding costs nothing the second time and goes on after a kill.
 
 import json
 import pickle
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,18 @@ def load(
     """
     parts = prepared.parts if parts is None else parts
     ledger = prepared.ledger
-    table = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts)))).select(["clip_id"])
-    chosen = None if clip_ids is None else pc.field("clip_id").isin(list(clip_ids))
-    table = table if chosen is None else table.filter(chosen)
-    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
-    speakers = [speaker_of.get(clip_id) for clip_id in table["clip_id"].to_pylist()]
-    table = table.append_column("speaker", pa.array(speakers, pa.string()))
+    table = ledger.filter(pc.is_in(ledger["part"], pa.array(list(parts)))).select(["clip_id", "part"])
+    if clip_ids is not None:
+        chosen_ids = set(clip_ids)
+        table = table.filter(pa.array([clip_id in chosen_ids for clip_id in table["clip_id"].to_pylist()], pa.bool_()))
+    ids_in: dict[str, list[str]] = defaultdict(list)  # of each part alone: a filter by all ids takes their time a part
+    for clip_id, part in zip(table["clip_id"].to_pylist(), table["part"].to_pylist(), strict=True):
+        ids_in[part].append(clip_id)
+    speakers = [prepared.speaker_of.get(clip_id) for clip_id in table["clip_id"].to_pylist()]
+    table = table.select(["clip_id"]).append_column("speaker", pa.array(speakers, pa.string()))
     for modality, folder in folders.items():
-        column = pa.concat_tables([parquet.read(folder / name, filters=chosen) for name in parts])
+        chosen_of = {name: pc.field("clip_id").isin(pa.array(ids_in[name], pa.string())) for name in parts}
+        column = pa.concat_tables([parquet.read(folder / name, filters=chosen_of[name]) for name in parts])
         assert column["clip_id"].equals(table["clip_id"]), f"{folder}: rows differ from the ledger's"
         if pc.any(column["present"]).as_py():
             table = table.append_column(modality, column["feature"])
