@@ -71,6 +71,7 @@ class PredictedCorpus:
 def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
     """Write all files of a corpus into a folder; the answers that a person should look at first."""
     first: list[Answer] = []
+    most = CARDS_PER_PAGE * MOST_PAGES
 
     def lines() -> Iterator[list[Any]]:
         """The lines of the CSV file; on the way each part is written, and looked through for what comes first."""
@@ -79,10 +80,13 @@ def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
             rows = _rows(corpus, name)
             parquet.write(folder / name, rows, _ROWS_PER_GROUP)
             answers = _answers(rows, corpus)
-            first[:] = _first([*first, *answers], CARDS_PER_PAGE * MOST_PAGES)
+            first.extend(answers)
+            if len(first) > 2 * most:  # and not part by part: sorting takes longer than the rest then
+                first[:] = _first(first, most)
             yield from (_csv_line(answer, corpus) for answer in answers)
 
     durable.write_csv(folder / CSV, lines())
+    first[:] = _first(first, most)
     if corpus.recordings:
         timelines.write(folder, corpus.recordings, corpus.plan, corpus.labels, corpus.checkpoint.name)
     cards.write(folder, _about(corpus, len(first)), first, _source(corpus))

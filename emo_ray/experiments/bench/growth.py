@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +20,14 @@ from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.media import RATE_HZ
-from emo_ray.experiments.bench.timing import Comparison, Figure, Measured
+from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, usage
 from emo_ray.progress import say
 
-_DIMS, _CLASSES, _LABELLED = 16, 6, 10  # every tenth clip is labelled
+_DIMS, _CLASSES = 16, 6
+_LABELLED_SHARE, _MOST_LABELLED = 0.1, 5000  # of the clips; more people do not label
 _SOUND_SAMPLES = RATE_HZ // 10
 _LEAST_RATIO = 0.8  # of the clips per second at a size, for those at the next: 1 is linear growth, start-up aside
+_SAMPLED_S = 1.0  # how often processes are looked at
 _MOST_FILES = 100_000  # one block of the disk each
 _TRAINING = ("train.epochs=3", "train.num_workers=1", "fusion.passes_per_epoch=1", "train.refit=false")
 
@@ -43,7 +44,7 @@ def growth(config: Config, scratch: Path) -> Measured:
         if size <= _MOST_FILES:
             figures += _of_files(size, folder / "files")
         shutil.rmtree(folder)
-    return figures, _comparisons(figures, config.bench.sizes)
+    return figures, compared_sizes(figures, config.bench.sizes)
 
 
 def _of_tables(size: int, folder: Path) -> list[Figure]:
@@ -61,7 +62,11 @@ def _of_tables(size: int, folder: Path) -> list[Figure]:
     model_words = [f"checkpoint={model}", "train.num_workers=1"]
     figures += [
         _measured("evaluate", "evaluate", [*data, *model_words], root, size),
-        _measured("pseudo_label", "pseudo_label", [*data, *model_words], root, size),
+        _measured("pseudo_label", "pseudo_label", [*data, *model_words, "pseudo.max_ratio=1000"], root, size),
+    ]
+    (pseudo_labels,) = (root / "pseudo_labels").glob("*/round-0")
+    figures += [
+        _measured("train a student", "train", [*data, *_TRAINING, f"train.pseudo_labels={pseudo_labels}"], root, size),
         _measured("predict", "predict", [*data, *model_words], root, size),
         _measured("report", "report", [], root, size),
         _measured("status", "status", [], root, size),
@@ -90,7 +95,7 @@ def _write_tables(folder: Path, size: int) -> list[str]:
     random = np.random.default_rng(0)
     names = pa.array([f"clip-{i:07}" for i in range(size)])
     class_N = random.integers(_CLASSES, size=size)
-    labelled_N = np.arange(size) % _LABELLED == 0
+    labelled_N = np.arange(size) < min(_LABELLED_SHARE * size, _MOST_LABELLED)
     labels = pa.array([f"class {k}" for k in class_N], mask=~labelled_N)
     splits = pa.array(["unlabelled"] * size, mask=labelled_N)
     parquet.write(folder / "clips.parquet", pa.table({"clip_id": names, "label": labels, "split": splits}))
@@ -109,39 +114,46 @@ def _measured(what: str, job: str, words: Sequence[str], root: Path, size: int) 
     before = sum(store.sizes(root).values()) if root.exists() else 0
     command = [sys.executable, "-m", "emo_ray", job, *words, f"store.root={root}"]
     log = root.parent / "words.txt"
-    begun_s = time.monotonic()
-    with log.open("wb") as stream:
+    with log.open("wb") as stream, usage(_SAMPLED_S) as used:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
-        _, status, used = os.wait4(process.pid, 0)
-    took_s = time.monotonic() - begun_s
+        _, status, of_job = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         end = log.read_text(encoding="utf-8", errors="replace")[-600:]
         raise ValueError(f"{job}: found exit status {process.returncode}, expected 0: {end}")
     size_bytes = sum(store.sizes(root).values()) - before
-    say(f"{what}, {size} clips: {took_s:.1f} s, {used.ru_maxrss / 2**20:.2f} GB")
+    say(f"{what}, {size} clips: {used.wall_s:.1f} s, {used.cpu_s:.1f} s of CPU, {of_job.ru_maxrss / 2**20:.2f} GB")
     return Figure(
         "growth",
         f"{what}, {size} clips",
-        clips_per_s=size / took_s,
-        cpu_s_per_clip=(used.ru_utime + used.ru_stime) / size,
+        clips_per_s=size / used.wall_s,
+        cpu_s_per_clip=used.cpu_s / size,
         bytes_per_clip=size_bytes / size,
-        peak_bytes=used.ru_maxrss * 1024,
+        peak_bytes=of_job.ru_maxrss * 1024,
     )
 
 
-def _comparisons(figures: Sequence[Figure], sizes: Sequence[int]) -> list[Comparison]:
+def compared_sizes(figures: Sequence[Figure], sizes: Sequence[int]) -> list[Comparison]:
     """For each job, clips per second at the largest size over those at the one before, and how its seconds grow."""
     if len(sizes) < 2:
         return []
     small, large = sizes[-2:]
-    speed_of = {figure.what: figure.clips_per_s for figure in figures}
+    figure_of = {figure.what: figure for figure in figures}
     comparisons = []
-    for what in speed_of:
+    for what, at_large in figure_of.items():
         job, _, size = what.rpartition(", ")
         if size == f"{large} clips":
-            ratio = speed_of[what] / speed_of[f"{job}, {small} clips"]
-            exponent = 1 - math.log(ratio) / math.log(large / small)
-            words = f"{job}: clips/s at {large} / at {small} clips (its seconds grow as n^{exponent:.2f})"
+            at_small = figure_of[f"{job}, {small} clips"]
+            ratio = at_large.clips_per_s / at_small.clips_per_s
+            cpu_ratio = _measured_cpu_s(at_small) / _measured_cpu_s(at_large)
+            wall, cpu = (1 - math.log(each) / math.log(large / small) for each in (ratio, cpu_ratio))
+            words = (
+                f"{job}: clips/s at {large} / at {small} clips (seconds grow as n^{wall:.2f}, of CPU as n^{cpu:.2f})"
+            )
             comparisons.append(Comparison("growth", words, ratio, ratio, ratio, _LEAST_RATIO))
     return comparisons
+
+
+def _measured_cpu_s(figure: Figure) -> float:
+    assert figure.cpu_s_per_clip is not None, "every job is measured"
+    return figure.cpu_s_per_clip
