@@ -196,9 +196,9 @@ class Verify(Section, decides=NOTHING):
 class Bench(Section, decides=NOTHING):
     """What jobs/bench.py measures, and on how much."""
 
-    part: Literal["all", "step", "decode", "stream", "train", "features", "predict", "sweep", "growth"] = setting(
-        "all", "What is measured; also the first word of the command line."
-    )
+    part: Literal[
+        "all", "step", "decode", "stream", "train", "features", "predict", "sweep", "growth", "start", "suite"
+    ] = setting("all", "What is measured; also the first word of the command line.")
     pairs: int = setting(5, "Rounds in which every way of a comparison runs once.", ge=1)
     clip: str = setting(
         "ViT-B-16", "CLIP of the step and the stream: an open_clip architecture, with random weights.", path=True

@@ -1,7 +1,7 @@
 """crossvalidate: the fusion head trained and tested in folds, for corpora too small to be split, to a report.
 
 Folds are grouped by speaker. All that a head knows it knows from the training clips of its fold: scale, the mean that
-stands for unknown values, its settings (chosen in inner folds), weights. A fold is a Ray task with one core.
+stands for unknown values, its settings (chosen in inner folds), weights.
 """
 
 import json
@@ -100,7 +100,7 @@ def _measure(
     from emo_ray.stages.cards import write_mistakes
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-    from emo_ray.stages.fitting.phases import labelled_batch
+    from emo_ray.stages.encoding.labelled import labelled_batch
     from emo_ray.stages.fitting.plan import votes_of
     from emo_ray.training import bootstrap, floors
     from emo_ray.training.scoring import report_of, write_predictions
@@ -207,31 +207,14 @@ def _windows(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: 
 
 
 def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> list[FoldTested]:
-    """What heads and floors say of the clips of each fold, which they were not trained on. A fold is a Ray task."""
-    import ray
+    """What heads and floors say of the clips of each fold, which they were not trained on."""
+    from emo_ray.stages.fitting.folds import in_folds
 
-    cluster.connect(config)
-    shared, test_fold = ray.put(batch), ray.remote(num_cpus=1)(_test_fold)
     groups = splits.grouped(prepared.clips_of(batch.clip_ids)).names
     masks = [fold_B == fold for fold in range(fold_B.max() + 1)]
-    tasks = [test_fold.remote(shared, mask_B, config, prepared.labels, groups) for mask_B in masks]
-    waiting = list(tasks)
-    with progress(f"training in {len(tasks)} folds", len(tasks), "folds") as advance:
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            ray.get(done)  # an error ends the job at once
-            advance(len(done))
-    return ray.get(tasks)
-
-
-def _test_fold(
-    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, labels: Sequence[str], groups: Sequence[str]
-) -> FoldTested:
-    """Train on the clips that are not tested, and predict those that are, shown each subset of the modalities."""
-    from emo_ray.training.in_memory import one_thread
-
-    with one_thread():
-        return held_out(batch, tested_B, config, labels, groups)
+    folds = [(batch, mask_B, config, prepared.labels, groups) for mask_B in masks]
+    with progress(f"training in {len(folds)} folds", len(folds), "folds") as advance:
+        return in_folds(config, len(batch), held_out, folds, advance)
 
 
 def held_out(

@@ -221,7 +221,8 @@ def _write(folder: Path, config: Config, content: SweepReport) -> None:
 def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Clips":
     """The features of training and of validation clips; EmoVCLIP's are of the one that all trials share."""
     from emo_ray.data.targets import with_targets
-    from emo_ray.stages.fitting.phases import feature_rows, labelled_batch, scaling_by_speaker, train_emovclip
+    from emo_ray.stages.encoding.labelled import labelled_batch
+    from emo_ray.stages.fitting.phases import feature_rows, scaling_by_speaker, train_emovclip
     from emo_ray.training.stacked_rows import Clips
 
     if plan.video_path is not None:
@@ -245,7 +246,8 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Clips]":
     import torch
 
     from emo_ray.data.targets import with_targets
-    from emo_ray.stages.fitting.phases import feature_rows, labelled_batch
+    from emo_ray.stages.encoding.labelled import labelled_batch
+    from emo_ray.stages.fitting.phases import feature_rows
     from emo_ray.training.speaker_scaling import standardised
     from emo_ray.training.stacked_rows import Clips
 

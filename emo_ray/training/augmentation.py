@@ -8,7 +8,6 @@ import math
 from dataclasses import replace
 
 import torch
-from torchvision.transforms import v2
 
 from emo_ray.config.train_settings import Augment
 from emo_ray.data.batch import VideoBatch
@@ -21,6 +20,8 @@ _BLUR_SIGMA = (0.004, 0.015)  # of the side of the picture: 1 to 3 pixels of 224
 
 def changes(settings: Augment, side: int) -> list[torch.nn.Module]:
     """torchvision's transforms for square pictures of a side in pixels, in their order."""
+    from torchvision.transforms import v2  # a second to import, which heads over features do without
+
     sigma = (_BLUR_SIGMA[0] * side, _BLUR_SIGMA[1] * side)
     kernel = 2 * math.ceil(2 * sigma[1]) + 1
     crop = v2.RandomResizedCrop(side, scale=_CROPPED_AREA, ratio=(3 / 4, 4 / 3))

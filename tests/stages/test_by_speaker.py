@@ -17,8 +17,9 @@ from emo_ray.models import checkpoint_files
 from emo_ray.stages import tune
 from emo_ray.stages.corpus import open_corpus, speaker_offer
 from emo_ray.stages.crossvalidate import held_out
+from emo_ray.stages.encoding.labelled import labelled_rows
 from emo_ray.stages.evaluate import evaluate
-from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
+from emo_ray.stages.fitting.phases import feature_rows
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.predict import predict
 from emo_ray.stages.pseudo_label import pseudo_label

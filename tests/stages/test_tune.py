@@ -14,7 +14,8 @@ from emo_ray.data import manifest, splits
 from emo_ray.data.batch import from_features
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.fitting.phases import feature_rows, labelled_rows
+from emo_ray.stages.encoding.labelled import labelled_rows
+from emo_ray.stages.fitting.phases import feature_rows
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.tune import BEST, tune
 from emo_ray.training import search

@@ -1,1 +1,4 @@
-"""Speed, as ratios within one run. Reading order: timing, step, data, jobs, sweep, growth, capacity, bench."""
+"""Speed, as ratios within one run.
+
+Reading order: timing, step, data, jobs, sweep, growth, commands, capacity, bench.
+"""

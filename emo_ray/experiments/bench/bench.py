@@ -17,7 +17,7 @@ import torch
 
 from emo_ray import cluster, durable, store
 from emo_ray.config import Config
-from emo_ray.experiments.bench import data, growth, jobs, step, sweep
+from emo_ray.experiments.bench import commands, data, growth, jobs, step, sweep
 from emo_ray.experiments.bench.capacity import Capacity, estimate_capacity
 from emo_ray.experiments.bench.timing import Comparison, Figure, Measured
 from emo_ray.progress import progress, say
@@ -43,6 +43,8 @@ PARTS: dict[str, Callable[[Config, Path], Measured]] = {
     "predict": jobs.predict,
     "sweep": sweep.sweep,
     "growth": growth.growth,
+    "start": commands.start,
+    "suite": commands.suite,
 }
 
 
@@ -109,7 +111,7 @@ def _machine() -> dict[str, object]:
 
 
 def _cost_table(figures: Sequence[Figure]) -> Table:
-    header = ["part", "what", "clips/s", "CPU s/clip", "kB/clip", "peak GB", "waited %", "utilised %"]
+    header = ["part", "what", "clips/s", "CPU s/clip", "kB/clip", "peak GB", "waited %", "utilised %", "seconds"]
     rows = [
         [
             figure.part,
@@ -120,6 +122,7 @@ def _cost_table(figures: Sequence[Figure]) -> Table:
             _number(figure.peak_bytes, 1e-9),
             _number(figure.waited, 100),
             _number(figure.utilisation, 100),
+            _number(figure.seconds),
         ]
         for figure in figures
     ]

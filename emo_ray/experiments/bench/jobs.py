@@ -122,7 +122,7 @@ def _train_plainly(
 
 def features(config: Config, scratch: Path) -> Measured:
     """The cost of preparing clips and of encoding each of their modalities, including the start of the processes."""
-    config = _with_small_corpus(config, scratch)
+    config = with_small_corpus(config, scratch)
     with usage() as used:
         prepared = prepare_corpus(config)
     clips = len(prepared.clips)
@@ -141,7 +141,7 @@ def predict(config: Config, scratch: Path) -> Measured:
 
     Rates are measured from when every process has finished a part, because a start takes the same time for any corpus.
     """
-    config = _with_small_corpus(config, scratch)
+    config = with_small_corpus(config, scratch)
     prepared = prepare_corpus(config)
     path, clips = model_folder(config, prepared, scratch), len(prepared.clips)
     config, single_folder = override(config, {"checkpoint": str(path)}), scratch / "single"
@@ -202,7 +202,7 @@ def model_folder(config: Config, prepared: Prepared, scratch: Path) -> Path:
     return path
 
 
-def _with_small_corpus(config: Config, scratch: Path) -> Config:
+def with_small_corpus(config: Config, scratch: Path) -> Config:
     """The config on a synthetic corpus of `bench.clips` clips, in a store of its own."""
     return override(
         config,

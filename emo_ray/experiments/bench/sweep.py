@@ -103,7 +103,7 @@ def _trials(count: int, widths: Sequence[int]) -> list[Params]:
 
 
 def _table(size: Size) -> pa.Table:
-    """Random features and labels in the form of `phases.labelled_rows`."""
+    """Random features and labels in the form of `labelled.labelled_rows`."""
     rng = np.random.default_rng(0)
     columns = {"clip_id": pa.array([f"clip-{i}" for i in range(size.clips)])}
     for name, dim in zip(MODALITIES, size.dims, strict=True):

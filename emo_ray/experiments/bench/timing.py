@@ -25,6 +25,7 @@ class Figure:
     peak_bytes: float | None = None  # of memory
     waited: float | None = None  # share of a training run spent waiting for data
     utilisation: float | None = None  # model FLOP/s as a share of what a large matrix product reaches here
+    seconds: float | None = None  # of a whole command
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from emo_ray.models.clip import load_clip, pixel_statistics, tokenizer
 from emo_ray.models.emovclip import tower_of
 from emo_ray.models.identity import frozen_digest
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
-from emo_ray.stages.fitting.phases import labelled_rows
+from emo_ray.stages.encoding.labelled import labelled_rows
 from emo_ray.training.metrics import metrics
 
 VERSION = 1  # raise it when the same frames give other embeddings

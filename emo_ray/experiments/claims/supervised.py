@@ -16,8 +16,9 @@ from emo_ray.experiments.claims.trials import JUDGED, Scores
 from emo_ray.inference.encoders import encoders_of
 from emo_ray.models import checkpoint
 from emo_ray.stages.corpus import Corpus
+from emo_ray.stages.encoding.labelled import labelled_rows
 from emo_ray.stages.evaluate import predict_subsets
-from emo_ray.stages.fitting.phases import feature_rows, labelled_rows, train_emovclip
+from emo_ray.stages.fitting.phases import feature_rows, train_emovclip
 from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
 from emo_ray.stages.train import train_model
 from emo_ray.training.metrics import metrics

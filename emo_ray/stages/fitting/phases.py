@@ -1,14 +1,12 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -29,15 +27,16 @@ from emo_ray.models.head_average import Head
 from emo_ray.models.trainable_state import load_trained
 from emo_ray.progress import say
 from emo_ray.stages.encoding.feature_tables import encode_corpus, load
+from emo_ray.stages.encoding.labelled import labelled_batch, labelled_rows
 from emo_ray.stages.fitting import joint, ray_train
 from emo_ray.stages.fitting.balance import class_balance
 from emo_ray.stages.fitting.checkpoint_folder import TrainedPhase, write_checkpoint, write_video
 from emo_ray.stages.fitting.epoch_log import OnEpoch
+from emo_ray.stages.fitting.folds import in_folds
 from emo_ray.stages.fitting.heads import calibration_of_choice, calibration_on, classical, with_weights
 from emo_ray.stages.fitting.plan import VERSION, TrainingPlan, clips_with_video
 from emo_ray.stages.fitting.video_job import check_parts, emovclip_job
 from emo_ray.training import speaker_scaling
-from emo_ray.training.in_memory import one_thread
 from emo_ray.training.selection import Choice, choose
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
@@ -180,9 +179,9 @@ def fusion_job(
 
 
 def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None) -> Choice:
-    """The settings and epochs that inner folds choose, a Ray task for each, or this process for all."""
+    """The settings and epochs that inner folds choose."""
     batch = with_targets(_labelled(plan, table, plan.clips.labelled, by_speaker), plan.clips.votes)
-    run = None if config.train.num_workers == 0 else partial(_in_tasks, config)
+    run = None if config.train.num_workers == 0 else partial(in_folds, config, len(batch))
     say(f"choosing settings of the head in {INNER_FOLDS} inner folds of {len(batch)} clips")
     groups = grouped(plan.prepared.clips_of(batch.clip_ids)).names
     return choose(batch, config, plan.prepared.labels, config.fusion.searches(len(batch)), groups, run)
@@ -194,18 +193,6 @@ def _labelled(
     """The features of these clips and their neighbours, standardised as the head takes them."""
     batch = labelled_batch(table, label_of, plan.windows)
     return batch if by_speaker is None else by_speaker.applied(batch)
-
-
-def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tuple]) -> list[Any]:
-    """What a function gives for each fold, in Ray tasks of one core."""
-    cluster.connect(config)
-
-    @ray.remote(num_cpus=1)
-    def task(*fold: Any) -> Any:
-        with one_thread():
-            return function(*fold)
-
-    return ray.get([task.remote(*fold) for fold in folds])
 
 
 def scaling_by_speaker(config: Config, plan: TrainingPlan, table: pa.Table) -> SpeakerScaling | None:
@@ -224,23 +211,6 @@ def scaling_by_speaker(config: Config, plan: TrainingPlan, table: pa.Table) -> S
 def _standardised(by_speaker: SpeakerScaling, table: pa.Table) -> FeatureBatch:
     """A batch of rows as `from_features` reads them, standardised by speaker."""
     return by_speaker.applied(from_features(table))
-
-
-def labelled_rows(table: pa.Table, label_of: LabelOf) -> pa.Table:
-    """The rows of these clips that have any modality, with their `label`."""
-    table = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
-    usable_B = np.zeros(len(table), bool)
-    for name in table.column_names:
-        if name.startswith("has_"):
-            usable_B |= table[name].to_numpy()
-    table = table.filter(pa.array(usable_B))
-    return table.append_column("label", pa.array([label_of[i] for i in table["clip_id"].to_pylist()], pa.int64()))
-
-
-def labelled_batch(table: pa.Table, label_of: LabelOf, windows: Windows | None) -> FeatureBatch:
-    """The features of these clips that have any, with those of their neighbours, which are rows of the table too."""
-    batch = from_features(labelled_rows(table, label_of))
-    return batch if windows is None else with_context(batch, from_features(table), windows)
 
 
 @dataclass(frozen=True)

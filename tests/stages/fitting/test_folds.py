@@ -1,0 +1,54 @@
+"""Folds give the same results wherever they run, and small ones need no library that takes seconds to import."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from emo_ray.config import override
+from emo_ray.config.model_settings import SMALL
+from emo_ray.data.batch import FeatureBatch
+from emo_ray.stages.crossvalidate import held_out
+from emo_ray.stages.fitting.folds import in_folds
+
+CLASSES = ("angry", "calm", "sad")
+SLOW = {"ray", "torchvision", "open_clip", "transformers", "pandas", "mlflow"}
+
+
+def clips(count):
+    """Clips with random features, whose classes alternate."""
+    rng = np.random.default_rng(0)
+    features = {"audio": torch.from_numpy(rng.normal(size=(count, 7)).astype(np.float32))}
+    present_BM = torch.tensor([[False, True, False]]).expand(count, 3)
+    ids = tuple(f"c{i}" for i in range(count))
+    return FeatureBatch(clip_ids=ids, present_BM=present_BM, features=features, label_B=torch.arange(count) % 3)
+
+
+def test_threads_and_tasks_give_the_same_bytes(ray_session, tiny_config):
+    batch, fold_B = clips(60), np.arange(60) % 4
+    quick = {"train.epochs": 2, "fusion.passes_per_epoch": 2, "evaluate.floors": False}
+    config = override(tiny_config, quick)
+    folds = [(batch, fold_B == fold, config, CLASSES, batch.clip_ids) for fold in range(4)]
+    ended = []
+    in_threads, in_tasks = (in_folds(config, count, held_out, folds, ended.append) for count in (60, SMALL))
+    assert sum(ended) == 2 * len(folds)
+    for here, there in zip(in_threads, in_tasks, strict=True):
+        assert here.chosen == there.chosen
+        assert all(np.array_equal(values, there.probabilities[name]) for name, values in here.probabilities.items())
+
+
+def test_an_error_ends_all_folds(tiny_config):
+    def divide(number):
+        return 1 / number
+
+    with pytest.raises(ZeroDivisionError):
+        in_folds(tiny_config, 60, divide, [(number,) for number in range(3)])
+
+
+def test_folds_of_small_corpora_import_nothing_slow():
+    modules = "stages.crossvalidate", "stages.encoding.labelled", "stages.fitting.folds", "training.selection"
+    code = f"import sys; import {', '.join(f'emo_ray.{name}' for name in modules)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert SLOW & set(loaded) == set()
