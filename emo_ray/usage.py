@@ -33,7 +33,8 @@ def program(name: str) -> str:
 def next_commands(name: str, words: Sequence[str], path: str, model: str | None) -> list[str]:
     """The commands that people run after the job `name` of these words; `path`: its result, `model`: its checkpoint.
 
-    They keep the words that the next job reads; with a new corpus or recipe only those that say where it runs.
+    They keep the words that the next job reads; with a new corpus or recipe, and for a server, which reads no corpus,
+    only those that say where it runs.
     """
     lines = []
     for template in COMMANDS[name].then:
@@ -43,7 +44,7 @@ def next_commands(name: str, words: Sequence[str], path: str, model: str | None)
         added = [word.format(path=path, model=model) for word in additions]
         is_recipe_new = any("=" not in word for word in added)
         recipes = [] if is_recipe_new else [word for word in words if "=" not in word]
-        is_new = is_recipe_new or any(word.startswith("data.manifest=") for word in added)
+        is_new = is_recipe_new or following == "serve" or any(word.startswith("data.manifest=") for word in added)
         keys = {word.partition("=")[0] for word in added}
         kept = [word for word in words if word.partition("=")[0] not in keys and _reads(following, word, is_new)]
         lines.append(f"{_started(following)} {shlex.join([*recipes, *added, *kept])}".rstrip())

@@ -221,11 +221,11 @@ def test_a_shell_completes_jobs_recipes_keys_and_values(line, expected, unexpect
         ),
         (
             "evaluate",
-            ["checkpoint=old", "evaluate.split=validation"],
+            ["checkpoint=old", "evaluate.split=validation", "data.manifest=c.csv"],
             [
                 "jobs/predict.py checkpoint=M data.manifest=NEW_CLIPS",
                 "jobs/serve.py checkpoint=M",
-                "jobs/self_train.py checkpoint=M",
+                "jobs/self_train.py checkpoint=M data.manifest=c.csv",
             ],
         ),
         ("tune", ["mini", "fusion.lr=0.1", "store.root=s"], ["jobs/evaluate.py P/best.yaml store.root=s"]),

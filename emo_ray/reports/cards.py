@@ -140,7 +140,7 @@ def status_words(answer: Answer) -> list[str]:
 
 def unfamiliar_words(excess: Mapping[str, float]) -> str:
     """How far the modalities of a clip are from those that the model was trained on, as in models.familiarity."""
-    parts = [f"{_MEDIA[name]} at {times:.1f} times" for name, times in excess.items()]
+    parts = [f"{_MEDIA[name]} at {times:.3g} times" for name, times in excess.items()]
     return f"unlike the training clips: {', '.join(parts)} the distance that 99 % of them keep"
 
 
@@ -149,12 +149,13 @@ def table(answers: Sequence[Answer], count: int, is_calibrated: bool) -> Table:
     shown = answers[:TABLE_ROWS]
     has_truth = any(answer.truth is not None for answer in shown)
     modalities, clips_of = list(_MEDIA), Counter(answer.file or None for answer in shown)  # utterances share a file
+    names = Counter(_name(file) for file in clips_of if file)
     rows: list[list[str | Cell]] = []
     for answer in shown:
         truth = Cell(answer.truth or DASH, "bad" if answer.is_wrong else "")
         rows.append(
             [
-                _end(answer.file if clips_of[answer.file] == 1 else answer.clip_id),
+                _end(_shortest(answer.file, names) if clips_of[answer.file] == 1 else answer.clip_id),
                 *([truth] if has_truth else []),
                 answer.prediction or Cell(NOTHING, "warning"),
                 whole_percent(answer.confidence) if answer.ranked else DASH,
@@ -169,6 +170,16 @@ def table(answers: Sequence[Answer], count: int, is_calibrated: bool) -> Table:
         note = f"The {len(shown)} of {count} clips that a person should look at first. {note}".strip()
     words = tuple(i for i, name in enumerate(header) if name != "probability")
     return Table("Predictions", header, rows, note, words=words)
+
+
+def _name(file: str) -> str:
+    """The name of a file or address without its folder."""
+    return file.rpartition("/")[2]
+
+
+def _shortest(file: str, names: Mapping[str, int]) -> str:
+    """The name of a file, or its path where another file of the table has the same name."""
+    return _name(file) if names[_name(file)] == 1 else file
 
 
 def _end(file: str) -> str:

@@ -125,7 +125,7 @@ def _chance_sentences(report: EvaluationReport) -> list[str]:
         low, high = report["intervals"][subset]["uar"]
         guessing = 1 / scores["classes"]
         if low <= guessing:
-            where = "at chance" if high >= guessing else "below chance"
+            where = "not seen to be above chance" if high >= guessing else "below chance"
             sentences.append(
                 f"{name.capitalize()} alone is {where}: UAR {percent(scores['uar'])} % ({percent(low)} to "
                 f"{percent(high)}), and guessing gives {percent(guessing)} %."

@@ -53,7 +53,7 @@ def test_a_terminal_gets_a_row_a_clip_and_no_more_than_it_can_show():
     shown = table([wrong, lost, *[answer()] * 30], 500, is_calibrated=False)
     assert len(shown.rows) == 20
     first, second = texts(shown)[:2]
-    assert first[:4] == ["/data/film.mp4", "sad", "happy", "70 %"]
+    assert first[:4] == ["film.mp4", "sad", "happy", "70 %"]
     assert first[4] == "happy 70 %"
     assert "no words; unlike the training clips" in first[-1]
     assert texts(shown)[-1][0] == "talk"  # its clip_id, for the file is that of others too
@@ -61,6 +61,8 @@ def test_a_terminal_gets_a_row_a_clip_and_no_more_than_it_can_show():
     assert "20 of 500 clips" in shown.note
     assert "not calibrated" in shown.note
     assert "label" not in table([answer()], 1, is_calibrated=True).header
+    namesakes = [answer(file="/a/clip.mp4"), answer(file="/b/clip.mp4")]
+    assert [row[0] for row in texts(table(namesakes, 2, is_calibrated=True))] == ["/a/clip.mp4", "/b/clip.mp4"]
     assert "film.mp4" in terminal([shown], 120)
 
 
