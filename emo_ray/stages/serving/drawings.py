@@ -91,15 +91,17 @@ def _why(answer: Answer) -> str:
 
 def _alone(answer: Answer) -> str:
     names = [name for name in MODALITIES if name in answer.parts]
+    left_out = names if len(names) > 2 else []  # of two modalities, one alone is what is left without the other
     head = "".join(f"<th scope=col>{name} alone</th>" for name in names)
-    head += "".join(f"<th scope=col>without {name}</th>" for name in names if len(names) > 1)
+    head += "".join(f"<th scope=col>without {name}</th>" for name in left_out)
     rows = ""
     for label in answer.probabilities:
         shares = [answer.parts[name][label] for name in names]
-        shares += [answer.without[name][label] for name in names if len(names) > 1]
+        shares += [answer.without[name][label] for name in left_out]
         cells = "".join(f"<td>{whole_percent(share)}</td>" for share in [answer.probabilities[label], *shares])
         rows += f"<tr><th scope=row>{escape(label)}</th>{cells}</tr>"
-    caption = "All that the clip has, each modality alone, and what the others give without it."
+    without = ", and what the others give without it" if left_out else ""
+    caption = f"All that the clip has, and each modality alone{without}."
     return _table(caption, f"<tr><th scope=col>class</th><th scope=col>all</th>{head}</tr>{rows}")
 
 
@@ -112,7 +114,7 @@ def _frames(answer: Answer) -> str:
     )
     about = " Below each: its share of the attention over frames." if answer.attention else ""
     caption = f"The frames as the model saw them, cut out around the face where one was found.{about}"
-    return f"<p>{caption}</p><div class=frames>{figures}</div>"
+    return f"<p class=about>{caption}</p><div class=frames>{figures}</div>"
 
 
 def _over_time(answer: Answer) -> str:

@@ -158,4 +158,5 @@ def test_the_modalities_that_are_switched_on_choose_the_probabilities():
     assert drawings.chosen(answer, []) is None
     pair = answered(parts={n: answer.parts[n] for n in names[:2]}, without={})
     assert drawings.chosen(pair, names) == pair.probabilities
+    assert ["without video" in drawings.details(clip) for clip in (answer, pair)] == [True, False]
     assert drawings.chosen(pair, ["audio", "text"]) == answer.parts["audio"]
