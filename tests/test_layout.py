@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,13 @@ def sources(root: Path, folder: str = "") -> Iterator[tuple[str, ast.Module]]:
         for path in sorted((root / place).rglob("*.py")):
             name = path.relative_to(root).as_posix()
             if name.startswith(folder):
-                yield name, ast.parse(path.read_text(encoding="utf-8"), name)
+                yield name, parsed(path.read_text(encoding="utf-8"), name)
+
+
+@cache
+def parsed(text: str, name: str) -> ast.Module:
+    """The syntax tree, which no rule changes."""
+    return ast.parse(text, name)
 
 
 def imports(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ Each of these is said where the setting stands, by `setting(...)` or, for all se
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,6 +125,7 @@ class Section(BaseModel):
         return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
     @classmethod
+    @cache
     def declaration(cls, name: str) -> Declaration:
         """What is declared of a setting of this section, by itself or by the section.
 

@@ -176,8 +176,7 @@ def choices(key: str) -> tuple[Any, ...]:
 
 def flatten(config: Config) -> dict[str, Any]:
     """`{dotted key: value}` in JSON-able types, for MLflow, digests and tables."""
-    tree = config.model_dump(mode="json")
-    return {key: _get(tree, key) for key in leaves()}
+    return _flat(config.model_dump(mode="json"))
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:

@@ -9,6 +9,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.text import Text
 
 INK, FAINT, CHANCE = "#222222", "#8A8A8A", "#D55E00"
@@ -60,9 +61,10 @@ def png(figure: Figure) -> bytes:
         assert isinstance(text, Text)
         text.set_parse_math(False)
         text.set_fontfamily(fonts)
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
+    figure.set_dpi(DPI)
+    canvas, stream = FigureCanvasAgg(figure), io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; the page has the label
-        figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        canvas.draw()  # with its layout: `savefig` would draw everything twice
+    imsave(stream, canvas.buffer_rgba(), format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
