@@ -66,5 +66,6 @@ def png(figure: Figure) -> bytes:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; the page has the label
         canvas.draw()  # with its layout: `savefig` would draw everything twice
-    imsave(stream, canvas.buffer_rgba(), format="png", dpi=DPI, metadata={"Software": None})
+    no_version: dict[str, Any] = {"Software": None}  # of matplotlib
+    imsave(stream, canvas.buffer_rgba(), format="png", dpi=DPI, metadata=no_version)
     return stream.getvalue()
