@@ -263,6 +263,31 @@ def test_models_and_training_work_on_a_bare_machine():
     assert done.returncode == 0, done.stderr
 
 
+def loaded_by(root: Path, module: str) -> set[str]:
+    """All that comes with a module when it is imported, whether directly or through others of the project."""
+    tree_of = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): (name, t) for name, t in sources(root)
+    }
+    loaded: set[str] = set()
+    waiting = [module]
+    while waiting:
+        if (target := waiting.pop()) in loaded:
+            continue
+        loaded.add(target)
+        if target in tree_of:
+            name, tree = tree_of[target]
+            at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            waiting += [imported for _, imported in imports(name, ast.Module(at_once, []))]
+    return loaded
+
+
+def test_a_process_that_trains_a_head_loads_neither_clip_nor_pictures():
+    """They take seconds to import, in every process of Ray; a trial of a sweep loads all that training needs."""
+    libraries = {name.split(".")[0] for name in loaded_by(ROOT, "emo_ray.stages.sweeps.trial")}
+    assert {"torch", "ray", "optuna"} <= libraries
+    assert not libraries & {"open_clip", "torchvision", "timm", "transformers", "mlflow", "matplotlib", "sklearn"}
+
+
 # The rules themselves: a small repository that keeps all of them, and what each says when it is broken.
 
 LOOP = '"""The loop. Reading order: loop."""\n'

@@ -145,10 +145,7 @@ class Section(BaseModel):
 
         Conditions on other settings are not looked at (`settings_of` looks at them), and sections in this one neither.
         """
-        values = self.model_dump(mode="json", exclude=set(self.sections()))
-        declared = {name: self.declaration(name) for name in values}
-        return {
-            name: declaration.normalised(values[name])
-            for name, declaration in declared.items()
-            if declaration.decides_by_value(artefact)
-        }
+        names = type(self).model_fields.keys() - self.sections().keys()
+        deciding = {name for name in names if self.declaration(name).decides_by_value(artefact)}
+        values = self.model_dump(mode="json", include=deciding)
+        return {name: self.declaration(name).normalised(value) for name, value in values.items()}

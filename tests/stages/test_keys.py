@@ -172,6 +172,7 @@ OTHER = {
     "tables.export_as": ["npy"],
     "tracking.uri": "http://localhost:5000",
     "bench.batch_sizes": [3],
+    "bench.sizes": [1000, 2000],
     "chaos.only": ["SIGKILL*"],
 }
 
