@@ -84,7 +84,7 @@ def run_jobs(recipe: str, root: str, cache: str) -> None:
         if name in ("evaluate", "pseudo_label"):
             changes["checkpoint"] = f"{root}/checkpoints/{model}"
         if name == "tune":  # stacked heads: trials of Ray Tune end in any order
-            changes["train.num_workers"] = 1
+            changes["train.num_workers"] = 0
         config = absolute_paths(fetched(load(recipe, changes)))
         result = getattr(importlib.import_module(f"emo_ray.stages.{name}"), name)(config)
         model = result.path.name if name == "train" else model

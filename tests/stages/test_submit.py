@@ -126,7 +126,8 @@ def until(process, word):
 def test_a_second_submission_joins_the_first_and_one_after_its_end_starts_again(cluster, tmp_path):
     root = tmp_path / "store"
     sizes = [f"synthetic.{split}_clips=6" for split in ("train", "validation", "test", "unlabelled")]
-    words = ["train", "mini", f"store.root={root}", "modalities=[audio, text]", "train.num_workers=1", *sizes]
+    head = ["modalities=[audio, text]", "train.heads=1", "train.refit=false", "fusion.auto=false", "train.epochs=2"]
+    words = ["train", "mini", f"store.root={root}", "train.num_workers=1", *head, *sizes]
     first = started(cluster, *words)
     said = until(first, "submitting train-")
     until(first, "Running entrypoint")

@@ -53,7 +53,7 @@ for _number, _jobs in _SIGNALS.items():
             faults.Fault(
                 f"{_number.name} {_job}",
                 "killed",
-                f"rerun equal{'' if _number == signal.SIGKILL else '; exit {128 + _number}, 1 line'}",
+                "rerun equal" + ("" if _number == signal.SIGKILL else f"; exit {128 + _number}, 1 line"),
                 partial(_stop, job=_job, number=_number),
             )
         )
