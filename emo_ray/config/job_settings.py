@@ -211,7 +211,7 @@ class Bench(Section, decides=NOTHING):
     clips: int = setting(2000, "Clips of the small corpus that is read, encoded and predicted.", ge=8)
     train_s: float = setting(60.0, "Duration in seconds of the training runs that are compared.", gt=0)
     trials: int = setting(50, "Trials of the measured sweep.", ge=1)
-    sizes: tuple[Annotated[int, Field(ge=20)], ...] = setting(
+    sizes: tuple[Annotated[int, Field(ge=200)], ...] = setting(
         (1000, 10_000), "Clips of the corpora on which growth is measured, in ascending order.", min_length=1
     )
     plan_clips: int | None = setting(None, "Clips of a corpus to plan for. null: nothing is planned.", ge=1)

@@ -24,7 +24,7 @@ from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, usage
 from emo_ray.progress import say
 
 _DIMS, _CLASSES = 16, 6
-_LABELLED_SHARE, _MOST_LABELLED = 0.1, 5000  # of the clips; more people do not label
+_LABELLED_SHARE, _FEWEST_LABELLED, _MOST_LABELLED = 0.1, 60, 5000  # of the clips; people do not label more
 _SOUND_SAMPLES = RATE_HZ // 10
 _LEAST_RATIO = 0.8  # of the clips per second at a size, for those at the next: 1 is linear growth, start-up aside
 _SAMPLED_S = 1.0  # how often processes are looked at
@@ -95,7 +95,7 @@ def _write_tables(folder: Path, size: int) -> list[str]:
     random = np.random.default_rng(0)
     names = pa.array([f"clip-{i:07}" for i in range(size)])
     class_N = random.integers(_CLASSES, size=size)
-    labelled_N = np.arange(size) < min(_LABELLED_SHARE * size, _MOST_LABELLED)
+    labelled_N = np.arange(size) < np.clip(_LABELLED_SHARE * size, _FEWEST_LABELLED, _MOST_LABELLED)
     labels = pa.array([f"class {k}" for k in class_N], mask=~labelled_N)
     splits = pa.array(["unlabelled"] * size, mask=labelled_N)
     parquet.write(folder / "clips.parquet", pa.table({"clip_id": names, "label": labels, "split": splits}))

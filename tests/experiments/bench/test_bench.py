@@ -27,7 +27,7 @@ def test_all_of_it(ray_session, tiny_config, tmp_path):
         "media.clips_per_part": 4,
         "bench.train_s": 0.5,
         "bench.trials": 2,
-        "bench.sizes": [20, 40],
+        "bench.sizes": [200, 400],
         "bench.plan_clips": 1000,
         "bench.plan_labelled": 100,
     }
