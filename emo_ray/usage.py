@@ -13,7 +13,7 @@ from emo_ray.config import explain
 
 _PLACE = ("store.", "tracking.", "cluster.", "train.use_gpu=", "train.num_workers=")  # keys of where a job runs
 _USAGE = """\
-usage: {program} {choice}[RECIPE] [KEY=VALUE ...] [--json]
+{run}
        {program} --help [SECTION | KEY ...]
        {program} --version"""
 _WORDS = """\
@@ -93,14 +93,15 @@ def help_of(name: str) -> str:
     """What a job is for, how it is called, and the sections of its keys with a line each."""
     command = COMMANDS[name]
     values = configuration.choices(command.choice) if command.choice else ()
-    part = f"[{'|'.join(values)}] " if values else ""
+    part = f"[{' | '.join(values)}] " if values else ""
+    run = f"usage: {program(name)} {part}[RECIPE] [KEY=VALUE ...] [--json]"
     others = [name for name in configuration.sections() if name and name not in (*command.sections, *COMMON)]
     plain = [key for key in configuration.leaves() if "." not in key]
     example = f"example: {program(name)} {command.example}\nresult:  {command.result}"
     parts = [
         *(_filled(paragraph) for paragraph in command.about.split("\n\n")),
         "\n".join(textwrap.fill(line, explain.width(), subsequent_indent=" " * 9) for line in example.splitlines()),
-        _USAGE.format(program=program(name), choice=part),
+        _USAGE.format(program=program(name), run=textwrap.fill(run, explain.width(), subsequent_indent=" " * 9)),
         _filled(_WORDS.format(recipes=" or ".join(configuration.recipe_names()))),
         *(["Keys of this job, listed by --help SECTION:\n" + _sections(command.sections)] if command.sections else []),
         "Keys that every job reads:\n" + _sections(COMMON) + "\n" + _lines({k: _description(k) for k in plain}),

@@ -23,7 +23,7 @@ from emo_ray.stages.decoding.shard_plan import ShardPlan
 from emo_ray.stages.prediction_rows import matrix
 from emo_ray.stages.timelines import Recording
 
-VERSION = 1  # of the files and of the columns that rows get here
+VERSION = 2  # of the files and of the columns that rows get here
 NAME = "predictions"
 CSV, PAGE = f"{NAME}.csv", f"{NAME}.html"
 _ROWS_PER_GROUP = 2**12

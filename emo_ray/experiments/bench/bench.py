@@ -24,7 +24,7 @@ from emo_ray.progress import progress, say
 from emo_ray.reports.table import Cell, Table
 from emo_ray.stages.result import Result
 
-VERSION, CONTENT = 1, "bench.json"
+VERSION, CONTENT = 2, "bench.json"
 _LIBRARIES = ("torch", "torchvision", "open_clip_torch", "ray", "pyarrow", "av")
 
 

@@ -72,8 +72,8 @@ def start(config: Config, scratch: Path) -> Measured:
 def suite(config: Config, scratch: Path) -> Measured:
     """Seconds of each job on the way from clips to a report on them, run once, one after the other."""
     recipe = _recipe(override(config, {"store.root": str(scratch / "journey")}), scratch / "journey.yaml")
-    made = config.synthetic
-    clips = made.train_clips + made.validation_clips + made.test_clips + made.unlabelled_clips
+    corpus = config.synthetic
+    clips = corpus.train_clips + corpus.validation_clips + corpus.test_clips + corpus.unlabelled_clips
     with progress("running jobs", len(_JOURNEY), "jobs") as advance:
         seconds: dict[str, float] = {}
         for job in _JOURNEY:
