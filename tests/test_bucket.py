@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from buckets import BUCKET, Server, serving
 
 from emo_ray import arrow_s3, bucket, durable, locks, parquet, store
-from tests.buckets import BUCKET, Server, serving
 
 
 @pytest.fixture(scope="module")

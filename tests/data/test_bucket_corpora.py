@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from buckets import BUCKET, Server, serving
 
 from emo_ray import arrow_s3, bucket, parquet
 from emo_ray.config import Config, load
@@ -13,7 +14,6 @@ from emo_ray.data.corpora.reader import read_corpus
 from emo_ray.data.inputs import fetched
 from emo_ray.data.manifest import Clip
 from emo_ray.trouble import PlaceTrouble
-from tests.buckets import BUCKET, Server, serving
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import BUCKET, Server, serving
 
 from emo_ray.config import absolute_paths, dump, load, override
 from emo_ray.data import synthetic
 from emo_ray.data.inputs import fetched
-from tests.buckets import BUCKET, Server, serving
 
 pytestmark = pytest.mark.slow  # five whole jobs, three times over
 
@@ -70,6 +70,7 @@ def journey(recipe: Path, root: str, cache: Path) -> None:
     """All jobs in a process of their own, whose Ray knows of the bucket; each is on a machine that has nothing yet."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where `buckets` is
         command = [sys.executable, __file__, str(recipe), root, str(cache)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=recipe.parent)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from buckets import BUCKET, Server, serving
 
 from emo_ray import bucket, cluster, durable, job_log, store
 from emo_ray.config import Config, load
@@ -11,7 +12,6 @@ from emo_ray.reports.page import Page, write
 from emo_ray.stages.report import report
 from emo_ray.stages.status import status
 from emo_ray.stages.verify import verify
-from tests.buckets import BUCKET, Server, serving
 
 
 @pytest.fixture(scope="module")
