@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,77 +11,11 @@ import pytest
 
 from emo_ray.config import dump, override
 from emo_ray.experiments.chaos.contents import contents, differences
+from emo_ray.experiments.chaos.nodes import Nodes
+from emo_ray.experiments.chaos.running import command_of
+from emo_ray.stages.fitting.epoch_log import history
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-# A cluster whose head runs no tasks. It adds a node, kills one, and tells which actors run where, as its input says.
-NODES = """
-import json, sys
-import ray
-from ray._private.state import actors
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-nodes = {}
-print(json.dumps(cluster.address), flush=True)
-for line in sys.stdin:
-    word, *rest = line.split()
-    answer = None
-    if word == "add":
-        node = cluster.add_node(num_cpus=int(rest[0]))
-        nodes[node.node_id] = node
-        cluster.wait_for_nodes()
-        answer = node.node_id
-    elif word == "kill":
-        cluster.remove_node(nodes.pop(rest[0]), allow_graceful=False)
-    elif word == "actors":
-        answer = [[a["ActorClassName"], a["Address"]["NodeID"]] for a in actors().values() if a["State"] == "ALIVE"]
-    print(json.dumps(answer), flush=True)
-cluster.shutdown()
-"""
-QUICK = {
-    "RAY_AUTH_MODE": "disabled",
-    "PYTHONPATH": str(ROOT),
-    "RAY_health_check_period_ms": "500",  # a dead node is noticed within seconds, not half a minute
-    "RAY_health_check_failure_threshold": "6",
-    "RAY_raylet_start_wait_time_s": "300",  # a busy machine takes its time
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-}
-
-
-class Nodes:
-    """The cluster of `NODES`, in a process of its own."""
-
-    def __init__(self, folder):
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
-        self.environment = {**kept, **QUICK}
-        with (folder / "nodes.txt").open("w") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", NODES],
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        self.environment["RAY_ADDRESS"] = self._answer()
-
-    def ask(self, *words):
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self):
-        for line in self.process.stdout:
-            if line.startswith(("[", '"', "null")):  # Ray prints, too
-                return json.loads(line)
-        raise AssertionError("the cluster has ended")
-
-    def places(self, *kinds):
-        """The nodes on which actors of these classes are alive."""
-        return {node for name, node in self.ask("actors") if any(kind in name for kind in kinds)}
 
 
 class Job:
@@ -90,11 +23,10 @@ class Job:
 
     def __init__(self, nodes, name, recipe, *words):
         self.log = Path(recipe).with_name(f"{name}.txt")
-        command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), str(recipe), *words]
+        command = command_of(name, [str(recipe), *words], nodes.variables)
+        quiet = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
         with self.log.open("a") as stderr:
-            self.driver = subprocess.Popen(
-                command, env=nodes.environment, stdout=subprocess.PIPE, stderr=stderr, text=True
-            )
+            self.driver = subprocess.Popen(command, env=quiet, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     def until(self, done):
         """Wait until `done()` or the job's end; returns whether the job is still at work."""
@@ -113,11 +45,8 @@ class Job:
 
 @pytest.fixture
 def nodes(tmp_path):
-    cluster = Nodes(tmp_path)
-    yield cluster
-    cluster.process.stdin.close()
-    cluster.process.wait(60)
-    cluster.process.stdout.close()
+    with Nodes(tmp_path) as cluster:
+        yield cluster
 
 
 def recipe_of(tiny_config, folder, **changes):
@@ -130,10 +59,10 @@ def recipe_of(tiny_config, folder, **changes):
 
 def test_workers_on_two_nodes_train_and_sweep_on_shards_that_another_node_wrote(nodes, tiny_config, tmp_path):
     recipe = recipe_of(tiny_config, tmp_path / "job")
-    writer = nodes.ask("add", 2)
+    writer = nodes.add(2)
     Job(nodes, "prepare", recipe).finish()
-    nodes.ask("kill", writer)
-    readers = {nodes.ask("add", 2), nodes.ask("add", 2)}
+    nodes.kill(writer)
+    readers = {nodes.add(2), nodes.add(2)}
     training, places = Job(nodes, "train", recipe), set()
     training.until(lambda: places.update(nodes.places("RayTrainWorker")))
     assert (training.finish() / "model.safetensors").exists()
@@ -148,41 +77,44 @@ def test_workers_on_two_nodes_train_and_sweep_on_shards_that_another_node_wrote(
     assert places
 
 
-def test_training_that_may_shrink_goes_on_with_the_machines_that_are_left(nodes, tiny_config, tmp_path):
-    """It makes other batches then, so its weights are others; its epochs are all there."""
-    leaves, stays = (nodes.ask("add", 4) for _ in range(2))
-    recipe = recipe_of(tiny_config, tmp_path / "job", **{"train.min_workers": 1, "train.epochs": 30})
+def test_training_that_may_shrink_goes_on_with_the_machines_that_are_there(nodes, tiny_config, tmp_path):
+    """A machine leaves. Batches are others then, and so are weights; the epochs are all there."""
+    leaves, stays = (nodes.add(4) for _ in range(2))
+    recipe = recipe_of(tiny_config, tmp_path / "job", **{"train.min_workers": 1, "train.epochs": 2000})
     job, store = Job(nodes, "train", recipe), recipe.parent / "store"
     assert job.until(lambda: any(store.glob("train/emovclip-*/metrics.jsonl")))
     assert nodes.places("RayTrainWorker") == {leaves, stays}
-    nodes.ask("kill", leaves)
+    nodes.kill(leaves)
     assert job.until(lambda: nodes.places("RayTrainWorker") == {stays})
-    job.finish()
-    (meta,) = store.glob("checkpoints/emovclip-*/meta.json")
-    assert len(json.loads(meta.read_text())["history"]) == 30
+    (folder,) = store.glob("train/emovclip-*")
+    count = len(history(folder))
+    assert job.until(lambda: len(history(folder)) > count)
+    job.driver.terminate()
+    job.driver.communicate()
+    assert [metrics["epoch"] for metrics in history(folder)] == list(range(len(history(folder))))
 
 
 def test_nodes_that_are_killed_in_each_stage_change_nothing(nodes, tiny_config, tmp_path):
     changes = {"train.epochs": 4, "media.clips_per_part": 4}
-    living = [nodes.ask("add", 1) for _ in range(3)]
-    undisturbed = recipe_of(tiny_config, tmp_path / "undisturbed", **changes)
-    Job(nodes, "train", undisturbed).finish()
-    recipe = recipe_of(tiny_config, tmp_path / "killed", **changes)
-    # The corpus is the same one, so that file names in manifests are.
-    shutil.copytree(undisturbed.parent / "store" / "corpora", recipe.parent / "store" / "corpora")
+    living = [nodes.add(1) for _ in range(3)]
+    recipe = recipe_of(tiny_config, tmp_path / "job", **changes)
+    Job(nodes, "train", recipe).finish()
+    # The same folder, which checkpoints name, and the same corpus.
     store, kills = recipe.parent / "store", []
+    undisturbed = store.rename(recipe.parent / "undisturbed")
+    shutil.copytree(undisturbed / "corpora", store / "corpora")
     job = Job(nodes, "train", recipe)
     for stage, pattern in {
         "decoding": "shards/*/part-*.parquet",
         "training EmoVCLIP": "train/emovclip-*/metrics.jsonl",
-        "encoding": "features/*/*/part-*.parquet",
+        "encoding": "features/*/part-*.parquet",
         "training the head": "train/fusion-*/metrics.jsonl",
     }.items():
         if job.until(lambda pattern=pattern: any(store.glob(pattern))):
-            nodes.ask("kill", living.pop(0))
-            living.append(nodes.ask("add", 1))
+            nodes.kill(living.pop(0))
+            living.append(nodes.add(1))
             kills.append(stage)
     job.finish()
     assert len(kills) >= 3, kills
     assert "training EmoVCLIP" in kills
-    assert differences(contents(undisturbed.parent / "store"), contents(store)) == ""
+    assert differences(contents(undisturbed), contents(store)) == ""

@@ -1,5 +1,5 @@
 """Faults of every kind, made on real jobs.
 
-Reading order: faults, running, contents, chat_server, bucket, workshop, kills, space, damage, services, strangers,
-chaos.
+Reading order: faults, running, contents, chat_server, bucket, nodes, workshop, kills, node_kills, space, damage,
+services, strangers, chaos.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emo_ray import cluster, durable, store
 from emo_ray.config import Config
-from emo_ray.experiments.chaos import damage, kills, services, space, strangers
+from emo_ray.experiments.chaos import damage, kills, node_kills, services, space, strangers
 from emo_ray.experiments.chaos.faults import Fault, Outcome, State, Unexpected, Unmakeable, chosen
 from emo_ray.experiments.chaos.workshop import Workshop
 from emo_ray.progress import progress, say
@@ -21,7 +21,7 @@ from emo_ray.stages.result import Result
 
 CONTENT, MARKDOWN = "chaos.json", "chaos.md"
 BEGIN, END = "<!-- begin of what jobs/chaos.py wrote -->", "<!-- end of what jobs/chaos.py wrote -->"
-THEMES = (kills, space, damage, services, strangers)  # modules that register faults
+THEMES = (kills, node_kills, space, damage, services, strangers)  # modules that register faults
 _STYLES: dict[State, Style] = {"passed": "good", "failed": "bad", "skipped": ""}
 
 

@@ -4,13 +4,15 @@ import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from emo_ray.experiments.chaos.chat_server import Chat
 from emo_ray.experiments.chaos.contents import contents, differences
 from emo_ray.experiments.chaos.faults import check
+from emo_ray.experiments.chaos.nodes import Nodes
 from emo_ray.experiments.chaos.running import ROOT, Ended, Running, command_of, end_processes, finished
 
 # A job -> the job whose store it starts from: so each spends its time on work of its own.
@@ -48,7 +50,9 @@ class Workshop(AbstractContextManager):
     `dice` draws whatever is random; a fault gets it anew, by the seed and its name.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, words: Sequence[str] = (), variables: Mapping[str, str] | None = None):
+        """Every job gets these words, and these variables in its environment."""
+        self.words, self.variables = words, variables or {}
         self.seed, self.dice = seed, random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))  # Ray's sockets need short paths
         self.store, self.scratch, self._after = (self.folder / name for name in ("store", "scratch", "after"))
@@ -58,8 +62,11 @@ class Workshop(AbstractContextManager):
         threading.Thread(target=self.chat.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         self.seconds: dict[str, float] = {}  # that each undisturbed job took
         self._contents: dict[str, dict[str, str]] = {}
+        self._inside = ExitStack()
+        self._on_nodes: tuple[Workshop, Nodes] | None = None
 
     def __exit__(self, *_: object) -> None:
+        self._inside.close()
         self.chat.shutdown()
         self.chat.server_close()
         end_processes(str(self.folder))
@@ -114,8 +121,8 @@ class Workshop(AbstractContextManager):
         """
         ray_folder = self.folder / "ray"
         ray_folder.mkdir(exist_ok=True)
-        environment = {"RAY_TMPDIR": str(ray_folder), "PYTHONPATH": str(ROOT)}
-        usual = [str(recipe or self.recipe), f"store.root={self.store}", *self._usual_words(job)]
+        environment = {"RAY_TMPDIR": str(ray_folder), "PYTHONPATH": str(ROOT), **self.variables}
+        usual = [str(recipe or self.recipe), f"store.root={self.store}", *self.words, *self._usual_words(job)]
         return Running(command_of(job, [*usual, *words], environment, before), self.scratch, prepare)
 
     def run(
@@ -128,6 +135,18 @@ class Workshop(AbstractContextManager):
     ) -> Ended:
         """A job from start to end: see `start`."""
         return self.start(job, *words, before=before, prepare=prepare, recipe=recipe).end()
+
+    def on_nodes(self, count: int, cpus: int) -> "tuple[Workshop, Nodes]":
+        """A workshop whose jobs train with two workers on a cluster of some nodes, and the cluster. Both are kept."""
+        if self._on_nodes is None:
+            nodes = self._inside.enter_context(Nodes(Path(self._inside.enter_context(TemporaryDirectory()))))
+            for _ in range(count):
+                nodes.add(cpus)
+            words = ("train.num_workers=2", "train.placement=spread")
+            inside = self._inside.enter_context(Workshop(self.seed, words, nodes.variables))
+            inside.clear("nodes")
+            self._on_nodes = inside, nodes
+        return self._on_nodes
 
     def goes_on(self, job: str) -> str:
         """Run the job again. Raises Unexpected unless it ends as an undisturbed one does."""
