@@ -52,7 +52,11 @@ def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tupl
         with one_thread():
             return function(*arguments)
 
-    tasks = [task.remote(*fold) for fold in folds]
+    stored: dict[int, Any] = {}  # what folds share, such as the clips, goes to the object store once
+    for argument in (argument for fold in folds for argument in fold):
+        if id(argument) not in stored:
+            stored[id(argument)] = ray.put(argument)
+    tasks = [task.remote(*(stored[id(argument)] for argument in fold)) for fold in folds]
     waiting = list(tasks)
     while waiting:
         done, waiting = ray.wait(waiting)
