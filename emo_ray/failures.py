@@ -28,15 +28,14 @@ class Failure:
     status: int = USER_ERROR
 
 
-class Stopped(BaseException):
-    """A signal that asks the process to end, but for Ctrl-C, which is KeyboardInterrupt."""
-
-
 _received: list[signal.Signals] = []  # the signal that stops this process, once it has come
 
 
 def catch_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP exceptions, unless they are ignored. A second signal ends the process at once."""
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, unless they are ignored.
+
+    Any other exception of a handler is lost where the process waits for Ray. A second signal ends the process at once.
+    """
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -46,7 +45,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _received.append(signal.Signals(number))
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_DFL)
-    raise KeyboardInterrupt if number == signal.SIGINT else Stopped
+    raise KeyboardInterrupt
 
 
 def failure_of(error: BaseException, root: Path | None) -> Failure | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -54,10 +55,10 @@ for size in SIZES:
     })
 """
 LOCAL = """
-import json, signal, urllib.error, urllib.request
+import json, signal, threading, urllib.error, urllib.request
 from pathlib import Path
 import ray
-from emo_ray import cluster, resources
+from emo_ray import cluster, failures, resources
 from emo_ray.config import load
 
 @ray.remote
@@ -87,6 +88,17 @@ except urllib.error.HTTPError as error:
 answers[-1] |= {"url": url, "jobs": jobs}
 (folder,) = cluster._session
 assert folder.is_dir()
+
+@ray.remote
+def stopped_by(pid):
+    os.kill(pid, signal.SIGTERM)
+    threading.Event().wait(60)
+
+failures.catch_signals()
+try:
+    ray.get(stopped_by.remote(os.getpid()))
+except BaseException as error:
+    answers[-1]["stopped"] = failures.failure_of(error, None).status
 
 def use_gpus(processes):
     try:
@@ -301,6 +313,10 @@ def test_a_job_waits_for_gpus_that_may_come_and_ends_where_none_can(with_dashboa
 
 def test_signals_are_the_jobs_and_not_rays(with_dashboard):
     assert with_dashboard[0]["handler"]
+
+
+def test_a_job_that_waits_for_ray_ends_at_sigterm(with_dashboard):
+    assert with_dashboard[0]["stopped"] == 128 + signal.SIGTERM
 
 
 def test_workers_know_the_address_of_their_cluster(with_dashboard):

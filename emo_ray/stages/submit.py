@@ -16,7 +16,7 @@ import aiohttp
 
 import emo_ray
 from emo_ray import config as configuration
-from emo_ray import failures, store
+from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.cluster_settings import Submit
 from emo_ray.progress import console, say
@@ -60,7 +60,7 @@ def submit(config: Config) -> Result:
         return Result(Path(submission), {"id": submission, "state": _state(client, submission)}, lines=lines)
     try:
         return _followed(client, submission)
-    except (KeyboardInterrupt, failures.Stopped):
+    except KeyboardInterrupt:
         say(f"{submission} runs on, and the same command joins it again; to stop it: {stop}")
         return Result(Path(submission), {"id": submission, "state": _state(client, submission)})
 
