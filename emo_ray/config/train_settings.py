@@ -116,6 +116,13 @@ class Train(Section):
         decides=by_value("emovclip", only_if=VIDEO_TRAINED),
     )
     max_failures: int = setting(3, "Restarts of the workers before a run is given up.", decides=NOTHING, ge=0)
+    save_every_steps: int | None = setting(
+        None,
+        "Steps after which the state inside an epoch is saved, so that a run that is killed goes on from there. "
+        "null: after epochs alone.",
+        decides=NOTHING,
+        ge=1,
+    )
     shuffle_buffer: int = setting(
         512,
         "Clips in the buffer from which EmoVCLIP's batches are drawn.",

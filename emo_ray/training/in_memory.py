@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,9 +34,6 @@ def fit(
     before its last epoch: the callers compare whole runs with each other.
     """
 
-    def train_batches(epoch: int) -> Iterator[Batch]:
-        return shuffled(train, optimisation.batch_size, config.seed, epoch, passes)
-
     weight_B = None if train.soft is None else train.soft.weight_B
     weight_K = class_weights(optimisation, train.label_B, tuple(map(str, range(classes))), weight_B)
     shift_K = logit_shift(optimisation, train.label_B, classes, weight_B)
@@ -56,7 +54,8 @@ def fit(
         ema=0.0 if is_fusion else config.train.ema,
     )
     reporter = loop.PlainReporter()
-    best = loop.fit(model, train_batches, lambda epoch: chunks(validation), settings, reporter)
+    batches = batches_in_memory(train, optimisation.batch_size, config.seed, passes)
+    best = loop.fit(model, batches, lambda epoch: chunks(validation), settings, reporter)
     if len(reporter.history) < config.train.epochs:
         raise ValueError(diverged(settings.section, optimisation.lr, len(reporter.history)))
     load_trained(model, best["model"])
@@ -83,6 +82,15 @@ def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Confi
         head = FusionHead(config.fusion, scalings(train), classes, rates_of)
     fit(head, train, validation, config.fusion, config, classes, config.fusion.passes_per_epoch)
     return head.eval()
+
+
+def batches_in_memory(batch: BatchT, batch_size: int, seed: int, passes: int) -> loop.TrainBatches:
+    """What `loop.fit` takes of clips that are in memory: to skip a batch costs next to nothing."""
+
+    def after(epoch: int, steps: int) -> Iterator[BatchT]:
+        return islice(shuffled(batch, batch_size, seed, epoch, passes), steps, None)
+
+    return after
 
 
 def shuffled(batch: BatchT, batch_size: int, seed: int, epoch: int, passes: int = 1) -> Iterator[BatchT]:

@@ -5,14 +5,12 @@ nothing but the state before it, the seed and its number.
 """
 
 import math
-import pickle
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,17 +21,15 @@ from torch import nn
 from emo_ray.config.model_settings import MODALITIES, SUBSETS, Optimisation
 from emo_ray.data.batch import Batch, BatchT
 from emo_ray.models.head_average import members
-from emo_ray.models.trainable_state import cast_frozen, is_finite, load_trained, trained_state
-from emo_ray.store import DamagedFile
+from emo_ray.models.trainable_state import cast_frozen, is_finite, trained_state
 from emo_ray.training.divergence import diverged
 from emo_ray.training.loss import loss, mass
 from emo_ray.training.metrics import counts, objective, validation_metrics
-from emo_ray.training.optimizer import load_moments, optimizer_of, set_rates
-from emo_ray.training.seeds import Stream, derived_seed
+from emo_ray.training.optimizer import optimizer_of, set_rates
+from emo_ray.training.run_state import RunState
 from emo_ray.training.wait_timer import WaitTimer
 from emo_ray.training.weight_average import WeightAverage
 
-STATE = "state.pt"
 TIMES = ("train_clips_per_s", "train_waited")  # metrics of speed, which differ from run to run
 
 
@@ -48,6 +44,9 @@ class Reporter(Protocol):
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         """Take an epoch's metrics and, on rank 0, the folder with its state. Every rank calls it."""
+
+    def keep(self, state: Path | None) -> None:
+        """Take, on rank 0, the folder with the state inside an epoch. Every rank calls it."""
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Take note of a finished step, counted from 1."""
@@ -71,6 +70,9 @@ class PlainReporter:
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         """Append the metrics to `history`."""
         self.history.append(metrics)
+
+    def keep(self, state: Path | None) -> None:
+        """Ignore the state."""
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Ignore the step."""
@@ -97,19 +99,21 @@ class LoopSettings:
     augment: Callable[[Any, int], Batch] | None = None  # (batch on the device, epoch) -> what is trained on instead
     ema: float = 0.0  # decay of the moving average of the weights that is validated and kept; 0: the weights themselves
     logit_shift_K: torch.Tensor | None = None  # see `loss.logit_shift`
+    save_every: int | None = None  # steps, after which the state inside the epoch is kept
 
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
+TrainBatches = Callable[[int, int], Iterable[Batch]]  # (epoch, steps) -> this rank's batches after the first so many
 
 
 def fit(
-    model: nn.Module, train: Batches, validation: Batches, settings: LoopSettings, reporter: Reporter
+    model: nn.Module, train: TrainBatches, validation: Batches, settings: LoopSettings, reporter: Reporter
 ) -> dict[str, Any]:
     """Train a model, and return its best epoch by the objective as `{score, epoch, metrics, model}`.
 
     Of equally good epochs the one with the lower validation loss is taken; without validation clips the last. `model`
     may be wrapped in DDP. `validation` gives each rank its share of the validation clips. State is reported after every
-    epoch, and a restored run continues with the next one.
+    epoch, and kept every `settings.save_every` steps; a restored run goes on from there.
 
     An epoch after which the loss, a weight or a logit is not finite is not reported and ends training, so that the last
     state reported is a good one (see `divergence`). Raises ValueError where that is the first epoch.
@@ -120,47 +124,29 @@ def fit(
     if settings.bf16:
         cast_frozen(bare, torch.bfloat16)
     average = WeightAverage(bare, optimizer, settings.ema) if settings.ema else None
-    first, best = _restored(bare, optimizer, average, reporter.restore())
-    for epoch in range(first, settings.stop_after or settings.epochs):
-        with _seeded(settings.seed, epoch, reporter.rank, device):
-            metrics = _train_epoch(model, optimizer, train(epoch), settings, epoch, reporter)
+    state = RunState(bare, optimizer, average, reporter.rank, reporter.world_size)
+    if (restored := reporter.restore()) is not None:
+        state.restore(restored)
+    for epoch in range(state.epoch, settings.stop_after or settings.epochs):
+        state.epoch = epoch
+        with state.epoch_under_way(settings.seed):
+            metrics = _train_epoch(model, train, settings, state, reporter)
         with average.applied() if average else nullcontext():
             validated = _validate(bare, validation(epoch), reporter, settings)
             judged = trained_state(bare)
         if validated is None or not (math.isfinite(metrics["train_loss"]) and is_finite(bare)):
-            if best is None:
+            if state.best is None:
                 raise ValueError(diverged(settings.section, settings.optimisation.lr, epoch))
             break
         metrics |= validated
         score = _score(metrics, settings.objective, epoch)
-        if best is None or score > tuple(best["score"]):
-            best = {"score": list(score), "epoch": epoch, "metrics": dict(metrics), "model": judged}
-        metrics |= {"epoch": epoch, "best_epoch": best["epoch"]}
-        with TemporaryDirectory() as folder:
-            if reporter.rank == 0:
-                torch.save(
-                    {
-                        "epoch": epoch,
-                        "model": trained_state(bare) if average else judged,
-                        "average": average.state() if average else None,
-                        "best": best,
-                        "optimizer": optimizer.state_dict(),
-                    },
-                    Path(folder) / STATE,
-                )
-            reporter.report(metrics, Path(folder) if reporter.rank == 0 else None)
-    assert best is not None, "there is at least one epoch"
-    return best
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """The state that `fit` reported in a folder, on the CPU. Raises DamagedFile for a file that is cut or damaged."""
-    path = folder / STATE
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: state[name] for name in ("epoch", "model", "average", "optimizer", "best")}
-    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, ValueError) as error:
-        raise DamagedFile(path, f"no state of a training run: {type(error).__name__}") from error
+        if state.best is None or score > tuple(state.best["score"]):
+            state.best = {"score": list(score), "epoch": epoch, "metrics": dict(metrics), "model": judged}
+        metrics |= {"epoch": epoch, "best_epoch": state.best["epoch"]}
+        with state.written(trained_state(bare) if average else judged) as folder:
+            reporter.report(metrics, folder)
+    assert state.best is not None, "there is at least one epoch"
+    return state.best
 
 
 @torch.inference_mode()
@@ -184,39 +170,40 @@ def predict(model: nn.Module, batches: Iterable[Batch], bf16: bool = False) -> t
 
 
 def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], settings: LoopSettings, epoch: int,
-    reporter: Reporter,
-) -> dict[str, float]:  # fmt: skip
-    """One pass over this rank's training batches; the metrics are over the clips of all ranks."""
+    model: nn.Module, train: TrainBatches, settings: LoopSettings, state: RunState, reporter: Reporter
+) -> dict[str, float]:
+    """One pass over this rank's training batches, or the rest of one; the metrics are over the clips of all ranks."""
     model.train()
-    optimisation, device = settings.optimisation, next(model.parameters()).device
-    weight_K = None if settings.class_weight_K is None else settings.class_weight_K.to(device)
-    bare = getattr(model, "module", model)
-    parts = members(bare)
-    losses = len(members(getattr(bare, "head", bare)))  # that are summed: of a joint model those of its heads
-    total, clips, steps = torch.zeros((), device=device), 0, 0
-    begun_s, timer = time.perf_counter(), WaitTimer(batches)
+    optimisation, epoch, sums = settings.optimisation, state.epoch, state.sums
+    weight_K = None if settings.class_weight_K is None else settings.class_weight_K.to(state.device)
+    parts = members(state.model)
+    losses = len(members(getattr(state.model, "head", state.model)))  # that are summed: in a joint model its heads'
+    begun_s = time.perf_counter() - sums.seconds
+    timer = WaitTimer(train(epoch, sums.steps), sums.waited_s)
     for batch in timer:
-        batch = batch.to(device)
+        batch = batch.to(state.device)
         if settings.augment:
             batch = settings.augment(batch, epoch)
-        progress = (epoch + min(1.0, (steps + 1) / settings.steps_per_epoch)) / settings.epochs
-        set_rates(optimizer, progress, optimisation.warmup_fraction)
-        optimizer.zero_grad(set_to_none=True)
+        progress = (epoch + min(1.0, (sums.steps + 1) / settings.steps_per_epoch)) / settings.epochs
+        set_rates(state.optimizer, progress, optimisation.warmup_fraction)
+        state.optimizer.zero_grad(set_to_none=True)
         value = _backward(model, batch, settings, weight_K)
         for part in parts:
             trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
             nn.utils.clip_grad_norm_(trained, optimisation.grad_clip_norm)
-        optimizer.step()
-        total += value * len(batch)  # stays on the device: no synchronisation per step
-        clips, steps = clips + len(batch), steps + 1
-        reporter.progress(epoch, steps, settings.steps_per_epoch)
-    if not steps:
+        state.optimizer.step()
+        sums.add(value, len(batch))
+        reporter.progress(epoch, sums.steps, settings.steps_per_epoch)
+        if settings.save_every and sums.steps % settings.save_every == 0:
+            sums.seconds, sums.waited_s = time.perf_counter() - begun_s, timer.seconds
+            with state.written(trained_state(state.model), reporter.gather(state.share())) as folder:
+                reporter.keep(folder)
+    if not sums.steps:
         raise ValueError(f"epoch {epoch}: found no training batches, expected at least one per worker")
-    sums = reporter.gather((float(total), clips))
-    duration_s, clips = time.perf_counter() - begun_s, sum(n for _, n in sums)
+    totals = reporter.gather((float(sums.loss), sums.clips))
+    duration_s, clips = time.perf_counter() - begun_s, sum(n for _, n in totals)
     return {
-        "train_loss": sum(t for t, _ in sums) / clips / losses,
+        "train_loss": sum(t for t, _ in totals) / clips / losses,
         "train_clips": clips,
         "train_clips_per_s": clips / duration_s,
         "train_waited": timer.seconds / duration_s,  # share of the time in which this rank had no batch to work on
@@ -323,25 +310,3 @@ def _score(metrics: Mapping[str, float], name: str, epoch: int) -> tuple[float, 
     if "val_loss" not in metrics:
         return float(epoch), 0.0
     return objective(metrics, name), -metrics["val_loss"]
-
-
-def _restored(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None, folder: Path | None
-) -> tuple[int, dict[str, Any] | None]:
-    """Put a reported state back; the number of the next epoch, and the best epoch so far, if any."""
-    if folder is None:
-        return 0, None
-    state = load_state(folder)
-    load_trained(model, state["model"])
-    load_moments(optimizer, state["optimizer"])
-    if average:
-        average.load(state["average"])
-    return state["epoch"] + 1, state["best"]
-
-
-@contextmanager
-def _seeded(seed: int, epoch: int, rank: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators by seed, epoch and rank alone, and restore them afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derived_seed(seed, Stream.NOISE, epoch, rank))
-        yield

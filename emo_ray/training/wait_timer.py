@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 class WaitTimer:
     """An iterable that adds up the seconds that its consumer waits for items."""
 
-    def __init__(self, items: Iterable):
-        self.items, self.seconds = items, 0.0
+    def __init__(self, items: Iterable, seconds: float = 0.0):
+        self.items, self.seconds = items, seconds
 
     def __iter__(self) -> Iterator:
         iterator, end = iter(self.items), object()

@@ -32,6 +32,7 @@ INERT = {
         "train.use_gpu",
         "train.placement",
         "train.max_failures",
+        "train.save_every_steps",
         "tune.max_concurrent",
         "tune.max_failures",
         "pseudo.max_bad_fraction",

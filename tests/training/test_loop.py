@@ -20,10 +20,11 @@ from emo_ray.training.loop import (
     PlainReporter,
     _backward,
     fit,
-    load_state,
     predict,
 )
 from emo_ray.training.metrics import metrics
+from emo_ray.training.optimizer import optimizer_of
+from emo_ray.training.run_state import RunState, load_state
 from emo_ray.training.wait_timer import WaitTimer
 
 OWN = Fusion(hidden=16, lr=3e-3, batch_size=16)
@@ -47,8 +48,8 @@ def model():
     return FusionHead(OWN, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
 
 
-def train(epoch):
-    return [make_batch(16, 100 * epoch + i) for i in range(6)]
+def train(epoch, steps=0):
+    return [make_batch(16, 100 * epoch + i) for i in range(steps, 6)]
 
 
 def validation(epoch):
@@ -60,11 +61,11 @@ def plan(epochs):
 
 
 class Keeping(PlainReporter):
-    """A reporter that keeps every epoch's state in a folder, can restore one, and can fail after an epoch."""
+    """A reporter that keeps every state in a folder, can restore one, and can fail after an epoch or a step of one."""
 
-    def __init__(self, folder, restored=None, dies_after=None):
+    def __init__(self, folder, restored=None, dies_after=None, dies_at=None):
         super().__init__()
-        self.folder, self.restored, self.dies_after = folder, restored, dies_after
+        self.folder, self.restored, self.dies_after, self.dies_at = folder, restored, dies_after, dies_at
 
     def restore(self):
         return self.restored
@@ -73,6 +74,13 @@ class Keeping(PlainReporter):
         super().report(metrics, state)
         shutil.copytree(state, self.folder / str(metrics["epoch"]))
         if metrics["epoch"] == self.dies_after:
+            raise KeyboardInterrupt
+
+    def keep(self, state):
+        shutil.copytree(state, self.folder / "inside", dirs_exist_ok=True)
+
+    def progress(self, epoch, step, steps):
+        if (epoch, step) == self.dies_at:
             raise KeyboardInterrupt
 
 
@@ -152,7 +160,7 @@ def test_micro_batches_train_the_same_model(size, class_weight_K, with_targets):
         reporter = PlainReporter()
         batches = [[with_targets(batch) for batch in train(epoch)] for epoch in range(2)]
         plan = LoopSettings(settings, 2, 6, 3, class_weight_K=class_weight_K)
-        states.append(fit(head, lambda epoch, b=batches: b[epoch], validation, plan, reporter)["model"])
+        states.append(fit(head, lambda epoch, steps, b=batches: b[epoch], validation, plan, reporter)["model"])
         losses.append([m["train_loss"] for m in reporter.history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for name, value in states[0].items():
@@ -237,6 +245,49 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen, em
         assert torch.equal(value, trained_state(again)[name]), name
 
 
+@pytest.mark.parametrize("dies_at", [(0, 3), (2, 5), (2, 6)])
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_a_run_that_is_killed_inside_an_epoch_ends_where_an_undisturbed_one_does(tmp_path, dies_at, ema):
+    """Only the steps after the last saved state are trained again, with the noise that they had."""
+    settings, steps_done = replace(plan(4), ema=ema, save_every=2), []
+    undisturbed, whole = PlainReporter(), model()
+    best = fit(whole, train, validation, replace(settings, save_every=None), undisturbed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), train, validation, settings, Keeping(tmp_path, dies_at=dies_at))
+    resumed, again = PlainReporter(), model()
+    resumed.restore = lambda: tmp_path / "inside"
+    resumed.progress = lambda epoch, step, steps: steps_done.append((epoch, step))
+    best_again = fit(again, train, validation, settings, resumed)
+    epoch, step = dies_at
+    assert steps_done[0] == (epoch, (step - 1) // 2 * 2 + 1)
+    assert best_again["epoch"] == best["epoch"]
+    assert all(torch.equal(value, best_again["model"][name]) for name, value in best["model"].items())
+    assert [timeless(m) for m in resumed.history] == [timeless(m) for m in undisturbed.history[epoch:]]
+    for name, value in trained_state(whole).items():
+        assert torch.equal(value, trained_state(again)[name]), name
+
+
+def test_an_epoch_goes_on_with_another_number_of_workers(tmp_path):
+    """The new ranks add up what all old ones had, once; each of the same number of ranks goes on with its own sums."""
+
+    def state(rank, ranks):
+        head = model()
+        return RunState(head, optimizer_of(head, OWN, torch.device("cpu")), None, rank, ranks)
+
+    before = [state(rank, 3) for rank in range(3)]
+    for rank, one in enumerate(before):
+        for _ in range(4):
+            one.sums.add(torch.tensor(0.5 * (1 + rank)), 2)
+    with before[0].written(trained_state(before[0].model), [one.share() for one in before]) as folder:
+        for ranks, expected in [(3, [(4, 8), (8, 8), (12, 8)]), (2, [(24, 24), (0, 0)]), (1, [(24, 24)])]:
+            after = [state(rank, ranks) for rank in range(ranks)]
+            for one in after:
+                one.restore(folder)
+                with one.epoch_under_way(seed=0):
+                    assert (one.epoch, one.sums.steps) == (0, 4)
+            assert [(float(one.sums.loss), one.sums.clips) for one in after] == expected
+
+
 def test_the_average_of_the_weights_is_what_is_validated_and_kept():
     """The weights that are trained are the same with it and without; it is the average of them after each step."""
     plain, averaged, heads = PlainReporter(), PlainReporter(), (model(), model())
@@ -269,7 +320,7 @@ def test_what_is_trained_on_is_what_augmentation_makes_of_it():
 def test_a_finished_run_trains_nothing_more(tmp_path):
     best = fit(model(), train, validation, plan(2), Keeping(tmp_path))
     reporter = Keeping(tmp_path, restored=tmp_path / "1")
-    again = fit(model(), lambda epoch: pytest.fail("trained"), validation, plan(2), reporter)
+    again = fit(model(), lambda epoch, steps: pytest.fail("trained"), validation, plan(2), reporter)
     assert again["epoch"] == best["epoch"]
     assert reporter.history == []
 
@@ -290,7 +341,7 @@ def test_without_validation_the_last_epoch_is_kept():
 
 def test_an_epoch_without_batches_is_an_error():
     with pytest.raises(ValueError, match="no training batches"):
-        fit(model(), lambda epoch: [], validation, plan(1), PlainReporter())
+        fit(model(), lambda epoch, steps: [], validation, plan(1), PlainReporter())
 
 
 def test_predict_gives_probabilities_in_order_and_leaves_the_mode():
@@ -304,8 +355,8 @@ def test_predict_gives_probabilities_in_order_and_leaves_the_mode():
 def diverging(epoch_of_nan):
     """Training batches of which one epoch makes gradients that are not finite."""
 
-    def batches(epoch):
-        for batch in train(epoch):
+    def batches(epoch, steps):
+        for batch in train(epoch, steps):
             weight_B = torch.full((len(batch),), torch.inf if epoch == epoch_of_nan else 1.0)
             target_BK = torch.nn.functional.one_hot(batch.label_B, 3).float()
             yield replace(batch, soft=SoftTargets(target_BK=target_BK, weight_B=weight_B))

@@ -72,7 +72,7 @@ def alone(config, train, validation):
     plan = loop.LoopSettings(settings, EPOCHS, steps, config.seed, **balance, subsets=True)
     loop.fit(
         head,
-        lambda epoch: in_memory.shuffled(train, settings.batch_size, config.seed, epoch, settings.passes_per_epoch),
+        in_memory.batches_in_memory(train, settings.batch_size, config.seed, settings.passes_per_epoch),
         lambda epoch: in_memory.chunks(validation),
         plan,
         reporter,

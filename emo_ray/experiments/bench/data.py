@@ -24,7 +24,7 @@ from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import emovclip
 from emo_ray.models.clip_source import image_size
 from emo_ray.progress import progress
-from emo_ray.stages.fitting.ray_train import in_batches
+from emo_ray.stages.fitting.streaming import collated, in_tables
 from emo_ray.stages.fitting.video_job import read_video, video_dataset
 from emo_ray.training import loop
 
@@ -86,20 +86,20 @@ def stream(config: Config, scratch: Path) -> Measured:
     model = emovclip.build(config, LABELS)
     collate = partial(video_from_shards, labels=label_of)
     dataset = video_dataset(paths, list(label_of)[: _STREAM_STEPS * size])
-    in_memory = list(in_batches(dataset, collate, size))
+    in_memory = list(collated(in_tables(dataset, size), collate))
     histories: dict[str, list[dict]] = {"memory": [], "shards": []}
 
-    def seconds_per_clip(name: str, batches: loop.Batches) -> float:
+    def seconds_per_clip(name: str, batches: loop.TrainBatches) -> float:
         reporter = loop.PlainReporter()
         loop.fit(model, batches, lambda epoch: [], settings, reporter)
         histories[name] += reporter.history
         return 1 / reporter.history[0]["train_clips_per_s"]
 
-    def from_shards(epoch: int) -> Iterator[Batch]:
-        return in_batches(dataset, collate, size, config.train.shuffle_buffer, epoch)
+    def from_shards(epoch: int, steps: int) -> Iterator[Batch]:
+        return collated(in_tables(dataset, size, config.train.shuffle_buffer, epoch), collate)
 
     ways = {
-        "memory": partial(seconds_per_clip, "memory", lambda epoch: in_memory),
+        "memory": partial(seconds_per_clip, "memory", lambda epoch, steps: in_memory),
         "shards": partial(seconds_per_clip, "shards", from_shards),
     }
     with progress("feeding a train step", (config.bench.pairs + 1) * len(ways), "runs") as advance:
@@ -134,8 +134,8 @@ def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Bat
 
     sources: dict[str, Callable[[], Iterable[Batch]]] = {
         # As train reads a split whose shards fit in its share of the object store, and one whose do not.
-        "Ray Data, kept": lambda: in_batches(kept, collate, READING_BATCH),
-        "Ray Data, streamed": lambda: in_batches(streamed, collate, READING_BATCH),
+        "Ray Data, kept": lambda: collated(in_tables(kept, READING_BATCH), collate),
+        "Ray Data, streamed": lambda: collated(in_tables(streamed, READING_BATCH), collate),
         "DataLoader": lambda: batches_of_loader,
     }
     step_times_s = (READING_STEP_S, 0.0)

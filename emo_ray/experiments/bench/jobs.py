@@ -31,7 +31,7 @@ from emo_ray.progress import progress
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.fitting import ray_train
-from emo_ray.stages.fitting.ray_train import in_batches
+from emo_ray.stages.fitting.streaming import collated, in_tables
 from emo_ray.stages.fitting.video_job import video_dataset
 from emo_ray.stages.predict import predict as predict_job
 from emo_ray.stages.predictor import predict_part
@@ -66,7 +66,7 @@ def train(config: Config, scratch: Path) -> Measured:
         optimisation=config.emovclip,
         train_rows=len(label_of),
     )
-    train_batches, validation_batches = (list(in_batches(d, collate, batch_size)) for d in datasets.values())
+    train_batches, validation_batches = (list(collated(in_tables(d, batch_size), collate)) for d in datasets.values())
     batches_of_loader = loader(paths, collate, batch_size)
     torch.set_num_threads(resources.usable_threads(resources.train_worker_cpus(1)))
     first_epoch_s = _train_plainly(job, config, train_batches, validation_batches, epochs=2)
@@ -116,7 +116,7 @@ def _train_plainly(
 
     steps = -(-job.train_rows // job.optimisation.batch_size)
     settings = loop.LoopSettings(job.optimisation, epochs, steps, config.seed)
-    loop.fit(job.build(), lambda epoch: train, lambda epoch: validation, settings, TimingReporter())
+    loop.fit(job.build(), lambda epoch, steps: train, lambda epoch: validation, settings, TimingReporter())
     return (ends_s[-1] - ends_s[0]) / (epochs - 1)
 
 

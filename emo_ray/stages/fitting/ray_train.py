@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from ray.data.collate_fn import ArrowBatchCollateFn
 
 from emo_ray import bucket, cluster, durable, resources, store
 from emo_ray.config import Config
@@ -27,9 +27,11 @@ from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
 from emo_ray.progress import say
 from emo_ray.stages.fitting import epoch_log
+from emo_ray.stages.fitting.streaming import Rows, all_rows, collated, in_tables
 from emo_ray.training import loop
 from emo_ray.training.divergence import stopped_early
-from emo_ray.training.in_memory import own_device, shuffled
+from emo_ray.training.in_memory import batches_in_memory, own_device
+from emo_ray.training.run_state import STATE, load_state
 from emo_ray.training.seeds import Stream, derived_seed
 
 
@@ -54,9 +56,6 @@ class TrainingJob:
     collate_of: Callable[[int], Callable[[pa.Table], Batch]] | None = None  # epoch -> that of its training rows
     augment: Callable[[Any, int], Batch] | None = None  # as in LoopSettings
     ema: float = 0.0
-
-
-Rows = ray.data.Dataset | ray.data.DataIterator
 
 
 def train(
@@ -150,7 +149,7 @@ def _train_on_ray(
     checkpoint = trainer.fit().checkpoint
     assert checkpoint is not None, "every epoch reports one"
     with checkpoint.as_directory() as state:
-        return loop.load_state(Path(state))["best"]
+        return load_state(Path(state))["best"]
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
@@ -187,7 +186,7 @@ class RayTrainReporter:
             return None
         state = Path(checkpoint.to_directory(tempfile.mkdtemp()))
         try:
-            loop.load_state(state)
+            load_state(state)
         except store.DamagedFile as damage:
             say(f"{damage}: training begins anew")
             return None
@@ -197,8 +196,11 @@ class RayTrainReporter:
         """Writes the metrics, then commits the state: an epoch that is listed but not kept is run again."""
         if self.rank == 0:
             epoch_log.append(self.folder, metrics)
-        checkpoint = None if state is None else ray.train.Checkpoint.from_directory(state)
-        ray.train.report(metrics, checkpoint=checkpoint)
+        ray.train.report(metrics, checkpoint=_checkpoint(state))
+
+    def keep(self, state: Path | None) -> None:
+        """Commits the state inside an epoch."""
+        ray.train.report({}, checkpoint=_checkpoint(state))
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Writes the step down for the driver."""
@@ -213,6 +215,10 @@ class RayTrainReporter:
         return values
 
 
+def _checkpoint(state: Path | None) -> ray.train.Checkpoint | None:
+    return None if state is None else ray.train.Checkpoint.from_directory(state)
+
+
 class LocalReporter(loop.PlainReporter):
     """The reporter of a single process without Ray: it keeps state and metrics in a folder."""
 
@@ -222,31 +228,24 @@ class LocalReporter(loop.PlainReporter):
 
     def restore(self) -> Path | None:
         """The folder, if it holds the state of an epoch."""
-        return self.folder if store.local(self.folder / loop.STATE).exists() else None
+        return self.folder if store.local(self.folder / STATE).exists() else None
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         """Writes the metrics first: an epoch that is listed but not kept is run again, and counts once."""
-        assert state is not None, "a single process is rank 0"
         epoch_log.append(self.folder, metrics)
-        with durable.renamed(self.folder / loop.STATE) as temporary:
-            shutil.copyfile(state / loop.STATE, temporary)
+        self.keep(state)
         self.tell()
+
+    def keep(self, state: Path | None) -> None:
+        """Puts the state in the place of the last one."""
+        assert state is not None, "a single process is rank 0"
+        with durable.renamed(self.folder / STATE) as temporary:
+            shutil.copyfile(state / STATE, temporary)
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         """Shows the step in the progress bar, at most twice a second."""
         if self.progress_file.write(epoch, step, steps):
             self.tell()
-
-
-class Collate(ArrowBatchCollateFn):
-    """Ray's wrapper around a function from an Arrow table to a batch: decoding happens in the consumer."""
-
-    def __init__(self, function: Callable[[pa.Table], Batch]):
-        self.function = function
-
-    def __call__(self, table: pa.Table) -> Batch:  # type: ignore[override] # Ray hands on what this returns
-        """The batch of a table."""
-        return self.function(table)
 
 
 def _worker(job: TrainingJob, config: Config, folder: Path, threads: int) -> None:
@@ -291,51 +290,31 @@ def _train_in_worker(
         job.augment,
         job.ema,
         job.logit_shift_K,
+        config.train.save_every_steps,
     )
     if job.fusion:
-        features = job.collate(_all_rows(rows["train"]))
-        train = partial(shuffled, features, batch_size, config.seed, passes=job.passes_per_epoch)
+        train = batches_in_memory(job.collate(all_rows(rows["train"])), batch_size, config.seed, job.passes_per_epoch)
     else:
         train = partial(_train_batches, job, config, rows["train"], batch_size)
     validation = partial(_validation_batches, job, rows.get("validation"), reporter)
     return loop.fit(model, train, validation, settings, reporter)
 
 
-def _all_rows(rows: Rows) -> pa.Table:
-    blocks = rows.iter_batches(batch_size=None, batch_format="pyarrow")  # type: ignore[arg-type] # None: whole blocks
-    return pa.concat_tables(blocks)
-
-
 def _bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
-def _train_batches(job: TrainingJob, config: Config, rows: Rows, batch_size: int, epoch: int) -> Iterator[Batch]:
+def _train_batches(
+    job: TrainingJob, config: Config, rows: Rows, batch_size: int, epoch: int, steps: int
+) -> Iterator[Batch]:
     seed = derived_seed(config.seed, Stream.SHUFFLE_BUFFER, epoch, bits=31)
-    collate = job.collate_of(epoch) if job.collate_of else job.collate
-    return in_batches(rows, collate, batch_size, config.train.shuffle_buffer, seed)
+    tables = in_tables(rows, batch_size, config.train.shuffle_buffer, seed)
+    return collated(islice(tables, steps, None), job.collate_of(epoch) if job.collate_of else job.collate)
 
 
-def in_batches(
-    rows: Rows, collate: Callable[[pa.Table], Batch], batch_size: int, shuffle_buffer: int | None = None,
-    seed: int | None = None,
-) -> Iterator[Batch]:  # fmt: skip
-    """One pass over the rows in batches, made by threads while earlier ones are used; shuffled within a buffer."""
-    batches: Iterable[Any] = rows.iter_torch_batches(
-        batch_size=batch_size,
-        collate_fn=Collate(collate),
-        prefetch_batches=2,
-        local_shuffle_buffer_size=shuffle_buffer,
-        local_shuffle_seed=seed,
-    )
-    yield from batches
-
-
-def _validation_batches(job: TrainingJob, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterator[Batch]:
+def _validation_batches(job: TrainingJob, rows: Rows | None, reporter: loop.Reporter, epoch: int) -> Iterable[Batch]:
     """A worker's share of the validation batches: it reads the whole split, because Ray's splitting would drop rows."""
     if rows is None:
-        return
-    tables: Iterable[pa.Table] = rows.iter_batches(batch_size=job.optimisation.batch_size, batch_format="pyarrow")
-    for i, table in enumerate(tables):
-        if i % reporter.world_size == reporter.rank:
-            yield job.collate(table)
+        return []
+    tables = in_tables(rows, job.optimisation.batch_size)
+    return collated(islice(tables, reporter.rank, None, reporter.world_size), job.collate)

@@ -1,5 +1,6 @@
 """Training on Ray: in workers or in this process to the same weights, whatever is killed on the way."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,10 +17,10 @@ from emo_ray.config import override
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.fitting import video_job
-from emo_ray.stages.fitting.epoch_log import METRICS
-from emo_ray.stages.fitting.phases import train_phases
+from emo_ray.stages.fitting.epoch_log import METRICS, PROGRESS
+from emo_ray.stages.fitting.phases import train_emovclip, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
-from emo_ray.stages.fitting.ray_train import check_history
+from emo_ray.stages.fitting.ray_train import LocalReporter, check_history
 from emo_ray.stages.train import train
 from emo_ray.training import loop
 
@@ -66,6 +67,78 @@ def test_a_log_of_epochs_that_lacks_some_is_damaged_and_training_begins_anew(tmp
 
 def _timeless(metrics):
     return {k: v for k, v in metrics.items() if k not in loop.TIMES}
+
+
+def test_a_run_that_is_stopped_inside_an_epoch_of_either_phase_goes_on_there(trained, tiny_config, monkeypatch):
+    """To the bytes of an undisturbed run. The key of the checkpoint does not tell that states were saved."""
+    config = override(tiny_config, {"fusion.batch_size": 8, "tracking.enabled": False})
+    undisturbed = train(with_workers(config, 0)).path
+    config = override(with_workers(config, 0), {"train.save_every_steps": 2})
+    steps_done, stops, progress = [], [("emovclip", 1, 4), ("fusion", 0, 3)], LocalReporter.progress
+
+    def stopped(reporter, epoch, step, steps):
+        progress(reporter, epoch, step, steps)
+        steps_done.append((reporter.folder.name.partition("-")[0], epoch, step))
+        if steps_done[-1] in stops:
+            stops.remove(steps_done[-1])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalReporter, "progress", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    again = train(config).path
+    phases = {
+        phase: [(epoch, step) for name, epoch, step in steps_done if name == phase] for phase in ("emovclip", "fusion")
+    }
+    epochs = [[(epoch, step) for step in range(1, 6)] for epoch in range(2)]
+    assert phases["emovclip"] == [*epochs[0], *epochs[1][:4], *epochs[1][2:]]
+    assert phases["fusion"] == [*epochs[0][:3], *epochs[0][2:], *epochs[1]]
+    assert again.name == undisturbed.name
+    for name in (checkpoint_files.WEIGHTS, f"{checkpoint_files.EMOVCLIP}/{checkpoint_files.WEIGHTS}"):
+        assert (again / name).read_bytes() == (undisturbed / name).read_bytes()
+    histories = [[_timeless(row) for row in store.read_meta(path)["history"]] for path in (again, undisturbed)]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.slow
+def test_two_workers_that_are_killed_inside_an_epoch_go_on_there(tiny_config):
+    """With a state after each step: to the bytes of two workers that nothing disturbed."""
+    config = override(tiny_config, {"emovclip.batch_size": 2, "tracking.enabled": False})
+    paths, first_steps, done = [], [], threading.Event()
+
+    def kill(folder: Path) -> None:
+        """SIGKILL to both workers once three states are there; then note the first step that is told."""
+        while not done.wait(0.02):
+            if len(list(folder.glob("emovclip-*/ray/checkpoint_*"))) >= 3:
+                (progress_file,) = folder.glob(f"emovclip-*/{PROGRESS}")
+                for pid in _our_train_workers():
+                    os.kill(pid, signal.SIGKILL)
+                progress_file.unlink()
+                while not (progress_file.exists() or done.wait(0.02)):
+                    pass
+                first_steps.append(json.loads(progress_file.read_text()))
+                return
+
+    for save_every_steps in (None, 1):
+        config = override(with_workers(config, 2), {"train.save_every_steps": save_every_steps})
+        plan = resolve_training(config, open_corpus(config))
+        killer = threading.Thread(target=kill, args=[Path(config.store.root) / "train"])
+        if save_every_steps:
+            killer.start()
+        try:
+            train_emovclip(config, plan, lambda phase, metrics: None)
+        finally:
+            if save_every_steps:
+                done.set()
+                killer.join()
+        paths.append(plan.video_path)
+    ((epoch, step, _),) = first_steps
+    assert epoch == 0
+    assert step > 1
+    assert paths[0].name == paths[1].name
+    weights = [(path / checkpoint_files.WEIGHTS).read_bytes() for path in paths]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow
