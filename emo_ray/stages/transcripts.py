@@ -102,7 +102,7 @@ def recognise(config: Config, decoded: Decoded, clip_ids: set[str], rows: Rows, 
 
 def _answered(config: Config, decoded: Decoded, encoder: RecogniserSpec, table: pa.Table, usage: Usage) -> Heard:
     """The rows with the answers of an endpoint, asking for what has no final one. Equal sounds are one question."""
-    from emo_ray.stages.chat.asking import ask  # these two take openai and Ray, which only asking needs
+    from emo_ray.stages.chat.asking import ask  # these two import openai, which only asking needs
     from emo_ray.stages.chat.sounds import Question, Sounds, settings
 
     folder, log_name = answer_log.folder_of(cluster.store_root(config), "transcribed", settings(config.transcribe))

@@ -1,13 +1,12 @@
-"""Asking in a process of its own: the actor, and the job's side of it, which keeps the budget of the whole job."""
+"""Asking many questions at a time in a thread of the job, within the budget of the whole job."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
-import ray
-from pydantic import SecretStr
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from anyio.from_thread import start_blocking_portal
 
 from emo_ray import cluster
 from emo_ray.config import Config
@@ -19,7 +18,7 @@ from emo_ray.stages.chat.client import ChatRun, Done, Run
 
 
 class Questions(Protocol):
-    """Questions by digest. They cross processes, and may be too large to be in memory at once."""
+    """Questions by digest, which may be too large to be in memory at once."""
 
     @property
     def run_class(self) -> type[Run]:
@@ -52,56 +51,47 @@ class Prompts:
         return ((digest, prompt) for digest, prompt in self.prompt_of.items() if digest not in without)
 
 
-@ray.remote(num_cpus=0)  # it waits
-class AskingActor:
-    """The process that asks; `ask` yields answer by answer."""
-
-    async def ask(
-        self, config: Annotate | Transcribe, seed: int, folder: Path, questions: Questions, key: SecretStr | None
-    ) -> AsyncIterator[Done]:
-        """Ask the questions that have no final answer in the folder, and keep the answers there.
-
-        Questions that the budget has no room for get no answer. Raises ValueError as `Run.ask_all` and
-        `answer_log.locked` do.
-        """
-        with answer_log.locked(folder):
-            write = answer_log.writer(folder)
-            run = questions.run_class(config, seed, key, write)
-            answers = answer_log.read(folder, run.answer_class)  # another run may have added some meanwhile
-            for digest in answers.keys() & set(questions.digests()):
-                yield Done(answers[digest], 0, 0)
-            async for done in run.ask_all(questions.items(without=answers)):
-                yield done
-
-
 def ask(
     config: Config, asking: Annotate | Transcribe, folder: Path, questions: Questions, usage: Usage
 ) -> tuple[dict[str, ChatAnswer], Usage]:
     """The answers to these questions, by digest, and what the job has used with them.
 
-    `asking` is the section of the config whose endpoint is asked. Raises ValueError as `AskingActor.ask` does.
+    `asking` is the section of the config whose endpoint is asked. Raises ValueError as `Run.ask_all` and
+    `answer_log.locked` do.
     """
     settings = _within(asking, usage)
     answers = {digest: ChatAnswer(digest, UNASKED) for digest in questions.digests()}
     if settings is None:
         return answers, usage
-    cluster.connect(config)
-    # Beside this process, and with the key as an argument of the call: so it neither leaves the machine nor lies where
-    # Ray keeps how actors are made.
-    beside_us = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor_class: Any = AskingActor  # Ray's decorator keeps the plain class's type
-    actor = actor_class.options(scheduling_strategy=beside_us).remote()
     spent = Usage()
-    try:
-        with progress(f"asking {asking.model}", len(answers), "questions") as advance:
-            for reference in actor.ask.remote(settings, config.seed, folder, questions, cluster.api_key()):
-                reply = ray.get(reference)
-                answers[reply.answer.digest] = reply.answer
-                spent = Usage(max(spent.requests, reply.requests), max(spent.tokens, reply.tokens))
-                advance(1)
-    finally:
-        ray.kill(actor)
+    replies: SimpleQueue[Done | None] = SimpleQueue()
+    # The event loop has a thread of its own: a signal's exception, which is raised in the main thread, could get lost
+    # in a callback of the loop. When it ends this block, the requests that are under way are cancelled.
+    with progress(f"asking {asking.model}", len(answers), "questions") as advance, start_blocking_portal() as portal:
+        asked = portal.start_task_soon(_ask, settings, config.seed, folder, questions, replies.put)
+        asked.add_done_callback(lambda _: replies.put(None))
+        for reply in iter(replies.get, None):
+            answers[reply.answer.digest] = reply.answer
+            spent = Usage(max(spent.requests, reply.requests), max(spent.tokens, reply.tokens))
+            advance(1)
+        asked.result()
     return answers, Usage(usage.requests + spent.requests, usage.tokens + spent.tokens)
+
+
+async def _ask(
+    asking: Annotate | Transcribe, seed: int, folder: Path, questions: Questions, reply: Callable[[Done], None]
+) -> None:
+    """Ask the questions that have no final answer in the folder, keep the answers there, and reply with each.
+
+    Questions that the budget has no room for get no answer.
+    """
+    with answer_log.locked(folder):
+        run = questions.run_class(asking, seed, cluster.api_key(), answer_log.writer(folder))
+        answers = answer_log.read(folder, run.answer_class)  # another run may have added some meanwhile
+        for digest in answers.keys() & set(questions.digests()):
+            reply(Done(answers[digest], 0, 0))
+        async for done in run.ask_all(questions.items(without=answers)):
+            reply(done)
 
 
 def _within(asking: Annotate | Transcribe, usage: Usage) -> Any:

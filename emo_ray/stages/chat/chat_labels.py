@@ -46,7 +46,7 @@ def ask_labels(config: Config, prepared: Prepared, clips: Sequence[Clip]) -> tup
 
     Raises ValueError where the endpoint is not there or refuses every request.
     """
-    from emo_ray.stages.chat.asking import ask  # these two take openai and Ray, which only asking needs
+    from emo_ray.stages.chat.asking import ask  # these two import openai, which only asking needs
     from emo_ray.stages.chat.clip_questions import ClipQuestions
 
     folder, _ = answer_log.folder_of(cluster.store_root(config), "chat_labels", settings(config, prepared.labels))

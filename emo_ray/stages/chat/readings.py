@@ -89,7 +89,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
         if digest not in answers
     }
     if prompts:
-        from emo_ray.stages.chat.asking import Prompts, ask  # it imports Ray, and most jobs have nothing to ask
+        from emo_ray.stages.chat.asking import Prompts, ask  # it imports openai, and most jobs have nothing to ask
 
         new_answers, usage = ask(config, config.annotate, folder, Prompts(prompts), usage)
         answers |= new_answers
