@@ -1,6 +1,6 @@
 """The only training loop. It knows a reporter, but neither Ray nor MLflow.
 
-An epoch may run twice, when a crash comes after its report and before the report is committed. So an epoch depends on
+An epoch or step may run twice, when a crash comes after its report and before the report is committed. So it depends on
 nothing but the state before it, the seed and its number.
 """
 

@@ -69,12 +69,13 @@ def _timeless(metrics):
     return {k: v for k, v in metrics.items() if k not in loop.TIMES}
 
 
-def test_a_run_that_is_stopped_inside_an_epoch_of_either_phase_goes_on_there(trained, tiny_config, monkeypatch):
+def test_a_run_that_is_stopped_inside_an_epoch_of_any_phase_goes_on_there(trained, tiny_config, monkeypatch):
     """To the bytes of an undisturbed run. The key of the checkpoint does not tell that states were saved."""
-    config = override(tiny_config, {"fusion.batch_size": 8, "tracking.enabled": False})
+    changes = {"fusion.batch_size": 8, "train.joint_epochs": 1, "tracking.enabled": False}
+    config = override(tiny_config, changes)
     undisturbed = train(with_workers(config, 0)).path
     config = override(with_workers(config, 0), {"train.save_every_steps": 2})
-    steps_done, stops, progress = [], [("emovclip", 1, 4), ("fusion", 0, 3)], LocalReporter.progress
+    steps_done, stops, progress = [], [("emovclip", 1, 4), ("fusion", 0, 3), ("joint", 0, 5)], LocalReporter.progress
 
     def stopped(reporter, epoch, step, steps):
         progress(reporter, epoch, step, steps)
@@ -84,16 +85,15 @@ def test_a_run_that_is_stopped_inside_an_epoch_of_either_phase_goes_on_there(tra
             raise KeyboardInterrupt
 
     monkeypatch.setattr(LocalReporter, "progress", stopped)
-    for _ in range(2):
+    for _ in range(len(stops)):
         with pytest.raises(KeyboardInterrupt):
             train(config)
     again = train(config).path
-    phases = {
-        phase: [(epoch, step) for name, epoch, step in steps_done if name == phase] for phase in ("emovclip", "fusion")
-    }
-    epochs = [[(epoch, step) for step in range(1, 6)] for epoch in range(2)]
+    phases = {phase: [place for name, *place in steps_done if name == phase] for phase, *_ in steps_done}
+    epochs = [[[epoch, step] for step in range(1, 6)] for epoch in range(2)]
     assert phases["emovclip"] == [*epochs[0], *epochs[1][:4], *epochs[1][2:]]
     assert phases["fusion"] == [*epochs[0][:3], *epochs[0][2:], *epochs[1]]
+    assert phases["joint"] == [*epochs[0], *epochs[0][4:]]
     assert again.name == undisturbed.name
     for name in (checkpoint_files.WEIGHTS, f"{checkpoint_files.EMOVCLIP}/{checkpoint_files.WEIGHTS}"):
         assert (again / name).read_bytes() == (undisturbed / name).read_bytes()
