@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,6 +13,7 @@ from emo_ray.config.data_settings import Scope
 _STRETCH_BYTES = 16 * 2**10
 _BLOCK_BYTES = 2**20
 _THREADS = 32  # most of them wait for storage
+_AT_ONCE_S = 0.005  # of reading in this thread first: a few files on a disk take less than threads take to start
 _MOST_AT_ONCE = 32  # files of one thread: handing over costs as much as reading
 
 Item = TypeVar("Item")
@@ -41,13 +43,20 @@ def file_digest(path: str | os.PathLike[str], scope: Scope) -> tuple[int, str | 
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Result]:
-    """The result of `work` for each file, in order, from many threads.
+    """The result of `work` for each file, in order, from many threads unless it is there at once.
 
     `report` is called now and then with the number of files that are done, and that of all.
     """
-    size = min(_MOST_AT_ONCE, -(-len(items) // _THREADS)) or 1
-    chunks = [items[i : i + size] for i in range(0, len(items), size)]
     results: list[Result] = []
+    until_s = time.monotonic() + _AT_ONCE_S
+    while len(results) < len(items) and time.monotonic() < until_s:
+        results.append(work(items[len(results)]))
+    report(len(results), len(items))
+    if len(results) == len(items):
+        return results
+    left = items[len(results) :]
+    size = min(_MOST_AT_ONCE, -(-len(left) // _THREADS))
+    chunks = [left[i : i + size] for i in range(0, len(left), size)]
     pool = ThreadPoolExecutor(_THREADS)
     try:
         for chunk in pool.map(lambda chunk: [work(item) for item in chunk], chunks):

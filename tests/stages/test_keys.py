@@ -101,9 +101,9 @@ OTHER = {
     "data.labels": LABELS[::-1],
     "data.test_fraction": 0.4,
     "data.validation_fraction": 0.4,
-    "synthetic.train_clips": 18,
-    "synthetic.validation_clips": 12,
-    "synthetic.test_clips": 12,
+    "synthetic.train_clips": 8,
+    "synthetic.validation_clips": 7,
+    "synthetic.test_clips": 7,
     "synthetic.missing_rate": 0.3,
     "media.image_size": 48,
     "media.frames_stored": 5,
@@ -184,15 +184,15 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     corpus = Synthetic(train_clips=6, validation_clips=6, test_clips=6, unlabelled_clips=0)
     script = next(script for script in synthetic.write_scripts(corpus) if {"video", "audio"} <= script.shown.keys())
     shutil.copyfile(synthetic.render(script, folder).video, folder / "video.mp4")
-    rows = [row_of(i) for i in range(30)]
-    another = rows[0] | {"clip_id": "clip-30", "video": "media/clip-30.mp4"}
+    rows = [row_of(i) for i in range(15)]
+    another = rows[0] | {"clip_id": "clip-15", "video": "media/clip-15.mp4"}
     for i, row in enumerate([*rows, another]):
         for place in ("", "elsewhere"):
             target = folder / place / row["video"]
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / "video.mp4", target)
             mark(target, i + len(place))
-    splits = ["training"] + ["train"] * 17 + ["test"] * 6 + ["unlabelled"] * 6
+    splits = ["training"] + ["train"] * 8 + ["test"] * 3 + ["unlabelled"] * 3
     write_lines(folder / "uncut.jsonl", rows)
     wordless = [row | {"text": None, "language": f"language {i}"} for i, row in enumerate(rows)]
     write_lines(folder / "wordless.jsonl", wordless)
@@ -203,7 +203,7 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
     write_lines(folder / "more.jsonl", [*rows, another])
     for i, name in enumerate((*MODALITIES, "other")):
         np.savez(folder / f"{name}.npz", **{row["clip_id"]: np.full(3, i, np.float32) for row in rows})
-    unlabelled = [row["clip_id"] for row in rows[24:]]
+    unlabelled = [row["clip_id"] for row in rows[12:]]
     for name, chance in (("round", 0.8), ("other round", 0.7)):
         probabilities = {clip_id: [chance, 1 - chance, 0.0] for clip_id in unlabelled}
         pseudo_round(folder / name, probabilities, LABELS, unlabelled)
@@ -224,9 +224,9 @@ def folder(tiny_config, tmp_path_factory, pseudo_round):
 
 
 def row_of(i):
-    """A row of a manifest; the last six have no label."""
-    about = {"clip_id": f"clip-{i:02d}", "video": f"media/clip-{i:02d}.mp4", "speaker": f"person {i // 3}"}
-    return about | {"text": f"säg {i}", "translation": f"dis {i}"} | ({"label": LABELS[i % 3]} if i < 24 else {})
+    """A row of a manifest; the last three of 15 have no label."""
+    about = {"clip_id": f"clip-{i:02d}", "video": f"media/clip-{i:02d}.mp4", "speaker": f"person {i // 2}"}
+    return about | {"text": f"säg {i}", "translation": f"dis {i}"} | ({"label": LABELS[i % 3]} if i < 12 else {})
 
 
 def write_lines(path, rows):
@@ -236,7 +236,7 @@ def write_lines(path, rows):
 @pytest.fixture(scope="module")
 def base_of(tiny_config, folder):
     """A function to a base: its config, and the names of its artefacts."""
-    small = {"train_clips": 12, "validation_clips": 6, "test_clips": 6, "unlabelled_clips": 6}
+    small = {"train_clips": 6, "validation_clips": 6, "test_clips": 6, "unlabelled_clips": 3}
     common = {f"synthetic.{name}": count for name, count in small.items()} | {"store.root": str(folder / "store")}
     names = {}
 
