@@ -86,6 +86,19 @@ def written(content, folder):
     return claims.write(content, folder).read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of the example's page; a page takes half a second to draw."""
+    folder = tmp_path_factory.mktemp("claims")
+    claims.write(example(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(folder):
+    return (folder / claims.PAGE).read_text(encoding="utf-8")
+
+
 def forms(content, folder):
     """The three forms as text: terminal, HTML, Markdown."""
     return printed(content), visible(written(content, folder)), claims.as_markdown(content)
@@ -119,20 +132,19 @@ def test_a_narrow_terminal_loses_no_number():
     assert set(numbers(content)) <= set(re.findall(r"\d+\.\d", printed(content, width=80)))
 
 
-def test_a_failing_claim_is_named_in_the_summary_of_all_three_forms(tmp_path):
+def test_a_failing_claim_is_named_in_the_summary_of_all_three_forms(html):
     content = example()
     points = f"{100 * content['differences'][1]['mean']:+.1f}"
     summary = claims.summary(content)
     assert all(part in summary for part in ("3 of 4", "FAILS: claim 2, difference of 2", f"{points} points"))
-    for text in forms(content, tmp_path):
+    for text in (printed(content), visible(html), claims.as_markdown(content)):
         assert summary in " ".join(text.replace("\\", "").split())
         assert text.count("FAILS") == 2  # the summary and the verdict
     assert "holds" in printed(content)
 
 
-def test_verdicts_have_styles(tmp_path):
+def test_verdicts_have_styles(html):
     content = example()
-    html = written(content, tmp_path)
     assert html.count('<td class="good">holds</td>') == 3
     assert html.count('<td class="bad">FAILS</td>') == 1
     assert 'class="summary bad"' in html
@@ -210,8 +222,8 @@ def test_text_survives_and_is_escaped(tmp_path):
     assert not re.search(r"(?<!\\)[<&$`]", text)
 
 
-def test_the_page_loads_nothing(tmp_path):
-    assert not loaded(written(example(), tmp_path))
+def test_the_page_loads_nothing(html):
+    assert not loaded(html)
 
 
 @pytest.mark.parametrize("content", [example(), example(worlds=1), evil()], ids=["three worlds", "one world", "evil"])
@@ -229,23 +241,20 @@ def test_one_sharp_picture_for_each_table_which_the_page_holds(tmp_path, content
             assert np.asarray(image.convert("L")).std() > 10  # something is drawn
 
 
-def test_pictures_have_the_names_of_their_claims(tmp_path):
-    content = example()
-    written(content, tmp_path / "a")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+def test_pictures_have_the_names_of_their_claims(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
         *("claim-1.png", "claim-2-2.png", "claim-2.png", "claim-4.png", claims.PAGE, claims.MARKDOWN)
     ]
 
 
-def test_same_content_same_bytes_and_the_content_is_left_alone(tmp_path):
+def test_same_content_same_bytes_and_the_content_is_left_alone(folder, tmp_path):
     content = example()
     before = copy.deepcopy(content)
-    for name in "ab":
-        claims.write(content, tmp_path / name)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    claims.write(content, tmp_path)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
     assert content == before
-    assert (tmp_path / "a" / claims.MARKDOWN).read_text(encoding="utf-8") == claims.as_markdown(content)
+    assert (folder / claims.MARKDOWN).read_text(encoding="utf-8") == claims.as_markdown(content)
 
 
 def test_a_difference_by_hand():
