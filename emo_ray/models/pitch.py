@@ -193,11 +193,15 @@ def _next_pulse(wave_S: np.ndarray, pulse: float, period: float, direction: int)
         return None
     searched_S = wave_S[low - half : high + half + 1]
     template_S = wave_S[centre - half : centre + half + 1]
-    energy_S = np.concatenate([[0.0], np.cumsum(searched_S**2)])
-    energies_L = energy_S[len(template_S) :] - energy_S[: -len(template_S)]
-    fits_L = np.correlate(searched_S, template_S) / np.sqrt(np.maximum(energies_L, 1e-12))
+    energies_S = (searched_S**2).cumsum()
+    energies_L = energies_S[len(template_S) - 1 :].copy()
+    energies_L[1:] -= energies_S[: -len(template_S)]
+    fits_L = np.correlate(searched_S, template_S)
+    fits_L /= np.sqrt(np.maximum(energies_L, 1e-12, out=energies_L), out=energies_L)
     best = int(fits_L.argmax())
     offset = 0.0
-    if 0 < best < len(fits_L) - 1:
-        offset = float(parabola(fits_L[best - 1], fits_L[best], fits_L[best + 1])[0])
+    if 0 < best < len(fits_L) - 1:  # as `parabola`, whose arrays take longer than all of the above
+        left, middle, right = fits_L[best - 1 : best + 2].tolist()
+        offset = 0.5 * (left - right) / min(left - 2 * middle + right, -1e-12)
+        offset = max(-0.5, min(0.5, offset))
     return pulse + low + best - centre + offset  # the fraction that `centre` lacks is no part of the period
