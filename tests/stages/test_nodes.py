@@ -94,9 +94,9 @@ def test_training_shrinks_when_a_machine_leaves_and_grows_when_one_comes(nodes, 
 
     def is_trained_by(workers):
         epochs = [row for folder in store.glob("train/emovclip-*") for row in history(folder)]
-        return bool(epochs) and epochs[-1]["train_clips"] == {1: 35, 2: 34}[workers]
+        return len(epochs) > 3 and epochs[-1]["train_clips"] == {1: 35, 2: 34}[workers]
 
-    assert job.until(lambda: is_trained_by(2))
+    assert job.until(lambda: is_trained_by(2))  # for more than an epoch: the last one may have to be run again
     assert nodes.places("RayTrainWorker") == {leaves, stays}
     nodes.kill(leaves)
     assert job.until(lambda: is_trained_by(1))
