@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import QuickGELU
 
 from emo_ray.models.lora import LowRank
+
+_QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x)
 
 
 class Block(ABC):
@@ -136,7 +139,7 @@ class OpenClipBlock(Block):
 
     def norm(self, x: torch.Tensor) -> torch.Tensor:
         """The norm in front of attention."""
-        return self.module.ln_1(x)
+        return normed(self.module.ln_1, x)
 
     def key_value_layer(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The layers k and v, which lie together."""
@@ -147,7 +150,8 @@ class OpenClipBlock(Block):
         """Output projection, MLP, and both residual sums with their layer scales."""
         block = self.module
         x = x + block.ls_1(self.linear("out", mixed))
-        return x + block.ls_2(self.linear("fc2", block.mlp.gelu(self.linear("fc1", block.ln_2(x)))))
+        hidden = activated(block.mlp.gelu, self.linear("fc1", normed(block.ln_2, x)))
+        return x + block.ls_2(self.linear("fc2", hidden))
 
     def _of(self, layer: str) -> Any:
         return {"out": self.module.attn.out_proj, "fc1": self.module.mlp.c_fc, "fc2": self.module.mlp.c_proj}[layer]
@@ -171,7 +175,7 @@ class OpenClipTower(Tower):
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """The norm in front of the first block, where there is one."""
-        return self.visual.ln_pre(x)
+        return normed(self.visual.ln_pre, x)
 
     def summary(self, x_BTND: torch.Tensor) -> torch.Tensor:
         """The CLS tokens; the mean of the patches where that is what is pooled."""
@@ -201,9 +205,11 @@ def prompted_block(
     block.begin()
     tokens = [block.norm(x_BTND), *(block.norm(p) for p in prompts)]
     query = block.query(tokens[0][:, :, :queries])
-    key_value = torch.cat([block.key_value(t).expand(B, T, -1, -1) for t in tokens], dim=2)
+    # Contiguous, because GPUs join other tensors four times as slowly.
+    key_value = torch.cat([block.key_value(t).expand(B, T, -1, -1).contiguous() for t in tokens], dim=2)
     query = query.reshape(B * T, x_BTQD.shape[2], block.heads, -1).transpose(1, 2)
-    key, value = key_value.reshape(B * T, -1, 2, block.heads, query.shape[-1]).permute(2, 0, 3, 1, 4)
+    # Their gradients come back in this order, and are put together without another copy.
+    key, value = (t.transpose(1, 2) for t in key_value.reshape(B * T, -1, 2, block.heads, query.shape[-1]).unbind(2))
     mixed = attention(block.ready_query(query), block.ready_key(key), value, mask_NN)
     return block.finish(x_BTQD, mixed.transpose(1, 2).reshape(*x_BTQD.shape[:3], -1))
 
@@ -228,6 +234,26 @@ def cls_block(block: Block, x_BTND: torch.Tensor, prompts: Sequence[torch.Tensor
         mixed = block.low_rank.added_to_absorbed_value(mixed_rows, mixed)
     value_bias, mixed = block.bias("v"), mixed.flatten(-2)
     return block.finish(cls_rows(x_BTND), mixed if value_bias is None else mixed + value_bias)[:, :, None]
+
+
+def normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
+    """A layer norm of rows in their own number format.
+
+    On GPUs autocast would compute it in float32: two casts, and a copy of all rows for the gradient. Means and
+    deviations are computed in float32 either way.
+    """
+    if not (x.is_cuda and x.dtype == torch.bfloat16 and isinstance(norm, torch.nn.LayerNorm)):
+        return norm(x)
+    with torch.autocast("cuda", enabled=False):
+        weight, bias = (None if vector is None else vector.to(x.dtype) for vector in (norm.weight, norm.bias))
+        return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def activated(activation: Any, x: torch.Tensor) -> torch.Tensor:
+    """The activation of an MLP. QuickGELU is written as SiLU, which keeps one tensor for the gradient and not three."""
+    if isinstance(activation, QuickGELU):
+        return F.silu(_QUICK * x) / _QUICK
+    return activation(x)
 
 
 def attention(

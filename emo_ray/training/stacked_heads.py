@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.optim.adamw import adamw
 
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.models.fusion import FusionHead, rates
+from emo_ray.training import stacked_adamw as adamw
 from emo_ray.training.in_memory import chunks
 from emo_ray.training.loss import class_weights, logit_shift, losses
 from emo_ray.training.metrics import counts
@@ -28,7 +28,6 @@ from emo_ray.training.stacked_validation import ValidationPart
 # Heads that are trained together must agree on these fields of `fusion`; all others may differ.
 SHARED_FIELDS = ("hidden", "feature_dropout", "batch_size", "passes_per_epoch", "start_from", "context", "sampling")
 _PIECES = ("project", "mix")  # of several parameters: see `stacked_trunk`
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,10 @@ class StackedHeads:
 
     def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
         """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
-        total_T = torch.zeros(len(self.configs), device=self.device)
+        total_T, schedule = torch.zeros(len(self.configs), device=self.device), self._schedule()
         for number, step in enumerate(self.batches.steps(self.epochs_done, self.rate_TR)):
             total_T += self._gradients(step) * step.clips_T
-            self._update(number)
+            self._update(schedule, number)
         self.epochs_done += 1
         finite_T = total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
         passes = self.configs[0].settings.passes_per_epoch
@@ -122,7 +121,6 @@ class StackedHeads:
         lanes = [(config.fold, config.seed) for config in self.configs]
         self.batches = Epochs(self.clips, lanes, settings_T[0], self.head_of)
         self.steps_T = [self.batches.steps_of[config.fold] for config in self.configs]
-        self.decay_T1 = self._column([settings.weight_decay for settings in settings_T])
         self.max_norm_T1 = self._column([settings.grad_clip_norm for settings in settings_T])
         self.dropout_T11 = self._column([settings.dropout for settings in settings_T])[..., None]
         self.smoothing_T11 = self._column([settings.label_smoothing for settings in settings_T])[..., None]
@@ -177,40 +175,25 @@ class StackedHeads:
             window.backward_near()
         return loss_T
 
+    def _schedule(self) -> adamw.Schedule:
+        """The learning rates of the next epoch's steps."""
+        rates_TS: list[list[float | None]] = []
+        for config, steps in zip(self.configs, self.steps_T, strict=True):
+            settings, first = config.settings, self.epochs_done * steps
+            progress = [(first + number + 1) / (steps * self.epochs) for number in range(steps)]
+            rates_S = [settings.lr * learning_rate_factor(done, settings.warmup_fraction) for done in progress]
+            rates_TS.append([*rates_S, *[None] * (max(self.steps_T) - steps)])
+        firsts_T = [self.epochs_done * steps for steps in self.steps_T]
+        return adamw.Schedule(
+            rates_TS, firsts_T, [config.settings.weight_decay for config in self.configs], self.device
+        )
+
     @torch.no_grad()
-    def _update(self, number: int) -> None:
+    def _update(self, schedule: adamw.Schedule, number: int) -> None:
         """Clip the gradients and take AdamW's step, as the loop does; `number` is that of the step in its epoch."""
         norm_T1 = torch.linalg.vector_norm(self.grad_TP, dim=1, keepdim=True)
-        self.grad_TP.mul_((self.max_norm_T1 / (norm_T1 + 1e-6)).clamp(max=1.0))
-        steps_T = [self.epochs_done * steps + number if number < steps else None for steps in self.steps_T]
-        lrs = [
-            0.0 if step is None else self._lr(config, (step + 1) / (steps * self.epochs))
-            for config, step, steps in zip(self.configs, steps_T, self.steps_T, strict=True)
-        ]
-        # AdamW decays a whole row. What should not decay is divided by the same factor before, which passes over less.
-        lr_T1 = self._column(lrs)
-        self.flat_TP[:, self.decaying :].div_(1 - lr_T1 * self.decay_T1)
-        if self.device.type == "cpu":
-            rows = zip(self.flat_TP, self.grad_TP, *self.moments_TP, strict=True)
-            for row, step, lr, config in zip(rows, steps_T, lrs, self.configs, strict=True):
-                if step is not None:
-                    _adamw(row, lr, config.settings.weight_decay, step)
-        else:
-            self._adamw_of_all(lr_T1, steps_T)
-
-    def _lr(self, config: HeadConfig, progress: float) -> float:
-        return config.settings.lr * learning_rate_factor(progress, config.settings.warmup_fraction)
-
-    def _adamw_of_all(self, lr_T1: torch.Tensor, steps_T: Sequence[int | None]) -> None:
-        """AdamW for all heads in a few kernels; a head whose epoch is over stays as it is."""
-        mean_TP, square_TP = self.moments_TP
-        is_live_T1 = self._column([float(step is not None) for step in steps_T])
-        step_T1 = self._column([float(step or 0) + 1 for step in steps_T])
-        mean_TP.lerp_(self.grad_TP, (1 - _BETAS[0]) * is_live_T1)
-        square_TP.lerp_(self.grad_TP.square(), (1 - _BETAS[1]) * is_live_T1)
-        deviation_TP = (square_TP / (1 - _BETAS[1] ** step_T1)).sqrt_().add_(_EPSILON)
-        self.flat_TP.mul_(1 - lr_T1 * self.decay_T1)
-        self.flat_TP.sub_(lr_T1 / (1 - _BETAS[0] ** step_T1) * mean_TP / deviation_TP)
+        clip_T1 = (self.max_norm_T1 / (norm_T1 + 1e-6)).clamp(max=1.0)
+        adamw.step(schedule, number, self.flat_TP, self.grad_TP, self.moments_TP, clip_T1, self.decaying)
 
     @torch.no_grad()
     def _validate(self, fold: int, places: Sequence[int], subsets: Sequence[str]) -> list[Epoch]:
@@ -296,14 +279,3 @@ def _check_same_shape(configs: Sequence[HeadConfig]) -> None:
 def _counts(logits_TBK: torch.Tensor, label_B: torch.Tensor, classes: int) -> np.ndarray:
     """Confusion counts (T, K, K)."""
     return counts(logits_TBK.argmax(dim=-1).numpy(), label_B.numpy(), classes)
-
-
-def _adamw(row: Sequence[torch.Tensor], lr: float, weight_decay: float, step: int) -> None:
-    """AdamW's step number `step` (from 0) on the parameters, gradients and two moments of one head, in place."""
-    parameters, gradients, mean, square = row
-    beta1, beta2 = _BETAS
-    adamw(
-        [parameters], [gradients], [mean], [square], [], [torch.tensor(float(step))],
-        fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=weight_decay, eps=_EPSILON,
-        maximize=False,
-    )  # fmt: skip

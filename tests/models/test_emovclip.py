@@ -5,11 +5,13 @@ from functools import partial
 import open_clip
 import pytest
 import torch
+from devices import DEVICES
 from tiny_clips import LABELS, OFF, frames_of
 
 from emo_ray.models import emovclip, reference
 from emo_ray.models.clip import load_clip
 from emo_ray.models.emovclip import EmoVCLIP
+from emo_ray.models.trainable_state import cast_frozen
 
 
 def build(config):
@@ -105,9 +107,31 @@ def test_only_what_is_trained_gets_a_gradient_and_only_what_leads_to_it_a_graph(
 
 @pytest.mark.parametrize("architecture", [{"quick_gelu": True}, {"custom_text": True}])
 def test_other_open_clip_architectures(tiny, architecture):
-    config = tiny(name="other-vit", vision_cfg={"ls_init_value": 0.5}, **architecture)
-    model, images = build(config), frames_of(1, 4)
+    other = {"name": "other-vit", "vision_cfg": {"ls_init_value": 0.5}, **architecture}
+    model, without, images = build(tiny(**other)), build(tiny(OFF, **other)), frames_of(1, 4)
     torch.testing.assert_close(model.encode_video(images), reference.encode_video(model, images), atol=1e-5, rtol=0)
+    expected = without.clip.encode_image(images_of(without, images)).view(1, 4, -1).mean(dim=1)
+    torch.testing.assert_close(without.encode_video(images), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("changes", [{}, {"emovclip.lora.rank": 2, "emovclip.lora.dropout": 0.0}], ids=["", "LoRA"])
+def test_every_device_and_bf16_give_about_the_features_and_gradients_of_fp32_on_the_cpu(tiny, changes, device):
+    """The plain formulation is the reference. GPUs run norms and attention by other operators."""
+    model, frames = with_biases(build(tiny(changes, quick_gelu=True, name="other-vit"))), frames_of(3, 4)
+    trained = trained_of(model)
+    expected = reference.encode_video(model, frames)
+    expected_gradients = torch.autograd.grad(expected.square().sum(), trained)
+    model, frames = model.to(device), frames.to(device)
+    for bf16, tolerance in ((False, 1e-4), (True, 0.3)):  # deviations add up in the prompts of a tiny model
+        if bf16:
+            cast_frozen(model, torch.bfloat16)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            features_BD = model.encode_video(frames)
+        gradients = torch.autograd.grad(features_BD.float().square().sum(), trained_of(model))
+        pairs = zip((features_BD, *gradients), (expected, *expected_gradients), strict=True)
+        for actual, value in ((actual.float().cpu(), value) for actual, value in pairs):
+            assert (actual - value).norm() <= tolerance * value.norm() + 1e-6
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devices import DEVICES
 
 from emo_ray.config import load, override
 from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
@@ -172,8 +173,9 @@ def test_without_validation_clips_nothing_is_counted():
     assert together(configs, clips(40, 0), None)[0][0][-1].counts_SKK is None
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("offsets", [{}, {"context.before": 1, "context.after": 1}], ids=["alone", "context"])
-def test_heads_of_any_settings_and_folds_are_what_the_loop_makes_alone(offsets):
+def test_heads_of_any_settings_and_folds_are_what_the_loop_makes_alone(offsets, device):
     """Widths, batches, passes and folds of other sizes: some heads have no clips left in the last steps of others."""
     folds = [
         Clips(in_dialogues(clips(count, seed), seed), in_dialogues(clips(30, 5), 5))
@@ -186,7 +188,7 @@ def test_heads_of_any_settings_and_folds_are_what_the_loop_makes_alone(offsets):
         for config in configs_of(*((seed, {**change, **offsets}) for seed, change in enumerate(shapes)))
     ]
     fresh_heads = [fresh(config, folds[config.fold].train) for config in configs]
-    heads = Heads(fresh_heads, configs, folds, EPOCHS)
+    heads = Heads(fresh_heads, configs, folds, EPOCHS, torch.device(device))
     epochs = [heads.epoch(None) for _ in range(EPOCHS - 1)] + [heads.epoch(("VA",))]
     assert max(len(numbers) for numbers, _ in heads.stacks) > 2, "heads of both folds share a stack"
     for i, config in enumerate(configs):

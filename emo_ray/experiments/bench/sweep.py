@@ -28,7 +28,7 @@ from emo_ray.models import checkpoint
 from emo_ray.models.fusion import feature_rates, scalings
 from emo_ray.progress import progress
 from emo_ray.stages.fitting import ray_train
-from emo_ray.stages.sweeps.stacked import shared_out, start_workers, wave_of
+from emo_ray.stages.sweeps.stacked import most_at_once, process_count, shared_out, start_workers, wave_of
 from emo_ray.training.search import Params, applied
 from emo_ray.training.stacked_rows import Clips
 
@@ -122,13 +122,14 @@ def _folds(table: pa.Table) -> list[tuple[pa.Table, pa.Table]]:
 def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
     """Seconds per head, from when its processes have the features; measured at the end, as trials in folds are."""
     folds = [Clips(*(from_features(part) for part in parts)) for parts in _folds(table)]
-    workers = start_workers(config, _labels(), folds, int(cluster.cpus()))
+    workers = start_workers(config, _labels(), folds, process_count(config, len(trials) * FOLDS))
+    most = most_at_once(config, len(workers))
     ray.get([worker.start.remote({}) for worker in workers])
     plan = [False] * (config.train.epochs - 1) + [True]
     begun_s = time.perf_counter()
     begun = 0
     while begun < len(trials):
-        numbers = range(begun, begun + wave_of(len(trials) - begun, len(workers)))
+        numbers = range(begun, begun + wave_of(len(trials) - begun, most))
         begun = numbers.stop
         shares = shared_out({number: trials[number] for number in numbers}, FOLDS, config, len(workers))
         share_of = list(zip(workers, shares, strict=True))

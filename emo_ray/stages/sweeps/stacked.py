@@ -30,7 +30,8 @@ from emo_ray.training.head_stacks import Heads
 from emo_ray.training.stacked_heads import Epoch, HeadConfig
 from emo_ray.training.stacked_rows import Clips
 
-WIDTH = 8  # trials of a wave for each process; with more of them the search would learn less from wave to wave
+_WIDTH = 8  # trials of a wave for each process; with more of them the search would learn less from wave to wave
+_WIDTH_ON_GPU = 64  # a GPU is not filled before: 50 trials of MER2024's size take twice the time of 8
 FINISHED_WAVES = "whole.txt"  # how many trials the waves have that are recorded to the end
 _OPTUNA_STATE = {PRUNED: optuna.trial.TrialState.PRUNED, FAILED: optuna.trial.TrialState.FAIL}
 _STEP = 20_000  # parameters of a head that cost as much as what a step of any head costs
@@ -57,13 +58,13 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Clips]
     finished = finished_trials(records) if store.exists(finished_waves) else 0
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
-    space, processes = search.distributions(settings.space), _processes(config, len(folds))
-    workers = start_workers(config, labels, folds, processes)
+    space, processes = search.distributions(settings.space), process_count(config, settings.trials * len(folds))
+    workers, most = start_workers(config, labels, folds, processes), most_at_once(config, processes)
     with progress("searching", settings.trials, "trials") as advance:
         advance(len(study.trials))
         while (begun := len(records.trials)) < settings.trials:
             study.sampler = search.sampler(settings, config.seed + begun)  # a resumed sweep goes on as it would have
-            suggestions = [study.ask(space) for _ in range(wave_of(settings.trials - begun, processes))]
+            suggestions = [study.ask(space) for _ in range(wave_of(settings.trials - begun, most))]
             begun_s = time.monotonic()
             trials = _run_wave(config, suggestions, workers, len(folds), records)
             _record(trials, records, time.monotonic() - begun_s)
@@ -86,10 +87,20 @@ def finished_trials(records: Records) -> int:
     return next((number for number in range(finished) if number not in numbers), finished)
 
 
-def wave_of(trials: int, processes: int) -> int:
+def process_count(config: Config, heads: int) -> int:
+    """One process a core, or a GPU, but no more than can be filled."""
+    most = int(cluster.gpus() if resources.use_gpu(config, 1) else cluster.cpus())
+    return max(1, min(config.tune.max_concurrent or most, most, -(-heads // _WIDTH)))
+
+
+def most_at_once(config: Config, processes: int) -> int:
+    """The most trials of a wave."""
+    return processes * (_WIDTH_ON_GPU if resources.use_gpu(config, 1) else _WIDTH)
+
+
+def wave_of(trials: int, most: int) -> int:
     """How many of the trials that are left come next: waves are about as large as each other."""
-    waves = -(-trials // (WIDTH * processes))
-    return -(-trials // waves)
+    return -(-trials // -(-trials // most))
 
 
 def start_workers(config: Config, labels: Sequence[str], folds: Sequence[Clips], processes: int) -> list[Any]:
@@ -128,12 +139,6 @@ def _study(config: Config, records: Records) -> optuna.Study:
     if not study.trials and (params := search.default_params(config)) is not None:
         study.enqueue_trial(params)
     return study
-
-
-def _processes(config: Config, folds: int) -> int:
-    """One a core, or a GPU, but no more than can be filled."""
-    most = int(cluster.gpus() if resources.use_gpu(config, 1) else cluster.cpus())
-    return max(1, min(config.tune.max_concurrent or most, most, -(-config.tune.trials * folds // WIDTH)))
 
 
 def _run_wave(

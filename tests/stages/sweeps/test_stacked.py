@@ -4,18 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emo_ray.config import load
-from emo_ray.stages.sweeps.stacked import WIDTH, measured_subsets, shared_out, wave_of
+from emo_ray.stages.sweeps.stacked import measured_subsets, shared_out, wave_of
 
 
-@given(st.integers(1, 300), st.integers(1, 8))
-def test_waves_are_few_and_even(trials, processes):
+@given(st.integers(1, 300), st.integers(1, 64))
+def test_waves_are_few_and_even(trials, most):
     left, waves = trials, []
     while left:
-        waves.append(wave_of(left, processes))
+        waves.append(wave_of(left, most))
         left -= waves[-1]
     assert sum(waves) == trials
-    assert len(waves) == -(-trials // (processes * WIDTH))
-    assert max(waves) <= processes * WIDTH
+    assert len(waves) == -(-trials // most)
+    assert max(waves) <= most
     assert max(waves) - min(waves) <= 1
 
 
