@@ -246,12 +246,19 @@ def test_importance_is_said_to_be_a_hint(tmp_path):
     ],
     ids=["one", "failed", "pruned", "log", "words", "constant", "no keys", "nan"],
 )
-def test_little_makes_a_page_too_and_the_same_every_time(tmp_path, content):
+def test_little_makes_a_page_too(tmp_path, content):
     before = copy.deepcopy(content)
-    for name in "ab":
-        html = page_of(content, tmp_path / name)
-    assert "nan" not in visible(html).lower()
-    assert printed(content) == printed(content)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert "nan" not in visible(page_of(content, tmp_path)).lower()
+    assert "nan" not in printed(content).lower()
     assert repr(content) == repr(before)
+
+
+def test_a_page_with_all_pictures_is_the_same_every_time(tmp_path):
+    content = example(complete=12)
+    for name in "ab":
+        report.write(content, tmp_path / name)
+    assert printed(content) == printed(content)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"curves.png", "importance.png", "settings.png", "trials.png", report.PAGE, report.CSV}
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
