@@ -27,7 +27,8 @@ from ray.cluster_utils import Cluster
 from emo_ray import cluster, resources
 from emo_ray.config import load
 
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
+quiet = {"include_dashboard": False, "include_log_monitor": False}  # nobody looks at them, and each takes a process
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **quiet})
 config = load("mini", {"cluster.address": nodes.address})
 cluster.connect(config)
 cluster.connect(config)
@@ -41,7 +42,7 @@ def use_gpu(choice, processes):
 before = 0, 0
 for size in SIZES:
     if size != before:
-        nodes.add_node(num_cpus=size[0] - before[0], num_gpus=size[1] - before[1])
+        nodes.add_node(num_cpus=size[0] - before[0], num_gpus=size[1] - before[1], **quiet)
         nodes.wait_for_nodes()
     before = size
     answers.append({
@@ -194,7 +195,8 @@ def answers_of(code, home, **environment):
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):
     """What one cluster that grows answers at each of `SIZES`."""
-    return answers_of(GROW, tmp_path_factory.mktemp("grown"), RAY_AUTH_MODE="disabled")
+    workers = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}  # none has anything to do
+    return answers_of(GROW, tmp_path_factory.mktemp("grown"), RAY_AUTH_MODE="disabled", **workers)
 
 
 def test_resources_are_the_clusters(grown):
