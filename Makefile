@@ -14,8 +14,8 @@ claims: $(READY)  ## measure the paper's claims on three synthetic worlds with t
 chaos: $(READY)  ## make every fault on real jobs, and write the table of docs/reliability.md: half an hour or so
 	$(PY) jobs/chaos.py mini chaos.page=docs/reliability.md
 
-# One process runs the tests of the shared Ray, the other one the rest; the exit status counts both. Compiled modules
-# are kept, whatever the environment says: some hundred processes import them.
+# One process runs the tests of the shared Ray (tests/conftest.py), the other one the rest; the exit status counts both.
+# Compiled modules are kept, whatever the environment says: some hundred processes import them.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)  ## run the tests, in two processes
 	@$(PY) -m pytest -m 'ray and not slow' & ray=$$!; $(PY) -m pytest -m 'not ray and not slow'; others=$$?; \

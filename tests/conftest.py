@@ -45,6 +45,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project")
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 2**30  # of memory; the suite's files take a gigabyte
 PLACES = {"PYTEST_DEBUG_TEMPROOT", "TMPDIR"}  # variables by which a user chooses where tests write
+EVEN = {"test_evaluation.py"}  # files without Ray that its process runs too, so that both end at about the same time
 _in_memory: list[Path] = []
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FPS = 25
@@ -75,9 +76,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need the shared Ray, so that another process can run the others meanwhile."""
+    """Mark the tests of the process with the shared Ray, so that another process can run the others meanwhile."""
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.name in EVEN:
             item.add_marker("ray")
 
 
