@@ -112,6 +112,26 @@ def test_mer2024_fits_the_gpus_of_the_cluster_that_we_ship():
     assert memory_by_step(whole_batch, weights, on_gpu=True)["training EmoVCLIP"] > gpu_bytes
 
 
+@pytest.mark.parametrize(
+    ("clips", "changes", "measured_gb"),
+    [
+        (4, {}, 10.3),
+        (8, {}, 18.8),
+        (16, {}, 35.7),
+        (32, {}, 69.7),
+        (4, {"emovclip.lora.rank": 8}, 13.9),
+        (8, {"emovclip.lora.rank": 8}, 26.7),
+        (16, {"emovclip.lora.rank": 8}, 52.2),
+    ],
+)
+def test_the_estimate_of_training_is_a_little_more_than_what_steps_took_on_a_gpu(clips, changes, measured_gb):
+    """ViT-L/14 with 16 frames on an H100, by torch's count: without the optimiser's moments and CUDA itself."""
+    config = load("mer2024", {"emovclip.micro_batch_size": clips, **changes})
+    weights = weights_of(config, on_gpu=True, ask_hub=False)
+    estimate_gb = memory_by_step(config, weights, on_gpu=True)["training EmoVCLIP"] / 1e9
+    assert measured_gb + 1 < estimate_gb < 1.15 * measured_gb + 3
+
+
 def test_small_fits_a_laptop():
     config = load("small")
     weights = weights_of(config, on_gpu=False, ask_hub=False)
