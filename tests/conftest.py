@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -44,6 +45,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project")
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 2**30  # of memory; the suite's files take a gigabyte
+DAY_S = 24 * 3600
 PLACES = {"PYTEST_DEBUG_TEMPROOT", "TMPDIR"}  # variables by which a user chooses where tests write
 EVEN = {"test_evaluation.py"}  # files without Ray that its process runs too, so that both end at about the same time
 _in_memory: list[Path] = []
@@ -64,12 +66,14 @@ def pytest_configure() -> None:
     """Put the tests' files into memory where there is room: tests that write wait a sixth of their time for a disk."""
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     if min(room, psutil.virtual_memory().available) > ROOM_BYTES and not os.environ.keys() & PLACES:
+        left_over = SHARED_MEMORY.glob("emo_ray-tests-*")  # of runs that were killed
+        _in_memory.extend(folder for folder in left_over if time.time() - folder.stat().st_mtime > DAY_S)
         os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="emo_ray-tests-", dir=SHARED_MEMORY)
         _in_memory.append(Path(os.environ["PYTEST_DEBUG_TEMPROOT"]))
 
 
 def pytest_unconfigure() -> None:
-    """Remove them, so that they take no memory any more."""
+    """Remove them, and what killed runs left, so that they take no memory any more."""
     for folder in _in_memory:
         shutil.rmtree(folder, ignore_errors=True)
 
