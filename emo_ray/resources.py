@@ -6,6 +6,7 @@ from typing import Any
 
 from emo_ray.cluster import cpus, fewest_cpus, gpus, joins, may_grow, most_gpus
 from emo_ray.config import Config
+from emo_ray.config.model_settings import SMALL
 from emo_ray.progress import say
 
 _CPU_FRACTIONS = 10_000  # parts of a CPU that Ray tells apart
@@ -15,12 +16,14 @@ _GPU_LABEL = "ray.io/accelerator-type"
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 
 
-def stays_here(config: Config, tasks: int, clips: int | None = None) -> bool:
+def stays_here(config: Config, tasks: int, clips: int | None = None, is_light: bool = False) -> bool:
     """Whether this process does so many tasks: one at most, or no more clips than a part holds, and no cluster to join.
 
-    To start Ray and a process that imports torch takes longer than such work.
+    To start Ray and a process that imports torch takes longer than such work. `is_light`: rows are written, but nothing
+    is decoded or computed; so many parts of a small corpus take less.
     """
-    return not joins(config) and (tasks <= 1 or (clips is not None and clips <= config.media.clips_per_part))
+    most_clips = SMALL if is_light else config.media.clips_per_part
+    return not joins(config) and (tasks <= 1 or (clips is not None and clips <= most_clips))
 
 
 def use_gpu(config: Config, processes: int) -> bool:

@@ -108,7 +108,7 @@ KINDS = (
         "a worker process has died each time that it was started",
         "give it more memory, or run fewer at once with cluster.num_cpus",
         frozenset(),
-        re.compile(r"WorkerCrashedError|ActorDiedError|ActorUnavailableError"),
+        re.compile(r"WorkerCrashedError|ActorDiedError|ActorUnavailableError|BrokenProcessPool"),
     ),
 )
 _NUMBERS = frozenset.union(*(kind.numbers for kind in KINDS)) - {errno.ENOMEM, errno.EFBIG}

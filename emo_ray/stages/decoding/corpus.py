@@ -20,6 +20,7 @@ from emo_ray.data.manifest import Clip
 from emo_ray.data.manifest import checks as clip_checks
 from emo_ray.data.prepared import BAD_MEDIA, LEDGER, MANIFEST, MEDIA_NOTES, Prepared
 from emo_ray.data.roots import check_inside, root_of
+from emo_ray.models.clip_source import clip_source
 from emo_ray.progress import progress, say
 from emo_ray.stages.decoding.inspection import (
     measure_bad_media,
@@ -112,9 +113,10 @@ def plan_corpus(config: Config, cut: Callable[[Config, list[Clip]], list[Clip]] 
 
 def _check_weights(config: Config) -> None:
     """Raises ValueError for a pretrained tag that does not exist: before an hour of decoding and not after it."""
-    from emo_ray.models.clip import check_tag  # open_clip takes seconds to import
+    if isinstance(clip_source(config).weights, str):
+        from emo_ray.models.clip import check_tag  # open_clip takes seconds to import
 
-    check_tag(config)
+        check_tag(config)
 
 
 def _read_clips(config: Config) -> tuple[list[Clip], list[str]]:
@@ -194,11 +196,9 @@ def decode(config: Config, plan: ShardPlan) -> ShardPlan:
     total = sum(map(len, plan.clips_of.values()))
     if tasks and sum(sizes) < total:
         say(f"{total - sum(sizes)} of {total} clips are decoded already")
-    if all(clip.video is None and clip.audio is None for clip in plan.clips):
-        title = "writing transcripts and statuses"  # feature tables leave nothing to decode
-    else:
-        title = "decoding clips"
-    answers = in_parallel(config, write, list(tasks.values()), title, sizes)
+    is_bare = all(clip.video is None and clip.audio is None for clip in plan.clips)  # tables leave nothing to decode
+    title = "writing transcripts and statuses" if is_bare else "decoding clips"
+    answers = in_parallel(config, write, list(tasks.values()), title, sizes, is_light=is_bare)
     trouble.check_read(answer.decode() for answer in answers)
     return with_people(plan)
 
@@ -219,8 +219,9 @@ def in_parallel(
     title: str,
     sizes: Sequence[int],
     unit: str = "clips",
+    is_light: bool = False,
 ) -> list[bytes]:
-    """Run `work` over pickled tasks as Ray Data tasks, or here where there is little to do.
+    """Run `work` over pickled tasks as Ray Data tasks, or here where there is little to do (`resources.stays_here`).
 
     Results come in any order. `sizes` are the units of each task.
 
@@ -234,7 +235,7 @@ def in_parallel(
 
     rows = [{"task": task, "size": size} for task, size in zip(tasks, sizes, strict=True)]
     results = []
-    is_here = resources.stays_here(config, len(rows), sum(sizes) if unit == "clips" else None)
+    is_here = resources.stays_here(config, len(rows), sum(sizes) if unit == "clips" else None, is_light)
     with progress(title, sum(sizes), unit) as advance:
         for row in map(run, rows) if is_here else _in_tasks(config, run, rows):
             results.append(row["result"])

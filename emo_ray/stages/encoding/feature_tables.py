@@ -148,7 +148,8 @@ def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -
     from emo_ray.training.in_memory import own_device
 
     clips = sum(row["clips"] for row in rows)
-    if config.train.num_workers == 0 or resources.stays_here(config, len(rows), clips):
+    is_light = all(encoders[row["encoder"]].sources for row in rows)  # features are read from tables
+    if config.train.num_workers == 0 or resources.stays_here(config, len(rows), clips, is_light):
         with own_device(config) as device:
             yield from map(EncodeActor(encoders, config.media.patience_s, device.type), rows)
         return

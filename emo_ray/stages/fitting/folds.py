@@ -1,8 +1,12 @@
-"""Work on folds, side by side: in threads of the job's process, or in tasks of a cluster."""
+"""Work on folds, side by side: in processes of this machine, or in tasks of a cluster."""
 
 import os
+import pickle
+import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context, parent_process
+from threading import Thread
 from typing import Any
 
 from emo_ray import cluster
@@ -10,6 +14,7 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import SMALL
 from emo_ray.training.in_memory import one_thread
 
+_WORK: list[tuple[Callable[..., Any], Sequence[tuple]]] = []  # in a process of the pool: the function, its arguments
 OnDone = Callable[[int], object]  # takes how many folds have ended since it was last called
 
 
@@ -22,24 +27,51 @@ def in_folds(
 ) -> list[Any]:
     """The results of a function for the arguments of each fold, each computed on one core.
 
-    Folds of a small corpus stay in this process: they take less time than Ray and processes that import torch need to
-    start. Torch, NumPy and scikit-learn let other threads work while they compute.
+    Folds of a small corpus are computed by plain processes, which start sooner than Ray. Threads would wait for each
+    other: a step of a small head is too short to let go of the interpreter.
     """
     is_here = clips < SMALL and not cluster.joins(config)
-    return (_in_threads if is_here else _in_tasks)(config, function, folds, on_done)
+    return (_in_processes if is_here else _in_tasks)(config, function, folds, on_done)
 
 
-def _in_threads(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:
-    pool = ThreadPoolExecutor(min(len(folds), config.cluster.num_cpus or os.cpu_count() or 1))
-    with one_thread():  # in each of the threads
-        futures = [pool.submit(function, *fold) for fold in folds]
-        try:
-            for future in as_completed(futures):
-                future.result()  # an error ends the job at once
-                on_done(1)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    return [future.result() for future in futures]
+def _in_processes(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:
+    workers = min(len(folds), config.cluster.num_cpus or os.cpu_count() or 1)
+    # Pickled once, so that folds share what they have in common, and without torch's shared memory, which may be small.
+    begin_with = pickle.dumps((function, folds))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (begin_with,))
+    futures = [pool.submit(_fold, number) for number in range(len(folds))]
+    try:
+        for future in as_completed(futures):
+            future.result()  # an error ends the job at once
+            on_done(1)
+    except BaseException:
+        for process in active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [pickle.loads(future.result()) for future in futures]
+
+
+def _begin(begin_with: bytes) -> None:
+    """Make this process ready for `_fold`; it ends with its parent, however that ends."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    _WORK.append(pickle.loads(begin_with))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "the pool starts this process"
+    parent.join()
+    os._exit(1)
+
+
+def _fold(number: int) -> bytes:
+    """The pickled result of one fold, computed in a process of the pool."""
+    function, folds = _WORK[0]
+    with one_thread():
+        return pickle.dumps(function(*folds[number]))
 
 
 def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:

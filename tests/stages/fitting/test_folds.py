@@ -1,5 +1,7 @@
 """Folds give the same results wherever they run, and small ones need no library that takes seconds to import."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from emo_ray import resources, trouble
 from emo_ray.config import override
 from emo_ray.config.model_settings import SMALL
 from emo_ray.data.batch import FeatureBatch
@@ -26,23 +29,34 @@ def clips(count):
     return FeatureBatch(clip_ids=ids, present_BM=present_BM, features=features, label_B=torch.arange(count) % 3)
 
 
-def test_threads_and_tasks_give_the_same_bytes(ray_session, tiny_config):
+def test_processes_and_tasks_give_the_same_bytes(ray_session, tiny_config):
     batch, fold_B = clips(60), np.arange(60) % 4
     quick = {"train.epochs": 2, "fusion.passes_per_epoch": 2, "evaluate.floors": False}
     config = override(tiny_config, quick)
     folds = [(batch, fold_B == fold, config, CLASSES, batch.clip_ids) for fold in range(4)]
     ended = []
-    in_threads, in_tasks = (in_folds(config, count, held_out, folds, ended.append) for count in (60, SMALL))
+    in_processes, in_tasks = (in_folds(config, count, held_out, folds, ended.append) for count in (60, SMALL))
     assert sum(ended) == 2 * len(folds)
-    for here, there in zip(in_threads, in_tasks, strict=True):
+    for here, there in zip(in_processes, in_tasks, strict=True):
         assert here.chosen == there.chosen
         assert all(np.array_equal(values, there.probabilities[name]) for name, values in here.probabilities.items())
 
 
-def test_an_error_ends_all_folds(tiny_config):
-    def divide(number):
-        return 1 / number
+def divide(number):
+    return 1 / number
 
+
+def kill_itself(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_all_folds_as_trouble_of_the_machine(tiny_config):
+    with pytest.raises(Exception, match="process") as caught:
+        in_folds(tiny_config, 60, kill_itself, [(0,)])
+    assert any(kind.fits(caught.value) for kind in trouble.KINDS)
+
+
+def test_an_error_ends_all_folds(tiny_config):
     with pytest.raises(ZeroDivisionError):
         in_folds(tiny_config, 60, divide, [(number,) for number in range(3)])
 
@@ -52,3 +66,13 @@ def test_folds_of_small_corpora_import_nothing_slow():
     code = f"import sys; import {', '.join(f'emo_ray.{name}' for name in modules)}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert SLOW & set(loaded) == set()
+
+
+def test_feature_tables_of_a_small_corpus_need_no_ray(tiny_config, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    parts = 50
+    assert resources.stays_here(tiny_config, parts, SMALL, is_light=True)
+    assert not resources.stays_here(tiny_config, parts, SMALL + 1, is_light=True)
+    assert not resources.stays_here(tiny_config, parts, SMALL)
+    joined = override(tiny_config, {"cluster.address": "auto"})
+    assert not resources.stays_here(joined, parts, SMALL, is_light=True)
