@@ -29,7 +29,7 @@ for line in sys.stdin:
     if word == "add":
         node = cluster.add_node(num_cpus=int(rest[0]))
         nodes[node.node_id] = node
-        cluster.wait_for_nodes()
+        cluster.wait_for_nodes(timeout=300)
         answer = [node.node_id, node.all_processes["raylet"][0].process.pid]
     elif word == "kill":
         cluster.remove_node(nodes.pop(rest[0]), allow_graceful=False)
@@ -42,8 +42,8 @@ cluster.shutdown()
 _QUICK = {
     "RAY_AUTH_MODE": "disabled",
     "PYTHONPATH": str(ROOT),
-    "RAY_health_check_period_ms": "500",  # a dead node is noticed within seconds, not half a minute
-    "RAY_health_check_failure_threshold": "6",
+    "RAY_health_check_period_ms": "500",  # a dead node is noticed within ten seconds, a busy one is not taken for dead
+    "RAY_health_check_failure_threshold": "20",
     "RAY_raylet_start_wait_time_s": "300",  # a busy machine takes its time
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
