@@ -170,10 +170,10 @@ class CrossCorpus(Section, owner="caller"):
 class Claims(Section, decides=by_value("claims")):
     """Which claims are measured, and how often."""
 
-    part: Literal["paper", "gap"] = setting(
+    part: Literal["paper", "gap", "options"] = setting(
         "paper",
         "What is measured; also the first word of the command line. paper: the paper's claims. gap: what to train "
-        "where CLIP's pictures and the clips differ.",
+        "where CLIP's pictures and the clips differ. options: what train.joint_epochs and evaluate.views give.",
     )
     worlds: int = setting(3, "Synthetic worlds, each with clips of its own.", ge=1)
     seeds: int = setting(3, "Seeds of training in each world.", ge=1)

@@ -16,7 +16,7 @@ from typing import Any
 from emo_ray import cluster, durable, resources, store, tracking
 from emo_ray.config import Config, declarations, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.experiments.claims import comparisons
+from emo_ray.experiments.claims import comparisons, options
 from emo_ray.experiments.claims.comparisons import AllScores, compare
 from emo_ray.experiments.claims.trials import Scores, Trial, seeds_of, trials_of
 from emo_ray.models.identity import frozen_digest
@@ -67,7 +67,8 @@ def claims(config: Config) -> Result:
         tracking.check(config, root)
     _run_missing(config, planned)
     key = store.digest(comparisons.VERSION, settings_of(config, "claims"), [trial.folder.name for trial in planned])
-    return _reported(config, root, key, compare(config, _read_scores(planned)))
+    report_of = options.compare_options if config.claims.part == "options" else compare
+    return _reported(config, root, key, report_of(config, _read_scores(planned)))
 
 
 def _reported(config: Config, root: Path, key: str, content: report.ClaimsReport) -> Result:
@@ -91,11 +92,12 @@ def _reported(config: Config, root: Path, key: str, content: report.ClaimsReport
 
 def plan_trials(config: Config, root: Path) -> list[PlannedTrial]:
     """All trials, world by world, seeds in order. Worlds are decoded where they are not."""
+    trials = options.TRIALS if config.claims.part == "options" else trials_of(config)
     planned = []
     for world in range(config.claims.worlds):
         world_config = _world_config(config, root, world)
         corpus = Corpus(prepare_corpus(world_config))
-        for name, trial in trials_of(config).items():
+        for name, trial in trials.items():
             for seed in range(seeds_of(trial, config)):
                 trial_config = override(world_config, {**trial.changes, "seed": config.seed + seed})
                 folder = root / "claims" / "trials" / _key(trial, trial_config, corpus)
@@ -152,6 +154,7 @@ def _world_config(config: Config, root: Path, world: int) -> Config:
             "train.refit": False,
             "fusion.auto": False,
             "evaluate.floors": False,
+            "evaluate.views": 1,
             "tracking.enabled": False,
         },
     )
@@ -165,6 +168,7 @@ def _key(trial: Trial, config: Config, corpus: Corpus) -> str:
     else:
         plan = resolve_training(config, corpus)
         parts = [plan.video_path.name if trial.kind == "EmoVCLIP" and plan.video_path else plan.path.name]
+        parts += [config.evaluate.views] * (config.evaluate.views > 1)
     if trial.kind == "self-training":
         parts += [trial.labelled, settings_of(config, "self_training")]
     return store.digest(VERSION, trial.kind, corpus.prepared.path.name, parts)

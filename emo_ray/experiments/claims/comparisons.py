@@ -62,10 +62,7 @@ class Estimate(Mean):
 
 def compare(config: Config, scores: AllScores) -> ClaimsReport:
     """The tables and differences of every claim."""
-
-    def over_worlds(name: str, key: str = "test/V", seeds: int | None = None) -> np.ndarray:
-        return np.array([np.mean([_score(trial, key) for trial in world[:seeds]]) for world in scores[name]])
-
+    over_worlds = means_over_worlds(scores)
     tables: list[ClaimTable] = []
     differences: list[Difference] = []
     for part in (_against_untuned, _prompts, _modalities, _dropout, _self_training):
@@ -91,6 +88,15 @@ def compare(config: Config, scores: AllScores) -> ClaimsReport:
         "differences": differences,
         "empty": [],
     }
+
+
+def means_over_worlds(scores: AllScores) -> OverWorlds:
+    """A function that gives a trial's mean score over the seeds of each world, (W,)."""
+
+    def over_worlds(name: str, key: str = "test/V", seeds: int | None = None) -> np.ndarray:
+        return np.array([np.mean([_score(trial, key) for trial in world[:seeds]]) for world in scores[name]])
+
+    return over_worlds
 
 
 def _against_untuned(config: Config, over_worlds: OverWorlds) -> Part:
@@ -239,8 +245,9 @@ def _subset_cells(name: str, over_worlds: OverWorlds) -> list[Mean]:
 
 
 def _score(scores: Scores, key: str) -> float:
-    if key == "test/incomplete":
-        return float(np.mean([scores[f"test/{subset}"] for subset in INCOMPLETE]))
+    split, _, judged = key.partition("/")
+    if judged == "incomplete":
+        return float(np.mean([scores[f"{split}/{subset}"] for subset in INCOMPLETE]))
     return scores[key]
 
 

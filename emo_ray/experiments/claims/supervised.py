@@ -13,7 +13,7 @@ from emo_ray.data.batch import from_features
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.status import is_ok
 from emo_ray.experiments.claims.trials import JUDGED, Scores
-from emo_ray.inference.encoders import encoders_of
+from emo_ray.inference.encoders import encoders_of, with_views
 from emo_ray.models import checkpoint
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.encoding.labelled import labelled_rows
@@ -37,10 +37,11 @@ def model_scores(config: Config, corpus: Corpus) -> Scores:
     """A whole model: its WAF for every subset of its modalities, on the clips that have all three."""
     path, _ = train_model(config, corpus)
     prepared = corpus.prepared
+    encoders = with_views(encoders_of(config, path), config.evaluate.views, config.seed)
     scores: Scores = {}
     for split in JUDGED:
         label_of = complete_clips(prepared, prepared.labels_of(split))
-        batch, probabilities = predict_subsets(config, path, encoders_of(config, path), prepared, label_of)
+        batch, probabilities = predict_subsets(config, path, encoders, prepared, label_of)
         label_B = batch.label_B.numpy()
         for key, names in SUBSETS.items():
             if set(names) <= set(config.modalities):
