@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from emo_ray.reports import page
 from emo_ray.reports.figures import BLUE, CHANCE, INK, PALE_BLUE, empty_figure, label_point, style_axes
 from emo_ray.reports.page import Page, Picture
-from emo_ray.reports.reliability import WHEN, CalibrationChange, reliability_diagrams
+from emo_ray.reports.reliability import reliability_diagrams
+from emo_ray.reports.scorecard import WHEN, CalibrationChange
 from emo_ray.reports.table import Cell, Table
 from emo_ray.reports.wording import DASH, percent, plural, shorten
 

@@ -1,33 +1,11 @@
 """How often a model of a confidence is right: its calibration before and after temperature scaling, and the picture."""
 
-from typing import Literal, TypedDict
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emo_ray.reports.figures import BLUE, CHANCE, FAINT, empty_figure, label_point, style_axes
+from emo_ray.reports.scorecard import WHEN, Bins, CalibrationChange, When
 from emo_ray.reports.wording import percent
-
-When = Literal["before", "after"]  # temperature scaling
-WHEN: tuple[When, When] = ("before", "after")
-
-
-class Bins(TypedDict):
-    """A reliability diagram over bins of confidence; None where a bin has no clips."""
-
-    edges: list[float]
-    count: list[int]
-    confidence: list[float | None]
-    accuracy: list[float | None]
-
-
-class CalibrationChange(TypedDict):
-    """How well confidence matches how often it is right, on n labelled clips (`training.calibration.change`)."""
-
-    n: int
-    ece: dict[When, float | None]  # expected calibration error
-    nll: dict[When, float | None]  # mean negative log-likelihood in nats
-    reliability: dict[When, Bins]
 
 
 def reliability_diagrams(fit: CalibrationChange, name: str, shown: tuple[When, ...] = WHEN) -> Figure:

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.reports.floors import FloorScores, floor_notes
-from emo_ray.reports.reliability import CalibrationChange
 from emo_ray.reports.wording import SUBSET_NAMES, percent, plural, points
 from emo_ray.training.bootstrap import FEW_SPEAKERS
 
@@ -26,6 +25,26 @@ CONVENTIONS = {
 # "waf", "accuracy", "uar", "macro_f1" in [0, 1]; "n": clips; "classes": that occur, and UAR and macro F1 are means over
 Scores = dict[str, float]
 Interval = list[float]  # the ends of the 95 % interval
+When = Literal["before", "after"]  # temperature scaling
+WHEN: tuple[When, When] = ("before", "after")
+
+
+class Bins(TypedDict):
+    """A reliability diagram over bins of confidence; None where a bin has no clips."""
+
+    edges: list[float]
+    count: list[int]
+    confidence: list[float | None]
+    accuracy: list[float | None]
+
+
+class CalibrationChange(TypedDict):
+    """How well confidence matches how often it is right, on n labelled clips (`training.calibration.change`)."""
+
+    n: int
+    ece: dict[When, float | None]  # expected calibration error
+    nll: dict[When, float | None]  # mean negative log-likelihood in nats
+    reliability: dict[When, Bins]
 
 
 class SubsetScores(TypedDict):
