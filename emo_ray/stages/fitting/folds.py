@@ -1,4 +1,4 @@
-"""Work on folds, side by side: in processes of this machine, or in tasks of a cluster."""
+"""Work on folds: side by side in processes of this machine or in tasks of a cluster, or one by one."""
 
 import os
 import pickle
@@ -28,10 +28,22 @@ def in_folds(
     """The results of a function for the arguments of each fold, each computed on one core.
 
     Folds of a small corpus are computed by plain processes, which start sooner than Ray. Threads would wait for each
-    other: a step of a small head is too short to let go of the interpreter.
+    other: a step of a small head is too short to let go of the interpreter. `train.num_workers=0` keeps all folds in
+    this process.
     """
-    is_here = clips < SMALL and not cluster.joins(config)
-    return (_in_processes if is_here else _in_tasks)(config, function, folds, on_done)
+    if config.train.num_workers == 0:
+        return _here(function, folds, on_done)
+    is_small = clips < SMALL and not cluster.joins(config)
+    return (_in_processes if is_small else _in_tasks)(config, function, folds, on_done)
+
+
+def _here(function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:
+    results = []
+    for fold in folds:
+        with one_thread():
+            results.append(function(*fold))
+        on_done(1)
+    return results
 
 
 def _in_processes(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:

@@ -29,17 +29,22 @@ def clips(count):
     return FeatureBatch(clip_ids=ids, present_BM=present_BM, features=features, label_B=torch.arange(count) % 3)
 
 
-def test_processes_and_tasks_give_the_same_bytes(ray_session, tiny_config):
+def test_this_process_other_processes_and_tasks_give_the_same_bytes(ray_session, tiny_config):
     batch, fold_B = clips(60), np.arange(60) % 4
     quick = {"train.epochs": 2, "fusion.passes_per_epoch": 2, "evaluate.floors": False}
     config = override(tiny_config, quick)
     folds = [(batch, fold_B == fold, config, CLASSES, batch.clip_ids) for fold in range(4)]
     ended = []
-    in_processes, in_tasks = (in_folds(config, count, held_out, folds, ended.append) for count in (60, SMALL))
-    assert sum(ended) == 2 * len(folds)
-    for here, there in zip(in_processes, in_tasks, strict=True):
-        assert here.chosen == there.chosen
-        assert all(np.array_equal(values, there.probabilities[name]) for name, values in here.probabilities.items())
+    places = ((0, 60), (1, 60), (1, SMALL))  # workers, clips
+    results = [
+        in_folds(override(config, {"train.num_workers": workers}), count, held_out, folds, ended.append)
+        for workers, count in places
+    ]
+    assert sum(ended) == len(places) * len(folds)
+    for here, *others in zip(*results, strict=True):
+        for there in others:
+            assert here.chosen == there.chosen
+            assert all(np.array_equal(values, there.probabilities[name]) for name, values in here.probabilities.items())
 
 
 def divide(number):
@@ -52,13 +57,14 @@ def kill_itself(number):
 
 def test_a_process_that_is_killed_ends_all_folds_as_trouble_of_the_machine(tiny_config):
     with pytest.raises(Exception, match="process") as caught:
-        in_folds(tiny_config, 60, kill_itself, [(0,)])
+        in_folds(override(tiny_config, {"train.num_workers": 1}), 60, kill_itself, [(0,)])
     assert any(kind.fits(caught.value) for kind in trouble.KINDS)
 
 
-def test_an_error_ends_all_folds(tiny_config):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_ends_all_folds(tiny_config, workers):
     with pytest.raises(ZeroDivisionError):
-        in_folds(tiny_config, 60, divide, [(number,) for number in range(3)])
+        in_folds(override(tiny_config, {"train.num_workers": workers}), 60, divide, [(number,) for number in range(3)])
 
 
 def test_folds_of_small_corpora_import_nothing_slow():
