@@ -11,6 +11,7 @@ import shutil
 import struct
 import tempfile
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,8 +47,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project")
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 2**30  # of memory; the suite's files take a gigabyte
 DAY_S = 24 * 3600
-PLACES = {"PYTEST_DEBUG_TEMPROOT", "TMPDIR"}  # variables by which a user chooses where tests write
-EVEN = {"test_evaluation.py"}  # files without Ray that its process runs too, so that both end at about the same time
+TEMP_VARIABLES = {"PYTEST_DEBUG_TEMPROOT", "TMPDIR"}  # variables by which a user chooses where tests write
+FILES_BESIDE_RAY = {"test_evaluation.py"}  # run by its process too, so that both end together
 _in_memory: list[Path] = []
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FPS = 25
@@ -65,15 +66,17 @@ ROTATIONS = {  # a, b, c, d of an mp4 file's display matrix, by which a viewer t
 def pytest_configure() -> None:
     """Put the tests' files into memory where there is room: tests that write wait a sixth of their time for a disk."""
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
-    if min(room, psutil.virtual_memory().available) > ROOM_BYTES and not os.environ.keys() & PLACES:
+    if min(room, psutil.virtual_memory().available) > ROOM_BYTES and not os.environ.keys() & TEMP_VARIABLES:
         left_over = SHARED_MEMORY.glob("emo_ray-tests-*")  # of runs that were killed
-        _in_memory.extend(folder for folder in left_over if time.time() - folder.stat().st_mtime > DAY_S)
+        for folder in left_over:
+            with suppress(FileNotFoundError):  # another run removes it just now
+                _in_memory.extend([folder] if time.time() - folder.stat().st_mtime > DAY_S else [])
         os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="emo_ray-tests-", dir=SHARED_MEMORY)
         _in_memory.append(Path(os.environ["PYTEST_DEBUG_TEMPROOT"]))
 
 
 def pytest_unconfigure() -> None:
-    """Remove them, and what killed runs left, so that they take no memory any more."""
+    """Remove the tests' files from memory, and those that killed runs left there."""
     for folder in _in_memory:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,7 +85,7 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the process with the shared Ray, so that another process can run the others meanwhile."""
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.name in EVEN:
+        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.name in FILES_BESIDE_RAY:
             item.add_marker("ray")
 
 

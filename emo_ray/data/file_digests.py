@@ -43,7 +43,7 @@ def file_digest(path: str | os.PathLike[str], scope: Scope) -> tuple[int, str | 
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], report: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Result]:
-    """The result of `work` for each file, in order, from many threads unless it is there at once.
+    """The result of `work` for each file, in order: in this thread for the first few milliseconds, then in many.
 
     `report` is called now and then with the number of files that are done, and that of all.
     """

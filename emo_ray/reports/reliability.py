@@ -1,4 +1,4 @@
-"""How often a model of a confidence is right: its calibration before and after temperature scaling, and the picture."""
+"""Pictures of how often a model of a confidence is right, before and after temperature scaling."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -85,7 +85,7 @@ def fit_head(train: FeatureBatch, validation: FeatureBatch | None, config: Confi
 
 
 def batches_in_memory(batch: BatchT, batch_size: int, seed: int, passes: int) -> loop.TrainBatches:
-    """What `loop.fit` takes of clips that are in memory: to skip a batch costs next to nothing."""
+    """A function that gives `loop.fit` an epoch's batches after the first few, which cost next to nothing to skip."""
 
     def after(epoch: int, steps: int) -> Iterator[BatchT]:
         return islice(shuffled(batch, batch_size, seed, epoch, passes), steps, None)

@@ -116,7 +116,8 @@ def fit(
     epoch, and kept every `settings.save_every` steps; a restored run goes on from there.
 
     An epoch after which the loss, a weight or a logit is not finite is not reported and ends training, so that the last
-    state reported is a good one (see `divergence`). Raises ValueError where that is the first epoch.
+    state reported is a good one (see `divergence`); one that is kept inside an epoch need not be. Raises ValueError
+    where that is the first epoch.
     """
     device = next(model.parameters()).device
     bare = getattr(model, "module", model)

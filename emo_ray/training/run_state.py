@@ -68,7 +68,8 @@ class RunState:
     def _share_of(self, shares: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """This rank's share of an epoch that was under way with so many ranks.
 
-        Where there are more or fewer now, rank 0 goes on with the sums of all of them, and noise is drawn anew.
+        Where there are more or fewer now, rank 0 goes on with the sums of all of them, and noise is drawn anew. Ranks
+        share out the clips otherwise then, so this epoch shows some of them twice and some not at all.
         """
         if len(shares) == self.ranks:
             return shares[self.rank]

@@ -9,7 +9,6 @@ the number of epochs. Learning rate, weight decay and label smoothing stay as th
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from emo_ray.training.stacked_rows import Clips
 
 _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6
-_SEEDED = Lock()  # while a thread draws weights from torch's own generator, which all threads share
 Judged = tuple[np.ndarray, float, torch.Tensor] | None  # counts_SKK, loss sum, logits_BK; None where training diverged
 Curves = list[list[Judged]]  # of each candidate, of each epoch
 Folds = tuple[list[Clips], list[list[str]], list[Fusion], Config, Sequence[str]]  # what `curves` takes
@@ -211,7 +209,7 @@ def _fresh(
     settings: Sequence[Fusion], seeds: Sequence[int], train: FeatureBatch, classes: int
 ) -> list[FusionHead]:  # fmt: skip
     scaling_of, rates_of, heads = scalings(train), feature_rates(train, settings[0].feature_dropout), []
-    with _SEEDED, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         for candidate, seed in zip(settings, seeds, strict=True):
             torch.manual_seed(seed)
             heads.append(FusionHead(candidate, scaling_of, classes, rates_of))

@@ -1,21 +1,18 @@
-"""The training loop: it learns, it resumes exactly, it keeps the best epoch."""
+"""The training loop: it learns, it keeps the best epoch."""
 
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import CENTRES, HEAD, Keeping, make_batch, model, plan, timeless, train, validation
 
-from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
-from emo_ray.data.batch import FeatureBatch, SoftTargets
+from emo_ray.data.batch import SoftTargets
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.store import DamagedFile
 from emo_ray.training.loop import (
-    TIMES,
     LoopSettings,
     PlainReporter,
     _backward,
@@ -23,69 +20,8 @@ from emo_ray.training.loop import (
     predict,
 )
 from emo_ray.training.metrics import metrics
-from emo_ray.training.optimizer import optimizer_of
-from emo_ray.training.run_state import RunState, load_state
+from emo_ray.training.run_state import load_state
 from emo_ray.training.wait_timer import WaitTimer
-
-OWN = Fusion(hidden=16, lr=3e-3, batch_size=16)
-CENTRES = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-
-
-def make_batch(rows, seed):
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, 3, (rows,), generator=generator)
-    features = {m: CENTRES[label] + torch.randn(rows, 6, generator=generator) for m in MODALITIES}
-    return FeatureBatch(
-        clip_ids=tuple(map(str, range(rows))),
-        present_BM=torch.ones(rows, 3, dtype=torch.bool),
-        label_B=label,
-        features=features,
-    )
-
-
-def model():
-    torch.manual_seed(0)
-    return FusionHead(OWN, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
-
-
-def train(epoch, steps=0):
-    return [make_batch(16, 100 * epoch + i) for i in range(steps, 6)]
-
-
-def validation(epoch):
-    return [make_batch(40, 9_999)]
-
-
-def plan(epochs):
-    return LoopSettings(OWN, epochs=epochs, steps_per_epoch=6, seed=3)
-
-
-class Keeping(PlainReporter):
-    """A reporter that keeps every state in a folder, can restore one, and can fail after an epoch or a step of one."""
-
-    def __init__(self, folder, restored=None, dies_after=None, dies_at=None):
-        super().__init__()
-        self.folder, self.restored, self.dies_after, self.dies_at = folder, restored, dies_after, dies_at
-
-    def restore(self):
-        return self.restored
-
-    def report(self, metrics, state):
-        super().report(metrics, state)
-        shutil.copytree(state, self.folder / str(metrics["epoch"]))
-        if metrics["epoch"] == self.dies_after:
-            raise KeyboardInterrupt
-
-    def keep(self, state):
-        shutil.copytree(state, self.folder / "inside", dirs_exist_ok=True)
-
-    def progress(self, epoch, step, steps):
-        if (epoch, step) == self.dies_at:
-            raise KeyboardInterrupt
-
-
-def timeless(metrics):
-    return {k: v for k, v in metrics.items() if k not in TIMES}
 
 
 def test_it_learns():
@@ -98,7 +34,7 @@ def test_it_learns():
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     weights = []
     for seed in (3, 3, 4):
-        trained = fit(model(), train, validation, LoopSettings(OWN, 3, 6, seed), PlainReporter())["model"]
+        trained = fit(model(), train, validation, LoopSettings(HEAD, 3, 6, seed), PlainReporter())["model"]
         weights.append(trained["classify.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -154,7 +90,7 @@ def soft(batch):
 def test_micro_batches_train_the_same_model(size, class_weight_K, with_targets):
     states, losses = [], []
     for micro_batch_size in (None, size):
-        settings = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": micro_batch_size})
+        settings = HEAD.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": micro_batch_size})
         torch.manual_seed(0)
         head = FusionHead(settings, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
         reporter = PlainReporter()
@@ -194,15 +130,15 @@ def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
         ("both", soft(make_batch(16, 1)), heavy),
     ]:
         for size in (None, 3):
-            settings = OWN.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
+            settings = HEAD.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
             torch.manual_seed(0)
             head = FusionHead(settings, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
             work[f"{name}-{size}"] = head, batch, LoopSettings(settings, 1, 1, 0, class_weight_K=class_weight_K)
     torch.save(work, tmp_path / "work.pt")
     started = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
-    for name, (head, batch, plan) in work.items():
-        expected = _backward(head, batch, plan, plan.class_weight_K)
+    for name, (head, batch, settings) in work.items():
+        expected = _backward(head, batch, settings, settings.class_weight_K)
         results = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
         torch.testing.assert_close((results[0].pop("loss") + results[1].pop("loss")) / 2, expected)
         for key, parameter in head.named_parameters():
@@ -225,67 +161,6 @@ def test_waiting_is_counted_where_it_is_spent():
     for _ in quick:
         work()
     assert slow.seconds > 5 * quick.seconds > 0
-
-
-@pytest.mark.parametrize("last_seen", [0, 2])
-@pytest.mark.parametrize("ema", [0, 0.9])
-def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen, ema):
-    settings = replace(plan(5), ema=ema)
-    undisturbed, whole = PlainReporter(), model()
-    best = fit(whole, train, validation, settings, undisturbed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(model(), train, validation, settings, Keeping(tmp_path, dies_after=last_seen))
-    resumed, again = PlainReporter(), model()
-    resumed.restore = lambda: tmp_path / str(last_seen)
-    best_again = fit(again, train, validation, settings, resumed)
-    assert best_again["epoch"] == best["epoch"]
-    assert all(torch.equal(value, best_again["model"][name]) for name, value in best["model"].items())
-    assert [timeless(m) for m in resumed.history] == [timeless(m) for m in undisturbed.history[last_seen + 1 :]]
-    for name, value in trained_state(whole).items():
-        assert torch.equal(value, trained_state(again)[name]), name
-
-
-@pytest.mark.parametrize("dies_at", [(0, 3), (2, 5), (2, 6)])
-@pytest.mark.parametrize("ema", [0, 0.9])
-def test_a_run_that_is_killed_inside_an_epoch_ends_where_an_undisturbed_one_does(tmp_path, dies_at, ema):
-    """Only the steps after the last saved state are trained again, with the noise that they had."""
-    settings, steps_done = replace(plan(4), ema=ema, save_every=2), []
-    undisturbed, whole = PlainReporter(), model()
-    best = fit(whole, train, validation, replace(settings, save_every=None), undisturbed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(model(), train, validation, settings, Keeping(tmp_path, dies_at=dies_at))
-    resumed, again = PlainReporter(), model()
-    resumed.restore = lambda: tmp_path / "inside"
-    resumed.progress = lambda epoch, step, steps: steps_done.append((epoch, step))
-    best_again = fit(again, train, validation, settings, resumed)
-    epoch, step = dies_at
-    assert steps_done[0] == (epoch, (step - 1) // 2 * 2 + 1)
-    assert best_again["epoch"] == best["epoch"]
-    assert all(torch.equal(value, best_again["model"][name]) for name, value in best["model"].items())
-    assert [timeless(m) for m in resumed.history] == [timeless(m) for m in undisturbed.history[epoch:]]
-    for name, value in trained_state(whole).items():
-        assert torch.equal(value, trained_state(again)[name]), name
-
-
-def test_an_epoch_goes_on_with_another_number_of_workers(tmp_path):
-    """The new ranks add up what all old ones had, once; each of the same number of ranks goes on with its own sums."""
-
-    def state(rank, ranks):
-        head = model()
-        return RunState(head, optimizer_of(head, OWN, torch.device("cpu")), None, rank, ranks)
-
-    before = [state(rank, 3) for rank in range(3)]
-    for rank, one in enumerate(before):
-        for _ in range(4):
-            one.sums.add(torch.tensor(0.5 * (1 + rank)), 2)
-    with before[0].written(trained_state(before[0].model), [one.share() for one in before]) as folder:
-        for ranks, expected in [(3, [(4, 8), (8, 8), (12, 8)]), (2, [(24, 24), (0, 0)]), (1, [(24, 24)])]:
-            after = [state(rank, ranks) for rank in range(ranks)]
-            for one in after:
-                one.restore(folder)
-                with one.epoch_under_way(seed=0):
-                    assert (one.epoch, one.sums.steps) == (0, 4)
-            assert [(float(one.sums.loss), one.sums.clips) for one in after] == expected
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_kept():
@@ -315,14 +190,6 @@ def test_what_is_trained_on_is_what_augmentation_makes_of_it():
     assert seen == [(epoch, 16) for epoch in range(6) for _ in range(6)]
     probability, label = predict(head, validation(0))
     assert (probability.argmax(axis=1) == (label + 1) % 3).mean() > 0.8
-
-
-def test_a_finished_run_trains_nothing_more(tmp_path):
-    best = fit(model(), train, validation, plan(2), Keeping(tmp_path))
-    reporter = Keeping(tmp_path, restored=tmp_path / "1")
-    again = fit(model(), lambda epoch, steps: pytest.fail("trained"), validation, plan(2), reporter)
-    assert again["epoch"] == best["epoch"]
-    assert reporter.history == []
 
 
 def test_the_best_epoch_has_the_highest_waf_and_of_equal_ones_the_least_loss(tmp_path):
@@ -380,7 +247,7 @@ def test_training_stops_at_the_last_good_state(tmp_path):
 
 @pytest.mark.parametrize("lr", [1e30, 1e38])
 def test_training_that_has_no_good_state_says_so(lr):
-    settings = replace(plan(3), optimisation=OWN.model_copy(update={"lr": lr}))
+    settings = replace(plan(3), optimisation=HEAD.model_copy(update={"lr": lr}))
     with pytest.raises(ValueError, match=r"fusion\.lr=1e\+3\d: .*epoch 1"):
         fit(model(), train, validation, settings, PlainReporter())
 
@@ -392,18 +259,8 @@ def test_logits_that_overflow_end_training_too():
             return output if self.training else output._replace(logits_BK=output.logits_BK * torch.inf)
 
     torch.manual_seed(0)
-    head = Overflowing(OWN, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
+    head = Overflowing(HEAD, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
     with pytest.raises(ValueError, match=r"fusion\.lr"):
         fit(head, train, validation, plan(3), PlainReporter())
     with pytest.raises(ValueError, match=r"clip '0': found a probability that is not finite"):
         predict(head, validation(0))
-
-
-@pytest.mark.parametrize("content", [b"", b"not a state", b"cut"])
-def test_a_state_that_cannot_be_read_is_named(tmp_path, content):
-    reporter = Keeping(tmp_path)
-    fit(model(), train, validation, plan(1), reporter)
-    path = tmp_path / "0/state.pt"
-    path.write_bytes(path.read_bytes()[:1000] if content == b"cut" else content)
-    with pytest.raises(DamagedFile, match=r"0/state\.pt: .*no state"):
-        fit(model(), train, validation, plan(2), Keeping(tmp_path, restored=tmp_path / "0"))

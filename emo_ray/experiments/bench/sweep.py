@@ -123,7 +123,7 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
     """Seconds per head, from when its processes have the features; measured at the end, as trials in folds are."""
     folds = [Clips(*(from_features(part) for part in parts)) for parts in _folds(table)]
     workers = start_workers(config, _labels(), folds, process_count(config, len(trials) * FOLDS))
-    most = most_at_once(config, len(workers))
+    most = most_at_once(override(config, {"tune.search": "random"}), len(workers))
     ray.get([worker.start.remote({}) for worker in workers])
     plan = [False] * (config.train.epochs - 1) + [True]
     begun_s = time.perf_counter()

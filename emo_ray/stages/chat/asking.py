@@ -67,7 +67,11 @@ def ask(
     replies: SimpleQueue[Done | None] = SimpleQueue()
     # The event loop has a thread of its own: a signal's exception, which is raised in the main thread, could get lost
     # in a callback of the loop. When it ends this block, the requests that are under way are cancelled.
-    with progress(f"asking {asking.model}", len(answers), "questions") as advance, start_blocking_portal() as portal:
+    with (
+        answer_log.locked(folder),
+        progress(f"asking {asking.model}", len(answers), "questions") as advance,
+        start_blocking_portal() as portal,
+    ):
         asked = portal.start_task_soon(_ask, settings, config.seed, folder, questions, replies.put)
         asked.add_done_callback(lambda _: replies.put(None))
         for reply in iter(replies.get, None):
@@ -85,13 +89,12 @@ async def _ask(
 
     Questions that the budget has no room for get no answer.
     """
-    with answer_log.locked(folder):
-        run = questions.run_class(asking, seed, cluster.api_key(), answer_log.writer(folder))
-        answers = answer_log.read(folder, run.answer_class)  # another run may have added some meanwhile
-        for digest in answers.keys() & set(questions.digests()):
-            reply(Done(answers[digest], 0, 0))
-        async for done in run.ask_all(questions.items(without=answers)):
-            reply(done)
+    run = questions.run_class(asking, seed, cluster.api_key(), answer_log.writer(folder))
+    answers = answer_log.read(folder, run.answer_class)  # another run may have added some meanwhile
+    for digest in answers.keys() & set(questions.digests()):
+        reply(Done(answers[digest], 0, 0))
+    async for done in run.ask_all(questions.items(without=answers)):
+        reply(done)
 
 
 def _within(asking: Annotate | Transcribe, usage: Usage) -> Any:

@@ -147,8 +147,9 @@ def _encode(config: Config, encoders: Sequence[EncoderSpec], rows: list[dict]) -
     from emo_ray.stages.encoding.actor import EncodeActor  # torch and Ray take seconds to import
     from emo_ray.training.in_memory import own_device
 
-    clips = sum(row["clips"] for row in rows)
     is_light = all(encoders[row["encoder"]].sources for row in rows)  # features are read from tables
+    clips_of_part = {row["part"]: row["clips"] for row in rows}  # each modality has a row
+    clips = sum(clips_of_part.values()) if is_light else sum(row["clips"] for row in rows)
     if config.train.num_workers == 0 or resources.stays_here(config, len(rows), clips, is_light):
         with own_device(config) as device:
             yield from map(EncodeActor(encoders, config.media.patience_s, device.type), rows)

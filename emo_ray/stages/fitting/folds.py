@@ -5,7 +5,10 @@ import pickle
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -14,12 +17,11 @@ from emo_ray.config import Config
 from emo_ray.config.model_settings import SMALL
 from emo_ray.training.in_memory import one_thread
 
-_WORK: list[tuple[Callable[..., Any], Sequence[tuple]]] = []  # in a process of the pool: the function, its arguments
 OnDone = Callable[[int], object]  # takes how many folds have ended since it was last called
 
 
 def _ignore(count: int) -> None:
-    """Nobody wants to know how many folds have ended."""
+    """Take no notice of folds that have ended."""
 
 
 def in_folds(
@@ -47,29 +49,43 @@ def _here(function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone)
 
 
 def _in_processes(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:
-    workers = min(len(folds), config.cluster.num_cpus or os.cpu_count() or 1)
-    # Pickled once, so that folds share what they have in common, and without torch's shared memory, which may be small.
-    begin_with = pickle.dumps((function, folds))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (begin_with,))
-    futures = [pool.submit(_fold, number) for number in range(len(folds))]
-    try:
-        for future in as_completed(futures):
-            future.result()  # an error ends the job at once
-            on_done(1)
-    except BaseException:
-        for process in active_children():
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    workers, others = min(len(folds), config.cluster.num_cpus or _cores()), set(active_children())
+    with TemporaryDirectory() as folder:
+        paths = _written(folds, Path(folder))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin)
+        try:
+            futures = [pool.submit(_fold, function, *paths_of_fold) for paths_of_fold in paths]
+            for future in as_completed(futures):
+                future.result()  # an error ends the job at once
+                on_done(1)
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
     return [pickle.loads(future.result()) for future in futures]
 
 
-def _begin(begin_with: bytes) -> None:
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _written(folds: Sequence[tuple], folder: Path) -> list[list[Path]]:
+    """The files of each fold's arguments; what folds share is written once."""
+    path_of: dict[int, Path] = {}
+    for argument in (argument for fold in folds for argument in fold):
+        if id(argument) not in path_of:
+            path_of[id(argument)] = folder / f"{len(path_of)}.pickle"
+            path_of[id(argument)].write_bytes(pickle.dumps(argument))
+    return [[path_of[id(argument)] for argument in fold] for fold in folds]
+
+
+def _begin() -> None:
     """Make this process ready for `_fold`; it ends with its parent, however that ends."""
     Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    _WORK.append(pickle.loads(begin_with))
 
 
 def _end_with_parent() -> None:
@@ -79,11 +95,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _fold(number: int) -> bytes:
-    """The pickled result of one fold, computed in a process of the pool."""
-    function, folds = _WORK[0]
+def _fold(function: Callable[..., Any], *paths: Path) -> bytes:
+    """The pickled result of one fold, computed in a process of the pool.
+
+    Pickled here, as torch would put its tensors into shared memory, which may be small.
+    """
     with one_thread():
-        return pickle.dumps(function(*folds[number]))
+        return pickle.dumps(function(*map(_read, paths)))
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path) -> Any:
+    """An argument of a fold; what the next fold shares with this one is read once."""
+    return pickle.loads(path.read_bytes())
 
 
 def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:

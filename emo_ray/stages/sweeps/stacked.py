@@ -31,6 +31,7 @@ from emo_ray.training.stacked_heads import Epoch, HeadConfig
 from emo_ray.training.stacked_rows import Clips
 
 _WIDTH = 8  # trials of a wave for each process; with more of them the search would learn less from wave to wave
+_FEWEST_WAVES = 4
 _WIDTH_ON_GPU = 64  # a GPU is not filled before: 50 trials of MER2024's size take twice the time of 8
 FINISHED_WAVES = "whole.txt"  # how many trials the waves have that are recorded to the end
 _OPTUNA_STATE = {PRUNED: optuna.trial.TrialState.PRUNED, FAILED: optuna.trial.TrialState.FAIL}
@@ -94,8 +95,11 @@ def process_count(config: Config, heads: int) -> int:
 
 
 def most_at_once(config: Config, processes: int) -> int:
-    """The most trials of a wave."""
-    return processes * (_WIDTH_ON_GPU if resources.use_gpu(config, 1) else _WIDTH)
+    """The most trials of a wave. On GPUs a search that learns from wave to wave has four waves at least."""
+    if not resources.use_gpu(config, 1):
+        return processes * _WIDTH
+    most = processes * _WIDTH_ON_GPU
+    return min(most, -(-config.tune.trials // _FEWEST_WAVES)) if config.tune.search == "tpe" else most
 
 
 def wave_of(trials: int, most: int) -> int:

@@ -51,7 +51,7 @@ def trial(suggested: search.Params, task: Task) -> None:
 
 def population_member(suggested: search.Params, task: Task) -> None:
     """A head of a population, which at a report may be given a better one's state and settings near that one's."""
-    config = _config(suggested, task)
+    config = override(_config(suggested, task), {"train.save_every_steps": None})  # nobody keeps states inside epochs
     plan = resolve_training(config, task.corpus)
     table = feature_rows(config, plan, plan.clips.all_clips)
     job, datasets = fusion_job(config, plan, table, scaling_by_speaker(config, plan, table))

@@ -77,8 +77,8 @@ def test_folds_of_small_corpora_import_nothing_slow():
 def test_feature_tables_of_a_small_corpus_need_no_ray(tiny_config, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     parts = 50
-    assert resources.stays_here(tiny_config, parts, SMALL, is_light=True)
-    assert not resources.stays_here(tiny_config, parts, SMALL + 1, is_light=True)
-    assert not resources.stays_here(tiny_config, parts, SMALL)
+    assert resources.stays_here(tiny_config, parts, SMALL - 1, is_light=True)
+    assert not resources.stays_here(tiny_config, parts, SMALL, is_light=True)
+    assert not resources.stays_here(tiny_config, parts, SMALL - 1)
     joined = override(tiny_config, {"cluster.address": "auto"})
-    assert not resources.stays_here(joined, parts, SMALL, is_light=True)
+    assert not resources.stays_here(joined, parts, SMALL - 1, is_light=True)
