@@ -5,6 +5,7 @@ of other clips (`synthetic.shot=candid`), of a trained part (`emovclip.lora.rank
 (`media.frames_stored=16`).
 """
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def compare_options(config: Config, scores: AllScores) -> ClaimsReport:
             f"Synthetic worlds of {world.train_clips} training, {world.validation_clips} validation and "
             f"{world.test_clips} test clips of {len(LABELS)} classes; {config.train.epochs} epochs before the joint "
             "phase, whose best epoch is kept where it is better on validation clips. Scores are on the clips that "
-            "have all three modalities."
+            f"have all three modalities. {_changed_runs(scores)}."
         ),
         "chance": 1 / len(LABELS),
         "tables": [_table(split, over_worlds) for split in JUDGED],
@@ -62,6 +63,18 @@ def _table(split: str, over_worlds: OverWorlds) -> ClaimTable:
             for name in TRIALS
         ],
     }
+
+
+def _changed_runs(scores: AllScores) -> str:
+    """In how many runs an option has other scores than none: a joint phase that is not kept changes nothing."""
+    without = list(chain(*scores[PLAIN]))
+    counts = {
+        name: sum(run != plain for run, plain in zip(chain(*scores[name]), without, strict=True))
+        for name in TRIALS
+        if name != PLAIN
+    }
+    words = ", ".join(f"{name}: {count}" for name, count in counts.items())
+    return f"Runs of {len(without)} whose scores changed: {words}"
 
 
 def _differences(over_worlds: OverWorlds) -> list[Difference]:

@@ -44,6 +44,13 @@ def test_an_option_is_compared_with_none_in_the_same_world():
     assert len(differences) == 3 * (len(TRIALS) - 1)
 
 
+def test_runs_that_an_option_did_not_change_are_counted():
+    scores = made_up()
+    scores[VIEWS][1][0]["test/A"] += 0.01
+    setup = compare_options(Config(), scores)["setup"]
+    assert f"of 3 whose scores changed: joint phase, 1 epoch: 0, {JOINT}: 3, {VIEWS}: 1." in setup
+
+
 def test_the_best_is_said_of_validation_clips_alone():
     scores = made_up()
     for world in scores[VIEWS]:
