@@ -57,7 +57,8 @@ class Nodes(AbstractContextManager):
     def __init__(self, folder: Path):
         environment = psutil.Process().environ()  # as this process got it, without what Ray has added
         kept = {key: value for key, value in environment.items() if not key.startswith(("RAY_", "TUNE_"))}
-        with (folder / "nodes.txt").open("w") as stderr:
+        self.errors = folder / "nodes.txt"
+        with self.errors.open("w") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM],
                 env={**kept, **_QUICK},
@@ -111,4 +112,4 @@ class Nodes(AbstractContextManager):
         for line in self.process.stdout:
             if line.startswith(("[", '"', "null")):  # Ray prints, too
                 return json.loads(line)
-        raise RuntimeError("the cluster has ended")
+        raise RuntimeError(f"the cluster has ended: {self.errors.read_text(errors='replace')[-2000:]}")
