@@ -117,7 +117,7 @@ class Evaluate(Section, owner="caller"):
     views: int = setting(
         1,
         "Views of each clip whose features of video are averaged: the middles of what is stored, whole, and then "
-        "frames drawn and cropped as in training.",
+        "frames drawn, and cropped as often, as in training.",
         decides=by_content("report"),
         ge=1,
     )

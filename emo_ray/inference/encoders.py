@@ -78,8 +78,10 @@ class EncoderSpec:
     transcripts: Path | None = None  # a table of transcripts of clips without text, for an encoder of text as well
     sources: tuple[str, ...] = ()  # feature tables from elsewhere
     frames: int | None = None  # that an encoder of video sees of a clip; None: all that are stored
+    draws_frames: bool = False  # whether more are stored, so that views show others
     views: int = 1  # of a clip, whose features an encoder of video averages
     seed: int = 0  # of the draws and crops of all views but the first
+    crop: float = 0.0  # share of these views that are cropped: that of the clips in training
 
     @property
     def reads(self) -> list[str]:
@@ -183,21 +185,39 @@ def video_encoder(folder: Path) -> EncoderSpec:
     digest = store.digest(
         frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS), *([seen] if seen else [])
     )
-    return EncoderSpec("video", digest, partial(_build_video, folder), _VIDEO_BATCH, frames=config.media.frames)
+    build, media = partial(_build_video, folder), config.media
+    has_choice = media.frames_stored not in (None, media.frames)
+    return EncoderSpec(
+        "video", digest, build, _VIDEO_BATCH, frames=media.frames, crop=config.augment.crop, draws_frames=has_choice
+    )
 
 
 def with_views(encoders: Sequence[EncoderSpec], views: int, seed: int) -> list[EncoderSpec]:
-    """The encoders, that of video with so many views of each clip. Raises ValueError where none encodes video."""
+    """The encoders, that of video with so many views of each clip.
+
+    Raises ValueError where none encodes video, or all views would be the same.
+    """
     if views == 1:
         return list(encoders)
     if not any("video" in encoder.reads for encoder in encoders):
         raise ValueError(f"found evaluate.views={views} with a model that reads no video, expected evaluate.views=1")
+    for encoder in encoders:
+        if "video" in encoder.reads and not (encoder.crop or encoder.draws_frames):
+            raise ValueError(
+                f"found evaluate.views={views} with a model that was trained on whole pictures of all frames that are "
+                "stored, expected one with augment.crop or more media.frames_stored than media.frames: each view would "
+                "be the same"
+            )
     return [
-        replace(encoder, views=views, seed=seed, digest=store.digest(encoder.digest, "views", views, seed))
+        replace(encoder, views=views, seed=seed, digest=_digest_of_views(encoder, views, seed))
         if "video" in encoder.reads
         else encoder
         for encoder in encoders
     ]
+
+
+def _digest_of_views(encoder: EncoderSpec, views: int, seed: int) -> str:
+    return store.digest(encoder.digest, "views", views, seed, encoder.crop)
 
 
 def encoders_of(config: Config, path: Path, texts: TextTables | None = None) -> list[EncoderSpec]:

@@ -90,13 +90,13 @@ def _batches(table: pa.Table, chunks: Sequence[np.ndarray], encoder: EncoderSpec
 
 
 def _cropped(batch: Batch, encoder: EncoderSpec, view: int) -> Batch:
-    """The batch as a view shows it: the first whole, others cropped at random."""
-    if view == 0:
+    """The batch as a view shows it: the first whole, others cropped as often as in training."""
+    if view == 0 or not encoder.crop:
         return batch
     from emo_ray.training.augmentation import Augmentation  # only views need torchvision's transforms
 
     assert isinstance(batch, VideoBatch), "other encoders have a single view"
-    return Augmentation(Augment(crop=1), batch.frames_BTCHW.shape[-1], encoder.seed)(batch, view)
+    return Augmentation(Augment(crop=encoder.crop), batch.frames_BTCHW.shape[-1], encoder.seed)(batch, view)
 
 
 def _ahead(items: Iterable) -> Iterator:

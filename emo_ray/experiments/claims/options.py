@@ -1,4 +1,4 @@
-"""What options that are off by default give: the joint phase, and several views of each clip.
+"""What options that are off by default give: the joint phase, and several views of each clip, cropped as in training.
 
 Trials are whole models of the config as it is, in each of which one option is on: so the question can be asked again
 of other clips (`synthetic.shot=candid`), of a trained part (`emovclip.lora.rank=8`), or of more stored frames
@@ -18,12 +18,14 @@ from emo_ray.reports.claims import ClaimsReport, Difference
 from emo_ray.reports.claims_plots import ClaimTable
 
 PLAIN = "without"
+_CROPS = {"augment.crop": 0.5}
 _OFF: dict[str, Any] = {"train.joint_epochs": 0, "evaluate.views": 1}
 TRIALS = {
     PLAIN: Trial("model", _OFF),
     "joint phase, 1 epoch": Trial("model", _OFF | {"train.joint_epochs": 1}),
     "joint phase, 3 epochs": Trial("model", _OFF | {"train.joint_epochs": 3}),
-    "3 views": Trial("model", _OFF | {"evaluate.views": 3}),
+    "crops": Trial("model", _OFF | _CROPS),
+    "crops, 3 views": Trial("model", _OFF | _CROPS | {"evaluate.views": 3}),
 }
 _COLUMNS = {"V": "V", EVERYTHING: EVERYTHING, "incomplete": "mean of incomplete"}
 

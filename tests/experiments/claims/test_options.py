@@ -11,7 +11,7 @@ from emo_ray.config.model_settings import SUBSETS
 from emo_ray.experiments.claims.claims import plan_trials
 from emo_ray.experiments.claims.options import PLAIN, TRIALS, compare_options
 
-JOINT, VIEWS = "joint phase, 3 epochs", "3 views"
+JOINT, VIEWS = "joint phase, 3 epochs", "crops, 3 views"
 
 
 def made_up():
@@ -48,7 +48,7 @@ def test_runs_that_an_option_did_not_change_are_counted():
     scores = made_up()
     scores[VIEWS][1][0]["test/A"] += 0.01
     setup = compare_options(Config(), scores)["setup"]
-    assert f"of 3 whose scores changed: joint phase, 1 epoch: 0, {JOINT}: 3, {VIEWS}: 1." in setup
+    assert f"of 3 whose scores changed: joint phase, 1 epoch: 0, {JOINT}: 3, crops: 0, {VIEWS}: 1." in setup
 
 
 def test_the_best_is_said_of_validation_clips_alone():

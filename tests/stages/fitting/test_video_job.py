@@ -1,5 +1,8 @@
 """What EmoVCLIP is shown of clips: drawn frames in training, the middles elsewhere, from the manifest to a report."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from emo_ray import cluster, parquet, store
@@ -48,10 +51,13 @@ def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middl
     assert store.read_meta(plan.video_path)["history"]
 
     encoder = video_encoder(plan.path / checkpoint_files.EMOVCLIP)
-    (three,) = with_views([encoder], 3, seed=7)
+    (three,) = with_views([replace(encoder, crop=0.5)], 3, seed=7)
     table = encode_rows(three, three.built("cpu"), shard, "cpu")
-    crop = Augmentation(Augment(crop=1), 32, seed=7)
+    crop = Augmentation(Augment(crop=0.5), 32, seed=7)
     draws = [video_from_shards(shard, choose=Draw(2, 7, f"view {view}")) for view in (1, 2)]
     with torch.inference_mode():
         views = [expected_BD, *(model.encode_video(crop(draw, i + 1).frames_BTCHW) for i, draw in enumerate(draws))]
     torch.testing.assert_close(torch.tensor(table["feature"].to_pylist()), sum(views) / 3, rtol=1e-4, atol=1e-5)
+    assert with_views([encoder], 3, seed=7)[0].crop == config.augment.crop == 0  # they show other frames
+    with pytest.raises(ValueError, match=r"evaluate\.views=3 .*augment\.crop"):
+        with_views([replace(encoder, draws_frames=False)], 3, seed=7)
