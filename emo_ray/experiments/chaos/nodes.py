@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray._private.ray_constants import AGENT_PROCESS_LIST
 
 from emo_ray.experiments.chaos.running import ROOT
 
@@ -48,7 +49,7 @@ _QUICK = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 _ENDING_S = 60.0
-_IDLE = "ray::IDLE"
+_NO_WORK = ("ray::IDLE", *AGENT_PROCESS_LIST)  # a node ends with its agents
 
 
 class Nodes(AbstractContextManager):
@@ -97,7 +98,7 @@ class Nodes(AbstractContextManager):
                     title = process.cmdline()[0]
                 except (psutil.Error, IndexError):  # it has just ended
                     continue
-                if title.startswith("ray::") and title != _IDLE:
+                if title.startswith("ray::") and not title.startswith(_NO_WORK):
                     named.setdefault(title, []).append(process)
         return named
 
