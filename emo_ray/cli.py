@@ -82,7 +82,7 @@ def main(name: str, words: Sequence[str] | None = None) -> None:
         result = job.run([word for word in words if word != "--json"])
         if "--json" in words:
             content = {"path": str(result.path), **result.content, "warnings": job.warnings}
-            _print(json.dumps(content, ensure_ascii=False), answer)
+            answer_line = json.dumps(content, ensure_ascii=False)
         else:
             result.show()
             for line in job.warnings:
@@ -90,8 +90,9 @@ def main(name: str, words: Sequence[str] | None = None) -> None:
                     say(line)
             for line in job.next_commands(result):
                 say(f"next: {line}")
-            _print(str(result.path), answer)
-        job.end(keep_logs=False)
+            answer_line = str(result.path)
+        job.end(keep_logs=False)  # takes seconds, in which a signal may come: then there is no answer
+        _print(answer_line, answer)
     except BaseException as error:
         failure = failures.failure_of(error, job.root)
         if failure is None:  # a bug
