@@ -102,7 +102,7 @@ def test_a_run_that_is_stopped_inside_an_epoch_of_any_phase_goes_on_there(traine
 
 
 @pytest.mark.slow
-def test_two_workers_that_are_killed_inside_an_epoch_go_on_there(tiny_config):
+def test_two_workers_that_are_killed_inside_an_epoch_go_on_there(trained, tiny_config):
     """With a state after each step: to the bytes of two workers that nothing disturbed."""
     config = override(tiny_config, {"emovclip.batch_size": 2, "tracking.enabled": False})
     paths, first_steps, done = [], [], threading.Event()
