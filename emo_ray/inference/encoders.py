@@ -201,23 +201,18 @@ def with_views(encoders: Sequence[EncoderSpec], views: int, seed: int) -> list[E
         return list(encoders)
     if not any("video" in encoder.reads for encoder in encoders):
         raise ValueError(f"found evaluate.views={views} with a model that reads no video, expected evaluate.views=1")
-    for encoder in encoders:
-        if "video" in encoder.reads and not (encoder.crop or encoder.draws_frames):
-            raise ValueError(
-                f"found evaluate.views={views} with a model that was trained on whole pictures of all frames that are "
-                "stored, expected one with augment.crop or more media.frames_stored than media.frames: each view would "
-                "be the same"
-            )
-    return [
-        replace(encoder, views=views, seed=seed, digest=_digest_of_views(encoder, views, seed))
-        if "video" in encoder.reads
-        else encoder
-        for encoder in encoders
-    ]
+    return [_with_views(encoder, views, seed) if "video" in encoder.reads else encoder for encoder in encoders]
 
 
-def _digest_of_views(encoder: EncoderSpec, views: int, seed: int) -> str:
-    return store.digest(encoder.digest, "views", views, seed, encoder.crop)
+def _with_views(encoder: EncoderSpec, views: int, seed: int) -> EncoderSpec:
+    if not (encoder.crop or encoder.draws_frames):
+        raise ValueError(
+            f"found evaluate.views={views} with a model that was trained on whole pictures of all frames that are "
+            "stored, expected one with augment.crop or more media.frames_stored than media.frames: each view would "
+            "be the same"
+        )
+    digest = store.digest(encoder.digest, "views", views, seed, encoder.crop)
+    return replace(encoder, views=views, seed=seed, digest=digest)
 
 
 def encoders_of(config: Config, path: Path, texts: TextTables | None = None) -> list[EncoderSpec]:

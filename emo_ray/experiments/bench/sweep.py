@@ -66,6 +66,7 @@ def sweep(config: Config, scratch: Path) -> Measured:
     peak_flops = product_flops(torch.device("cpu"), torch.float32)  # on all cores, while nothing else runs
     for size in _SIZES:
         changes = {"train.epochs": size.epochs, "fusion.passes_per_epoch": 1, "store.root": str(scratch)}
+        changes |= {"tune.search": "random"}  # whose waves are full
         size_config, table = override(config, changes), _table(size)
         trials = _trials(max(1, round(size.share * config.bench.trials)), size.widths)
         few_trials = trials[: max(len(size.widths), round(_SHARE_ONE_BY_ONE * len(trials)))]
@@ -123,7 +124,7 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
     """Seconds per head, from when its processes have the features; measured at the end, as trials in folds are."""
     folds = [Clips(*(from_features(part) for part in parts)) for parts in _folds(table)]
     workers = start_workers(config, _labels(), folds, process_count(config, len(trials) * FOLDS))
-    most = most_at_once(override(config, {"tune.search": "random"}), len(workers))
+    most = most_at_once(config, len(workers))
     ray.get([worker.start.remote({}) for worker in workers])
     plan = [False] * (config.train.epochs - 1) + [True]
     begun_s = time.perf_counter()
