@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ray.util.metrics import Gauge
 
 PREFIX = "emo_ray_"  # of every gauge's name; Ray puts "ray_" before it
+JOB = "job_name"  # the tag of every gauge: "job" is Prometheus' own label of what it collects from, and would hide ours
 
 
 class Description(NamedTuple):
@@ -41,7 +42,7 @@ def published(job: str) -> Iterator[None]:
         if kind == "measured" and _is_connected():
             name = fields["name"]
             tag = GAUGES[name].tag
-            tags = {"job": job} | ({tag: str(fields[tag])} if tag else {})
+            tags = {JOB: job} | ({tag: str(fields[tag])} if tag else {})
             if name not in gauges:
                 gauges[name] = _gauge(name)
             gauges[name].set(float(fields["value"]), tags=tags)
@@ -54,7 +55,7 @@ def _gauge(name: str) -> "Gauge":
     from ray.util.metrics import Gauge
 
     description = GAUGES[name]
-    tags = ("job", description.tag) if description.tag else ("job",)
+    tags = (JOB, description.tag) if description.tag else (JOB,)
     return Gauge(PREFIX + name, description.about, tag_keys=tags)
 
 

@@ -19,6 +19,7 @@ from emo_ray.reports.table import Table, terminal
 
 _WIDTH = None if sys.stderr.isatty() else 150  # 80 columns, which a file would get, break every table in a log
 _LINE_EVERY_S = 30.0  # lines of a stage in a log
+_TOLD_EVERY_S = 10.0  # how often listeners hear of a stage: Ray hands gauges on as often
 _LOOK_S = 1.0  # how often is looked whether one is due
 _REDRAW_S = 0.2
 _AT_ONCE_S = 0.5
@@ -105,14 +106,14 @@ def progress(title: str, total: int, unit: str, clock: Callable[[], float] = tim
 
 @contextmanager
 def _telling(stage: "Stage") -> Iterator[None]:
-    """Tell the listeners how far a stage is: at its begin, every half minute, and at its end."""
+    """Tell the listeners how far a stage is: at its begin, every ten seconds, and at its end."""
 
     def tell(state: str) -> None:
         _tell("stage", state=state, **stage.fields)
 
     tell("begun")
     try:
-        with repeated(lambda: tell("running"), _LINE_EVERY_S):
+        with repeated(lambda: tell("running"), _TOLD_EVERY_S):
             yield
     finally:
         tell("ended")

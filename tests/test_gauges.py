@@ -42,7 +42,7 @@ def test_what_is_measured_is_offered_to_prometheus(tmp_path):
     done = subprocess.run(code, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("ray_emo_ray_validation_waf"))
-    assert 'job="train"' in line or 'Job="train"' in line
+    assert 'job_name="train"' in line
     assert 'stage="training fusion"' in line
     assert line.endswith(" 0.75")
 
@@ -82,6 +82,35 @@ def test_the_board_draws_every_gauge_and_no_other():
     places = [tuple(panel["gridPos"][side] for side in "xywh") for panel in board["panels"]]
     assert all(x + w <= 24 for x, _, w, _ in places)
     assert len(set(places)) == len(places)
+
+
+def test_labels_of_the_board_are_those_of_the_gauges_and_none_of_prometheus_own():
+    board = json.loads(BOARD.read_text(encoding="utf-8"))
+    labels_of = {gauges.PREFIX + name: {gauges.JOB, about.tag} - {None} for name, about in gauges.GAUGES.items()}
+    for labels in labels_of.values():
+        assert not labels & {"job", "instance"}  # Prometheus would set its own there, and rename ours
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            text = target["expr"]
+            (name,) = re.findall(r"\bray_(emo_ray_\w+)", text)
+            grouped = set(re.findall(r"by \((\w+)\)", text))
+            asked = set(re.findall(r"(\w+)=~", text)) | grouped | set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert grouped
+            assert asked <= labels_of[name], text
+    (choice,) = (each["query"] for each in board["templating"]["list"] if each["name"] == "job")
+    assert choice.endswith(f", {gauges.JOB})")
+
+
+def test_a_log_keeps_few_events_of_a_running_stage_and_all_others(tmp_path):
+    log = job_log.JobLog(tmp_path, "train")
+    for state, title in [("begun", "a"), ("running", "a"), ("running", "a"), ("running", "b"), ("ended", "a")]:
+        log.hear("stage", {"state": state, "title": title})
+    for _ in range(2):
+        log.hear("said", {"text": "a"})
+    events = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
+    stages = [(event["state"], event["title"]) for event in events if event["event"] == "stage"]
+    assert stages == [("begun", "a"), ("running", "b"), ("ended", "a")]
+    assert sum(event["event"] == "said" for event in events) == 2
 
 
 def test_a_log_holds_what_a_job_began_with_said_measured_and_ended_with(tmp_path):
