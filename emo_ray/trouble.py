@@ -105,7 +105,7 @@ KINDS = (
         re.compile(r"LocalRayletDied|RaySystemError|NodeDied|OwnerDied|RpcError|GCS"),
     ),
     Kind(
-        "a worker process has died each time that it was started",
+        "a worker process has died",
         "give it more memory, or run fewer at once with cluster.num_cpus",
         frozenset(),
         re.compile(r"WorkerCrashedError|ActorDiedError|ActorUnavailableError|BrokenProcessPool"),
