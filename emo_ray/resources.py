@@ -22,7 +22,7 @@ def stays_here(config: Config, tasks: int, clips: int | None = None, is_light: b
     To start Ray and a process that imports torch takes longer than such work. `is_light`: rows are written, but nothing
     is decoded or computed; so many parts of a small corpus take less.
     """
-    most_clips = SMALL - 1 if is_light else config.media.clips_per_part
+    most_clips = SMALL - 1 if is_light else config.media.clips_of_part
     return not joins(config) and (tasks <= 1 or (clips is not None and clips <= most_clips))
 
 

@@ -131,14 +131,22 @@ class Media(Section, decides=by_value("shards")):
         owner="caller",
         ge=0,
     )
-    clips_per_part: int = setting(
-        64, "Approximate number of clips in a shard file, the unit of work and of resumption.", ge=1
+    clips_per_part: int | None = setting(
+        None,
+        "Approximate number of clips in a shard file, the unit of work and of resumption. Without it 64; where no clip "
+        "names a media file, large corpora have 256 parts, of up to 1,024 clips.",
+        ge=1,
     )
 
     @property
     def stored(self) -> int:
         """Number of frames that shards hold of a clip."""
         return self.frames_stored or self.frames
+
+    @property
+    def clips_of_part(self) -> int:
+        """Approximate number of clips in a part of a corpus with media."""
+        return self.clips_per_part or 64
 
     @model_validator(mode="after")
     def _stores_what_is_seen(self) -> "Media":

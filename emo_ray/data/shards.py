@@ -1,4 +1,4 @@
-"""Shards: decoded clips in Parquet. One part holds `media.clips_per_part` clips and is the unit of work.
+"""Shards: decoded clips in Parquet. A part holds 64 clips or so, and is the unit of work.
 
 A row is a clip, or with `media.face.which=all` one person in it: N JPEG frames, int16 sound at 16 kHz, the transcript
 and a status per modality. It has neither label nor split, so other labels, splits or pseudo-labels never make a clip be

@@ -209,7 +209,7 @@ def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[
     identified = shards.identified(movies(scratch), "sample")
     rows = [row for clip in identified for row in shards.rows(clip, config.media, side)]
     table = pa.Table.from_pylist([{**rows[i % len(rows)], "clip_id": f"c{i}"} for i in range(clips)], shards.SCHEMA)
-    paths, size = [], config.media.clips_per_part
+    paths, size = [], config.media.clips_of_part
     for start in range(0, clips, size):
         paths.append(scratch / f"corpus-{side}" / f"part-{start}.parquet")
         parquet.write(paths[-1], table.slice(start, size), codec="none")

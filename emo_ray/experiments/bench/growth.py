@@ -5,12 +5,12 @@ is measured and not arithmetic.
 """
 
 import math
-import os
 import shutil
 import subprocess
 import sys
 import wave
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,15 @@ from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.media import RATE_HZ
-from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, usage
+from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, high_water_bytes, usage
 from emo_ray.progress import say
 
 _DIMS, _CLASSES = 16, 6
 _LABELLED_SHARE, _FEWEST_LABELLED, _MOST_LABELLED = 0.1, 60, 5000  # of the clips; people do not label more
 _SOUND_SAMPLES = RATE_HZ // 10
 _LEAST_RATIO = 0.8  # of the clips per second at a size, for those at the next: 1 is linear growth, start-up aside
-_SAMPLED_S = 1.0  # how often processes are looked at
+_SAMPLED_S = 1.0  # how often the CPU seconds of all processes are read
+_LOOK_S = 0.1  # how often the memory of a job's own process is
 _MOST_FILES = 100_000  # one block of the disk each
 _TRAINING = ("train.epochs=3", "train.num_workers=1", "fusion.passes_per_epoch=1", "train.refit=false")
 
@@ -114,22 +115,25 @@ def _measured(what: str, job: str, words: Sequence[str], root: Path, size: int) 
     before = sum(store.sizes(root).values()) if root.exists() else 0
     command = [sys.executable, "-m", "emo_ray", job, *words, f"store.root={root}"]
     log = root.parent / "words.txt"
+    peak_bytes = 0
     with log.open("wb") as stream, usage(_SAMPLED_S) as used:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
-        _, status, of_job = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        while process.returncode is None:
+            peak_bytes = max(peak_bytes, high_water_bytes(process.pid))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_S)
     if process.returncode:
         end = log.read_text(encoding="utf-8", errors="replace")[-600:]
         raise ValueError(f"{job}: found exit status {process.returncode}, expected 0: {end}")
     size_bytes = sum(store.sizes(root).values()) - before
-    say(f"{what}, {size} clips: {used.wall_s:.1f} s, {used.cpu_s:.1f} s of CPU, {of_job.ru_maxrss / 2**20:.2f} GB")
+    say(f"{what}, {size} clips: {used.wall_s:.1f} s, {used.cpu_s:.1f} s of CPU, {peak_bytes / 2**30:.2f} GB")
     return Figure(
         "growth",
         f"{what}, {size} clips",
         clips_per_s=size / used.wall_s,
         cpu_s_per_clip=used.cpu_s / size,
         bytes_per_clip=size_bytes / size,
-        peak_bytes=of_job.ru_maxrss * 1024,
+        peak_bytes=peak_bytes or None,
     )
 
 

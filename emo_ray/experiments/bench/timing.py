@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from threading import Event, Thread
 from typing import TypeVar
@@ -125,6 +126,18 @@ def usage(interval_s: float = 0.25) -> Iterator[Usage]:
         thread.join()
         sample()
         used.cpu_s = sum(cpu_s - before.get(process, 0.0) for process, cpu_s in last.items())
+
+
+def high_water_bytes(pid: int) -> int:
+    """The most memory that a process has taken so far, by Linux's own count; 0 of one that has ended.
+
+    Not what `os.wait4` says: that counts the memory of the process that started it, too.
+    """
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _process_tree(root: psutil.Process) -> list[psutil.Process]:

@@ -24,6 +24,7 @@ from emo_ray.stages.decoding.storage import check_storage
 
 _PART_NAME = re.compile(r"part-[0-9a-f]+\.parquet")
 SETTINGS = "settings.txt"
+_LIGHT_PARTS, _MOST_LIGHT_CLIPS = 256, 1024  # of a corpus without media: enough parts for a cluster, and small ones
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,19 @@ def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
     folder = root / "shards" / store.digest(shards.settings(settings, size))
     with late_progress("looking at media", "files") as report:
         identified_of = dict(zip(clips, shards.identified(clips, config.data.identity, report), strict=True))
-    parts = [[identified_of[clip] for clip in part] for part in shards.assign_parts(clips, config.media.clips_per_part)]
+    clips_per_part = clips_of_part(config.media, clips)
+    parts = [[identified_of[clip] for clip in part] for part in shards.assign_parts(clips, clips_per_part)]
     return ShardPlan(folder, {shards.part_name(part): part for part in parts}, settings, size)
+
+
+def clips_of_part(config: Media, clips: Sequence[Clip]) -> int:
+    """About how many clips a part of this corpus holds.
+
+    Rows without media are light: of many such parts each takes longer to be begun than to be worked on.
+    """
+    if config.clips_per_part is None and not any(clip.video or clip.audio for clip in clips):
+        return min(max(len(clips) // _LIGHT_PARTS, config.clips_of_part), _MOST_LIGHT_CLIPS)
+    return config.clips_of_part
 
 
 def media_settings(config: Config, clips: Iterable[Clip]) -> Media:

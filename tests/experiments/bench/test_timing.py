@@ -1,12 +1,15 @@
 """Ways take fair turns, ratios are taken within rounds, and CPU time of child processes counts."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from itertools import cycle
 
 import pytest
 
-from emo_ray.experiments.bench.timing import compared, rounds, usage
+from emo_ray.experiments.bench.timing import compared, high_water_bytes, rounds, usage
 
 
 def test_every_way_runs_once_a_round_and_each_begins_in_its_turn():
@@ -45,3 +48,17 @@ def test_cpu_time_of_child_processes_counts():
     assert 1.1 <= used.cpu_s < 20  # the child has ended; its last sample is at most a little old
     assert used.wall_s >= 1.1
     assert used.peak_bytes > 20e6
+
+
+def test_the_memory_of_a_process_is_its_own_and_what_it_gave_back_counts():
+    mebibyte = 2**20
+    code = "import sys\nlargest = b'x' * (80 << 20)\ndel largest\nprint(flush=True)\nsys.stdin.read()"
+    kept = b"x" * (200 * mebibyte)  # of this process, whose memory `wait4` would count
+    child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with child:
+        child.stdout.readline()
+        peak_bytes = high_water_bytes(child.pid)
+        child.stdin.close()
+    assert 80 * mebibyte < peak_bytes < 150 * mebibyte
+    assert high_water_bytes(os.getpid()) > len(kept)
+    assert high_water_bytes(child.pid) == 0  # it has ended

@@ -2,14 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from emo_ray.config import Config, override
+from emo_ray.config.media_settings import Media
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
-from emo_ray.stages.decoding.shard_plan import decode_tasks, no_media_reason, plan_shards, plan_some_parts
+from emo_ray.stages.decoding.shard_plan import (
+    clips_of_part,
+    decode_tasks,
+    no_media_reason,
+    plan_shards,
+    plan_some_parts,
+)
 from emo_ray.store import META
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -20,6 +28,22 @@ def test_labelled_and_unlabelled_clips_never_share_a_part(table_config):
     part_of = {row["clip_id"]: row["part"] for row in prepared.ledger.to_pylist()}
     assert part_of["unlabelled"] not in {part for clip_id, part in part_of.items() if clip_id != "unlabelled"}
     assert next(clip.split for clip in prepared.clips if clip.clip_id == "unlabelled") == "unlabelled"
+
+
+@pytest.mark.parametrize(
+    ("clips", "media", "configured", "expected"),
+    [
+        (1000, False, None, 64),
+        (40_000, False, None, 40_000 // 256),  # parts for as many workers
+        (1_000_000, False, None, 1024),
+        (1_000_000, True, None, 64),  # one clip with media, whose frames are large
+        (1_000_000, False, 8, 8),
+    ],
+)
+def test_parts_without_media_grow_with_the_corpus_unless_their_size_is_set(clips, media, configured, expected):
+    light = Clip("a", video=None, audio=None, text="words")
+    all_clips = [light] * (clips - 1) + [replace(light, audio="a.wav") if media else light]
+    assert clips_of_part(Media(clips_per_part=configured), all_clips) == expected
 
 
 def test_a_new_clip_needs_its_own_part_alone(table_config, media_files):
