@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emo_ray import progress
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 PREFIX = "emo_ray_"  # of every gauge's name; Ray puts "ray_" before it
 JOB = "job_name"  # the tag of every gauge: "job" is Prometheus' own label of what it collects from, and would hide ours
+
+_HANDED_ON_EVERY_S = 2.0
 
 
 class Description(NamedTuple):
@@ -32,22 +35,38 @@ GAUGES = {
 
 @contextmanager
 def published(job: str) -> Iterator[None]:
-    """Publish what is measured while the block runs, under the job's name, wherever this process is in a cluster."""
+    """Publish what is measured while the block runs, under the job's name, wherever this process is in a cluster.
+
+    Ray forgets a gauge that was not set for twenty seconds, so the last value of each is set again and again.
+    """
     gauges: dict[str, Gauge] = {}
+    latest: dict[tuple[str, str | None], float] = {}  # by the gauge and its tag
+    lock = Lock()
 
     def publish(kind: str, fields: dict[str, Any]) -> None:
         if kind == "stage" and fields["unit"] == "clips":
-            rate = 0.0 if fields["state"] == "ended" else fields["rate"]
-            kind, fields = "measured", {"name": "clips_per_second", "value": rate, "stage": fields["title"]}
-        if kind == "measured" and _is_connected():
-            name = fields["name"]
-            tag = GAUGES[name].tag
-            tags = {JOB: job} | ({tag: str(fields[tag])} if tag else {})
-            if name not in gauges:
-                gauges[name] = _gauge(name)
-            gauges[name].set(float(fields["value"]), tags=tags)
+            key = "clips_per_second", fields["title"]
+            with lock:
+                if fields["state"] == "ended":
+                    latest.pop(key, None)
+                else:
+                    latest[key] = float(fields["rate"])
+        elif kind == "measured":
+            tag = GAUGES[fields["name"]].tag
+            with lock:
+                latest[fields["name"], None if tag is None else str(fields[tag])] = float(fields["value"])
 
-    with progress.listening(publish):
+    def hand_on() -> None:
+        if not _is_connected():
+            return
+        with lock:
+            for (name, tag_value), value in latest.items():
+                tag = GAUGES[name].tag
+                if name not in gauges:
+                    gauges[name] = _gauge(name)
+                gauges[name].set(value, tags={JOB: job} | ({tag: tag_value} if tag and tag_value else {}))
+
+    with progress.listening(publish), progress.repeated(hand_on, _HANDED_ON_EVERY_S):
         yield
 
 

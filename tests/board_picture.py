@@ -71,6 +71,7 @@ def draw(prometheus: str, minutes: float, picture: Path) -> None:
                 markersize=3,
             )
         limits = panel["fieldConfig"]["defaults"]
+        axes.set_yscale(limits.get("custom", {}).get("scaleDistribution", {}).get("type", "linear"))
         axes.set_ylim(limits.get("min"), limits.get("max"))
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)

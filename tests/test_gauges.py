@@ -24,11 +24,11 @@ ray.init(num_cpus=1, include_dashboard=False, _system_config={"metrics_report_in
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
 with gauges.published("train"), progress.progress("decoding", 8, "clips") as advance:
     progress.measured("validation_waf", 0.75, stage="training fusion")
-    while True:
+    answers = 0  # with the figure, one after another: Ray forgets after two intervals what is not handed on again
+    while answers < 40:
         with urllib.request.urlopen(address) as answer:
             lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_emo_ray_")]
-        if any("validation_waf" in line for line in lines):
-            break
+        answers = answers + 1 if any("validation_waf" in line for line in lines) else 0
         time.sleep(0.2)
 print(*lines, sep="\\n")
 """
