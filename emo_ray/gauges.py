@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PREFIX = "emo_ray_"  # of every gauge's name; Ray puts "ray_" before it
 JOB = "job_name"  # the tag of every gauge: "job" is Prometheus' own label of what it collects from, and would hide ours
 
+_OF_RUNNING_STAGES = ("clips_per_second", "waiting_share")
 _HANDED_ON_EVERY_S = 2.0
 
 
@@ -44,13 +45,13 @@ def published(job: str) -> Iterator[None]:
     lock = Lock()
 
     def publish(kind: str, fields: dict[str, Any]) -> None:
-        if kind == "stage" and fields["unit"] == "clips":
-            key = "clips_per_second", fields["title"]
+        if kind == "stage" and fields["state"] == "ended":
             with lock:
-                if fields["state"] == "ended":
-                    latest.pop(key, None)
-                else:
-                    latest[key] = float(fields["rate"])
+                for name in _OF_RUNNING_STAGES:
+                    latest.pop((name, fields["title"]), None)
+        elif kind == "stage" and fields["unit"] == "clips":
+            with lock:
+                latest["clips_per_second", fields["title"]] = float(fields["rate"])
         elif kind == "measured":
             tag = GAUGES[fields["name"]].tag
             with lock:

@@ -72,6 +72,8 @@ def draw(prometheus: str, minutes: float, picture: Path) -> None:
             )
         limits = panel["fieldConfig"]["defaults"]
         axes.set_yscale(limits.get("custom", {}).get("scaleDistribution", {}).get("type", "linear"))
+        end_s = time.time()
+        axes.set_xlim(*(date2num(datetime.fromtimestamp(second, UTC)) for second in (end_s - 60 * minutes, end_s)))
         axes.set_ylim(limits.get("min"), limits.get("max"))
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)

@@ -19,17 +19,31 @@ import time, urllib.request
 import ray
 from emo_ray import gauges, progress
 
-ray.init(num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
+ray.init("local", num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
 (node,) = ray.nodes()
 address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-with gauges.published("train"), progress.progress("decoding", 8, "clips") as advance:
-    progress.measured("validation_waf", 0.75, stage="training fusion")
-    answers = 0  # with the figure, one after another: Ray forgets after two intervals what is not handed on again
-    while answers < 40:
-        with urllib.request.urlopen(address) as answer:
-            lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_emo_ray_")]
-        answers = answers + 1 if any("validation_waf" in line for line in lines) else 0
+
+
+def offered():
+    with urllib.request.urlopen(address) as answer:
+        return [line for line in answer.read().decode().splitlines() if line.startswith("ray_emo_ray_")]
+
+
+def until(holds, times=1):
+    answers = 0  # that hold, one after another: Ray forgets after two intervals what is not handed on again
+    while answers < times:
+        lines = offered()
+        answers = answers + 1 if holds(" ".join(lines)) else 0
         time.sleep(0.2)
+    return lines
+
+
+with gauges.published("train"):
+    with progress.progress("training fusion", 8, "epochs") as advance:
+        progress.measured("validation_waf", 0.75, stage="training fusion")
+        progress.measured("clips_per_second", 9, stage="training fusion")
+        until(lambda text: "clips_per_second" in text and "validation_waf" in text, times=40)
+    lines = until(lambda text: "clips_per_second" not in text)  # the stage has ended
 print(*lines, sep="\\n")
 """
 
