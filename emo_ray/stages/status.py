@@ -17,6 +17,7 @@ from emo_ray.reports.wording import plural
 from emo_ray.stages.job_records import JobRecord, State, newest_of_each, read_records, spent
 from emo_ray.stages.report import sections_of
 from emo_ray.stages.result import Result
+from emo_ray.stages.store_files import check_store
 
 _STYLES: dict[State, Style] = {"running": "good", "done": "", "failed": "bad", "stopped": "warning"}
 _MOST_JOBS = 12  # in the table; --json has all
@@ -36,8 +37,7 @@ def status(config: Config) -> Result:
     Files are not read as a whole: jobs/verify.py does that. Raises ValueError where there is no store.
     """
     root = cluster.store_root(config)
-    if not store.exists(root):
-        raise ValueError(f"store.root: found no folder {root}, expected a store")
+    check_store(root)
     records = read_records(root)
     jobs = newest_of_each(records)
     sections = [section for section in sections_of(root) if section.entries]

@@ -13,12 +13,34 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from emo_ray import parquet, store
+from emo_ray.data.folders import first_of
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.decoding.shard_plan import SETTINGS
 from emo_ray.store import DamagedFile
 
+# What lies in a store, but for such names as other folders have too (train, tune).
+KINDS = {
+    *("logs", "corpora", "prepared", "segments", "shards", "checks", "transcribed", "transcripts", "readings"),
+    *("chat_labels", "features", "checkpoints", "exports", "predictions", "pseudo_labels", "reports", "self_train"),
+    *("sweeps", "claims", "bench", "tracking", "mlflow.db", "mlartifacts"),
+}
 _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
 _WITH_ALL_ROWS = ("features", "predictions")  # whose parts have the rows of their shard part
+
+
+def check_store(root: Path) -> None:
+    """Raises ValueError where there is no folder, and where there is one with things in it that no store holds.
+
+    A corpus that is taken for a store would be called whole, and mending it would move its files.
+    """
+    if not store.exists(root):
+        raise ValueError(f"store.root: found no folder {root}, expected a store: name the one that jobs were given")
+    names = sorted({name.partition("/")[0] for name in store.sizes(root)})
+    if names and not KINDS.intersection(names):
+        raise ValueError(
+            f"store.root: found a folder {root} with {first_of(names)} in it, expected a store, which holds folders "
+            "such as logs, prepared and checkpoints: name the one that jobs were given"
+        )
 
 
 def damage_of(path: Path, root: Path) -> str | None:

@@ -18,7 +18,7 @@ from emo_ray.progress import progress
 from emo_ray.reports.table import Cell, Table
 from emo_ray.stages.decoding.shard_plan import local_files
 from emo_ray.stages.result import Result
-from emo_ray.stages.store_files import damage_of, whole_lines
+from emo_ray.stages.store_files import check_store, damage_of, whole_lines
 
 MADE_BY = {
     "corpora": "any job on the synthetic corpus",
@@ -103,8 +103,7 @@ def verify(config: Config) -> Result:
     there is no store.
     """
     root = cluster.store_root(config)
-    if not store.exists(root):
-        raise ValueError(f"store.root: found no folder {root}, expected a store")
+    check_store(root)
     store.local(root)
     findings = list(_findings(root))
     losses = [_loss(root, finding) for finding in findings if finding.state == "damaged"]

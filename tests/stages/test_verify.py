@@ -25,6 +25,7 @@ from emo_ray.stages.decoding.corpus import resolve_corpus
 from emo_ray.stages.decoding.shard_plan import decode_tasks
 from emo_ray.stages.encoding.external_tables import BAD_ROWS
 from emo_ray.stages.prepare import prepare
+from emo_ray.stages.status import status
 from emo_ray.stages.store_files import damage_of
 from emo_ray.stages.verify import verify
 
@@ -209,6 +210,19 @@ def test_what_killed_jobs_left_is_removed_where_nobody_can_be_at_work(config):
 def test_a_store_that_is_not_there_is_one_message(tmp_path):
     with pytest.raises(ValueError, match=r"store\.root: .*nowhere"):
         verify(load("mini", {"store.root": str(tmp_path / "nowhere")}))
+
+
+@pytest.mark.parametrize("mend", [False, True])
+def test_a_folder_that_is_no_store_is_neither_called_whole_nor_mended(tmp_path, mend):
+    """A corpus that is taken for a store: what verify calls damaged there would be renamed."""
+    clip = tmp_path / "happy" / "clip.json"
+    clip.parent.mkdir()
+    clip.write_text("{no json")
+    with pytest.raises(ValueError, match=r"store\.root: .*with happy in it.*logs"):
+        verify(load("mini", {"store.root": str(tmp_path), "verify.mend": mend}))
+    with pytest.raises(ValueError, match=r"store\.root: .*with happy in it.*logs"):
+        status(load("mini", {"store.root": str(tmp_path)}))
+    assert clip.read_text() == "{no json"
 
 
 def test_what_is_not_finished_is_counted_and_no_damage(config):
