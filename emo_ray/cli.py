@@ -187,7 +187,7 @@ class Job:
 
     def next_commands(self, result: JobResult) -> list[str]:
         """What people do next with the result; nothing after a job that found fault."""
-        if result.status or self.root is None:
+        if result.status or self.root is None or len(result.content.get("labels", (1, 2))) < 2:  # none to train on
             return []
         model = result.path if self.name == "train" else result.content.get("checkpoint")
         if self.name == "evaluate" and model is not None:  # a folder of the store, or the one of the config

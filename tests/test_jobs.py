@@ -203,6 +203,15 @@ def test_a_shell_completes_jobs_recipes_keys_and_values(line, expected, unexpect
     assert not unexpected & offers
 
 
+@pytest.mark.parametrize(("labels", "offered"), [((), 0), (("sad",), 0), (("happy", "sad"), 1)])
+def test_training_is_offered_where_there_are_classes_to_tell_apart(labels, offered, tmp_path):
+    from emo_ray.stages.result import Result
+
+    job = cli.Job("prepare")
+    job.root = tmp_path
+    assert len(job.next_commands(Result(tmp_path, {"labels": list(labels)}))) == offered
+
+
 @pytest.mark.parametrize(
     ("job", "words", "expected"),
     [

@@ -98,6 +98,19 @@ def _folded(label: str) -> str:
     return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")
 
 
+def too_few(labels: Iterable[str], is_folder: bool = False) -> str:
+    """What to say of a corpus with less labels than a job needs; a folder has no columns to name."""
+    names = sorted(labels)
+    advice = "name the label column with data.columns.label=COLUMN, or the classes with data.labels=[...]"
+    if is_folder:
+        advice = (
+            "set data.corpus=class_folders where clips lie in a folder of each class, or name a table of the clips as "
+            "data.manifest, with a column label"
+        )
+    place = "folder" if is_folder else "manifest"
+    return f"found {len(names)} label(s) {names} in the {place}, expected at least two: {advice}"
+
+
 def vocabulary(labels: Iterable[str | None], configured: tuple[str, ...] | None) -> tuple[str, ...]:
     """The K classes of a run in index order: `configured` (data.labels), or if None those of the clips, sorted.
 
@@ -114,8 +127,5 @@ def vocabulary(labels: Iterable[str | None], configured: tuple[str, ...] | None)
             )
         return tuple(configured)
     if len(counts) < 2:
-        raise ValueError(
-            f"found {len(counts)} label(s) {sorted(counts)} in the manifest, expected at least two: "
-            "name the label column with data.columns.label=COLUMN, or the classes with data.labels=[...]"
-        )
+        raise ValueError(too_few(counts))
     return tuple(sorted(counts))

@@ -41,7 +41,8 @@ def open_corpus(config: Config, labelled_only: bool = True) -> Corpus:
     either labelled or unlabelled clips. Raises ValueError for a manifest that cannot be used, and where an endpoint
     refuses every request.
     """
-    prepared = prepare_corpus(config)
+    fewest = 0 if not labelled_only else 2 if config.checkpoint is None else 1
+    prepared = prepare_corpus(config, fewest)
     labelled = {clip.clip_id for clip in prepared.clips if clip.label is not None}
     needed = encoded_with(config, prepared, labelled) if labelled_only else None
     clips = [clip for clip in prepared.clips if needed is None or clip.clip_id in needed]

@@ -1,6 +1,7 @@
 """train: a model is made once and tracked once; what cannot be trained is one clear message."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,14 @@ def test_what_cannot_be_had_is_one_clear_message(tiny_config, changes, message):
         pytest.skip("this machine has GPUs")
     with pytest.raises(ValueError, match=message):
         train(override(tiny_config, {"fusion.hidden": 8, **changes}))
+
+
+def test_a_corpus_without_labels_is_refused_before_it_is_decoded(tiny_config, media_files, tmp_path):
+    folder = tmp_path / "clips"
+    for name in ("happy/a.mp4", "sad/b.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(media_files["clip"], folder / name)
+    config = override(tiny_config, {"data.manifest": str(folder), "store.root": str(tmp_path / "store")})
+    with pytest.raises(ValueError, match=r"found 0 label\(s\).*in the folder.*data\.corpus=class_folders"):
+        train(config)
+    assert list((tmp_path / "store").rglob("part-*.parquet")) == []

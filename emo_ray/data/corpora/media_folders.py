@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -70,6 +71,13 @@ def _transcripts(listing: Listing, clip_ids: Iterable[str]) -> tuple[dict[str, s
         else:
             unread.append(name)
     return path_of, unread
+
+
+def maybe_classes(listing: Listing) -> list[str]:
+    """The folders right below a corpus where these hold all of its media, two or more each; else none."""
+    counts = Counter(name.partition("/")[0] for name in listing.media if "/" in name)
+    is_all = counts.total() == len(listing.media)
+    return sorted(counts) if is_all and len(counts) > 1 and min(counts.values()) > 1 else []
 
 
 def read_class_folders(listing: Listing) -> Imported:

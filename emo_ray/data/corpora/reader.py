@@ -121,4 +121,7 @@ def _recognise(listing: Listing) -> tuple[str, list[str]]:
                 f"({first_of(misfits)}); move them away if it is that corpus"
             )
     note = "data.corpus=auto: the folder is taken for plain media without labels (data.corpus=folder)"
-    return "folder", [", ".join([note, *reasons])]
+    notes = [", ".join([note, *reasons])]
+    if classes := media_folders.maybe_classes(listing):
+        notes.append(f"if its {len(classes)} folders ({first_of(classes)}) are classes: data.corpus=class_folders")
+    return "folder", notes

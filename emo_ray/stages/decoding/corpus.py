@@ -42,11 +42,12 @@ SHEET = "contact_sheet.png"
 _CLIPS_PER_TASK = 16  # of synthesis
 
 
-def prepare_corpus(config: Config) -> Prepared:
+def prepare_corpus(config: Config, fewest_labels: int = 0) -> Prepared:
     """Read the corpus that `config.data` names, cut splits, decode what is not decoded yet.
 
-    Ray is started only where something is left to decode. Raises ValueError for a manifest that cannot be used; bad
-    media are rows with a status and lines of bad_media.csv.
+    Ray is started only where something is left to decode. Raises ValueError for a manifest that cannot be used, and
+    before anything is decoded for one with less labels than the job needs; bad media are rows with a status and lines
+    of bad_media.csv.
     """
     if config.media.face.which == "all":
         raise ValueError(
@@ -54,6 +55,8 @@ def prepare_corpus(config: Config) -> Prepared:
             "label is one person's, and nothing tells whose; rows of all people are for jobs/predict.py"
         )
     prepared, plan = resolve_corpus(config)
+    if len(prepared.labels) < fewest_labels:
+        raise ValueError(labels.too_few(prepared.labels, Path(config.data.manifest or "").is_dir()))
     if not store.is_complete(prepared.path) or not plan.is_decoded:
         _check_weights(config)
         for note in prepared.notes:

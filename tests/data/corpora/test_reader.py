@@ -441,3 +441,12 @@ class TestClassFolders:
 def test_every_corpus_of_the_config_has_an_importer():
     names = set(Data.model_fields["corpus"].annotation.__args__)
     assert set(FOLDER_IMPORTERS) == names - {"auto", "synthetic", "table"}
+
+
+def test_plain_media_in_folders_that_may_be_classes_are_told_how_to_say_so(tmp_path):
+    names = [f"{label}/{take}.mp4" for label in ("happy", "sad") for take in range(2)]
+    _, notes = read_corpus(Data(manifest=str(touch(tmp_path, *names))))
+    assert any("2 folders (happy, sad)" in note and "data.corpus=class_folders" in note for note in notes)
+    touch(tmp_path, "loose.mp4")
+    _, notes = read_corpus(Data(manifest=str(tmp_path)))
+    assert not any("class_folders" in note for note in notes)
