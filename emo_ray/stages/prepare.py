@@ -8,6 +8,7 @@ from emo_ray.data.prepared import BAD_MEDIA, MEDIA_NOTES
 from emo_ray.reports.training import summary_table
 from emo_ray.stages.corpus import speaker_offer
 from emo_ray.stages.decoding.corpus import SHEET, prepare_corpus
+from emo_ray.stages.decoding.inspection import count_bad_media
 from emo_ray.stages.result import Result
 
 
@@ -24,7 +25,8 @@ def prepare(config: Config) -> Result:
         summary_table("Clips by status", statuses, "modality"),
     ]
     lines = [*prepared.notes, *speaker_offer(config, prepared.clips)]
-    lines.append(f"media that could not be used: {prepared.path / BAD_MEDIA}")
+    if bad := sum(count_bad_media(prepared.ledger).values()):
+        lines.append(f"media that could not be used ({bad}): {prepared.path / BAD_MEDIA}")
     notes = sum(status.has_note(text) for name in MODALITIES for text in prepared.ledger[f"{name}_status"].to_pylist())
     if notes:
         lines.append(f"media that are used and have a note ({notes}): {prepared.path / MEDIA_NOTES}")

@@ -22,10 +22,15 @@ def write_bad_media(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None
     _write_statuses(path, clips, ledger, _is_bad)
 
 
+def count_bad_media(ledger: pa.Table) -> dict[str, int]:
+    """How many lines `write_bad_media` writes, by modality."""
+    return {name: sum(map(_is_bad, ledger[f"{name}_status"].to_pylist())) for name in MODALITIES}
+
+
 def measure_bad_media(ledger: pa.Table) -> None:
     """Publish how many lines `write_bad_media` writes, by modality."""
-    for name in MODALITIES:
-        measured("bad_media", sum(map(_is_bad, ledger[f"{name}_status"].to_pylist())), modality=name)
+    for name, count in count_bad_media(ledger).items():
+        measured("bad_media", count, modality=name)
 
 
 def write_media_notes(path: Path, clips: Iterable[Clip], ledger: pa.Table) -> None:
