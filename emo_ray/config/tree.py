@@ -325,6 +325,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+# What pydantic calls by the names of Python's types, as it is written; the key stands before it.
+_FORMS = {
+    "tuple_type": "expected a list, such as [a, b]",
+    "list_type": "expected a list, such as [a, b]",
+    "dict_type": "expected a mapping, such as {a: b}",
+    "model_type": "expected a section, whose keys are written SECTION.KEY=VALUE",
+}
+
+
 def _validated(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
@@ -332,7 +341,7 @@ def _validated(tree: dict[str, Any]) -> Config:
         lines = []
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "config"
-            message = problem["msg"].removeprefix("Value error, ")
+            message = _FORMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
             value = "" if message.startswith("found ") else f"; found {problem['input']!r}"  # our validators name it
             lines.append(message if where == "config" else f"{where}: {message}{value}")
         raise ValueError("; ".join(lines)) from None

@@ -1,11 +1,13 @@
 """The words of a command line: a recipe, and changes of its keys, in any order."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emo_ray.config.tree import choices, is_recipe, leaf_of, parse_overrides, sections
+from emo_ray.config.tree import choices, declarations, is_recipe, leaf_of, parse_overrides, sections
 
+PLACES = ("data.manifest", "data.root")  # beside the settings that are declared as paths
 DEFAULT = "mini"  # the recipe where none is named
 
 
@@ -26,6 +28,7 @@ def parse_words(words: Sequence[str], choice: str | None = None) -> Words:
     recipes: list[str] = []
     changes: list[str] = []
     for word in joined_words(words):
+        _check_place(word)
         if "=" in word and not word.startswith("-"):
             changes.append(word)
         elif word in values and not any(change.startswith(f"{choice}=") for change in changes):
@@ -35,8 +38,23 @@ def parse_words(words: Sequence[str], choice: str | None = None) -> Words:
             recipes.append(word)
     if len(recipes) > 1:
         odd = next((word for word in recipes if not is_recipe(word)), recipes[-1])
-        raise ValueError(f"found {odd!r} beside the recipe, expected key=value, e.g. fusion.modality_dropout=0.3")
+        near = difflib.get_close_matches(odd, values, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ", e.g. fusion.modality_dropout=0.3"
+        raise ValueError(f"found {odd!r} beside the recipe, expected key=value{hint}")
     return Words(recipes[0] if recipes else DEFAULT, parse_overrides(changes))
+
+
+def _check_place(word: str) -> None:
+    """Raise ValueError for a file or folder that is empty, as of a shell's variable that is not set.
+
+    It would be null, by which the job would train on the synthetic corpus, or evaluate another model than meant.
+    """
+    key, _, value = word.partition("=")
+    if not value.strip() and (key in PLACES or (leaf_of(key) is not None and declarations()[key].path)):
+        raise ValueError(
+            f"found {word!r} without a value, expected a file or folder: is a variable of the shell empty? "
+            f"{key}=null says that there is none"
+        )
 
 
 def joined_words(words: Sequence[str]) -> list[str]:

@@ -338,3 +338,12 @@ def test_a_section_in_a_section_is_changed_by_its_keys_and_written_as_a_recipe()
         override(Config(), {"media.face": {}})
     with pytest.raises(ValueError, match=r"media\.face\.margin"):
         override(Config(), {"media.face.margn": 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "form"),
+    [("data.labels", "happy", r"list, such as \[a, b\]"), ("data.columns", "file", "mapping, such as {a: b}")],
+)
+def test_a_value_of_another_form_says_how_it_is_written(key, value, form):
+    with pytest.raises(ValueError, match=rf"{key}: expected a {form}; found '{value}'"):
+        cfg.load("mini", {key: value})

@@ -31,6 +31,11 @@ def test_a_value_may_stand_for_the_key_that_is_chosen():
     assert parse_words(["all"], "bench.part") == Words("mini", {"bench.part": "all"})
 
 
+def test_a_job_that_is_misspelt_is_guessed_where_one_is_chosen():
+    with pytest.raises(ValueError, match=r"'trian'.*did you mean 'train'"):
+        parse_words(["trian", "mini"], "submit.job")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -41,6 +46,8 @@ def test_a_value_may_stand_for_the_key_that_is_chosen():
         ("--verbose", "'--verbose'.*--json"),
         ("mini train.epochs", "train.epochs=VALUE"),
         ("mini fusion", "--help fusion"),
+        ("mini data.manifest=", "'data.manifest='.*data.manifest=null"),
+        ("checkpoint= mini", "'checkpoint='.*checkpoint=null"),
     ],
 )
 def test_words_that_mean_nothing_are_named(words, message):
