@@ -43,8 +43,10 @@ def check(config: Config, sections: Collection[str]) -> list[str]:
 
 def built_models(config: Config, sections: Collection[str]) -> set[str]:
     """The sections of the models that a job builds: all where it encodes, a recogniser alone where it transcribes."""
-    if config.checkpoint is not None or {"audio", "text"} & {*sections}:
+    if config.checkpoint is not None:
         return {"emovclip", "audio", "text", "transcribe"}
+    if {"audio", "text"} & {*sections}:
+        return {"audio", "text", "transcribe", *({"emovclip"} & {*sections})}  # folds and features train none
     return {"transcribe"} & {*sections}
 
 
@@ -65,10 +67,15 @@ def missing_paths(config: Config) -> list[str]:
     values = flatten(config)
     named = [(key, path) for key in (*_PATHS, *_TABLES) for path in _listed(values[key])]
     return [
-        f"{key}: found no file or folder {path}, expected one: correct the path"
+        f"{key}: found no file or folder {path}{_place(path)}, expected one: correct the path"
         for key, path in named
         if "://" not in path and not Path(path).expanduser().exists()
     ]
+
+
+def _place(path: str) -> str:
+    """Where a relative path was looked for."""
+    return "" if Path(path).expanduser().is_absolute() else f" below {Path.cwd()}"
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

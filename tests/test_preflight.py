@@ -5,6 +5,7 @@ import time
 import pytest
 
 from emo_ray import cluster, preflight
+from emo_ray.commands import COMMANDS
 from emo_ray.config import load
 from emo_ray.models.weights import Weights
 
@@ -77,6 +78,25 @@ def test_the_stand_in_of_mini_is_named_where_it_meets_real_clips(tmp_path):
     assert "small" in note
     assert preflight.check(load("mini"), TRAINING) == []
     assert preflight.check(load("mini", {**real, "modalities": ["audio", "text"]}), TRAINING) == []
+
+
+def test_a_job_that_trains_no_video_model_needs_none_and_is_told_of_none(tmp_path):
+    (tmp_path / "clips.csv").write_text("video,label\na.mp4,happy\n")
+    away = {"data.manifest": str(tmp_path / "clips.csv"), "emovclip.weights": str(tmp_path / "away.safetensors")}
+    folds = load("mini", away)
+    sections = COMMANDS["crossvalidate"].sections
+    assert preflight.check(folds, sections) == []
+    assert preflight.check(load("mini", {"data.manifest": away["data.manifest"]}), sections) == []
+    with pytest.raises(ValueError, match=r"emovclip\.weights"):
+        preflight.check(folds, TRAINING)
+
+
+def test_a_relative_path_that_is_not_there_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = preflight.missing_paths(load("mini", {"data.manifest": "clips.csv"}))
+    assert str(tmp_path) in line
+    (line,) = preflight.missing_paths(load("mini", {"data.manifest": "/nowhere/clips.csv"}))
+    assert str(tmp_path) not in line
 
 
 def test_a_cluster_file_says_how_far_it_may_grow():
