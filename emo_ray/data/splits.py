@@ -190,10 +190,10 @@ def _cut(clips: list[Clip], source: str | None, target: str, fraction: float, se
     groups = grouped(candidates)
     kind = groups.kind
     if groups.count < 2:
-        advice = f", or leave {kind}s unread with data.columns.{kind}=null" if kind in ("speaker", "dialogue") else ""
+        advice = f", leave {kind}s unread with data.columns.{kind}=null" if kind in ("speaker", "dialogue") else ""
         raise ValueError(
             f"found {groups.count} {kind}(s) to cut a {target} split from, expected at least 2: give the manifest a "
-            f"split column{advice}"
+            f"split column{advice}, or cross-validate (data.folds=N); of a folder make a manifest first"
         )
     count = int(np.clip(round(1 / fraction), 2, groups.count))
     kept_parts = 2 if target == "test" and groups.count > 2 else 1  # a validation split is cut from what stays

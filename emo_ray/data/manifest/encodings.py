@@ -8,7 +8,7 @@ from emo_ray.data import lfs
 
 _SAMPLE = 2000  # characters beyond ASCII by which an encoding is judged
 _LIKELY = 0.7  # least share of them that texts of the encoding's languages use often
-_SHOWN = 3  # encodings named in one error message
+_SHOWN = 4  # encodings named in one error message
 _EXCERPT = 12  # characters
 
 
@@ -76,6 +76,8 @@ _USUAL: dict[str, Callable[[str], bool]] = {
     "cp932": _is_japanese,
     "euc_jp": _is_japanese,
     "big5": _has_lead("big5", (0xA1, 0xA1), (0xA4, 0xC6)),
-    "cp1251": lambda character: "\u0430" <= character <= "\u044f" or character == "ё",  # lower-case Cyrillic
-    "cp1252": lambda character: (character.islower() and character < "\u0180") or character in "‘’“”–—…«»¿¡",
+    "cp1251": lambda character: "\u0410" <= character <= "\u044f" or character in "ёЁ",
+    "cp1252": lambda character: (
+        (character.islower() and character < "\u0180") or character in "ÄÖÜÅÆØÉÈÊÀÇÑÁÍÓÚŒ‘’“”–—…«»¿¡"
+    ),
 }

@@ -29,7 +29,8 @@ def read_rows(path: Path, encoding: str | None = None) -> list[tuple[int, Row]]:
     if not path.is_file():
         raise ValueError(f"{path}: found no such file, expected a manifest (CSV, JSONL or Parquet) or a folder")
     if suffix not in readers:
-        raise ValueError(f"{path}: found suffix {path.suffix!r}, expected one of {', '.join(readers)}")
+        advice = ": save the sheet as CSV UTF-8" if suffix in (".xlsx", ".xls", ".ods") else ""
+        raise ValueError(f"{path}: found suffix {path.suffix!r}, expected one of {', '.join(readers)}{advice}")
     if suffix == ".parquet" and encoding is not None:
         raise ValueError(f"{path}: found data.encoding={encoding}, expected null: Parquet holds Unicode")
     try:

@@ -24,6 +24,12 @@ from emo_ray.data.folders import list_folder
 from emo_ray.data.tables import columns as feature_columns
 
 _SUFFIXES = (".npz", ".csv", ".tsv", ".parquet")
+_NO_PICKLES = ": pickles may hold programs, so none is read; save it with numpy.savez(FILE, **{clip_id: array})"
+_ADVICE = {
+    ".npy": ": one array has no clip ids beside it; save it with numpy.savez(FILE, clip_id=ids, feature=array)",
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".pth"), _NO_PICKLES),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), ": save the sheet as .csv"),
+}
 _EXPORT_COLUMNS = {"present", "status"}  # in emo_ray's own feature parts, beside clip_id and feature
 _LONGEST_REASON = 200  # characters of a library's error
 _LARGE_BYTES, _MOST_RATIO = 2**28, 100  # an archive that unpacks to more, and to so many times its size, is no table
@@ -74,7 +80,8 @@ def kind_of(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path}: found no such file or folder, expected {expected}: correct tables.*")
     if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {expected}")
+        advice = _ADVICE.get(path.suffix.lower(), "")
+        raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {expected}{advice}")
     return path.suffix.lower()[1:]
 
 
@@ -175,8 +182,9 @@ def _clip_ids(table: pa.Table, path: Path) -> list[str]:
 
 def _read_csv(path: Path) -> pa.Table:
     """Every column but the ids as numbers; columns without a name as text, under names of one, two, ... spaces."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with _one_message(path), path.open(newline="", encoding="utf-8-sig") as stream:
+        delimiter, decimal_point = _separators(path, stream.readline(), stream.readline())
+        stream.seek(0)
         headers = [name.strip() for name in next(csv.reader(stream, delimiter=delimiter), [])]
     id_column = feature_columns.id_column(headers, path)
     names = [name or " " * place for place, name in enumerate(headers, start=1)]
@@ -186,8 +194,17 @@ def _read_csv(path: Path) -> pa.Table:
             path,
             read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=kinds),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=kinds, decimal_point=decimal_point),
         )
+
+
+def _separators(path: Path, header: str, row: str) -> tuple[str, str]:
+    """What stands between the cells of a text table, and before the decimals: semicolons may go with decimal commas."""
+    if path.suffix.lower() == ".tsv":
+        return "\t", "."
+    if "," in header or ";" not in header:
+        return ",", "."
+    return ";", "," if "," in row else "."
 
 
 def _read_features(path: Path) -> pa.Table:
@@ -263,7 +280,9 @@ def _one_message(path: Path) -> Iterator[None]:
         if path.is_file() and lfs.is_pointer(path):
             raise ValueError(f"{path}: found a Git LFS pointer, expected the table: {lfs.ADVICE}") from None
         is_text = path.suffix.lower() in (".csv", ".tsv")
-        form = "a table of clip ids and numbers in UTF-8" if is_text else "clip ids and numbers"
+        form = (
+            "a table of clip ids and numbers in UTF-8 (lists go into .parquet)" if is_text else "clip ids and numbers"
+        )
         raise ValueError(f"{path}: not readable as {form}: {_reason(error)}") from error
 
 

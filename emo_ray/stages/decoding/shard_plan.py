@@ -232,6 +232,8 @@ def no_media_reason(clips: Iterable[Clip]) -> tuple[str, str] | None:
     if pointers:
         return f"found Git LFS pointers in the place of {len(pointers)} media files (first: {pointers[0]})", lfs.ADVICE
     advice = "set data.root to the folder that relative paths start from"
+    if any(Path(path.replace("\\", "/")).exists() for path in paths if "\\" in path):
+        advice = "write / in the place of \\, which is part of a name here and no separator"
     return (
         (f"found none of the {len(paths)} media files of the manifest (first: {paths[0]})", advice) if paths else None
     )

@@ -16,7 +16,13 @@ TEXTS = {
     "euc_jp": ["今日はとても嬉しいです", "どうして言ってくれなかったの"],
     "cp949": ["오늘은 정말 행복해요", "왜 말하지 않았어", "분노"],
     "cp1251": ["Сегодня я очень счастлив", "Почему ты мне не сказал", "гнев"],
-    "cp1252": ["Je suis très fâché, c’est fini", "Fröhlich und müde", "él está aquí"],
+    "cp1252": [
+        "Ärger",
+        "ÜBERRASCHUNG und ÄRGER",
+        "Je suis très fâché, c’est fini",
+        "Fröhlich und müde",
+        "él está aquí",
+    ],
     "utf-16": ["今天", "today", "Сегодня"],
 }
 CASES = [(encoding, text) for encoding, texts in TEXTS.items() for text in texts]

@@ -259,3 +259,25 @@ def test_a_table_that_cannot_be_read_for_now_is_no_damaged_one(tmp_path):
     with few_files(), pytest.raises(PlaceTrouble, match=r"c00\.npy: Too many open files"):
         opened(NAMES)
     assert set(opened(NAMES)["status"].to_pylist()) == {"ok"}
+
+
+@pytest.mark.parametrize("decimal", [",", "."])
+def test_semicolons_are_read_with_decimal_commas_and_points(tmp_path, decimal):
+    lines = [
+        "clip_id;f0;f1",
+        *(f"{name};{a};{b}".replace(".", decimal) for name, (a, b) in zip(NAMES, NOISE[:, :2], strict=True)),
+    ]
+    path = tmp_path / "german.csv"
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
+    read = files.open_file(path)
+    assert read.ids == list(NAMES)
+    assert np.allclose([read.read(name) for name in NAMES], NOISE[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("v.pkl", "numpy.savez"), ("v.npy", "clip_id=ids"), ("v.xlsx", "save the sheet as .csv")]
+)
+def test_a_form_that_is_not_read_says_into_which_to_put_it(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=rf"{name}: found suffix .*{re.escape(advice)}"):
+        files.kind_of(tmp_path / name)

@@ -77,6 +77,14 @@ def test_a_wrong_root_is_said_before_anything_is_decoded(table_config, tmp_path)
         prepare_corpus(table_config(**{"data.manifest": str(table)}))
 
 
+def test_paths_of_windows_are_told_from_a_wrong_root(tmp_path):
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "a.mp4").touch()
+    for name, advice in (("day\\a.mp4", "write / in the place of"), ("day\\b.mp4", r"set data\.root")):
+        with pytest.raises(ValueError, match=advice):
+            plan_shards(Config(), tmp_path, [Clip("a", video=str(tmp_path / name))])
+
+
 def test_media_that_are_lfs_pointers_all_are_said_in_one_message(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1000000\n"
     clips = [Clip(name, video=str(tmp_path / f"{name}.mp4")) for name in ("a", "b", "c")]
