@@ -72,14 +72,25 @@ def load(
 
     `revision` is a commit, tag or branch of a hub name. `settings` are keys of `media` and `transcribe` that are to
     differ from the checkpoint's, `text.trust_remote_code`, and `store.root`, the store that the checkpoint lies in.
-    Raises ValueError for what is no model, and for one that names files of this machine which lie elsewhere.
+    Raises ValueError for what is no device or no model, and for a model that names files which lie elsewhere.
     """
     changes = dict(settings or {})
     if odd_keys := [key for key in changes if not key.startswith(_SETTINGS)]:
         raise ValueError(f"settings: found {', '.join(odd_keys)}, expected media.*, transcribe.* or {_SETTINGS[2:]}")
+    _check_device(device)
     path = _folder(source, revision)
     config = of_checkpoint(override(Config(), changes), path)
     return Model(override(config, changes | {"media.face.which": "main"}), path, device)
+
+
+def _check_device(device: str) -> None:
+    """Raises ValueError for what is no device, and for a GPU that this machine lacks."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"device: found {device!r}, expected cpu, cuda, or cuda:NUMBER")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if int(number or 0) >= count:
+        raise ValueError(f"device: found {device!r}, and {count} GPUs on this machine; expected one of them: give cpu")
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:

@@ -194,3 +194,9 @@ def test_a_plain_process_needs_neither_ray_nor_mlflow(model, taken_away, folder,
     record, loaded = json.loads(answer)
     assert record == asdict(model.predict(folder / "clip-2.mp4"))
     assert loaded == []
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "gpu", "cuda:x"])
+def test_a_device_that_is_none_or_not_there_is_one_message(checkpoint, device):
+    with pytest.raises(ValueError, match=f"device: found '{device}'.*cpu"):
+        emo_ray.load(checkpoint, device=device)
