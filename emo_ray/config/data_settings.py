@@ -55,7 +55,8 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     )
     columns: dict[str, str | tuple[str, ...] | None] = setting(
         {},
-        "Field -> column of the table, for tables with other headers. A pattern such as Raw/{video_id}/{clip_id}.mp4, "
+        f"Field -> column of the table, for tables with other headers. Fields: {', '.join((*CLIP_FIELDS, 'file'))}; "
+        "file is a column of videos and sounds, told by suffix. A pattern such as Raw/{video_id}/{clip_id}.mp4, "
         "in which braces name columns, or a list of columns, joined by _, makes one value of several; null: the field "
         "is not read.",
     )
@@ -134,10 +135,12 @@ class Data(Section, decides=by_content("corpus"), owner="caller"):
     @classmethod
     def _known_fields(cls, columns: dict[str, str | tuple[str, ...] | None]) -> dict[str, str | tuple[str, ...] | None]:
         for field, column in columns.items():
-            if field not in CLIP_FIELDS:
-                raise ValueError(f"found field {field!r}, expected one of {', '.join(CLIP_FIELDS)}")
+            if field not in (*CLIP_FIELDS, "file"):
+                raise ValueError(f"found field {field!r}, expected one of {', '.join((*CLIP_FIELDS, 'file'))}")
             if column == ():
                 raise ValueError(f"found no column for the field {field}, expected some, or null to leave it unread")
+        if columns.get("file") is not None and (media := [name for name in ("video", "audio") if columns.get(name)]):
+            raise ValueError(f"found columns for file and {', '.join(media)}, expected either: file is of both kinds")
         return columns
 
     @field_validator("encoding")

@@ -91,15 +91,17 @@ def field_columns(path: Path, headers: Collection[str], data: Data, bare: bool) 
             columns_of[field] = FieldColumns((header,))
     if "dialogue" not in columns_of and "turn" not in data.columns:
         columns_of.pop("turn", None)  # whatever it is, it orders no dialogue
+    if "file" in columns_of:
+        columns_of = {field: columns for field, columns in columns_of.items() if field not in ("video", "audio")}
     file_header = next((header for header in _FILE_HEADERS if header in headers), None)
-    may_hold_media = not {"video", "audio"} <= unread_fields(data)
+    may_hold_media = not {"video", "audio"} <= unread_fields(data) and "file" not in data.columns
     if file_header is not None and not columns_of.keys() & {"video", "audio"} and may_hold_media:
         columns_of["file"] = FieldColumns((file_header,))
     has_content = columns_of.keys() & {"video", "audio", "text", "file"}
     if not has_content and not (bare and "clip_id" in columns_of):
         raise ValueError(
             f"{path}: found columns {', '.join(headers)}, expected at least one of video, audio, text, file: "
-            "name them with data.columns.video=COLUMN (or audio, text" + (", clip_id)" if bare else ")")
+            "name them with data.columns.video=COLUMN (or audio, text, file" + (", clip_id)" if bare else ")")
         )
     return columns_of
 

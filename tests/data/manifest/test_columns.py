@@ -181,3 +181,14 @@ def test_settings_of_labels_and_splits_survive_a_recipe(tmp_path):
     for text in (dump(config), recipe(config)):
         (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
         assert load(str(tmp_path / "recipe.yaml")) == config
+
+
+def test_one_column_of_any_name_may_hold_videos_and_sounds(tmp_path):
+    path = tmp_path / "clips.csv"
+    path.write_text("Datei,video\na.mp4,no\nb.wav,no\n")
+    clips, _ = manifest.read_table(path, Data(columns={"file": "Datei"}))
+    assert [(clip.video, clip.audio) for clip in clips] == [(f"{tmp_path}/a.mp4", None), (None, f"{tmp_path}/b.wav")]
+    unread, _ = manifest.read_table(path.with_name("clips.csv"), Data(columns={"file": None, "audio": "Datei"}))
+    assert [clip.audio for clip in unread] == [f"{tmp_path}/a.mp4", f"{tmp_path}/b.wav"]
+    with pytest.raises(ValueError, match="file and video"):
+        Data(columns={"file": "Datei", "video": "video"})
