@@ -81,5 +81,5 @@ def _gauge(name: str) -> "Gauge":
 
 def _is_connected() -> bool:
     """Whether this process has loaded Ray, which takes a second, and joined a cluster."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # not there yet while Ray is imported
+    return is_initialized is not None and is_initialized()

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -68,6 +69,11 @@ def test_without_ray_nothing_is_published_and_ray_is_not_loaded():
         "assert 'ray' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_nothing_is_published_while_another_thread_imports_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # as an import leaves it until it has ended
+    assert not gauges._is_connected()
 
 
 def calls():
