@@ -120,6 +120,15 @@ def actor_count(parts: int, gpu_share: float) -> int:
     return max(1, min(parts, most))
 
 
+def task_count(config: Config, tasks: int) -> int | None:
+    """The most of so many data tasks to run at once; None, as many as there is room for, on a cluster that is joined.
+
+    Each is a process that imports Ray Data and what it decodes with: on this machine, more than its cores only wait
+    for each other, although `task_cpus` has room for them.
+    """
+    return None if joins(config) else actor_count(tasks, 0)
+
+
 def usable_threads(cpus_given: float) -> int:
     """Torch threads of a process that Ray gave `cpus_given` CPUs: more than its cores makes all of them slower."""
     return max(1, int(cpus_given))

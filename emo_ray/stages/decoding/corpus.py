@@ -251,7 +251,8 @@ def _in_tasks(config: Config, run: Callable[[dict], dict], rows: list[dict]) -> 
 
     cluster.connect(config)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    return dataset.map(run, **resources.task_resources()).iter_rows()
+    most = resources.task_count(config, len(rows))
+    return dataset.map(run, concurrency=most, **resources.task_resources()).iter_rows()
 
 
 def _sentence(counts: dict, tables: Tables) -> str:
