@@ -75,7 +75,7 @@ def test_a_refit_model_is_calibrated_on_the_clips_that_inner_folds_left_out(corp
     assert stored["nll"]["after"] <= stored["nll"]["before"]
 
 
-@pytest.mark.slow  # that workers train the same is in fitting/test_ray_train.py, that tasks choose in the folds below
+@pytest.mark.slow  # that workers train the same is in fitting/test_ray_train.py, that processes choose in folds below
 def test_workers_of_ray_choose_and_train_the_same(corpus, measured):
     of_ray = train(override(corpus, {"train.num_workers": 1, "store.root": corpus.store.root + "-ray"}))
     assert of_ray.path.name == measured.content["checkpoint"]
@@ -131,7 +131,8 @@ def test_a_corpus_without_a_test_split_keeps_its_validation(corpus, tmp_path):
 
 
 def test_folds_choose_each_for_itself_and_name_the_floors(corpus):
-    content = crossvalidate(override(corpus, {"data.folds": 3, "train.num_workers": 1})).content
+    one_process = {"train.num_workers": 1, "cluster.num_cpus": 1}  # each takes longer to import than all folds take
+    content = crossvalidate(override(corpus, {"data.folds": 3, **one_process})).content
     assert set(content["floors"]) == {"A", "T", "AT"}
     assert content["floors"]["AT"]["n"] == 12 * 15
     (chosen,) = [note for note in content["notes"] if "inner folds of the training clips chose" in note]
