@@ -7,6 +7,7 @@ pseudo-labels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,19 +35,22 @@ VERSION = 8  # of trained models; 7: they hold their temperature; 8: features ar
 
 @dataclass(frozen=True)
 class TrainingClips:
-    """The clips that a phase is trained on, pseudo-labelled ones among them, and those that it is judged on."""
+    """The clips that a phase is trained on, pseudo-labelled ones among them, and those that it is judged on.
+
+    What is made of them is made once: loops over a million clips look at it.
+    """
 
     labelled: LabelOf
     validation: LabelOf
     pseudo: "PseudoLabels | None" = None
     votes: "Targets | None" = None  # of labelled clips
 
-    @property
+    @cached_property
     def train(self) -> LabelOf:
         """The class of every training clip; for a pseudo-labelled one the predicted class."""
         return {**self.labelled, **self.pseudo.label_of} if self.pseudo else self.labelled
 
-    @property
+    @cached_property
     def all_clips(self) -> LabelOf:
         """Training and validation clips."""
         return self.train | self.validation
@@ -57,7 +61,7 @@ class TrainingClips:
         pseudo = [{"pseudo_labels": self.pseudo.digest}] if self.pseudo else []
         return [*pseudo, *([{"votes": self.votes.digest}] if self.votes else [])]
 
-    @property
+    @cached_property
     def targets(self) -> "Targets | None":
         """What clips are trained towards that have more than a label: votes, and pseudo-labels."""
         if self.pseudo is None:
