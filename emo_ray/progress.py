@@ -22,7 +22,6 @@ _LINE_EVERY_S = 30.0  # lines of a stage in a log
 _TOLD_EVERY_S = 10.0  # how often listeners hear of a stage: Ray hands gauges on as often
 _LOOK_S = 1.0  # how often is looked whether one is due
 _REDRAW_S = 0.2
-_AT_ONCE_S = 0.5
 # Characters that a terminal obeys, or that change the order of others, and no tab or newline.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -51,8 +50,8 @@ _listeners: list[Listener] = []
 class Advance(Protocol):
     """Counts what is done."""
 
-    def __call__(self, done: float = 0, note: str = "") -> None:
-        """Add what was done since the last call, and show a note beside it."""
+    def __call__(self, done: float = 0, note: str = "", earlier: bool = False) -> None:
+        """Add what was done since the last call, and show a note beside it; `earlier`: an earlier run did it."""
 
 
 def say(message: str) -> None:
@@ -177,10 +176,11 @@ def late_progress(title: str, unit: str, quiet_s: float = 2.0) -> Iterator[Calla
 
         def report(done: int, total: int) -> None:
             nonlocal advance, last
-            if advance is None and time.monotonic() - begun_s > quiet_s:
+            is_first = advance is None and time.monotonic() - begun_s > quiet_s
+            if is_first:
                 advance = stack.enter_context(progress(title, total, unit))
             if advance is not None:
-                advance(done - last)
+                advance(done - last, earlier=is_first)  # done before the stage's clock began
                 last = done
 
         yield report
@@ -195,10 +195,9 @@ class Stage:
         self.note = ""
         self.begun_s = self.told_s = clock()
 
-    def advance(self, done: float = 0, note: str = "") -> None:
-        """Count what was done; what is counted at once was done by an earlier run, and no work of this one."""
-        if self.clock() - self.begun_s < _AT_ONCE_S:
-            self.done_before += done
+    def advance(self, done: float = 0, note: str = "", earlier: bool = False) -> None:
+        """Count what was done; what an earlier run did is no work of this one, and no part of its rate."""
+        self.done_before += done if earlier else 0
         self.done, self.note = self.done + done, note
 
     def is_due(self) -> bool:

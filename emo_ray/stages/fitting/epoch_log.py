@@ -45,13 +45,13 @@ def epoch_progress(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> 
     reported: set[int] = set()
     with progress(f"training {phase}", epochs, "epochs") as advance:
 
-        def report() -> None:
+        def report(earlier: bool = False) -> None:
             for metrics in history(folder):
                 if int(metrics["epoch"]) in reported:
                     continue
                 reported.add(int(metrics["epoch"]))
                 score = f"validation WAF {metrics['val_waf']:.3f}" if "val_waf" in metrics else ""
-                advance(1, f"loss {metrics['train_loss']:.3f} {score}")
+                advance(1, f"loss {metrics['train_loss']:.3f} {score}", earlier)
                 for name, gauge in _GAUGES.items():
                     if name in metrics:
                         measured(gauge, metrics[name], stage=f"training {phase}")
@@ -61,7 +61,7 @@ def epoch_progress(folder: Path, phase: str, epochs: int, on_epoch: OnEpoch) -> 
                 if epoch not in reported:
                     advance(0, f"epoch {epoch + 1}, step {step} of {steps}")
 
-        report()
+        report(earlier=True)
         yield report
 
 

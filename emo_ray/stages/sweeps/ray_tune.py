@@ -74,7 +74,7 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
         )
     with progress("searching", config.tune.trials, "trials") as advance:
         Watch.sweep = _RunningSweep(records, advance, set())
-        advance(sum(record["state"] is not None for record in records.trials.values()))
+        advance(sum(record["state"] is not None for record in records.trials.values()), earlier=True)
         tuner.fit()
     records.forget(set(records.trials) - Watch.sweep.trial_ids)
 

@@ -62,7 +62,7 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Clips]
     space, processes = search.distributions(settings.space), process_count(config, settings.trials * len(folds))
     workers, most = start_workers(config, labels, folds, processes), most_at_once(config, processes)
     with progress("searching", settings.trials, "trials") as advance:
-        advance(len(study.trials))
+        advance(len(study.trials), earlier=True)
         while (begun := len(records.trials)) < settings.trials:
             study.sampler = search.sampler(settings, config.seed + begun)  # a resumed sweep goes on as it would have
             suggestions = [study.ask(space) for _ in range(wave_of(settings.trials - begun, most))]
