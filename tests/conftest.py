@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import tempfile
 import time
 from contextlib import suppress
@@ -52,6 +53,8 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def pytest_configure() -> None:
     """Put the tests' files into memory where there is room: tests that write wait a sixth of their time for a disk."""
+    # Shells have what they run in the background, as make does, ignore Ctrl-C; jobs that tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
     if min(room, psutil.virtual_memory().available) > ROOM_BYTES and not os.environ.keys() & TEMP_VARIABLES:
         left_over = SHARED_MEMORY.glob("emo_ray-tests-*")  # of runs that were killed
