@@ -187,7 +187,8 @@ class Job:
 
     def next_commands(self, result: JobResult) -> list[str]:
         """What people do next with the result; nothing after a job that found fault."""
-        if result.status or self.root is None or len(result.content.get("labels", (1, 2))) < 2:  # none to train on
+        labels = result.content.get("labels")  # of a corpus, which trains nothing with fewer than two
+        if result.status or self.root is None or (labels is not None and len(labels) < 2):
             return []
         model = result.path if self.name == "train" else result.content.get("checkpoint")
         if self.name == "evaluate" and model is not None:  # a folder of the store, or the one of the config

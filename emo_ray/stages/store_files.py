@@ -18,12 +18,31 @@ from emo_ray.models import checkpoint_files
 from emo_ray.stages.decoding.shard_plan import SETTINGS
 from emo_ray.store import DamagedFile
 
-# What lies in a store, but for such names as other folders have too (train, tune).
-KINDS = {
-    *("logs", "corpora", "prepared", "segments", "shards", "checks", "transcribed", "transcripts", "readings"),
-    *("chat_labels", "features", "checkpoints", "exports", "predictions", "pseudo_labels", "reports", "self_train"),
-    *("sweeps", "claims", "bench", "tracking", "mlflow.db", "mlartifacts"),
+MADE_BY = {
+    "corpora": "any job on the synthetic corpus",
+    "segments": "jobs/segment.py",
+    "shards": "jobs/prepare.py",
+    "prepared": "jobs/prepare.py",
+    "checks": "jobs/check.py",
+    "transcribed": "jobs/transcribe.py",
+    "transcripts": "jobs/transcribe.py",
+    "readings": "jobs/annotate.py",
+    "chat_labels": "jobs/annotate.py",
+    "features": "the job that needs it, such as jobs/train.py",
+    "checkpoints": "jobs/train.py",
+    "exports": "jobs/export.py",
+    "predictions": "jobs/predict.py",
+    "pseudo_labels": "jobs/pseudo_label.py",
+    "reports": "jobs/evaluate.py or jobs/crossvalidate.py",
+    "self_train": "jobs/self_train.py",
+    "sweeps": "jobs/tune.py",
+    "tune": "jobs/tune.py",
+    "train": "jobs/train.py",
+    "index.html": "jobs/report.py",
+    "claims": "jobs/claims.py",
 }
+_ELSEWHERE = {"train", "tune", "index.html"}  # names that other folders hold, too
+_SIGNS = sorted(({"logs", "bench", "tracking", "mlflow.db", "mlartifacts"} | MADE_BY.keys()) - _ELSEWHERE)
 _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
 _WITH_ALL_ROWS = ("features", "predictions")  # whose parts have the rows of their shard part
 
@@ -35,8 +54,9 @@ def check_store(root: Path) -> None:
     """
     if not store.exists(root):
         raise ValueError(f"store.root: found no folder {root}, expected a store: name the one that jobs were given")
-    names = sorted({name.partition("/")[0] for name in store.sizes(root)})
-    if names and not KINDS.intersection(names):
+    if any(store.exists(root / name) for name in _SIGNS):
+        return
+    if names := sorted({name.partition("/")[0] for name in store.sizes(root)}):
         raise ValueError(
             f"store.root: found a folder {root} with {first_of(names)} in it, expected a store, which holds folders "
             "such as logs, prepared and checkpoints: name the one that jobs were given"

@@ -18,31 +18,8 @@ from emo_ray.progress import progress
 from emo_ray.reports.table import Cell, Table
 from emo_ray.stages.decoding.shard_plan import local_files
 from emo_ray.stages.result import Result
-from emo_ray.stages.store_files import check_store, damage_of, whole_lines
+from emo_ray.stages.store_files import MADE_BY, check_store, damage_of, whole_lines
 
-MADE_BY = {
-    "corpora": "any job on the synthetic corpus",
-    "segments": "jobs/segment.py",
-    "shards": "jobs/prepare.py",
-    "prepared": "jobs/prepare.py",
-    "checks": "jobs/check.py",
-    "transcribed": "jobs/transcribe.py",
-    "transcripts": "jobs/transcribe.py",
-    "readings": "jobs/annotate.py",
-    "chat_labels": "jobs/annotate.py",
-    "features": "the job that needs it, such as jobs/train.py",
-    "checkpoints": "jobs/train.py",
-    "exports": "jobs/export.py",
-    "predictions": "jobs/predict.py",
-    "pseudo_labels": "jobs/pseudo_label.py",
-    "reports": "jobs/evaluate.py or jobs/crossvalidate.py",
-    "self_train": "jobs/self_train.py",
-    "sweeps": "jobs/tune.py",
-    "tune": "jobs/tune.py",
-    "train": "jobs/train.py",
-    "index.html": "jobs/report.py",
-    "claims": "jobs/claims.py",
-}
 _ANSWERS = ("readings", "transcribed", "chat_labels")
 _KINDS = (
     "corpora",

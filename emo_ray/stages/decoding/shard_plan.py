@@ -95,12 +95,12 @@ def plan_shards(config: Config, root: Path, clips: Sequence[Clip]) -> ShardPlan:
     folder = root / "shards" / store.digest(shards.settings(settings, size))
     with late_progress("looking at media", "files") as report:
         identified_of = dict(zip(clips, shards.identified(clips, config.data.identity, report), strict=True))
-    clips_per_part = clips_of_part(config.media, clips)
-    parts = [[identified_of[clip] for clip in part] for part in shards.assign_parts(clips, clips_per_part)]
+    size_of_part = clips_per_part(config.media, clips)
+    parts = [[identified_of[clip] for clip in part] for part in shards.assign_parts(clips, size_of_part)]
     return ShardPlan(folder, {shards.part_name(part): part for part in parts}, settings, size)
 
 
-def clips_of_part(config: Media, clips: Sequence[Clip]) -> int:
+def clips_per_part(config: Media, clips: Sequence[Clip]) -> int:
     """About how many clips a part of this corpus holds.
 
     Rows without media are light: of many such parts each takes longer to be begun than to be worked on.

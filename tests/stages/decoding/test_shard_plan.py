@@ -12,7 +12,7 @@ from emo_ray.config.media_settings import Media
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.decoding.corpus import plan_corpus, prepare_corpus
 from emo_ray.stages.decoding.shard_plan import (
-    clips_of_part,
+    clips_per_part,
     decode_tasks,
     no_media_reason,
     plan_shards,
@@ -43,7 +43,7 @@ def test_labelled_and_unlabelled_clips_never_share_a_part(table_config):
 def test_parts_without_media_grow_with_the_corpus_unless_their_size_is_set(clips, media, configured, expected):
     light = Clip("a", video=None, audio=None, text="words")
     all_clips = [light] * (clips - 1) + [replace(light, audio="a.wav") if media else light]
-    assert clips_of_part(Media(clips_per_part=configured), all_clips) == expected
+    assert clips_per_part(Media(clips_per_part=configured), all_clips) == expected
 
 
 def test_a_new_clip_needs_its_own_part_alone(table_config, media_files):
