@@ -7,7 +7,7 @@ from typing import TypedDict
 from matplotlib.figure import Figure
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, style_axes
+from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, style_axes, title_axes
 from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
@@ -120,5 +120,5 @@ def _differences(content: ModelComparison) -> Figure:
     axes.set_xlabel("lead of the second model, points; bands: 95 % interval")
     axes.margins(x=0.08)
     style_axes(axes, "x")
-    axes.set_title("How far the second model is ahead", loc="left", pad=12)
+    title_axes(axes, "How far the second model is ahead")
     return figure

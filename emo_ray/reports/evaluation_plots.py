@@ -18,6 +18,7 @@ from emo_ray.reports.figures import (
     empty_figure,
     name_x_ticks,
     style_axes,
+    title_axes,
 )
 from emo_ray.reports.scorecard import EvaluationReport
 from emo_ray.reports.wording import SUBSET_NAMES, plural, shorten
@@ -58,7 +59,7 @@ def subset_bars(report: EvaluationReport) -> Figure:
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("weighted F1 (WAF), percent; whiskers: 95 % interval")
     style_axes(axes, "x")
-    axes.set_title("What each subset of the modalities is worth", loc="left", pad=12)
+    title_axes(axes, "What each subset of the modalities is worth")
     return figure
 
 
@@ -70,7 +71,7 @@ def confusion_matrix(report: EvaluationReport) -> Figure:
     axes = figure.add_subplot()
     image = _matrix(axes, report["confusion"], labels, 9.5)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title("Clips by true and predicted class", loc="left", pad=12)
+    title_axes(axes, "Clips by true and predicted class")
     _share_bar(figure, image, axes)
     return figure
 
@@ -85,7 +86,7 @@ def confusions_alone(report: EvaluationReport) -> Figure:
     for axes, (subset, counts) in zip(panels, matrices.items(), strict=True):
         image = _matrix(axes, counts, labels, 7.5)
         axes.set_xlabel("predicted")
-        axes.set_title(f"{SUBSET_NAMES[subset]} alone", loc="left", pad=8)
+        title_axes(axes, f"{SUBSET_NAMES[subset]} alone", pad_pt=8)
     panels[0].set_ylabel("true")
     _share_bar(figure, image, panels)
     return figure
@@ -136,7 +137,7 @@ def class_balance(report: EvaluationReport) -> Figure:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel("share of the split's labelled clips, percent (beside bars: clips)")
     style_axes(axes, "x")
-    axes.set_title("Classes in every split", loc="left", pad=12)
+    title_axes(axes, "Classes in every split")
     figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=9.5)
     return figure
 
@@ -162,7 +163,7 @@ def speaker_dots(report: EvaluationReport) -> Figure:
     axes.set_ylim(-3, 106)
     axes.set_ylabel("WAF, percent")
     style_axes(axes, "y")
-    axes.set_title("How well the model does for each speaker (larger dots: more clips)", loc="left", pad=12)
+    title_axes(axes, "How well the model does for each speaker (larger dots: more clips)")
     figure.legend(loc="outside lower right", frameon=False, fontsize=9.5)
     return figure
 
@@ -183,13 +184,14 @@ def _matrix(axes: Axes, counts: Sequence[Sequence[int]], labels: list[str], size
     for (row, column), share in np.ndenumerate(shares_KK):
         ink = "white" if share > 0.55 else (INK if counts_KK[row, column] else FAINT)
         axes.text(column, row, f"{counts_KK[row, column]:.0f}", ha="center", va="center", color=ink, size=size_pt)
+    for text in axes.texts:
+        text.set_in_layout(False)  # they are inside the axes, and many
     name_x_ticks(axes, range(len(labels)), labels, turned=len(labels) > 4 or max(map(len, labels)) > 9)
     axes.set_yticks(range(len(labels)), labels)
     edges = [column + 0.5 for column in range(len(labels) - 1)]
-    axes.set_xticks(edges, minor=True)
-    axes.set_yticks(edges, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="both", length=0)
+    for lines in (axes.hlines, axes.vlines):  # a grid of minor ticks would be as many artists as lines, five times
+        lines(edges, -0.5, len(labels) - 0.5, color="white", linewidth=1.5)
+    axes.tick_params(length=0, bottom=False, left=False)
     axes.spines[:].set_visible(False)
     return image
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, ORANGE, empty_figure, name_x_ticks, style_axes
+from emo_ray.reports.figures import BLUE, CHANCE, ORANGE, empty_figure, name_x_ticks, style_axes, title_axes
 from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
@@ -119,7 +119,7 @@ def _curves(content: NoiseLadder) -> Figure:
         axes.axhline(100 * content["guessing"], color=CHANCE, linestyle="--", linewidth=1.2)
         name_x_ticks(axes, range(len(steps)), [step["step"] for step in steps], turned=True)
         axes.set_ylim(0, 104)
-        axes.set_title(name, loc="left", pad=8)
+        title_axes(axes, name, pad_pt=8)
         style_axes(axes, "y")
     panels[0].set_ylabel("WAF, percent")
     if modalities:

@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 from matplotlib.figure import Figure
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, INK, PALE_BLUE, empty_figure, label_point, style_axes
+from emo_ray.reports.figures import BLUE, CHANCE, INK, PALE_BLUE, empty_figure, label_point, style_axes, title_axes
 from emo_ray.reports.page import Page, Picture
 from emo_ray.reports.reliability import reliability_diagrams
 from emo_ray.reports.scorecard import WHEN, CalibrationChange
@@ -154,7 +154,7 @@ def _class_bars(report: PseudoLabelReport) -> Figure:
     axes.set_xlabel("share, percent")
     axes.margins(x=0.1)
     style_axes(axes, "x")
-    axes.set_title("Classes of labelled, predicted and accepted clips", loc="left", pad=12)
+    title_axes(axes, "Classes of labelled, predicted and accepted clips")
     figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=9.5)
     return figure
 

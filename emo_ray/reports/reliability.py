@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emo_ray.reports.figures import BLUE, CHANCE, FAINT, empty_figure, label_point, style_axes
+from emo_ray.reports.figures import BLUE, CHANCE, FAINT, empty_figure, label_point, style_axes, title_axes
 from emo_ray.reports.scorecard import WHEN, Bins, CalibrationChange, When
 from emo_ray.reports.wording import percent
 
@@ -16,7 +16,7 @@ def reliability_diagrams(fit: CalibrationChange, name: str, shown: tuple[When, .
         _reliability_bars(axes, fit["reliability"][when])
         axes.plot([0, 100], [0, 100], color=CHANCE, linestyle="--", linewidth=1.6)
         error = fit["ece"][when]
-        axes.set_title(f"{when}: no clips" if error is None else f"{when}: ECE {percent(error)} %", loc="left")
+        title_axes(axes, f"{when}: no clips" if error is None else f"{when}: ECE {percent(error)} %", pad_pt=6)
         axes.set_xlabel("confidence, percent")
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 108)

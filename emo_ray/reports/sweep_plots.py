@@ -19,6 +19,7 @@ from emo_ray.reports.figures import (
     empty_figure,
     name_x_ticks,
     style_axes,
+    title_axes,
 )
 from emo_ray.reports.page import Picture
 from emo_ray.reports.sweep_trials import (
@@ -96,7 +97,7 @@ def importance_bars(shares: dict[str, float]) -> Figure:
     axes.set_ylim(len(shares) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.set_xlabel("share of the explained variance, percent")
-    axes.set_title("Which settings mattered", loc="left", pad=12)
+    title_axes(axes, "Which settings mattered")
     style_axes(axes, "x")
     return figure
 
@@ -159,7 +160,7 @@ def _panels(content: SweepReport, objective: str) -> Figure:
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, key in zip(panels, keys, strict=False):
         _mark_trials(axes, content, _scaled(axes, content, key, columns))
-        axes.set_title(key.replace(".", ".\n"), size=10, loc="left")
+        title_axes(axes, key.replace(".", ".\n"), pad_pt=6, size=10)
         style_axes(axes, "y")
     for axes in panels[len(keys) :]:
         axes.set_axis_off()
@@ -227,7 +228,7 @@ def _finish(axes: Axes, title: str, along: str, objective: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.set_xlabel(along)
     axes.set_ylabel(f"{objective}, percent")
-    axes.set_title(title, loc="left", pad=12)
+    title_axes(axes, title)
     style_axes(axes, "y")
     _legend(axes)
 
