@@ -137,11 +137,14 @@ class Floor:
             return LogisticRegression(C=strength, max_iter=2000, tol=1e-3)
         if self.name == SVM:
             return SVC(C=strength, gamma=self.gamma)
-        return RandomForestClassifier(_TREES, random_state=self.seed)
+        # As many threads as this process has for torch: the folds of cross-validation have one each.
+        return RandomForestClassifier(_TREES, random_state=self.seed, n_jobs=torch.get_num_threads())
 
     def fitted(self, features_BD: np.ndarray, label_B: np.ndarray, groups: Sequence[str]) -> Any:
         """The classifier with the best C, fitted to these clips."""
-        return self.make(self.best_strength(features_BD, label_B, groups)).fit(features_BD, label_B)
+        model = self.make(self.best_strength(features_BD, label_B, groups)).fit(features_BD, label_B)
+        # Threads would add up what trees say in the order in which they end, and rounding decides between equals.
+        return model.set_params(n_jobs=1) if self.name == FOREST else model
 
     def best_strength(self, features_BD: np.ndarray, label_B: np.ndarray, groups: Sequence[str]) -> float | None:
         """The C that is best in inner folds, which no group crosses; None for a floor without."""

@@ -69,6 +69,18 @@ def test_labels_of_the_tested_clips_change_nothing():
     assert all((first[s][f] == second[s][f]).all() for s in SUBSETS for f in floors.FLOORS)
 
 
+def test_threads_of_a_forest_change_nothing():
+    """Clips alike of several classes end in one leaf, whose shares are no round numbers: their order matters."""
+    train, test = (clips(count, seed).features["text"][:, :2].round().numpy() for count, seed in ((90, 1), (300, 2)))
+    label_B, before, answers = clips(90, 1).label_B.numpy(), torch.get_num_threads(), []
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        forest = floors.Floor(floors.FOREST, 0.2, 0).fitted(train, label_B, [str(i % 7) for i in range(90)])
+        answers.append(forest.predict_proba(test))
+    torch.set_num_threads(before)
+    assert (answers[0] == answers[1]).all()
+
+
 def test_unknown_values_and_constant_features_are_no_information():
     train, test = clips(60, 1), clips(40, 2)
     train.features["audio"][:, 4], test.features["audio"][:, 4] = 3.0, 1e6
