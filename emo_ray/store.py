@@ -13,7 +13,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -88,7 +88,7 @@ def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mappi
     left is removed by the next one. Raises DamagedFile as `check_files` does.
     """
     if not is_complete(folder):
-        with lock(folder.with_name(f".{folder.name}.lock")) as is_alone:
+        with being_made(folder) as is_alone:
             if not is_complete(folder):
                 for leftover in folder.parent.glob(f".{folder.name}-*") if is_alone else ():
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -97,6 +97,11 @@ def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mappi
                     entries.update(fill(temporary) or {})
     check_files(folder)
     return read_meta(folder)
+
+
+def being_made(folder: Path, timeout_s: float = -1) -> AbstractContextManager[bool]:
+    """The lock of an artefact (see `locks.lock`), which only the process that makes it holds."""
+    return lock(folder.with_name(f".{folder.name}.lock"), timeout_s)
 
 
 def is_complete(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The two phases of training: EmoVCLIP's prompts, then the fusion head, each to a checkpoint."""
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -248,8 +249,20 @@ def _train_once(
         return fill(folder)
 
     meta = store.artefact(path, {"kind": "checkpoint", "version": VERSION}, train)
-    for name in (phase, joint.PHASE):
-        ray_train.clean_up(config, name, path.name.rpartition("-")[2])
+    _clean_up(config, phase, path)
     if not is_trained_here:
         for metrics in meta["history"]:
             on_epoch(phase, metrics)
+
+
+def forget_state(config: Config, plan: TrainingPlan) -> None:
+    """Remove what stopped training has left to go on from, unless another process goes on from it now."""
+    for phase, path in (("emovclip", plan.video_path), ("fusion", plan.path)):
+        if path is not None:
+            with suppress(TimeoutError), store.being_made(path, timeout_s=0):
+                _clean_up(config, phase, path)
+
+
+def _clean_up(config: Config, phase: str, path: Path) -> None:
+    for name in (phase, joint.PHASE):
+        ray_train.clean_up(config, name, path.name.rpartition("-")[2])

@@ -18,7 +18,7 @@ from emo_ray import bucket, cluster, resources, trouble
 from emo_ray.config import Config
 from emo_ray.progress import progress, say
 from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
-from emo_ray.stages.sweeps.trial import PHASES, Task, population_member, trial
+from emo_ray.stages.sweeps.trial import PHASES, Task, forget_trial, population_member, trial
 from emo_ray.training import search
 from emo_ray.training.stacked_heads import SHARED_FIELDS
 
@@ -77,6 +77,9 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
         advance(sum(record["state"] is not None for record in records.trials.values()), earlier=True)
         tuner.fit()
     records.forget(set(records.trials) - Watch.sweep.trial_ids)
+    for record in records.trials.values() if not is_population else ():  # whose state lies with Ray Tune's
+        if record["state"] == PRUNED:
+            forget_trial(record["params"], task)
 
 
 def room(config: Config) -> tuple[int, dict[str, float]]:

@@ -12,8 +12,8 @@ from emo_ray import cluster, store
 from emo_ray.config import Config, override
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
-from emo_ray.stages.fitting.phases import feature_rows, fusion_job, scaling_by_speaker, train_phases
-from emo_ray.stages.fitting.plan import resolve_training
+from emo_ray.stages.fitting.phases import feature_rows, forget_state, fusion_job, scaling_by_speaker, train_phases
+from emo_ray.stages.fitting.plan import TrainingPlan, resolve_training
 from emo_ray.stages.fitting.ray_train import train_locally
 from emo_ray.training import loop, search
 from emo_ray.training.metrics import objective
@@ -40,10 +40,8 @@ def trial(suggested: search.Params, task: Task) -> None:
 
     Raises ValueError where training diverged, so that the trial counts as failed.
     """
-    config, corpus = _config(suggested, task), task.corpus
-    if not all(key.startswith(_TRAINING) for key in task.config.tune.space):
-        corpus = replace(corpus, prepared=prepare_corpus(config).without_test())
-    plan = resolve_training(config, corpus)
+    config = _config(search.from_optuna(task.config.tune.space, suggested), task)
+    plan = _plan(config, task)
     train_phases(config, plan, TuneReporter(config, plan.video_path if task.two_phases else None))
     if stopped := store.read_meta(plan.path).get("stopped"):
         raise ValueError(stopped[0])
@@ -51,15 +49,30 @@ def trial(suggested: search.Params, task: Task) -> None:
 
 def population_member(suggested: search.Params, task: Task) -> None:
     """A head of a population, which at a report may be given a better one's state and settings near that one's."""
-    config = override(_config(suggested, task), {"train.save_every_steps": None})  # nobody keeps states inside epochs
+    config = _config(search.from_optuna(task.config.tune.space, suggested), task)
+    config = override(config, {"train.save_every_steps": None})  # nobody keeps states inside epochs
     plan = resolve_training(config, task.corpus)
     table = feature_rows(config, plan, plan.clips.all_clips)
     job, datasets = fusion_job(config, plan, table, scaling_by_speaker(config, plan, table))
     train_locally(job, config, datasets, PbtReporter(TuneReporter(config)))
 
 
-def _config(suggested: search.Params, task: Task) -> Config:
-    config = search.applied(task.config, search.from_optuna(task.config.tune.space, suggested))
+def forget_trial(params: search.Params, task: Task) -> None:
+    """Remove the state of a trial that was stopped early, which nothing goes on from."""
+    config = _config(params, task)
+    forget_state(config, _plan(config, task))
+
+
+def _plan(config: Config, task: Task) -> TrainingPlan:
+    """What a trial with this config trains."""
+    corpus = task.corpus
+    if not all(key.startswith(_TRAINING) for key in task.config.tune.space):
+        corpus = replace(corpus, prepared=prepare_corpus(config).without_test())
+    return resolve_training(config, corpus)
+
+
+def _config(params: search.Params, task: Task) -> Config:
+    config = search.applied(task.config, params)
     config = override(config, {"train.refit": False})  # trials are judged on validation clips
     if config.train.shares == 1:  # this process is a worker itself, and a nested trainer takes 10 s to start
         gpu = "yes" if ray.get_gpu_ids() else "no"  # the machine may have one that Ray gave to nobody

@@ -1,6 +1,7 @@
 """Sweeps by Ray Tune and with stacked trials are the same."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ def test_both_ways_give_the_same_trials(swept, sweep_config, runs_of):
     trials = alone.content["trials"]
     assert [trial["number"] for trial in trials] == list(range(6))
     assert "pruned" in {trial["state"] for trial in trials}
+    assert not any(Path(sweep_config.store.root, "train").iterdir())  # what stopped trials have left
     curve_of, compared = {json.dumps(t["params"]): t["history"] for t in swept.content["trials"]}, 0
     for trial in trials:
         assert trial["epochs"] == len(trial["history"])
