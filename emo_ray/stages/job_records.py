@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import psutil
 
-from emo_ray import store
+from emo_ray import store, usage
 from emo_ray.failures import SIGNALLED
 from emo_ray.job_log import ALIVE_S, FOLDER
 from emo_ray.stages.store_files import whole_lines
@@ -39,8 +39,8 @@ class JobRecord:
 
     @property
     def command(self) -> str:
-        """The words that run it, with secrets starred out."""
-        return shlex.join(["emo-ray", self.job, *self.words])
+        """The words that run it, as this process was started, with secrets starred out."""
+        return f"{usage.program(self.job)} {shlex.join(self.words)}".rstrip()
 
     @property
     def at(self) -> str:

@@ -13,6 +13,7 @@ from emo_ray import durable, job_log, progress, store
 from emo_ray.config import load
 from emo_ray.stages import job_records
 from emo_ray.stages.status import status
+from emo_ray.usage import program
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_store_in_which_all_is_done(config, tmp_path):
     result = status(config)
     assert result.status == 0
     (job,) = result.content["jobs"]
-    assert (job["command"], job["state"], job["status"]) == ("emo-ray prepare mini", "done", 0)
+    assert (job["command"], job["state"], job["status"]) == (f"{program('prepare')} mini", "done", 0)
     result.show()
 
 
@@ -53,7 +54,7 @@ def test_a_job_that_failed_says_why_until_it_went_well(config, tmp_path, mended)
         raise ValueError("found 3, expected 4")
     result = status(config)
     assert result.status == 2
-    assert any("emo-ray train mini 'a=b c'" in line for line in result.lines)
+    assert any(f"{program('train')} mini 'a=b c'" in line for line in result.lines)
     assert "found 3" in result.content["jobs"][0]["message"]
     run(tmp_path, "prepare", "mini")
     assert status(config).status == 2
@@ -68,7 +69,7 @@ def test_a_job_that_was_killed_was_stopped_and_the_same_command_goes_on(config, 
     assert result.status == 2
     (job,) = result.content["jobs"]
     assert (job["state"], job["at"]) == ("stopped", "searching: 2 of 8 trials")
-    assert "to go on: emo-ray tune mini" in result.lines
+    assert f"to go on: {program('tune')} mini" in result.lines
 
 
 def test_a_job_that_a_signal_ended_was_stopped(config, tmp_path):
