@@ -33,17 +33,18 @@ def nearest(
 
 def write(
     folder: Path, prepared: Prepared, clips: Collection[Clip], rows: Sequence[tuple[str, int]], margin: float,
-    temperatures: Sequence[float],
+    temperatures: Sequence[float], bound_of: Mapping[str, float],
 ) -> Path:  # fmt: skip
     """The page of these rows, each of which is the name of a part in a folder of pseudo-labels and a place in it.
 
     `clips` are those of the corpus with their transcripts; `margin` is that of media.face. `temperatures` are those
     of the teachers: only with one teacher are its probabilities shown calibrated, not with the means of several.
+    `bound_of` says by modality how far that one's training clips are from their mean (empty: no clip is unfamiliar).
     """
     temperature = temperatures[0] if len(temperatures) == 1 else None
     clip_of = {clip.clip_id: clip for clip in clips}
     parts = sorted({part for part, _ in rows})
-    answers_of = {name: _answers(folder / name, prepared.labels, clip_of, temperature) for name in parts}
+    answers_of = {name: _answers(folder / name, prepared.labels, clip_of, temperature, bound_of) for name in parts}
     probabilities = cards.calibration_words(temperature)
     if temperature is None:
         probabilities = (
@@ -68,13 +69,16 @@ def write(
     return cards.write(folder, about, shown, source)[0]
 
 
-def _answers(part: Path, labels: Sequence[str], clip_of: Mapping[str, Clip], temperature: float | None) -> list[Answer]:
+def _answers(
+    part: Path, labels: Sequence[str], clip_of: Mapping[str, Clip], temperature: float | None,
+    bound_of: Mapping[str, float],
+) -> list[Answer]:  # fmt: skip
     """The rows of a part, with what became of them as a note."""
     rows = parquet.read(part)
     decided = rows.select(["prediction", "confidence", "threshold", "accepted", "reason"]).to_pylist()
     return [
         cards.with_note(answer, _note(row)) if row["prediction"] is not None else answer
-        for answer, row in zip(cards.answers(rows, labels, clip_of, temperature), decided, strict=True)
+        for answer, row in zip(cards.answers(rows, labels, clip_of, temperature, bound_of), decided, strict=True)
     ]
 
 

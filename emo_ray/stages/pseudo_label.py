@@ -21,6 +21,7 @@ from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.status import is_broken
 from emo_ray.inference.classifier import TOGETHER, load_models
 from emo_ray.inference.encoders import of_checkpoint
+from emo_ray.models.checkpoint_files import read_familiarity
 from emo_ray.progress import measured, progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
@@ -137,18 +138,20 @@ def _write(
     durable.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
     durable.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
     report_page.write(report, folder)
-    _write_borderline(config, corpus, clips, report, set(leaks.values()), folder)
+    bound_of = read_familiarity(teachers[0].path) if len(teachers) == 1 else {}
+    _write_borderline(config, corpus, clips, report, set(leaks.values()), bound_of, folder)
     meta = {"kind": "pseudo-labels", "version": VERSION, "round": config.pseudo.round, "labels": prepared.labels}
     meta |= {"clips": report["clips"], "accepted": report["accepted"], "teachers": [t.digest for t in teachers]}
     store.write_meta(folder, meta)
 
 
 def _write_borderline(
-    config: Config, corpus: Corpus, clips: Pool, report: PseudoLabelReport, leaks: set[str], folder: Path
-) -> None:
+    config: Config, corpus: Corpus, clips: Pool, report: PseudoLabelReport, leaks: set[str],
+    bound_of: Mapping[str, float], folder: Path,
+) -> None:  # fmt: skip
     """Write the page of the clips that a person should label next, without any that validation or test know.
 
-    `leaks` are the reasons against those.
+    `leaks` are the reasons against those; `bound_of` says what is familiar to the teacher, see `borderline.write`.
     """
     leaking_N = np.array([against in leaks for against in clips.against_N], bool)
     threshold_K = np.array([*report["thresholds"].values()])
@@ -158,7 +161,7 @@ def _write_borderline(
     prepared, transcripts = corpus.prepared, corpus.texts.transcripts
     with_words = prepared.clips if transcripts is None else transcripts.in_clips(prepared.clips)
     rows = [part_of[i] for i in nearest_M]
-    borderline.write(folder, prepared, with_words, rows, config.media.face.margin, temperatures)
+    borderline.write(folder, prepared, with_words, rows, config.media.face.margin, temperatures, bound_of)
 
 
 def weighed(

@@ -25,11 +25,12 @@ from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
 from emo_ray.inference.classifier import WITHOUT
 from emo_ray.models import checkpoint, checkpoint_files
+from emo_ray.models.familiarity import unfamiliar
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.stages.chat import chat_labels
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.predict import predict
-from emo_ray.stages.prediction_rows import UNUSABLE
+from emo_ray.stages.prediction_rows import DISTANCE, UNUSABLE
 from emo_ray.stages.pseudo_label import REFUSED, REPORT, pseudo_label
 from emo_ray.training import calibration
 from emo_ray.training import pseudo_label_policies as policies
@@ -292,8 +293,8 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_teachers(labelled_by, config,
             assert (row["reason"] == policies.DISAGREE) == is_nobodys
 
 
-def test_clips_nearest_to_the_threshold_are_cards_to_label(labelled_by):
-    """Nearest first, and none that would tell what is in validation or test."""
+def test_clips_nearest_to_the_threshold_are_cards_to_label(labelled_by, teacher):
+    """Nearest first, and none that would tell what is in validation or test; they say what is unlike training clips."""
     text = (labelled_by.path / "borderline.html").read_text("utf-8")
     shown = [json.loads(unescape(values))[0] for values in re.findall(r'data-clip="([^"]*)"', text)]
     rows = rows_of(labelled_by.path)
@@ -304,6 +305,10 @@ def test_clips_nearest_to_the_threshold_are_cards_to_label(labelled_by):
     first = rows[shown[0]]
     assert f"the threshold of {first['prediction']} is {100 * first['threshold']:.1f} %" in visible(text)
     assert jpegs(text)
+    bound_of = checkpoint_files.read_familiarity(teacher)
+    distances_of = [{name: rows[clip_id][column] for name, column in DISTANCE.items()} for clip_id in shown]
+    unlike = [distances for distances in distances_of if unfamiliar(distances, bound_of)]
+    assert visible(text).count("unlike the training clips: ") == len(unlike) > 0
 
 
 def test_modalities_that_disagree_keep_a_clip_out(config):

@@ -25,7 +25,7 @@ KILLED = {
     "crossvalidate": _DATA,
 }
 _TRAINS = ("RayTrainWorker", "ImplicitFunc", "trial")  # actors of Ray Train and of Ray Tune
-_MOST_DRAWS = 3  # of moments, where the job ended before one, or had nothing to kill after it
+_MOST_DRAWS = 5  # of moments, where the job ended before one, or had nothing to kill after it
 
 
 def _kill_node(nodes: Nodes, workshop: Workshop) -> bool:
@@ -66,11 +66,16 @@ def _kill_in(workshop: Workshop, job: str) -> str:
 
 
 def _kill_once(workshop: Workshop, nodes: Nodes, job: str, kind: str) -> float:
-    """The seconds after the job's start at which it lost something of the kind."""
+    """The seconds after the job's start at which it lost something of the kind.
+
+    Where nothing was left to kill after a moment, the next one is drawn before it: some jobs have workers only early.
+    """
+    latest_s = workshop.seconds[job]
     for _ in range(_MOST_DRAWS):
         workshop.open_store(job)
         running = workshop.start(job)
-        running.wait(workshop.dice.uniform(0, workshop.seconds[job]))
+        latest_s = workshop.dice.uniform(0, latest_s)
+        running.wait(latest_s)
         moment_s = _first_kill(running, partial(_KILLS[kind], nodes, workshop))
         finished(running.end())
         workshop.is_equal(job)
