@@ -18,7 +18,7 @@ from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.fitting.phases import feature_rows, fusion_job, train_phases
+from emo_ray.stages.fitting.phases import feature_rows, forget_state, fusion_job, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.fitting.video_job import check_parts
 from emo_ray.stages.train import train, train_model
@@ -49,6 +49,18 @@ def test_of_two_that_need_a_model_one_trains_it_and_both_hear_of_every_epoch(few
         thread.join()
     assert epochs_heard == (list(range(config.train.epochs)),) * 2
     assert not any((Path(config.store.root) / "train").iterdir())
+
+
+def test_state_is_forgotten_unless_somebody_goes_on_from_it(few_labels):
+    config = override(few_labels, {"fusion.dropout": 0.321})
+    plan = resolve_training(config, open_corpus(config))
+    state = Path(config.store.root) / "train" / f"fusion-{plan.key}"
+    state.mkdir(parents=True)
+    with store.being_made(plan.path):
+        forget_state(config, plan)
+        assert state.exists()
+    forget_state(config, plan)
+    assert not state.exists()
 
 
 def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path):
