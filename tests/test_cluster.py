@@ -5,11 +5,14 @@ import os
 import signal
 import stat
 import warnings
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from fresh_process import answers_of, process_of
 
 from emo_ray import cluster
+from emo_ray.config import load
 
 LOCAL = """
 import json, signal, threading, urllib.error, urllib.request
@@ -24,9 +27,14 @@ def address():
 
 before = signal.getsignal(signal.SIGTERM)
 config = load("mini", {"cluster.num_cpus": 3, "train.use_gpu": "yes"})
-cluster.connect(config)  # as a job does that has clips to decode before it knows more
+if STARTED_WITHOUT:
+    cluster.connect(config)  # as a job does that has clips to decode before it knows more
+    (before_that,) = cluster._session
 cluster.connect(config, dashboard=True)
 cluster.connect(config, dashboard=True)
+if STARTED_WITHOUT:
+    assert cluster._session != [before_that]
+    assert not before_that.exists()
 try:
     use_gpu = resources.use_gpu(load("mini", {"train.use_gpu": "yes"}), 1000)
 except ValueError as error:
@@ -156,11 +164,46 @@ def test_work_that_kills_its_process_every_time_ends_with_a_message(killed):
     assert bug_of_an_actor is None
 
 
-@pytest.fixture(scope="module")
-def with_dashboard(tmp_path_factory):
-    """What a local cluster with a dashboard answers, and the home folder of its user."""
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["at once", "again"])
+def with_dashboard(request, tmp_path_factory):
+    """What a local cluster with a dashboard answers, and the home folder of its user. Slow is to start it twice."""
     home = tmp_path_factory.mktemp("home")
-    return answers_of(LOCAL, home, RAY_AUTH_MODE="token")[0], home
+    return answers_of(f"STARTED_WITHOUT = {request.param}\n{LOCAL}", home, RAY_AUTH_MODE="token")[0], home
+
+
+def test_a_local_cluster_is_started_again_where_a_dashboard_is_demanded_and_it_has_none(monkeypatch, tmp_path):
+    """As Ray is told, which here only notes it; `with_dashboard` is a real one."""
+    import ray
+
+    started = []
+
+    def init(address="", ignore_reinit_error=False, **options):
+        if not ignore_reinit_error:
+            folder = tmp_path / f"session {len(started)}"
+            folder.mkdir()
+            started.append(options | {"address": address, "folder": folder, "ends": False})
+        url = "127.0.0.1:8265" if started[-1]["include_dashboard"] else None
+        return SimpleNamespace(dashboard_url=url, address_info={"session_dir": str(started[-1]["folder"])})
+
+    monkeypatch.setattr(cluster, "_session", [])
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(started) and not started[-1]["ends"])
+    monkeypatch.setattr(ray, "shutdown", lambda: started[-1].update(ends=True))
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [])  # those of other tests
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = load("mini", {"cluster.num_cpus": 3})
+    for dashboard in (False, False, True, True, False):
+        cluster.connect(config, dashboard)
+    assert [(s["address"], s["num_cpus"], s["include_dashboard"]) for s in started] == [
+        ("local", 3, False),
+        ("local", 3, True),
+    ]
+    assert ("dashboard_host" not in started[0], started[1]["dashboard_host"]) == (True, "127.0.0.1")
+    assert [(s["ends"], s["folder"].exists()) for s in started] == [(True, False), (False, True)]
+    cluster.leave(keep_logs=True)
+    assert started[1]["ends"]
+    assert started[1]["folder"].exists()
 
 
 def test_a_local_cluster_has_the_cpus_that_the_config_names(with_dashboard):

@@ -1,23 +1,126 @@
-"""What tasks, actors and workers ask for on clusters of several sizes, as nodes join them."""
+"""What tasks, actors and workers ask for on clusters of any size, and that a cluster that grows is followed."""
 
 import os
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from fresh_process import answers_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray import resources
+from emo_ray import cluster, resources
 from emo_ray.config import load
 
+WORKERS = st.integers(1, 500)
+
+
+class Machine(NamedTuple):
+    """What a machine of a cluster brings."""
+
+    cpus: int
+    gpus: int
+    is_alive: bool = True
+
+
+CLUSTERS = st.lists(st.builds(Machine, st.integers(0, 64), st.integers(0, 8), st.booleans()), max_size=5)
+
+
+@contextmanager
+def cluster_of(machines):
+    """Ray that answers as in a cluster of such machines, which cannot grow: its living ones, their CPUs and GPUs."""
+    import ray
+
+    alive = [machine for machine in machines if machine.is_alive]
+    amounts = {"CPU": sum(m.cpus for m in alive), "GPU": sum(m.gpus for m in alive), "memory": 1e9}
+    nodes = [{"Alive": m.is_alive, "Resources": {"CPU": float(m.cpus)} if m.cpus else {}} for m in machines]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "cluster_resources", lambda: {name: float(n) for name, n in amounts.items() if n})
+        patch.setattr(ray, "nodes", lambda: nodes)
+        patch.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url=None))
+        yield alive, amounts["CPU"], amounts["GPU"]
+
+
+@given(machines=CLUSTERS)
+def test_resources_are_those_of_all_machines_that_live(machines):
+    with cluster_of(machines) as (alive, cpus, gpus):
+        assert (cluster.cpus(), cluster.gpus(), cluster.object_store_bytes()) == (cpus, gpus, 0)
+        assert cluster.fewest_cpus() == min((m.cpus for m in alive if m.cpus), default=0)
+
+
+@given(machines=CLUSTERS, number=WORKERS)
+def test_train_workers_leave_a_data_task_its_cpus(machines, number):
+    with cluster_of(machines) as (_, total, _):
+        cpus, task_cpus = resources.train_worker_cpus(number), resources.task_cpus()
+    assert 0 < cpus <= 1
+    if total:
+        assert number * cpus <= total / 2
+        assert total - number * cpus >= task_cpus
+    if total >= 2 * number or not total:
+        assert cpus == 1  # a whole one where there are enough
+
+
+@given(machines=CLUSTERS)
+def test_a_train_worker_that_is_alone_on_its_machine_leaves_no_room_for_another(machines):
+    with cluster_of(machines):
+        cpus, fewest = resources.lone_worker_cpus(), cluster.fewest_cpus()
+    assert cpus >= 1
+    assert 2 * cpus > fewest
+
+
+@given(machines=CLUSTERS)
+def test_several_data_tasks_run_at_once(machines):
+    with cluster_of(machines) as (_, total, _):
+        assert not total or total // resources.task_cpus() >= 2
+
+
+@given(machines=CLUSTERS, parts=st.integers(1, 1000), gpu=st.sampled_from([0, 1]))
+def test_there_are_no_more_actors_than_parts_or_cores_or_gpus(machines, parts, gpu):
+    with cluster_of(machines) as (_, cpus, gpus):
+        places = gpus if gpu else min(cpus, os.cpu_count())
+        assert resources.actor_count(parts, gpu) == max(1, min(parts, places))
+
+
+@given(machines=CLUSTERS, number=st.integers(1, 50))
+def test_gpus_are_used_where_there_are_enough_and_an_error_where_they_are_demanded_and_absent(machines, number):
+    auto, no, yes = (load("mini", {"train.use_gpu": choice}) for choice in ("auto", "no", "yes"))
+    with cluster_of(machines) as (_, _, gpus):
+        assert resources.use_gpu(auto, number) == (gpus >= number)
+        assert not resources.use_gpu(no, number)
+        if gpus >= number:
+            assert resources.use_gpu(yes, number)
+        else:
+            with pytest.raises(
+                ValueError, match=rf"train\.use_gpu=yes.* found {gpus} .*expected {number}.*num_workers"
+            ):
+                resources.use_gpu(yes, number)
+
+
+def test_ray_answers_for_the_cluster_and_another_connection_changes_nothing(ray_session, monkeypatch):
+    """But the settings of Ray Data, which may have been imported before anybody said what they should be."""
+    import ray.data
+
+    context, nodes = ray.data.DataContext.get_current(), ray.nodes()
+    monkeypatch.setenv("RAY_DATA_USE_DATASOURCE_V2", cluster._ENVIRONMENT["RAY_DATA_USE_DATASOURCE_V2"])
+    chatty = ("use_datasource_v2", "enable_progress_bars", "print_on_execution_start")
+    for name in chatty:
+        monkeypatch.setattr(context, name, True)
+    cluster.connect(load("mini"), dashboard=True)  # which only who starts a cluster can have
+    assert [getattr(context, name) for name in chatty] == [False] * 3
+    assert [node["NodeID"] for node in ray.nodes()] == [node["NodeID"] for node in nodes]
+    assert (cluster.cpus(), cluster.fewest_cpus(), cluster.gpus()) == (4, 4, nodes[0]["Resources"].get("GPU", 0))
+    assert cluster.object_store_bytes() == 256 * 2**20
+    assert not cluster.has_dashboard()
+    assert cluster._session == []  # it is not this cluster's to end
+
+
 SIZES = ((0, 0), (1, 0), (3, 0), (6, 2))  # CPUs and GPUs of one cluster, as nodes join it
-WORKERS = (1, 2, 3, 4, 7, 60)
-PARTS = (1, 3, 500)
 # Nodes only claim their CPUs and GPUs, as nodes of any machine may. Ray Data is imported first, as stages import it.
 GROW = """
 import ray.data
 from ray.cluster_utils import Cluster
-from emo_ray import cluster, resources
+from emo_ray import cluster
 from emo_ray.config import load
 
 quiet = {"include_dashboard": False, "include_log_monitor": False}  # nobody looks at them, and each takes a process
@@ -25,13 +128,6 @@ nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus":
 config = load("mini", {"cluster.address": nodes.address})
 cluster.connect(config)
 cluster.connect(config)
-
-def use_gpu(choice, processes):
-    try:
-        return resources.use_gpu(load("mini", {"train.use_gpu": choice}), processes)
-    except ValueError as error:
-        return str(error)
-
 before = 0, 0
 for size in SIZES:
     if size != before:
@@ -39,81 +135,24 @@ for size in SIZES:
         nodes.wait_for_nodes()
     before = size
     answers.append({
-        "cpus": cluster.cpus(), "gpus": cluster.gpus(), "bytes": cluster.object_store_bytes(),
-        "task": resources.task_cpus(), "workers": [[n, resources.train_worker_cpus(n)] for n in WORKERS],
-        "actors": [[n, gpu, resources.actor_count(n, gpu)] for n in PARTS for gpu in (0, 1)],
-        "use_gpu": {choice: [[n, use_gpu(choice, n)] for n in (1, 2, 3)] for choice in ("yes", "no", "auto")},
-        "nodes": len(ray.nodes()), "dashboard": cluster.has_dashboard(),
+        "size": [cluster.cpus(), cluster.gpus()], "bytes": cluster.object_store_bytes(),
+        "fewest": cluster.fewest_cpus(), "nodes": len(ray.nodes()), "dashboard": cluster.has_dashboard(),
         "v2": ray.data.DataContext.get_current().use_datasource_v2,
         "bars": ray.data.DataContext.get_current().enable_progress_bars,
     })
 """
 
 
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory):
-    """What one cluster that grows answers at each of `SIZES`."""
+@pytest.mark.slow  # five raylets take half a minute
+def test_a_cluster_that_grows_is_followed(tmp_path):
     workers = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}  # none has anything to do
-    values = f"SIZES, WORKERS, PARTS = {SIZES}, {WORKERS}, {PARTS}\n"
-    return answers_of(values + GROW, tmp_path_factory.mktemp("grown"), RAY_AUTH_MODE="disabled", **workers)
-
-
-def test_resources_are_the_clusters(grown):
-    assert [(answer["cpus"], answer["gpus"]) for answer in grown] == list(SIZES)
+    grown = answers_of(f"SIZES = {SIZES}\n{GROW}", tmp_path, RAY_AUTH_MODE="disabled", **workers)
+    assert [tuple(answer["size"]) for answer in grown] == list(SIZES)
+    assert [answer["fewest"] for answer in grown] == [0, 1, 1, 1]
     memory = [answer["bytes"] for answer in grown]
     assert memory == sorted(set(memory))
     assert [answer["nodes"] for answer in grown] == list(range(1, len(SIZES) + 1))  # a second `connect` adds none
-    assert not any(answer["dashboard"] for answer in grown)
-
-
-def test_settings_of_ray_data_take_effect_although_it_was_imported_first(grown):
-    assert not any(answer["v2"] or answer["bars"] for answer in grown)
-
-
-def test_train_workers_leave_a_data_task_its_cpus(grown):
-    for answer in grown:
-        for number, cpus in answer["workers"]:
-            assert 0 < cpus <= 1
-            if answer["cpus"]:
-                assert number * cpus <= answer["cpus"] / 2
-                assert answer["cpus"] - number * cpus >= answer["task"]
-            else:
-                assert cpus == 1
-
-
-def test_train_workers_get_a_whole_cpu_where_there_are_enough(grown):
-    for answer in grown:
-        for number, cpus in answer["workers"]:
-            if answer["cpus"] >= 2 * number:
-                assert cpus == 1
-
-
-def test_several_data_tasks_run_at_once(grown):
-    assert all(answer["cpus"] // answer["task"] >= 2 for answer in grown if answer["cpus"])
-
-
-def test_there_are_no_more_actors_than_parts_or_cores_or_gpus(grown):
-    for answer in grown:
-        for parts, on_gpu, actors in answer["actors"]:
-            places = answer["gpus"] if on_gpu else min(answer["cpus"], os.cpu_count())
-            assert actors == max(1, min(parts, places))
-
-
-def test_gpus_are_used_where_there_are_enough(grown):
-    for answer in grown:
-        for number, used in answer["use_gpu"]["auto"]:
-            assert used == (answer["gpus"] >= number)
-        assert not any(used for _, used in answer["use_gpu"]["no"])
-
-
-def test_gpus_that_are_demanded_and_absent_are_an_error(grown):
-    for answer in grown:
-        for number, used in answer["use_gpu"]["yes"]:
-            if answer["gpus"] >= number:
-                assert used is True
-            else:
-                for word in ("train.use_gpu=yes", f"found {answer['gpus']:g}", f"expected {number}", "num_workers"):
-                    assert word in used
+    assert not any(answer["dashboard"] or answer["v2"] or answer["bars"] for answer in grown)
 
 
 @given(cpus=st.floats(0, 256))
