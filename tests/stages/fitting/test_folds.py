@@ -1,6 +1,6 @@
 """Folds give the same results wherever they run, and small ones need no library that takes seconds to import."""
 
-import os
+import operator
 import signal
 import subprocess
 import sys
@@ -47,24 +47,19 @@ def test_this_process_other_processes_and_tasks_give_the_same_bytes(ray_session,
             assert all(np.array_equal(values, there.probabilities[name]) for name, values in here.probabilities.items())
 
 
-def divide(number):
-    return 1 / number
-
-
-def kill_itself(number):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_process_that_is_killed_ends_all_folds_as_trouble_of_the_machine(tiny_config):
     with pytest.raises(Exception, match="process") as caught:
-        in_folds(override(tiny_config, {"train.num_workers": 1}), 60, kill_itself, [(0,)])
+        in_folds(override(tiny_config, {"train.num_workers": 1}), 60, signal.raise_signal, [(signal.SIGKILL,)])
     assert any(kind.fits(caught.value) for kind in trouble.KINDS)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_ends_all_folds(tiny_config, workers):
     with pytest.raises(ZeroDivisionError):
-        in_folds(override(tiny_config, {"train.num_workers": workers}), 60, divide, [(number,) for number in range(3)])
+        # Functions of this module would let each process import it, and all that it imports.
+        in_folds(
+            override(tiny_config, {"train.num_workers": workers}), 60, operator.truediv, [(1, n) for n in range(3)]
+        )
 
 
 def test_folds_of_small_corpora_import_nothing_slow():
