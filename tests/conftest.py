@@ -42,6 +42,14 @@ for _name, _value in {
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
+# For the shared Ray: nobody looks at its logs, metrics and events, whose collection takes as much as a few tests.
+UNWATCHED = {
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "86400",
+    "REPORTER_UPDATE_INTERVAL_MS": "86400000",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+}
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 2**30  # of memory; the suite's files take a gigabyte
 DAY_S = 24 * 3600
@@ -124,14 +132,17 @@ def ray_session():
     from emo_ray import cluster
     from emo_ray.config import load
 
-    ray.init(
-        "local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=256 * 2**20,
-    )
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in UNWATCHED.items():
+            environment.setenv(name, value)
+        ray.init(
+            "local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=256 * 2**20,
+        )
     cluster.connect(load("mini"))
     yield ray
     ray.shutdown()

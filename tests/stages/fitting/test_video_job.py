@@ -1,5 +1,6 @@
 """What EmoVCLIP is shown of clips: drawn frames in training, the middles elsewhere, from the manifest to a report."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,8 +21,9 @@ from emo_ray.stages.fitting.video_job import emovclip_job
 from emo_ray.training.augmentation import Augmentation
 
 
-def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middles(ray_session, tiny_config, tmp_path):
+def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middles(evaluated, tiny_config, tmp_path):
     """The features in the store are the checkpoint's on the middles of what is stored."""
+    shutil.copytree(cluster.store_root(tiny_config) / "corpora", tmp_path / "corpora")  # the same clips, drawn already
     changes = {"media.frames_stored": 5, "augment.flip": 0.5, "augment.crop": 0.5, "train.ema": 0.9}
     changes |= {"store.root": str(tmp_path), "tracking.enabled": False, "media.clips_per_part": 128}
     config = override(tiny_config, changes)
