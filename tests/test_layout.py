@@ -257,6 +257,7 @@ def test_the_project_keeps(rule):
 MODELS = [f"emo_ray.{name}" for name in ("models.emovclip", "models.fusion", "training.loop")]
 
 
+@pytest.mark.slow  # open_clip and torch take 5 s to import; another test below reads the imports
 def test_models_and_training_work_on_a_bare_machine():
     code = f"import sys; sys.modules.update(ray=None, mlflow=None, av=None); import {', '.join(MODELS)}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -279,6 +280,12 @@ def loaded_by(root: Path, module: str) -> set[str]:
             at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
             waiting += [imported for _, imported in imports(name, ast.Module(at_once, []))]
     return loaded
+
+
+def test_models_and_training_ask_for_neither_ray_nor_mlflow_nor_decoders():
+    libraries = {name.split(".")[0] for module in MODELS for name in loaded_by(ROOT, module)}
+    assert {"torch", "open_clip"} <= libraries
+    assert not libraries & {"ray", "mlflow", "av"}
 
 
 def test_a_process_that_trains_a_head_loads_neither_clip_nor_pictures():

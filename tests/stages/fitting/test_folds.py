@@ -30,8 +30,9 @@ def clips(count):
 
 
 def test_this_process_other_processes_and_tasks_give_the_same_bytes(ray_session, tiny_config):
-    batch, fold_B = clips(60), np.arange(60) % 2  # two: each fold of each place is a process that imports torch
+    batch, fold_B = clips(60), np.arange(60) % 2
     quick = {"train.epochs": 2, "fusion.passes_per_epoch": 2, "evaluate.floors": False}
+    quick["cluster.num_cpus"] = 1  # one other process for both folds: each takes seconds to import torch
     config = override(tiny_config, quick)
     folds = [(batch, fold_B == fold, config, CLASSES, batch.clip_ids) for fold in range(2)]
     ended = []
