@@ -10,14 +10,18 @@ import filelock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from part_tables import table_of
 
 from emo_ray import durable, parquet, store
+from emo_ray.config import Config
 from emo_ray.config.endpoint_settings import Annotate
 from emo_ray.locks import lock
+from emo_ray.models import checkpoint
 from emo_ray.stages.chat import answer_log
+from emo_ray.stages.chat.answer_log import ChatAnswer
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -369,39 +373,25 @@ def test_the_name_of_readings_outlives_a_damaged_table(tmp_path):
     assert answer_log.open_folder(tmp_path, Annotate()) == (folder, name)
 
 
-MADE = """
-import os, sys
-from pathlib import Path
-import pyarrow as pa
-import torch
-from emo_ray import durable, parquet, store
-from emo_ray.config import Config
-from emo_ray.config.endpoint_settings import Annotate
-from emo_ray.models import checkpoint
-from emo_ray.stages.chat import answer_log
-from emo_ray.stages.chat.answer_log import ChatAnswer
+@pytest.mark.parametrize(
+    ("umask", "file_mode", "folder_mode"), [(0o002, 0o664, 0o775), (0o077, 0o600, 0o700)], ids=["002", "077"]
+)
+def test_the_umask_is_respected_in_both_directions(tmp_path, umask, file_mode, folder_mode):
+    def fill(folder):
+        (folder / "deep").mkdir()
+        parquet.write(folder / "deep" / "part.parquet", pa.table({"a": [1]}))
+        durable.write_csv(folder / "list.csv", [("a",)])
+        checkpoint.write(folder, {"classify.bias": torch.zeros(2)}, Config(), ["a", "b"], "card")
 
-def fill(folder):
-    (folder / "deep").mkdir()
-    parquet.write(folder / "deep" / "part.parquet", pa.table({"a": [1]}))
-    durable.write_csv(folder / "list.csv", [("a",)])
-    checkpoint.write(folder, {"classify.bias": torch.zeros(2)}, Config(), ["a", "b"], "card")
-
-for umask in ("002", "077"):
-    os.umask(int(umask, 8))
-    root = Path(sys.argv[1], umask)
-    store.artefact(root / "kind" / "digest", {}, fill)
-    folder, _ = answer_log.open_folder(root, Annotate())
-    with answer_log.locked(folder):
-        write = answer_log.writer(folder)
-        write(ChatAnswer("a", "ok", "words"))
-"""
-
-
-def test_the_umask_is_respected_in_both_directions(tmp_path):
-    subprocess.run([sys.executable, "-c", MADE, tmp_path], check=True)
-    for umask, file_mode, folder_mode in (("002", 0o664, 0o775), ("077", 0o600, 0o700)):
-        made = sorted((tmp_path / umask).rglob("*"))
-        assert {path.name for path in made} >= {"model.safetensors", "meta.json", "part.parquet", "lock"}
-        modes = {path: path.stat().st_mode & 0o777 for path in made}
-        assert modes == {path: folder_mode if path.is_dir() else file_mode for path in made}
+    before = os.umask(umask)
+    try:
+        store.artefact(tmp_path / "made" / "kind" / "digest", {}, fill)
+        folder, _ = answer_log.open_folder(tmp_path / "made", Annotate())
+        with answer_log.locked(folder):
+            answer_log.writer(folder)(ChatAnswer("a", "ok", "words"))
+    finally:
+        os.umask(before)
+    made = sorted((tmp_path / "made").rglob("*"))
+    assert {path.name for path in made} >= {"model.safetensors", "meta.json", "part.parquet", "lock"}
+    modes = {path: path.stat().st_mode & 0o777 for path in made}
+    assert modes == {path: folder_mode if path.is_dir() else file_mode for path in made}

@@ -71,6 +71,14 @@ def page_of(content, folder):
     return report.write(content, folder).read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a page with all pictures, of `example(complete=12)`; each page takes a second to draw."""
+    folder = tmp_path_factory.mktemp("sweep")
+    report.write(example(complete=12), folder)
+    return folder
+
+
 def test_the_best_stands_beside_the_recipe_with_every_setting(tmp_path):
     content = example()
     content["trials"][0]["value"], content["trials"][5]["value"], content["best"] = 0.65, 0.7123, 5
@@ -177,12 +185,11 @@ def test_no_table_of_prompts_without_their_settings(tmp_path, space):
     assert "prompts" not in page_of(content, tmp_path)
 
 
-def test_every_trial_is_in_the_csv_once_and_reads_back_the_same(tmp_path):
-    content = example()
-    report.write(content, tmp_path)
-    with (tmp_path / report.CSV).open(encoding="utf-8", newline="") as file:
+def test_every_trial_is_in_the_csv_once_and_reads_back_the_same(folder):
+    content = example(complete=12)
+    with (folder / report.CSV).open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
-    assert [int(row["number"]) for row in read] == list(range(40))
+    assert [int(row["number"]) for row in read] == list(range(44))
     for row, tried in zip(read, content["trials"], strict=True):
         assert (row["state"], row["error"]) == (tried["state"], tried["error"] or "")
         assert (float(row["value"]) if row["value"] else None) == tried["value"]
@@ -192,9 +199,8 @@ def test_every_trial_is_in_the_csv_once_and_reads_back_the_same(tmp_path):
             assert isinstance(setting, str) or type(json.loads(row[key])) is type(setting)
 
 
-def test_what_users_write_is_no_markup(tmp_path):
-    content = example()
-    html = page_of(content, tmp_path)
+def test_what_users_write_is_no_markup(folder):
+    content, html = example(complete=12), (folder / report.PAGE).read_text(encoding="utf-8")
     for raw in ("<script>", "<b>", "<i>"):
         assert raw not in html
     for text in ("<script>alert('x')</script>, out of memory [red]", "<b>[red]max</b>", "warning: <i>few</i> trials"):
@@ -223,9 +229,9 @@ def test_time_in_words(seconds, text):
     assert report._duration(seconds) == text
 
 
-def test_importance_is_said_to_be_a_hint(tmp_path):
-    page = page_of(example(complete=12), tmp_path)
-    assert (tmp_path / "importance.png").is_file()
+def test_importance_is_said_to_be_a_hint(folder, tmp_path):
+    page = (folder / report.PAGE).read_text(encoding="utf-8")
+    assert (folder / "importance.png").is_file()
     assert "By fANOVA" in page
     assert "12 complete trials" in page
     assert "hint" in page
@@ -253,12 +259,11 @@ def test_little_makes_a_page_too(tmp_path, content):
     assert repr(content) == repr(before)
 
 
-def test_a_page_with_all_pictures_is_the_same_every_time(tmp_path):
+def test_a_page_with_all_pictures_is_the_same_every_time(folder, tmp_path):
     content = example(complete=12)
-    for name in "ab":
-        report.write(content, tmp_path / name)
+    report.write(content, tmp_path / "again")
     assert printed(content) == printed(content)
-    names = {path.name for path in (tmp_path / "a").iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names == {"curves.png", "importance.png", "settings.png", "trials.png", report.PAGE, report.CSV}
     for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
