@@ -23,6 +23,9 @@ _TYPES = {  # from the end of YAML's tag to how such a value is spelt, and the c
 }
 _DEEPEST = 50  # levels of nested values
 _MOST_VALUES = 100_000  # with each alias counted as all that it stands for
+# Text in the common scripts, no spaces around its line breaks: C folds other long text elsewhere, and escapes emoji.
+_PLAIN = re.compile(r"(?:[ -~\u00a1-\u1fff\u3040-\ud7ff]|(?<=[^\s])\n(?=\S))*")
+_LONGEST_KEY = 60  # letters; longer ones are written as `? key`, from another length on in C
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
@@ -36,8 +39,12 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that a reader of either version would take for something else."""
 
 
+class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # C: four times as fast
+    """Writes the same text as `_Dumper` where all strings of a tree are `_is_plain`."""
+
+
 for _name, (_spelling, _beginnings) in _TYPES.items():
-    for _class in (_Loader, _Dumper):
+    for _class in (_Loader, _Dumper, _FastDumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^({_spelling})$"), list(_beginnings))
 
 
@@ -78,4 +85,15 @@ def _check_size(text: str) -> None:
 
 def write(tree: Any) -> str:
     """A YAML text that `read` gives the same value for."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    is_fast = isinstance(tree, dict | list) and _is_plain(tree)
+    return yaml.dump(tree, Dumper=_FastDumper if is_fast else _Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _is_plain(tree: Any) -> bool:
+    """Whether PyYAML in C gives the same text for a tree as PyYAML in Python."""
+    if isinstance(tree, dict):
+        are_short = all(isinstance(key, str) and 0 < len(key) <= _LONGEST_KEY and "\n" not in key for key in tree)
+        return are_short and all(map(_is_plain, tree)) and all(map(_is_plain, tree.values()))
+    if isinstance(tree, list | tuple):
+        return all(map(_is_plain, tree))
+    return not isinstance(tree, str) or _PLAIN.fullmatch(tree) is not None

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emo_ray.config import Config, dump, load, override, parse_overrides
+from emo_ray.config import Config, dump, load, override, parse_overrides, yaml_core
 from emo_ray.config.yaml_core import read, write
 
 # Text that a reader of version 1.1 or 1.2 takes for something else unless it is quoted.
@@ -68,6 +68,33 @@ def test_what_is_written_reads_back_and_text_is_text_to_readers_of_version_1_1_t
     assert repr(read(text)) == repr(tree)
     if isinstance(tree, str):
         assert yaml.safe_load(text) == tree
+
+
+LINES = st.lists(
+    st.text("ab  :#,'\"{}[]-?!&*%~1é好", max_size=40) | st.sampled_from(("word and word", "a: b", *LOOKALIKES)),
+    max_size=6,
+)
+TEXTS = LINES.map(" ".join) | LINES.map("\n".join) | st.text()
+
+
+@given(st.recursive(SCALARS | TEXTS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=8))
+def test_text_is_the_same_without_libyaml(tree):
+    for grown in (tree, {"one": [tree], "two": [tree]}):
+        assert write(grown) == yaml.dump(grown, Dumper=yaml_core._Dumper, sort_keys=False, allow_unicode=True)
+
+
+def test_letters_are_the_same_without_libyaml():
+    codes = (*range(0x800), *range(0x800, 0xD800, 37), *range(0xE000, 0x11000, 37))  # of all it takes 7 s
+    letters = [chr(code) for code in codes]
+    for row in range(0, len(letters), 50):
+        tree = {f"{letter} {letter}a": [letter, f"a {letter}"] for letter in letters[row : row + 50]}
+        assert write(tree) == yaml.dump(tree, Dumper=yaml_core._Dumper, sort_keys=False, allow_unicode=True)
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML without libyaml")
+def test_a_config_is_written_by_libyaml():
+    assert issubclass(yaml_core._FastDumper, yaml.CSafeDumper)
+    assert all(yaml_core._is_plain(load(recipe).model_dump(mode="json")) for recipe in ("mini", "small", "mer2024"))
 
 
 @pytest.mark.parametrize("labels", [["01", "02"], ["no", "yes"], ["1e-5", "null"], ["on", "1:30"], ["2024-01-02", "~"]])
