@@ -8,6 +8,7 @@ then followed from period to period by cross-correlation.
 Legend: S sample, F frame of 10 ms, L lag, K candidate.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,11 @@ def frames(wave_S: np.ndarray, window: int, hop: int = HOP) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded_S, window)[::hop][:count]
 
 
+def power(spectrum_FB: np.ndarray) -> np.ndarray:
+    """The square of the absolute value of complex numbers, without the root that `abs` takes."""
+    return spectrum_FB.real**2 + spectrum_FB.imag**2
+
+
 def pitch(wave_S: np.ndarray) -> Pitch:
     """F0 and the harmonics-to-noise ratio, frame by frame."""
     correlation_FL, power_FB, peak_F = _correlations(wave_S)
@@ -76,10 +82,10 @@ def _correlations(wave_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     window_S = np.hanning(WINDOW + 2)[1:-1]
     frames_FS = frames(wave_S, WINDOW)
     frames_FS = frames_FS - frames_FS.mean(axis=1, keepdims=True)
-    power_FB = np.abs(fft.rfft(frames_FS * window_S, _FFT)) ** 2
+    power_FB = power(fft.rfft(frames_FS * window_S, _FFT))
     lags = _FINER * round(RATE_HZ / FLOOR_HZ) + 2
     raw_FL = fft.irfft(power_FB, _FINER * _FFT)[:, :lags]
-    of_window_L = fft.irfft(np.abs(fft.rfft(window_S, _FFT)) ** 2, _FINER * _FFT)[:lags]
+    of_window_L = fft.irfft(power(fft.rfft(window_S, _FFT)), _FINER * _FFT)[:lags]
     correlation_FL = raw_FL / np.maximum(raw_FL[:, :1], 1e-12) / (of_window_L / of_window_L[0])
     return correlation_FL, power_FB, np.abs(frames_FS).max(axis=1)
 
@@ -142,8 +148,9 @@ def jitter_and_shimmer(wave_S: np.ndarray, hz_F: np.ndarray) -> tuple[np.ndarray
     Both are arrays over pairs of periods, empty where no voiced stretch has four pulses.
     """
     jitters, shimmers_db = [np.empty(0)], [np.empty(0)]
+    energies_S = np.concatenate([[0.0], (wave_S**2).cumsum()])  # of all samples before each
     for first, end in stretches(hz_F > 0):
-        pulses = _pulses(wave_S, hz_F[first:end], first * HOP)
+        pulses = _pulses(wave_S, energies_S, hz_F[first:end], first * HOP)
         if len(pulses) < 4:
             continue
         lengths = np.diff(pulses)
@@ -159,10 +166,11 @@ def jitter_and_shimmer(wave_S: np.ndarray, hz_F: np.ndarray) -> tuple[np.ndarray
     return np.concatenate(jitters), np.concatenate(shimmers_db)
 
 
-def _pulses(wave_S: np.ndarray, hz_F: np.ndarray, start: int) -> np.ndarray:
+def _pulses(wave_S: np.ndarray, energies_S: np.ndarray, hz_F: np.ndarray, start: int) -> np.ndarray:
     """Positions of the glottal pulses in a voiced stretch that starts at sample `start`, in samples and in order.
 
-    The first one is the loudest sample near the middle. From there the others are followed both ways.
+    The first one is the loudest sample near the middle. From there the others are followed both ways. `energies_S` is
+    the sum of squares before each sample.
     """
     end = start + len(hz_F) * HOP
     periods_S = RATE_HZ / np.interp(np.arange(start, end), start + HOP // 2 + HOP * np.arange(len(hz_F)), hz_F)
@@ -174,7 +182,7 @@ def _pulses(wave_S: np.ndarray, hz_F: np.ndarray, start: int) -> np.ndarray:
     for direction in (-1, 1):
         pulse = float(anchor)
         while start <= pulse < end:
-            following = _next_pulse(wave_S, pulse, periods_S[int(pulse) - start], direction)
+            following = _next_pulse(wave_S, energies_S, (pulse, float(periods_S[int(pulse) - start])), direction)
             if following is None:
                 break
             pulses.append(following)
@@ -182,21 +190,21 @@ def _pulses(wave_S: np.ndarray, hz_F: np.ndarray, start: int) -> np.ndarray:
     return np.sort(np.array(pulses))
 
 
-def _next_pulse(wave_S: np.ndarray, pulse: float, period: float, direction: int) -> float | None:
+def _next_pulse(
+    wave_S: np.ndarray, energies_S: np.ndarray, pulse_and_period: tuple[float, float], direction: int
+) -> float | None:
     """Where the period around a pulse is found again, .8 to 1.25 periods on (direction 1) or back (-1).
 
     It is where the normalised cross-correlation is highest; None where that would reach beyond the sound's ends.
     """
+    pulse, period = pulse_and_period
     half, centre = int(period / 2), round(pulse)
-    low, high = sorted(centre + direction * lag for lag in (int(0.8 * period), int(np.ceil(1.25 * period))))
+    shortest, longest = int(0.8 * period), math.ceil(1.25 * period)
+    low, high = (centre + shortest, centre + longest) if direction > 0 else (centre - longest, centre - shortest)
     if min(low, centre) - half < 0 or max(high, centre) + half >= len(wave_S):
         return None
-    searched_S = wave_S[low - half : high + half + 1]
-    template_S = wave_S[centre - half : centre + half + 1]
-    energies_S = (searched_S**2).cumsum()
-    energies_L = energies_S[len(template_S) - 1 :].copy()
-    energies_L[1:] -= energies_S[: -len(template_S)]
-    fits_L = np.correlate(searched_S, template_S)
+    fits_L = np.correlate(wave_S[low - half : high + half + 1], wave_S[centre - half : centre + half + 1])
+    energies_L = energies_S[low + half + 1 : high + half + 2] - energies_S[low - half : high - half + 1]
     fits_L /= np.sqrt(np.maximum(energies_L, 1e-12, out=energies_L), out=energies_L)
     best = int(fits_L.argmax())
     offset = 0.0

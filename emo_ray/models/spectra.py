@@ -10,10 +10,10 @@ from functools import cache
 
 import numpy as np
 import torchaudio.functional as AF
-from scipy import fft
+from scipy import fft, sparse
 from scipy.signal import resample_poly
 
-from emo_ray.models.pitch import BIN_HZ, RATE_HZ, frames
+from emo_ray.models.pitch import BIN_HZ, RATE_HZ, frames, power
 
 WINDOW = 400  # samples: 25 ms
 FORMANTS = 3
@@ -24,18 +24,19 @@ _FORMANT_UP, _FORMANT_DOWN = 11, 16  # 16 kHz to 11 kHz: five formants lie below
 _FORMANT_RATE_HZ = RATE_HZ * _FORMANT_UP // _FORMANT_DOWN
 _FORMANT_HOP, _FORMANT_WINDOW = 110, 550  # samples: 10 ms, 50 ms
 _LPC_ORDER = 10  # two for each formant
+_BURG_FRAMES = 32  # at a time: their errors stay in the processor's cache
 _EMPHASIS_HZ, _EDGE_HZ = 50.0, 50.0  # 6 dB per octave from here on; poles this near to the ends are no formants
 
 
 def power_spectrum(wave_S: np.ndarray) -> np.ndarray:
     """Power of the 25 ms around each frame's middle (F, B), where a full-scale sine has 1."""
     window_S = np.hanning(WINDOW)
-    return np.abs(fft.rfft(frames(wave_S, WINDOW) * window_S, _FFT)) ** 2 * (2 / window_S.sum()) ** 2
+    return power(fft.rfft(frames(wave_S, WINDOW) * window_S, _FFT)) * (2 / window_S.sum()) ** 2
 
 
 def mel_spectrum(power_FB: np.ndarray) -> np.ndarray:
     """Power in each of 26 mel bands (F, M)."""
-    return power_FB @ _mel_filters()
+    return np.asarray(power_FB @ _sparse_mel_filters())
 
 
 def auditory_spectrum(mel_FM: np.ndarray) -> np.ndarray:
@@ -96,18 +97,26 @@ def formants(wave_S: np.ndarray, is_voiced_F: np.ndarray) -> tuple[np.ndarray, n
 
 def burg(frames_FS: np.ndarray, order: int) -> np.ndarray:
     """Linear prediction of frames by Burg's method: the prediction-error filters (F, order + 1), which begin with 1."""
-    forward_FS, backward_FS = frames_FS[:, 1:], frames_FS[:, :-1]
-    filters_FP = np.ones((len(frames_FS), 1))
-    for _ in range(order):
-        power_F = (forward_FS**2).sum(axis=1) + (backward_FS**2).sum(axis=1)
-        reflection_F1 = (-2 * (forward_FS * backward_FS).sum(axis=1) / np.maximum(power_F, 1e-30))[:, None]
-        padded_FP = np.pad(filters_FP, ((0, 0), (0, 1)))
-        filters_FP = padded_FP + reflection_F1 * padded_FP[:, ::-1]
-        forward_FS, backward_FS = (
-            (forward_FS + reflection_F1 * backward_FS)[:, 1:],
-            (backward_FS + reflection_F1 * forward_FS)[:, :-1],
-        )
+    filters_FP = np.zeros((len(frames_FS), order + 1))
+    filters_FP[:, 0] = 1
+    for first in range(0, len(frames_FS), _BURG_FRAMES):
+        block = slice(first, first + _BURG_FRAMES)
+        _burg(frames_FS[block, 1:].copy(), frames_FS[block, :-1].copy(), filters_FP[block])
     return filters_FP
+
+
+def _burg(forward_FS: np.ndarray, backward_FS: np.ndarray, filters_FP: np.ndarray) -> None:
+    """Write filters of a few frames, from their errors of prediction forwards and backwards, which are overwritten."""
+    room_FS = np.empty_like(forward_FS)
+    for p in range(1, filters_FP.shape[1]):
+        power_F = sum(np.einsum("fs,fs->f", error_FS, error_FS) for error_FS in (forward_FS, backward_FS))
+        product_F = np.einsum("fs,fs->f", forward_FS, backward_FS)
+        reflection_F1 = (-2 * product_F / np.maximum(power_F, 1e-30))[:, None]
+        filters_FP[:, : p + 1] += reflection_F1 * filters_FP[:, p::-1]
+        change_FS = np.multiply(reflection_F1, backward_FS, out=room_FS[:, : forward_FS.shape[1]])
+        backward_FS += reflection_F1 * forward_FS
+        forward_FS += change_FS
+        forward_FS, backward_FS = forward_FS[:, 1:], backward_FS[:, :-1]
 
 
 def harmonics(power_VB: np.ndarray, hz_V: np.ndarray, formants_hz_V3: np.ndarray) -> np.ndarray:
@@ -140,13 +149,19 @@ def _slope(level_db_FB: np.ndarray) -> np.ndarray:
     """The slope of a least-squares line through neighbouring bins (F,), in dB per kHz."""
     khz_B = np.arange(level_db_FB.shape[1]) * RATE_HZ / _FFT / 1000
     centred_B = khz_B - khz_B.mean()
-    return level_db_FB @ centred_B / (centred_B**2).sum()
+    return np.einsum("fb,b->f", level_db_FB, centred_B) / (centred_B**2).sum()
 
 
 @cache
 def _mel_filters() -> np.ndarray:
     """Triangles on the mel scale (B, M), 20 Hz to 8 kHz."""
     return AF.melscale_fbanks(_FFT // 2 + 1, 20.0, RATE_HZ / 2, _MELS, RATE_HZ).double().numpy()
+
+
+@cache
+def _sparse_mel_filters() -> sparse.csr_array:
+    """The same without zeros: a product of dense matrices wakes BLAS' threads, which then spin for milliseconds."""
+    return sparse.csr_array(_mel_filters())
 
 
 @cache

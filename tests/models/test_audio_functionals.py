@@ -121,6 +121,13 @@ def test_burg_finds_the_filter_that_coloured_a_noise():
     np.testing.assert_allclose(spectra.burg(frames_FS, 4), np.tile(expected, (3, 1)), atol=0.05)
 
 
+def test_a_frame_is_predicted_alike_whatever_is_beside_it():
+    frames_FS = np.random.default_rng(0).standard_normal((70, 100)).cumsum(axis=1)
+    filters_FP = spectra.burg(frames_FS, 6)
+    for frame in (0, 31, 32, 69):
+        assert filters_FP[frame] == pytest.approx(spectra.burg(frames_FS[frame, None], 6)[0], rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "expected_hz", [(500, 1500, 2500), (300, 2200, 3000), (700, 1200, 2600)], ids=["schwa", "i", "a"]
 )
