@@ -43,15 +43,13 @@ def best_cut(labels: Sequence[Any], groups: Sequence[str], count: int, seed: int
     counts_GK = _counts(groups_B, labels_B)
     best: Cut | None = None
     for fold_B in _ways(labels, groups, range(count, 1, -1), seed):
-        for fold in range(fold_B.max() + 1):
-            moved_B = fold_B == fold
-            moved_G = np.zeros(len(counts_GK), bool)
-            moved_G[groups_B[moved_B]] = True
-            cost = _cut_cost(counts_GK, moved_G, 1 / count, kept_parts)
+        fold_G = np.zeros(len(counts_GK), np.int64)
+        fold_G[groups_B] = fold_B
+        for fold, cost in enumerate(_cut_costs(counts_GK, fold_G, 1 / count, kept_parts)):
             if best is None or cost < best.cost:
-                best = Cut(moved_B, cost)
+                best = Cut(fold_B == fold, cost)
             if cost == (False, 0, _NEAR):
-                return moved_B
+                return best.moved_B
     assert best is not None, "scikit-learn always gives folds"
     return best.moved_B
 
@@ -107,38 +105,53 @@ def _ways(labels: Sequence[Any], groups: Sequence[str], counts: Sequence[int], s
     labels_B = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
     groups_B = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
     counts_GK = _counts(groups_B, labels_B)
+    brought_GK = _brought(counts_GK)
     for way in range(min(_RANDOM_WAYS, 1 + _RANDOM_GROUPS // len(counts_GK))):
         rng = np.random.default_rng([seed % 2**32, way])
-        yield _random_folds(counts_GK, counts[way % len(counts)], rng)[groups_B]
+        yield _random_folds(brought_GK, counts[way % len(counts)], rng)[groups_B]
 
 
-def _random_folds(counts_GK: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _brought(counts_GK: np.ndarray) -> np.ndarray:
+    """The share of all clips of each class that a group has, float64 (G, K + 1); its size counts as one more class."""
+    brought_GK = np.hstack([counts_GK, counts_GK.sum(axis=1, keepdims=True)]).astype(float)
+    return brought_GK / brought_GK.sum(axis=0)
+
+
+def _random_folds(brought_GK: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """The fold of each group, int64 (G,): in random order, each to the fold that has least of what it brings."""
-    sizes_G1 = counts_GK.sum(axis=1, keepdims=True)
-    brought_GK = np.hstack([counts_GK, sizes_G1]).astype(float)  # the size counts as one more class
-    brought_GK /= brought_GK.sum(axis=0)
     held_FK = np.zeros((count, brought_GK.shape[1]))
-    fold_G = np.zeros(len(counts_GK), np.int64)
-    for group in rng.permutation(len(counts_GK)):
+    fold_G = np.zeros(len(brought_GK), np.int64)
+    for group in rng.permutation(len(brought_GK)):
         fold = int((held_FK @ brought_GK[group]).argmin())
         held_FK[fold] += brought_GK[group]
         fold_G[group] = fold
     return fold_G
 
 
-def _cut_cost(counts_GK: np.ndarray, moved_G: np.ndarray, size: float, kept_parts: int) -> tuple[bool, int, float]:
-    """Whether too much is moved; how many classes a side lacks; the distance from an even cut, at least _NEAR."""
-    counts_K, moved_K = counts_GK.sum(axis=0), counts_GK[moved_G].sum(axis=0)
-    total, moved = counts_K.sum(), moved_K.sum()
-    if not 0 < moved < total:
-        return True, 2 * len(counts_K), 2.0
-    groups_K, kept_groups_K = (counts_GK > 0).sum(axis=0), (counts_GK[~moved_G] > 0).sum(axis=0)
-    needed_K = np.clip(groups_K - 1, 1, kept_parts)
-    lacking = np.maximum(0, needed_K - kept_groups_K).sum() + ((moved_K == 0) & (groups_K > 1)).sum()
-    distances = [np.abs(side_K / side_K.sum() - counts_K / total).sum() / 2 for side_K in (moved_K, counts_K - moved_K)]
-    distance = sum(distances) + abs(moved / total / size - 1) / 2
-    is_too_much = moved > total / 2 or (~moved_G).sum() < kept_parts
-    return bool(is_too_much), int(lacking), max(_NEAR, float(distance))
+def _cut_costs(
+    counts_GK: np.ndarray, fold_G: np.ndarray, size: float, kept_parts: int
+) -> list[tuple[bool, int, float]]:
+    """What moving each fold would cost, all folds at once, as most cuts are of few clips and tried some hundred times.
+
+    Whether too much is moved; how many classes a side lacks; the distance from an even cut, at least _NEAR.
+    """
+    is_in_FG = np.arange(fold_G.max() + 1)[:, None] == fold_G
+    has_GK, counts_K = counts_GK > 0, counts_GK.sum(axis=0)
+    moved_FK, groups_K = is_in_FG @ counts_GK, has_GK.sum(axis=0)
+    total, moved_F = counts_K.sum(), moved_FK.sum(axis=1)
+    is_cut_F = (moved_F > 0) & (moved_F < total)
+    needed_K = np.minimum(np.maximum(groups_K - 1, 1), kept_parts)
+    kept_groups_FK = groups_K - is_in_FG @ has_GK.astype(np.int64)
+    lacking_F = np.maximum(0, needed_K - kept_groups_FK).sum(axis=1) + ((moved_FK == 0) & (groups_K > 1)).sum(axis=1)
+    distance_F = np.abs(moved_F / total / size - 1) / 2
+    sides = [
+        np.abs(side_FK / np.maximum(side_FK.sum(axis=1), 1)[:, None] - counts_K / total).sum(axis=1) / 2
+        for side_FK in (moved_FK, counts_K - moved_FK)
+    ]
+    distance_F = np.where(is_cut_F, np.maximum(_NEAR, sum(sides) + distance_F), 2.0)
+    is_too_much_F = ~is_cut_F | (moved_F > total / 2) | ((~is_in_FG).sum(axis=1) < kept_parts)
+    lacking_F = np.where(is_cut_F, lacking_F, 2 * len(counts_K))
+    return list(zip(is_too_much_F.tolist(), lacking_F.tolist(), distance_F.tolist(), strict=True))
 
 
 def _counts(rows_B: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
