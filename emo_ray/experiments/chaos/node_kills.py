@@ -17,7 +17,7 @@ KILLED = {
     "prepare": _DATA,
     "features": _DATA,
     "train": _ALL,
-    "evaluate": _DATA,
+    "evaluate": ("node",),  # training has made the features of all clips: no data worker has anything to do
     "predict": _DATA,
     "pseudo_label": _DATA,
     "self_train": _ALL,
