@@ -30,9 +30,10 @@ def blank_mask() -> Image.Image:
 
 
 def light_from_side(image: Image.Image, strength: float) -> Image.Image:
-    """The canvas brightened towards the right (positive strength) or the left, and darkened on the other side."""
+    """The canvas brightened towards the right (strength 0 to 1) or the left (to -1), and darkened on the other side."""
     light_W = 1 + strength * np.linspace(-1, 1, _SIDE)
-    return Image.fromarray(np.clip(np.asarray(image) * light_W[None, :, None], 0, 255).astype(np.uint8))
+    lit_HWC = np.asarray(image) * light_W[:, None].repeat(3, axis=1)  # no axis of three is repeated in the product
+    return Image.fromarray(np.minimum(lit_HWC, 255, out=lit_HWC).astype(np.uint8))
 
 
 def photograph(image: Image.Image, pose: np.ndarray, zoom: float, side: int = SIZE) -> np.ndarray:

@@ -283,7 +283,8 @@ def _paint_folds(brush: ImageDraw.ImageDraw, look: Look, units: dict[str, float]
 def _darken(frames_THWC: np.ndarray, clip_rng: np.random.Generator) -> np.ndarray:
     """A badly lit room, and the grain that a camera adds there."""
     grain_THWC = clip_rng.normal(0, 5, frames_THWC.shape)
-    return np.clip(frames_THWC * clip_rng.uniform(0.1, 0.35) + grain_THWC, 0, 255).astype(np.uint8)
+    grain_THWC += frames_THWC * clip_rng.uniform(0.1, 0.35)
+    return np.clip(grain_THWC, 0, 255, out=grain_THWC).astype(np.uint8)
 
 
 def _occlude(frames_THWC: np.ndarray, clip_rng: np.random.Generator) -> np.ndarray:
