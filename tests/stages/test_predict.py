@@ -144,7 +144,7 @@ def test_a_loop_in_one_process_writes_the_same_bytes(elsewhere, predicted, prepa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as an actor has
     try:
-        for part in prepared.parts:
+        for part in prepared.parts[:2]:  # the next test does so with all of them
             predict_part(models, prepared.shards / part, {}, tmp_path / part)
             assert (tmp_path / part).read_bytes() == (shared(elsewhere.store.root) / part).read_bytes()
     finally:
