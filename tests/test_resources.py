@@ -24,7 +24,8 @@ class Machine(NamedTuple):
     is_alive: bool = True
 
 
-CLUSTERS = st.lists(st.builds(Machine, st.integers(0, 64), st.integers(0, 8), st.booleans()), max_size=5)
+ANY = st.lists(st.builds(Machine, st.integers(0, 64), st.integers(0, 8), st.booleans()), max_size=5)
+CLUSTERS = st.sampled_from([[], [Machine(1, 0)], [Machine(2, 0)], [Machine(3, 0), Machine(0, 2)]]) | ANY
 
 
 @contextmanager
