@@ -55,7 +55,8 @@ class Train(Section):
 
     num_workers: int = setting(
         1,
-        "Ray Train workers. 0: train, encode and predict in the job's own process, on its GPU or on one core.",
+        "Ray Train workers. 0: train, encode and predict in the job's own process, on its GPU or on one core. Without "
+        f"a cluster or a GPU, that process trains a head on fewer than {SMALL:,} clips at 1, too: to the same bytes.",
         decides=by_value("emovclip", only_if=VIDEO_TRAINED) + by_value("fusion"),
         normalised=shares,
         ge=0,

@@ -23,7 +23,7 @@ import torch
 
 from emo_ray import bucket, cluster, durable, resources, store
 from emo_ray.config import Config
-from emo_ray.config.model_settings import Optimisation
+from emo_ray.config.model_settings import SMALL, Optimisation
 from emo_ray.data.batch import Batch
 from emo_ray.progress import say
 from emo_ray.stages.fitting import epoch_log
@@ -66,8 +66,8 @@ def train(
     `planned` is how many epochs there are where training does not diverge.
 
     `datasets` holds "train" and, where there are clips for it, "validation". `on_epoch(phase, metrics)` is called in
-    this process as epochs end, and for epochs of earlier runs, which are not repeated. With `train.num_workers=0` this
-    process trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
+    this process as epochs end, and for epochs of earlier runs, which are not repeated. Where `_trains_here` says so, it
+    trains, to what one worker would. Raises Ray's WorkerGroupError after `train.max_failures` restarts.
 
     A run that diverges has a shorter history, and its best epoch is one before.
     """
@@ -76,7 +76,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with epoch_log.epoch_progress(folder, job.phase, planned, on_epoch) as tell:
-            if config.train.num_workers == 0:
+            if _trains_here(job, config):
                 best = train_locally(job, config, datasets, LocalReporter(folder, tell))
             else:
                 with epoch_log.poll(tell):
@@ -90,6 +90,17 @@ def train(
     if stopped := stopped_early(job.phase, job.optimisation.lr, len(history), planned):
         say(stopped)
     return {**best, "history": history, "planned": planned}
+
+
+def _trains_here(job: TrainingJob, config: Config) -> bool:
+    """Whether this process trains: where no worker is asked for, and a head on few clips, without cluster or GPU.
+
+    Ray Train takes 13 s to start a worker and to end it; such a head takes seconds to train.
+    """
+    if config.train.num_workers == 0:
+        return True
+    is_small_head = job.fusion and config.train.num_workers == 1 and job.train_rows < SMALL
+    return is_small_head and not cluster.joins(config) and not resources.use_gpu(config, 1)
 
 
 def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:

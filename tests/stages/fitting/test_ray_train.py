@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -14,9 +15,10 @@ from safetensors.torch import load_file
 
 from emo_ray import store
 from emo_ray.config import override
+from emo_ray.config.model_settings import SMALL
 from emo_ray.models import checkpoint_files
 from emo_ray.stages.corpus import open_corpus
-from emo_ray.stages.fitting import video_job
+from emo_ray.stages.fitting import ray_train, video_job
 from emo_ray.stages.fitting.epoch_log import METRICS, PROGRESS
 from emo_ray.stages.fitting.phases import train_emovclip, train_phases
 from emo_ray.stages.fitting.plan import resolve_training
@@ -39,8 +41,9 @@ def test_state_for_resuming_is_gone_when_the_result_is_stored(trained, tiny_conf
     assert not any((Path(tiny_config.store.root) / "train").iterdir())
 
 
-def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
+def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config, monkeypatch):
     """The same weights, bit for bit, and every epoch is reported. The store has the features of that EmoVCLIP."""
+    monkeypatch.setattr(ray_train, "SMALL", 0)  # below it this process trains a head
     config = with_workers(tiny_config, 1)
     shutil.copytree(Path(tiny_config.store.root, "features"), Path(config.store.root, "features"))
     plan = resolve_training(config, open_corpus(config))
@@ -52,6 +55,19 @@ def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config
         weights, reference = (load_file(path / folder / checkpoint_files.WEIGHTS) for path in (plan.path, trained.path))
         for name, value in reference.items():
             torch.testing.assert_close(weights[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_head_on_few_clips_needs_no_worker(tiny_config, monkeypatch):
+    """Unless there are more of them, a cluster, or workers that were asked for."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = override(tiny_config, {"train.num_workers": 1, "train.use_gpu": "no"})
+    few, many = (SimpleNamespace(fusion=True, train_rows=SMALL - 1 + more) for more in (0, 1))
+    assert ray_train._trains_here(few, config)
+    assert not ray_train._trains_here(many, config)
+    assert not ray_train._trains_here(SimpleNamespace(fusion=False, train_rows=5), config)
+    assert not ray_train._trains_here(few, override(config, {"train.num_workers": 2}))
+    assert not ray_train._trains_here(few, override(config, {"cluster.address": "10.0.0.1:6379"}))
+    assert ray_train._trains_here(many, override(config, {"train.num_workers": 0}))
 
 
 @pytest.mark.parametrize(("epochs", "is_whole"), [([0, 1, 2], True), ([0, 1], True), ([0], False), ([1, 2], False)])
