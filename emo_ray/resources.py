@@ -16,6 +16,11 @@ _GPU_LABEL = "ray.io/accelerator-type"
 _MOST_ACTORS = 64  # encoder processes on a cluster that may grow
 
 
+def is_small_here(config: Config, clips: int) -> bool:
+    """Whether so many clips are too few to start Ray's workers for, and no cluster is joined that has some."""
+    return clips < SMALL and not joins(config)
+
+
 def stays_here(config: Config, tasks: int, clips: int | None = None, is_light: bool = False) -> bool:
     """Whether this process does so many tasks: one at most, or no more clips than a part holds, and no cluster to join.
 

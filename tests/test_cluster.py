@@ -172,7 +172,7 @@ def with_dashboard(request, tmp_path_factory):
 
 
 def test_a_local_cluster_is_started_again_where_a_dashboard_is_demanded_and_it_has_none(monkeypatch, tmp_path):
-    """As Ray is told, which here only notes it; `with_dashboard` is a real one."""
+    """Ray's functions are replaced by some that note how they are called; `with_dashboard` starts a real cluster."""
     import ray
 
     started = []

@@ -182,7 +182,7 @@ def _pulses(wave_S: np.ndarray, energies_S: np.ndarray, hz_F: np.ndarray, start:
     for direction in (-1, 1):
         pulse = float(anchor)
         while start <= pulse < end:
-            following = _next_pulse(wave_S, energies_S, (pulse, float(periods_S[int(pulse) - start])), direction)
+            following = _next_pulse(wave_S, energies_S, pulse, float(periods_S[int(pulse) - start]), direction)
             if following is None:
                 break
             pulses.append(following)
@@ -191,13 +191,12 @@ def _pulses(wave_S: np.ndarray, energies_S: np.ndarray, hz_F: np.ndarray, start:
 
 
 def _next_pulse(
-    wave_S: np.ndarray, energies_S: np.ndarray, pulse_and_period: tuple[float, float], direction: int
+    wave_S: np.ndarray, energies_S: np.ndarray, pulse: float, period: float, direction: int
 ) -> float | None:
     """Where the period around a pulse is found again, .8 to 1.25 periods on (direction 1) or back (-1).
 
     It is where the normalised cross-correlation is highest; None where that would reach beyond the sound's ends.
     """
-    pulse, period = pulse_and_period
     half, centre = int(period / 2), round(pulse)
     shortest, longest = int(0.8 * period), math.ceil(1.25 * period)
     low, high = (centre + shortest, centre + longest) if direction > 0 else (centre - longest, centre - shortest)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emo_ray import store
+from emo_ray import resources, store
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.data.manifest import Clip
@@ -76,7 +76,8 @@ def test_a_refit_model_is_calibrated_on_the_clips_that_inner_folds_left_out(corp
 
 
 @pytest.mark.slow  # that workers train the same is in fitting/test_ray_train.py, that processes choose in folds below
-def test_workers_of_ray_choose_and_train_the_same(corpus, measured):
+def test_workers_of_ray_choose_and_train_the_same(corpus, measured, monkeypatch):
+    monkeypatch.setattr(resources, "SMALL", 0)  # below it no worker is started
     of_ray = train(override(corpus, {"train.num_workers": 1, "store.root": corpus.store.root + "-ray"}))
     assert of_ray.path.name == measured.content["checkpoint"]
     here = checkpoint.load_fusion(train(corpus).path).state_dict()

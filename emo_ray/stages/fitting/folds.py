@@ -12,9 +12,8 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from emo_ray import cluster
+from emo_ray import cluster, resources
 from emo_ray.config import Config
-from emo_ray.config.model_settings import SMALL
 from emo_ray.training.in_memory import one_thread
 
 OnDone = Callable[[int], object]  # takes how many folds have ended since it was last called
@@ -35,7 +34,7 @@ def in_folds(
     """
     if config.train.num_workers == 0:
         return _here(function, folds, on_done)
-    is_small = clips < SMALL and not cluster.joins(config)
+    is_small = resources.is_small_here(config, clips)
     return (_in_processes if is_small else _in_tasks)(config, function, folds, on_done)
 
 

@@ -23,7 +23,7 @@ import torch
 
 from emo_ray import bucket, cluster, durable, resources, store
 from emo_ray.config import Config
-from emo_ray.config.model_settings import SMALL, Optimisation
+from emo_ray.config.model_settings import Optimisation
 from emo_ray.data.batch import Batch
 from emo_ray.progress import say
 from emo_ray.stages.fitting import epoch_log
@@ -99,8 +99,8 @@ def _trains_here(job: TrainingJob, config: Config) -> bool:
     """
     if config.train.num_workers == 0:
         return True
-    is_small_head = job.fusion and config.train.num_workers == 1 and job.train_rows < SMALL
-    return is_small_head and not cluster.joins(config) and not resources.use_gpu(config, 1)
+    is_small = job.fusion and config.train.num_workers == 1 and resources.is_small_here(config, job.train_rows)
+    return is_small and not resources.use_gpu(config, 1)
 
 
 def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:

@@ -77,9 +77,9 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
         advance(sum(record["state"] is not None for record in records.trials.values()), earlier=True)
         tuner.fit()
     records.forget(set(records.trials) - Watch.sweep.trial_ids)
-    for record in records.trials.values() if not is_population else ():  # whose state lies with Ray Tune's
-        if record["state"] == PRUNED:
-            forget_trial(record["params"], task)
+    stopped = [record["params"] for record in records.trials.values() if record["state"] == PRUNED]
+    for params in [] if is_population else stopped:  # the state of a population lies with Ray Tune's
+        forget_trial(params, task)
 
 
 def room(config: Config) -> tuple[int, dict[str, float]]:

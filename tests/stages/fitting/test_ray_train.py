@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emo_ray import store
+from emo_ray import resources, store
 from emo_ray.config import override
 from emo_ray.config.model_settings import SMALL
 from emo_ray.models import checkpoint_files
@@ -43,7 +43,7 @@ def test_state_for_resuming_is_gone_when_the_result_is_stored(trained, tiny_conf
 
 def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config, monkeypatch):
     """The same weights, bit for bit, and every epoch is reported. The store has the features of that EmoVCLIP."""
-    monkeypatch.setattr(ray_train, "SMALL", 0)  # below it this process trains a head
+    monkeypatch.setattr(resources, "SMALL", 0)  # below it this process trains a head
     config = with_workers(tiny_config, 1)
     shutil.copytree(Path(tiny_config.store.root, "features"), Path(config.store.root, "features"))
     plan = resolve_training(config, open_corpus(config))
