@@ -45,6 +45,7 @@ _display: list[Progress] = []  # the bars of the stages that run, while some do
 _lock = Lock()  # of `_display`
 Listener = Callable[[str, dict[str, Any]], None]  # gets the kind of an event, and its JSON-able fields
 _listeners: list[Listener] = []
+_unsaid: list[bool] = []  # an entry for each block of `nothing_said` that runs
 
 
 class Advance(Protocol):
@@ -56,8 +57,20 @@ class Advance(Protocol):
 
 def say(message: str) -> None:
     """Print one line for the user."""
+    if _unsaid:
+        return
     console.print(message, markup=False, soft_wrap=True)
     _tell("said", text=message)
+
+
+@contextmanager
+def nothing_said() -> Iterator[None]:
+    """Keep `say` quiet while the block runs, because it does again what has said the same before."""
+    _unsaid.append(True)
+    try:
+        yield
+    finally:
+        _unsaid.pop()
 
 
 @contextmanager

@@ -259,8 +259,9 @@ def forget_state(config: Config, plan: TrainingPlan) -> None:
     """Remove what stopped training has left to go on from, unless another process goes on from it now."""
     for phase, path in (("emovclip", plan.video_path), ("fusion", plan.path)):
         if path is not None:
-            with suppress(TimeoutError), store.being_made(path, timeout_s=0):
-                _clean_up(config, phase, path)
+            with suppress(TimeoutError), store.being_made(path, timeout_s=0) as is_alone:
+                if is_alone:  # else files cannot be locked, and nobody knows
+                    _clean_up(config, phase, path)
 
 
 def _clean_up(config: Config, phase: str, path: Path) -> None:

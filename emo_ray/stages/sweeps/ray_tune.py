@@ -76,10 +76,16 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
         Watch.sweep = _RunningSweep(records, advance, set())
         advance(sum(record["state"] is not None for record in records.trials.values()), earlier=True)
         tuner.fit()
+    if not is_population:  # whose state lies with Ray Tune's
+        forget_unfinished(records, task)
     records.forget(set(records.trials) - Watch.sweep.trial_ids)
-    stopped = [record["params"] for record in records.trials.values() if record["state"] == PRUNED]
-    for params in [] if is_population else stopped:  # the state of a population lies with Ray Tune's
-        forget_trial(params, task)
+
+
+def forget_unfinished(records: Records, task: Task) -> None:
+    """Remove the state of trials that were stopped early, that failed, or that a killed sweep had begun."""
+    for record in records.trials.values():
+        if record["state"] != COMPLETE and record["epochs"]:  # there is no state before the first epoch
+            forget_trial(record["params"], task)
 
 
 def room(config: Config) -> tuple[int, dict[str, float]]:

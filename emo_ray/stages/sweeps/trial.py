@@ -10,6 +10,7 @@ import ray.tune
 
 from emo_ray import cluster, store
 from emo_ray.config import Config, override
+from emo_ray.progress import nothing_said
 from emo_ray.stages.corpus import Corpus
 from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.fitting.phases import feature_rows, forget_state, fusion_job, scaling_by_speaker, train_phases
@@ -58,9 +59,10 @@ def population_member(suggested: search.Params, task: Task) -> None:
 
 
 def forget_trial(params: search.Params, task: Task) -> None:
-    """Remove the state of a trial that was stopped early, which nothing goes on from."""
+    """Remove the state of a trial that did not end, which nothing goes on from."""
     config = _config(params, task)
-    forget_state(config, _plan(config, task))
+    with nothing_said():  # which every trial would repeat
+        forget_state(config, _plan(config, task))
 
 
 def _plan(config: Config, task: Task) -> TrainingPlan:
