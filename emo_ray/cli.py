@@ -123,6 +123,7 @@ class Job:
         self.words: list[str] = []
         self.notes: list[str] = []  # on its encoders
         self.checkpoint: str | None = None  # that the config names
+        self.media: str | None = None  # the folder of the corpus' media, or its address
 
     def run(self, words: list[str]) -> JobResult:
         """The job's result for these words. Stages take seconds to import, so that comes when the config is known."""
@@ -132,8 +133,9 @@ class Job:
         if self.command.is_remote:
             return self._function()(config)
         self.checkpoint = config.checkpoint
-        from emo_ray import cluster, tracking  # they import what --help does without
+        from emo_ray import bucket, cluster, tracking  # they import what --help does without
         from emo_ray.data.inputs import fetched
+        from emo_ray.data.roots import root_of
 
         redaction.hide(cluster.secrets())
         self.root = cluster.store_root(config)
@@ -142,6 +144,8 @@ class Job:
         tracking.began(parsed.recipe)
         function = self._function()
         config = configuration.absolute_paths(config)
+        media = root_of(config.data)
+        self.media = bucket.address_of(media) or usage.shown_path(str(media))
         inputs = [Path(path) for path in configuration.inputs(config)]
         with self._observed(self.root) as log:
             result = mending(partial(function, config), self.root, inputs)
@@ -194,7 +198,7 @@ class Job:
         if self.name == "evaluate" and model is not None:  # a folder of the store, or the one of the config
             model = self.checkpoint or self.root / "checkpoints" / str(model)
         shown_model = usage.shown_path(str(model)) if model else None
-        return usage.next_commands(self.name, self.words, usage.shown_path(str(result.path)), shown_model)
+        return usage.next_commands(self.name, self.words, usage.shown_path(str(result.path)), shown_model, self.media)
 
     def end(self, keep_logs: bool, is_stopped: bool = False) -> None:
         """End the local Ray, if this job started one, and drop its logs unless somebody may want to read them."""

@@ -21,7 +21,9 @@ class Command:
     choice: str | None = None  # a key whose value may stand among the words without the key
     is_remote: bool = False  # it hands its config to another machine: the store and all paths are that one's
     only_reads: bool = False  # it looks at a store or a machine, and makes nothing that others build on
-    then: tuple[str, ...] = ()  # jobs that people run next, with words; {path}: the result, {model}: its checkpoint
+    refused: tuple[str, ...] = ()  # keys that it ends with an error for where they are set
+    # Jobs that people run next, with words; {path}: the result, {model}: its checkpoint, {media}: the corpus' folder.
+    then: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, Command] = {
@@ -31,7 +33,7 @@ COMMANDS: dict[str, Command] = {
         example="mini data.manifest=recordings/",
         result="STORE/segments/KEY/manifest.parquet: a row for each utterance, with its times in its recording",
         sections=("segment",),
-        then=("predict checkpoint=MODEL_FOLDER data.manifest={path}",),
+        then=("predict checkpoint=MODEL_FOLDER data.manifest={path} data.root={media}",),
     ),
     "prepare": Command(
         "stages.prepare",
@@ -82,6 +84,7 @@ COMMANDS: dict[str, Command] = {
         example="mini data.manifest=clips.csv train.epochs=20",
         result="STORE/checkpoints/model-KEY with the trained weights, config.yaml, labels.json and a model card",
         sections=("emovclip", "audio", "text", "fusion", "train", "annotate"),
+        refused=("checkpoint", "data.folds"),
         then=("evaluate", "predict checkpoint={model} data.manifest=NEW_CLIPS"),
     ),
     "evaluate": Command(
@@ -91,6 +94,7 @@ COMMANDS: dict[str, Command] = {
         example="mini evaluate.split=validation",
         result="STORE/reports/KEY with report.json, report.html, pictures and predictions.parquet",
         sections=("evaluate", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        refused=("data.folds",),
         then=(
             "predict checkpoint={model} data.manifest=NEW_CLIPS",
             "serve checkpoint={model}",
@@ -124,6 +128,7 @@ COMMANDS: dict[str, Command] = {
         result="STORE/self_train/KEY with rounds.json, a table and a picture of all rounds, and the best "
         "checkpoint's path",
         sections=("rounds", "pseudo", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        refused=("data.folds",),
         then=("evaluate checkpoint={model}", "predict checkpoint={model} data.manifest=NEW_CLIPS"),
     ),
     "tune": Command(
@@ -133,6 +138,7 @@ COMMANDS: dict[str, Command] = {
         example="mini tune.trials=50 'tune.space.fusion.lr={loguniform: [1e-4, 1e-2]}'",
         result="STORE/sweeps/KEY with best.yaml (a recipe for any job), sweep.json, tables and pictures of all trials",
         sections=("tune", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        refused=("checkpoint", "data.folds"),
         then=("evaluate {path}/best.yaml",),
     ),
     "crossvalidate": Command(
@@ -142,6 +148,7 @@ COMMANDS: dict[str, Command] = {
         result="STORE/reports/folds-KEY with the scores of each fold and of all clips together, and "
         "predictions.parquet",
         sections=("evaluate", "audio", "text", "fusion", "train", "annotate"),
+        refused=("checkpoint",),
         then=("train",),
     ),
     "crosscorpus": Command(
@@ -151,6 +158,7 @@ COMMANDS: dict[str, Command] = {
         example="mini 'crosscorpus.corpora={a: {data.manifest: a.csv}, b: {data.manifest: b.csv}}'",
         result="STORE/reports/corpora-KEY with tables of corpora by corpora: report.html, report.md, report.json",
         sections=("crosscorpus", "emovclip", "audio", "text", "fusion", "train", "annotate"),
+        refused=("checkpoint",),
     ),
     "claims": Command(
         "experiments.claims.claims",

@@ -12,6 +12,8 @@ from emo_ray.commands import COMMANDS, COMMON, CONSOLE
 from emo_ray.config import explain
 
 _PLACE = ("store.", "tracking.", "cluster.", "train.use_gpu=", "train.num_workers=")  # keys of where a job runs
+_ACCESS = ("data.outside_root=", "data.schemes=")  # keys of what a corpus may name
+_FOLDS = "data.folds="
 _USAGE = """\
 {run}
        {program} --help [SECTION | KEY ...]
@@ -30,34 +32,37 @@ def program(name: str) -> str:
     return f"python jobs/{name}.py"
 
 
-def next_commands(name: str, words: Sequence[str], path: str, model: str | None) -> list[str]:
+def next_commands(name: str, words: Sequence[str], path: str, model: str | None, media: str | None = None) -> list[str]:
     """The commands that people run after the job `name` of these words; `path`: its result, `model`: its checkpoint.
 
     They keep the words that the next job reads; with a new corpus or recipe, and for a server, which reads no corpus,
-    only those that say where it runs.
+    only those that say where it runs, and for utterances, which are a new table of the same media, what may be read.
+    `media`: the folder that the media lie in.
     """
     lines = []
     for template in COMMANDS[name].then:
         following, *additions = template.split()
+        if following == "train" and name != "crossvalidate" and any(word.startswith(_FOLDS) for word in words):
+            following = "crossvalidate"
         if "{model}" in template and model is None:
             continue
-        added = [word.format(path=path, model=model) for word in additions]
+        added = [word.format(path=path, model=model, media=media) for word in additions]
         is_recipe_new = any("=" not in word for word in added)
         recipes = [] if is_recipe_new else [word for word in words if "=" not in word]
         is_new = is_recipe_new or following == "serve" or any(word.startswith("data.manifest=") for word in added)
-        keys = {word.partition("=")[0] for word in added}
-        kept = [word for word in words if word.partition("=")[0] not in keys and _reads(following, word, is_new)]
+        place = (*_PLACE, *_ACCESS) if "{media}" in template else _PLACE
+        keys = {*(word.partition("=")[0] for word in added), *COMMANDS[following].refused}
+        kept = [word for word in words if word.partition("=")[0] not in keys]
+        kept = [word for word in kept if (word.startswith(place) if is_new else _reads(following, word))]
         lines.append(f"{_started(following)} {shlex.join([*recipes, *added, *kept])}".rstrip())
     return lines
 
 
-def _reads(name: str, word: str, place_alone: bool) -> bool:
-    """Whether a job reads the key of a KEY=VALUE word; with `place_alone`, only keys of where it runs count."""
+def _reads(name: str, word: str) -> bool:
+    """Whether a job reads the key of a KEY=VALUE word."""
     if "=" not in word:
         return False
     section = word.partition("=")[0].rpartition(".")[0].split(".")[0]
-    if place_alone:
-        return word.startswith(_PLACE)
     return section in (*COMMANDS[name].sections, *COMMON, "")
 
 

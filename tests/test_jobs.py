@@ -1,8 +1,10 @@
 """The command line: its last line is a path, its JSON is one line, its errors are one message."""
 
 import ast
+import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -239,19 +241,43 @@ def test_training_is_offered_where_there_are_classes_to_tell_apart(labels, offer
         ),
         ("tune", ["mini", "fusion.lr=0.1", "store.root=s"], ["jobs/evaluate.py P/best.yaml store.root=s"]),
         ("verify", ["mini"], []),
+        (
+            "segment",
+            ["mini", "data.manifest=r/talk.mp4", "data.outside_root=true", "segment.max_s=9", "store.root=s"],
+            [
+                "jobs/predict.py mini checkpoint=MODEL_FOLDER data.manifest=P data.root=R data.outside_root=true "
+                "store.root=s"
+            ],
+        ),
+        (
+            "pseudo_label",
+            ["mini", "checkpoint=T", "pseudo.quantile=0.3", "train.epochs=3"],
+            ["jobs/train.py mini train.pseudo_labels=P train.epochs=3"],
+        ),
+        ("features", ["checkpoint=T", "seed=1"], ["jobs/train.py seed=1"]),
+        ("prepare", ["data.folds=6", "seed=1"], ["jobs/crossvalidate.py data.folds=6 seed=1"]),
+        ("crossvalidate", ["data.folds=6", "seed=1"], ["jobs/train.py seed=1"]),
     ],
 )
 def test_the_next_commands_keep_the_words_that_matter_there(job, words, expected, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *words])
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
-    assert usage.next_commands(job, words, "P", "M") == [f"venv/python {line}" for line in expected]
+    assert usage.next_commands(job, words, "P", "M", "R") == [f"venv/python {line}" for line in expected]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/emo-ray", job, *words])
-    for line in usage.next_commands(job, words, "P", None):
+    for line in usage.next_commands(job, words, "P", None, "R"):
         program, following, *rest = shlex.split(line)
         assert (program, following in COMMANDS) == ("emo-ray", True)
         parsed = parse_words(rest)
         assert load("mini", parsed.changes)
+
+
+@pytest.mark.parametrize(("job", "key"), [(job, key) for job in COMMANDS for key in COMMANDS[job].refused])
+def test_jobs_refuse_the_keys_that_are_taken_out_of_next_commands(job, key, tmp_path):
+    config = load("mini", {key: 3 if key == "data.folds" else str(tmp_path), "store.root": str(tmp_path / "store")})
+    stage = getattr(importlib.import_module(f"emo_ray.{COMMANDS[job].module}"), job)
+    with pytest.raises(ValueError, match=re.escape(f"found {key}=")):
+        stage(config)
 
 
 def test_help_on_a_section_and_on_a_key():

@@ -37,7 +37,7 @@ from emo_ray.config.setting import Declaration, Section, by_content, by_value, s
 from emo_ray.config.sweep_settings import Tune
 from emo_ray.config.table_settings import Tables
 from emo_ray.config.train_settings import Augment, Train
-from emo_ray.config.yaml_core import read, write
+from emo_ray.config.yaml_core import read, read_word, write
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -294,16 +294,16 @@ def recipe(config: Config) -> str:
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """`["a.b=1", ...]` -> `{"a.b": 1}`; values are YAML. Raises ValueError for a word that is not KEY=VALUE."""
+    """`["a.b=1", ...]` -> `{"a.b": 1}`; values are YAML, see `read_word`. Raises ValueError for other words."""
     changes: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ValueError(f"found {word!r}, expected key=value, e.g. fusion.modality_dropout=0.3")
         try:
-            changes[key] = read(value)
+            changes[key] = read_word(value)
         except ValueError as error:
-            raise ValueError(f"{word}: {error}") from error
+            raise ValueError(f"{word}: {error}; as text it takes quotes of its own: '{key}=\"VALUE\"'") from error
     return changes
 
 

@@ -26,6 +26,7 @@ _MOST_VALUES = 100_000  # with each alias counted as all that it stands for
 # Text in the common scripts, no spaces around its line breaks: C folds other long text elsewhere, and escapes emoji.
 _PLAIN = re.compile(r"(?:[ -~\u00a1-\u1fff\u3040-\ud7ff]|(?<=[^\s])\n(?=\S))*")
 _LONGEST_KEY = 60  # letters; longer ones are written as `? key`, from another length on in C
+_QUOTES = ("'", '"', "|", ">", "!", "&")  # of text that is not as it is written
 _UNREADABLE = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
@@ -55,6 +56,16 @@ def read(text: str) -> Any:
         return yaml.load(text, _Loader)
     except _UNREADABLE as error:  # LookupError and the like: a tag of PyYAML with a value that it does not fit
         raise ValueError(f"not YAML: {error}") from error
+
+
+def read_word(text: str) -> Any:
+    """The value of a word of a command line, as `read` gives it, but text without quotes is all of the word.
+
+    `#` begins no comment and a line break is no space there: both may stand in the name of a file.
+    """
+    value, word = read(text), text.strip()
+    is_text = isinstance(value, str) and not word.startswith(_QUOTES)
+    return word if is_text or word.startswith("#") else value
 
 
 def _check_size(text: str) -> None:

@@ -138,3 +138,30 @@ def test_aliases_of_aliases_are_counted_as_what_they_stand_for(brackets):
 def test_what_is_nested_deep_is_refused():
     with pytest.raises(ValueError, match="50"):
         read("[" * 100_000)
+
+
+@pytest.mark.parametrize("name", ["films #2/a.csv", "#1.csv", "two\nlines.csv", "my clips #", "a\t# b"])
+def test_a_file_name_on_the_command_line_is_not_cut(name):
+    """YAML would take `#` for the begin of a comment: the corpus would be another one, or the synthetic one."""
+    assert parse_overrides([f"data.manifest={name}"]) == {"data.manifest": name}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("'a #b' # c", "a #b"),
+        ('"a\\n" ', "a\n"),
+        ("!!str 12", "12"),
+        ("[a, 'b #c']", ["a", "b #c"]),
+        ("3", 3),
+        (" a ", "a"),
+    ],
+)
+def test_other_words_of_a_command_line_are_yaml(word, value):
+    assert parse_overrides([f"a={word}"]) == {"a": value}
+
+
+def test_a_word_that_is_no_yaml_is_told_to_take_quotes():
+    with pytest.raises(ValueError, match=r"data\.manifest=\[a\]\.csv: not YAML") as error:
+        parse_overrides(["data.manifest=[a].csv"])
+    assert "'data.manifest=\"VALUE\"'" in str(error.value)
