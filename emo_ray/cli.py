@@ -150,9 +150,10 @@ class Job:
         with self._observed(self.root) as log:
             result = mending(partial(function, config), self.root, inputs)
             tracking.deliver(config, self.root)
-            from emo_ray.stages.report import refresh
+            if log is not None or config.verify.mend:
+                from emo_ray.stages.report import refresh
 
-            refresh(self.root)
+                refresh(self.root)
             if log is not None:
                 log.write("ended", {"status": result.status, "path": str(result.path)})
         return result

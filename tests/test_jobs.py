@@ -280,6 +280,12 @@ def test_jobs_refuse_the_keys_that_are_taken_out_of_next_commands(job, key, tmp_
         stage(config)
 
 
+def test_a_job_that_only_reads_writes_no_page(tmp_path):
+    (tmp_path / "logs" / "other").mkdir(parents=True)
+    cli.Job("status").run([f"store.root={tmp_path}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
 def test_help_on_a_section_and_on_a_key():
     result = run("train", "--help", "fusion", "train.epochs")
     assert result.returncode == 0

@@ -10,6 +10,7 @@ from emo_ray.reports.page import Page
 from emo_ray.reports.table import Cell, Table
 
 PAGE = "index.html"
+_TITLE = "What this store holds"
 _VISIBLE = 12  # rows of a kind; a page shows the others when asked
 _HEADER = ("name", "score", "what it is", "state", "made")  # a telephone shows the first two
 
@@ -43,7 +44,7 @@ def tables(sections: Sequence[Section]) -> list[Table]:
 def write(sections: Sequence[Section], notes: Sequence[str], path: Path) -> Path:
     """Write the page of the store in which `path` lies; its path."""
     shown = Page(
-        title="What this store holds",
+        title=_TITLE,
         summary=summary(sections),
         blocks=tables(sections),
         notes=notes,
@@ -51,6 +52,12 @@ def write(sections: Sequence[Section], notes: Sequence[str], path: Path) -> Path
         "dates are those of the files · links are relative: a copy of the store has a front page too",
     )
     return page.write(shown, path)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is what `write` wrote, as far as nothing of somebody else's is lost with it."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return not text.strip() or f"<title>{_TITLE}</title>" in text
 
 
 def summary(sections: Sequence[Section]) -> str:

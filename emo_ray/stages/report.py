@@ -18,6 +18,7 @@ from emo_ray.reports import front_page
 from emo_ray.reports.front_page import Entry, Section
 from emo_ray.reports.wording import SCORES, percent, plural
 from emo_ray.stages.result import Result
+from emo_ray.stages.store_files import check_store
 
 _UNFINISHED = "not finished: the command that makes it goes on with it"
 _DAMAGED = "cannot be read: jobs/verify.py says what is damaged"
@@ -38,12 +39,11 @@ class Words(NamedTuple):
 
 
 def report(config: Config) -> Result:
-    """Write the store's front page. Raises ValueError where there is no store."""
+    """Write the store's front page. Raises ValueError where there is no store, or a page of somebody else."""
     root = cluster.store_root(config)
-    if not store.exists(root):
-        raise ValueError(f"store.root: found no folder {root}, expected a store")
+    check_store(root)
     sections = sections_of(root)
-    path = front_page.write(sections, _notes(root), root / front_page.PAGE)
+    path = _written(root, sections)
     content = {section.title: [asdict(entry) for entry in section.entries] for section in sections}
     return Result(path, content, front_page.tables(sections), [front_page.summary(sections), f"page: {path}"])
 
@@ -52,9 +52,19 @@ def refresh(root: Path) -> None:
     """Bring the front page up to date at the end of a job, whose result does not depend on it: no trouble is raised."""
     try:
         if any(root.glob("*/*")):
-            front_page.write(sections_of(root), _notes(root), root / front_page.PAGE)
+            _written(root, sections_of(root))
     except Exception as error:  # of any kind: the job's result is there
         say(f"the front page of the store was not brought up to date: {type(error).__name__}: {error}")
+
+
+def _written(root: Path, sections: Sequence[Section]) -> Path:
+    path = root / front_page.PAGE
+    if store.exists(path) and not front_page.is_ours(store.local(path)):
+        raise ValueError(
+            f"{path}: found a page that no job wrote, expected the store's own or none: move it, or give the store a "
+            "folder of its own by store.root"
+        )
+    return front_page.write(sections, _notes(root), path)
 
 
 def sections_of(root: Path) -> list[Section]:

@@ -124,8 +124,27 @@ def test_an_empty_folder_stays_empty(tmp_path):
 
 
 def test_the_job_wants_a_store(tmp_path):
-    with pytest.raises(ValueError, match=r"store\.root"):
-        stage.report(load("mini", {"store.root": str(tmp_path / "none")}))
+    (tmp_path / "web" / "pictures").mkdir(parents=True)
+    (tmp_path / "web" / "pictures" / "me.png").touch()
+    for name in ("none", "web"):
+        with pytest.raises(ValueError, match=r"store\.root"):
+            stage.report(load("mini", {"store.root": str(tmp_path / name)}))
+    assert not (tmp_path / "web" / "index.html").exists()
+
+
+def test_a_page_of_somebody_else_is_left_alone(root, capsys):
+    page = root / "index.html"
+    page.write_text("<title>My page</title>")
+    refresh(root)
+    assert "index.html" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"index\.html.*store\.root"):
+        stage.report(load("mini", {"store.root": str(root)}))
+    assert page.read_text() == "<title>My page</title>"
+    page.write_text("")  # a damaged one of ours
+    for _ in range(2):
+        refresh(root)
+        assert "</html>" in page.read_text()
+    assert not capsys.readouterr().err
 
 
 def test_runs_that_were_stopped_are_counted(root):
