@@ -33,26 +33,9 @@ def transposed_weight(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.mT if tensor.ndim == 2 and name.endswith("weight") else tensor
 
 
-def project(tensors: Tensors, name: str, scaled_BD: torch.Tensor, keep_BH: torch.Tensor | None = None) -> torch.Tensor:
-    """A modality's standardised features (B, D) or (T, B, D) to (T, B, H), times dropout's factors."""
-    return _block(tensors, f"project.{name}", scaled_BD, keep_BH)
-
-
-def fuse(
-    tensors: Tensors,
-    projected: Sequence[torch.Tensor | None],
-    present_BM: torch.Tensor,
-    keep_BH: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The projected modalities (T, B, H), None where no clip has one, to the fused features (T, B, H)."""
-    places = []
-    for m, projected_TBH in enumerate(projected):
-        absent_TBH = tensors["absent_MH"][:, m, None].expand(-1, present_BM.shape[-2], -1)
-        if projected_TBH is None:
-            places.append(absent_TBH)
-        else:
-            places.append(torch.where(present_BM[..., m, None], projected_TBH, absent_TBH))
-    return _block(tensors, "mix", torch.cat(places, dim=-1), keep_BH)
+def project(tensors: Tensors, name: str, scaled_BD: torch.Tensor) -> torch.Tensor:
+    """A modality's standardised features (B, D) to (T, B, H)."""
+    return _block(tensors, f"project.{name}", scaled_BD)
 
 
 def read_neighbours(
@@ -72,7 +55,7 @@ def read_neighbours(
     score_TBN = ((key_TBNH * query_TB1H).sum(dim=-1) / hidden**0.5).masked_fill(~usable_BN, -torch.inf)
     weight_TBN = torch.cat([score_TBN, torch.zeros_like(score_TBN[..., :1])], dim=-1).softmax(dim=-1)[..., :-1]
     read_TBH = (weight_TBN[..., None] * near_TBNH).sum(dim=-2)
-    block_TBH = _block(tensors, "neighbours.read", torch.cat([fused_TBH, read_TBH], dim=-1), None)
+    block_TBH = _block(tensors, "neighbours.read", torch.cat([fused_TBH, read_TBH], dim=-1))
     return fused_TBH + tensors["neighbours.gate_H"][:, None] * block_TBH
 
 
@@ -87,8 +70,9 @@ def fuse_subsets(
     present_BM: torch.Tensor,
     subsets: Sequence[Sequence[str]],
 ) -> list[torch.Tensor]:
-    """The fused features of `fuse` for each of several subsets of the modalities, the others being hidden.
+    """The fused features (T, B, H) for each of several subsets of the modalities, the others being hidden.
 
+    `projected` are the modalities as `project` gives them, None where no clip has one.
     The first layer of the mixing block is linear, so what a modality adds to its output is computed once for all
     subsets.
     """
@@ -105,10 +89,9 @@ def fuse_subsets(
     return [_activated(tensors, "mix", mixed_TBH.expand(shape)) for mixed_TBH in mixed]
 
 
-def _block(tensors: Tensors, name: str, rows_TBD: torch.Tensor, keep_BH: torch.Tensor | None) -> torch.Tensor:
-    """A block of the head (linear layer, GELU, layer norm), then dropout."""
-    rows_TBH = _activated(tensors, name, _linear(tensors, f"{name}.0", rows_TBD))
-    return rows_TBH if keep_BH is None else rows_TBH * keep_BH
+def _block(tensors: Tensors, name: str, rows_TBD: torch.Tensor) -> torch.Tensor:
+    """A block of the head: linear layer, GELU, layer norm."""
+    return _activated(tensors, name, _linear(tensors, f"{name}.0", rows_TBD))
 
 
 def _activated(tensors: Tensors, name: str, rows_TBH: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import FeatureBatch, unlabelled
-from emo_ray.models.fusion import FusionHead, drop_modalities, hidden_columns, rates, split_noise
-from emo_ray.training.stacked_forward import classify, fuse, fuse_subsets, project, stack, transposed_weight
+from emo_ray.models.fusion import FusionHead
+from emo_ray.training.stacked_forward import classify, fuse_subsets, project, stack, transposed_weight
 
 SIZES = {"video": 5, "audio": 3, "text": 4}
 ROWS, HIDDEN = 64, 16
@@ -36,13 +36,13 @@ def clips():
     )
 
 
-def projected(heads, batch, keeps=(None, None, None)):
+def projected(heads, batch):
     """The projections of the modalities that the heads know."""
     tensors, rows = stack(heads), []
     for m, name in enumerate(MODALITIES):
         known = name in heads[0].project
         scaled = heads[0].standardise(batch.features[name], name, batch.present_BM[:, m]) if known else None
-        rows.append(project(tensors, name, scaled, keeps[m]) if known else None)
+        rows.append(project(tensors, name, scaled) if known else None)
     return tensors, rows
 
 
@@ -54,28 +54,9 @@ def assert_same(actual, expected):
 def test_many_heads_at_once_are_each_of_them(lacking):
     batch, heads = clips(), heads_of(2, [n for n in MODALITIES if n != lacking])
     expected = [head.eval()(batch) for head in heads]
-    fused = fuse(*projected(heads, batch), batch.present_BM)
+    (fused,) = fuse_subsets(*projected(heads, batch), batch.present_BM, [MODALITIES])
     assert_same(classify(stack(heads), fused), [output.logits_BK for output in expected])
     assert_same(fused, [output.features_BD for output in expected])
-
-
-@pytest.mark.parametrize("rate", [0.4, {"video": 0.5, "audio": 0.1, "text": 0.0}])
-def test_in_training_each_has_its_own_noise_and_rates(rate):
-    batch, dropouts = clips(), (0.0, 0.3)
-    heads = [head.train() for head in heads_of(2, modality_dropout=rate)]
-    noises, expected = [], []
-    for seed, (head, dropout) in enumerate(zip(heads, dropouts, strict=True)):
-        head.dropout = dropout
-        torch.manual_seed(seed)
-        expected.append(head(batch))
-        noises.append(torch.rand(ROWS, hidden_columns(HIDDEN), generator=torch.Generator().manual_seed(seed)))
-    chances, keeps = split_noise(torch.stack(noises), torch.tensor(dropouts)[:, None, None], HIDDEN)
-    present = drop_modalities(batch.present_BM, rates(rate).expand(2, -1), chances)
-    fused = fuse(*projected(heads, batch, keeps), present, keeps[-1])
-    logits = classify(stack(heads), fused)
-    # Dropout's factors are float32; the rate is a tensor in the stacked form and a Python float in the plain one.
-    torch.testing.assert_close(logits, torch.stack([o.logits_BK for o in expected]), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(fused, torch.stack([o.features_BD for o in expected]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("lacking", [None, "audio"])
