@@ -16,7 +16,6 @@ from emo_ray.reports.table import Cell, Table
 from emo_ray.reports.wording import DASH, percent, plural, shorten
 
 PAGE = "report.html"
-_RELIABILITY = "Reliability diagrams before and after temperature scaling."
 _COLOURS = {"labelled": "#999999", "predicted": PALE_BLUE, "accepted": BLUE}
 
 

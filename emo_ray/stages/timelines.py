@@ -24,7 +24,6 @@ from emo_ray.stages.decoding.shard_plan import ShardPlan
 # utterance, pictures below the lanes of each person. 3: calibrated probabilities.
 VERSION = 3
 FOLDER = "timelines"
-_ROWS_PER_GROUP = 2**12
 _AT_ONCE = 500  # recordings whose pictures are in memory together, up to 200 kB each
 _BY_FACE = "p_V"  # the column of predictions that holds what the video alone says
 _STATUSES = ("status", *(f"{name}_status" for name in MODALITIES))

@@ -151,7 +151,7 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Iterable[Batch], bf16: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (n, K) and labels (n,) over batches, in evaluation mode.
 
     Raises ValueError where a probability is not finite.
@@ -160,8 +160,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], bf16: bool = False) -> t
     model.eval()
     probabilities, labels = [], []
     for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output = model(batch.to(device))
+        output = model(batch.to(device))
         probabilities.append(output.probabilities_BK(batch.clip_ids).cpu().numpy())
         labels.append(batch.label_B.cpu().numpy())
     model.train(was_training)
