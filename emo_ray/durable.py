@@ -6,6 +6,7 @@ bucket: then what is written here is sent there too.
 
 import csv
 import errno
+import json
 import os
 import shutil
 import uuid
@@ -23,6 +24,11 @@ _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOT
 def write_text(path: Path, text: str, lasting: bool = True) -> None:
     """Write a text file so that readers see the old or the new content, never a part. See `renamed` for `lasting`."""
     write_bytes(path, text.encode("utf-8"), lasting)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that people can read, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def write_bytes(path: Path, content: bytes, lasting: bool = True) -> None:

@@ -70,6 +70,15 @@ class FittedTemperature(TypedDict):
     nll: dict[str, float]  # mean negative log-likelihood, in nats
 
 
+def folder_of(config: Config) -> Path:
+    """The absolute path of `checkpoint`: actors stand in other folders. Raises ValueError where none is named."""
+    if config.checkpoint is None:
+        raise ValueError(
+            "found no checkpoint, expected a model's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
+        )
+    return Path(config.checkpoint).absolute()
+
+
 def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
     """The config and labels of a checkpoint.
 

@@ -1,6 +1,5 @@
 """check: what a person should know of a corpus before training on it, as a table, a page and an exit status."""
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def check(config: Config) -> Result:
         pairs = corpus_checks.same_content(checked)
         findings = corpus_checks.findings(checked, pairs)
         content = _report(checked, findings)
-        durable.write_text(temporary / CHECK, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / CHECK, content)
         _write_csv(temporary, checked, findings, pairs)
         report_page.write(content, _exhibits(prepared, checked, findings, pairs), temporary)
         return {"summary": report_page.summary(content)}

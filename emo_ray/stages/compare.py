@@ -36,7 +36,7 @@ def compare(config: Config, folders: Sequence[Path]) -> Result:
 
     def fill(temporary: Path) -> None:
         content = _compared(folders, names, config.seed)
-        durable.write_text(temporary / COMPARISON, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / COMPARISON, content)
         report.write(content, temporary, to_scorecards(reports))
 
     store.artefact(folder, {"kind": "comparison", "version": VERSION, "reports": reports}, fill)

@@ -48,7 +48,7 @@ def crosscorpus(config: Config) -> Result:
     folder = cluster.store_root(config) / "reports" / f"corpora-{store.digest(content)}"
 
     def fill(temporary: Path) -> None:
-        durable.write_text(temporary / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / REPORT, content)
         report_page.write(content, temporary)
 
     store.artefact(folder, {"kind": "report", "corpora": list(models)}, fill)

@@ -4,7 +4,6 @@ Folds are grouped by speaker. All that a head knows it knows from the training c
 stands for unknown values, its settings (chosen in inner folds), weights.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +135,7 @@ def _measure(
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     shown, content["calibration"] = _calibrated(probabilities, batch, fold_B)
-    durable.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+    durable.write_json(folder / REPORT, content)
     write_mistakes(
         folder,
         prepared,

@@ -1,6 +1,5 @@
 """evaluate: a checkpoint on a labelled split, over all seven subsets of the modalities, to a report."""
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,7 +90,7 @@ def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judg
         batch_of = partial(_batch_of, head, path, prepared, judged.label_of)
         trial = LadderTrial(head, encoders, table, batch_of, path.name, judged.split, parts)
         content = ladder(config, prepared, trial)
-        durable.write_text(temporary / NOISE, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / NOISE, content)
         noise_report.write(content, temporary, scorecard_links.to_scorecards(reports))
 
     store.artefact(folder, {"kind": "noise ladder", "version": noise_report.VERSION, "reports": reports}, fill)
@@ -287,7 +286,7 @@ def _measure(
     used = [encoder for encoder in encoders if encoder.modality in batch.features]
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)
-    durable.write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False))
+    durable.write_json(folder / REPORT, content)
     speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
     write_predictions(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}

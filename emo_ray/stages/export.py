@@ -22,11 +22,7 @@ def export(config: Config) -> Result:
 
     Raises ValueError without a checkpoint.
     """
-    if config.checkpoint is None:
-        raise ValueError(
-            "found no checkpoint, expected a model's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
-        )
-    path = Path(config.checkpoint).absolute()
+    path = checkpoint_files.folder_of(config)
     folder = export_model(config, path)
     files = sorted(file.relative_to(folder).as_posix() for file in store.local(folder).rglob("*") if file.is_file())
     lines = [f"in Python: emo_ray.load({str(folder)!r})"]

@@ -21,7 +21,7 @@ from emo_ray.data import shards
 from emo_ray.data.dialogues import Windows, windows_of
 from emo_ray.inference.classifier import ClipSpeakers, Models, load_models
 from emo_ray.inference.encoders import TextTables, feature_folder, of_checkpoint
-from emo_ray.models.checkpoint_files import WEIGHTS
+from emo_ray.models.checkpoint_files import WEIGHTS, folder_of
 from emo_ray.progress import progress
 from emo_ray.reports.cards import TABLE_ROWS, Answer, table
 from emo_ray.reports.training import summary_table
@@ -65,11 +65,7 @@ def predict(config: Config) -> Result:
     so, and no probabilities. Where clips are spans of recordings, rows say of which and when, and files beside them
     show each recording's emotion over time.
     """
-    if config.checkpoint is None:
-        raise ValueError(
-            "found no checkpoint, expected a model's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
-        )
-    path = Path(config.checkpoint).absolute()  # actors stand in other folders
+    path = folder_of(config)
     config = of_checkpoint(config, path)
     has_people = config.media.face.which == "all"
     if has_people:

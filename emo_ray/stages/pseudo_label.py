@@ -21,7 +21,7 @@ from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.status import is_broken
 from emo_ray.inference.classifier import TOGETHER, load_models
 from emo_ray.inference.encoders import of_checkpoint
-from emo_ray.models.checkpoint_files import read_familiarity
+from emo_ray.models.checkpoint_files import folder_of, read_familiarity
 from emo_ray.progress import measured, progress, say
 from emo_ray.reports import pseudo_labels as report_page
 from emo_ray.reports.pseudo_labels import Calibration, PseudoLabelReport
@@ -60,12 +60,9 @@ def pseudo_label(config: Config, corpus: Corpus | None = None) -> Result:
     `corpus` is by default the one that `config.data` names. Raises ValueError where there is no model or no unlabelled
     clip, and, when all is done and written, where more than `pseudo.max_bad_fraction` of the clips have broken media.
     """
-    if config.checkpoint is None:
-        raise ValueError(
-            "found no checkpoint, expected the teacher's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
-        )
+    first = folder_of(config)
     check_no_folds(config)
-    paths = [Path(path).absolute() for path in (config.checkpoint, *config.pseudo.teachers)]
+    paths = [first, *(Path(path).absolute() for path in config.pseudo.teachers)]
     config = of_checkpoint(config, paths[0])
     labels = load_models(config, paths[0]).labels  # says what is wrong with a checkpoint before anything else is done
     policies.thresholds(config.pseudo, np.zeros(0, np.float32), np.zeros(0, int), labels)  # and with the policy
@@ -136,7 +133,7 @@ def _write(
     file_of = {c.clip_id: {"video": c.video, "audio": c.audio or c.video} for c in prepared.clips if c.clip_id in pool}
     broken = [(*row, file_of[row[0]].get(row[1]) or "") for row in clips.broken]
     durable.write_csv(folder / BAD_MEDIA, [["clip_id", "modality", "status", "file"], *broken])
-    durable.write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False))
+    durable.write_json(folder / REPORT, report)
     report_page.write(report, folder)
     bound_of = read_familiarity(teachers[0].path) if len(teachers) == 1 else {}
     _write_borderline(config, corpus, clips, report, set(leaks.values()), bound_of, folder)

@@ -5,7 +5,6 @@ goes on where it stopped. A job with a smaller `rounds.most` than one that is do
 the state after that round back.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +92,7 @@ def self_train(config: Config, corpus: Corpus | None = None) -> Result:
     folder = root / "self_train" / store.digest(VERSION, key, content)
 
     def fill(temporary: Path) -> None:
-        durable.write_text(temporary / ROUNDS, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / ROUNDS, content)
         report_page.write(content, temporary)
 
     store.artefact(folder, {"kind": "self_train", "version": VERSION, "checkpoint": content["checkpoint"]}, fill)

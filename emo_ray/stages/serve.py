@@ -9,7 +9,7 @@ from pathlib import Path
 from emo_ray import cluster, redaction, resources
 from emo_ray.config import Config
 from emo_ray.inference.encoders import of_checkpoint
-from emo_ray.models.checkpoint_files import read_config
+from emo_ray.models.checkpoint_files import folder_of, read_config
 from emo_ray.progress import say
 from emo_ray.stages.result import Result
 from emo_ray.stages.serving.guard import is_loopback
@@ -57,11 +57,7 @@ def serve(config: Config) -> Result:
 
 def check(config: Config) -> tuple[Path, tuple[str, ...]]:
     """The checkpoint folder and its classes. Raises ValueError for settings that cannot be served."""
-    if config.checkpoint is None:
-        raise ValueError(
-            "found no checkpoint, expected a model's folder: set checkpoint=FOLDER (jobs/train.py makes one)"
-        )
-    path = Path(config.checkpoint).absolute()
+    path = folder_of(config)
     of_checkpoint(config, path)
     token = cluster.serve_token()
     if token is not None:

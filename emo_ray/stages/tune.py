@@ -211,7 +211,7 @@ def _retrained(config: Config, plan: TrainingPlan) -> "tuple[float, DrawnInterva
 
 
 def _write(folder: Path, config: Config, content: SweepReport) -> None:
-    durable.write_text(folder / SWEEP, json.dumps(content, indent=1, ensure_ascii=False))
+    durable.write_json(folder / SWEEP, content)
     if content["best"] is not None:
         best = search.applied(config, content["trials"][content["best"]]["params"])
         durable.write_text(folder / BEST, recipe(best))

@@ -1,6 +1,5 @@
 """chaos: every fault that a job should survive or refuse, made on real jobs, and how each of them ends."""
 
-import json
 import os
 import platform
 import time
@@ -46,7 +45,7 @@ def chaos(config: Config) -> Result:
     summary = _summary(outcomes, seconds, config.chaos.seed)
 
     def fill(temporary: Path) -> None:
-        durable.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / CONTENT, content)
         durable.write_text(temporary / MARKDOWN, as_markdown(outcomes, summary))
 
     store.artefact(folder, {"kind": "chaos"}, fill)

@@ -76,7 +76,7 @@ def _reported(config: Config, root: Path, key: str, content: report.ClaimsReport
     folder = root / "claims" / key
 
     def fill(temporary: Path) -> None:
-        durable.write_text(temporary / CONTENT, json.dumps(content, indent=1, ensure_ascii=False))
+        durable.write_json(temporary / CONTENT, content)
         report.write(content, temporary)
 
     store.artefact(folder, {"kind": "claims", "version": VERSION}, fill)

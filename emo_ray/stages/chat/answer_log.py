@@ -114,7 +114,7 @@ def folder_of(root: Path, kind: str, settings: dict) -> tuple[Path, str]:
     folder = root / kind / store.digest(settings)
     if not store.is_complete(folder):
         about = {"kind": kind, "settings": settings, "name": uuid.uuid4().hex}
-        durable.write_text(folder / store.META, json.dumps(about, indent=1, ensure_ascii=False))
+        durable.write_json(folder / store.META, about)
     return folder, store.read_meta(folder)["name"]
 
 
