@@ -85,7 +85,7 @@ def _dialogue(clip: Clip) -> str | None:
     """A name for the clip's dialogue, or for the recording that it is a span of; None where it is alone."""
     if clip.dialogue is not None:
         return f"dialogue:{clip.dialogue}"
-    return f"recording:{clip.video or clip.audio}" if clip.span_s else None
+    return f"recording:{clip.recording}" if clip.recording else None
 
 
 def _in_order(dialogue: list[Clip]) -> list[Clip]:

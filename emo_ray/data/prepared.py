@@ -40,6 +40,11 @@ class Prepared:
         """Who speaks in each clip."""
         return {clip.clip_id: clip.speaker for clip in self.clips}
 
+    @cached_property
+    def labelled_ids(self) -> set[str]:
+        """The clips with a label."""
+        return {clip.clip_id for clip in self.clips if clip.label is not None}
+
     def labels_of(self, split: str) -> LabelOf:
         """The class index of every labelled clip of a split."""
         index = {label: k for k, label in enumerate(self.labels)}
@@ -50,11 +55,13 @@ class Prepared:
         clip_of = {clip.clip_id: clip for clip in self.clips}
         return [clip_of[clip_id] for clip_id in clip_ids]
 
+    def speakers_of(self, clip_ids: Iterable[str]) -> list[str | None]:
+        """Who speaks in the clips of these ids, in their order."""
+        return [self.speaker_of[clip_id] for clip_id in clip_ids]
+
     def parts_with(self, clip_ids: Iterable[str]) -> list[str]:
         """The parts that hold any of these clips, in their order."""
-        ledger = self.ledger
-        rows = pc.is_in(ledger["clip_id"], pa.array(list(clip_ids), pa.string()))
-        parts = set(ledger.filter(rows)["part"].to_pylist())
+        parts = set(parquet.of_clips(self.ledger, clip_ids)["part"].to_pylist())
         return [part for part in self.parts if part in parts]
 
     def without_test(self) -> "Prepared":
@@ -64,7 +71,7 @@ class Prepared:
     def counts(self) -> dict:
         """Clips by split, by status of each modality, and by people seen where faces were looked for."""
         ledger = self.ledger
-        statuses = {m: Counter(status.kind(s) for s in ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
+        statuses = {m: status.kinds(ledger[f"{m}_status"].to_pylist()) for m in MODALITIES}
         return {
             "clips": len(self.clips),
             "labels": list(self.labels),

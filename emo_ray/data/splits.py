@@ -70,7 +70,7 @@ def assign(clips: Sequence[Clip], data: Data, seed: int) -> tuple[list[Clip], li
 
 def grouped(clips: Sequence[Clip]) -> Groups:
     """The groups of these clips that no cut divides, by the rule at the head of this module."""
-    recordings = [f"recording:{clip.video or clip.audio}" if clip.span_s else None for clip in clips]
+    recordings = [f"recording:{clip.recording}" if clip.recording else None for clip in clips]
     names = [clip.speaker or recordings[i] or f"clip:{clip.clip_id}" for i, clip in enumerate(clips)]
     has_speakers = any(clip.speaker is not None for clip in clips)
     if any(clip.dialogue is not None for clip in clips):
@@ -168,7 +168,7 @@ def _unlabelled(clip: Clip) -> Clip:
 
 
 def _crossing_notes(clips: Sequence[Clip]) -> list[str]:
-    recordings = [((clip.video or clip.audio) if clip.span_s else None, clip.split) for clip in clips]
+    recordings = [(clip.recording, clip.split) for clip in clips]
     dialogues = [(clip.dialogue, clip.split) for clip in clips]
     crossing_of = {
         "speakers": crossing_speakers(clips),

@@ -3,6 +3,7 @@
 `ok`, `ok: note` (usable, and a person should know something), `missing`, `missing: why`, `corrupt: why`.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -49,3 +50,8 @@ def are_ok(statuses: pa.ChunkedArray) -> pa.ChunkedArray:
 def kind(status: str) -> str:
     """The first word of a status: ok, missing or corrupt."""
     return status.partition(":")[0]
+
+
+def kinds(statuses: Iterable[str]) -> Counter[str]:
+    """How many statuses there are of each kind."""
+    return Counter(map(kind, statuses))

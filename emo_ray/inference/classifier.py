@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from emo_ray import parquet
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch, from_features
@@ -84,8 +85,7 @@ def with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Table
             features = encode_rows(encoder, models.modules[name](), table, models.device)
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
         if encoder.sources:
-            status = f"{name}_status"
-            table = table.set_column(table.column_names.index(status), status, features["status"])
+            table = parquet.with_column(table, f"{name}_status", features["status"])
         columns = columns.append_column(name, features["feature"])
         columns = columns.append_column(f"has_{name}", features["present"])
     batch = from_features(columns)

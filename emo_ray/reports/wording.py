@@ -27,6 +27,11 @@ def clock(time_s: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
 
+def person_words(person: str) -> str:
+    """What a reader calls a person of a row: a number is no name."""
+    return f"person {person}" if person.isdigit() else person
+
+
 def points(share: float | None) -> str:
     """A difference of shares in percentage points, always with its sign; a dash for None and NaN."""
     return DASH if share is None or math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "−")

@@ -7,6 +7,7 @@ jobs/pseudo_label.py.
 from dataclasses import asdict
 
 from emo_ray.config import Config
+from emo_ray.data import status
 from emo_ray.reports.training import summary_table
 from emo_ray.stages.chat import chat_labels
 from emo_ray.stages.corpus import open_corpus, texts_of
@@ -42,18 +43,18 @@ def annotate(config: Config) -> Result:
 def _label(config: Config) -> Result:
     """Labels of unlabelled clips, and of validation clips, by which it is seen how often they are right."""
     corpus = open_corpus(config, labelled_only=False)
-    prepared, transcripts = corpus.prepared, corpus.texts.transcripts
+    prepared = corpus.prepared
     if len(prepared.labels) < 2:
         raise ValueError(
             f"{config.data.manifest}: found {len(prepared.labels)} classes, expected at least two to choose from: name "
             "them with data.labels"
         )
     chosen = [clip for clip in prepared.clips if clip.split in ("unlabelled", "validation")]
-    with_words = chosen if transcripts is None else transcripts.in_clips(chosen)
-    path, table, usage = chat_labels.ask_labels(config, prepared, with_words)
+    path, table, usage = chat_labels.ask_labels(config, prepared, corpus.texts.in_clips(chosen))
     truth_of = {clip.clip_id: clip.label for clip in chosen if clip.label is not None}
     score = chat_labels.score(table, truth_of)
-    content = {"clips": len(table), "statuses": chat_labels.counts(table), "validation": score, **asdict(usage)}
+    statuses = dict(status.kinds(table["status"].to_pylist()))
+    content = {"clips": len(table), "statuses": statuses, "validation": score, **asdict(usage)}
     lines = (
         [f"{len(chosen) - len(table)} clips have none of what annotate.parts sends"] if len(table) < len(chosen) else []
     )
@@ -61,6 +62,4 @@ def _label(config: Config) -> Result:
         share = 100 * score["right"] / score["clips"]
         lines.append(f"of {score['clips']} labelled validation clips it gave {share:.1f} % the label that people gave")
     lines.append("to pseudo-label with it: jobs/pseudo_label.py ... pseudo.agree_with=chat pseudo.chat_labels=TABLE")
-    return Result(
-        path, content, [summary_table("Clips by status of their label", content["statuses"], "status")], lines
-    )
+    return Result(path, content, [summary_table("Clips by status of their label", statuses, "status")], lines)

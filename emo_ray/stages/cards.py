@@ -27,7 +27,7 @@ from emo_ray.reports.cards_page import CARDS_PER_PAGE, COLUMNS, CardSet
 from emo_ray.reports.contact_sheet import with_boxes
 from emo_ray.reports.drawings import loudness, strip
 from emo_ray.reports.scorecard import MISTAKES
-from emo_ray.reports.wording import clock
+from emo_ray.reports.wording import clock, person_words
 from emo_ray.stages.decoding.shard_plan import Decoded
 from emo_ray.stages.prediction_rows import ATTENTION, DISTANCE, matrix
 from emo_ray.training.calibration import calibrated
@@ -83,7 +83,7 @@ def answers(
         shown.append(
             Answer(
                 clip_id=clip.clip_id,
-                file=clip.video or clip.audio or "",
+                file=clip.file or "",
                 labels=labels,
                 together=together[i],
                 alone={name: values[i] for name, values in alone.items()},
@@ -157,7 +157,7 @@ def write_mistakes(
         shown.append(
             Answer(
                 clip_id=clip.clip_id,
-                file=clip.video or clip.audio or "",
+                file=clip.file or "",
                 labels=labels,
                 together=together_BK[i].tolist(),
                 alone={name: rows[column] if present[name] else None for name, column in ALONE.items()},
@@ -199,12 +199,12 @@ def _text(value: str | float | None) -> str:
 
 def _place(clip: Clip, source: CardSource) -> str:
     """What a reader calls a clip: its file, and which stretch of it and whose face."""
-    file = clip.video or clip.audio
+    file = clip.file
     parts = [file.partition("?")[0].rsplit("/", 1)[-1] if file else clip.clip_id]
     if clip.span_s is not None:
         parts.append(f"{clock(clip.span_s[0])} – {clock(clip.span_s[1])}")
     if source.has_people and (person := shards.clip_and_person(clip.clip_id)[1]):
-        parts.append(f"person {person}" if person.isdigit() else person)
+        parts.append(person_words(person))
     return ", ".join(parts)
 
 

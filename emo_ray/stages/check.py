@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config
@@ -72,8 +70,7 @@ def _contents(prepared: Prepared) -> dict[str, Content]:
 def _rows(prepared: Prepared, parts: Sequence[str], clip_ids: Collection[str]) -> Iterator[dict[str, Any]]:
     for name in parts:
         table = parquet.read(prepared.shards / name, columns=["clip_id", "frames", "audio"])
-        chosen = table.filter(pc.is_in(table["clip_id"], pa.array(list(clip_ids), pa.string())))
-        for batch in chosen.to_batches(max_chunksize=1):
+        for batch in parquet.of_clips(table, clip_ids).to_batches(max_chunksize=1):
             yield from batch.to_pylist()
 
 
@@ -100,7 +97,7 @@ def _write_csv(folder: Path, checked: Checked, findings: Sequence[Finding], pair
     for finding in findings:
         for clip_id, detail in finding.details.items():
             clip = checked.clips[clip_id]
-            file = clip.video or clip.audio or ""
+            file = clip.file or ""
             rows.append((clip_id, clip.split, clip.label, finding.check, finding.severity, detail, file))
     durable.write_csv(folder / CLIPS, rows)
     header = [*Pair._fields, "first_split", "second_split"]

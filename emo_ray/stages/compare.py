@@ -84,6 +84,18 @@ def _compared(folders: Sequence[Path], names: list[str], seed: int) -> ModelComp
     return {"names": names, "left_out": left_out, **content}  # type: ignore[typeddict-item] # of `comparison`'s entries
 
 
+def judged_rows(folder: Path) -> tuple[list[str], pa.Table, np.ndarray]:
+    """A report's classes, the rows of its predictions of clips with any modality, and their probabilities (B, K).
+
+    The probabilities are those by whatever each clip has.
+    """
+    table = parquet.read(folder / PREDICTIONS)
+    labels = json.loads(table.schema.metadata[b"labels"])
+    has_any_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
+    table = table.filter(pa.array(has_any_B))
+    return labels, table, np.array(table[_TOGETHER].to_pylist()).reshape(-1, len(labels))
+
+
 @dataclass(frozen=True)
 class _Judged:
     """What a report's predictions say of clips with any modality."""
@@ -95,16 +107,12 @@ class _Judged:
 
 
 def _read(folder: Path) -> _Judged:
-    table = parquet.read(folder / PREDICTIONS)
-    labels = json.loads(table.schema.metadata[b"labels"])
-    usable_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
-    table = table.filter(pa.array(usable_B))
+    labels, table, probability_BK = judged_rows(folder)
     ids = table["clip_id"].to_pylist()
-    guess_B = np.array(table[_TOGETHER].to_pylist()).reshape(-1, len(labels)).argmax(axis=1)
     speakers = table["speaker"].to_pylist() if "speaker" in table.column_names else [None] * len(ids)
     return _Judged(
         labels,
         dict(zip(ids, table["label"].to_pylist(), strict=True)),
-        {clip_id: labels[k] for clip_id, k in zip(ids, guess_B, strict=True)},
+        {clip_id: labels[k] for clip_id, k in zip(ids, probability_BK.argmax(axis=1), strict=True)},
         dict(zip(ids, speakers, strict=True)),
     )

@@ -43,8 +43,7 @@ def open_corpus(config: Config, labelled_only: bool = True) -> Corpus:
     """
     fewest = 0 if not labelled_only else 2 if config.checkpoint is None else 1
     prepared = prepare_corpus(config, fewest)
-    labelled = {clip.clip_id for clip in prepared.clips if clip.label is not None}
-    needed = encoded_with(config, prepared, labelled) if labelled_only else None
+    needed = encoded_with(config, prepared, prepared.labelled_ids) if labelled_only else None
     clips = [clip for clip in prepared.clips if needed is None or clip.clip_id in needed]
     return Corpus(prepared, texts_of(config, prepared, clips))
 

@@ -1,19 +1,19 @@
 """crosscorpus: a model of each of several corpora, tested on every corpus, over the classes that both have."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from emo_ray import cluster, durable, parquet, store
+from emo_ray import cluster, durable, store
 from emo_ray.config import Config, override
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.reports import crosscorpus as report_page
 from emo_ray.reports.crosscorpus import CrossCorpusReport, Pair
+from emo_ray.stages.compare import judged_rows
 from emo_ray.stages.corpus import Corpus
-from emo_ray.stages.evaluate import PREDICTIONS, REPORT, JudgedClips, evaluate, measured
+from emo_ray.stages.evaluate import REPORT, JudgedClips, evaluate, measured
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
 
@@ -34,14 +34,14 @@ def crosscorpus(config: Config) -> Result:
     configs = {name: override(config, {**changes, "crosscorpus.corpora": {}}) for name, changes in changes_of.items()}
     models = {name: train_model(corpus_config) for name, corpus_config in configs.items()}
     pairs: list[Pair] = []
-    for trained_on, (path, own) in models.items():
+    for trained_on, (path, home) in models.items():
         for tested_on, (_, corpus) in models.items():
-            shared = [label for label in own.prepared.labels if label in corpus.prepared.labels]
+            shared = [label for label in home.prepared.labels if label in corpus.prepared.labels]
             report: Path | None
             if trained_on == tested_on:
-                report = evaluate(configs[trained_on], own).path
+                report = evaluate(configs[trained_on], home).path
             else:
-                report = _foreign(configs[tested_on], path, own, corpus, shared)
+                report = _foreign(configs[tested_on], path, home, corpus, shared)
             pairs.append(_pair(trained_on, tested_on, shared, report))
     labels = {name: list(corpus.prepared.labels) for name, (_, corpus) in models.items()}
     content: CrossCorpusReport = {"corpora": list(models), "labels": labels, "pairs": pairs}
@@ -56,9 +56,9 @@ def crosscorpus(config: Config) -> Result:
     return Result(folder, dict(content), report_page.tables(content), lines)
 
 
-def _foreign(config: Config, path: Path, own: Corpus, corpus: Corpus, shared: Sequence[str]) -> Path | None:
+def _foreign(config: Config, path: Path, home: Corpus, corpus: Corpus, shared: Sequence[str]) -> Path | None:
     """The report of a model on the clips of another corpus that have a class of both; None where these are too few."""
-    index_of = {label: k for k, label in enumerate(own.prepared.labels) if label in shared}
+    index_of = {label: k for k, label in enumerate(home.prepared.labels) if label in shared}
     label_of = {clip.clip_id: index_of[clip.label] for clip in corpus.prepared.clips if clip.label in index_of}
     if len(shared) < 2 or not label_of:
         return None
@@ -67,14 +67,13 @@ def _foreign(config: Config, path: Path, own: Corpus, corpus: Corpus, shared: Se
         clip if clip.label in index_of else replace(clip, label=None, split="unlabelled")
         for clip in corpus.prepared.clips
     ]
-    prepared = replace(corpus.prepared, labels=own.prepared.labels, clips=tuple(clips))
+    prepared = replace(corpus.prepared, labels=home.prepared.labels, clips=tuple(clips))
     return measured(config, path, replace(corpus, prepared=prepared), JudgedClips("all", label_of))
 
 
 def _pair(trained_on: str, tested_on: str, shared: Sequence[str], folder: Path | None) -> Pair:
     """The scores of a report's clips when the model may choose among the shared classes alone."""
     from emo_ray.training.metrics import metrics
-    from emo_ray.training.scoring import EVERYTHING
 
     about: Pair = {
         "trained_on": trained_on,
@@ -86,10 +85,7 @@ def _pair(trained_on: str, tested_on: str, shared: Sequence[str], folder: Path |
     }
     if folder is None:
         return about
-    table = parquet.read(folder / PREDICTIONS)
-    labels = json.loads(table.schema.metadata[b"labels"])
-    has_any_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
+    labels, table, probability_BK = judged_rows(folder)
     columns = [labels.index(name) for name in shared]
-    probability_BK = np.array(table[f"p_{EVERYTHING}"].to_pylist())[has_any_B][:, columns]
-    label_B = np.array([shared.index(name) for name in table["label"].to_pylist()])[has_any_B]
-    return {**about, "scores": metrics(probability_BK, label_B), "n": len(label_B)}
+    label_B = np.array([shared.index(name) for name in table["label"].to_pylist()])
+    return {**about, "scores": metrics(probability_BK[:, columns], label_B), "n": len(label_B)}

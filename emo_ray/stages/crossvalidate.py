@@ -27,6 +27,7 @@ from emo_ray.reports.wording import plural
 from emo_ray.stages import scorecard_links
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.evaluate import report_result, track_report
+from emo_ray.stages.fitting.plan import NO_VIDEO_IN_FOLDS, votes_of
 from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 VERSION = 8  # 7: features are dropped in training; 8: probabilities are calibrated
 FOLDS = 5
-_NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
 
 
@@ -100,7 +100,6 @@ def _measure(
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.encoding.labelled import labelled_batch
-    from emo_ray.stages.fitting.plan import votes_of
     from emo_ray.training import bootstrap, floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
@@ -123,7 +122,7 @@ def _measure(
             subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
             for subset in SUBSETS
         }
-        group_B = bootstrap.speaker_groups([clip.speaker for clip in prepared.clips_of(batch.clip_ids)])
+        group_B = bootstrap.speaker_groups(prepared.speakers_of(batch.clip_ids))
         content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, len(label_of)) + _fold_notes(prepared, batch, fold_B)
@@ -131,7 +130,7 @@ def _measure(
         content["notes"].append(f"inner folds of the training clips chose, fold by fold: {'; '.join(chosen)}")
     content["notes"] += external_tables.notes(config, prepared, encoders, parts) + licence_notes(config)
     content["notes"] += [NOTE] if config.tables.standardise == "speaker" else []
-    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    speakers = prepared.speakers_of(batch.clip_ids)
     more_columns = {"fold": pa.array(fold_B + 1), "speaker": pa.array(speakers, pa.string())}
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     shown, content["calibration"] = _calibrated(probabilities, batch, fold_B)
@@ -255,13 +254,12 @@ def _fold_scores(
 
     from emo_ray.training.scoring import scores
 
-    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips if clip.speaker is not None}
     published = splits.published_folds(prepared.clips)
     folds: list[FoldScores] = []
     for fold in range(fold_B.max() + 1):
         tested_B = fold_B == fold
         rows = batch.rows(torch.from_numpy(tested_B))
-        speakers = {speaker_of[clip_id] for clip_id in rows.clip_ids if clip_id in speaker_of}
+        speakers = {name for name in prepared.speakers_of(rows.clip_ids) if name is not None}
         measured = scores(rows, {name: values[tested_B] for name, values in probabilities.items()})
         folds.append(
             {
@@ -307,7 +305,7 @@ def _notes(config: Config, prepared: Prepared, batch: "FeatureBatch", labelled_c
     ]
     has_video = any(map(status.is_ok, prepared.ledger["video_status"].unique().to_pylist()))
     if has_video and "video" not in config.tables.given:
-        notes.append(_NO_VIDEO)
+        notes.append(NO_VIDEO_IN_FOLDS)
     if len(batch) < labelled_clips:
         notes.append(f"{labelled_clips - len(batch)} labelled clips have no usable modality and are not measured")
     incomplete = [name for name in MODALITIES if name in batch.features and batch.features[name].isnan().any()]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emo_ray import cluster, durable, store, tracking
+from emo_ray import cluster, durable, parquet, store, tracking
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
@@ -109,8 +109,7 @@ def _report_folder(config: Config, path: str) -> Path:
 
 def measured(config: Config, path: Path, corpus: Corpus, judged: JudgedClips) -> Path:
     """The folder of a model's report on these clips of a corpus, which is made where it is missing."""
-    labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    encoders = encoders_for(config, path, corpus, labelled)
+    encoders = encoders_for(config, path, corpus, corpus.prepared.labelled_ids)
     folder = _folder(config, path, encoders, corpus.prepared, judged)
 
     def fill(temporary: Path) -> None:
@@ -174,10 +173,9 @@ def validation_interval(config: Config, path: Path, corpus: Corpus, objective: s
     from emo_ray.training.scoring import objective_interval
 
     prepared = corpus.prepared
-    labelled = {clip.clip_id for clip in prepared.clips if clip.label is not None}
-    encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, prepared, labelled)))
+    encoders = encoders_of(config, path, corpus.texts_for(encoded_with(config, prepared, prepared.labelled_ids)))
     batch, probabilities = predict_subsets(config, path, encoders, prepared, prepared.labels_of("validation"))
-    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    speakers = prepared.speakers_of(batch.clip_ids)
     return objective_interval(batch, probabilities, objective, speakers, config.seed)
 
 
@@ -207,13 +205,12 @@ def _feature_table(
 def _batch_of(head: "Head", path: Path, prepared: Prepared, label_of: LabelOf, table: "pa.Table") -> "FeatureBatch":
     """The labelled clips of a table of features, with their neighbours and standardised as the head takes them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     from emo_ray.data.batch import from_features, with_context
     from emo_ray.training import speaker_scaling
 
     windows = windows_of(prepared.clips, head.offsets)
-    judged = table.filter(pc.is_in(table["clip_id"], pa.array(list(label_of), pa.string())))
+    judged = parquet.of_clips(table, label_of)
     label = pa.array([label_of[clip_id] for clip_id in judged["clip_id"].to_pylist()], pa.int64())
     batch = from_features(judged.append_column("label", label))
     if windows is not None:
@@ -287,7 +284,7 @@ def _measure(
     content["notes"] += external_tables.notes(config, prepared, used, prepared.parts_with(judged.label_of))
     content["notes"] += _transcript_notes(config, prepared, used, judged)
     durable.write_json(folder / REPORT, content)
-    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    speakers = prepared.speakers_of(batch.clip_ids)
     write_predictions(
         folder / PREDICTIONS, batch, probabilities, prepared.labels, {"speaker": pa.array(speakers, pa.string())}
     )
@@ -332,7 +329,7 @@ def _floors(
     train = features_for(checkpoint.load_fusion(path), config, path, encoders, prepared, trained)
     groups = grouped(prepared.clips_of(train.clip_ids)).names
     guesses = floors.guesses(train, batch, groups, config.seed)
-    group_B = bootstrap.speaker_groups([clip.speaker for clip in prepared.clips_of(batch.clip_ids)])
+    group_B = bootstrap.speaker_groups(prepared.speakers_of(batch.clip_ids))
     return floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from emo_ray import parquet, store
 from emo_ray.config import Config
@@ -59,9 +58,8 @@ def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadde
     """The scores at every step, of each modality that is encoded from media or text."""
     clean = trial.batch_of(trial.table)
     encoders = [encoder for encoder in trial.encoders if not encoder.sources and encoder.modality in clean.features]
-    parts, clip_ids = prepared.parts_with(clean.clip_ids), pa.array(clean.clip_ids)
-    speaker_of = {clip.clip_id: clip.speaker for clip in prepared.clips}
-    group_B = bootstrap.speaker_groups([speaker_of[clip_id] for clip_id in clean.clip_ids])
+    parts = prepared.parts_with(clean.clip_ids)
+    group_B = bootstrap.speaker_groups(prepared.speakers_of(clean.clip_ids))
     measure = partial(_measured, clean, group_B, config.seed)
     steps: list[Step] = []
     rungs = {encoder.modality: degradations(config.seed, encoder.modality) for encoder in encoders}
@@ -75,7 +73,7 @@ def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadde
                 if not store.exists(part):
                     encoded = [
                         encode_rows(encoder, module(), degrade(rows), device.type)
-                        for rows in _rows(prepared, parts, encoder, clip_ids)
+                        for rows in _rows(prepared, parts, encoder, clean.clip_ids)
                     ]
                     noisy = trial.batch_of(_with_features(trial.table, modality, pa.concat_tables(encoded)))
                     parquet.write(part, _predicted(trial.head, noisy, modality), _ROWS_PER_GROUP)
@@ -104,11 +102,13 @@ def degradations(seed: int, modality: str) -> dict[str, Degrade]:
     return {f"{100 * share:.0f} % of words dropped": partial(_wordless, seed, share) for share in _DROPPED}
 
 
-def _rows(prepared: Prepared, parts: Sequence[str], encoder: EncoderSpec, clip_ids: pa.Array) -> Iterator[pa.Table]:
+def _rows(
+    prepared: Prepared, parts: Sequence[str], encoder: EncoderSpec, clip_ids: Sequence[str]
+) -> Iterator[pa.Table]:
     """The decoded rows of these clips, part by part, with the frames and the transcripts that the encoder reads."""
     for part in parts:
         table = parquet.read(prepared.shards / part, columns=shard_columns(encoder.reads))
-        table = table.filter(pc.is_in(table["clip_id"], clip_ids))
+        table = parquet.of_clips(table, clip_ids)
         if len(table):
             if encoder.frames is not None:
                 table = _frames(partial(_seen, encoder.frames), table)
@@ -154,7 +154,7 @@ def _wordless(seed: int, share: float, rows: pa.Table) -> pa.Table:
 
 def _replaced(rows: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
     column = pa.array(values, rows.schema.field(name).type)
-    return rows.set_column(rows.column_names.index(name), name, column)
+    return parquet.with_column(rows, name, column)
 
 
 def _with_features(table: pa.Table, modality: str, encoded: pa.Table) -> pa.Table:
@@ -164,7 +164,7 @@ def _with_features(table: pa.Table, modality: str, encoded: pa.Table) -> pa.Tabl
     for name, column in ((modality, "feature"), (f"has_{modality}", "present")):
         both = pa.concat_arrays([encoded[column].combine_chunks(), table[name].combine_chunks()])
         rows = np.where(places >= 0, places, len(encoded) + np.arange(len(table)))
-        table = table.set_column(table.column_names.index(name), name, both.take(pa.array(rows)))
+        table = parquet.with_column(table, name, both.take(pa.array(rows)))
     return table
 
 

@@ -79,7 +79,7 @@ def predict(config: Config) -> Result:
     texts = texts_of(config, plan, plan.clips)
     clip_ids = {clip.clip_id for clip in plan.clips}
     parts = predict_parts(config, path, plan, texts, clip_ids, clip_ids)
-    clips = texts.transcripts.in_clips(plan.clips) if texts.transcripts else plan.clips
+    clips = texts.in_clips(plan.clips)
     recordings = timelines.recordings_of(clips, long_recordings.unspoken)
     corpus = PredictedCorpus(parts.folder, plan, clips, recordings, models.labels, path)
     meta = {"kind": "predictions", **parts.decides, "parts": list(plan.clips_of), **corpus.decides()}

@@ -123,17 +123,14 @@ def _rows(corpus: PredictedCorpus, name: str) -> pa.Table:
     calibrated = _calibrated(rows, corpus)
     confidence = [None if values is None else max(values) for values in calibrated]
     columns = {
-        "file": pa.array([clip.video or clip.audio for clip in clips], pa.string()),
+        "file": pa.array([clip.file for clip in clips], pa.string()),
         "truth": pa.array([clip.label for clip in clips], pa.string()),
         "confidence": pa.array(confidence, pa.float32()),
     }
     if corpus.temperature is not None:
         columns["calibrated"] = pa.array(calibrated, pa.list_(pa.float32()))
     for column, values in columns.items():
-        if column in rows.column_names:
-            rows = rows.set_column(rows.column_names.index(column), column, values)
-        else:
-            rows = rows.append_column(column, values)
+        rows = parquet.with_column(rows, column, values)
     return rows
 
 
@@ -168,9 +165,8 @@ def _csv_line(answer: Answer, corpus: PredictedCorpus) -> list[Any]:
 
 
 def _source(corpus: PredictedCorpus) -> CardSource:
-    part_of = {row.clip.clip_id: name for name, rows in corpus.plan.clips_of.items() for row in rows}
-    margin = corpus.plan.media.face.margin
-    return CardSource(corpus.plan.folder, part_of, corpus.clip_of, margin, corpus.has_people)
+    plan = corpus.plan
+    return CardSource(plan.folder, plan.part_of, corpus.clip_of, plan.media.face.margin, corpus.has_people)
 
 
 def _about(corpus: PredictedCorpus, shown: int) -> CardSet:

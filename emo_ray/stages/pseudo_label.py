@@ -155,9 +155,9 @@ def _write_borderline(
     temperatures = [change["temperature"] for change in report["calibration"] if "temperature" in change]
     nearest_M = borderline.nearest(clips.confidence_N, clips.prediction_N, threshold_K, leaking_N)
     part_of = [(part, row) for part, rows in clips.parts.items() for row in range(rows.stop - rows.start)]
-    prepared, transcripts = corpus.prepared, corpus.texts.transcripts
-    with_words = prepared.clips if transcripts is None else transcripts.in_clips(prepared.clips)
+    prepared = corpus.prepared
     rows = [part_of[i] for i in nearest_M]
+    with_words = corpus.texts.in_clips(prepared.clips)
     borderline.write(folder, prepared, with_words, rows, config.media.face.margin, temperatures, bound_of)
 
 

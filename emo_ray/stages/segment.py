@@ -5,7 +5,6 @@ on where it stopped, and a corpus that has grown is listened to where it is new.
 """
 
 import pickle
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -65,7 +64,7 @@ def segment(config: Config) -> Result:
         "recordings": len(status_of),
         "utterances": len(spans_s),
         "hours of utterances": round(sum(spans_s) / 3600, 3),
-        "statuses": dict(Counter(map(status.kind, status_of.values()))),
+        "statuses": dict(status.kinds(status_of.values())),
     }
     table = summary_table("Recordings by status", content["statuses"], "status", "recordings")
     unusable = [f"{name} ({text})" for name, text in status_of.items() if status.kind(text) in status.UNUSABLE]

@@ -228,8 +228,7 @@ def _scores_of(config: Config, corpus: Corpus, path: Path) -> tuple[dict[str, fl
     config = override(config, changes)
     model_config = of_checkpoint(config, path)
     corpus = replace(corpus, prepared=prepare_corpus(model_config))
-    labelled = {clip.clip_id for clip in corpus.prepared.clips if clip.label is not None}
-    report = evaluate(config, for_config(corpus, model_config, labelled)).content
+    report = evaluate(config, for_config(corpus, model_config, corpus.prepared.labelled_ids)).content
     interval: DrawnInterval = {"ends": report["intervals"]["available"]["waf"], "drawn": report["drawn"]}
     return {name: report["available"][name] for name in _SCORES}, interval
 

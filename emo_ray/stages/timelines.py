@@ -17,7 +17,7 @@ from emo_ray.reports import timeline_page
 from emo_ray.reports.drawings import thumbnail
 from emo_ray.reports.timeline import Timeline, Utterance, csv_rows, file_names, webvtt
 from emo_ray.reports.timeline_page import Still, choose_stills
-from emo_ray.reports.wording import whole_percent
+from emo_ray.reports.wording import person_words, whole_percent
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 
 # Of the files and of the columns; raise it when the same predictions give others. 2: a page for recordings without an
@@ -50,7 +50,7 @@ def recordings_of(clips: Iterable[Clip], unspoken: Mapping[str, str] | None = No
     status_of = unspoken or {}
     clips_of: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        file = clip.video or clip.audio
+        file = clip.file
         if file is not None and (clip.span_s is not None or file in status_of):
             clips_of[file].append(clip)
     files = sorted(clips_of)
@@ -125,15 +125,15 @@ def write(folder: Path, recordings: Sequence[Recording], plan: ShardPlan, labels
     """
     # A player takes NAME.emotions.vtt for subtitles of NAME.mp4; data.corpora, which would read NAME.vtt beside a
     # recording as what is said in it, does not.
-    part_of = {row.clip.clip_id: name for name, rows in plan.clips_of.items() for row in rows}
-    target, has_people = folder / FOLDER, plan.media.face.which == "all"
-    predictions = _predictions(folder, part_of, recordings)
+    target = folder / FOLDER
+    has_people = plan.media.face.which == "all"
+    predictions = _predictions(folder, plan.part_of, recordings)
     with late_progress("drawing emotion over time", "recordings") as report:
         for start in range(0, len(recordings), _AT_ONCE):
             batch = recordings[start : start + _AT_ONCE]
             timelines = [_timeline(recording, labels, predictions, has_people) for recording in batch]
             stills = [choose_stills(timeline.utterances, plan.media.stored) for timeline in timelines]
-            thumbnails = _thumbnails(plan, part_of, [still for some in stills for still in some])
+            thumbnails = _thumbnails(plan, [still for some in stills for still in some])
             for i, (recording, timeline) in enumerate(zip(batch, timelines, strict=True)):
                 shown = {still: thumbnails[still] for still in stills[i] if still in thumbnails}
                 name = recording.name
@@ -169,7 +169,7 @@ def _timeline(
         row = predictions[clip.clip_id]
         statuses = {column: row[column] for column in _STATUSES}
         words = clip.text or "", clip.speaker or ""
-        seen = _name(shards.clip_and_person(clip.clip_id)[1]) if has_people else ""
+        seen = person_words(shards.clip_and_person(clip.clip_id)[1]) if has_people else ""
         about = (seen, row[_BY_FACE]) if seen else ()
         utterances.append(Utterance(clip.clip_id, *clip.span_s, *words, row["probabilities"], statuses, *about))
     return Timeline(recording.place, labels, utterances)
@@ -183,19 +183,14 @@ def _note(status: str, labels: Sequence[str], rows: Iterable[Sequence[float] | N
     return f"No utterance was found in this recording: {status}.{whole}"
 
 
-def _name(person: str) -> str:
-    """What a reader calls a person of a row: a number is no name."""
-    return f"person {person}" if person.isdigit() else person
-
-
-def _thumbnails(plan: ShardPlan, part_of: Mapping[str, str], stills: Iterable[Still]) -> dict[Still, bytes]:
+def _thumbnails(plan: ShardPlan, stills: Iterable[Still]) -> dict[Still, bytes]:
     """Small pictures of stills, from the frames that the shards hold; each part is read once.
 
     Left out are those of clips without video, and of parts that somebody has taken away since.
     """
     stills_of: dict[str, dict[str, list[Still]]] = defaultdict(lambda: defaultdict(list))
     for still in stills:
-        stills_of[part_of[still.clip_id]][still.clip_id].append(still)
+        stills_of[plan.part_of[still.clip_id]][still.clip_id].append(still)
     thumbnails: dict[Still, bytes] = {}
     for name, by_clip in stills_of.items():
         if not store.exists(plan.folder / name):

@@ -3,7 +3,6 @@
 The stages after it make and use these transcripts by themselves where `transcribe.model` is set.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import jiwer
 
 from emo_ray import cluster
 from emo_ray.config import Config, override
+from emo_ray.data import status
 from emo_ray.data.manifest import Clip
 from emo_ray.data.transcripts import HALLUCINATION, OK, words
 from emo_ray.reports.table import Table
@@ -58,10 +58,9 @@ def compared(config: Config, plan: ShardPlan, usage: Usage) -> dict[str, Any]:
     """The rates of errors in words and in characters over clips that have a transcript and were understood."""
     heard = recognise(config, plan, {clip.clip_id for clip in plan.clips}, "given", usage)
     rows = heard.table.to_pylist() if heard else []
-    kinds = Counter(row["status"].partition(":")[0] for row in rows)
     # What is taken for a hallucination is compared too: it is what the recogniser wrote.
     text_of = {row["clip_id"]: row["text"] for row in rows if row["status"].startswith((OK, HALLUCINATION))}
-    return {"statuses": dict(kinds), **error_rates(plan.clips, text_of)}
+    return {"statuses": dict(status.kinds(row["status"] for row in rows)), **error_rates(plan.clips, text_of)}
 
 
 def error_rates(clips: Sequence[Clip], text_of: dict[str, str]) -> dict[str, Any]:

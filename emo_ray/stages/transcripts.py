@@ -5,7 +5,6 @@ shards', and are resumed like them. Where an endpoint transcribes, parts say in 
 distinct sound of those is sent once over all corpora and runs.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 
 from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
-from emo_ray.data import transcripts
+from emo_ray.data import status, transcripts
 from emo_ray.data.manifest import Clip
 from emo_ray.data.transcripts import Transcription
 from emo_ray.inference.encoders import RecogniserSpec, recogniser
@@ -64,12 +63,12 @@ def transcripts_of(
     heard = recognise(config, decoded, clip_ids, "missing", usage or Usage())
     if heard is None:
         return None
-    table = heard.table.filter(pc.is_in(heard.table["clip_id"], pa.array(sorted(clip_ids))))
+    table = parquet.of_clips(heard.table, clip_ids)
     root = cluster.store_root(config) / "transcripts"
     path = root / f"transcripts-{store.digest(heard.table.to_pydict())}.parquet"
     if not store.exists(path):
         parquet.write(path, heard.table, rows_per_group=2**12)
-    kinds = Counter(text.partition(":")[0] for text in table["status"].to_pylist())
+    kinds = status.kinds(table["status"].to_pylist())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     say(f"{len(table)} of {len(clip_ids)} clips have sound and no text; {config.transcribe.model} wrote: {counts}")
     recogniser_digest = store.digest(heard.recogniser, decoded.shards.name)
@@ -86,8 +85,8 @@ def recognise(config: Config, decoded: Decoded, clip_ids: set[str], rows: Rows, 
 
     None where none of them has sound to hear.
     """
-    encoder, ledger = recogniser(config, rows), decoded.ledger
-    chosen = ledger.filter(pc.is_in(ledger["clip_id"], pa.array(sorted(clip_ids))))
+    encoder = recogniser(config, rows)
+    chosen = parquet.of_clips(decoded.ledger, clip_ids)
     if not encoder.wanted(chosen):
         return None
     names = set(chosen["part"].to_pylist())

@@ -18,7 +18,14 @@ from emo_ray.reports import sweep as report_page
 from emo_ray.reports.sweep_trials import SweepReport
 from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.evaluate import validation_interval
-from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, clips_with_video, resolve_training, votes_of
+from emo_ray.stages.fitting.plan import (
+    NO_VIDEO_IN_FOLDS,
+    TrainingPlan,
+    check_no_folds,
+    clips_with_video,
+    resolve_training,
+    votes_of,
+)
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
 from emo_ray.training import search
@@ -30,7 +37,6 @@ if TYPE_CHECKING:
 
 VERSION = 4  # 3: features are dropped in training, objectives of each epoch; 4: the interval of the best
 SWEEP, BEST = "sweep.json", "best.yaml"
-_NO_VIDEO = "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
 
 
 def tune(config: Config) -> Result:
@@ -156,7 +162,7 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
         if trains_stacked(config):
             plan = replace(plan, windows=windows_of(plan.prepared.clips, search.widest(config).fusion.context.offsets))
             folds = _folds(config, plan, config.tune.folds) if config.tune.folds else [_split(config, plan, run)]
-            notes += [_NO_VIDEO] if config.tune.folds and plan.video_path is not None else []
+            notes += [NO_VIDEO_IN_FOLDS] if config.tune.folds and plan.video_path is not None else []
             search_stacked(config, plan.prepared.labels, folds, records)
         else:
             search_by_trials(Task(config, plan.corpus), state / "ray", records)

@@ -72,7 +72,7 @@ def report_of(
     notes = list(prepared.notes)
     if not any_B.all():
         notes.append(f"{int((~any_B).sum())} clips of the split have no usable modality and are not measured")
-    speakers = [clip.speaker for clip in prepared.clips_of(batch.clip_ids)]
+    speakers = prepared.speakers_of(batch.clip_ids)
     return {
         **scores(batch, probabilities),
         **spread(batch, probabilities, speakers, seed),

@@ -59,6 +59,16 @@ class Clip:
         """From when to when the clip is in its files, in seconds; None where it is the whole of them."""
         return None if self.start_s is None or self.end_s is None else (self.start_s, self.end_s)
 
+    @property
+    def file(self) -> str | None:
+        """The media file that stands for the clip: its video, else its sound."""
+        return self.video or self.audio
+
+    @property
+    def recording(self) -> str | None:
+        """The file that the clip is a span of; None where it is the whole of its files."""
+        return self.file if self.span_s else None
+
 
 assert tuple(f.name for f in fields(Clip)) == CLIP_FIELDS
 _NUMBERS = ("start_s", "end_s", "turn")
@@ -242,7 +252,7 @@ def _with_ids(clip_of: Mapping[int, Clip], root: Path) -> list[Clip]:
     the table gets or loses.
     """
     clips = list(clip_of.values())
-    media = [_on_disk(clip.video or clip.audio, root) for clip in clips]
+    media = [_on_disk(clip.file, root) for clip in clips]
     stems = [PurePosixPath(path).stem if path else f"row-{i}" for i, path in zip(clip_of, media, strict=True)]
     files = [path if clip.span_s else i for i, (clip, path) in enumerate(zip(clips, media, strict=True))]
     stems_are_unique = len(set(stems)) == len(set(files))

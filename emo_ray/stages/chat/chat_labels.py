@@ -4,7 +4,6 @@ Each distinct clip is asked about once, over all runs; what failed, or was beyon
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -111,11 +110,6 @@ def score(table: pa.Table, truth_of: Mapping[str, str]) -> dict[str, int]:
     labels = dict(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))
     answered = {clip_id: truth for clip_id, truth in truth_of.items() if labels.get(clip_id) is not None}
     return {"clips": len(answered), "right": sum(labels[clip_id] == truth for clip_id, truth in answered.items())}
-
-
-def counts(table: pa.Table) -> dict[str, int]:
-    """Clips by kind of status."""
-    return dict(Counter(status.partition(":")[0] for status in table["status"].to_pylist()))
 
 
 def read(path: Path, labels: Sequence[str]) -> dict[str, str]:

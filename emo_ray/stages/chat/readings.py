@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
+from emo_ray.data import status
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import say
 from emo_ray.stages.chat import answer_log
@@ -99,7 +100,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     if not store.exists(path):
         parquet.write(path, table, rows_per_group=2**12)
     unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
-    kinds = Counter(status.partition(":")[0] for status in table["status"].to_pylist())
+    kinds = status.kinds(table["status"].to_pylist())
     settings, transcripts = answer_log.settings(config.annotate), len(set(digest_of.values()))
     readings = Readings(path, settings, log_name, frozenset(text_of), unanswered, dict(kinds), transcripts, usage)
     if unanswered:
@@ -114,4 +115,4 @@ def _reasons(answers: Iterable[ChatAnswer]) -> str:
     """The commonest statuses of transcripts without a final answer, with how many transcripts have each."""
     counts = Counter(answer.status for answer in answers if answer.status not in FINAL)
     words = {UNASKED: "not asked: the budget of annotate.max_requests or annotate.max_tokens was used up"}
-    return "; ".join(f"{count} {words.get(status, status)}" for status, count in counts.most_common(3))
+    return "; ".join(f"{count} {words.get(text, text)}" for text, count in counts.most_common(3))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from emo_ray import durable, parquet
 from emo_ray.config.model_settings import MODALITIES
@@ -81,9 +80,9 @@ def write_contact_sheet(
     frames: dict[str, Sequence[np.ndarray]] = {}  # clip_id -> uint8 frames (H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
         table = parquet.read(plan.folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
-        batch = video_from_shards(table.filter(pc.is_in(table["clip_id"], pa.array(clip_ids))))
+        batch = video_from_shards(parquet.of_clips(table, clip_ids))
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
-    for row in usable.filter(pc.is_in(usable["clip_id"], pa.array(clip_ids, pa.string()))).to_pylist():
+    for row in parquet.of_clips(usable, clip_ids).to_pylist():
         if (face := face_columns.face_of(row)) is not None:
             frames[row["clip_id"]] = with_boxes(frames[row["clip_id"]], face, plan.media.face.margin)
     rows = {

@@ -47,6 +47,11 @@ class ShardPlan:
         return [identified.clip for clips in self.clips_of.values() for identified in clips]
 
     @cached_property
+    def part_of(self) -> dict[str, str]:
+        """The part that holds each clip, by clip_id."""
+        return {row.clip.clip_id: name for name, rows in self.clips_of.items() for row in rows}
+
+    @cached_property
     def speaker_of(self) -> dict[str, str | None]:
         """Who speaks in each clip."""
         return {clip.clip_id: clip.speaker for clip in self.clips}
@@ -105,7 +110,7 @@ def clips_per_part(config: Media, clips: Sequence[Clip]) -> int:
 
     Rows without media are light: of many such parts each takes longer to be begun than to be worked on.
     """
-    if config.clips_per_part is None and not any(clip.video or clip.audio for clip in clips):
+    if config.clips_per_part is None and not any(clip.file for clip in clips):
         return min(max(len(clips) // _LIGHT_PARTS, config.clips_of_part), _MOST_LIGHT_CLIPS)
     return config.clips_of_part
 

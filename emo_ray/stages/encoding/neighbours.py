@@ -41,9 +41,8 @@ def near_parts(
 
     Unlike those of a model without context, features are kept: a clip is encoded once, and not for each neighbour.
     """
-    part_of = {each.clip.clip_id: name for name, clips in plan.clips_of.items() for each in clips}
-    windows_in = {name: windows.only(each.clip.clip_id for each in plan.clips_of[name]) for name in names}
-    parts_near = {name: sorted({part_of[clip_id] for clip_id in windows_in[name].ids()}) for name in names}
+    windows_in = {name: windows.only(row.clip.clip_id for row in plan.clips_of[name]) for name in names}
+    parts_near = {name: sorted({plan.part_of[clip_id] for clip_id in windows_in[name].ids()}) for name in names}
     needed = {*names, *(part for parts in parts_near.values() for part in parts)}
     folders = encode_corpus(config, plan, encoders, [part for part in plan.parts if part in needed])
     return {name: Near(windows_in[name], folders, parts_near[name]) for name in names}

@@ -59,5 +59,9 @@ class TextSources:
             self.transcripts and self.transcripts.only(clip_ids), self.readings and self.readings.only(clip_ids)
         )
 
+    def in_clips(self, clips: Iterable[Clip]) -> list[Clip]:
+        """The clips, in which those without words have their believed transcripts, where there are any."""
+        return self.transcripts.in_clips(clips) if self.transcripts else list(clips)
+
 
 NO_TEXTS = TextSources()

@@ -17,6 +17,10 @@ class ClassBalance(NamedTuple):
     logit_shift_K: torch.Tensor | None
     rows: list[int] | None  # of the clips, as often as they are shown
 
+    def shown(self, clip_ids: Sequence[str]) -> Sequence[str]:
+        """The clips, each as often as it is shown in an epoch."""
+        return clip_ids if self.rows is None else [clip_ids[row] for row in self.rows]
+
 
 def class_balance(
     settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], labels: Sequence[str]

@@ -3,9 +3,10 @@
 import os
 import pickle
 import signal
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,9 +49,10 @@ def _here(function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone)
 
 
 def _in_processes(config: Config, function: Callable[..., Any], folds: Sequence[tuple], on_done: OnDone) -> list[Any]:
-    workers, others = min(len(folds), config.cluster.num_cpus or _cores()), set(active_children())
+    workers = min(len(folds), config.cluster.num_cpus or _cores())
+    earlier_children = set(active_children())
     with TemporaryDirectory() as folder:
-        paths = _written(folds, Path(folder))
+        paths = _stored(folds, partial(_write, Path(folder)))
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin)
         try:
             futures = [pool.submit(_fold, function, *paths_of_fold) for paths_of_fold in paths]
@@ -58,7 +60,7 @@ def _in_processes(config: Config, function: Callable[..., Any], folds: Sequence[
                 future.result()  # an error ends the job at once
                 on_done(1)
         except BaseException:
-            for process in set(active_children()) - others:
+            for process in set(active_children()) - earlier_children:
                 process.kill()
             raise
         finally:
@@ -71,14 +73,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _written(folds: Sequence[tuple], folder: Path) -> list[list[Path]]:
-    """The files of each fold's arguments; what folds share is written once."""
-    path_of: dict[int, Path] = {}
+def _stored(folds: Sequence[tuple], store: Callable[[Any], Any]) -> list[list[Any]]:
+    """What `store` gives for each argument of each fold; what folds share, such as the clips, is stored once."""
+    stored: dict[int, Any] = {}
     for argument in (argument for fold in folds for argument in fold):
-        if id(argument) not in path_of:
-            path_of[id(argument)] = folder / f"{len(path_of)}.pickle"
-            path_of[id(argument)].write_bytes(pickle.dumps(argument))
-    return [[path_of[id(argument)] for argument in fold] for fold in folds]
+        if id(argument) not in stored:
+            stored[id(argument)] = store(argument)
+    return [[stored[id(argument)] for argument in fold] for fold in folds]
+
+
+def _write(folder: Path, argument: Any) -> Path:
+    """Write an argument into a new file of a folder."""
+    path = folder / f"{uuid.uuid4().hex}.pickle"
+    path.write_bytes(pickle.dumps(argument))
+    return path
 
 
 def _begin() -> None:
@@ -119,11 +127,7 @@ def _in_tasks(config: Config, function: Callable[..., Any], folds: Sequence[tupl
         with one_thread():
             return function(*arguments)
 
-    stored: dict[int, Any] = {}  # what folds share, such as the clips, goes to the object store once
-    for argument in (argument for fold in folds for argument in fold):
-        if id(argument) not in stored:
-            stored[id(argument)] = ray.put(argument)
-    tasks = [task.remote(*(stored[id(argument)] for argument in fold)) for fold in folds]
+    tasks = [task.remote(*references) for references in _stored(folds, ray.put)]
     waiting = list(tasks)
     while waiting:
         done, waiting = ray.wait(waiting)

@@ -24,7 +24,7 @@ from emo_ray.stages.fitting.balance import class_balance
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.plan import TrainingPlan
 from emo_ray.stages.fitting.ray_train import TrainingJob
-from emo_ray.stages.fitting.video_job import augmentation, drawing, video_dataset
+from emo_ray.stages.fitting.video_job import augmentation, drawing, video_datasets
 
 PHASE = "joint"
 _RATES = 0.1  # of the two phases' learning rates, as both models are trained already
@@ -89,13 +89,8 @@ def _job(
     assert plan.video_path is not None, "the plan was checked for an EmoVCLIP"
     train_ids = [clip_id for clip_id in clips.clip_ids if clip_id in plan.clips.train]
     balance = class_balance(config.fusion, plan.clips, train_ids, plan.prepared.labels)
-    shown = train_ids if balance.rows is None else [train_ids[row] for row in balance.rows]
+    shown = balance.shown(train_ids)
     judged = [clip_id for clip_id in clips.clip_ids if clip_id in plan.clips.validation]
-    datasets = {
-        split: video_dataset([plan.prepared.shards / name for name in plan.prepared.parts_with(ids)], ids)
-        for split, ids in (("train", shown), ("validation", judged))
-        if ids
-    }
     collate = partial(_collate, config, plan, ray.put(clips))
     job = TrainingJob(
         phase=PHASE,
@@ -112,7 +107,7 @@ def _job(
         augment=augmentation(config),
         ema=config.train.ema,
     )
-    return job, datasets
+    return job, video_datasets(plan.prepared, shown, judged)
 
 
 def _collate(config: Config, plan: TrainingPlan, features: ray.ObjectRef, choose: Choose) -> partial[JointBatch]:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 VERSION = 8  # of trained models; 7: they hold their temperature; 8: features are dropped in training
 
+NO_VIDEO_IN_FOLDS = (
+    "video is left out: EmoVCLIP would have to be trained in every fold; give its features as tables.video"
+)
+
 
 @dataclass(frozen=True)
 class TrainingClips:
@@ -98,7 +102,7 @@ def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
         labelled = clips.labelled | clips.validation
         clips = TrainingClips(labelled, {}, votes=votes_of(config, prepared, labelled))
     # Test clips too, because they lie in the same parts, and parts are encoded whole.
-    encoded_ids = {clip.clip_id for clip in prepared.clips if clip.label is not None} | clips.train.keys()
+    encoded_ids = prepared.labelled_ids | clips.train.keys()
     encoders = tuple(frozen_encoders(config, corpus.texts_for(encoded_with(config, prepared, encoded_ids))))
     windows = windows_of(prepared.clips, config.fusion.context.offsets)
     key = _fusion_digest(config, prepared, clips, encoders, video_path, windows)

@@ -15,6 +15,7 @@ from emo_ray import bucket, cluster, parquet, resources, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Choose, VideoBatch, video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
+from emo_ray.data.prepared import Prepared
 from emo_ray.data.targets import read_with_targets
 from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import checkpoint
@@ -36,12 +37,7 @@ def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[Traini
     prepared, clips = plan.prepared, clips_with_video(config, plan.prepared, plan.clips)
     train_ids = list(clips.train)
     balance = class_balance(config.emovclip, clips, train_ids, prepared.labels)
-    shown = train_ids if balance.rows is None else [train_ids[row] for row in balance.rows]
-    datasets = {
-        split: video_dataset([prepared.shards / name for name in prepared.parts_with(clip_ids)], clip_ids)
-        for split, clip_ids in (("train", shown), ("validation", list(clips.validation)))
-        if clip_ids
-    }
+    shown = balance.shown(train_ids)
     collate = partial(_collate, clips)
     job = TrainingJob(
         phase="emovclip",
@@ -57,7 +53,7 @@ def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[Traini
         class_weight_K=balance.class_weight_K,
         logit_shift_K=balance.logit_shift_K,
     )
-    return job, datasets
+    return job, video_datasets(prepared, shown, list(clips.validation))
 
 
 def augmentation(config: Config) -> "Augmentation | None":
@@ -79,6 +75,17 @@ def drawing(
 ) -> Callable[[pa.Table], VideoBatch]:
     """The function from training rows to a batch in an epoch, which draws the frames of each clip anew."""
     return collate(Draw(config.media.frames, config.seed, f"epoch {epoch}"))
+
+
+def video_datasets(
+    prepared: Prepared, train_ids: Sequence[str], validation_ids: Sequence[str]
+) -> dict[str, ray.data.Dataset]:
+    """The rows of training and of validation clips by split, which is left out where it has no clip."""
+    return {
+        split: video_dataset([prepared.shards / name for name in prepared.parts_with(ids)], ids)
+        for split, ids in (("train", train_ids), ("validation", validation_ids))
+        if ids
+    }
 
 
 def video_dataset(paths: Sequence[Path], clip_ids: Iterable[str]) -> ray.data.Dataset:
