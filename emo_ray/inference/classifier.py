@@ -14,11 +14,13 @@ from emo_ray import parquet
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch, from_features
+from emo_ray.data.status import are_ok
 from emo_ray.inference.encoders import EncoderSpec, TextTables, encoders_of, of_checkpoint
 from emo_ray.inference.encoding import encode_rows
 from emo_ray.models import checkpoint
 from emo_ray.models.checkpoint_files import read_config
 from emo_ray.models.head_average import Head
+from emo_ray.models.temporal_pooling import recorded
 from emo_ray.training.speaker_scaling import SpeakerScaling
 
 TOGETHER = "probabilities"
@@ -71,25 +73,35 @@ def load_models(
     return Models(path, read_config(path)[1], head, encoders, modules, device, texts, speakers)
 
 
-def with_features(models: Models, table: pa.Table, stored: Mapping[str, pa.Table]) -> tuple[FeatureBatch, pa.Table]:
+def with_features(
+    models: Models, table: pa.Table, stored: Mapping[str, pa.Table]
+) -> tuple[FeatureBatch, pa.Table, list[list[float] | None]]:
     """Shard rows as a batch of features, stored ones or as the encoders give them, and the rows with their statuses.
 
-    Where a modality comes from feature tables, its statuses are the tables'.
+    Where a modality comes from feature tables, its statuses are the tables'. Last the attention of each row over its
+    frames, where this computes it: None without video, for stored features, and for a model without attention.
     """
+    attention: list[list[float] | None] = [None] * len(table)
     columns = table.select(["clip_id"])
     for name, encoder in models.encoders.items():
         if not encoder.wanted(table):
             continue  # nobody has it: no need to load a model
         features = stored.get(name)
         if features is None:
-            features = encode_rows(encoder, models.modules[name](), table, models.device)
+            module = models.modules[name]()
+            with recorded(module) as weights_BT:
+                features = encode_rows(encoder, module, table, models.device)
+            if weights_BT:
+                rows = np.flatnonzero(are_ok(table["video_status"]).to_numpy())  # encoded in their order
+                for row, weights_T in zip(rows, torch.cat(weights_BT).tolist(), strict=True):
+                    attention[row] = weights_T
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
         if encoder.sources:
             table = parquet.with_column(table, f"{name}_status", features["status"])
         columns = columns.append_column(name, features["feature"])
         columns = columns.append_column(f"has_{name}", features["present"])
     batch = from_features(columns)
-    return batch if models.speakers is None else models.speakers.applied(batch), table
+    return batch if models.speakers is None else models.speakers.applied(batch), table, attention
 
 
 @torch.inference_mode()

@@ -19,7 +19,6 @@ from emo_ray.data.batch import with_context
 from emo_ray.data.dialogues import windows_of
 from emo_ray.data.manifest import Clip
 from emo_ray.data.shards import IdentifiedClip
-from emo_ray.data.status import is_ok
 from emo_ray.inference.classifier import (
     ALONE,
     TOGETHER,
@@ -35,7 +34,6 @@ from emo_ray.inference.sources import PARTS, Source, clip_of, clips_of_folder, i
 from emo_ray.models import familiarity
 from emo_ray.models.checkpoint_files import read_calibration, read_familiarity
 from emo_ray.models.clip_source import image_size
-from emo_ray.models.temporal_pooling import recorded
 from emo_ray.training import speaker_scaling
 from emo_ray.training.calibration import calibrated
 
@@ -185,9 +183,8 @@ class Model:
 
     def classify(self, clips: Sequence[Clip], table: pa.Table) -> list[Prediction]:
         """Records of clips that `decode` made rows of."""
-        with self._classifying, recorded(self._video_module(table)) as weights_BT:
-            batch, table = with_features(self._models, table, {})
-        weights = iter(torch.cat(weights_BT).tolist() if weights_BT else [])
+        with self._classifying:
+            batch, table, attention = with_features(self._models, table, {})
         if windows := windows_of((), self._models.head.offsets):  # nobody says who follows whom
             batch = with_context(batch, batch, windows)
         shown = {
@@ -210,18 +207,13 @@ class Model:
                     without={name: by_column[WITHOUT[name]] for name in usable if len(usable) > 1},
                     statuses={name: row[f"{name}_status"] for name in MODALITIES},
                     text=row["text"],
-                    attention=next(weights, None) if is_ok(row["video_status"]) else None,
+                    attention=attention[b],
                     unfamiliar=familiarity.unfamiliar(
                         {name: float(distance_B[b]) for name, distance_B in distances.items()}, self.distance_bounds
                     ),
                 )
             )
         return predictions
-
-    def _video_module(self, table: pa.Table) -> object:
-        """The encoder of video; None where there is none, or no video to load it for."""
-        spec = self._models.encoders.get("video")
-        return self._models.modules["video"]() if spec is not None and spec.wanted(table) else None
 
     def _by_class(self, values_K: Any) -> dict[str, float]:
         return dict(zip(self.labels, values_K.tolist(), strict=True))

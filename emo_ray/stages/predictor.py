@@ -2,20 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 
 from emo_ray import parquet, store
 from emo_ray.data import transcripts
 from emo_ray.data.batch import from_features, with_context
-from emo_ray.data.status import are_ok
 from emo_ray.inference.classifier import Models, shown_probabilities, with_features
 from emo_ray.inference.encoding import shard_columns
 from emo_ray.models import familiarity
-from emo_ray.models.temporal_pooling import recorded
 from emo_ray.stages.encoding.neighbours import Near
 from emo_ray.stages.prediction_rows import Answers, prediction_table, tally
 
@@ -36,13 +31,7 @@ def predict_part(
     table = parquet.read(shard, columns=shard_columns(sorted(needed)))
     if "text" in models.encoders:
         table = transcripts.filled(table, models.encoders["text"].transcripts)
-    with recorded(_video_module(models, table, features)) as weights_BT:
-        batch, encoded_table = with_features(models, table, features)
-    attention: list[list[float] | None] = [None] * len(table)
-    if weights_BT:
-        rows = np.flatnonzero(are_ok(table["video_status"]).to_numpy())  # encoded in their order
-        for row, weights_T in zip(rows, torch.cat(weights_BT).tolist(), strict=True):
-            attention[row] = weights_T
+    batch, encoded_table, attention = with_features(models, table, features)
     if near is not None:
         neighbours = from_features(near.features())
         neighbours = neighbours if models.speakers is None else models.speakers.applied(neighbours)
@@ -52,10 +41,3 @@ def predict_part(
     predictions = prediction_table(encoded_table, answers, models.labels)
     parquet.write(out, predictions, _ROWS_PER_GROUP)
     return tally(predictions["prediction"], models.labels)
-
-
-def _video_module(models: Models, table: pa.Table, stored: Mapping[str, pa.Table]) -> Any:
-    """What will encode the video of these rows; None where nothing will."""
-    encoder = models.encoders.get("video")
-    is_needed = encoder is not None and "video" not in stored and encoder.wanted(table)
-    return models.modules["video"]() if is_needed else None
