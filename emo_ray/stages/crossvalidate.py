@@ -7,7 +7,7 @@ stands for unknown values, its settings (chosen in inner folds), weights.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,7 +100,6 @@ def _measure(
     from emo_ray.stages.encoding import external_tables
     from emo_ray.stages.encoding.feature_tables import encode_corpus, load
     from emo_ray.stages.encoding.labelled import labelled_batch
-    from emo_ray.training import bootstrap, floors
     from emo_ray.training.scoring import report_of, write_predictions
     from emo_ray.training.speaker_scaling import NOTE
 
@@ -118,12 +117,7 @@ def _measure(
     if custom := convention_of(config.data.corpus, config.data.manifest, content["notes"]):
         content["convention"] = custom
     if config.evaluate.has_floors(len(batch)):
-        guesses = {
-            subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
-            for subset in SUBSETS
-        }
-        group_B = bootstrap.speaker_groups(prepared.speakers_of(batch.clip_ids))
-        content["floors"] = floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
+        content["floors"] = _floors(config, prepared, batch, folds, fold_B, probabilities)
     content["folds"] = _fold_scores(prepared, batch, fold_B, probabilities)
     content["notes"] += _notes(config, prepared, batch, len(label_of)) + _fold_notes(prepared, batch, fold_B)
     if chosen := [fold.chosen for fold in folds if fold.chosen]:
@@ -135,15 +129,24 @@ def _measure(
     write_predictions(folder / PREDICTIONS, batch, probabilities, prepared.labels, more_columns)
     shown, content["calibration"] = _calibrated(probabilities, batch, fold_B)
     durable.write_json(folder / REPORT, content)
-    write_mistakes(
-        folder,
-        prepared,
-        batch,
-        shown,
-        config.media.face.margin,
-        f"Probabilities are calibrated by a temperature, fitted on {content['calibration']['fitted_on']}.",
-    )
+    about = f"Probabilities are calibrated by a temperature, fitted on {content['calibration']['fitted_on']}."
+    write_mistakes(folder, prepared, batch, shown, config.media.face.margin, about)
     evaluation.write(content, folder, [scorecard_links.MISTAKES_LINK])
+
+
+def _floors(
+    config: Config, prepared: Prepared, batch: "FeatureBatch", folds: Sequence[FoldTested], fold_B: np.ndarray,
+    probabilities: Probabilities,
+) -> dict[str, Any]:  # fmt: skip
+    """What classical classifiers reach that learn from the same clips, fold by fold."""
+    from emo_ray.training import bootstrap, floors
+
+    guesses = {
+        subset: {name: _gathered([fold.floors[subset][name] for fold in folds], fold_B) for name in floors.FLOORS}
+        for subset in SUBSETS
+    }
+    group_B = bootstrap.speaker_groups(prepared.speakers_of(batch.clip_ids))
+    return floors.comparison(guesses, probabilities, batch.label_B.numpy(), group_B, config.seed)
 
 
 def _calibrated(

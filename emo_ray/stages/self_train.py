@@ -7,7 +7,7 @@ the state after that round back.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,18 +141,9 @@ def why_over(rounds: Sequence[Round], settings: Rounds) -> str | None:
 
 def _as_reported(root: Path, round_: Round) -> report_page.Round:
     """A round as rounds.json holds it: folders of the store by their path in it, so that the store may be moved."""
-    return {
-        "number": round_.number,
-        "taught_by": round_.taught_by,
-        "checkpoint": round_.checkpoint and _in_store(root, round_.checkpoint),
-        "pseudo_labels": round_.pseudo_labels and _in_store(root, round_.pseudo_labels),
-        "accepted": round_.accepted,
-        "drift": round_.drift,
-        "scores": round_.scores,
-        "interval": round_.interval,
-        "gain": round_.gain,
-        "kept": round_.kept,
-    }
+    folders = {"checkpoint": round_.checkpoint, "pseudo_labels": round_.pseudo_labels}
+    reported: Any = asdict(round_) | {name: folder and _in_store(root, folder) for name, folder in folders.items()}
+    return reported
 
 
 def _in_store(root: Path, folder: str) -> str:

@@ -6,10 +6,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from threading import Event, Thread
 from typing import TypeVar
 
 import psutil
+
+from emo_ray.progress import repeated
 
 Way = TypeVar("Way", bound=Hashable)
 
@@ -104,7 +105,8 @@ def usage(interval_s: float = 0.25) -> Iterator[Usage]:
 
     CPU time after the last sample of a process that ends is lost, because nobody reports it afterwards.
     """
-    used, stop, root = Usage(), Event(), psutil.Process()
+    used = Usage()
+    root = psutil.Process()
     before = _cpu_seconds(root)
     last: dict[ProcessKey, float] = {}
 
@@ -112,20 +114,12 @@ def usage(interval_s: float = 0.25) -> Iterator[Usage]:
         last.update(_cpu_seconds(root))
         used.peak_bytes = max(used.peak_bytes, _memory_bytes(root))
 
-    def keep_sampling() -> None:
-        while not stop.wait(interval_s):
-            sample()
-
-    thread, begun_s = Thread(target=keep_sampling, daemon=True), time.perf_counter()
-    thread.start()
-    try:
+    with repeated(sample, interval_s):
+        begun_s = time.perf_counter()
         yield used
-    finally:
         used.wall_s = time.perf_counter() - begun_s
-        stop.set()
-        thread.join()
-        sample()
-        used.cpu_s = sum(cpu_s - before.get(process, 0.0) for process, cpu_s in last.items())
+    sample()
+    used.cpu_s = sum(cpu_s - before.get(process, 0.0) for process, cpu_s in last.items())
 
 
 def high_water_bytes(pid: int) -> int:

@@ -34,44 +34,9 @@ def search_by_trials(task: Task, folder: Path, records: Records) -> None:
     is_population = config.tune.search == "pbt"
     if is_population:
         _check_population(config)
-    at_once, requests = room(config)
-    trainable = ray.tune.with_parameters(population_member if is_population else trial, task=task)
-    trainable = ray.tune.with_resources(trainable, requests)
     random.seed(config.seed)  # population-based training takes its chances from these two
     np.random.seed(config.seed)
-    storage_path, filesystem = bucket.storage_of(folder.parent)
-    place = f"{storage_path}/{folder.name}"
-    if ray.tune.Tuner.can_restore(place, filesystem):
-        # Trials that trouble of the place ended go on; those that diverged have their record, and diverge once more.
-        tuner = ray.tune.Tuner.restore(
-            place,
-            storage_filesystem=filesystem,
-            trainable=trainable,
-            param_space=_param_space(config),
-            resume_errored=True,
-        )
-    else:
-        tuner = ray.tune.Tuner(
-            trainable,
-            param_space=_param_space(config),
-            tune_config=ray.tune.TuneConfig(
-                metric="value",
-                mode="max",
-                num_samples=config.tune.trials,
-                max_concurrent_trials=at_once,
-                search_alg=None if is_population else _searcher(config),
-                scheduler=_scheduler(config),
-                reuse_actors=config.train.num_workers <= 1 and not is_population,
-            ),
-            run_config=ray.tune.RunConfig(
-                name=folder.name,
-                storage_path=storage_path,
-                storage_filesystem=filesystem,
-                failure_config=ray.tune.FailureConfig(max_failures=config.tune.max_failures),
-                callbacks=[Watch()],
-                verbose=0,
-            ),
-        )
+    tuner = _tuner(task, folder)
     with progress("searching", config.tune.trials, "trials") as advance:
         Watch.sweep = _RunningSweep(records, advance, set())
         advance(sum(record["state"] is not None for record in records.trials.values()), earlier=True)
@@ -86,6 +51,47 @@ def forget_unfinished(records: Records, task: Task) -> None:
     for record in records.trials.values():
         if record["state"] != COMPLETE and record["epochs"]:  # there is no state before the first epoch
             forget_trial(record["params"], task)
+
+
+def _tuner(task: Task, folder: Path) -> ray.tune.Tuner:
+    """A new sweep of Ray Tune, whose state lies in `folder`, or the one that was stopped there."""
+    config = task.config
+    is_population = config.tune.search == "pbt"
+    at_once, requests = room(config)
+    trainable = ray.tune.with_parameters(population_member if is_population else trial, task=task)
+    trainable = ray.tune.with_resources(trainable, requests)
+    storage_path, filesystem = bucket.storage_of(folder.parent)
+    place = f"{storage_path}/{folder.name}"
+    if ray.tune.Tuner.can_restore(place, filesystem):
+        # Trials that trouble of the place ended go on; those that diverged have their record, and diverge once more.
+        return ray.tune.Tuner.restore(
+            place,
+            storage_filesystem=filesystem,
+            trainable=trainable,
+            param_space=_param_space(config),
+            resume_errored=True,
+        )
+    return ray.tune.Tuner(
+        trainable,
+        param_space=_param_space(config),
+        tune_config=ray.tune.TuneConfig(
+            metric="value",
+            mode="max",
+            num_samples=config.tune.trials,
+            max_concurrent_trials=at_once,
+            search_alg=None if is_population else _searcher(config),
+            scheduler=_scheduler(config),
+            reuse_actors=config.train.num_workers <= 1 and not is_population,
+        ),
+        run_config=ray.tune.RunConfig(
+            name=folder.name,
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
+            failure_config=ray.tune.FailureConfig(max_failures=config.tune.max_failures),
+            callbacks=[Watch()],
+            verbose=0,
+        ),
+    )
 
 
 def room(config: Config) -> tuple[int, dict[str, float]]:
