@@ -91,16 +91,16 @@ def listed(addresses: Iterable[str]) -> dict[str, tuple[int, int]]:
     Only of folders of which `_LISTED` objects or more are asked for: each costs a request for 1,000 of its names, and
     not one for each object. Objects that are not there are left out.
     """
-    asked: dict[str, set[str]] = {}
+    addresses_in: dict[str, set[str]] = {}
     for address in addresses:
         if is_address(address) and not re.search(r"[?@#]", address):
-            asked.setdefault(address.rpartition("/")[0], set()).add(address)
+            addresses_in.setdefault(address.rpartition("/")[0], set()).add(address)
     about: dict[str, tuple[int, int]] = {}
-    for folder, objects in asked.items():
+    for folder, objects in addresses_in.items():
         if len(objects) >= _LISTED:
-            there = files(local_path(folder, Path("/")))
+            stored = files(local_path(folder, Path("/")))
             of_folder = {
-                f"{folder}/{quote(name)}": (size, int(time_s) * 10**9) for name, (size, time_s) in there.items()
+                f"{folder}/{quote(name)}": (size, int(time_s) * 10**9) for name, (size, time_s) in stored.items()
             }
             about |= {address: of_folder[address] for address in objects & of_folder.keys()}
     return about
@@ -165,11 +165,11 @@ def send_folder(source: Path, folder: Path, last: str) -> bool:
     """
     if _place(folder) is None:
         return True
-    there = files(folder, recursive=True)
-    if last in there:
+    stored = files(folder, recursive=True)
+    if last in stored:
         return False
     names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file())
-    for name in there.keys() - set(names):
+    for name in stored.keys() - set(names):
         remove(folder / name)
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: send(source / name, folder / name), [name for name in names if name != last]))

@@ -55,7 +55,7 @@ def lock(path: Path, timeout_s: float = -1) -> Iterator[bool]:
 
 def _acquire(stack: ExitStack, path: Path, timeout_s: float) -> None:
     """Acquire the lock for as long as the stack is open, and say whenever another process than before has it."""
-    begun_s, said = time.monotonic(), ""
+    begun_s, announced = time.monotonic(), ""
     while True:
         left_s = math.inf if timeout_s < 0 else timeout_s - (time.monotonic() - begun_s)
         try:
@@ -65,12 +65,12 @@ def _acquire(stack: ExitStack, path: Path, timeout_s: float) -> None:
         except filelock.Timeout:
             if left_s <= _QUIET_WAIT_S:
                 raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s") from None
-        said = _say(path, _holder(path), said)
+        announced = _say(path, _holder(path), announced)
 
 
-def _say(path: Path, holder: str, said: str) -> str:
-    """Say who holds a lock, unless that was `said` last; returns what is said now."""
-    if holder != said:
+def _say(path: Path, holder: str, announced: str) -> str:
+    """Say who holds a lock, unless that was `announced` last; returns what is announced now."""
+    if holder != announced:
         print(f"waiting for {holder}: it holds {path} until it ends", file=sys.stderr, flush=True)
     return holder
 
@@ -87,7 +87,7 @@ def _claimed(path: Path, timeout_s: float) -> Iterator[None]:
         yield
         return
     note = _machine_note(folder)
-    claim, begun_s, said = claims / f"{socket.gethostname()}-{note.read_text('utf-8')}", time.monotonic(), ""
+    claim, begun_s, announced = claims / f"{socket.gethostname()}-{note.read_text('utf-8')}", time.monotonic(), ""
     changes: dict[str, tuple[float, float]] = {}
     while True:
         bucket.send(note, claim)
@@ -99,7 +99,7 @@ def _claimed(path: Path, timeout_s: float) -> Iterator[None]:
         if 0 <= timeout_s <= waited_s:
             raise TimeoutError(f"{path}: found another holder for {timeout_s:g} s")
         if waited_s > _QUIET_WAIT_S:
-            said = _say(path, f"a process on {min(others).rpartition('-')[0]}", said)
+            announced = _say(path, f"a process on {min(others).rpartition('-')[0]}", announced)
         time.sleep(random.uniform(0.5, 2.0))
     is_done = threading.Event()
     renewal = threading.Thread(target=_renew, args=(note, claim, is_done), daemon=True)

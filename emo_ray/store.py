@@ -64,20 +64,20 @@ def digest_path(path: Path) -> str:
     """
     bucket.fetch_all(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    seen = hashlib.blake2b(digest_size=8)
+    hasher = hashlib.blake2b(digest_size=8)
     for file in files:
         size = file.stat().st_size
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        seen.update(f"{name}:{size};".encode(errors="surrogateescape"))  # names may have any bytes
+        hasher.update(f"{name}:{size};".encode(errors="surrogateescape"))  # names may have any bytes
         with file.open("rb") as stream:
             if size <= _FULL_READ_BYTES:
-                seen.update(stream.read())
+                hasher.update(stream.read())
                 continue
-            seen.update(str(file.stat().st_mtime_ns).encode())
+            hasher.update(str(file.stat().st_mtime_ns).encode())
             for i in range(_STRETCHES):
                 stream.seek(i * (size - _STRETCH_BYTES) // (_STRETCHES - 1))
-                seen.update(stream.read(_STRETCH_BYTES))
-    return seen.hexdigest()
+                hasher.update(stream.read(_STRETCH_BYTES))
+    return hasher.hexdigest()
 
 
 def artefact(folder: Path, meta: Mapping[str, Any], fill: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def names(folder: Path, pattern: str = "*") -> list[str]:
 
 def missing(folder: Path, files: Iterable[str]) -> list[str]:
     """Which of these files a folder lacks. Costs one listing."""
-    there = set(bucket.files(folder))
-    return [name for name in files if name not in there]
+    stored = set(bucket.files(folder))
+    return [name for name in files if name not in stored]
 
 
 def local(path: Path, choose: Callable[[str], bool] = lambda name: True) -> Path:
@@ -181,13 +181,13 @@ def files_of(folder: Path) -> dict[str, tuple[int, str]]:
 def check_files(folder: Path) -> None:
     """Raises DamagedFile for a file of an artefact that is gone, or has another size than when it was written."""
     listed = files_of(folder)
-    there = bucket.files(folder, recursive=True) if bucket.address_of(folder) else {}
+    stored = bucket.files(folder, recursive=True) if bucket.address_of(folder) else {}
     for name, (size, _) in listed.items():
         path = folder / name
         if path.is_file():
             size_now = path.stat().st_size
-        elif name in there:
-            size_now = there[name][0]
+        elif name in stored:
+            size_now = stored[name][0]
         else:
             raise DamagedFile(path, "it is gone")
         if size_now != size:

@@ -93,11 +93,11 @@ def published_folds(clips: Iterable[Clip]) -> tuple[str, ...]:
 def fold_note(clips: Sequence[Clip]) -> str:
     """What the folds of these clips keep apart, for the user."""
     if names := published_folds(clips):
-        own = f"the {len(names)} folds are the corpus' own (data.columns.fold)"
+        note = f"the {len(names)} folds are the corpus' own (data.columns.fold)"
         crossing = sorted(_divided((clip.speaker, clip.fold) for clip in clips))
         if crossing:
-            return f"warning: {own}: {len(crossing)} speakers cross them ({_first_of(crossing)}): results may flatter"
-        return own
+            return f"warning: {note}: {len(crossing)} speakers cross them ({_first_of(crossing)}): results may flatter"
+        return note
     if all(clip.speaker is None for clip in clips):
         return "no speakers are known: the same person may be on both sides"
     apart_of = {
@@ -122,8 +122,10 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
         else:
             fold_B = folding.stratified(folding.balanced_labels(labels, count), None, count, seed)
     if set(fold_B.tolist()) != set(range(count)):
-        found = f"{groups.count} {'labelled clip' if groups.kind == 'clip' else groups.kind}s"
-        raise ValueError(f"found {found} for data.folds={count}, expected enough to fill each fold: lower data.folds")
+        kind = "labelled clip" if groups.kind == "clip" else groups.kind
+        raise ValueError(
+            f"found {groups.count} {kind}s for data.folds={count}, expected enough to fill each fold: lower data.folds"
+        )
     return fold_B
 
 

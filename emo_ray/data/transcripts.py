@@ -52,12 +52,12 @@ class Transcription:
     error: str | None = None
 
 
-def judged(clip_id: str, said: Transcription, sound_s: float) -> dict[str, Any]:
+def judged(clip_id: str, transcription: Transcription, sound_s: float) -> dict[str, Any]:
     """A row of SCHEMA for sound in which a voice was heard: by `no_speech` first, then by the words themselves."""
-    text = said.text.strip()
-    if said.error is not None:
-        outcome = f"{ERROR}: {said.error}"
-    elif not text or (said.no_speech is not None and said.no_speech > _MOST_NO_SPEECH):
+    text = transcription.text.strip()
+    if transcription.error is not None:
+        outcome = f"{ERROR}: {transcription.error}"
+    elif not text or (transcription.no_speech is not None and transcription.no_speech > _MOST_NO_SPEECH):
         outcome = NO_SPEECH
     elif why := hallucination(text, sound_s):
         outcome = f"{HALLUCINATION}: {why}"
@@ -66,9 +66,9 @@ def judged(clip_id: str, said: Transcription, sound_s: float) -> dict[str, Any]:
     return {
         "clip_id": clip_id,
         "text": text or None,
-        "language": said.language,
-        "log_prob": said.log_prob,
-        "no_speech": said.no_speech,
+        "language": transcription.language,
+        "log_prob": transcription.log_prob,
+        "no_speech": transcription.no_speech,
         "status": outcome,
     }
 
@@ -96,9 +96,9 @@ def unjudged(clip_id: str, outcome: str) -> dict[str, Any]:
     return dict.fromkeys(SCHEMA.names) | {"clip_id": clip_id, "status": outcome}
 
 
-def spoken_language(own: str | None, default: str | None) -> str | None:
+def spoken_language(language: str | None, default: str | None) -> str | None:
     """The language to ask for: a clip's own or a default, without its region (en of en-US)."""
-    language = own or default
+    language = language or default
     return language and re.split("[-_]", language)[0]
 
 
@@ -115,10 +115,10 @@ def hallucination(text: str, sound_s: float) -> str | None:
     share = ideographs / seconds / _MOST_IDEOGRAPHS_PER_S + others / seconds / _MOST_CHARACTERS_PER_S
     if share > 1:
         return f"{ideographs + others} letters in {sound_s:.1f} s"
-    said = words(text)
-    for length in range(1, min(_LONGEST_PHRASE, len(said)) + 1):
+    spoken = words(text)
+    for length in range(1, min(_LONGEST_PHRASE, len(spoken)) + 1):
         for start in range(length):
-            phrases = [tuple(said[i : i + length]) for i in range(start, len(said) - length + 1, length)]
+            phrases = [tuple(spoken[i : i + length]) for i in range(start, len(spoken) - length + 1, length)]
             for phrase, repeats in groupby(phrases):
                 count = len(list(repeats))
                 if count > _MOST_REPEATS:

@@ -43,7 +43,7 @@ class TextTable(Protocol):
 
     @property
     def path(self) -> Path:
-        """Its Parquet file."""
+        """The table's Parquet file."""
 
     @property
     def digest(self) -> str:

@@ -35,10 +35,10 @@ def transcribe_rows(encoder: RecogniserSpec, module: Any, table: pa.Table) -> pa
         if spans and module is not None:
             language = transcripts.spoken_language(table["language"][i].as_py(), encoder.language)
             pieces += [(i, language, piece_S) for piece_S in _pieces(samples_S, spans)]
-    said: dict[int, list[Transcription]] = {}
+    parts_of: dict[int, list[Transcription]] = {}
     for i, transcription in _transcribed(module, pieces, encoder.batch_size):
-        said.setdefault(i, []).append(transcription)
-    for i, parts in said.items():
+        parts_of.setdefault(i, []).append(transcription)
+    for i, parts in parts_of.items():
         sound_s = table["audio_samples"][i].as_py() / RATE_HZ
         rows[i] = transcripts.judged(clip_ids[i], transcripts.joined(parts), sound_s)
     return pa.Table.from_pylist([rows[i] for i in range(len(table))], transcripts.SCHEMA)

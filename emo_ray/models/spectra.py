@@ -160,7 +160,7 @@ def _mel_filters() -> np.ndarray:
 
 @cache
 def _sparse_mel_filters() -> sparse.csr_array:
-    """The same without zeros: a product of dense matrices wakes BLAS' threads, which then spin for milliseconds."""
+    """`_mel_filters` as a sparse matrix, as dense products wake BLAS' threads, which then spin for milliseconds."""
     return sparse.csr_array(_mel_filters())
 
 

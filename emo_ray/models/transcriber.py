@@ -96,7 +96,7 @@ class ChosenTokens:
         self.log_prob_B: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-        """The same scores."""
+        """Keep the log-probability of the likeliest token of each sound; the scores stay as they are."""
         self.log_prob_B.append(scores_BV.float().log_softmax(dim=-1).amax(dim=-1))
         return scores_BV
 

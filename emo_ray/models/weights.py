@@ -161,7 +161,7 @@ def _clip_repository(source: ClipSource) -> str | None:
 
 def _transformer(key: str, name: str, revision: str | None, width: int, ask_hub: bool) -> Weights:
     """A model of transformers: a folder, or a name on the hub."""
-    folder, known = Path(name), PARAMETERS_M.get(name)
+    folder, published_m = Path(name), PARAMETERS_M.get(name)
     if folder.is_dir():
         files = weight_files(folder)
         problem = "" if files else f"{key}: found no weights in {name}, expected model.safetensors or pytorch_model.bin"
@@ -169,7 +169,7 @@ def _transformer(key: str, name: str, revision: str | None, width: int, ask_hub:
     config_file = _cached(name, "config.json", revision)
     if config_file is not None and (files := weight_files(config_file.parent)):
         return Weights(key, name, _parameters(files), width)
-    published = known and known * 1e6
+    published = published_m and published_m * 1e6
     size, problem = _hub_size(name, revision, _FORMS) if ask_hub else (None, "")
     if size is None and published is not None:
         size = published * 2 if published > 1e9 else published * 4

@@ -60,7 +60,7 @@ def write(content: SweepReport, folder: Path) -> Path:
 
 
 def objective(content: SweepReport) -> str:
-    """In words, such as "WAF, mean of the seven subsets"."""
+    """The objective in words, such as "WAF, mean of the seven subsets"."""
     subset, score = content["objective"].split("/")
     if subset == "mean":
         return f"{SCORES[score]}, mean of the seven subsets"

@@ -52,16 +52,16 @@ def _weights(config: Config, weights: Sequence[Weights]) -> list[Check]:
     for entry in weights:
         size = f"{megabytes(entry.memory_bytes)} in memory" if entry.memory_bytes else "of unknown size"
         if entry.problem:
-            found, _, expected = entry.problem.partition(", expected ")
+            finding, _, expected = entry.problem.partition(", expected ")
             advice = f"give {expected}" if expected else ""
             fetched = f"{megabytes(entry.fetched_bytes)} to fetch, " if entry.fetched_bytes else ""
-            rows.append(Check(entry.key, "error", f"{found.removeprefix(f'{entry.key}: ')}; {fetched}{size}", advice))
+            rows.append(Check(entry.key, "error", f"{finding.removeprefix(f'{entry.key}: ')}; {fetched}{size}", advice))
         elif entry.fetched_bytes != 0:
             rows.append(Check(entry.key, "ok", f"{entry.name}: {megabytes(entry.fetched_bytes)} to fetch; {size}"))
         else:
             rows.append(Check(entry.key, "ok", f"{entry.name}: at hand; {size}"))
-    told = {entry.problem for entry in weights}
-    return rows + [Check("encoders", "error", line) for line in problems_of(config, weights) if line not in told]
+    explained = {entry.problem for entry in weights}
+    return rows + [Check("encoders", "error", line) for line in problems_of(config, weights) if line not in explained]
 
 
 def _memory(config: Config, weights: Sequence[Weights], on_gpu: bool) -> list[Check]:
@@ -72,18 +72,18 @@ def _memory(config: Config, weights: Sequence[Weights], on_gpu: bool) -> list[Ch
     if not steps:
         return []
     largest = max(steps.values())
-    found = ", ".join(f"{step} {megabytes(size)}" for step, size in steps.items())
+    finding = ", ".join(f"{step} {megabytes(size)}" for step, size in steps.items())
     if not on_gpu:
-        return [_fit(found, largest, psutil.virtual_memory().total, "this machine's memory")]
+        return [_fit(finding, largest, psutil.virtual_memory().total, "this machine's memory")]
     if size := machine.gpu_bytes():
-        return [_fit(found, largest, size * _USABLE, "the GPU")]
+        return [_fit(finding, largest, size * _USABLE, "the GPU")]
     least = next((size for size in _GPU_SIZES_GB if largest <= size * 1e9 * _USABLE), None)
     words = f"a GPU of {least} GB is enough" if least else "no usual GPU is enough"
-    return [Check("memory", "ok" if least else "error", f"{found}: {words}")]
+    return [Check("memory", "ok" if least else "error", f"{finding}: {words}")]
 
 
-def _fit(found: str, needed: float, room: float, place: str) -> Check:
+def _fit(finding: str, needed: float, room: float, place: str) -> Check:
     if needed <= room:
-        return Check("memory", "ok", f"{found}: fits {place} ({megabytes(room)})")
+        return Check("memory", "ok", f"{finding}: fits {place} ({megabytes(room)})")
     advice = "lower emovclip.micro_batch_size, or name smaller encoders"
-    return Check("memory", "error", f"{found}: more than {place} has ({megabytes(room)})", advice)
+    return Check("memory", "error", f"{finding}: more than {place} has ({megabytes(room)})", advice)

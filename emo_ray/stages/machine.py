@@ -75,10 +75,10 @@ def _packages() -> Check:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} for {requirement.specifier}")
     names = ("torch", "ray", "mlflow", "transformers")
-    found = f"Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in names)
+    finding = f"Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in names)
     if wrong:
-        return Check(subject, "error", f"{found}; {', '.join(wrong)}", "install requirements.lock with --no-deps")
-    return Check(subject, "ok", f"{found}; all {len(requirements)} requirements met")
+        return Check(subject, "error", f"{finding}; {', '.join(wrong)}", "install requirements.lock with --no-deps")
+    return Check(subject, "ok", f"{finding}; all {len(requirements)} requirements met")
 
 
 def _version(name: str) -> str:
@@ -105,12 +105,12 @@ def _processor() -> Check:
 
     capability, threads = torch.backends.cpu.get_cpu_capability(), len(os.sched_getaffinity(0))
     memory_gb = psutil.virtual_memory().total / 1e9
-    found = f"{platform.machine()}, {capability}, {threads} cores, {memory_gb:.0f} GB of memory"
+    finding = f"{platform.machine()}, {capability}, {threads} cores, {memory_gb:.0f} GB of memory"
     if capability == "DEFAULT" and platform.machine() == "x86_64":
-        return Check("processor", "warning", found, "without AVX2 all models are several times slower")
+        return Check("processor", "warning", finding, "without AVX2 all models are several times slower")
     if memory_gb < 6:
-        return Check("processor", "warning", found, "below 6 GB give cluster.num_cpus=1")
-    return Check("processor", "ok", found)
+        return Check("processor", "warning", finding, "below 6 GB give cluster.num_cpus=1")
+    return Check("processor", "ok", finding)
 
 
 def _gpus(config: Config) -> Check:
@@ -119,17 +119,17 @@ def _gpus(config: Config) -> Check:
 
     count, needed = torch.cuda.device_count(), max(1, config.train.num_workers)
     names = [_gpu_words(torch.cuda.get_device_properties(i)) for i in range(count)]
-    found = ", ".join(names) if count else "none"
+    finding = ", ".join(names) if count else "none"
     is_demanded = config.train.use_gpu == "yes"
     if is_demanded and count < needed and not cluster.joins(config):
         advice = "set train.use_gpu=auto, or join a cluster that has them (docs/cluster.md)"
-        return Check("GPU", "error", f"{found}; train.use_gpu=yes asks for {needed}", advice)
+        return Check("GPU", "error", f"{finding}; train.use_gpu=yes asks for {needed}", advice)
     if not count and (cluster.local_gpus() or 0) > 0:
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         advice = f"torch was built for {built}: update the driver (nvidia-smi shows which CUDA it has)"
         return Check("GPU", "warning", "the driver has some, and torch cannot use them", advice)
     cuda = f"; CUDA {torch.version.cuda}" if count and torch.version.cuda else ""
-    return Check("GPU", "ok", f"{found}{cuda}" + ("" if count else ": everything runs on the processor"))
+    return Check("GPU", "ok", f"{finding}{cuda}" + ("" if count else ": everything runs on the processor"))
 
 
 def _gpu_words(properties: Any) -> str:
@@ -200,10 +200,10 @@ def _room(subject: str, folder: Path, least_gb: float, advice: str) -> Check:
             subject, "error", f"nothing can be written in {folder}", "name another folder, or change its rights"
         )
     free_gb = shutil.disk_usage(folder).free / 1e9
-    found = f"{free_gb:.1f} GB free in {folder}"
+    finding = f"{free_gb:.1f} GB free in {folder}"
     if free_gb < least_gb / 10:
-        return Check(subject, "error", found, advice)
-    return Check(subject, "warning" if free_gb < least_gb else "ok", found, advice if free_gb < least_gb else "")
+        return Check(subject, "error", finding, advice)
+    return Check(subject, "warning" if free_gb < least_gb else "ok", finding, advice if free_gb < least_gb else "")
 
 
 def _open_files() -> Check:
@@ -215,14 +215,14 @@ def _open_files() -> Check:
 
 def _ports(ports: Mapping[int, str]) -> Check:
     """Which of the ports that people use for pages are taken; Ray's own are any free ones."""
-    taken = []
+    busy = []
     for port, use in ports.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                taken.append(f"{port} ({use})")
-    if taken:
-        return Check("ports", "warning", f"in use: {', '.join(taken)}", "end what listens there, or choose other ports")
+                busy.append(f"{port} ({use})")
+    if busy:
+        return Check("ports", "warning", f"in use: {', '.join(busy)}", "end what listens there, or choose other ports")
     return Check("ports", "ok", f"{', '.join(map(str, ports))} are free on 127.0.0.1, {sys.platform}")

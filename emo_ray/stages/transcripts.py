@@ -112,9 +112,9 @@ def _answered(config: Config, decoded: Decoded, encoder: RecogniserSpec, table: 
         for clip_id, row in sound_of.items()
     }
     answers: dict[str, ChatAnswer] = dict(answer_log.read(folder, SoundAnswer))
-    asked = Sounds({digest: question for digest, question in question_of.items() if digest not in answers})
-    if asked.digests():
-        new_answers, usage = ask(config, config.transcribe, folder, asked, usage)
+    new_sounds = Sounds({digest: question for digest, question in question_of.items() if digest not in answers})
+    if new_sounds.digests():
+        new_answers, usage = ask(config, config.transcribe, folder, new_sounds, usage)
         answers |= new_answers
     answer_of = {clip_id: answers[row["question"]] for clip_id, row in sound_of.items()}
     rows = [

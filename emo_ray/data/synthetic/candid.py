@@ -66,7 +66,7 @@ def candid_shot(
 
 
 def _views(rng: np.random.Generator, pose_T3: np.ndarray, side: int) -> list[tuple[float, ...]]:
-    """In each frame the affine map from its pixels to those of the whole canvas, `side` pixels wide and high."""
+    """The affine map of each frame from its pixels to those of the whole canvas, `side` pixels wide and high."""
     turn, nod = rng.uniform(-_TURN, _TURN, 2)
     squeeze = rng.uniform(*_SCALE) * np.diag([np.cos(turn), np.cos(0.6 * nod)])
     sheared = np.array([[1, rng.uniform(-_SHEAR, _SHEAR)], [0, 1]]) @ squeeze

@@ -31,7 +31,7 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def differences(expected: Mapping[str, str], present: Mapping[str, str]) -> str:
-    """In which files two stores differ, in words; empty where they are equal."""
+    """The files in which two stores differ, in words; empty where they are equal."""
     missing = sorted(set(expected) - set(present))
     added = sorted(set(present) - set(expected))
     changed = sorted(name for name in set(expected) & set(present) if expected[name] != present[name])

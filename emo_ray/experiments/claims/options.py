@@ -68,7 +68,7 @@ def _table(split: str, over_worlds: OverWorlds) -> ClaimTable:
 
 
 def _changed_runs(scores: AllScores) -> str:
-    """In how many runs an option has other scores than none: a joint phase that is not kept changes nothing."""
+    """How many runs of an option have other scores than without: a joint phase that is not kept changes nothing."""
     without = list(chain(*scores[PLAIN]))
     counts = {
         name: sum(run != plain for run, plain in zip(chain(*scores[name]), without, strict=True))

@@ -72,13 +72,13 @@ def ask(
         progress(f"asking {asking.model}", len(answers), "questions") as advance,
         start_blocking_portal() as portal,
     ):
-        asked = portal.start_task_soon(_ask, settings, config.seed, folder, questions, replies.put)
-        asked.add_done_callback(lambda _: replies.put(None))
+        task = portal.start_task_soon(_ask, settings, config.seed, folder, questions, replies.put)
+        task.add_done_callback(lambda _: replies.put(None))
         for reply in iter(replies.get, None):
             answers[reply.answer.digest] = reply.answer
             spent = Usage(max(spent.requests, reply.requests), max(spent.tokens, reply.tokens))
             advance(1)
-        asked.result()
+        task.result()
     return answers, Usage(usage.requests + spent.requests, usage.tokens + spent.tokens)
 
 

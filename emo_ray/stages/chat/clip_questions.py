@@ -107,8 +107,8 @@ class ClipQuestions:
 
 def _media(shard: Path, places: Sequence[Place]) -> dict[str, dict[str, Any]]:
     """The frames and sound of these clips of a shard part that are to be sent, by clip_id."""
-    wanted = {"frames": any(p.has_frames for p in places), "audio": any(p.has_sound for p in places)}
-    columns = [name for name, is_sent in wanted.items() if is_sent]
+    needed = {"frames": any(p.has_frames for p in places), "audio": any(p.has_sound for p in places)}
+    columns = [name for name, is_sent in needed.items() if is_sent]
     if not columns:
         return {}
     clip_ids = pa.array([place.clip_id for place in places], pa.string())

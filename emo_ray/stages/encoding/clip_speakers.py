@@ -41,7 +41,7 @@ def planned(path: Path, plan: ShardPlan, clip_ids: Collection[str]) -> ClipSpeak
 def measured(
     config: Config, speakers: ClipSpeakers, plan: ShardPlan, encoders: Sequence[EncoderSpec]
 ) -> ClipSpeakers:  # fmt: skip
-    """The same with statistics of these speakers' clips. Clips are decoded and encoded where they are not yet."""
+    """The speakers with statistics of their clips, which are decoded and encoded where they are not yet."""
     speaker_of = speakers.speaker_of
     nameless = sum(name is None for name in speaker_of.values())
     if nameless:

@@ -54,7 +54,7 @@ class TextSources:
     readings: Readings | None = None
 
     def only(self, clip_ids: Collection[str]) -> "TextSources":
-        """Both as these clips see them."""
+        """Transcripts and readings as these clips see them."""
         return TextSources(
             self.transcripts and self.transcripts.only(clip_ids), self.readings and self.readings.only(clip_ids)
         )

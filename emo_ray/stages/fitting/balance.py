@@ -25,7 +25,7 @@ class ClassBalance(NamedTuple):
 def class_balance(
     settings: Optimisation, clips: TrainingClips, clip_ids: Sequence[str], labels: Sequence[str]
 ) -> ClassBalance:
-    """From the classes of the clips trained on; a clip that weighs less counts for less, but is shown as often."""
+    """What is done about the classes of these clips; one that weighs less counts for less, but is shown as often."""
     targets = clips.targets
     weight_B = targets.weights(clip_ids) if targets else None
     label_B = torch.tensor([clips.train[name] for name in clip_ids])
