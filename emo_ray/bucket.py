@@ -147,7 +147,8 @@ def send(source: Path, path: Path) -> None:
     from pyarrow import fs
 
     scheme, key = place
-    filesystem, size = _filesystem(scheme, key.split("/")[0]), source.stat().st_size
+    filesystem = _filesystem(scheme, key.split("/")[0])
+    size = source.stat().st_size
 
     def copy() -> None:
         fs.copy_files(str(source), key, fs.LocalFileSystem(), filesystem, use_threads=False)

@@ -55,7 +55,8 @@ def lock(path: Path, timeout_s: float = -1) -> Iterator[bool]:
 
 def _acquire(stack: ExitStack, path: Path, timeout_s: float) -> None:
     """Acquire the lock for as long as the stack is open, and say whenever another process than before has it."""
-    begun_s, announced = time.monotonic(), ""
+    begun_s = time.monotonic()
+    announced = ""
     while True:
         left_s = math.inf if timeout_s < 0 else timeout_s - (time.monotonic() - begun_s)
         try:
@@ -87,7 +88,9 @@ def _claimed(path: Path, timeout_s: float) -> Iterator[None]:
         yield
         return
     note = _machine_note(folder)
-    claim, begun_s, announced = claims / f"{socket.gethostname()}-{note.read_text('utf-8')}", time.monotonic(), ""
+    claim = claims / f"{socket.gethostname()}-{note.read_text('utf-8')}"
+    begun_s = time.monotonic()
+    announced = ""
     changes: dict[str, tuple[float, float]] = {}
     while True:
         bucket.send(note, claim)

@@ -84,7 +84,8 @@ def type_words(annotation: Any, bounds: Sequence[Any] = ()) -> str:
 
 def markdown() -> str:
     """The page of all settings, a table for each section."""
-    defaults, parts = flatten(Config()), [_INTRODUCTION]
+    defaults = flatten(Config())
+    parts = [_INTRODUCTION]
     for section in sections():
         keys = [key for key in leaves() if key.rpartition(".")[0] == section]
         title = f"## {section}" if section else "## Keys without a section"
@@ -130,7 +131,8 @@ def _decides(key: str, columns: int) -> str:
 
 
 def _row(key: str, default: Any) -> str:
-    field, declared = field_of(key), declarations()[key]
+    field = field_of(key)
+    declared = declarations()[key]
     by = {decision.artefact: decision for decision in declared.decides}
     decides = ", ".join(name + (f" (where {d.only_if.words})" if d.only_if else "") for name, d in by.items()) or "-"
     values = type_words(field.annotation, _bounds(field))

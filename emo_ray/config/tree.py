@@ -281,7 +281,8 @@ def dump(config: Config) -> str:
 
 def recipe(config: Config) -> str:
     """The config as a recipe: its differences from the defaults, without where it ran and what searched for it."""
-    defaults, declared = flatten(Config()), declarations()
+    defaults = flatten(Config())
+    declared = declarations()
     tree: dict[str, Any] = {}
     for key, value in flatten(config).items():
         *path, name = key.split(".")

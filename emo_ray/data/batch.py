@@ -196,7 +196,8 @@ def video_from_shards(
 
     Raises ValueError where a row has no video: callers choose rows by status first.
     """
-    clips, rows = _clips(table, "video", labels), table["frames"].to_pylist()
+    clips = _clips(table, "video", labels)
+    rows = table["frames"].to_pylist()
     if choose is not None:
         chosen = [choose(clip_id, len(row)) for clip_id, row in zip(clips["clip_ids"], rows, strict=True)]
         rows = [[row[place] for place in places] for places, row in zip(chosen, rows, strict=True)]

@@ -114,7 +114,8 @@ def folds(clips: Sequence[Clip], count: int, seed: int) -> np.ndarray:
     Where groups differ in their labels, no fold lacks a class needlessly. Where every clip is a group by itself, labels
     alone are balanced. Raises ValueError where there are too few groups or clips.
     """
-    groups, labels = grouped(clips), [clip.label for clip in clips]
+    groups = grouped(clips)
+    labels = [clip.label for clip in clips]
     fold_B = np.full(len(clips), -1)
     if groups.count >= count:
         if groups.kind != "clip":
@@ -155,7 +156,8 @@ def _train_for_folds(clips: Sequence[Clip], count: int) -> tuple[list[Clip], lis
         return "unlabelled" if clip.label is None or clip.split == "unlabelled" else "train"
 
     has_splits = any(clip.split not in (None, "unlabelled") for clip in clips)
-    clips, notes = [replace(clip, split=split(clip)) for clip in clips], []
+    clips = [replace(clip, split=split(clip)) for clip in clips]
+    notes = []
     if published := published_folds(clips):
         count, outside = len(published), sum(clip.split == "train" and clip.fold is None for clip in clips)
         clips = [clip if clip.fold is not None else replace(clip, split="unlabelled") for clip in clips]

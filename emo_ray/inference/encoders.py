@@ -185,7 +185,8 @@ def video_encoder(folder: Path) -> EncoderSpec:
     digest = store.digest(
         frozen_digest(config), store.digest_path(folder / checkpoint_files.WEIGHTS), *([seen] if seen else [])
     )
-    build, media = partial(_build_video, folder), config.media
+    build = partial(_build_video, folder)
+    media = config.media
     has_choice = media.frames_stored not in (None, media.frames)
     return EncoderSpec(
         "video", digest, build, _VIDEO_BATCH, frames=media.frames, crop=config.augment.crop, draws_frames=has_choice
@@ -222,7 +223,8 @@ def encoders_of(config: Config, path: Path, texts: TextTables | None = None) -> 
     ValueError where nothing is left, and where the EmoVCLIP names files that the model's config does not.
     """
     model_config, _ = checkpoint_files.read_config(path)
-    video, tabled = path / checkpoint_files.EMOVCLIP, config.tables.given
+    video = path / checkpoint_files.EMOVCLIP
+    tabled = config.tables.given
     without = [name for name in model_config.tables.given if name not in tabled]
     encoders = frozen_encoders(config, texts, without)
     if video.is_dir() and "video" not in (*tabled, *without):

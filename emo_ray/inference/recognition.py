@@ -24,7 +24,8 @@ def transcribe_rows(encoder: RecogniserSpec, module: Any, table: pa.Table) -> pa
     """
     rows: dict[int, dict[str, Any]] = {}
     pieces: list[tuple[int, str | None, np.ndarray]] = []
-    concerned, clip_ids = encoder.concerns(table), table["clip_id"].to_pylist()
+    concerned = encoder.concerns(table)
+    clip_ids = table["clip_id"].to_pylist()
     for i, clip_id in enumerate(clip_ids):
         rows[i] = transcripts.unjudged(clip_id, transcripts.NOT_ASKED)
         if not concerned[i]:

@@ -70,7 +70,8 @@ class EmoVCLIP(nn.Module):
         self.clip = clip.requires_grad_(False)
         self.register_buffer("frozen_digest", tensor_digest(clip))
         self.register_load_state_dict_pre_hook(_check_digest)
-        settings, self.frames = config.emovclip, config.media.frames
+        settings = config.emovclip
+        self.frames = config.media.frames
         self.prompts = nn.ModuleList(
             FramePrompts(settings, self.frames, tower.width, block.heads, tower.patch_area) for block in tower.blocks
         )

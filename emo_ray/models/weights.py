@@ -121,7 +121,8 @@ def _bytes(dtype: str, on_gpu: bool) -> int:
 
 def _clip(config: Config, ask_hub: bool) -> Weights:
     """The frozen CLIP, which is kept in float32."""
-    key, settings = "emovclip.weights", config.emovclip
+    key = "emovclip.weights"
+    settings = config.emovclip
     try:
         source = clip_source(config)
     except ValueError as error:
@@ -161,7 +162,8 @@ def _clip_repository(source: ClipSource) -> str | None:
 
 def _transformer(key: str, name: str, revision: str | None, width: int, ask_hub: bool) -> Weights:
     """A model of transformers: a folder, or a name on the hub."""
-    folder, published_m = Path(name), PARAMETERS_M.get(name)
+    folder = Path(name)
+    published_m = PARAMETERS_M.get(name)
     if folder.is_dir():
         files = weight_files(folder)
         problem = "" if files else f"{key}: found no weights in {name}, expected model.safetensors or pytorch_model.bin"

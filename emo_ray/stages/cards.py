@@ -142,7 +142,8 @@ def write_mistakes(
     `probabilities` are those of every subset of the modalities, as they are shown, and `about_probabilities` says to
     readers whether they are calibrated; `margin` is that of media.face.
     """
-    labels, clip_of = prepared.labels, {clip.clip_id: clip for clip in prepared.clips}
+    labels = prepared.labels
+    clip_of = {clip.clip_id: clip for clip in prepared.clips}
     present_BM, label_B = batch.present_BM.numpy(), batch.label_B.numpy()
     together_BK = probabilities[EVERYTHING]
     wrong_B = present_BM.any(axis=1) & (together_BK.argmax(axis=1) != label_B)
@@ -188,7 +189,8 @@ def _card(answer: Answer, source: CardSource, seen: "Mapping[str, _Seen]") -> Ca
     statuses = answer.statuses or of_shard.statuses
     words = clip.text or of_shard.media.words
     columns = () if source.has_people else [_text(getattr(clip, name)) for name in COLUMNS]
-    answer, clip_media = replace(answer, statuses=statuses), replace(of_shard.media, words=words)
+    answer = replace(answer, statuses=statuses)
+    clip_media = replace(of_shard.media, words=words)
     return Card(answer, _place(clip, source), clip_media, columns)
 
 

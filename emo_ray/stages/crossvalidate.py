@@ -159,7 +159,8 @@ def _calibrated(
     from emo_ray.training import calibration
     from emo_ray.training.scoring import EVERYTHING
 
-    before_BK, label_B = probabilities[EVERYTHING], batch.label_B.numpy()
+    before_BK = probabilities[EVERYTHING]
+    label_B = batch.label_B.numpy()
     temperatures = calibration.fold_temperatures(before_BK, label_B, fold_B)
     temperature_B1 = np.array(temperatures)[fold_B, None]
     shown = {name: calibration.calibrated(values_BK, temperature_B1) for name, values_BK in probabilities.items()}
@@ -174,7 +175,8 @@ def _count(config: Config, prepared: Prepared) -> int:
     published = splits.published_folds(prepared.clips)
     if config.data.columns.get("fold") is None:
         return config.data.folds or FOLDS
-    column, count = config.data.columns["fold"], len(published)
+    column = config.data.columns["fold"]
+    count = len(published)
     if count < 2:
         raise ValueError(
             f"data.columns.fold={column}: found {count} folds of labelled clips, expected at least two: name the "

@@ -84,7 +84,8 @@ def _with_noise(result: Result, config: Config, path: Path, corpus: Corpus, judg
         from emo_ray.models import checkpoint
         from emo_ray.stages.noise import LadderTrial, ladder
 
-        prepared, head = corpus.prepared, checkpoint.load_fusion(path)
+        prepared = corpus.prepared
+        head = checkpoint.load_fusion(path)
         encoders = encoders_for(config, path, corpus, judged.label_of.keys())
         table = _feature_table(head, config, encoders, prepared, judged.label_of)
         batch_of = partial(_batch_of, head, path, prepared, judged.label_of)
@@ -143,7 +144,8 @@ def report_result(config: Config, folder: Path, content: EvaluationReport, prepa
 
 def track_report(config: Config, key: str, job: str, folder: Path, content: EvaluationReport) -> None:
     """Log a report of a job to MLflow, once for each run and tracking server."""
-    root, split = cluster.store_root(config), content["split"]
+    root = cluster.store_root(config)
+    split = content["split"]
     if tracking.is_logged(config, root, folder, key):
         return
     run = tracking.open_run(config, root, key, tracking.title(config, job, key))
@@ -224,7 +226,8 @@ def _folder(
     config: Config, path: Path, encoders: Sequence[EncoderSpec], prepared: Prepared, judged: JudgedClips
 ) -> Path:
     """Named after everything that decides a report."""
-    weights, digests = store.digest_path(path / WEIGHTS), [encoder.digest for encoder in encoders]
+    weights = store.digest_path(path / WEIGHTS)
+    digests = [encoder.digest for encoder in encoders]
     temperature = fitted["temperature"] if (fitted := read_calibration(path)) else None
     decides = [VERSION, path.name, weights, temperature, digests, prepared.path.name, judged.split]
     decides += [sorted(judged.label_of), config.evaluate.floors]

@@ -103,7 +103,8 @@ def _torch() -> Check:
 def _processor() -> Check:
     import torch
 
-    capability, threads = torch.backends.cpu.get_cpu_capability(), len(os.sched_getaffinity(0))
+    capability = torch.backends.cpu.get_cpu_capability()
+    threads = len(os.sched_getaffinity(0))
     memory_gb = psutil.virtual_memory().total / 1e9
     finding = f"{platform.machine()}, {capability}, {threads} cores, {memory_gb:.0f} GB of memory"
     if capability == "DEFAULT" and platform.machine() == "x86_64":

@@ -66,7 +66,8 @@ def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadde
     total = sum(len(clean) * len(of_modality) for of_modality in rungs.values())
     with own_device(config) as device, progress("noise ladder", total, "clips") as advance:
         for encoder in encoders:
-            modality, module = encoder.modality, cache(partial(encoder.built, device.type))
+            modality = encoder.modality
+            module = cache(partial(encoder.built, device.type))
             steps.append(measure(_predicted(trial.head, clean, modality), modality, CLEAN))
             for number, (name, degrade) in enumerate(rungs[modality].items(), start=1):
                 part = trial.parts / f"{modality}-{number}.parquet"
@@ -187,7 +188,8 @@ def _measured(
     scores: dict[str, Shown] = {}
     for key in ("alone", "full"):
         probability_BK = np.array(predicted[key].to_pylist())[rows]
-        guess_B, classes = probability_BK.argmax(axis=1), probability_BK.shape[1]
+        guess_B = probability_BK.argmax(axis=1)
+        classes = probability_BK.shape[1]
         waf = float(of_counts(counts(guess_B, label_B, classes))["waf"])
         intervals = bootstrap.score_intervals(guess_B, label_B, classes, groups, seed)
         scores[key] = {"waf": waf, "interval": intervals["waf"]}

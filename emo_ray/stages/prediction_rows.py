@@ -29,7 +29,8 @@ class Answers:
 
 def prediction_table(shard: pa.Table, answers: Answers, labels: Sequence[str]) -> pa.Table:
     """One row a clip. `has_...` says what its prediction rests on; without any there is no prediction."""
-    present_BM, probabilities = answers.present_BM, answers.probabilities
+    present_BM = answers.present_BM
+    probabilities = answers.probabilities
     usable_B = np.asarray(present_BM.any(axis=1))
     together_BK = probabilities[TOGETHER]
 

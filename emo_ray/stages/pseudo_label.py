@@ -169,7 +169,8 @@ def weighed(
     class_of = {} if chat is None else {i: teachers[0].labels.index(label) for i, label in chat.items()}
     slices: dict[str, slice] = {}
     broken: list[tuple[str, str, str]] = []
-    columns, start = [], 0
+    columns = []
+    start = 0
     with progress("weighing predictions", len(pool), "clips") as advance:
         for part in parts:
             predictions = predictions_of(teachers, part, pool)
@@ -223,7 +224,8 @@ def _table(
 
     `confidence` is the calibrated probability of the predicted class, which is compared with the threshold.
     """
-    labels, prediction_B = teachers[0].labels, predictions.prediction_B
+    labels = teachers[0].labels
+    prediction_B = predictions.prediction_B
     usable_B = prediction_B >= 0
 
     def listed(values_BK: np.ndarray) -> pa.Array:
@@ -256,8 +258,10 @@ def _report(
     threshold_K: np.ndarray,
 ) -> PseudoLabelReport:  # fmt: skip
     """The content of report.json: see `reports.pseudo_labels`."""
-    accepted_N, usable_N = _without_reason(reason_N), clips.prediction_N >= 0
-    classes, edges = len(prepared.labels), np.linspace(0, 1, _BINS + 1)
+    accepted_N = _without_reason(reason_N)
+    usable_N = clips.prediction_N >= 0
+    classes = len(prepared.labels)
+    edges = np.linspace(0, 1, _BINS + 1)
     counts = {
         "labelled": _labelled(prepared),
         "predicted": np.bincount(clips.prediction_N[usable_N], minlength=classes),

@@ -152,10 +152,12 @@ def _in_store(root: Path, folder: str) -> str:
 
 def _run_rounds(config: Config, corpus: Corpus, first: Round, job: tracking.Run) -> tuple[list[Round], str]:
     """All rounds, and why there are no more; each has a run of its own inside the job's."""
-    rounds, root = [first], cluster.store_root(config)
+    rounds = [first]
+    root = cluster.store_root(config)
     say(f"round 0: validation WAF {first.scores['waf']:.3f}")
     while (ended := why_over(rounds, config.rounds)) is None:
-        number, teacher = len(rounds), best_of(rounds)
+        number = len(rounds)
+        teacher = best_of(rounds)
         run = tracking.open_run(config, root, store.digest(job.key, number), f"round-{number}", parent=job)
         with run.running():
             new = judged(_run_round(config, corpus, number, teacher, run), rounds)
@@ -198,7 +200,8 @@ def _first(config: Config, corpus: Corpus) -> Round:
     """The first teacher, which is kept until a student is better."""
     if config.checkpoint is None:
         path, _ = train_model(config, corpus)
-        scores, interval = _validation_scores(path), validation_interval(config, path, corpus, _JUDGED_BY)
+        scores = _validation_scores(path)
+        interval = validation_interval(config, path, corpus, _JUDGED_BY)
     else:
         path = Path(config.checkpoint).absolute()
         _check_teacher(path, corpus.prepared)

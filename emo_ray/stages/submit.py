@@ -155,7 +155,8 @@ def _submit(client: "JobSubmissionClient", job: str, submission: str, folder: Pa
     files = [path for path in folder.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     say(f"submitting {submission}: {size / 1e6:.1f} MB in {len(files)} files, zipped")
-    deadline_s, is_told = time.monotonic() + _PATIENCE_S, False
+    deadline_s = time.monotonic() + _PATIENCE_S
+    is_told = False
     while True:
         try:
             return client.submit_job(

@@ -77,7 +77,8 @@ def gather(config: Config, paths: Sequence[Path], corpus: Corpus, pool: Collecti
 
     `config` is the first one's own. Raises ValueError where others know other classes.
     """
-    prepared, teachers = corpus.prepared, []
+    prepared = corpus.prepared
+    teachers = []
     clip_ids = {clip.clip_id for clip in prepared.clips}
     for path in paths:
         teacher_config = _config_of(config, path, prepared.labels)

@@ -95,7 +95,8 @@ def with_people(predictions: pa.Table, ledger: pa.Table) -> pa.Table:
     main_of: dict[str, tuple[float, int]] = {}
     for i, row in enumerate(ledger.select(["clip_id", *face_columns.NAMES]).to_pylist()):
         face = face_columns.face_of(row)
-        clip_id, weight = pairs[i][0], face.weight if face else 0.0
+        clip_id = pairs[i][0]
+        weight = face.weight if face else 0.0
         if clip_id not in main_of or weight > main_of[clip_id][0]:
             main_of[clip_id] = weight, i
     columns = {

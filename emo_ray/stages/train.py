@@ -22,7 +22,8 @@ def train(config: Config) -> Result:
     if config.tracking.register is not None:
         export_model(config, path)
     meta = store.read_meta(path)
-    best, notes = meta["best"], [*corpus.prepared.notes, *meta.get("stopped", ()), *meta.get("notes", ())]
+    best = meta["best"]
+    notes = [*corpus.prepared.notes, *meta.get("stopped", ()), *meta.get("notes", ())]
     lines = [*notes, *speaker_offer(config, corpus.prepared.clips)]
     return Result(path, {"notes": notes, **best}, report.tables(best), lines)
 

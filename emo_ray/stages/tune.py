@@ -52,14 +52,16 @@ def tune(config: Config) -> Result:
     _check_folds(config)
     _check_readings(config)
     _check_joint(config)
-    user_config, root = config, cluster.store_root(config)
+    user_config = config
+    root = cluster.store_root(config)
     config = override(config, {"store.root": str(root)})  # trials stand in other folders
     corpus = open_corpus(config, labelled_only=config.train.pseudo_labels is None)
     corpus = replace(corpus, prepared=corpus.prepared.without_test())
     plan = resolve_training(config, corpus)
     _check_validation(config, plan)
     key = _key(config, plan)
-    folder, state = root / "sweeps" / key, root / "tune" / key
+    folder = root / "sweeps" / key
+    state = root / "tune" / key
     if not store.is_complete(folder):
         tracking.check(config, root)
     run = tracking.open_run(config, root, key, tracking.title(config, "tune", key))
@@ -150,7 +152,8 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
     from emo_ray.stages.sweeps.trial import Task
 
     cluster.connect(config, dashboard=config.train.num_workers > 1)  # Ray frees a stopped trial's workers through it
-    begun_s, seconds_file = time.monotonic(), state / "seconds.json"
+    begun_s = time.monotonic()
+    seconds_file = state / "seconds.json"
     before_s = store.read_json(seconds_file) if store.exists(seconds_file) else 0.0
     try:
         records = Records(config, Path(config.store.root), state / "trials", run)
@@ -173,14 +176,16 @@ def _search(config: Config, plan: TrainingPlan, state: Path, run: tracking.Run) 
 
 
 def _content(config: Config, plan: TrainingPlan, trials: list[Any], notes: list[str], seconds: float) -> SweepReport:
-    settings, params = config.tune, search.default_params(config)
+    settings = config.tune
+    params = search.default_params(config)
     recipe_params = None if params is None else search.from_optuna(settings.space, params)
     default = next((trial["number"] for trial in trials if trial["params"] == recipe_params), None)
     if default is None:
         notes = [*notes, "the recipe as it is lies outside of tune.space and so is not among the trials"]
     complete = [trial for trial in trials if trial["state"] == "complete"]
     best = max(complete, key=lambda trial: trial["value"], default=None)  # the first of equal ones
-    retrained, interval = None, None
+    retrained = None
+    interval = None
     if best is not None:
         retrained, interval = _retrained(search.applied(config, best["params"]), plan)
     if retrained is not None and settings.folds:

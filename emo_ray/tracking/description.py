@@ -41,7 +41,8 @@ def corpus_of(config: Config) -> str:
 
 def tags(config: Config) -> dict[str, str]:
     """Recipe, corpus, who ran it, and which code; none names a place on this machine."""
-    corpus, version = corpus_of(config), _version()
+    corpus = corpus_of(config)
+    version = _version()
     with_recipe = f"with the recipe {_recipe} " if _recipe else ""
     values = {
         "emo_ray.corpus": corpus,

@@ -208,7 +208,9 @@ def judged(head: Head, tested: FeatureBatch, classes: int) -> tuple[np.ndarray, 
 def _fresh(
     settings: Sequence[Fusion], seeds: Sequence[int], train: FeatureBatch, classes: int
 ) -> list[FusionHead]:  # fmt: skip
-    scaling_of, rates_of, heads = scalings(train), feature_rates(train, settings[0].feature_dropout), []
+    scaling_of = scalings(train)
+    rates_of = feature_rates(train, settings[0].feature_dropout)
+    heads = []
     with torch.random.fork_rng(devices=[]):
         for candidate, seed in zip(settings, seeds, strict=True):
             torch.manual_seed(seed)

@@ -33,7 +33,8 @@ def read(listing: Listing) -> Imported:
     clips: list[Clip] = []
     cut: list[str] = []
     for clip_id in sorted(fields_of):
-        clip, name = Clip(clip_id, **fields_of[clip_id]), text_of.get(clip_id, "")
+        clip = Clip(clip_id, **fields_of[clip_id])
+        name = text_of.get(clip_id, "")
         if suffix(name) in subtitles.FORMAT_OF:
             language = os.path.splitext(name)[0].removeprefix(clip_id).removeprefix(".") or None
             cues = subtitles.read_cues(listing.path / name)

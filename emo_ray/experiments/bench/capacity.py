@@ -36,7 +36,8 @@ def estimate_capacity(config: Config, clips: int, figures: Sequence[Figure], on_
     Work is taken to spread evenly over `bench.plan_cpus`; the work of models is on `bench.plan_gpus` where there are
     any. Figures measured without a GPU (`on_gpu` false) say nothing about one: such hours are None.
     """
-    bench, figure_of = config.bench, {(figure.part, figure.what): figure for figure in figures}
+    bench = config.bench
+    figure_of = {(figure.part, figure.what): figure for figure in figures}
 
     def cpu_hours(work_clips: int, figure: Figure) -> float:
         return work_clips * _measured(figure.cpu_s_per_clip) / bench.plan_cpus / _HOUR_S

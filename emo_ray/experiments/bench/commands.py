@@ -105,7 +105,8 @@ def _on_tables(config: Config, scratch: Path) -> Config:
     """The config on tables of random features that tell the class, of people who show every class."""
     rng = np.random.default_rng(config.seed)
     clip_ids = [f"clip{i:03d}" for i in range(_TABLE_CLIPS)]
-    label_B, tables = np.arange(_TABLE_CLIPS) % _CLASSES, {}
+    label_B = np.arange(_TABLE_CLIPS) % _CLASSES
+    tables = {}
     for name, width in _WIDTHS.items():
         rows_BD = rng.normal(size=(_CLASSES, width))[label_B] / 4 + rng.normal(size=(_TABLE_CLIPS, width))
         tables[f"tables.{name}"] = str(scratch / f"{name}.npz")

@@ -37,7 +37,8 @@ _STREAM_STEPS = 4
 def decode(config: Config, scratch: Path) -> Measured:
     """720p mp4 files decoded every time against the same clips read from shards, in one thread."""
     config = model_config(config)
-    clips, side = movies(scratch), image_size(config)
+    clips = movies(scratch)
+    side = image_size(config)
     part = scratch / "movies.parquet"
     shards.write_part(part, shards.identified(clips, "sample"), config.media, side)
 
@@ -126,7 +127,8 @@ def reading(config: Config, paths: list[Path], collate: Callable[[pa.Table], Bat
     batches_of_loader = loader(paths, collate, READING_BATCH)
 
     def read(batches: Callable[[], Iterable[Batch]], step_s: float) -> float:
-        begun_s, clips = time.perf_counter(), 0
+        begun_s = time.perf_counter()
+        clips = 0
         for batch in batches():
             clips += len(batch)
             time.sleep(step_s)  # stands for a GPU that computes while this process waits
@@ -209,7 +211,8 @@ def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[
     identified = shards.identified(movies(scratch), "sample")
     rows = [row for clip in identified for row in shards.rows(clip, config.media, side)]
     table = pa.Table.from_pylist([{**rows[i % len(rows)], "clip_id": f"c{i}"} for i in range(clips)], shards.SCHEMA)
-    paths, size = [], config.media.clips_of_part
+    paths = []
+    size = config.media.clips_of_part
     for start in range(0, clips, size):
         paths.append(scratch / f"corpus-{side}" / f"part-{start}.parquet")
         parquet.write(paths[-1], table.slice(start, size), codec="none")

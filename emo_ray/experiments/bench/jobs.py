@@ -143,8 +143,10 @@ def predict(config: Config, scratch: Path) -> Measured:
     """
     config = with_small_corpus(config, scratch)
     prepared = prepare_corpus(config)
-    path, clips = model_folder(config, prepared, scratch), len(prepared.clips)
-    config, single_folder = override(config, {"checkpoint": str(path)}), scratch / "single"
+    path = model_folder(config, prepared, scratch)
+    clips = len(prepared.clips)
+    config = override(config, {"checkpoint": str(path)})
+    single_folder = scratch / "single"
     torch.set_num_threads(1)
     whole_s: dict[str, list[float]] = {"parallel": [], "one process": []}
 
@@ -185,7 +187,8 @@ def _seconds_per_clip_once_started(folder: Path, parts: Sequence[str], processes
 
 def model_folder(config: Config, prepared: Prepared, scratch: Path) -> Path:
     """The folder of an untrained model of this config, which costs as much as a trained one."""
-    path, labels = scratch / "model", prepared.labels
+    path = scratch / "model"
+    labels = prepared.labels
     if not path.exists():
         video = emovclip.build(config, labels)
         encoders = {

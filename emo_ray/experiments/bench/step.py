@@ -77,7 +77,8 @@ def model_config(config: Config) -> Config:
 
 def step(config: Config, on_done: Callable[[float], None] = lambda steps: None) -> Measured:
     """Measure every batch size of `bench.batch_sizes`; `on_done(1)` is called after every step."""
-    config, device = model_config(config), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = model_config(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {
         (trained, bf16): _model(config, trained, bf16).to(device) for trained in _TRAINED for bf16 in (False, True)
     }
@@ -141,7 +142,8 @@ def _compare(title: str, seconds: Mapping[Way, Sequence[float]]) -> list[Compari
 
 def random_batch(config: Config, size: int) -> VideoBatch:
     """A labelled batch of noise in the shape that the model of this config takes."""
-    side, generator = image_size(config), torch.Generator().manual_seed(0)
+    side = image_size(config)
+    generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (size, config.media.frames, 3, side, side), dtype=torch.uint8, generator=generator)
     present_BM = torch.tensor([[True, False, False]] * size)
     label_B = torch.arange(size) % len(LABELS)

@@ -144,7 +144,8 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
 
 def _one_by_one(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
     """Seconds per head, from when its processes are up."""
-    count, folds = int(cluster.cpus()), ray.put(_folds(table))
+    count = int(cluster.cpus())
+    folds = ray.put(_folds(table))
     worker_class: Any = SingleHeadWorker
     workers = [worker_class.remote(config, folds) for _ in range(count)]
     ray.get([worker.train.remote([]) for worker in workers])

@@ -72,7 +72,8 @@ def embedded_frames(config: Config, prepared: Prepared) -> Embedded:
 
 def zero_shot(config: Config, labels: Sequence[str], embedded: Embedded) -> Scores:
     """The frozen CLIP, by the cosine of a clip's mean embedding and a caption for each class."""
-    clip, tokenize = load_clip(config), tokenizer(config)
+    clip = load_clip(config)
+    tokenize = tokenizer(config)
     scores = []
     for caption in CAPTIONS:
         tokens_KL = tokenize([caption.format(label.replace("_", " ")) for label in labels])

@@ -34,7 +34,8 @@ def self_training_scores(config: Config, corpus: Corpus, labelled: int) -> Score
     """
     prepared = hide_labels(config, corpus.prepared, labelled)
     content = self_train(config, Corpus(prepared)).content
-    root, (teacher, first) = cluster.store_root(config), content["rounds"][:2]
+    root = cluster.store_root(config)
+    teacher, first = content["rounds"][:2]
     longer, _ = train_model(with_steps_of_student(config, content), Corpus(prepared))
     checkpoints = {
         "teacher": root / teacher["checkpoint"],

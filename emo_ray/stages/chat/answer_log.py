@@ -143,7 +143,8 @@ def writer(folder: Path) -> Callable[[ChatAnswer], None]:
 
     A file is full at some size, because one in a bucket is written again with each answer.
     """
-    run, numbers = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}", itertools.count()
+    run = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+    numbers = itertools.count()
 
     def write(answer: ChatAnswer) -> None:
         path = folder / f"answers-{run}-{next(numbers) // _ANSWERS_PER_FILE:04d}.jsonl"

@@ -50,7 +50,8 @@ def ask_labels(config: Config, prepared: Prepared, clips: Sequence[Clip]) -> tup
 
     folder, _ = answer_log.folder_of(cluster.store_root(config), "chat_labels", settings(config, prepared.labels))
     place_of, digest_of = _places(config, prepared, clips)
-    answers, usage = answer_log.read(folder, ChatAnswer), Usage()
+    answers = answer_log.read(folder, ChatAnswer)
+    usage = Usage()
     missing = {digest: place for digest, place in place_of.items() if digest not in answers}
     if missing:
         parts = " and ".join(name for part, name in _PARTS.items() if part in config.annotate.parts)

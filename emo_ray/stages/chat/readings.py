@@ -83,7 +83,8 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     text_of = {clip.clip_id: clip.text or "" for clip in clips if has_words(clip)}
     digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}
     folder, log_name = answer_log.open_folder(cluster.store_root(config), config.annotate)
-    answers, usage = answer_log.read(folder, ChatAnswer), usage or Usage()
+    answers = answer_log.read(folder, ChatAnswer)
+    usage = usage or Usage()
     prompts = {
         digest: answer_log.filled(config.annotate, text_of[clip_id])
         for clip_id, digest in digest_of.items()
@@ -101,7 +102,8 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
         parquet.write(path, table, rows_per_group=2**12)
     unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
     kinds = status.kinds(table["status"].to_pylist())
-    settings, transcripts = answer_log.settings(config.annotate), len(set(digest_of.values()))
+    settings = answer_log.settings(config.annotate)
+    transcripts = len(set(digest_of.values()))
     readings = Readings(path, settings, log_name, frozenset(text_of), unanswered, dict(kinds), transcripts, usage)
     if unanswered:
         say(

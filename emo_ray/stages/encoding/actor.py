@@ -35,7 +35,8 @@ class EncodeActor:
         return {"clips": row["clips"], "unread": unread}
 
     def _encode(self, row: dict) -> None:
-        encoder, part_of = self.encoders[row["encoder"]], pickle.loads(row["encoded_in"])
+        encoder = self.encoders[row["encoder"]]
+        part_of = pickle.loads(row["encoded_in"])
         shard = parquet.read(Path(row["shard"]), columns=["identity", *shard_columns(encoder.reads)])
         fresh = shard.filter(pa.array([identity not in part_of for identity in shard["identity"].to_pylist()]))
         tables = [_copied_rows(name, row, part_of) for name in sorted(set(part_of.values()))]

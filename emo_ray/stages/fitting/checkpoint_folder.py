@@ -61,9 +61,11 @@ def write_checkpoint(
     """
     measured = phase.choice.metrics if phase.choice else best["metrics"]
     metrics = {k.removeprefix("val_"): v for k, v in measured.items() if k.startswith("val_")}
-    settings, epochs_done = getattr(config, phase.name.lower()), len(best["history"])
+    settings = getattr(config, phase.name.lower())
+    epochs_done = len(best["history"])
     message = stopped_early(phase.name.lower(), settings.lr, epochs_done, best["planned"])
-    stopped, notes = [message] if message else [], _notes(phase, best["history"])
+    stopped = [message] if message else []
+    notes = _notes(phase, best["history"])
     card = _card(phase, config, prepared, metrics, [*stopped, *notes])
     checkpoint.write(folder, best["model"], config, prepared.labels, card)
     durable.write_text(folder / SEEN, json.dumps(_seen(config, prepared, phase)))

@@ -27,7 +27,8 @@ def classical(
     config: Config, prepared: Prepared, train: FeatureBatch, validation: FeatureBatch
 ) -> tuple[ClassicalHead, dict[str, Any]]:
     """A classical head and what `ray_train.train` would return of it: one epoch, measured on the validation clips."""
-    classes, groups = len(prepared.labels), grouped(prepared.clips_of(train.clip_ids)).names
+    classes = len(prepared.labels)
+    groups = grouped(prepared.clips_of(train.clip_ids)).names
     with one_thread():
         head = classical_heads.fit(train, config, classes, groups)
     metrics: dict[str, Any] = {"epoch": 0}

@@ -152,8 +152,10 @@ def fusion_job(
     train_rows = labelled_rows(table, clips.train)
     read: ReadFeatures = from_features if by_speaker is None else partial(_standardised, by_speaker)
     # Pseudo-labelled clips count as well: how features are scaled says nothing about labels.
-    train, usable = read(train_rows), train_rows["clip_id"].to_pylist()
-    statistics, rates_of = scalings(train), feature_rates(train, config.fusion.feature_dropout)
+    train = read(train_rows)
+    usable = train_rows["clip_id"].to_pylist()
+    statistics = scalings(train)
+    rates_of = feature_rates(train, config.fusion.feature_dropout)
     if config.fusion.start_from is None:  # else the head may know more modalities than its clips show
         table = table.drop_columns([name for name in table.column_names if _modality(name) not in (None, *statistics)])
     balance = class_balance(config.fusion, clips, usable, prepared.labels)

@@ -94,7 +94,8 @@ class TrainingPlan:
 
 def resolve_training(config: Config, corpus: Corpus) -> TrainingPlan:
     """What `phases.train_phases` will train. Raises ValueError where there is nothing to train on."""
-    root, prepared = cluster.store_root(config), corpus.prepared
+    root = cluster.store_root(config)
+    prepared = corpus.prepared
     clips = _training_clips(config, prepared)
     video_path = _emovclip_path(config, prepared, clips, root)
     _check_joint(config, video_path)

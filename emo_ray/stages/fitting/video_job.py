@@ -34,7 +34,8 @@ _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
 def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[TrainingJob, dict[str, ray.data.Dataset]]:
     """How the planned EmoVCLIP is trained, and the rows of clips that it is trained and judged on."""
     cluster.connect(config)
-    prepared, clips = plan.prepared, clips_with_video(config, plan.prepared, plan.clips)
+    prepared = plan.prepared
+    clips = clips_with_video(config, plan.prepared, plan.clips)
     train_ids = list(clips.train)
     balance = class_balance(config.emovclip, clips, train_ids, prepared.labels)
     shown = balance.shown(train_ids)

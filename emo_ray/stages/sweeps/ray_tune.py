@@ -195,7 +195,8 @@ class Watch(ray.tune.Callback):
         A member of a population that takes over another one at its end has nothing left to train, and reports that
         one's last result: it counts as stopped.
         """
-        result, record = trial.last_result, self.sweep.records.trials.get(trial.trial_id, {})
+        result = trial.last_result
+        record = self.sweep.records.trials.get(trial.trial_id, {})
         is_its_result = result.get("epoch") == record.get("epochs")
         self._end(trial, COMPLETE if is_its_result and result.get("last") else PRUNED)
 

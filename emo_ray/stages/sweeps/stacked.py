@@ -59,8 +59,10 @@ def search_stacked(config: Config, labels: Sequence[str], folds: Sequence[Clips]
     finished = finished_trials(records) if store.exists(finished_waves) else 0
     records.forget([name for name, record in records.trials.items() if record["number"] >= finished])
     study = _study(config, records)
-    space, processes = search.distributions(settings.space), process_count(config, settings.trials * len(folds))
-    workers, most = start_workers(config, labels, folds, processes), most_at_once(config, processes)
+    space = search.distributions(settings.space)
+    processes = process_count(config, settings.trials * len(folds))
+    workers = start_workers(config, labels, folds, processes)
+    most = most_at_once(config, processes)
     with progress("searching", settings.trials, "trials") as advance:
         advance(len(study.trials), earlier=True)
         while (begun := len(records.trials)) < settings.trials:
@@ -149,13 +151,15 @@ def _run_wave(
     config: Config, suggestions: Sequence[optuna.Trial], workers: Sequence[Any], folds: int, records: Records
 ) -> list[_Trial]:
     """Train a wave of trials from rung to rung; a trial that diverges fails."""
-    settings, rungs = config.tune, search.rungs(config.tune, config.train.epochs)
+    settings = config.tune
+    rungs = search.rungs(config.tune, config.train.epochs)
     trials = {s.number: _Trial(s, search.from_optuna(settings.space, s.params), [], []) for s in suggestions}
     params_of = {number: trial.params for number, trial in trials.items()}
     shares = shared_out(params_of, folds, config, len(workers))
     share_of = list(zip(workers, shares, strict=True))
     ray.get([worker.start.remote({cell: params_of[cell[0]] for cell in share}) for worker, share in share_of])
-    live, done = set(trials), 0
+    live = set(trials)
+    done = 0
     for rung in [*rungs, config.train.epochs]:
         plan = [_measures_each(config) or epoch == rung for epoch in range(done + 1, rung + 1)]
         results = ray.get([worker.train.remote([c for c in share if c[0] in live], plan) for worker, share in share_of])
