@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from emo_ray.data import decoder, media
 from emo_ray.data.manifest import Clip
-from emo_ray.inference.model import Model, Prediction
+from emo_ray.inference.model import Model
 
 MOST_STRETCHES = 40  # of a long clip; beyond, they are longer
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -61,7 +61,8 @@ def answer(model: Model, uploads: Sequence[Upload]) -> list[Answer]:
     with TemporaryDirectory(prefix="emo_ray-") as scratch:
         clips = [_clip(upload, i, Path(scratch)) for i, upload in enumerate(uploads)]
         table = model.decode(clips)
-        answers = [_answer(prediction) for prediction in model.classify(clips, table)]
+        predictions = model.classify(clips, table)
+        answers = [Answer.model_validate(prediction, from_attributes=True) for prediction in predictions]
         for upload, each, clip, jpegs in zip(uploads, answers, clips, table["frames"].to_pylist(), strict=True):
             if upload.with_frames:
                 seen = media.spread(len(jpegs), model.config.media.frames) if jpegs else ()
@@ -80,20 +81,6 @@ def _clip(upload: Upload, number: int, scratch: Path) -> Clip:
             path.write_bytes(sent[1])
             paths[part] = str(path)
     return Clip(str(number), paths.get("video"), paths.get("audio"), upload.text or None)
-
-
-def _answer(prediction: Prediction) -> Answer:
-    return Answer(
-        label=prediction.label,
-        confidence=prediction.confidence,
-        probabilities=prediction.probabilities,
-        parts=prediction.parts,
-        without=prediction.without,
-        statuses=prediction.statuses,
-        text=prediction.text,
-        attention=prediction.attention,
-        unfamiliar=prediction.unfamiliar,
-    )
 
 
 def _over_time(model: Model, clip: Clip, stretch_s: float) -> list[Stretch]:
