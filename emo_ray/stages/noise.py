@@ -184,7 +184,7 @@ def _measured(
     """The scores of predictions on the clips that have the modality before it is degraded."""
     rows = np.flatnonzero(clean.present_BM[:, MODALITIES.index(modality)].numpy())
     label_B = clean.label_B.numpy()[rows]
-    groups = None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
+    groups = bootstrap.groups_among(group_B, rows)
     scores: dict[str, Shown] = {}
     for key in ("alone", "full"):
         probability_BK = np.array(predicted[key].to_pylist())[rows]

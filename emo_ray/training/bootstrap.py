@@ -39,6 +39,11 @@ def speaker_groups(speakers: Sequence[str | None]) -> np.ndarray | None:
     return np.unique(names, return_inverse=True)[1]
 
 
+def groups_among(group_B: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """The groups of some rows alone, counted from 0 on; None where there are no groups."""
+    return None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
+
+
 def resampled(
     guess_XB: np.ndarray, label_B: np.ndarray, classes: int, group_B: np.ndarray | None, seed: int
 ) -> np.ndarray:

@@ -17,7 +17,7 @@ from emo_ray.data import folding
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.models.fusion import scaling, standardised
-from emo_ray.training.bootstrap import difference_intervals
+from emo_ray.training.bootstrap import difference_intervals, groups_among
 from emo_ray.training.metrics import counts, of_counts
 
 LOGISTIC, SVM, FOREST = "logistic regression", "support vector machine", "random forest"
@@ -70,7 +70,7 @@ def comparison(
         both_FB = np.stack([guess_B[rows] for guess_B in (ours_B, *floors.values())])
         values = of_counts(counts(both_FB, label_B[rows], classes))
         best = 1 + int(values["waf"][1:].argmax())
-        groups = None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
+        groups = groups_among(group_B, rows)
         intervals = difference_intervals(both_FB[[0, best]], label_B[rows], classes, groups, seed)
         content[subset] = {
             "floors": {

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,25 +135,24 @@ def spread(
     }
     classes = probabilities[EVERYTHING].shape[1]
 
-    def groups(rows: np.ndarray) -> np.ndarray | None:
-        return None if group_B is None else np.unique(group_B[rows], return_inverse=True)[1]
-
     measured_speakers = [speakers[row] for row in any_B.tolist()]
     return {
         "intervals": {
-            name: bootstrap.score_intervals(guess_B[rows], label_B[rows], classes, groups(rows), seed)
+            name: bootstrap.score_intervals(
+                guess_B[rows], label_B[rows], classes, bootstrap.groups_among(group_B, rows), seed
+            )
             for name, (guess_B, rows) in shown.items()
             if len(rows)
         },
         "drawn": "clips" if group_B is None else "speakers",
-        "fusion": _fusion_lead(rows_of, guess_of, label_B, classes, groups, seed),
+        "fusion": _fusion_lead(rows_of, guess_of, label_B, classes, group_B, seed),
         "speakers": _by_speaker(measured_speakers, guess_of[EVERYTHING][any_B], label_B[any_B], classes),
     }
 
 
 def _fusion_lead(
     rows_of: Mapping[str, np.ndarray], guess_of: Mapping[str, np.ndarray], label_B: np.ndarray, classes: int,
-    groups: Callable[[np.ndarray], np.ndarray | None], seed: int,
+    group_B: np.ndarray | None, seed: int,
 ) -> dict[str, Any] | None:  # fmt: skip
     """The lead in WAF of the largest subset over the best of its modalities alone, on the clips that have all of it.
 
@@ -167,7 +166,8 @@ def _fusion_lead(
     guess_XB = np.stack([guess_of[name][rows] for name in (subset, *subset)])
     waf_X = of_counts(counts(guess_XB, label_B[rows], classes))["waf"]
     best = 1 + int(waf_X[1:].argmax())
-    intervals = bootstrap.difference_intervals(guess_XB[[0, best]], label_B[rows], classes, groups(rows), seed)
+    groups = bootstrap.groups_among(group_B, rows)
+    intervals = bootstrap.difference_intervals(guess_XB[[0, best]], label_B[rows], classes, groups, seed)
     return {
         "subset": subset,
         "best": subset[best - 1],
