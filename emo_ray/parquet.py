@@ -5,12 +5,10 @@ Pages have checksums, and the footer has a digest in front of it.
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emo_ray import bucket
@@ -49,18 +47,6 @@ def read(path: Path, **options: Any) -> pa.Table:
         if (damage := damage_of(path)) is None:
             raise  # the file is whole: trouble of this machine, or options that do not fit
         raise damage from None
-
-
-def of_clips(table: pa.Table, clip_ids: Iterable[str]) -> pa.Table:
-    """The rows of these clips, in the order of the table."""
-    return table.filter(pc.is_in(table["clip_id"], pa.array(list(clip_ids), pa.string())))
-
-
-def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """The table with these values as the column of this name: in its place, or at the end where there is none."""
-    if name in table.column_names:
-        return table.set_column(table.column_names.index(name), name, values)
-    return table.append_column(name, values)
 
 
 def damage_of(path: Path) -> DamagedFile | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from emo_ray import parquet
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import status
+from emo_ray.data import clip_tables, status
 from emo_ray.data.manifest import Clip
 
 MANIFEST, LEDGER = "manifest.parquet", "ledger.parquet"
@@ -61,7 +61,7 @@ class Prepared:
 
     def parts_with(self, clip_ids: Iterable[str]) -> list[str]:
         """The parts that hold any of these clips, in their order."""
-        parts = set(parquet.of_clips(self.ledger, clip_ids)["part"].to_pylist())
+        parts = set(clip_tables.of_clips(self.ledger, clip_ids)["part"].to_pylist())
         return [part for part in self.parts if part in parts]
 
     def without_test(self) -> "Prepared":

@@ -1,6 +1,5 @@
 """Pseudo-labels: the accepted clips of a round, read from its folder."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from emo_ray import parquet, store
 from emo_ray.config.train_settings import Train
+from emo_ray.data import clip_tables
 from emo_ray.data.targets import Targets
 
 _COLUMNS = ("clip_id", "calibrated", "prediction", "accepted", "round", "teacher")
@@ -90,7 +90,7 @@ def training_target(calibrated_K: Sequence[float], k: int, train: Train) -> np.n
 def _accepted_rows(parts: Sequence[Path], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     for part in parts:
         table = parquet.read(part, columns=list(_COLUMNS))
-        part_labels = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
+        part_labels = clip_tables.labels_of(table)
         if part_labels != list(labels):
             raise ValueError(
                 f"{part}: found pseudo-labels of the classes {', '.join(part_labels)}, expected {', '.join(labels)} in "

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from emo_ray import parquet
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import clip_tables
 from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.data.status import are_ok
 from emo_ray.inference.encoders import EncoderSpec, TextTables, encoders_of, of_checkpoint
@@ -97,7 +97,7 @@ def with_features(
                     attention[row] = weights_T
         assert features["clip_id"].equals(table["clip_id"]), f"the rows of the {name} features differ from the shard's"
         if encoder.sources:
-            table = parquet.with_column(table, f"{name}_status", features["status"])
+            table = clip_tables.with_column(table, f"{name}_status", features["status"])
         columns = columns.append_column(name, features["feature"])
         columns = columns.append_column(f"has_{name}", features["present"])
     batch = from_features(columns)

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from emo_ray.reports.figures import BLUE, CHANCE, INK, empty_figure, label_point, name_x_ticks, style_axes
+from emo_ray.reports.figures import BLUE, CHANCE, INK, empty_figure, label_point, name_rows, name_x_ticks, style_axes
 from emo_ray.reports.wording import percent
 
 _COLOURS = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: told apart by all
@@ -62,8 +62,7 @@ def _dots(table: ClaimTable, metric: str, chance: float) -> Figure:
     style = _chance_line(chance)
     axes.axvline(100 * chance, **style)
     label_point(axes, 100 * chance, -0.6, style["label"], up_pt=4, color=CHANCE, size=9.5)
-    axes.set_yticks(range(len(rows)), [_folded(row["name"], _LONGEST_LINE) for row in rows])
-    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    name_rows(axes, [_folded(row["name"], _LONGEST_LINE) for row in rows])
     axes.set_xlim(*_span(table, chance))
     axes.set_xlabel(_axis_label(table, metric))
     style_axes(axes, "x")

@@ -7,7 +7,7 @@ from typing import TypedDict
 from matplotlib.figure import Figure
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, style_axes, title_axes
+from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, name_rows, style_axes, title_axes
 from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
@@ -115,8 +115,7 @@ def _differences(content: ModelComparison) -> Figure:
         axes.plot(middle, place, "o", color=colour, markersize=8)
         axes.text(middle, place - 0.22, points(lead["difference"]), color=INK, size=9, ha="center")
     axes.axvline(0, color=CHANCE, linestyle="--", linewidth=1.4)
-    axes.set_yticks(range(len(content["scores"])), [SCORES[key] for key in content["scores"]])
-    axes.set_ylim(len(content["scores"]) - 0.4, -0.6)
+    name_rows(axes, [SCORES[key] for key in content["scores"]])
     axes.set_xlabel("lead of the second model, points; bands: 95 % interval")
     axes.margins(x=0.08)
     style_axes(axes, "x")

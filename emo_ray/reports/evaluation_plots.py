@@ -16,6 +16,7 @@ from emo_ray.reports.figures import (
     ORANGE,
     PALE_BLUE,
     empty_figure,
+    name_rows,
     name_x_ticks,
     style_axes,
     title_axes,
@@ -53,8 +54,7 @@ def subset_bars(report: EvaluationReport) -> Figure:
     for rate, line, name in ((even, "--", "guessing evenly"), (majority, ":", "always the most frequent class")):
         axes.axvline(rate, linestyle=line, label=f"{name}: {rate:.1f}", color=CHANCE, linewidth=1.6)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9.5)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
+    name_rows(axes, names)
     axes.set_xlim(0, 108)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("weighted F1 (WAF), percent; whiskers: 95 % interval")
@@ -133,8 +133,7 @@ def class_balance(report: EvaluationReport) -> Figure:
         axes.barh(places, shares, 0.9 * height, color=_SPLITS[split], label=f"{split} ({plural(total, 'clip')})")
         for place, share, label in zip(places, shares, labels, strict=True):
             axes.text(share + 0.3, place, str(counts[label]), va="center", size=8, color=FAINT)
-    axes.set_yticks(range(len(labels)), [shorten(label) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    name_rows(axes, [shorten(label) for label in labels])
     axes.set_xlabel("share of the split's labelled clips, percent (beside bars: clips)")
     style_axes(axes, "x")
     title_axes(axes, "Classes in every split")

@@ -57,6 +57,12 @@ def name_x_ticks(axes: Axes, places: Sequence[float], names: Sequence[str], turn
     axes.set_xticks(places, names, **slant)
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names along y, one a row; the first is on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
+
+
 def label_point(axes: Axes, x: float, y: float, text: str, right_pt: float = 0, up_pt: float = 0, **style: Any) -> None:
     """Text beside a point (x, y) of the data, as many typographic points to its right or above it."""
     side = {"ha": "left", "va": "center"} if right_pt else {"ha": "center", "va": "bottom"}

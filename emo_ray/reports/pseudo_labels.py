@@ -8,7 +8,17 @@ from typing import NotRequired, TypedDict
 from matplotlib.figure import Figure
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, INK, PALE_BLUE, empty_figure, label_point, style_axes, title_axes
+from emo_ray.reports.figures import (
+    BLUE,
+    CHANCE,
+    INK,
+    PALE_BLUE,
+    empty_figure,
+    label_point,
+    name_rows,
+    style_axes,
+    title_axes,
+)
 from emo_ray.reports.page import Page, Picture
 from emo_ray.reports.reliability import reliability_diagrams
 from emo_ray.reports.scorecard import WHEN, CalibrationChange
@@ -148,8 +158,7 @@ def _class_bars(report: PseudoLabelReport) -> Figure:
     for row, label in enumerate(labels):
         if drift := report["drift"][label]:
             label_point(axes, longest[label], row, drift, right_pt=6, color=CHANCE, weight="bold")
-    axes.set_yticks(range(len(labels)), [shorten(label) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
+    name_rows(axes, [shorten(label) for label in labels])
     axes.set_xlabel("share, percent")
     axes.margins(x=0.1)
     style_axes(axes, "x")

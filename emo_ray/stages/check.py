@@ -8,7 +8,7 @@ import numpy as np
 
 from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config
-from emo_ray.data import corpus_checks
+from emo_ray.data import clip_tables, corpus_checks
 from emo_ray.data.content import Content, content_of
 from emo_ray.data.corpus_checks import Checked, Finding, Pair
 from emo_ray.data.prepared import Prepared
@@ -70,7 +70,7 @@ def _contents(prepared: Prepared) -> dict[str, Content]:
 def _rows(prepared: Prepared, parts: Sequence[str], clip_ids: Collection[str]) -> Iterator[dict[str, Any]]:
     for name in parts:
         table = parquet.read(prepared.shards / name, columns=["clip_id", "frames", "audio"])
-        for batch in parquet.of_clips(table, clip_ids).to_batches(max_chunksize=1):
+        for batch in clip_tables.of_clips(table, clip_ids).to_batches(max_chunksize=1):
             yield from batch.to_pylist()
 
 

@@ -1,6 +1,5 @@
 """compare: two reports on the same clips, to what can be concluded of the models."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config
+from emo_ray.data import clip_tables
 from emo_ray.reports import comparison as report
 from emo_ray.reports.comparison import ModelComparison, conclusion
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT
@@ -90,7 +90,7 @@ def judged_rows(folder: Path) -> tuple[list[str], pa.Table, np.ndarray]:
     The probabilities are those by whatever each clip has.
     """
     table = parquet.read(folder / PREDICTIONS)
-    labels = json.loads(table.schema.metadata[b"labels"])
+    labels = clip_tables.labels_of(table)
     has_any_B = np.any([table[name].to_numpy() for name in table.column_names if name.startswith("has_")], axis=0)
     table = table.filter(pa.array(has_any_B))
     return labels, table, np.array(table[_TOGETHER].to_pylist()).reshape(-1, len(labels))

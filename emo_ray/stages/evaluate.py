@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emo_ray import cluster, durable, parquet, store, tracking
+from emo_ray import cluster, durable, store, tracking
 from emo_ray.config import Config, override
+from emo_ray.data import clip_tables
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.data.splits import grouped
@@ -212,7 +213,7 @@ def _batch_of(head: "Head", path: Path, prepared: Prepared, label_of: LabelOf, t
     from emo_ray.training import speaker_scaling
 
     windows = windows_of(prepared.clips, head.offsets)
-    judged = parquet.of_clips(table, label_of)
+    judged = clip_tables.of_clips(table, label_of)
     label = pa.array([label_of[clip_id] for clip_id in judged["clip_id"].to_pylist()], pa.int64())
     batch = from_features(judged.append_column("label", label))
     if windows is not None:

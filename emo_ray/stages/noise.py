@@ -16,7 +16,7 @@ import pyarrow as pa
 from emo_ray import parquet, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import degradation, media, transcripts
+from emo_ray.data import clip_tables, degradation, media, transcripts
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.prepared import Prepared
 from emo_ray.inference.encoders import EncoderSpec
@@ -109,7 +109,7 @@ def _rows(
     """The decoded rows of these clips, part by part, with the frames and the transcripts that the encoder reads."""
     for part in parts:
         table = parquet.read(prepared.shards / part, columns=shard_columns(encoder.reads))
-        table = parquet.of_clips(table, clip_ids)
+        table = clip_tables.of_clips(table, clip_ids)
         if len(table):
             if encoder.frames is not None:
                 table = _frames(partial(_seen, encoder.frames), table)
@@ -155,7 +155,7 @@ def _wordless(seed: int, share: float, rows: pa.Table) -> pa.Table:
 
 def _replaced(rows: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
     column = pa.array(values, rows.schema.field(name).type)
-    return parquet.with_column(rows, name, column)
+    return clip_tables.with_column(rows, name, column)
 
 
 def _with_features(table: pa.Table, modality: str, encoded: pa.Table) -> pa.Table:
@@ -165,7 +165,7 @@ def _with_features(table: pa.Table, modality: str, encoded: pa.Table) -> pa.Tabl
     for name, column in ((modality, "feature"), (f"has_{modality}", "present")):
         both = pa.concat_arrays([encoded[column].combine_chunks(), table[name].combine_chunks()])
         rows = np.where(places >= 0, places, len(encoded) + np.arange(len(table)))
-        table = parquet.with_column(table, name, both.take(pa.array(rows)))
+        table = clip_tables.with_column(table, name, both.take(pa.array(rows)))
     return table
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from emo_ray import durable, parquet, store
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import shards
+from emo_ray.data import clip_tables, shards
 from emo_ray.data.manifest import Clip
 from emo_ray.inference.classifier import TOGETHER
 from emo_ray.models.checkpoint_files import read_calibration, read_familiarity
@@ -130,7 +130,7 @@ def _rows(corpus: PredictedCorpus, name: str) -> pa.Table:
     if corpus.temperature is not None:
         columns["calibrated"] = pa.array(calibrated, pa.list_(pa.float32()))
     for column, values in columns.items():
-        rows = parquet.with_column(rows, column, values)
+        rows = clip_tables.with_column(rows, column, values)
     return rows
 
 

@@ -1,6 +1,5 @@
 """The rows of a table of predictions: one for each clip, or for each person in it."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import clip_tables
 from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
 
 UNUSABLE = "no usable modality"
@@ -59,7 +59,7 @@ def prediction_table(shard: pa.Table, answers: Answers, labels: Sequence[str]) -
         },
         ATTENTION: pa.array(answers.attention, pa.list_(pa.float32())),
     }
-    return pa.table(columns, metadata={"labels": json.dumps(list(labels), ensure_ascii=False)})
+    return pa.table(columns, metadata=clip_tables.metadata_of(labels))
 
 
 def matrix(column: pa.ChunkedArray, classes: int) -> np.ndarray:

@@ -4,7 +4,6 @@ Predictions are made part by part and kept, so a killed run goes on where it sto
 clips, of which the driver holds a few numbers each; rows are read and written part by part.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow as pa
 from emo_ray import cluster, durable, parquet, store
 from emo_ray.config import Config, settings_of
 from emo_ray.config.model_settings import MODALITIES
+from emo_ray.data import clip_tables
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import BAD_MEDIA, Prepared
 from emo_ray.data.status import is_broken
@@ -250,7 +250,7 @@ def _table(
         "round": pa.array(np.full(len(reason_B), config.pseudo.round, np.int32)),
         "teacher": pa.array([",".join(teacher.digest for teacher in teachers)] * len(reason_B), pa.string()),
     }
-    return pa.table(columns, metadata={"labels": json.dumps(list(labels), ensure_ascii=False)})
+    return pa.table(columns, metadata=clip_tables.metadata_of(labels))
 
 
 def _report(

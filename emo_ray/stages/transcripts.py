@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
-from emo_ray.data import status, transcripts
+from emo_ray.data import clip_tables, status, transcripts
 from emo_ray.data.manifest import Clip
 from emo_ray.data.transcripts import Transcription
 from emo_ray.inference.encoders import RecogniserSpec, recogniser
@@ -63,7 +63,7 @@ def transcripts_of(
     heard = recognise(config, decoded, clip_ids, "missing", usage or Usage())
     if heard is None:
         return None
-    table = parquet.of_clips(heard.table, clip_ids)
+    table = clip_tables.of_clips(heard.table, clip_ids)
     root = cluster.store_root(config) / "transcripts"
     path = root / f"transcripts-{store.digest(heard.table.to_pydict())}.parquet"
     if not store.exists(path):
@@ -86,7 +86,7 @@ def recognise(config: Config, decoded: Decoded, clip_ids: set[str], rows: Rows, 
     None where none of them has sound to hear.
     """
     encoder = recogniser(config, rows)
-    chosen = parquet.of_clips(decoded.ledger, clip_ids)
+    chosen = clip_tables.of_clips(decoded.ledger, clip_ids)
     if not encoder.wanted(chosen):
         return None
     names = set(chosen["part"].to_pylist())

@@ -3,7 +3,6 @@
 Each distinct clip is asked about once, over all runs; what failed, or was beyond the budget, is asked in the next run.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from emo_ray import cluster, parquet, store
 from emo_ray.config import Config
+from emo_ray.data import clip_tables
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.status import is_ok
@@ -60,7 +60,7 @@ def ask_labels(config: Config, prepared: Prepared, clips: Sequence[Clip]) -> tup
         new_answers, usage = ask(config, config.annotate, folder, questions, usage)
         answers |= new_answers
     rows = [_row(clip_id, answers[digest]) for clip_id, digest in sorted(digest_of.items())]
-    metadata = {"labels": json.dumps(prepared.labels, ensure_ascii=False)}
+    metadata = clip_tables.metadata_of(prepared.labels)
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(metadata))
     path = folder / f"labels-{store.digest(table.to_pydict(), prepared.labels)}.parquet"
     if not store.exists(path):
@@ -124,7 +124,7 @@ def read(path: Path, labels: Sequence[str]) -> dict[str, str]:
             "prints the path of"
         )
     table = parquet.read(path)
-    table_labels = json.loads((table.schema.metadata or {}).get(b"labels", b"[]"))
+    table_labels = clip_tables.labels_of(table)
     if set(table_labels) != set(labels):
         raise ValueError(
             f"pseudo.chat_labels: found labels of the classes {', '.join(table_labels)} in {path}, expected "

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from emo_ray import durable, parquet
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import face_columns, status
+from emo_ray.data import clip_tables, face_columns, status
 from emo_ray.data.manifest import Clip
 from emo_ray.progress import measured
 from emo_ray.stages.decoding.shard_plan import ShardPlan
@@ -80,9 +80,9 @@ def write_contact_sheet(
     frames: dict[str, Sequence[np.ndarray]] = {}  # clip_id -> uint8 frames (H, W, C)
     for name in sorted({part_of[clip_id] for clip_id in clip_ids}):
         table = parquet.read(plan.folder / name, columns=["clip_id", "frames", *(f"{m}_status" for m in MODALITIES)])
-        batch = video_from_shards(parquet.of_clips(table, clip_ids))
+        batch = video_from_shards(clip_tables.of_clips(table, clip_ids))
         frames |= dict(zip(batch.clip_ids, batch.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(), strict=True))
-    for row in parquet.of_clips(usable, clip_ids).to_pylist():
+    for row in clip_tables.of_clips(usable, clip_ids).to_pylist():
         if (face := face_columns.face_of(row)) is not None:
             frames[row["clip_id"]] = with_boxes(frames[row["clip_id"]], face, plan.media.face.margin)
     rows = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from emo_ray import parquet
+from emo_ray.data import clip_tables
 from emo_ray.data.batch import FeatureBatch, from_features, with_context
 from emo_ray.data.dialogues import Windows
 from emo_ray.data.prepared import LabelOf
@@ -11,7 +11,7 @@ from emo_ray.data.prepared import LabelOf
 
 def labelled_rows(table: pa.Table, label_of: LabelOf) -> pa.Table:
     """The rows of these clips that have any modality, with their `label`."""
-    table = parquet.of_clips(table, label_of)
+    table = clip_tables.of_clips(table, label_of)
     usable_B = np.zeros(len(table), bool)
     for name in table.column_names:
         if name.startswith("has_"):
