@@ -1,6 +1,6 @@
 """What a job writes of its predictions: rows with their media and labels, the same as CSV, cards, and timelines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from emo_ray.stages.decoding.shard_plan import ShardPlan
 from emo_ray.stages.prediction_rows import matrix
 from emo_ray.stages.timelines import Recording
 
-VERSION = 2  # of the files and of the columns that rows get here
+VERSION = 3  # of the files and of the columns that rows get here
 NAME = "predictions"
 CSV, PAGE = f"{NAME}.csv", f"{NAME}.html"
 _ROWS_PER_GROUP = 2**12
@@ -72,21 +72,19 @@ def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
     """Write all files of a corpus into a folder; the answers that a person should look at first."""
     first: list[Answer] = []
     most = CARDS_PER_PAGE * MOST_PAGES
-
-    def lines() -> Iterator[list[Any]]:
-        """The lines of the CSV file; on the way each part is written, and looked through for what comes first."""
-        yield _header(corpus)
-        for name in corpus.plan.clips_of:
-            rows = _rows(corpus, name)
-            parquet.write(folder / name, rows, _ROWS_PER_GROUP)
-            answers = _answers(rows, corpus)
-            first.extend(answers)
-            if len(first) > 2 * most:  # and not part by part: sorting takes longer than the rest then
-                first[:] = _first(first, most)
-            yield from (_csv_line(answer, corpus) for answer in answers)
-
-    durable.write_csv(folder / CSV, lines())
-    first[:] = _first(first, most)
+    lines: dict[tuple[str, float, str], list[Any]] = {}  # of the CSV file, by file, start in seconds and clip_id
+    for name in corpus.plan.clips_of:
+        rows = _rows(corpus, name)
+        parquet.write(folder / name, rows, _ROWS_PER_GROUP)
+        answers = _answers(rows, corpus)
+        first.extend(answers)
+        if len(first) > 2 * most:  # and not part by part: sorting takes longer than the rest then
+            first = _first(first, most)
+        for answer in answers:
+            start_s = corpus.clip_of[answer.clip_id].start_s or 0.0
+            lines[answer.file, start_s, answer.clip_id] = _csv_line(answer, corpus)
+    durable.write_csv(folder / CSV, [_header(corpus), *(lines[place] for place in sorted(lines))])
+    first = _first(first, most)
     if corpus.recordings:
         timelines.write(folder, corpus.recordings, corpus.plan, corpus.labels, corpus.checkpoint.name)
     cards.write(folder, _about(corpus, len(first)), first, _source(corpus))

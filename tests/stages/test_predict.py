@@ -270,6 +270,8 @@ def test_files_for_people_say_which_medium_which_label_and_how_sure(elsewhere, p
     with (predicted.path / "predictions.csv").open(newline="", encoding="utf-8") as stream:
         lines = {line["clip_id"]: line for line in csv.DictReader(stream)}
     assert lines.keys() == rows.keys()
+    assert len({clip_of[name].video for name in rows}) > 20  # files in the order of a folder, and not of the parts
+    assert [line["file"] for line in lines.values()] == sorted(line["file"] for line in lines.values())
     for name, line in lines.items():
         assert (line["file"], line["truth"] or None) == (rows[name]["file"], rows[name]["truth"])
         assert float(line["confidence"]) == pytest.approx(rows[name]["confidence"], abs=1e-4)

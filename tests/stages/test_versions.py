@@ -466,10 +466,11 @@ VERSIONS = versions()
 
 
 @pytest.fixture(scope="module")
-def recorded(outputs, tmp_path_factory):
-    """The prints of now, and a file that holds them as versions.json does."""
+def recorded(outputs):
+    """The prints of now, and a file that holds them as versions.json does; it outlives the run, as it may be copied."""
     now = {name: fingerprint(output) for name, output in outputs.items()}
-    file = tmp_path_factory.mktemp("prints") / GOLDEN.name
+    file = ROOT / "artifacts" / GOLDEN.name
+    file.parent.mkdir(exist_ok=True)
     lines = [json.dumps({"version": VERSIONS.get(name), **now[name]._asdict()}) for name in sorted(now)]
     entries = [f'  "{name}": {line}' for name, line in zip(sorted(now), lines, strict=True)]
     file.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
