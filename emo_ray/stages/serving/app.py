@@ -5,8 +5,9 @@ import html
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, HTTPException, UploadFile
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 
 from emo_ray.config.job_settings import Serve
@@ -26,7 +27,7 @@ class Health(BaseModel):
 class Problem(BaseModel):
     """Why a request was refused; for media that cannot be used, in the decoder's words."""
 
-    detail: Any
+    detail: str
 
 
 class Busy(Exception):
@@ -44,6 +45,12 @@ def create_app(predict: Predict, settings: Serve, model: str, labels: tuple[str,
     refusals: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (400, 401, 413, 422, 503, 504)
     }
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
+        """A field of another kind, in words: FastAPI would send back what it was given, an upload with its insides."""
+        problems = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
+        return JSONResponse({"detail": problems}, 422)
 
     @app.post("/predict", responses=refusals)
     async def predict_clip(
