@@ -17,6 +17,9 @@ from emo_ray.store import DamagedFile
 
 _PARQUET, _SEAL, _DIGEST_BYTES = b"PAR1", b"emo_ray footer: ", 16
 
+LIGHT_ROWS = 2**12  # in a group of rows without media
+NAME_ROWS = 2**16  # in a group of rows that say no more than a manifest does
+
 
 def write(path: Path, table: pa.Table, rows_per_group: int = 32, codec: str = "zstd") -> None:
     """Write a Parquet file atomically; small row groups so that readers can stream.

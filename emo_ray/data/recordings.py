@@ -41,7 +41,7 @@ def write_part(path: Path, recording: IdentifiedClip, segment: Segment, config: 
         shards.check_unchanged([recording])
         rows = [{"start_s": span.start_s, "end_s": span.end_s, "status": text} for span in spans]
         rows = rows or [{"start_s": None, "end_s": None, "status": text}]
-        parquet.write(path, pa.Table.from_pylist(rows, PART_SCHEMA), rows_per_group=2**16)
+        parquet.write(path, pa.Table.from_pylist(rows, PART_SCHEMA), parquet.NAME_ROWS)
 
 
 def utterances(source: str | None, segment: Segment, config: Media) -> tuple[list[Span], str]:

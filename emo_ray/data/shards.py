@@ -155,12 +155,11 @@ def rows(
     samples_S, audio_status = decoder.decode(
         media.read_audio, clip.audio or clip.video, config.max_audio_s, limits, span, **process
     )
-    has_text = bool(clip.text and clip.text.strip())
-    text_status = status.OK if has_text else status.MISSING + (": empty" if clip.text is not None else "")
+    text_status = status.OK if clip.has_words else status.MISSING + (": empty" if clip.text is not None else "")
     shared = {
         "identity": identified_clip.identity,
         **_audio_columns(samples_S),
-        "text": clip.text if has_text else None,
+        "text": clip.text if clip.has_words else None,
         "language": clip.language,
         "video_status": video_status,
         "audio_status": audio_status,

@@ -20,7 +20,6 @@ from emo_ray.reports import evaluation
 from emo_ray.reports import noise as noise_report
 from emo_ray.reports.scorecard import PREDICTIONS, REPORT, EvaluationReport, convention_of, verdict
 from emo_ray.stages import scorecard_links
-from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.compare import compare
 from emo_ray.stages.corpus import Corpus, encoded_with, open_corpus, speaker_offer
 from emo_ray.stages.fitting.plan import check_no_folds
@@ -342,7 +341,7 @@ def _transcript_notes(
 ) -> list[str]:
     """How many of the clips had no text but what a recogniser wrote."""
     paths = [encoder.transcripts for encoder in encoders if encoder.transcripts is not None]
-    with_text = {clip.clip_id for clip in prepared.clips if has_words(clip)}
+    with_text = {clip.clip_id for clip in prepared.clips if clip.has_words}
     written = {clip_id for path in paths for clip_id in believed(path)}
     count = len((written - with_text) & judged.label_of.keys())
     words = f"the text of {count} of these {len(judged.label_of)} clips was transcribed by {config.transcribe.model}"

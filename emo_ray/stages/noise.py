@@ -34,7 +34,6 @@ _SNR_DB = (20, 10, 5, 0)
 _LEVELS = (1, 2, 4)
 _DROPPED = (0.25, 0.5)
 _BABBLE_CLIPS = 32  # whose sounds babble is made of
-_ROWS_PER_GROUP = 2**12
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def ladder(config: Config, prepared: Prepared, trial: LadderTrial) -> NoiseLadde
                         for rows in _rows(prepared, parts, encoder, clean.clip_ids)
                     ]
                     noisy = trial.batch_of(_with_features(trial.table, modality, pa.concat_tables(encoded)))
-                    parquet.write(part, _predicted(trial.head, noisy, modality), _ROWS_PER_GROUP)
+                    parquet.write(part, _predicted(trial.head, noisy, modality), parquet.LIGHT_ROWS)
                 steps.append(measure(parquet.read(part), modality, name))
                 advance(len(clean), f"{modality}: {name}")
     return {

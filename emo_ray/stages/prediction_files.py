@@ -26,7 +26,6 @@ from emo_ray.stages.timelines import Recording
 VERSION = 3  # of the files and of the columns that rows get here
 NAME = "predictions"
 CSV, PAGE = f"{NAME}.csv", f"{NAME}.html"
-_ROWS_PER_GROUP = 2**12
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def write(folder: Path, corpus: PredictedCorpus) -> list[Answer]:
     lines: dict[tuple[str, float, str], list[Any]] = {}  # of the CSV file, by file, start in seconds and clip_id
     for name in corpus.plan.clips_of:
         rows = _rows(corpus, name)
-        parquet.write(folder / name, rows, _ROWS_PER_GROUP)
+        parquet.write(folder / name, rows, parquet.LIGHT_ROWS)
         answers = _answers(rows, corpus)
         first.extend(answers)
         if len(first) > 2 * most:  # and not part by part: sorting takes longer than the rest then

@@ -14,8 +14,6 @@ from emo_ray.models import familiarity
 from emo_ray.stages.encoding.neighbours import Near
 from emo_ray.stages.prediction_rows import Answers, prediction_table, tally
 
-_ROWS_PER_GROUP = 2**12
-
 
 def predict_part(
     models: Models, shard: Path, feature_paths: Mapping[str, Path], out: Path, near: Near | None = None
@@ -39,5 +37,5 @@ def predict_part(
     distances = familiarity.distances(models.head, batch.to(models.device))
     answers = Answers(batch.present_BM.numpy(), shown_probabilities(models, batch), distances, attention)
     predictions = prediction_table(encoded_table, answers, models.labels)
-    parquet.write(out, predictions, _ROWS_PER_GROUP)
+    parquet.write(out, predictions, parquet.LIGHT_ROWS)
     return tally(predictions["prediction"], models.labels)

@@ -123,7 +123,7 @@ def _write(
             if not store.exists(folder / part):
                 predictions = predictions_of(teachers, part, pool)
                 table = _table(config, teachers, predictions, reason_N[rows], threshold_K)
-                parquet.write(folder / part, table, rows_per_group=2**12)
+                parquet.write(folder / part, table, parquet.LIGHT_ROWS)
             advance(rows.stop - rows.start)
     report = _report(config, prepared, calibrations, clips, reason_N, threshold_K)
     report["notes"] += _notes(report, prepared, pool, most)

@@ -1,6 +1,5 @@
 """report: the front page of a store, with links to everything in it that a person looks at."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -18,11 +17,10 @@ from emo_ray.reports import front_page
 from emo_ray.reports.front_page import Entry, Section
 from emo_ray.reports.wording import SCORES, percent, plural
 from emo_ray.stages.result import Result
-from emo_ray.stages.store_files import check_store
+from emo_ray.stages.store_files import check_store, is_artefact
 
 _UNFINISHED = "not finished: the command that makes it goes on with it"
 _DAMAGED = "cannot be read: jobs/verify.py says what is damaged"
-_NOT_ARTEFACTS = re.compile(r"\.|parts-|(trials|corpora)$")  # folders among them that have no meta of their own
 _READ = (".json", ".html", f"/{MANIFEST}")  # of a store in a bucket
 _MOST_NAMES = 8  # in a line
 _LETTERS = {name[0].upper(): name for name in MODALITIES}
@@ -92,7 +90,7 @@ def sections_of(root: Path) -> list[Section]:
 def _folders(root: Path, pattern: str) -> Iterator[Path]:
     for folder in root.glob(pattern):
         parts = folder.relative_to(root).parts
-        if folder.is_dir() and not any(map(_NOT_ARTEFACTS.match, parts[1:])):
+        if folder.is_dir() and all(map(is_artefact, parts[1:])):
             yield folder
 
 

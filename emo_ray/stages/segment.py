@@ -93,7 +93,7 @@ def segment_recordings(config: Config, clips: Sequence[Clip]) -> Path:
         part_of = {recording.clip.clip_id: parts / shards.part_name([recording]) for recording in identified}
         _cut(config, identified, part_of)
         rows = [row for clip in clips for row in _rows(clip, part_of[clip.clip_id])]
-        parquet.write(temporary / MANIFEST, pa.Table.from_pylist(rows, UTTERANCES), rows_per_group=2**16)
+        parquet.write(temporary / MANIFEST, pa.Table.from_pylist(rows, UTTERANCES), parquet.NAME_ROWS)
         return {"recordings": len(clips), "rows": len(rows)}
 
     store.artefact(folder, {"kind": "segments", **_decides(config)}, fill)

@@ -44,6 +44,7 @@ MADE_BY = {
 _ELSEWHERE = {"train", "tune", "index.html"}  # names that other folders hold, too
 _SIGNS = sorted(({"logs", "bench", "tracking", "mlflow.db", "mlartifacts"} | MADE_BY.keys()) - _ELSEWHERE)
 _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
+_NO_ARTEFACT = re.compile(r"\.|parts-|(trials|corpora)$")
 _WITH_ALL_ROWS = ("features", "predictions")  # whose parts have the rows of their shard part
 
 
@@ -61,6 +62,11 @@ def check_store(root: Path) -> None:
             f"store.root: found a folder {root} with {first_of(names)} in it, expected a store, which holds folders "
             "such as logs, prepared and checkpoints: name the one that jobs were given"
         )
+
+
+def is_artefact(name: str) -> bool:
+    """Whether a folder of this name, below one of a kind of artefacts, is one: others have no meta of their own."""
+    return not _NO_ARTEFACT.match(name)
 
 
 def damage_of(path: Path, root: Path) -> str | None:

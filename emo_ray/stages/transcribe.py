@@ -16,7 +16,6 @@ from emo_ray.data.transcripts import HALLUCINATION, OK, words
 from emo_ray.reports.table import Table
 from emo_ray.reports.training import summary_table
 from emo_ray.stages.chat.answer_log import Usage
-from emo_ray.stages.chat.readings import has_words
 from emo_ray.stages.decoding.corpus import decode, plan_corpus
 from emo_ray.stages.decoding.shard_plan import ShardPlan
 from emo_ray.stages.result import Result
@@ -38,7 +37,7 @@ def transcribe(config: Config) -> Result:
     plan = decode(config, plan_corpus(config))
     written = transcripts_of(config, plan, plan.clips)
     statuses = dict(written.statuses) if written else {}
-    with_text = sum(map(has_words, plan.clips))
+    with_text = sum(clip.has_words for clip in plan.clips)
     content: dict[str, Any] = {
         "clips": len(plan.clips),
         "given": with_text,

@@ -67,7 +67,7 @@ def transcripts_of(
     root = cluster.store_root(config) / "transcripts"
     path = root / f"transcripts-{store.digest(heard.table.to_pydict())}.parquet"
     if not store.exists(path):
-        parquet.write(path, heard.table, rows_per_group=2**12)
+        parquet.write(path, heard.table, parquet.LIGHT_ROWS)
     kinds = status.kinds(table["status"].to_pylist())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     say(f"{len(table)} of {len(clip_ids)} clips have sound and no text; {config.transcribe.model} wrote: {counts}")

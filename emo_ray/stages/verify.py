@@ -18,7 +18,7 @@ from emo_ray.progress import progress
 from emo_ray.reports.table import Cell, Table
 from emo_ray.stages.decoding.shard_plan import local_files
 from emo_ray.stages.result import Result
-from emo_ray.stages.store_files import MADE_BY, check_store, damage_of, whole_lines
+from emo_ray.stages.store_files import MADE_BY, check_store, damage_of, is_artefact, whole_lines
 
 _ANSWERS = ("readings", "transcribed", "chat_labels")
 _KINDS = (
@@ -35,7 +35,6 @@ _KINDS = (
     "sweeps",
 )
 _ARTEFACTS = [f"{kind}/[!.]*" for kind in (*_KINDS, "claims", "claims/corpora", "claims/trials", "bench")]
-_NO_ARTEFACTS = ("parts-", "trials", "corpora")  # folders among them that have no meta of their own
 _BESIDE = (".lock", "-journal", "-wal", "-shm")
 _HEADER = ("kind", "whole", "damaged", "unfinished", "left over")
 _TEMPORARY_FOLDER = re.compile(r"\.(.+)-[0-9a-f]{32}")
@@ -134,7 +133,7 @@ def _unfinished(root: Path) -> Iterator[Path]:
     """The folders of artefacts without their meta, and the states of runs that were stopped."""
     for pattern in _ARTEFACTS:
         folders = (path for path in sorted(root.glob(pattern)) if path.is_dir())
-        yield from (path for path in folders if not store.is_complete(path) and not path.name.startswith(_NO_ARTEFACTS))
+        yield from (path for path in folders if is_artefact(path.name) and not store.is_complete(path))
     for pattern in ("train/[!.]*", "tune/[!.]*"):
         yield from sorted(root.glob(pattern))
 

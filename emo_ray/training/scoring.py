@@ -233,4 +233,4 @@ def write_predictions(
     truth = pa.array([labels[k] for k in batch.label_B.tolist()])
     ids = pa.array(batch.clip_ids)
     table = pa.table({"clip_id": ids, "label": truth, **(more_columns or {}), **present, **columns})
-    parquet.write(path, table.replace_schema_metadata({"labels": json.dumps(list(labels))}), rows_per_group=2**12)
+    parquet.write(path, table.replace_schema_metadata({"labels": json.dumps(list(labels))}), parquet.LIGHT_ROWS)

@@ -60,6 +60,11 @@ class Clip:
         return None if self.start_s is None or self.end_s is None else (self.start_s, self.end_s)
 
     @property
+    def has_words(self) -> bool:
+        """Whether there is a transcript, and one that says anything."""
+        return bool(self.text and self.text.strip())
+
+    @property
     def file(self) -> str | None:
         """The media file that stands for the clip: its video, else its sound."""
         return self.video or self.audio
@@ -118,7 +123,7 @@ def read_table(path: Path, data: Data, bare: bool = False) -> tuple[list[Clip], 
 
 def write(path: Path, clips: Iterable[Clip]) -> None:
     """Write clips as a Parquet manifest, which `read` gives back."""
-    parquet.write(path, pa.Table.from_pylist([asdict(c) for c in clips], SCHEMA), rows_per_group=2**16)
+    parquet.write(path, pa.Table.from_pylist([asdict(c) for c in clips], SCHEMA), parquet.NAME_ROWS)
 
 
 def read(path: Path) -> list[Clip]:

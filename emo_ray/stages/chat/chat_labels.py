@@ -64,7 +64,7 @@ def ask_labels(config: Config, prepared: Prepared, clips: Sequence[Clip]) -> tup
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(metadata))
     path = folder / f"labels-{store.digest(table.to_pydict(), prepared.labels)}.parquet"
     if not store.exists(path):
-        parquet.write(path, table, rows_per_group=2**12)
+        parquet.write(path, table, parquet.LIGHT_ROWS)
     return path, table, usage
 
 

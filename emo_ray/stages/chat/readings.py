@@ -51,7 +51,7 @@ class Readings:
 
     def covers(self, clips: Iterable[Clip]) -> bool:
         """Whether every one of these clips that has a transcript has a row."""
-        return all(clip.clip_id in self.clip_ids for clip in clips if has_words(clip))
+        return all(clip.clip_id in self.clip_ids for clip in clips if clip.has_words)
 
     def only(self, clip_ids: Collection[str]) -> "Readings":
         """The readings as these clips see them: questions of others that are still open do not count."""
@@ -67,11 +67,6 @@ class Readings:
         }
 
 
-def has_words(clip: Clip) -> bool:
-    """Whether there is a transcript to read."""
-    return bool(clip.text and clip.text.strip())
-
-
 def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = None) -> Readings | None:
     """The table of these clips, by clip_id, asking for what has no final answer; None where none are asked for.
 
@@ -80,7 +75,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     """
     if not config.annotate.asks_for_readings:
         return None
-    text_of = {clip.clip_id: clip.text or "" for clip in clips if has_words(clip)}
+    text_of = {clip.clip_id: clip.text or "" for clip in clips if clip.has_words}
     digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}
     folder, log_name = answer_log.open_folder(cluster.store_root(config), config.annotate)
     answers = answer_log.read(folder, ChatAnswer)
@@ -99,7 +94,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     table = pa.Table.from_pylist(rows, SCHEMA)
     path = folder / f"readings-{store.digest(table.to_pydict())}.parquet"
     if not store.exists(path):
-        parquet.write(path, table, rows_per_group=2**12)
+        parquet.write(path, table, parquet.LIGHT_ROWS)
     unanswered = {clip_id: digest for clip_id, digest in digest_of.items() if not answers[digest].final}
     kinds = status.kinds(table["status"].to_pylist())
     settings = answer_log.settings(config.annotate)

@@ -209,7 +209,7 @@ def decode(config: Config, plan: ShardPlan) -> ShardPlan:
 def _write(folder: Path, prepared: Prepared, plan: ShardPlan) -> None:
     ledger = plan.ledger
     manifest.write(folder / MANIFEST, prepared.clips)
-    parquet.write(folder / LEDGER, ledger, rows_per_group=2**16)
+    parquet.write(folder / LEDGER, ledger, parquet.NAME_ROWS)
     write_bad_media(folder / BAD_MEDIA, prepared.clips, ledger)
     write_media_notes(folder / MEDIA_NOTES, prepared.clips, ledger)
     write_contact_sheet(folder / SHEET, prepared.clips, prepared.labels, plan, ledger)

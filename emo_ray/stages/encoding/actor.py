@@ -45,7 +45,7 @@ class EncodeActor:
         table = pa.concat_tables(tables)
         place = {clip_id: i for i, clip_id in enumerate(table["clip_id"].to_pylist())}
         table = table.take([place[clip_id] for clip_id in shard["clip_id"].to_pylist()])
-        parquet.write(Path(row["feature"]), table, rows_per_group=2**12)
+        parquet.write(Path(row["feature"]), table, parquet.LIGHT_ROWS)
 
     def _module(self, index: int) -> Any:
         if self.loaded != index:

@@ -9,7 +9,7 @@ from emo_ray import store
 from emo_ray.data import transcripts
 from emo_ray.data.manifest import Clip
 from emo_ray.stages.chat.answer_log import Usage
-from emo_ray.stages.chat.readings import Readings, has_words
+from emo_ray.stages.chat.readings import Readings
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Transcripts:
         """The clips, in which those without words have their believed transcripts."""
         text_of = transcripts.believed(self.path)
         return [
-            clip if has_words(clip) or clip.clip_id not in text_of else replace(clip, text=text_of[clip.clip_id])
+            clip if clip.has_words or clip.clip_id not in text_of else replace(clip, text=text_of[clip.clip_id])
             for clip in clips
         ]
 
