@@ -38,8 +38,8 @@ def best_cut(labels: Sequence[Any], groups: Sequence[str], count: int, seed: int
     first. What stays is going to be cut into `kept_parts`, so a class should stay in as many groups, where there are
     enough.
     """
-    labels_B = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
-    groups_B = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    labels_B = _indices(labels)
+    groups_B = _indices(groups)
     counts_GK = _counts(groups_B, labels_B)
     best: Cut | None = None
     for fold_B in _ways(labels, groups, range(count, 1, -1), seed):
@@ -59,8 +59,8 @@ def best_folds(labels: Sequence[Any], groups: Sequence[str], count: int, seed: i
 
     A class of n groups can be in n folds at most.
     """
-    labels_B = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
-    groups_B = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    labels_B = _indices(labels)
+    groups_B = _indices(groups)
     groups_with_K = (_counts(groups_B, labels_B) > 0).sum(axis=0)
     best_B, least = np.zeros(len(labels_B), np.int64), np.inf
     for fold_B in _ways(labels, groups, [count], seed):
@@ -102,13 +102,18 @@ def _ways(labels: Sequence[Any], groups: Sequence[str], counts: Sequence[int], s
     scikit-learn's has `counts[0]` folds; the others take the numbers of folds in turn.
     """
     yield stratified(balanced_labels(labels, counts[0]), groups, counts[0], seed)
-    labels_B = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
-    groups_B = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    labels_B = _indices(labels)
+    groups_B = _indices(groups)
     counts_GK = _counts(groups_B, labels_B)
     brought_GK = _brought(counts_GK)
     for way in range(min(_RANDOM_WAYS, 1 + _RANDOM_GROUPS // len(counts_GK))):
         rng = np.random.default_rng([seed % 2**32, way])
         yield _random_folds(brought_GK, counts[way % len(counts)], rng)[groups_B]
+
+
+def _indices(values: Sequence[Any]) -> np.ndarray:
+    """Equal values as equal numbers from 0 on, int64 (B,)."""
+    return np.unique(np.asarray(values), return_inverse=True)[1].reshape(-1)
 
 
 def _brought(counts_GK: np.ndarray) -> np.ndarray:
