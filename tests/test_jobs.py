@@ -282,7 +282,7 @@ def test_jobs_refuse_the_keys_that_are_taken_out_of_next_commands(job, key, tmp_
 
 def test_a_job_that_only_reads_writes_no_page(tmp_path):
     (tmp_path / "logs" / "other").mkdir(parents=True)
-    cli.Job("status").run([f"store.root={tmp_path}"])
+    cli.Job("status").run([f"store.root={tmp_path}", "tracking.enabled=false"])
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
 
 
