@@ -19,8 +19,8 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.synthetic import LABELS, Script, ceiling, write_scripts
 from emo_ray.stages.evaluate import evaluate
 
-CLIPS = {"synthetic.train_clips": 192, "synthetic.validation_clips": 24, "synthetic.test_clips": 96}
-SMALL = {"synthetic.unlabelled_clips": 0, "media.frames": 4, "train.epochs": 3, "train.num_workers": 0}
+CLIPS = {"synthetic.train_clips": 120, "synthetic.validation_clips": 12, "synthetic.test_clips": 96}
+SMALL = {"synthetic.unlabelled_clips": 0, "media.frames": 2, "train.epochs": 3, "train.num_workers": 0}
 SMALL |= {"tracking.enabled": False, "evaluate.floors": False}
 CHANCE, MARGIN = 1 / len(LABELS), 0.25  # on some 90 clips, six standard errors of a guess
 SINGLE = {name: modalities[0] for name, modalities in SUBSETS.items() if len(modalities) == 1}

@@ -18,7 +18,7 @@ from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.training.metrics import metrics
 from emo_ray.training.mini_clip import FILES, normalised
 
-CLIPS = {"train": 120, "validation": 36, "test": 90}
+CLIPS = {"train": 60, "validation": 18, "test": 48}
 
 
 @pytest.fixture(scope="module")

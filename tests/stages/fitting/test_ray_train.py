@@ -41,7 +41,19 @@ def test_state_for_resuming_is_gone_when_the_result_is_stored(trained, tiny_conf
     assert not any((Path(tiny_config.store.root) / "train").iterdir())
 
 
-def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config, monkeypatch):
+def test_a_worker_of_ray_train_makes_what_one_process_makes(trained, tiny_config):
+    """The same weights, bit for bit, and every epoch is reported."""
+    config = with_workers(tiny_config, 1)
+    plan = resolve_training(config, open_corpus(config))
+    epochs_heard = []
+    train_emovclip(config, plan, lambda phase, metrics: epochs_heard.append((phase, metrics["epoch"])))
+    assert epochs_heard == [("emovclip", epoch) for epoch in range(config.train.epochs)]
+    weights, reference = (load_file(p / checkpoint_files.WEIGHTS) for p in (plan.video_path, trained.path / "emovclip"))
+    assert all(torch.equal(weights[name], reference[name]) for name in reference)
+
+
+@pytest.mark.slow
+def test_workers_of_ray_train_make_both_phases_as_one_process_does(trained, tiny_config, monkeypatch):
     """The same weights, bit for bit, and every epoch is reported. The store has the features of that EmoVCLIP."""
     monkeypatch.setattr(resources, "SMALL", 0)  # below it this process trains a head
     config = with_workers(tiny_config, 1)
