@@ -196,7 +196,19 @@ def evaluated(ray_session, tiny_config):
     """The result of the tiny job, from an empty store to its report."""
     from emo_ray.stages.evaluate import evaluate
 
-    return evaluate(tiny_config)
+    result = evaluate(tiny_config)
+    shutil.copytree(tiny_config.store.root, _as_evaluated(tiny_config))
+    return result
+
+
+@pytest.fixture(scope="session")
+def evaluated_store(evaluated, tiny_config):
+    """A copy of the tiny job's store that holds what the job made, and nothing that tests have made in it since."""
+    return _as_evaluated(tiny_config)
+
+
+def _as_evaluated(config) -> Path:
+    return Path(f"{config.store.root}-as-evaluated")
 
 
 @pytest.fixture(scope="session")

@@ -90,14 +90,13 @@ def images(shard: pa.Table) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def small(ray_session, tiny_config, tmp_path_factory):
-    """The tiny job in a store of its own: the report's folder and the store."""
-    root = tmp_path_factory.mktemp("versions")
-    return evaluate(_small_config(tiny_config, root)).path, root
+def small(evaluated, evaluated_store):
+    """The tiny job: the report's folder and the store."""
+    return evaluated_store / "reports" / evaluated.path.name, evaluated_store
 
 
 def _small_config(tiny_config, root: Path) -> Config:
-    return override(tiny_config, {"store.root": str(root), "synthetic.train_clips": 24, "tracking.enabled": False})
+    return override(tiny_config, {"store.root": str(root), "tracking.enabled": False})
 
 
 def of_synthetic(small) -> Any:
@@ -298,7 +297,7 @@ def of_comparison(small, folder: Path) -> Any:
 
 def of_noise(small, tiny_config) -> Any:
     """The scores at each step of the ladder."""
-    changes = {"store.root": str(small[1]), "synthetic.train_clips": 24, "tracking.enabled": False}
+    changes = {"store.root": str(small[1]), "tracking.enabled": False}
     evaluate(override(tiny_config, changes | {"evaluate.noise": True}))
     return read(next((small[1] / "reports").glob("noise-*")) / "noise.json")
 

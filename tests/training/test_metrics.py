@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
@@ -30,6 +30,7 @@ def test_against_sums_done_by_hand():
     assert actual["waf"] == pytest.approx((4 * F1[0] + 2 * F1[1]) / 7)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 2**31))
 def test_many_models_at_once_against_scikit_learn(clips, classes, seed):
     rng = np.random.default_rng(seed)
