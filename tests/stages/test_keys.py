@@ -10,11 +10,10 @@ from artefact_names import folds_name, lay_model, mark, names_of, opened
 from changed_settings import BASE_OF, BASES, COMMITS, LABELS, OTHER
 from huggingface_hub import constants
 from other_values import other_value
+from small_media import numbered, stereo, write_media
 
 from emo_ray.config import ARTEFACTS, declarations, flatten, leaves, override
-from emo_ray.config.data_settings import Synthetic
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data import synthetic
 from emo_ray.stages.fitting.plan import check_no_folds, resolve_training
 
 
@@ -22,9 +21,7 @@ from emo_ray.stages.fitting.plan import check_no_folds, resolve_training
 def folder(tiny_config, tmp_path_factory, pseudo_round):
     """Manifests, feature tables, rounds, weights and a hub's cache: what the settings of BASES and OTHER name."""
     folder = tmp_path_factory.mktemp("keys")
-    corpus = Synthetic(train_clips=6, validation_clips=6, test_clips=6, unlabelled_clips=0)
-    script = next(script for script in synthetic.write_scripts(corpus) if {"video", "audio"} <= script.shown.keys())
-    shutil.copyfile(synthetic.render(script, folder).video, folder / "video.mp4")
+    write_media(folder / "video.mp4", numbered(8, 48, 48), stereo(2.0))
     rows = [row_of(i) for i in range(15)]
     another = rows[0] | {"clip_id": "clip-15", "video": "media/clip-15.mp4"}
     for i, row in enumerate([*rows, another]):
