@@ -104,9 +104,8 @@ def compared(part: str, what: str, slow_s: Sequence[float], fast_s: Sequence[flo
 def usage(interval_s: float = 0.5) -> Iterator[Usage]:
     """Measure time, CPU time and memory of a block by sampling this process and all that it started.
 
-    CPU time after the last sample of a process that ends is lost, because nobody reports it afterwards. To count shared
-    pages once, the kernel walks all pages of all processes: so much of a core, and of what the block waits for, that
-    memory is sampled for a hundredth of the time alone.
+    CPU time after the last sample of a process that ends is lost, because nobody reports it afterwards. Memory is
+    sampled for a hundredth of the time at most: to count shared pages once, the kernel walks all pages of each process.
     """
     used = Usage()
     root = psutil.Process()
@@ -130,7 +129,7 @@ def usage(interval_s: float = 0.5) -> Iterator[Usage]:
         begun_s = time.perf_counter()
         yield used
         used.wall_s = time.perf_counter() - begun_s
-    sample()
+    last.update(_cpu_seconds(root))
     sample_memory()
     used.cpu_s = sum(cpu_s - before.get(process, 0.0) for process, cpu_s in last.items())
 
