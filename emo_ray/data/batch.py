@@ -16,6 +16,7 @@ import torch
 
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.dialogues import Windows
+from emo_ray.data.frames import Decode, decoded
 from emo_ray.data.status import are_ok
 
 Choose = Callable[[str, int], Sequence[int]]  # clip_id, number of frames stored -> places of those that are seen
@@ -190,7 +191,10 @@ def unlabelled(clips: int) -> torch.Tensor:
 
 
 def video_from_shards(
-    table: pa.Table, labels: Mapping[str, int] | None = None, choose: Choose | None = None
+    table: pa.Table,
+    labels: Mapping[str, int] | None = None,
+    choose: Choose | None = None,
+    decode: Decode = decoded,
 ) -> VideoBatch:
     """Shard rows to frames, all or those that are chosen.
 
@@ -201,7 +205,7 @@ def video_from_shards(
     if choose is not None:
         chosen = [choose(clip_id, len(row)) for clip_id, row in zip(clips["clip_ids"], rows, strict=True)]
         rows = [[row[place] for place in places] for places, row in zip(chosen, rows, strict=True)]
-    return VideoBatch(**clips, frames_BTCHW=_frames(rows))
+    return VideoBatch(**clips, frames_BTCHW=_frames(rows, decode))
 
 
 def audio_from_shards(table: pa.Table, labels: Mapping[str, int] | None = None) -> AudioBatch:
@@ -267,14 +271,16 @@ def with_context(batch: FeatureBatch, clips: FeatureBatch, windows: Windows) -> 
     )
 
 
-def joint_from_shards(table: pa.Table, clips: FeatureBatch, choose: Choose, shape_TCHW: tuple[int, ...]) -> JointBatch:
+def joint_from_shards(
+    table: pa.Table, clips: FeatureBatch, choose: Choose, shape_TCHW: tuple[int, ...], decode: Decode = decoded
+) -> JointBatch:
     """Shard rows to the frames that are chosen, beside the features that these clips have among `clips`."""
     row_of = {clip_id: row for row, clip_id in enumerate(clips.clip_ids)}
     chosen = clips.rows(torch.tensor([row_of[clip_id] for clip_id in table["clip_id"].to_pylist()]))
     has_video_B = chosen.present_BM[:, MODALITIES.index("video")]
     frames_BTCHW = torch.zeros((len(chosen), *shape_TCHW), dtype=torch.uint8)
     if has_video_B.any():
-        shown = video_from_shards(table.filter(pa.array(has_video_B.numpy())), choose=choose)
+        shown = video_from_shards(table.filter(pa.array(has_video_B.numpy())), choose=choose, decode=decode)
         frames_BTCHW[has_video_B] = shown.frames_BTCHW
     values = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
     return JointBatch(**values, frames_BTCHW=frames_BTCHW)
@@ -302,14 +308,11 @@ def _clips(table: pa.Table, modality: str, labels: Mapping[str, int] | None) -> 
     return {"clip_ids": clip_ids, "present_BM": torch.from_numpy(statuses), "label_B": label_B}
 
 
-def _frames(rows: Sequence[Sequence[bytes]]) -> torch.Tensor:
-    """uint8 frames_BTCHW of B rows of T JPEGs. A third of Pillow's time, and other threads run meanwhile."""
-    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, which not every process has to spend
-
+def _frames(rows: Sequence[Sequence[bytes]], decode: Decode) -> torch.Tensor:
+    """uint8 frames_BTCHW of B rows of T JPEGs."""
     frames_BTCHW = None
     for i, jpegs in enumerate(rows):
-        buffers = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
-        frames = decode_jpeg(buffers, ImageReadMode.RGB)
+        frames = decode(jpegs)
         if frames_BTCHW is None:
             frames_BTCHW = torch.empty((len(rows), len(frames), *frames[0].shape), dtype=torch.uint8)
         torch.stack(frames, out=frames_BTCHW[i])  # into its place: a batch is large, and copied once

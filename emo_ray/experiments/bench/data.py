@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -210,10 +211,17 @@ def corpus(config: Config, scratch: Path, clips: int) -> tuple[list[Path], dict[
     side = image_size(config)
     identified = shards.identified(movies(scratch), "sample")
     rows = [row for clip in identified for row in shards.rows(clip, config.media, side)]
-    table = pa.Table.from_pylist([{**rows[i % len(rows)], "clip_id": f"c{i}"} for i in range(clips)], shards.SCHEMA)
+    copies = [_copy(rows[i % len(rows)], i) for i in range(clips)]
+    table = pa.Table.from_pylist(copies, shards.SCHEMA)
     paths = []
     size = config.media.clips_of_part
     for start in range(0, clips, size):
         paths.append(scratch / f"corpus-{side}" / f"part-{start}.parquet")
         parquet.write(paths[-1], table.slice(start, size), codec="none")
     return paths, {f"c{i}": i % len(LABELS) for i in range(clips)}
+
+
+def _copy(row: dict[str, Any], number: int) -> dict[str, Any]:
+    """A clip of the same frames, whose JPEGs are others: decoders ignore what follows a picture's end."""
+    frames = [jpeg + number.to_bytes(4) for jpeg in row["frames"]]
+    return {**row, "clip_id": f"c{number}", "frames": frames}

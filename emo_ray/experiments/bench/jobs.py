@@ -32,7 +32,7 @@ from emo_ray.stages.decoding.corpus import prepare_corpus
 from emo_ray.stages.encoding.feature_tables import encode_corpus
 from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.fitting.streaming import collated, in_tables
-from emo_ray.stages.fitting.video_job import video_dataset
+from emo_ray.stages.fitting.video_job import kept_frames, video_dataset
 from emo_ray.stages.predict import predict as predict_job
 from emo_ray.stages.predictor import predict_part
 from emo_ray.training import loop
@@ -62,7 +62,7 @@ def train(config: Config, scratch: Path) -> Measured:
         phase="bench",
         digest="",
         build=partial(emovclip.build, config, LABELS),
-        collate=collate,
+        collate=partial(collate, decode=kept_frames(config)),
         optimisation=config.emovclip,
         train_rows=len(label_of),
     )

@@ -13,6 +13,7 @@ from emo_ray.config import Config, override
 from emo_ray.config.model_settings import EmoVCLIP
 from emo_ray.data.batch import Choose, FeatureBatch, JointBatch, joint_from_shards
 from emo_ray.data.frame_choice import Middles
+from emo_ray.data.frames import KeptFrames
 from emo_ray.data.targets import read_with_targets
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.fusion import FusionHead
@@ -24,7 +25,7 @@ from emo_ray.stages.fitting.balance import class_balance
 from emo_ray.stages.fitting.epoch_log import OnEpoch
 from emo_ray.stages.fitting.plan import TrainingPlan
 from emo_ray.stages.fitting.ray_train import TrainingJob
-from emo_ray.stages.fitting.video_job import augmentation, drawing, video_datasets
+from emo_ray.stages.fitting.video_job import augmentation, drawing, kept_frames, video_datasets
 
 PHASE = "joint"
 _RATES = 0.1  # of the two phases' learning rates, as both models are trained already
@@ -37,10 +38,11 @@ class JointRows:
     features: ray.ObjectRef  # of a FeatureBatch with the features, labels and modalities of all clips
     choose: Choose
     shape_TCHW: tuple[int, ...]  # of the frames that are chosen
+    decode: KeptFrames
 
     def __call__(self, table: pa.Table) -> JointBatch:
         """The batch of a table."""
-        return joint_from_shards(table, self._clips, self.choose, self.shape_TCHW)
+        return joint_from_shards(table, self._clips, self.choose, self.shape_TCHW, self.decode)
 
     @cached_property
     def _clips(self) -> FeatureBatch:
@@ -91,7 +93,7 @@ def _job(
     balance = class_balance(config.fusion, plan.clips, train_ids, plan.prepared.labels)
     shown = balance.shown(train_ids)
     judged = [clip_id for clip_id in clips.clip_ids if clip_id in plan.clips.validation]
-    collate = partial(_collate, config, plan, ray.put(clips))
+    collate = partial(_collate, config, plan, ray.put(clips), kept_frames(config))
     job = TrainingJob(
         phase=PHASE,
         digest=plan.key,
@@ -110,10 +112,12 @@ def _job(
     return job, video_datasets(plan.prepared, shown, judged)
 
 
-def _collate(config: Config, plan: TrainingPlan, features: ray.ObjectRef, choose: Choose) -> partial[JointBatch]:
+def _collate(
+    config: Config, plan: TrainingPlan, features: ray.ObjectRef, decode: KeptFrames, choose: Choose
+) -> partial[JointBatch]:
     """A function from rows of shards to a batch, with targets."""
     shape_TCHW = (config.media.frames, 3, image_size(config), image_size(config))
-    return partial(read_with_targets, JointRows(features, choose, shape_TCHW), plan.clips.targets)
+    return partial(read_with_targets, JointRows(features, choose, shape_TCHW, decode), plan.clips.targets)
 
 
 def _optimisation(config: Config) -> EmoVCLIP:

@@ -15,6 +15,7 @@ from emo_ray import bucket, cluster, parquet, resources, store
 from emo_ray.config import Config
 from emo_ray.data.batch import Choose, VideoBatch, video_from_shards
 from emo_ray.data.frame_choice import Draw, Middles
+from emo_ray.data.frames import KeptFrames
 from emo_ray.data.prepared import Prepared
 from emo_ray.data.targets import read_with_targets
 from emo_ray.inference.encoding import shard_columns
@@ -27,7 +28,8 @@ from emo_ray.stages.fitting.ray_train import TrainingJob
 if TYPE_CHECKING:
     from emo_ray.training.augmentation import Augmentation
 
-_KEPT_SHARE = 0.25  # of the cluster's object store that one split's shards may take
+# Of the cluster's object store: as much may one split's shards take in it, and all workers' decoded frames beside it.
+_KEPT_SHARE = 0.25
 _BLOCK_BYTES = 2**24  # a block costs Ray some 20 ms of CPU, whatever its size
 
 
@@ -39,7 +41,7 @@ def emovclip_job(config: Config, plan: TrainingPlan, path: Path) -> tuple[Traini
     train_ids = list(clips.train)
     balance = class_balance(config.emovclip, clips, train_ids, prepared.labels)
     shown = balance.shown(train_ids)
-    collate = partial(_collate, clips)
+    collate = partial(_collate, clips, kept_frames(config))
     job = TrainingJob(
         phase="emovclip",
         digest=path.name.removeprefix("emovclip-"),
@@ -66,9 +68,19 @@ def augmentation(config: Config) -> "Augmentation | None":
     return Augmentation(config.augment, image_size(config), config.seed)
 
 
-def _collate(clips: TrainingClips, choose: Choose) -> Callable[[pa.Table], VideoBatch]:
+def kept_frames(config: Config) -> KeptFrames:
+    """What decodes the frames of an epoch for a worker, and keeps as many for later epochs as its share has room for.
+
+    A process that trains by itself may be one of many trials: it gets the share of one core.
+    """
+    processes = config.train.num_workers or max(1.0, cluster.cpus())
+    return KeptFrames(int(_KEPT_SHARE * cluster.object_store_bytes() / processes))
+
+
+def _collate(clips: TrainingClips, decode: KeptFrames, choose: Choose) -> Callable[[pa.Table], VideoBatch]:
     """A function from rows of shards to a batch of the frames that are chosen, with targets."""
-    return partial(read_with_targets, partial(video_from_shards, labels=clips.all_clips, choose=choose), clips.targets)
+    read = partial(video_from_shards, labels=clips.all_clips, choose=choose, decode=decode)
+    return partial(read_with_targets, read, clips.targets)
 
 
 def drawing(

@@ -50,6 +50,11 @@ def test_a_model_of_drawn_changed_frames_and_averaged_weights_is_judged_on_middl
     assert torch.equal(drawn[0], video_from_shards(rows, choose=Draw(2, config.seed, "epoch 0")).frames_BTCHW)
     assert not torch.equal(*drawn)
     assert torch.equal(job.collate(rows).frames_BTCHW, video_from_shards(rows, choose=Middles(2)).frames_BTCHW)
+    keep = job.collate.args[0].keywords["decode"]  # the same for all epochs, so that what an epoch decodes stays
+    kept_bytes = keep.bytes
+    assert kept_bytes > drawn[0].nbytes
+    assert torch.equal(job.collate_of(0)(rows).frames_BTCHW, drawn[0])
+    assert keep.bytes == kept_bytes
     assert store.read_meta(plan.video_path)["history"]
 
     encoder = video_encoder(plan.path / checkpoint_files.EMOVCLIP)
