@@ -1,6 +1,7 @@
-"""Addresses of places in a bucket (s3://, gs://): which texts are one. Settings check theirs without pyarrow."""
+"""Addresses: of places in a bucket (s3://, gs://), checked without pyarrow, and of ports on this machine."""
 
 import re
+import socket
 
 SCHEMES = ("s3", "gs")
 
@@ -18,3 +19,15 @@ def check_address(path: str) -> None:
             f"found {shown!r}, expected an address such as s3://BUCKET/FOLDER or gs://BUCKET/FOLDER without login and "
             "options, which come from the environment (docs/cluster.md), or a folder: other storage is mounted first"
         )
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether nothing listens on a port of this machine, not even what would share it (SO_REUSEPORT)."""
+    try:
+        kind, _, _, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended is no hindrance
+            probe.bind(place)
+    except OSError:
+        return False
+    return True

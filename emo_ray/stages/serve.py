@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 from emo_ray import cluster, redaction, resources
+from emo_ray.addresses import is_free
 from emo_ray.config import Config
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.models.checkpoint_files import folder_of, read_config
@@ -20,9 +21,14 @@ _LEAST_TOKEN = 16  # characters
 def serve(config: Config) -> Result:
     """Serve the model of `checkpoint` until Ctrl-C.
 
-    Raises ValueError without one, and for a host that others reach where no token is set.
+    Raises ValueError without one, for a host that others reach where no token is set, and for a port in use.
     """
     path, labels = check(config)
+    if not cluster.joins(config) and not is_free(config.serve.host, config.serve.port):  # a cluster has its own
+        raise ValueError(
+            f"serve.port={config.serve.port}: found it in use on {config.serve.host}, expected a free one: Ray would "
+            "share it, and requests would reach either server; end the other, or give another serve.port"
+        )
     from ray import serve as ray_serve  # seconds to import
 
     from emo_ray.stages.serving import deployments

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from emo_ray.addresses import is_free
 from emo_ray.cluster import SERVE_TOKEN
 from emo_ray.config import override
 from emo_ray.stages.serve import check, serve
@@ -46,6 +47,19 @@ def test_a_host_that_others_reach_needs_a_token(config, monkeypatch):
         check(others)
     monkeypatch.setenv(SERVE_TOKEN, "a-long-and-random-token")
     check(others)
+
+
+def test_a_port_in_use_is_refused_though_it_could_be_shared(config, monkeypatch):
+    """Ray's proxy sets SO_REUSEPORT, with which two servers take turns on one port."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"serve.port={port}"):
+            serve(override(config, {"serve.port": port}))
+    assert is_free("127.0.0.1", port)
 
 
 @pytest.mark.slow
