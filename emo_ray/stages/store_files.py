@@ -45,6 +45,7 @@ _ELSEWHERE = {"train", "tune", "index.html"}  # names that other folders hold, t
 _SIGNS = sorted(({"logs", "bench", "tracking", "mlflow.db", "mlartifacts"} | MADE_BY.keys()) - _ELSEWHERE)
 _PART = re.compile(r"part-[0-9a-f]{16}\.parquet")
 _NO_ARTEFACT = re.compile(r"\.|parts-|(trials|corpora)$")
+_EMPTY = {".validate_storage_marker"}  # by which Ray Train knows in a run's folder whether all nodes share it
 _WITH_ALL_ROWS = ("features", "predictions")  # whose parts have the rows of their shard part
 
 
@@ -75,7 +76,7 @@ def damage_of(path: Path, root: Path) -> str | None:
     Raises OSError for trouble with reading.
     """
     if path.stat().st_size == 0:
-        return "it is empty"
+        return None if path.name in _EMPTY else "it is empty"
     try:
         _check_digest(path, root)
         if (check := _CHECKS.get(path.suffix)) is not None:

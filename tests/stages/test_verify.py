@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from ray.train.v2._internal.constants import VALIDATE_STORAGE_MARKER_FILENAME
 
 from emo_ray import durable, parquet, store
 from emo_ray.cli import mending
@@ -230,6 +231,7 @@ def test_what_is_not_finished_is_counted_and_no_damage(config):
     for name in ("train/fusion-1/metrics.jsonl", "checkpoints/model-1/README.md"):
         durable.write_text(root / name, "{}\n")
     np.savez(root / "other.npz", np.zeros(1))
+    durable.write_text(root / "train/fusion-1/ray" / VALIDATE_STORAGE_MARKER_FILENAME, "")  # as a killed job leaves it
     result = verify(config)
     assert result.status == 0
     assert result.content["kinds"]["train"]["unfinished"] == result.content["kinds"]["checkpoints"]["unfinished"] == 1
