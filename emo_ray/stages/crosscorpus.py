@@ -12,7 +12,7 @@ from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.reports import crosscorpus as report_page
 from emo_ray.reports.crosscorpus import CrossCorpusReport, Pair
 from emo_ray.stages.compare import judged_rows
-from emo_ray.stages.corpus import Corpus
+from emo_ray.stages.corpus import Corpus, open_corpus
 from emo_ray.stages.evaluate import REPORT, JudgedClips, evaluate, measured
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
@@ -32,7 +32,8 @@ def crosscorpus(config: Config) -> Result:
             "'crosscorpus.corpora={a: {data.manifest: a.csv}, b: {data.manifest: b.csv}}'"
         )
     configs = {name: override(config, {**changes, "crosscorpus.corpora": {}}) for name, changes in changes_of.items()}
-    models = {name: train_model(corpus_config) for name, corpus_config in configs.items()}
+    opened = {name: _opened(name, corpus_config) for name, corpus_config in configs.items()}  # all before any training
+    models = {name: train_model(corpus_config, opened[name]) for name, corpus_config in configs.items()}
     pairs: list[Pair] = []
     for trained_on, (path, home) in models.items():
         for tested_on, (_, corpus) in models.items():
@@ -54,6 +55,16 @@ def crosscorpus(config: Config) -> Result:
     store.artefact(folder, {"kind": "report", "corpora": list(models)}, fill)
     lines = [f"pages: {folder / report_page.PAGE}, {folder / report_page.MARKDOWN}"]
     return Result(folder, dict(content), report_page.tables(content), lines)
+
+
+def _opened(name: str, config: Config) -> Corpus:
+    """The corpus of a name. Raises ValueError, with that name, where it cannot be used."""
+    try:
+        return open_corpus(config, labelled_only=config.train.pseudo_labels is None)
+    except store.DamagedFile:
+        raise  # it names its file
+    except ValueError as error:
+        raise ValueError(f"crosscorpus.corpora, {name}: {error}") from error
 
 
 def _foreign(config: Config, path: Path, home: Corpus, corpus: Corpus, shared: Sequence[str]) -> Path | None:

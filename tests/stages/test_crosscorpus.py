@@ -95,6 +95,17 @@ def test_what_cannot_be_compared_is_told(config, changes, told):
         crosscorpus(override(config, changes))
 
 
+def test_a_corpus_that_cannot_be_used_is_named_before_any_training(config, tmp_path):
+    clips = [Clip(f"{i}", text="words", label=("angry", "happy")[i % 2], speaker="one", split=None) for i in range(9)]
+    manifest.write(tmp_path / "lone.parquet", clips)
+    lone = {"data.manifest": str(tmp_path / "lone.parquet")}
+    store_of_its_own = {"store.root": str(tmp_path / "store")}
+    corpora = {"stage": config.crosscorpus.corpora["stage"], "lone": lone}
+    with pytest.raises(ValueError, match="lone: found 1 speaker"):
+        crosscorpus(override(config, store_of_its_own | {"crosscorpus.corpora": corpora}))
+    assert not (tmp_path / "store" / "checkpoints").exists()
+
+
 def test_corpora_differ_in_data_alone(config):
     with pytest.raises(ValueError, match=r"'fusion\.lr' for 'a'"):
         override(config, {"crosscorpus.corpora": {"a": {"fusion.lr": 1.0}}})
