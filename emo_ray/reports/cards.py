@@ -35,6 +35,7 @@ class Answer:
     notes: Sequence[str] = ()  # what a person must know of this answer
     is_unfamiliar: bool = False  # far from what the model was trained on
     attention: Sequence[float] | None = None  # over the frames of the video
+    is_part: bool = False  # of its file, which holds other clips as well
 
     @cached_property
     def ranked(self) -> list[tuple[str, float]]:
@@ -155,7 +156,7 @@ def table(answers: Sequence[Answer], count: int, is_calibrated: bool) -> Table:
         truth = Cell(answer.truth or DASH, "bad" if answer.is_wrong else "")
         rows.append(
             [
-                _end(_shortest(answer.file, names) if clips_of[answer.file] == 1 else answer.clip_id),
+                _end(answer.clip_id if answer.is_part or clips_of[answer.file] != 1 else _shortest(answer.file, names)),
                 *([truth] if has_truth else []),
                 answer.prediction or Cell(NOTHING, "warning"),
                 whole_percent(answer.confidence) if answer.ranked else DASH,

@@ -93,6 +93,7 @@ def answers(
                 notes=[unfamiliar_words(excess)] if excess else [],
                 is_unfamiliar=bool(excess),
                 attention=row[ATTENTION],
+                is_part=clip.span_s is not None,
             )
         )
     return shown

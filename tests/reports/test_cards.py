@@ -63,6 +63,8 @@ def test_a_terminal_gets_a_row_a_clip_and_no_more_than_it_can_show():
     assert "label" not in table([answer()], 1, is_calibrated=True).header
     namesakes = [answer(file="/a/clip.mp4"), answer(file="/b/clip.mp4")]
     assert [row[0] for row in texts(table(namesakes, 2, is_calibrated=True))] == ["/a/clip.mp4", "/b/clip.mp4"]
+    part = table([answer(is_part=True)], 2, is_calibrated=True)
+    assert texts(part)[0][0] == "talk"  # alone of its recording among those shown
     assert "film.mp4" in terminal([shown], 120)
 
 
