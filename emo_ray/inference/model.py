@@ -40,6 +40,7 @@ from emo_ray.training.calibration import calibrated
 _CLIPS_AT_ONCE = 32  # whose frames and sound are in memory together
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _SETTINGS = ("media.", "transcribe.", "text.trust_remote_code", "store.root")  # that a caller may change
+_KEYS = ", ".join(name + "*" * name.endswith(".") for name in _SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def load(
     """
     changes = dict(settings or {})
     if odd_keys := [key for key in changes if not key.startswith(_SETTINGS)]:
-        raise ValueError(f"settings: found {', '.join(odd_keys)}, expected media.*, transcribe.* or {_SETTINGS[2:]}")
+        raise ValueError(f"settings: found {', '.join(odd_keys)}, expected {_KEYS}")
     _check_device(device)
     path = _folder(source, revision)
     config = of_checkpoint(override(Config(), changes), path)

@@ -21,6 +21,7 @@ from emo_ray.models.pretrained_source import check_code, first_line
 PATIENCE_S = 3.0  # with the model hub
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _FORMS = (("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
+_OTHER = {"audio.encoder": "functionals", "text.encoder": "ngrams"}  # what needs no weights in place of one that does
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # Where open_clip keeps the tags that our recipes name; others are looked up in open_clip, which takes seconds.
 CLIP_REPOSITORIES = {
@@ -168,6 +169,8 @@ def _transformer(key: str, name: str, revision: str | None, width: int, ask_hub:
         files = weight_files(folder)
         problem = "" if files else f"{key}: found no weights in {name}, expected model.safetensors or pytorch_model.bin"
         return Weights(key, name, _parameters(files), width, problem=problem)
+    if name[0] in "./~" or name.count("/") > 1:  # no name on the hub looks so
+        return Weights(key, name, None, width, problem=f"{key}: found no folder {name}, expected one with a model")
     config_file = _cached(name, "config.json", revision)
     if config_file is not None and (files := weight_files(config_file.parent)):
         return Weights(key, name, _parameters(files), width)
@@ -175,7 +178,8 @@ def _transformer(key: str, name: str, revision: str | None, width: int, ask_hub:
     size, problem = _hub_size(name, revision, _FORMS) if ask_hub else (None, "")
     if size is None and published is not None:
         size = published * 2 if published > 1e9 else published * 4
-    advice = "a folder with a copy, or an encoder that needs neither (functionals, ngrams)"
+    other = _OTHER.get(key)
+    advice = "a folder with a copy" + (f", or an encoder that needs neither ({other})" if other else "")
     if problem:
         problem = _unreachable(key, name, problem, advice)
     return Weights(key, name, published or (size and size / 4), width, size, problem)

@@ -67,6 +67,21 @@ def test_what_no_network_can_bring_is_named_with_its_key_and_a_way_out():
         assert any(line.startswith(key) and name in line for line in problems), problems
 
 
+def test_a_way_out_is_one_that_the_key_takes():
+    config = load("small", {"transcribe.model": "openai/whisper-small"})
+    told = {line.partition(":")[0]: line for line in problems_of(config, weights_of(config, on_gpu=False))}
+    ways = {"audio.encoder": {"functionals"}, "text.encoder": {"ngrams"}, "transcribe.model": set()}
+    for key, expected in ways.items():
+        assert {way for way in ("functionals", "ngrams") if way in told[key]} == expected
+
+
+def test_a_folder_that_is_not_there_is_no_name_of_the_hub():
+    config = load("mini", {"transcribe.model": "./whisper"})
+    assert problems_of(config, weights_of(config, on_gpu=False)) == [
+        "transcribe.model: found no folder ./whisper, expected one with a model"
+    ]
+
+
 def test_weights_that_do_not_exist_are_named():
     for changes, word in (
         ({"emovclip.weights": "no_such_tag"}, "no_such_tag"),
