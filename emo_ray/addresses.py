@@ -21,13 +21,16 @@ def check_address(path: str) -> None:
         )
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether nothing listens on a port of this machine, not even what would share it (SO_REUSEPORT)."""
+def listening_problem(host: str, port: int) -> str | None:
+    """Why no server can start on a port of this machine, in the system's words; None where one can.
+
+    A port is in use also where its server would share it (SO_REUSEPORT).
+    """
     try:
         kind, _, _, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended is no hindrance
             probe.bind(place)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

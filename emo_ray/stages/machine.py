@@ -18,7 +18,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from emo_ray import cluster, tracking
-from emo_ray.addresses import is_free
+from emo_ray.addresses import listening_problem
 from emo_ray.config import Config
 from emo_ray.data.media import codecs
 
@@ -217,7 +217,7 @@ def _open_files() -> Check:
 
 def _ports(ports: Mapping[int, str]) -> Check:
     """Which of the ports that people use for pages are taken; Ray's own are any free ones."""
-    busy = [f"{port} ({use})" for port, use in ports.items() if not is_free("127.0.0.1", port)]
+    busy = [f"{port} ({use})" for port, use in ports.items() if listening_problem("127.0.0.1", port)]
     if busy:
         return Check("ports", "warning", f"in use: {', '.join(busy)}", "end what listens there, or choose other ports")
     return Check("ports", "ok", f"{', '.join(map(str, ports))} are free on 127.0.0.1, {sys.platform}")

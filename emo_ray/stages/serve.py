@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 from emo_ray import cluster, redaction, resources
-from emo_ray.addresses import is_free
+from emo_ray.addresses import listening_problem
 from emo_ray.config import Config
 from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.models.checkpoint_files import folder_of, read_config
@@ -21,13 +21,17 @@ _LEAST_TOKEN = 16  # characters
 def serve(config: Config) -> Result:
     """Serve the model of `checkpoint` until Ctrl-C.
 
-    Raises ValueError without one, for a host that others reach where no token is set, and for a port in use.
+    Raises ValueError without one, for a host that others reach where no token is set, and for a port where no server
+    can start.
     """
     path, labels = check(config)
-    if not cluster.joins(config) and not is_free(config.serve.host, config.serve.port):  # a cluster has its own
+    settings = config.serve
+    is_here = not cluster.joins(config)  # else a cluster's machines have ports of their own
+    if is_here and (problem := listening_problem(settings.host, settings.port)):
         raise ValueError(
-            f"serve.port={config.serve.port}: found it in use on {config.serve.host}, expected a free one: Ray would "
-            "share it, and requests would reach either server; end the other, or give another serve.port"
+            f"serve.port={settings.port}: found that no server can start on {settings.host} ({problem}), expected a "
+            "free port of this machine: end what listens there, which Ray would share the port with, or give another "
+            "serve.port or serve.host"
         )
     from ray import serve as ray_serve  # seconds to import
 
@@ -35,7 +39,6 @@ def serve(config: Config) -> Result:
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # each step of its start, and of its end
     cluster.connect(config)
-    settings = config.serve
     requests = resources.actor_resources(config)
     model_settings = {
         "store.root": str(cluster.store_root(config)),

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from emo_ray.addresses import is_free
+from emo_ray.addresses import listening_problem
 from emo_ray.cluster import SERVE_TOKEN
 from emo_ray.config import override
 from emo_ray.stages.serve import check, serve
@@ -59,7 +59,11 @@ def test_a_port_in_use_is_refused_though_it_could_be_shared(config, monkeypatch)
         port = other.getsockname()[1]
         with pytest.raises(ValueError, match=f"serve.port={port}"):
             serve(override(config, {"serve.port": port}))
-    assert is_free("127.0.0.1", port)
+    assert listening_problem("127.0.0.1", port) is None
+    monkeypatch.setenv(SERVE_TOKEN, "a-long-and-random-token")
+    elsewhere = override(config, {"serve.host": "192.0.2.1", "serve.port": port})  # a documentation's address
+    with pytest.raises(ValueError, match=f"serve.port={port}.*192.0.2.1"):
+        serve(elsewhere)
 
 
 @pytest.mark.slow
