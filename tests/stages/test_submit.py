@@ -24,7 +24,8 @@ import sys
 from tempfile import TemporaryDirectory
 from ray.cluster_utils import Cluster
 nodes = Cluster(initialize_head=True, head_node_args={
-    "num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0})
+    "num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0,
+    "dashboard_agent_listen_port": None})  # any free port: the default one is that of the tests' shared Ray
 with TemporaryDirectory() as folder:
     nodes.add_node(num_cpus=2, temp_dir=folder)
     print(nodes.head_node.webui_url, flush=True)
