@@ -48,6 +48,11 @@ def open_corpus(config: Config, labelled_only: bool = True) -> Corpus:
     return Corpus(prepared, texts_of(config, prepared, clips))
 
 
+def training_corpus(config: Config) -> Corpus:
+    """The corpus that training with a config needs: without unlabelled clips where there are no pseudo-labels."""
+    return open_corpus(config, labelled_only=config.train.pseudo_labels is None)
+
+
 def encoded_with(config: Config, prepared: Prepared, clip_ids: Collection[str]) -> set[str]:
     """The clips whose texts count where features of some are made: these, and all where a neighbour has no label.
 

@@ -12,7 +12,7 @@ from emo_ray.inference.encoders import of_checkpoint
 from emo_ray.reports import crosscorpus as report_page
 from emo_ray.reports.crosscorpus import CrossCorpusReport, Pair
 from emo_ray.stages.compare import judged_rows
-from emo_ray.stages.corpus import Corpus, open_corpus
+from emo_ray.stages.corpus import Corpus, training_corpus
 from emo_ray.stages.evaluate import REPORT, JudgedClips, evaluate, measured
 from emo_ray.stages.result import Result
 from emo_ray.stages.train import train_model
@@ -60,7 +60,7 @@ def crosscorpus(config: Config) -> Result:
 def _opened(name: str, config: Config) -> Corpus:
     """The corpus of a name. Raises ValueError, with that name, where it cannot be used."""
     try:
-        return open_corpus(config, labelled_only=config.train.pseudo_labels is None)
+        return training_corpus(config)
     except store.DamagedFile:
         raise  # it names its file
     except ValueError as error:

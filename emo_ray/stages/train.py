@@ -7,7 +7,7 @@ from emo_ray.config import Config
 from emo_ray.models import checkpoint_files
 from emo_ray.progress import say
 from emo_ray.reports import training as report
-from emo_ray.stages.corpus import Corpus, open_corpus, speaker_offer
+from emo_ray.stages.corpus import Corpus, speaker_offer, training_corpus
 from emo_ray.stages.export import export_model
 from emo_ray.stages.fitting.plan import TrainingPlan, check_no_folds, resolve_training
 from emo_ray.stages.result import Result
@@ -39,7 +39,7 @@ def train_model(
         raise ValueError(f"found checkpoint={config.checkpoint}, expected none: train makes one")
     check_no_folds(config)
     root = cluster.store_root(config)
-    corpus = corpus or open_corpus(config, labelled_only=config.train.pseudo_labels is None)
+    corpus = corpus or training_corpus(config)
     plan = resolve_training(config, corpus)
     if store.is_complete(plan.path):
         store.check_files(plan.path)

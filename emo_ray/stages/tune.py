@@ -16,7 +16,7 @@ from emo_ray.data import splits
 from emo_ray.data.dialogues import windows_of
 from emo_ray.reports import sweep as report_page
 from emo_ray.reports.sweep_trials import SweepReport
-from emo_ray.stages.corpus import open_corpus
+from emo_ray.stages.corpus import training_corpus
 from emo_ray.stages.evaluate import validation_interval
 from emo_ray.stages.fitting.plan import (
     NO_VIDEO_IN_FOLDS,
@@ -55,7 +55,7 @@ def tune(config: Config) -> Result:
     user_config = config
     root = cluster.store_root(config)
     config = override(config, {"store.root": str(root)})  # trials stand in other folders
-    corpus = open_corpus(config, labelled_only=config.train.pseudo_labels is None)
+    corpus = training_corpus(config)
     corpus = replace(corpus, prepared=corpus.prepared.without_test())
     plan = resolve_training(config, corpus)
     _check_validation(config, plan)
