@@ -8,7 +8,7 @@ import torch
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.models.fusion import FusionHead
 from emo_ray.training.stacked_heads import SHARED_FIELDS, Epoch, HeadConfig, StackedHeads
-from emo_ray.training.stacked_rows import Clips, TrainingClips
+from emo_ray.training.stacked_rows import Clips, TrainingClips, drawn
 
 _CACHE_BYTES = 36 * 2**20  # for parameters, gradients and moments of the heads that one core trains together
 
@@ -60,12 +60,13 @@ class Heads:
         epoch_of: dict[int, Epoch] = {}
         for numbers, stacked in self.stacks:
             epoch_of.update(zip(numbers, stacked.epoch(subsets), strict=True))
+        drawn.cache_clear()  # no stack asks for this epoch's noise again, which may be half a gigabyte
         return [epoch_of[place] for place in sorted(epoch_of)]
 
 
 def _shape(head: FusionHead, config: HeadConfig) -> tuple:
     """What heads of one stack agree in."""
-    fields = tuple(getattr(config.settings, name) for name in SHARED_FIELDS)
+    fields = *(getattr(config.settings, name) for name in SHARED_FIELDS), config.members
     return *fields, isinstance(config.settings.modality_dropout, dict), tuple(head.project), tuple(head.feature_rates)
 
 

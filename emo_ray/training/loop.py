@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,10 +104,19 @@ class LoopSettings:
 
 Batches = Callable[[int], Iterable[Batch]]  # epoch -> a fresh pass over this rank's batches
 TrainBatches = Callable[[int, int], Iterable[Batch]]  # (epoch, steps) -> this rank's batches after the first so many
+# Trains the epoch that is under way, or what is left of it; its metrics are over the clips of all ranks.
+TrainEpoch = Callable[[nn.Module, LoopSettings, RunState, Reporter], dict[str, float]]
 
 
 def fit(
     model: nn.Module, train: TrainBatches, validation: Batches, settings: LoopSettings, reporter: Reporter
+) -> dict[str, Any]:
+    """Train a model batch by batch, and return its best epoch: see `fit_epochs`."""
+    return fit_epochs(model, by_steps(train), validation, settings, reporter)
+
+
+def fit_epochs(
+    model: nn.Module, train: TrainEpoch, validation: Batches, settings: LoopSettings, reporter: Reporter
 ) -> dict[str, Any]:
     """Train a model, and return its best epoch by the objective as `{score, epoch, metrics, model}`.
 
@@ -131,7 +140,7 @@ def fit(
     for epoch in range(state.epoch, settings.stop_after or settings.epochs):
         state.epoch = epoch
         with state.epoch_under_way(settings.seed):
-            metrics = _train_epoch(model, train, settings, state, reporter)
+            metrics = train(model, settings, state, reporter)
         with average.applied() if average else nullcontext():
             validated = _validate(bare, validation(epoch), reporter, settings)
             judged = trained_state(bare)
@@ -169,10 +178,14 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, np.
     return np.concatenate(probabilities), np.concatenate(labels)
 
 
+def by_steps(train: TrainBatches) -> TrainEpoch:
+    """Epochs of a step for each of this rank's batches."""
+    return partial(_train_epoch, train)
+
+
 def _train_epoch(
-    model: nn.Module, train: TrainBatches, settings: LoopSettings, state: RunState, reporter: Reporter
+    train: TrainBatches, model: nn.Module, settings: LoopSettings, state: RunState, reporter: Reporter
 ) -> dict[str, float]:
-    """One pass over this rank's training batches, or the rest of one; the metrics are over the clips of all ranks."""
     model.train()
     optimisation, epoch, sums = settings.optimisation, state.epoch, state.sums
     weight_K = None if settings.class_weight_K is None else settings.class_weight_K.to(state.device)

@@ -21,10 +21,14 @@ def stack(heads: Sequence[FusionHead]) -> dict[str, torch.Tensor]:
 
     So the gradients of these weights come out of batched matrix products without a copy.
     """
-    parameters = [dict(head.named_parameters()) for head in heads]
+    return stacked([dict(head.named_parameters()) for head in heads])
+
+
+def stacked(tensors_T: Sequence[Tensors]) -> dict[str, torch.Tensor]:
+    """Tensors of T heads, such as AdamW's moments, in the form that `stack` gives their parameters."""
     return {
-        name: torch.stack([transposed_weight(name, tensors[name].detach()) for tensors in parameters])
-        for name in parameters[0]
+        name: torch.stack([transposed_weight(name, tensors[name].detach()) for tensors in tensors_T])
+        for name in tensors_T[0]
     }
 
 

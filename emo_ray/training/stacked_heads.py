@@ -5,7 +5,7 @@ keeps its own clips, seed, rates and learning rate, and may be taken out after a
 in one row of a matrix (T, P), so that the gradient norm and AdamW pass over it once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ from emo_ray.training.in_memory import chunks
 from emo_ray.training.loss import class_weights, logit_shift, losses
 from emo_ray.training.metrics import counts
 from emo_ray.training.optimizer import learning_rate_factor
-from emo_ray.training.stacked_forward import classify, read_neighbours, stack, transposed_weight
-from emo_ray.training.stacked_rows import Clips, Epochs, NearRows, Step, TrainingClips
+from emo_ray.training.stacked_forward import classify, read_neighbours, stack, stacked, transposed_weight
+from emo_ray.training.stacked_rows import Clips, Epochs, Lane, NearRows, Step, TrainingClips
 from emo_ray.training.stacked_trunk import backward, fused
 from emo_ray.training.stacked_validation import ValidationPart
 
@@ -38,6 +38,10 @@ class HeadConfig:
     seed: int
     labels: Sequence[str] = ()  # of the classes, for weights by name; by default their numbers
     fold: int = 0  # whose clips it is trained on
+    member: int = 0  # its number among the heads of an average, which share seed and fold
+    members: int = 1  # how many these are
+    # (K,), for classes of different frequency, as `loop.LoopSettings` has them; None: those of the fold's labels
+    balance: tuple[torch.Tensor | None, torch.Tensor | None] | None = None
 
 
 class Epoch(NamedTuple):
@@ -71,7 +75,7 @@ class StackedHeads:
         matrices_first = sorted(parameters, key=lambda name: (-parameters[name].ndim, *_order(name)))
         self.shapes = {name: parameters[name].shape[1:] for name in matrices_first}
         self.decaying = sum(shape.numel() for shape in self.shapes.values() if len(shape) > 1)
-        self.flat_TP = torch.cat([parameters[name].flatten(1) for name in self.shapes], dim=1)
+        self.flat_TP = self._flat(parameters)
         self.moments_TP = [torch.zeros_like(self.flat_TP) for _ in range(2)]
         self._prepare()
 
@@ -86,19 +90,32 @@ class StackedHeads:
 
     def state(self, place: int) -> dict[str, torch.Tensor]:
         """A copy of the parameters of one head, by the names that `FusionHead` gives them."""
-        return {
-            name: transposed_weight(name, value[place]).cpu().clone()
-            for name, value in self.tensors.items()
-            if name not in _PIECES
-        }
+        return _of_head(self.tensors, place)
+
+    def moments(self, place: int) -> list[dict[str, torch.Tensor]]:
+        """A copy of AdamW's two moments of one head, by the names of the parameters that are trained."""
+        return [_of_head(self._views(moment_TP), place) for moment_TP in self.moments_TP]
+
+    def resume(self, epochs: int, moments: Sequence[Sequence[Mapping[str, torch.Tensor]]]) -> None:
+        """Go on after so many epochs, with each of AdamW's moments of every head, as `moments` gives them."""
+        self.epochs_done = epochs
+        self.moments_TP = [self._flat(stacked(moment_T)).to(self.device) for moment_T in moments]
+
+    def steps(self, after: int = 0) -> Iterator[tuple[torch.Tensor, Step]]:
+        """Train every head for its next epoch, or what is left `after` its first steps; the loss_T of each."""
+        schedule = self._schedule()
+        for number, step in enumerate(self.batches.steps(self.epochs_done, self.rate_TR)):
+            if number >= after:
+                loss_T = self._gradients(step)
+                self._update(schedule, number)
+                yield loss_T, step
+        self.epochs_done += 1
 
     def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
         """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
-        total_T, schedule = torch.zeros(len(self.configs), device=self.device), self._schedule()
-        for number, step in enumerate(self.batches.steps(self.epochs_done, self.rate_TR)):
-            total_T += self._gradients(step) * step.clips_T
-            self._update(schedule, number)
-        self.epochs_done += 1
+        total_T = torch.zeros(len(self.configs), device=self.device)
+        for loss_T, step in self.steps():
+            total_T += loss_T * step.clips_T
         finite_T = total_T.isfinite() & self.flat_TP.isfinite().all(dim=1)
         passes = self.configs[0].settings.passes_per_epoch
         clips_seen_T = [self.clips.clips_of[config.fold] * passes for config in self.configs]
@@ -118,7 +135,7 @@ class StackedHeads:
         self.grad_TP = torch.zeros_like(self.flat_TP)
         self.tensors, self.gradients = self._views(self.flat_TP) | self.idle, self._views(self.grad_TP)
         settings_T = [config.settings for config in self.configs]
-        lanes = [(config.fold, config.seed) for config in self.configs]
+        lanes = [Lane(config.fold, config.seed, config.member, config.members) for config in self.configs]
         self.batches = Epochs(self.clips, lanes, settings_T[0], self.head_of)
         self.steps_T = [self.batches.steps_of[config.fold] for config in self.configs]
         self.max_norm_T1 = self._column([settings.grad_clip_norm for settings in settings_T])
@@ -128,6 +145,10 @@ class StackedHeads:
         weights, shifts = zip(*(self._balance(config) for config in self.configs), strict=True)
         self.class_weight_T1K = torch.stack(weights).to(self.device)[:, None]
         self.logit_shift_T1K = torch.stack(shifts).to(self.device)[:, None]
+
+    def _flat(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The trained parameters of T heads, or what is of their shapes, as rows (T, P)."""
+        return torch.cat([tensors[name].flatten(1) for name in self.shapes], dim=1)
 
     def _column(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, device=self.device)[:, None]
@@ -145,12 +166,15 @@ class StackedHeads:
         return views
 
     def _balance(self, config: HeadConfig) -> tuple[torch.Tensor, torch.Tensor]:
-        """The class weights and the logits' shift (K,) of a head, both of the labels of its fold."""
+        """The class weights and the logits' shift (K,) of a head."""
         train, classes = self.folds[config.fold].train, self.classes
-        weight_B = None if train.soft is None else train.soft.weight_B
-        labels = config.labels or tuple(map(str, range(classes)))
-        weight_K = class_weights(config.settings, train.label_B, labels, weight_B)
-        shift_K = logit_shift(config.settings, train.label_B, classes, weight_B)
+        if config.balance is not None:
+            weight_K, shift_K = config.balance
+        else:
+            weight_B = None if train.soft is None else train.soft.weight_B
+            labels = config.labels or tuple(map(str, range(classes)))
+            weight_K = class_weights(config.settings, train.label_B, labels, weight_B)
+            shift_K = logit_shift(config.settings, train.label_B, classes, weight_B)
         return (
             torch.ones(classes) if weight_K is None else weight_K,
             torch.zeros(classes) if shift_K is None else shift_K,
@@ -257,6 +281,18 @@ class _Window:
         backward(tensors, gradients, self.passed, self.near_grad_TXH, self.heads.dropout_T11, beta=1.0)
 
 
+def _of_head(tensors: Mapping[str, torch.Tensor], place: int) -> dict[str, torch.Tensor]:
+    """A copy of what is one head's, on the CPU, as `FusionHead` lays it out.
+
+    AdamW's fused step takes it for granted that moments lie in memory as their parameters do.
+    """
+    return {
+        name: transposed_weight(name, value[place]).cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+        if name not in _PIECES
+    }
+
+
 def _order(name: str) -> tuple:
     """Where a parameter lies: vectors of projections first, then of the mix, each kind of vector by modality."""
     first, _, rest = name.partition(".")
@@ -274,6 +310,7 @@ def _check_same_shape(configs: Sequence[HeadConfig]) -> None:
             differing.append("modality_dropout")
         if differing:
             raise ValueError(f"found heads that differ in fusion.{differing[0]}, expected the same for all of them")
+        assert config.members == configs[0].members, "averages of as many heads"
 
 
 def _counts(logits_TBK: torch.Tensor, label_B: torch.Tensor, classes: int) -> np.ndarray:

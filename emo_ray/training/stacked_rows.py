@@ -21,6 +21,8 @@ from emo_ray.training.in_memory import orders
 from emo_ray.training.loss import shown_rows
 from emo_ray.training.seeds import Stream, derived_seed
 
+_NOISE_BYTES = 16 * 2**20  # drawn at once for heads of one seed and fold
+
 
 class Rows(NamedTuple):
     """R rows of clips, or of their neighbours, for each of T heads; M is over modalities that any clip here has.
@@ -97,41 +99,64 @@ class TrainingClips:
         self.near = _neighbours(used, head_of, device) if next(iter(head_of.values())).offsets else None
 
 
+class Lane(NamedTuple):
+    """What decides the clips and the noise of one of the heads."""
+
+    fold: int  # whose clips it is trained on
+    seed: int
+    member: int  # its number among the heads of an average, which share a seed: 0 where it is alone
+    members: int  # how many these are, for all heads of a stack alike
+
+
 class Epochs:
-    """The steps of T heads, each given as (fold, seed), whose `settings` agree in shape.
+    """The steps of T heads, whose `settings` agree in shape.
 
     An epoch of a head is a row of visits: visit v shows the clip that is number v in the epoch's order, and uses row v
-    of the epoch's noise. So heads of one seed share their noise whatever fold they are in.
+    of the epoch's noise. So heads of one seed share their noise whatever fold they are in. The members of an average
+    draw rows of their own for each step, one after the other, as `HeadAverage` does.
     """
 
     def __init__(
-        self,
-        clips: TrainingClips,
-        lanes: Sequence[tuple[int, int]],
-        settings: Fusion,
-        head_of: Mapping[int, FusionHead],
-    ):
+        self, clips: TrainingClips, lanes: Sequence[Lane], settings: Fusion, head_of: Mapping[int, FusionHead]
+    ):  # fmt: skip
         self.clips, self.passes, self.batch_size = clips, settings.passes_per_epoch, settings.batch_size
-        self.sources = sorted(set(lanes))
-        self.source_T = torch.tensor([self.sources.index(lane) for lane in lanes])
-        self.seeds = sorted({seed for _, seed in lanes})
-        self.seed_T = torch.tensor([self.seeds.index(seed) for _, seed in lanes])
+        self.sources = sorted({(lane.fold, lane.seed) for lane in lanes})
+        self.source_T = torch.tensor([self.sources.index((lane.fold, lane.seed)) for lane in lanes])
+        self.seeds = sorted({lane.seed for lane in lanes})
+        self.seed_T = torch.tensor([self.seeds.index(lane.seed) for lane in lanes])
         self.head_of = head_of
         self.steps_of = {fold: -(-count // self.batch_size) * self.passes for fold, count in clips.clips_of.items()}
         self.visits = self.passes * max(clips.clips_of.values())
+        self.members = lanes[0].members
+        self.draws = self.members * self.visits
         self.visit_STR = self._visits()[self.source_T].transpose(0, 1)
+        rows_ST1, first_ST1 = (self.visit_STR >= 0).sum(dim=-1, keepdim=True), self.visit_STR[..., :1]
+        member_T1 = torch.tensor([[lane.member] for lane in lanes])
+        self.draw_STR = self.visit_STR + (self.members - 1) * first_ST1 + member_T1 * rows_ST1
 
     def steps(self, epoch: int, rate_TR: torch.Tensor) -> Iterator[Step]:
         """The steps of an epoch, with the heads' rates of dropout of modalities.
 
         Heads whose epoch has fewer steps than that of others have no clips in the last ones.
         """
+        order_UV = self._orders(epoch)
+        for part, noise in self._noises(epoch):
+            visit_STR = self.visit_STR[part]
+            draw_STR = self.draw_STR[part] - self.members * visit_STR[0, 0, 0]
+            yield from self._steps(visit_STR, draw_STR, order_UV, noise, rate_TR)
+
+    def _steps(
+        self, visit_STR: torch.Tensor, draw_STR: torch.Tensor, order_UV: torch.Tensor, noise: "_Noise",
+        rate_TR: torch.Tensor,
+    ) -> Iterator[Step]:  # fmt: skip
+        """Some of the steps of an epoch, whose draws are rows of `noise`."""
         device, near = self.clips.present_CM.device, self.clips.near
-        visit_STR, is_there_STR = self.visit_STR.clamp(min=0), (self.visit_STR >= 0).to(device)
-        clip_STR = self._orders(epoch)[self.source_T[:, None], visit_STR].to(device)
-        noise_STR = (visit_STR + self.visits * self.seed_T[:, None]).to(device)
-        keep_STR = (visit_STR + self.visits * self.source_T[:, None]).to(device)
-        noise, count_ST = self._noise(epoch, device), is_there_STR.sum(dim=-1)
+        is_there_STR = (visit_STR >= 0).to(device)
+        clip_STR = order_UV[self.source_T[:, None], visit_STR.clamp(min=0)].to(device)
+        draw_STR = draw_STR.where(visit_STR >= 0, 0)
+        noise_STR = (draw_STR + self.draws * self.seed_T[:, None]).to(device)
+        keep_STR = (draw_STR + self.draws * self.source_T[:, None]).to(device)
+        count_ST = is_there_STR.sum(dim=-1)
         all_STRM = self.clips.present_CM[clip_STR] & is_there_STR[..., None]
         shown_STRM = drop_modalities(all_STRM, rate_TR, noise.chances[noise_STR]) & is_there_STR[..., None]
         active = [m for m, name in enumerate(MODALITIES) if name in self.clips.features]
@@ -178,19 +203,36 @@ class Epochs:
             order_UV[u, : len(order)] = order + self.clips.first_place_of[fold]
         return order_UV
 
-    def _noise(self, epoch: int, device: torch.device) -> "_Noise":
-        head = next(iter(self.head_of.values()))
-        noise_of = {seed: _drawn(seed, epoch, self.visits, head.noise_columns) for seed in self.seeds}
-        used_VN = torch.cat(list(noise_of.values()))[:, : hidden_columns(head.hidden)]
+    def _noises(self, epoch: int) -> Iterator[tuple[slice, "_Noise"]]:
+        """The noise of an epoch's steps, some at a time; of all at once where heads of several seeds or folds share it.
+
+        Folds differ in size, so that heads of each are at another row of the same noise.
+        """
+        columns, steps = next(iter(self.head_of.values())).noise_columns, len(self.visit_STR)
+        if len(self.sources) > 1:
+            yield slice(steps), self._noise([drawn(seed, epoch, self.draws, columns) for seed in self.seeds])
+            return
+        generator = _generator(self.seeds[0], epoch)
+        visits_S = (self.visit_STR[:, 0] >= 0).sum(dim=1)
+        at_once = max(1, _NOISE_BYTES // (4 * columns * self.members * self.batch_size))
+        for first in range(0, steps, at_once):
+            part = slice(first, first + at_once)
+            draws = self.members * int(visits_S[part].sum())
+            yield part, self._noise([torch.rand(draws, columns, generator=generator)])
+
+    def _noise(self, noises: Sequence[torch.Tensor]) -> "_Noise":
+        """The noise of heads whose draws of each seed are given."""
+        head, device = next(iter(self.head_of.values())), self.clips.present_CM.device
+        used_VN = _cat([noise_VN[:, : hidden_columns(head.hidden)] for noise_VN in noises])
         chances = used_VN.shape[1] - (len(MODALITIES) + 1) * head.hidden
         hidden_4VH = used_VN[:, chances:].unflatten(1, (-1, head.hidden)).transpose(0, 1).contiguous()
-        factors = [self.head_of[fold].keep_features(noise_of[seed]) for fold, seed in self.sources]
-        keep = {name: torch.cat([factor[name] for factor in factors]).to(device) for name in factors[0]}
+        factors = [self.head_of[fold].keep_features(noises[self.seeds.index(seed)]) for fold, seed in self.sources]
+        keep = _joined(factors, device)
         return _Noise(used_VN[:, :chances].to(device), hidden_4VH.to(device), keep)
 
 
 class _Noise(NamedTuple):
-    """The uniform noise of an epoch, by visit: of each seed, or for `keep_features` of each (fold, seed)."""
+    """Uniform noise, by draw: of each seed, or for `keep_features` of each (fold, seed)."""
 
     chances: torch.Tensor
     hidden_4VH: torch.Tensor  # of each modality, then of the mixed features
@@ -259,10 +301,13 @@ class _Places:
 
 
 @lru_cache(maxsize=8)
-def _drawn(seed: int, epoch: int, visits: int, columns: int) -> torch.Tensor:
+def drawn(seed: int, epoch: int, draws: int, columns: int) -> torch.Tensor:
     """The noise (V, N) of an epoch, as the loop draws it step by step; stacks of one width share it."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, Stream.NOISE, epoch, 0))
-    return torch.rand(visits, columns, generator=generator)
+    return torch.rand(draws, columns, generator=_generator(seed, epoch))
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(seed, Stream.NOISE, epoch, 0))
 
 
 def standardised(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tensor]:
@@ -275,7 +320,12 @@ def standardised(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tenso
 
 
 def _joined(parts: Sequence[Mapping[str, torch.Tensor]], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}
+    return {name: _cat([part[name] for part in parts]).to(device) for name in parts[0]}
+
+
+def _cat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`torch.cat`, without a copy of a single part."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def _one_hot(label_B: torch.Tensor, classes: int) -> SoftTargets:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from devices import DEVICES
+from small_heads import CONFIG, EPOCHS, clips, in_dialogues
 
-from emo_ray.config import load, override
-from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
+from emo_ray.config import override
 from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.training import in_memory, loop
 from emo_ray.training.head_stacks import Heads
@@ -16,44 +16,7 @@ from emo_ray.training.metrics import validation_metrics
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
 from emo_ray.training.stacked_rows import Clips
 
-EPOCHS = 4
-CONFIG = load(
-    "mini", {"train.epochs": EPOCHS, "fusion.hidden": 12, "fusion.batch_size": 16, "fusion.passes_per_epoch": 2}
-)
-SIZES = {"video": 5, "audio": 3, "text": 7}
 EACH = {"video": 0.5, "audio": 0.1, "text": 0.3}
-
-
-def clips(count, seed, soft=False):
-    """Clips with absent modalities, an unknown value, and classes of different frequency."""
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, 6, (count,), generator=generator) % 4
-    features = {
-        name: torch.randn(count, size, generator=generator) + 2 * torch.eye(4, size)[label]
-        for name, size in SIZES.items()
-    }
-    features["audio"][1, 2] = torch.nan
-    present = torch.rand(count, 3, generator=generator) < 0.8
-    present[~present.any(dim=1)] = True
-    batch = FeatureBatch(clip_ids=tuple(map(str, range(count))), present_BM=present, label_B=label, features=features)
-    if not soft:
-        return batch
-    weight = 0.1 + torch.rand(count, generator=generator)
-    return replace(
-        batch,
-        soft=SoftTargets(target_BK=torch.rand(count, 4, generator=generator).softmax(dim=1), weight_B=weight),
-    )
-
-
-def in_dialogues(batch, seed, offsets=(-3, -2, -1, 1)):
-    """The clips with neighbours among others, some without labels: about half of the places have one."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = len(batch), len(offsets)
-    others = clips(120, 100 + seed)
-    place = torch.randint(0, 120, shape, generator=generator).where(torch.rand(shape, generator=generator) < 0.5, -1)
-    place[:5] = -1  # the ends of dialogues, and clips of none
-    speaker = torch.randint(0, 3, shape, generator=generator)
-    return replace(batch, context=Context(clips=others, offsets=offsets, place_BN=place, speaker_BN=speaker))
 
 
 def fresh(config, train):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -24,15 +24,16 @@ import torch
 from emo_ray import bucket, cluster, durable, resources, store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import Optimisation
-from emo_ray.data.batch import Batch
+from emo_ray.data.batch import Batch, FeatureBatch
 from emo_ray.progress import say
 from emo_ray.stages.fitting import epoch_log
 from emo_ray.stages.fitting.streaming import Rows, all_rows, collated, in_tables
-from emo_ray.training import loop
+from emo_ray.training import loop, stacked_epochs
 from emo_ray.training.divergence import stopped_early
 from emo_ray.training.in_memory import batches_in_memory, own_device
 from emo_ray.training.run_state import STATE, load_state
 from emo_ray.training.seeds import Stream, derived_seed
+from emo_ray.training.stacked_epochs import StackedEpochs
 
 
 @dataclass(frozen=True)
@@ -304,11 +305,15 @@ def _train_in_worker(
         save_every=config.train.save_every_steps,
     )
     if job.fusion:
-        train = batches_in_memory(job.collate(all_rows(rows["train"])), batch_size, config.seed, job.passes_per_epoch)
+        clips = cast(FeatureBatch, job.collate(all_rows(rows["train"])))
+        if reporter.world_size == 1 and stacked_epochs.is_usable(settings, clips):
+            train: loop.TrainEpoch = StackedEpochs(clips, config.fusion)
+        else:
+            train = loop.by_steps(batches_in_memory(clips, batch_size, config.seed, job.passes_per_epoch))
     else:
-        train = partial(_train_batches, job, config, rows["train"], batch_size)
+        train = loop.by_steps(partial(_train_batches, job, config, rows["train"], batch_size))
     validation = partial(_validation_batches, job, rows.get("validation"), reporter)
-    return loop.fit(model, train, validation, settings, reporter)
+    return loop.fit_epochs(model, train, validation, settings, reporter)
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
