@@ -55,7 +55,13 @@ ROOM_BYTES = 8 * 2**30  # of memory; the suite's files take a gigabyte
 DAY_S = 24 * 3600
 TEMP_VARIABLES = {"PYTEST_DEBUG_TEMPROOT", "TMPDIR"}  # variables by which a user chooses where tests write
 # Run by its process too, so that both end together.
-FILES_BESIDE_RAY = {"test_conversations.py", "test_evaluation.py", "test_sweep_plots.py"}
+FILES_BESIDE_RAY = {
+    "test_conversations.py",
+    "test_evaluation.py",
+    "test_stacked_epochs.py",
+    "test_stacked_heads.py",
+    "test_sweep_plots.py",
+}
 _in_memory: list[Path] = []
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,10 +1,9 @@
-"""The part on sweeps: fusion heads trained in bulk against heads trained one by one, as a single trial trains its own.
+"""The part on sweeps: fusion heads trained in bulk against heads trained one by one; and the average of a train stage.
 
-Both use every core with one thread each, the same five folds, settings and epochs. One by one is the train stage's code
-in a process that is up already: the time Ray Tune takes to start a trial is not counted.
+Both use every core with one thread each, the same five folds, settings and epochs. One by one is the plain training
+loop in a process that is up already: the time Ray Tune takes to start a trial is not counted.
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +20,23 @@ import torch
 from emo_ray import cluster
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.data.batch import from_features
+from emo_ray.data.batch import FeatureBatch, from_features
 from emo_ray.experiments.bench.step import product_flops
 from emo_ray.experiments.bench.timing import Comparison, Figure, Measured, compared, rounds, timed
-from emo_ray.models import checkpoint
-from emo_ray.models.fusion import feature_rates, scalings
+from emo_ray.models.fusion import FusionHead, feature_rates, scalings
+from emo_ray.models.head_average import together
 from emo_ray.progress import progress
-from emo_ray.stages.fitting import ray_train
 from emo_ray.stages.sweeps.stacked import most_at_once, process_count, shared_out, start_workers, wave_of
+from emo_ray.training import loop
+from emo_ray.training.in_memory import batches_in_memory, fit_head, one_thread
 from emo_ray.training.search import Params, applied
+from emo_ray.training.stacked_epochs import StackedEpochs
 from emo_ray.training.stacked_rows import Clips
 
 PART, FOLDS, CLASSES = "sweep", 5, 6
 _HEADS = 8  # whose matrix products are measured together
 _SHARE_ONE_BY_ONE = 0.16  # of the trials are trained one by one: rates are compared
+_AVERAGED = 3  # heads that the train stage averages on a small corpus
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ _SIZES = (
 
 
 def sweep(config: Config, scratch: Path) -> Measured:
-    """Heads per second in bulk against one by one, on random features of two sizes."""
+    """Heads per second on random features, in bulk against one by one; and the average of a train stage."""
     figures: list[Figure] = []
     comparisons: list[Comparison] = []
     peak_flops = product_flops(torch.device("cpu"), torch.float32)  # on all cores, while nothing else runs
@@ -88,6 +90,14 @@ def sweep(config: Config, scratch: Path) -> Measured:
         )
         what = f"{size.name}: {len(trials)} trials x {FOLDS} folds in bulk / one by one"
         comparisons.append(compared(PART, what, seconds["one by one"], seconds["in bulk"], size.at_least))
+    size = _SIZES[0]
+    changes = {"train.epochs": size.epochs, "fusion.hidden": size.widths[0], "fusion.passes_per_epoch": 4}
+    average = partial(_average, override(config, changes), from_features(_table(size)))
+    ways = {"in a stack": partial(average, True), "step by step": partial(average, False)}
+    with progress("training averages of heads", len(ways) * (config.bench.pairs + 1), "runs") as advance:
+        seconds = rounds(ways, config.bench.pairs, advance)
+    what = f"the train stage's {_AVERAGED} heads on {size.name}: in a stack / step by step"
+    comparisons.append(compared(PART, what, seconds["step by step"], seconds["in a stack"], 1.8))
     return figures, comparisons
 
 
@@ -145,7 +155,7 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
 def _one_by_one(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
     """Seconds per head, from when its processes are up."""
     count = int(cluster.cpus())
-    folds = ray.put(_folds(table))
+    folds = ray.put([Clips(*(from_features(part) for part in parts)) for parts in _folds(table)])
     worker_class: Any = SingleHeadWorker
     workers = [worker_class.remote(config, folds) for _ in range(count)]
     ray.get([worker.train.remote([]) for worker in workers])
@@ -160,31 +170,32 @@ def _one_by_one(config: Config, table: pa.Table, trials: Sequence[Params]) -> fl
 
 @ray.remote(num_cpus=0.5)
 class SingleHeadWorker:
-    """Trains heads one after the other, each as a trial of Ray Tune does in its process."""
+    """Trains heads one after the other."""
 
-    def __init__(self, config: Config, folds: list[tuple[pa.Table, pa.Table]]):
+    def __init__(self, config: Config, folds: Sequence[Clips]):
         self.config, self.folds = config, folds
-        cluster.connect(config)
 
     def train(self, heads: Sequence[tuple[Params, int]]) -> None:
         """Train these heads, each given as (settings, fold)."""
-        for params, fold in heads:
-            config = applied(self.config, params)
-            tables = dict(zip(("train", "validation"), self.folds[fold], strict=True))
-            datasets = {name: ray.data.from_arrow(part).materialize() for name, part in tables.items()}
-            train = from_features(tables["train"])
-            rates_of = feature_rates(train, config.fusion.feature_dropout)
-            job = ray_train.TrainingJob(
-                phase="fusion",
-                digest="",
-                build=partial(checkpoint.fresh_fusion, config, scalings(train), _labels(), feature_rates=rates_of),
-                collate=from_features,
-                optimisation=config.fusion,
-                train_rows=len(tables["train"]),
-                fusion=True,
-            )
-            with tempfile.TemporaryDirectory() as folder:
-                ray_train.train_locally(job, config, datasets, ray_train.LocalReporter(Path(folder), lambda: None))
+        with one_thread():
+            for params, fold in heads:
+                clips = self.folds[fold]
+                fit_head(clips.train, clips.validation, applied(self.config, params), CLASSES)
+
+
+def _average(config: Config, clips: FeatureBatch, is_stacked: bool) -> float:
+    """Seconds of an average of three heads on one core, without validation."""
+    settings, count = config.fusion, len(clips)
+    statistics, rates_of = scalings(clips), feature_rates(clips, settings.feature_dropout)
+    average = together([FusionHead(settings, statistics, CLASSES, rates_of) for _ in range(_AVERAGED)])
+    steps = -(-count // settings.batch_size) * settings.passes_per_epoch
+    plan = loop.LoopSettings(settings, config.train.epochs, steps, config.seed)
+    batches = batches_in_memory(clips, settings.batch_size, config.seed, settings.passes_per_epoch)
+    epochs = StackedEpochs(clips, settings) if is_stacked else loop.by_steps(batches)
+    with one_thread():
+        begun_s = time.perf_counter()
+        loop.fit_epochs(average, epochs, lambda epoch: [], plan, loop.PlainReporter())
+        return time.perf_counter() - begun_s
 
 
 def _labels() -> tuple[str, ...]:
