@@ -252,6 +252,9 @@ class Serve(Section, decides=NOTHING, owner="caller"):
     timeout_s: float = setting(60.0, "Longest wait for an answer in seconds.", gt=0)
     replicas: int = setting(1, "Processes that predict, each with a model of its own.", ge=1)
     batch_size: int = setting(8, "Most clips that a process predicts together.", ge=1)
+    replace: bool = setting(
+        False, "Whether a server of ours that the joined cluster runs is ended first, as after a job that was killed."
+    )
 
 
 class Store(Section, decides=NOTHING, owner="caller"):

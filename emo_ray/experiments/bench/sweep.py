@@ -70,8 +70,8 @@ def sweep(config: Config, scratch: Path) -> Measured:
         changes = {"train.epochs": size.epochs, "fusion.passes_per_epoch": 1, "store.root": str(scratch)}
         changes |= {"tune.search": "random"}  # whose waves are full
         size_config, table = override(config, changes), _table(size)
-        trials = _trials(max(1, round(size.share * config.bench.trials)), size.widths)
-        few_trials = trials[: max(len(size.widths), round(_SHARE_ONE_BY_ONE * len(trials)))]
+        trials = _trials(round(size.share * config.bench.trials), size.widths)
+        few_trials = trials[: _whole_turns(round(_SHARE_ONE_BY_ONE * len(trials)), size.widths)]
         ways = {
             "in bulk": partial(_in_bulk, size_config, table, trials),
             "one by one": partial(_one_by_one, size_config, table, few_trials),
@@ -101,7 +101,13 @@ def sweep(config: Config, scratch: Path) -> Measured:
     return figures, comparisons
 
 
+def _whole_turns(count: int, widths: Sequence[int]) -> int:
+    """As many trials, or a few more, so that each width has equally many: wide heads take most of the time."""
+    return max(1, -(-count // len(widths))) * len(widths)
+
+
 def _trials(count: int, widths: Sequence[int]) -> list[Params]:
+    """Trials of these widths in turn, at least `count`."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -109,7 +115,7 @@ def _trials(count: int, widths: Sequence[int]) -> list[Params]:
             "fusion.dropout": float(rng.uniform(0, 0.6)),
             "fusion.hidden": widths[number % len(widths)],
         }
-        for number in range(count)
+        for number in range(_whole_turns(count, widths))
     ]
 
 

@@ -20,7 +20,7 @@ from emo_ray.stages.serving.app import Busy, create_app
 from emo_ray.stages.serving.guard import Guard
 from emo_ray.stages.serving.page import mount
 
-APPLICATION, _CLASSIFIER = "emo_ray", "Classifier"
+_CLASSIFIER = "Classifier"
 _WAITING = 256  # requests that wait for an answer; more are refused
 # That wait inside a replica, which costs nothing. For those that wait in front of it Ray Serve asks for room, again and
 # again, which took a third of a busy server's CPU time; but only there does it refuse any.
@@ -48,9 +48,10 @@ class Classifier:
 
 
 def build(
-    path: Path, labels: tuple[str, ...], settings: Serve, model_settings: dict[str, Any], resources: dict[str, Any]
+    application: str, path: Path, labels: tuple[str, ...], settings: Serve, model_settings: dict[str, Any],
+    resources: dict[str, Any],
 ) -> serve.Application:  # fmt: skip
-    """The application, for `serve.run`. `resources` are what a replica of the classifier asks Ray for."""
+    """The application of that name, for `serve.run`. `resources` are what a replica of the classifier asks Ray for."""
     token = cluster.serve_token()
     secret = None if token is None else token.get_secret_value()
     classifier = serve.deployment(
@@ -60,7 +61,7 @@ def build(
         max_ongoing_requests=_IN_REPLICA,
         max_queued_requests=_WAITING - _IN_REPLICA,
     )(Classifier)
-    ingress = serve.ingress(_front(path.name, labels, settings, secret))(_Front)
+    ingress = serve.ingress(_front(application, path.name, labels, settings, secret))(_Front)
     front = serve.deployment(name="Front", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=2 * _WAITING)(
         ingress
     )
@@ -74,11 +75,13 @@ class _Front:
         self.classifier = classifier  # so that Ray Serve starts it first
 
 
-def _front(name: str, labels: tuple[str, ...], settings: Serve, token: str | None) -> Callable[[], ASGIApp]:
+def _front(
+    application: str, name: str, labels: tuple[str, ...], settings: Serve, token: str | None
+) -> Callable[[], ASGIApp]:
     """What makes the ASGI app in the replica that serves it."""
 
     def make() -> ASGIApp:
-        handle: Any = serve.get_deployment_handle(_CLASSIFIER, APPLICATION)
+        handle: Any = serve.get_deployment_handle(_CLASSIFIER, application)
 
         async def predict(upload: Upload) -> Answer:
             try:

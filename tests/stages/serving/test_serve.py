@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 from emo_ray.addresses import listening_problem
 from emo_ray.cluster import SERVE_TOKEN
 from emo_ray.config import override
-from emo_ray.stages.serve import check, serve
+from emo_ray.experiments.chaos.nodes import Nodes
+from emo_ray.experiments.chaos.running import command_of
+from emo_ray.stages.serve import APPLICATION, check, check_unused, serve
 
 ROOT = Path(__file__).parents[3]
 REQUESTS = 100
@@ -66,12 +69,63 @@ def test_a_port_in_use_is_refused_though_it_could_be_shared(config, monkeypatch)
         serve(elsewhere)
 
 
+def test_applications_of_others_and_servers_that_run_are_left_alone():
+    check_unused([], replaces=False)
+    check_unused([APPLICATION], replaces=True)
+    with pytest.raises(ValueError, match=r"serve\.replace"):
+        check_unused([APPLICATION], replaces=False)
+    for replaces in (True, False):
+        with pytest.raises(ValueError, match="by ranking"):
+            check_unused(["ranking", APPLICATION], replaces)
+
+
+@pytest.mark.slow
+def test_a_joined_cluster_has_one_server_whose_place_is_taken_on_demand_alone(config, tmp_path):
+    ports = free_ports(2)
+    addresses = [f"http://127.0.0.1:{port}" for port in ports]
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
+    with Nodes(tmp_path) as nodes:
+        nodes.add(2)
+
+        def start(port, *more):
+            words = [f"checkpoint={config.checkpoint}", f"store.root={config.store.root}", f"serve.port={port}"]
+            command = command_of("serve", ["mini", *words, "tracking.enabled=false", *more], nodes.variables)
+            return subprocess.Popen(command, env=quiet, stderr=subprocess.PIPE, text=True)
+
+        first = start(ports[0])
+        wait_for(addresses[0], first)
+        second = start(ports[1])
+        assert "serve.replace" in second.communicate(timeout=300)[1]
+        wait_for(addresses[0], first)
+        first.kill()
+        first.communicate()
+        wait_for(addresses[0])
+        third = start(ports[1], "serve.replace=true")
+        wait_for(addresses[1], third)
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(addresses[0], timeout=5)
+        third.send_signal(signal.SIGINT)
+        third.communicate(timeout=120)
+        fourth = start(ports[0])
+        wait_for(addresses[0], fourth)
+        fourth.send_signal(signal.SIGINT)
+        fourth.communicate(timeout=120)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    ports = [free.getsockname()[1] for free in sockets]
+    for free in sockets:
+        free.close()
+    return ports
+
+
 @pytest.mark.slow
 def test_a_hundred_requests_at_once_are_all_answered(config):
     """Latencies and memory are printed: pytest -s."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     words = [f"checkpoint={config.checkpoint}", f"store.root={config.store.root}", f"serve.port={port}"]
     command = [sys.executable, ROOT / "jobs/serve.py", "mini", *words, "tracking.enabled=false"]
     server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
@@ -95,11 +149,11 @@ def test_a_hundred_requests_at_once_are_all_answered(config):
         server.communicate(timeout=60)
 
 
-def wait_for(address, server):
-    """Wait until the server answers; where it ends instead, fail with what it said."""
+def wait_for(address, server=None):
+    """Wait until the server answers; where its job ends instead, fail with what it said."""
     deadline_s = time.monotonic() + 180
     while time.monotonic() < deadline_s:
-        assert server.poll() is None, server.stderr.read()
+        assert server is None or server.poll() is None, server.stderr.read()
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=5) as response:
                 assert json.load(response)["status"] == "ok"
