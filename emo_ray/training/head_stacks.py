@@ -8,7 +8,8 @@ import torch
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.models.fusion import FusionHead
 from emo_ray.training.stacked_heads import SHARED_FIELDS, Epoch, HeadConfig, StackedHeads
-from emo_ray.training.stacked_rows import Clips, TrainingClips, drawn
+from emo_ray.training.stacked_noise import drawn
+from emo_ray.training.stacked_rows import Clips, TrainingClips
 
 _CACHE_BYTES = 36 * 2**20  # for parameters, gradients and moments of the heads that one core trains together
 

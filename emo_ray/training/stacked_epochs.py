@@ -7,7 +7,7 @@ and each goes on from what the other has left.
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from emo_ray.models.trainable_state import trained_state
 from emo_ray.training.loop import LoopSettings, Reporter
 from emo_ray.training.run_state import RunState
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
+from emo_ray.training.stacked_noise import generator_after
 from emo_ray.training.stacked_rows import Clips, TrainingClips
 
 _MOMENTS = "exp_avg", "exp_avg_sq"  # as AdamW names them
@@ -30,8 +31,10 @@ def is_usable(settings: LoopSettings, clips: FeatureBatch) -> bool:
     """Whether a run of one process can train on these clips so: batches are in one piece, and features not wide."""
     size = settings.optimisation.micro_batch_size
     is_whole = size is None or size >= settings.optimisation.batch_size
-    feature_bytes = sum(values_BD.nbytes for values_BD in clips.features.values())
-    return is_whole and not settings.bf16 and feature_bytes <= _MOST_BYTES
+    batches = [clips] if clips.context is None else [clips, clips.context.clips]
+    feature_bytes = sum(values_BD.nbytes for batch in batches for values_BD in batch.features.values())
+    is_plain = not (settings.bf16 or settings.ema or settings.augment)
+    return is_whole and is_plain and feature_bytes <= _MOST_BYTES
 
 
 class StackedEpochs:
@@ -51,17 +54,17 @@ class StackedEpochs:
         """Train the epoch, or what is left of it; its metrics, as the loop names them."""
         heads, sums = cast(list[FusionHead], members(state.model)), state.sums
         begun_s = time.perf_counter() - sums.seconds
-        stacked = self._stacked(heads, settings, state)
+        taken = _steps_taken(state) - sums.steps  # before the epoch
+        stacked = self._stacked(heads, settings, state, taken)
         for loss_T, step in stacked.steps(after=sums.steps):
             sums.add(loss_T.sum(), step.target_TRK.shape[1])
             reporter.progress(state.epoch, sums.steps, settings.steps_per_epoch)
             if settings.save_every and sums.steps % settings.save_every == 0:
                 sums.seconds = time.perf_counter() - begun_s
-                _give_back(stacked, heads, state, settings)
-                share = state.share() | {"generators": None}  # the noise is that of the seed and the step
-                with state.written(trained_state(state.model), [share]) as folder:
+                _give_back(stacked, heads, state, taken)
+                with state.written(trained_state(state.model), [self._share(heads, settings, state)]) as folder:
                     reporter.keep(folder)
-        _give_back(stacked, heads, state, settings)
+        _give_back(stacked, heads, state, taken)
         return {
             "train_loss": float(sums.loss) / sums.clips / len(heads),
             "train_clips": sums.clips,
@@ -69,7 +72,16 @@ class StackedEpochs:
             "train_waited": 0.0,
         }
 
-    def _stacked(self, heads: Sequence[FusionHead], settings: LoopSettings, state: RunState) -> StackedHeads:
+    def _share(self, heads: Sequence[FusionHead], settings: LoopSettings, state: RunState) -> dict[str, Any]:
+        """What a run goes on from inside the epoch, with the random generator where the loop would have it."""
+        draws = state.sums.clips * len(heads)
+        share = state.share()
+        share["generators"]["cpu"] = generator_after(settings.seed, state.epoch, draws, heads[0].noise_columns)
+        return share
+
+    def _stacked(
+        self, heads: Sequence[FusionHead], settings: LoopSettings, state: RunState, taken: int
+    ) -> StackedHeads:  # fmt: skip
         """The heads, ready for the next step."""
         if self.head_of is None:
             self.head_of = {0: deepcopy(heads[0]).cpu()}  # for what does not change: scaling, and rates of dropout
@@ -80,7 +92,7 @@ class StackedEpochs:
             for number in range(len(heads))
         ]
         stacked = StackedHeads(heads, configs, self.folds, settings.epochs, self.clips, self.head_of)
-        stacked.resume(state.epoch, _moments(heads, state.optimizer))
+        stacked.resume(state.epoch, taken, _moments(heads, state.optimizer))
         return stacked
 
 
@@ -98,14 +110,18 @@ def _moments(heads: Sequence[FusionHead], optimizer: torch.optim.Optimizer) -> l
     ]
 
 
-def _give_back(stacked: StackedHeads, heads: Sequence[FusionHead], state: RunState, settings: LoopSettings) -> None:
-    """Put weights and moments after the last step where the loop has them."""
-    steps = float(state.epoch * settings.steps_per_epoch + state.sums.steps)
+def _steps_taken(state: RunState) -> int:
+    """How many steps AdamW has taken."""
+    return max((int(values["step"]) for values in state.optimizer.state.values() if "step" in values), default=0)
+
+
+def _give_back(stacked: StackedHeads, heads: Sequence[FusionHead], state: RunState, taken: int) -> None:
+    """Put weights and moments after the last step where the loop has them; `taken` are AdamW's before this epoch."""
     for place, head in enumerate(heads):
         head.load_state_dict(stacked.state(place), strict=False)  # buffers, such as the scaling, stay
         parameters = dict(head.named_parameters())
         for moment, values in zip(_MOMENTS, stacked.moments(place), strict=True):
             for name, value in values.items():
                 parameter = parameters[name]
-                step = torch.tensor(steps, device=parameter.device)
+                step = torch.tensor(float(taken + state.sums.steps), device=parameter.device)
                 state.optimizer.state[parameter] |= {moment: value.to(parameter.device), "step": step}

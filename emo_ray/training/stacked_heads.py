@@ -63,6 +63,7 @@ class StackedHeads:
     ):  # fmt: skip
         _check_same_shape(configs)
         self.configs, self.folds, self.epochs, self.epochs_done = list(configs), folds, epochs, 0
+        self.steps_taken_T = [0] * len(configs)  # by AdamW
         self.head_of = head_of or {config.fold: head for config, head in zip(configs, heads, strict=True)}
         self.clips = clips or TrainingClips(folds, self.head_of, configs[0].settings, torch.device("cpu"))
         self.device, self.classes = self.clips.present_CM.device, heads[0].classify.out_features
@@ -83,6 +84,7 @@ class StackedHeads:
         """Keep some of the heads alone: their places, in order."""
         index = torch.tensor(places, device=self.device)
         self.configs = [self.configs[i] for i in places]
+        self.steps_taken_T = [self.steps_taken_T[i] for i in places]
         self.flat_TP = self.flat_TP[index]
         self.moments_TP = [moment_TP[index] for moment_TP in self.moments_TP]
         self.idle = {name: value[index] for name, value in self.idle.items()}
@@ -96,9 +98,14 @@ class StackedHeads:
         """A copy of AdamW's two moments of one head, by the names of the parameters that are trained."""
         return [_of_head(self._views(moment_TP), place) for moment_TP in self.moments_TP]
 
-    def resume(self, epochs: int, moments: Sequence[Sequence[Mapping[str, torch.Tensor]]]) -> None:
-        """Go on after so many epochs, with each of AdamW's moments of every head, as `moments` gives them."""
-        self.epochs_done = epochs
+    def resume(
+        self, epochs: int, steps_taken: int, moments: Sequence[Sequence[Mapping[str, torch.Tensor]]]
+    ) -> None:  # fmt: skip
+        """Go on in the epoch after so many, before whose first step AdamW had taken `steps_taken` steps.
+
+        `moments` are each of its moments of every head now, as the method of that name gives them.
+        """
+        self.epochs_done, self.steps_taken_T = epochs, [steps_taken] * len(self.configs)
         self.moments_TP = [self._flat(stacked(moment_T)).to(self.device) for moment_T in moments]
 
     def steps(self, after: int = 0) -> Iterator[tuple[torch.Tensor, Step]]:
@@ -110,6 +117,7 @@ class StackedHeads:
                 self._update(schedule, number)
                 yield loss_T, step
         self.epochs_done += 1
+        self.steps_taken_T = [taken + steps for taken, steps in zip(self.steps_taken_T, self.steps_T, strict=True)]
 
     def epoch(self, subsets: Sequence[str] | None = tuple(SUBSETS)) -> list[Epoch]:
         """Train every head for its next epoch, and validate it on `subsets` of the modalities; None: not at all."""
@@ -207,10 +215,8 @@ class StackedHeads:
             progress = [(first + number + 1) / (steps * self.epochs) for number in range(steps)]
             rates_S = [settings.lr * learning_rate_factor(done, settings.warmup_fraction) for done in progress]
             rates_TS.append([*rates_S, *[None] * (max(self.steps_T) - steps)])
-        firsts_T = [self.epochs_done * steps for steps in self.steps_T]
-        return adamw.Schedule(
-            rates_TS, firsts_T, [config.settings.weight_decay for config in self.configs], self.device
-        )
+        decays_T = [config.settings.weight_decay for config in self.configs]
+        return adamw.Schedule(rates_TS, self.steps_taken_T, decays_T, self.device)
 
     @torch.no_grad()
     def _update(self, schedule: adamw.Schedule, number: int) -> None:

@@ -7,7 +7,6 @@ so that each of them is used in one `index_select`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,9 +18,7 @@ from emo_ray.data.batch import FeatureBatch, SoftTargets
 from emo_ray.models.fusion import FusionHead, drop_modalities, hidden_columns
 from emo_ray.training.in_memory import orders
 from emo_ray.training.loss import shown_rows
-from emo_ray.training.seeds import Stream, derived_seed
-
-_NOISE_BYTES = 16 * 2**20  # drawn at once for heads of one seed and fold
+from emo_ray.training.stacked_noise import drawn, generator_of, rows_at_once
 
 
 class Rows(NamedTuple):
@@ -119,7 +116,8 @@ class Epochs:
     def __init__(
         self, clips: TrainingClips, lanes: Sequence[Lane], settings: Fusion, head_of: Mapping[int, FusionHead]
     ):  # fmt: skip
-        self.clips, self.passes, self.batch_size = clips, settings.passes_per_epoch, settings.batch_size
+        self.clips, self.passes = clips, settings.passes_per_epoch
+        self.batch_size = min(settings.batch_size, max(clips.clips_of.values()))
         self.sources = sorted({(lane.fold, lane.seed) for lane in lanes})
         self.source_T = torch.tensor([self.sources.index((lane.fold, lane.seed)) for lane in lanes])
         self.seeds = sorted({lane.seed for lane in lanes})
@@ -212,9 +210,9 @@ class Epochs:
         if len(self.sources) > 1:
             yield slice(steps), self._noise([drawn(seed, epoch, self.draws, columns) for seed in self.seeds])
             return
-        generator = _generator(self.seeds[0], epoch)
+        generator = generator_of(self.seeds[0], epoch)
         visits_S = (self.visit_STR[:, 0] >= 0).sum(dim=1)
-        at_once = max(1, _NOISE_BYTES // (4 * columns * self.members * self.batch_size))
+        at_once = rows_at_once(columns * self.members * self.batch_size)
         for first in range(0, steps, at_once):
             part = slice(first, first + at_once)
             draws = self.members * int(visits_S[part].sum())
@@ -298,16 +296,6 @@ class _Places:
             self.place_MSTR[:, s, :, :rows].flatten(),
             self.row_MSTX[:, s, :, : n + 1].flatten(),
         )
-
-
-@lru_cache(maxsize=8)
-def drawn(seed: int, epoch: int, draws: int, columns: int) -> torch.Tensor:
-    """The noise (V, N) of an epoch, as the loop draws it step by step; stacks of one width share it."""
-    return torch.rand(draws, columns, generator=_generator(seed, epoch))
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(seed, Stream.NOISE, epoch, 0))
 
 
 def standardised(head: FusionHead, batch: FeatureBatch) -> dict[str, torch.Tensor]:

@@ -87,7 +87,11 @@ def backward(
     sum_TH, input_MTnH = vectors_3TH[0], passed.input_MTnH
     padded_XH = F.pad(grad_TRH, (0, 0, 0, 1)).flatten(0, 1)
     output_grad_MTnH = padded_XH.index_select(0, passed.rows.row_X).view_as(input_MTnH)
-    output_grad_MTnH[:, :, -1] = sum_TH - output_grad_MTnH.sum(dim=2)  # the last place has been 0
+    # Not as a difference of sums: AdamW would make steps of the rounding that is left where no row lacks a modality.
+    places = input_MTnH.shape[2]
+    place_MTR = passed.rows.place_X.view(len(names), *grad_TRH.shape[:2])
+    is_absent_TMR = (place_MTR % places == places - 1).transpose(0, 1).to(grad_TRH.dtype)
+    output_grad_MTnH[:, :, -1] = torch.bmm(is_absent_TMR, grad_TRH).transpose(0, 1)
     input_grad_MTnH = torch.empty_like(input_MTnH)
     for i, name in enumerate(names):
         torch.bmm(output_grad_MTnH[i], weights[name].mT, out=input_grad_MTnH[i])

@@ -1,6 +1,7 @@
 """Epochs in a stack are those that the loop trains step by step, and each goes on from the other's state."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from small_heads import CONFIG, EPOCHS, SIZES, clips, in_dialogues
 from emo_ray.config import override
 from emo_ray.models.fusion import FusionHead, feature_rates, scalings
 from emo_ray.models.head_average import together
-from emo_ray.training import in_memory, loop, stacked_epochs, stacked_rows
+from emo_ray.training import in_memory, loop, stacked_epochs, stacked_noise
 from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.run_state import STATE
 from emo_ray.training.stacked_epochs import StackedEpochs
@@ -22,6 +23,8 @@ CHANGES = {
     "context": {"context.before": 2, "context.after": 1},
     "balance": {"class_weights": "balanced", "logit_adjustment": 1.5},
     "sampling": {"sampling": "balanced", "batch_size": 9},
+    "one batch": {"batch_size": 10_000},
+    "nothing hidden": {"modality_dropout": 0.0, "batch_size": 7},
 }
 
 
@@ -92,9 +95,11 @@ def assert_same(actual, expected):
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_a_stack_is_trained_as_the_loop_does_it(tmp_path, monkeypatch, changes, heads, device):
-    monkeypatch.setattr(stacked_rows, "_NOISE_BYTES", 20_000)  # a few steps at a time
+    monkeypatch.setattr(stacked_noise, "_BYTES", 20_000)  # a few steps at a time
     config = override(CONFIG, {f"fusion.{name}": value for name, value in changes.items()})
     train = clips(70, 0, soft=heads == 3)
+    if "modality_dropout" in changes:  # then nothing ever is in the place of a modality
+        train = replace(train, present_BM=torch.ones_like(train.present_BM))
     if "context.before" in changes:
         train = in_dialogues(train, 0)
     folders = [tmp_path / "stack", tmp_path / "steps"]
@@ -125,8 +130,9 @@ class Killed(Exception):
     """A run that is killed."""
 
 
-@pytest.mark.parametrize("first", [in_stack, in_steps])
-def test_an_epoch_that_was_under_way_is_ended(tmp_path, monkeypatch, first):
+@pytest.mark.parametrize(("first", "second"), [(in_stack, in_stack), (in_stack, in_steps), (in_steps, in_stack)])
+def test_an_epoch_that_was_under_way_is_ended(tmp_path, monkeypatch, first, second):
+    monkeypatch.setattr(stacked_noise, "_BYTES", 20_000)
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     for folder in (parts, whole):
         folder.mkdir()
@@ -140,7 +146,7 @@ def test_an_epoch_that_was_under_way_is_ended(tmp_path, monkeypatch, first):
         patch.setattr(KeptStates, "keep", keep)
         with pytest.raises(Killed):
             trained(parts, first, save_every=3)
-    best, reporter, model = trained(parts, in_stack)
+    best, reporter, model = trained(parts, second)
     expected = trained(whole, in_steps)
     assert reporter.steps[0] == (1, 4, 10)
     expected[1].history = expected[1].history[1:]
@@ -154,5 +160,7 @@ def test_what_a_stack_cannot_do_or_does_no_faster_is_left_to_the_steps(monkeypat
     )
     assert not stacked_epochs.is_usable(in_parts, TRAIN)
     assert stacked_epochs.is_usable(whole, TRAIN)
-    monkeypatch.setattr(stacked_epochs, "_MOST_BYTES", 4 * 70 * sum(SIZES.values()) - 1)
-    assert not stacked_epochs.is_usable(whole, TRAIN)
+    assert not stacked_epochs.is_usable(replace(whole, ema=0.9), TRAIN)
+    monkeypatch.setattr(stacked_epochs, "_MOST_BYTES", 4 * 70 * sum(SIZES.values()))
+    assert stacked_epochs.is_usable(whole, TRAIN)
+    assert not stacked_epochs.is_usable(whole, in_dialogues(TRAIN, 0))
