@@ -59,7 +59,6 @@ FILES_BESIDE_RAY = {
     "test_conversations.py",
     "test_evaluation.py",
     "test_stacked_epochs.py",
-    "test_stacked_heads.py",
     "test_sweep_plots.py",
 }
 _in_memory: list[Path] = []
