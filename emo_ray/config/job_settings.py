@@ -253,7 +253,7 @@ class Serve(Section, decides=NOTHING, owner="caller"):
     replicas: int = setting(1, "Processes that predict, each with a model of its own.", ge=1)
     batch_size: int = setting(8, "Most clips that a process predicts together.", ge=1)
     replace: bool = setting(
-        False, "Whether a server of ours that the joined cluster runs is ended first, as after a job that was killed."
+        False, "Whether to end a server of emo_ray that the joined cluster still runs. A killed job leaves one behind."
     )
 
 

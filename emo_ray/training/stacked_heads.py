@@ -101,15 +101,16 @@ class StackedHeads:
     def resume(
         self, epochs: int, steps_taken: int, moments: Sequence[Sequence[Mapping[str, torch.Tensor]]]
     ) -> None:  # fmt: skip
-        """Go on in the epoch after so many, before whose first step AdamW had taken `steps_taken` steps.
+        """Continue a run that has finished so many `epochs`.
 
-        `moments` are each of its moments of every head now, as the method of that name gives them.
+        AdamW had taken `steps_taken` steps when the last of them ended. `moments` holds its first moments of all heads,
+        then its second moments, by the names of the parameters.
         """
         self.epochs_done, self.steps_taken_T = epochs, [steps_taken] * len(self.configs)
         self.moments_TP = [self._flat(stacked(moment_T)).to(self.device) for moment_T in moments]
 
     def steps(self, after: int = 0) -> Iterator[tuple[torch.Tensor, Step]]:
-        """Train every head for its next epoch, or what is left `after` its first steps; the loss_T of each."""
+        """Train every head for its next epoch, and yield the loss_T of each step; steps up to `after` are left out."""
         schedule = self._schedule()
         for number, step in enumerate(self.batches.steps(self.epochs_done, self.rate_TR)):
             if number >= after:

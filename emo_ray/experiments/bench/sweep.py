@@ -102,7 +102,10 @@ def sweep(config: Config, scratch: Path) -> Measured:
 
 
 def _whole_turns(count: int, widths: Sequence[int]) -> int:
-    """As many trials, or a few more, so that each width has equally many: wide heads take most of the time."""
+    """The count of trials, rounded up until each width has the same number of them.
+
+    Wide heads take longer, so two ways compare only where they train the same mix.
+    """
     return max(1, -(-count // len(widths))) * len(widths)
 
 
@@ -130,16 +133,15 @@ def _table(size: Size) -> pa.Table:
     return pa.table(columns | {"label": pa.array(rng.integers(CLASSES, size=size.clips))})
 
 
-def _folds(table: pa.Table) -> list[tuple[pa.Table, pa.Table]]:
-    """The training and the validation rows of every fold."""
-    fold_B = np.arange(len(table)) % FOLDS
-    return [(table.filter(pa.array(fold_B != i)), table.filter(pa.array(fold_B == i))) for i in range(FOLDS)]
+def _folds(table: pa.Table) -> list[Clips]:
+    """The training and the validation clips of every fold."""
+    clips, fold_B = from_features(table), torch.arange(len(table)) % FOLDS
+    return [Clips(clips.rows(fold_B != fold), clips.rows(fold_B == fold)) for fold in range(FOLDS)]
 
 
 def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
     """Seconds per head, from when its processes have the features; measured at the end, as trials in folds are."""
-    folds = [Clips(*(from_features(part) for part in parts)) for parts in _folds(table)]
-    workers = start_workers(config, _labels(), folds, process_count(config, len(trials) * FOLDS))
+    workers = start_workers(config, _labels(), _folds(table), process_count(config, len(trials) * FOLDS))
     most = most_at_once(config, len(workers))
     ray.get([worker.start.remote({}) for worker in workers])
     plan = [False] * (config.train.epochs - 1) + [True]
@@ -161,7 +163,7 @@ def _in_bulk(config: Config, table: pa.Table, trials: Sequence[Params]) -> float
 def _one_by_one(config: Config, table: pa.Table, trials: Sequence[Params]) -> float:
     """Seconds per head, from when its processes are up."""
     count = int(cluster.cpus())
-    folds = ray.put([Clips(*(from_features(part) for part in parts)) for parts in _folds(table)])
+    folds = ray.put(_folds(table))
     worker_class: Any = SingleHeadWorker
     workers = [worker_class.remote(config, folds) for _ in range(count)]
     ray.get([worker.train.remote([]) for worker in workers])
