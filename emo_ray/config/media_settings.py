@@ -7,6 +7,7 @@ from pydantic import model_validator
 from emo_ray.config.model_settings import VIDEO_TRAINED
 from emo_ray.config.setting import NOTHING, Condition, Section, by_content, by_value, setting
 
+RATE_HZ = 16_000  # of the sound in shards, and of the sound that encoders and speech recognisers take
 FACES = Condition("faces are looked for", lambda config: config.media.face.is_used)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from emo_ray.config.media_settings import RATE_HZ
 from emo_ray.config.model_settings import OFFLINE_AUDIO, OPENSMILE, Audio
 from emo_ray.data.batch import AudioBatch
 from emo_ray.models import pretrained
@@ -24,7 +25,6 @@ from emo_ray.models.functionals import Functionals
 from emo_ray.models.hidden_states import masked_sum, mean_of_layers
 from emo_ray.models.opensmile_sets import OpenSmile
 
-RATE_HZ = 16_000
 # Models whose attention mask was shown to undo padding; for others a batch holds sound of one length.
 _MASKED = {"hubert", "wav2vec2", "wavlm"}
 

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from emo_ray.config.media_settings import RATE_HZ
 from emo_ray.config.model_settings import OPENSMILE, Audio
 from emo_ray.data.batch import AudioBatch
 from emo_ray.models.identity import opensmile_version
-
-_RATE_HZ = 16_000
 
 
 class OpenSmile(nn.Module):
@@ -41,4 +40,4 @@ class OpenSmile(nn.Module):
     def _features(self, wave_S: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Segment too short")
-            return self.smile.process_signal(wave_S, _RATE_HZ).to_numpy(np.float32)[0]
+            return self.smile.process_signal(wave_S, RATE_HZ).to_numpy(np.float32)[0]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-RATE_HZ = 16_000
+from emo_ray.config.media_settings import RATE_HZ
+
 HOP = 160  # samples: 10 ms
 FLOOR_HZ, CEILING_HZ = 75.0, 600.0
 WINDOW = 3 * round(RATE_HZ / FLOOR_HZ)  # three periods of the lowest pitch: 40 ms

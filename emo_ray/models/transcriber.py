@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from emo_ray.config.endpoint_settings import Transcribe
+from emo_ray.config.media_settings import RATE_HZ
 from emo_ray.data.transcripts import Transcription
 from emo_ray.models import pretrained
 
-RATE_HZ = 16_000
 _TOKENS_PER_S, _MORE_TOKENS = 40, 16  # most tokens that a sound can hold: more is a model that goes round in circles
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # Whisper's names of one token
 

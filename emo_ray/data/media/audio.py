@@ -11,6 +11,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.packet import Packet
 
+from emo_ray.config.media_settings import RATE_HZ
 from emo_ray.data.media.arrays import is_array
 from emo_ray.data.media.container import (
     LIMITS,
@@ -28,7 +29,6 @@ from emo_ray.data.media.container import (
 )
 from emo_ray.data.media.span import Span, Window, window_of
 
-RATE_HZ = 16_000
 _SLOWEST_HZ, _FASTEST_HZ = 1000, 768_000  # rates outside are damaged headers, and would fill the memory
 _TIMESTAMPED = {MP4, MATROSKA, "flv", "asf", "mpegts", "mpeg", "ogg"}  # elsewhere FFmpeg counts samples
 _RESTARTING = {"mpegts", "mpeg", "ogg"}  # formats whose joined files start their clock anew

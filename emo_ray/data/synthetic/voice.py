@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-RATE_HZ = 16_000
+from emo_ray.config.media_settings import RATE_HZ
+
 _HOP = 256  # samples; filtering windows are twice as long
 _VOWELS_HZ = ((730, 1090, 2440), (530, 1840, 2480), (300, 2250, 3000), (570, 840, 2410), (320, 870, 2240))
 _BANDWIDTHS_HZ = (80.0, 110.0, 170.0)
