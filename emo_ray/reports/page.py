@@ -1,6 +1,7 @@
 """A self-contained page of tables and pictures (HTML, `templates/page.html`), and the pictures as files beside it."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure  # it takes half a second, and some pages have no figure
 
 _CSS_PX_PER_IN = 96
+_LINKS = re.compile("<nav>\n.*?</nav>", re.S)
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,15 @@ def write(page: Page, path: Path) -> Path:
     text = template.render(page=page, images=images, html=html, style=Markup(style), script=Markup(script))
     durable.write_text(path, text)
     return path
+
+
+def relinked(text: str, links: Sequence[Link]) -> str:
+    """The HTML of a page that `write` made with links, with these in their place and all else as it is.
+
+    So nothing is drawn. Raises ValueError for a page without links.
+    """
+    shown = TEMPLATES.get_template("links.html").render(links=links)
+    changed, count = _LINKS.subn(lambda match: shown, text, count=1)
+    if not count:
+        raise ValueError("found a page without <nav>, expected one with links")
+    return changed

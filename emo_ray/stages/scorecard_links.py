@@ -7,12 +7,11 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from emo_ray import durable, store
 from emo_ray.reports import evaluation, noise
-from emo_ray.reports.page import Link
-from emo_ray.reports.scorecard import MISTAKES, REPORT
+from emo_ray.reports.page import Link, relinked
+from emo_ray.reports.scorecard import MISTAKES
 
 META = {store.REWRITTEN: [evaluation.PAGE]}  # of a report
 NOISE, COMPARE = "noise-", "compare-"  # first letters of the folders' names
@@ -31,12 +30,10 @@ def refresh(folder: Path) -> None:
         return  # a report of an earlier version, or none of this project
     links = [*_ladders(folder), *_comparisons(folder)]
     page = store.latest(folder / evaluation.PAGE)
-    if set(_SIBLING.findall(page.read_text("utf-8"))) == {link.path for link in links}:
+    text = page.read_text("utf-8")
+    if set(_SIBLING.findall(text)) == {link.path for link in links}:
         return
-    report = store.read_json(folder / REPORT)
-    with TemporaryDirectory() as scratch:  # pictures stay as they are
-        written = evaluation.write(report, Path(scratch), [MISTAKES_LINK, *links])
-        durable.write_text(page, written.read_text("utf-8"))
+    durable.write_text(page, relinked(text, [MISTAKES_LINK, *links]))
 
 
 def _ladders(folder: Path) -> list[Link]:

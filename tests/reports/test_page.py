@@ -6,7 +6,7 @@ from reading import embedded, loaded, visible
 
 from emo_ray.reports import page
 from emo_ray.reports.figures import empty_figure
-from emo_ray.reports.page import Fragment, Page, Picture
+from emo_ray.reports.page import Fragment, Link, Page, Picture
 from emo_ray.reports.table import Table
 
 HOSTILE = '<script>it\'s & "this"</script>{{ x }}'
@@ -99,3 +99,10 @@ def test_a_flawed_page_is_told_from_a_good_one(tmp_path, old, new):
     assert not flaws(html)
     assert old in html
     assert flaws(html.replace(old, new))
+
+
+def test_links_are_replaced_as_if_the_page_had_been_written_with_them(tmp_path):
+    links, others = [Link("a page", "a b.html")], [Link(HOSTILE, "c.html"), Link("d", "../d\\1.html")]
+    assert page.relinked(written(tmp_path, links=links), others) == written(tmp_path, links=others)
+    with pytest.raises(ValueError, match="<nav>"):
+        page.relinked(written(tmp_path), others)
