@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 
 from emo_ray.config.model_settings import Text
@@ -44,6 +43,8 @@ class NGrams(nn.Module):
     """Hashed word uni- and bigrams of unit length: the offline substitute for a language model."""
 
     def __init__(self, config: Text):
+        from sklearn.feature_extraction.text import HashingVectorizer  # it takes a second to import
+
         super().__init__()
         self.config, self.dim = config, config.ngram_features
         self.hash = HashingVectorizer(n_features=self.dim, ngram_range=(1, 2), token_pattern=TOKEN)
