@@ -65,6 +65,7 @@ def example(labels=LABELS, seed=0):
 
 
 PICTURES = ("subsets", "confusion", "confusions", "reliability", "speakers", "balance", "learning")
+OF_CLASSES = ("subsets", "confusion", "confusions", "balance")
 TABLES = ("subsets", "available", "per_class_precision", "per_class_recall", "per_class_f1", "per_class_n", "confusion")
 
 
@@ -83,6 +84,11 @@ def plain(report):
     """The same report with two pictures, for tests of words: each picture takes a tenth of a second to draw."""
     nothing = {"confusions": {}, "speakers": {}, "balance": {}, "histories": {}}
     return report | nothing | {"calibration": report["calibration"] | {"n": 0}}
+
+
+def of_classes(report):
+    """The same report with the pictures that show classes, `OF_CLASSES`."""
+    return report | {"speakers": {}, "histories": {}, "calibration": report["calibration"] | {"n": 0}}
 
 
 def page(report, folder):
@@ -210,7 +216,7 @@ def test_text_is_escaped(tmp_path):
     evil = "<script>alert('a')</script>&amp;"
     report = example([evil, "$x_1$", "no\\r[m]al"])
     report |= {"split": f"test {evil}", "checkpoint": evil, "notes": [evil]}
-    html = page(report, tmp_path)
+    html = page(of_classes(report), tmp_path)
     assert "<script" not in html
     assert visible(html).count(evil) == 8  # two headings, summary, class, both axes of the counts, note, checkpoint
     assert "[m]" in visible(html)
@@ -227,12 +233,13 @@ def test_the_page_holds_the_pictures(folder, html):
 
 @pytest.mark.parametrize("classes", [2, None, 12])
 def test_pictures_are_sharp_and_of_a_sensible_size(tmp_path, folder, classes):
-    """With few or many classes of long names, and those of the example."""
+    """All of the example, and those of classes where these are few or many and have long names."""
+    names = PICTURES
     if classes is not None:
-        folder = tmp_path
-        page(example([f"emotion {k} with a long name" for k in range(classes)]), folder)
+        folder, names = tmp_path, OF_CLASSES
+        page(of_classes(example([f"emotion {k} with a long name" for k in range(classes)])), folder)
     paths = list(folder.glob("*.png"))
-    assert sorted(path.stem for path in paths) == sorted(PICTURES)
+    assert sorted(path.stem for path in paths) == sorted(names)
     for path in paths:
         with Image.open(path) as image:
             image.load()
@@ -244,7 +251,7 @@ def test_pictures_are_sharp_and_of_a_sensible_size(tmp_path, folder, classes):
 
 
 def test_labels_of_any_script(tmp_path):
-    assert "中性" in page(example(["中性", "愤怒"]), tmp_path)
+    assert "中性" in page(of_classes(example(["中性", "愤怒"])), tmp_path)
 
 
 def test_same_report_same_bytes_and_the_report_is_left_alone(html, tmp_path):
@@ -255,7 +262,7 @@ def test_same_report_same_bytes_and_the_report_is_left_alone(html, tmp_path):
 
 
 def test_other_numbers_other_pictures(html, tmp_path):
-    others = embedded(page(example(seed=1), tmp_path))
+    others = embedded(page(of_classes(example(seed=1)), tmp_path))
     assert not set(embedded(html)[:3]) & set(others[:3])
 
 
@@ -271,7 +278,7 @@ def test_half_of_the_interval_stands_beside_each_score():
 def test_a_model_without_a_temperature_has_a_single_diagram(tmp_path):
     report = example()
     report["calibration"] |= {"temperature": None, "fitted_on": None}
-    words = visible(page(report, tmp_path))
+    words = visible(page(report | {"confusions": {}, "speakers": {}, "balance": {}, "histories": {}}, tmp_path))
     assert "no temperature" in words
     with Image.open(tmp_path / "reliability.png") as image:
         assert image.width < 1000
