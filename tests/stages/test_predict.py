@@ -144,15 +144,20 @@ def test_a_loop_in_one_process_writes_the_same_bytes(elsewhere, predicted, prepa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as an actor has
     try:
-        for part in prepared.parts[:2]:  # the next test does so with all of them
+        for part in prepared.parts[:2]:  # the next test does so with others
             predict_part(models, prepared.shards / part, {}, tmp_path / part)
             assert (tmp_path / part).read_bytes() == (shared(elsewhere.store.root) / part).read_bytes()
     finally:
         torch.set_num_threads(threads)
 
 
-def test_without_workers_the_jobs_own_process_writes_the_same_bytes(elsewhere, predicted, raw, tmp_path):
+def test_without_workers_the_jobs_own_process_writes_the_same_bytes(elsewhere, predicted, prepared, raw, tmp_path):
+    """Of the last two parts; the others are copies."""
     changes = {"train.num_workers": 0, "store.root": str(tmp_path / "store")}
+    parts_folder = shared(elsewhere.store.root)
+    copied = shutil.copytree(parts_folder, tmp_path / "store" / "predictions" / parts_folder.name)
+    for part in prepared.parts[-2:]:
+        (copied / part).unlink()
     result = predict(override(elsewhere, changes))
     assert counts_of(result) == counts_of(predicted)
     parts = {path.name: path.read_bytes() for path in predicted.path.glob("*.parquet")}
@@ -351,10 +356,16 @@ def test_clips_that_cannot_be_read_for_now_are_predicted_by_the_same_command_lat
 
 
 def test_a_long_recording_in_a_folder_is_predicted_utterance_by_utterance(config, tmp_path):
-    samples_S, truth = voices(31)
+    """By a model whose clips have at most six seconds of sound."""
+    model = shutil.copytree(config.checkpoint, tmp_path / "model")
+    model_config, labels = checkpoint_files.read_config(model)
+    model_config = override(model_config, {"media.max_audio_s": 6.0})
+    checkpoint.write(model, trained_state(checkpoint.load_fusion(model)), model_config, labels, "card")
+    config = override(config, {"checkpoint": str(model)})
+    samples_S, truth = voices(3)
     (tmp_path / "raw").mkdir()
     write_sound(tmp_path / "raw" / "long.wav", samples_S)
-    assert len(samples_S) / RATE_HZ > config.media.max_audio_s
+    assert len(samples_S) / RATE_HZ > model_config.media.max_audio_s
     changes = {"data.manifest": str(tmp_path / "raw"), "store.root": str(tmp_path / "store"), "train.num_workers": 0}
     parts = predict(override(config, changes)).path.glob("part-*.parquet")
     rows = pa.concat_tables(map(pq.read_table, parts)).sort_by("clip_id").to_pylist()
