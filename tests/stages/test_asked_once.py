@@ -66,16 +66,28 @@ def show(job, requests, questions):
     print(f"\n{job}: {requests} requests, {questions} distinct questions")
 
 
-def test_rounds_of_self_training_ask_once(chat, config_of, rows):
+def test_rounds_of_self_training_ask_once_and_a_student_that_is_trained_by_itself_reads_what_they_read(
+    chat, config_of, rows, tmp_path
+):
+    """By itself in a store of its own, so that it takes neither features nor readings from the round."""
     server = chat()
-    keys = {"rounds.most": 3, "rounds.patience": 3, "pseudo.policy": "fixed", "pseudo.threshold": 0.0}
+    keys = {"rounds.most": 2, "rounds.patience": 2, "pseudo.policy": "fixed", "pseudo.threshold": 0.0}
     keys |= {"train.epochs": 3, "fusion.passes_per_epoch": 4, "fusion.lr": 3e-3}
-    content = self_train(config_of(server, **keys)).content
-    assert len(content["rounds"]) - 1 == 3
+    config = config_of(server, **keys)
+    content = self_train(config).content
+    assert len(content["rounds"]) - 1 == 2
     texts = texts_of(rows, *LABELLED, "unlabelled")
     assert len(texts) < len(rows)
-    show("self_train, 3 rounds", sum(server.asked.values()), len(texts))
+    show("self_train, 2 rounds", sum(server.asked.values()), len(texts))
     assert server.asked == dict.fromkeys(texts, 1)
+
+    root, student = Path(config.store.root), content["rounds"][1]
+    alone = {"train.pseudo_labels": str(root / student["pseudo_labels"]), "store.root": str(tmp_path / "other")}
+    path, _ = train_model(override(config, alone))
+    weights, same_weights = (load_file(folder / WEIGHTS) for folder in (root / student["checkpoint"], path))
+    assert {name: value.tolist() for name, value in weights.items()} == {
+        name: value.tolist() for name, value in same_weights.items()
+    }
 
 
 @pytest.mark.slow  # the processes of Ray Tune take half a minute of CPU
@@ -97,8 +109,8 @@ def test_training_and_evaluation_share_a_budget_and_the_next_job_asks_what_is_le
     evaluate(override(config, {"annotate.max_requests": 7}))
     show("train and evaluate, budget of 7 requests", sum(server.asked.values()), len(texts))
     assert sum(server.asked.values()) == 7 < len(texts)
-    evaluate(config)
-    show("the same again without a budget", sum(server.asked.values()) - 7, len(texts) - 7)
+    train_model(config)
+    show("train without a budget", sum(server.asked.values()) - 7, len(texts) - 7)
     assert server.asked == dict.fromkeys(texts, 1)
 
 
@@ -130,16 +142,3 @@ def test_teachers_with_other_prompts_share_a_budget_and_ask_once_each(chat, conf
     every_text = texts_of(rows, *LABELLED, "unlabelled")
     expected = {prompt.format(language="English", transcript=text) for prompt in prompts for text in every_text}
     assert prompts_of(server) == dict.fromkeys(expected, 1)
-
-
-def test_a_student_that_is_trained_by_itself_reads_what_its_round_read(chat, config_of, tmp_path):
-    """In a store of its own, so that it takes neither features nor readings from the round."""
-    keys = {"rounds.most": 1, "pseudo.policy": "fixed", "pseudo.threshold": 0.0, "train.epochs": 1}
-    config = config_of(chat(), **keys)
-    root, student = Path(config.store.root), self_train(config).content["rounds"][1]
-    alone = {"train.pseudo_labels": str(root / student["pseudo_labels"]), "store.root": str(tmp_path / "other")}
-    path, _ = train_model(override(config, alone))
-    weights, same_weights = (load_file(folder / WEIGHTS) for folder in (root / student["checkpoint"], path))
-    assert {name: value.tolist() for name, value in weights.items()} == {
-        name: value.tolist() for name, value in same_weights.items()
-    }
