@@ -60,6 +60,7 @@ FILES_BESIDE_RAY = {
     "test_evaluation.py",
     "test_stacked_epochs.py",
     "test_sweep_plots.py",
+    "test_tracking.py",  # whose server both would start
 }
 _in_memory: list[Path] = []
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -104,9 +105,9 @@ def sound_pages(tmp_path_factory):
     """Every page (.html) that any test has written keeps to what `pages.flaws` asks of a page."""
     yield
     paths = (path for path in sorted(tmp_path_factory.getbasetemp().rglob("*.html")) if path.is_file())
-    pages = {str(path): path.read_text("utf-8", errors="replace") for path in paths}
-    whole = {path: html for path, html in pages.items() if html.rstrip().endswith("</html>")}  # tests also cut pages
-    flawed = {path: reasons for path, html in whole.items() if (reasons := flaws(html))}
+    pages = {path.read_text("utf-8", errors="replace"): str(path) for path in paths}  # tests also copy pages,
+    whole = {html: path for html, path in pages.items() if html.rstrip().endswith("</html>")}  # and cut them
+    flawed = {path: reasons for html, path in whole.items() if (reasons := flaws(html))}
     assert not flawed, flawed
 
 
