@@ -43,6 +43,7 @@ LIBRARIES = {  # library: where alone it may be imported
     "ray": ("emo_ray/stages/", "emo_ray/experiments/", "emo_ray/cluster.py", "emo_ray/gauges.py"),
     "mlflow": ("emo_ray/tracking",),
     "av": ("emo_ray/data/",),
+    "open_clip": ("emo_ray/models/clip_library.py",),
     "openai": ("emo_ray/stages/chat/client.py",),
 }
 READS_ENVIRONMENT = "emo_ray/cluster.py"
@@ -277,7 +278,8 @@ def loaded_by(root: Path, module: str) -> set[str]:
         loaded.add(target)
         if target in tree_of:
             name, tree = tree_of[target]
-            at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            statements = [each for node in tree.body for each in (node.body if isinstance(node, ast.With) else [node])]
+            at_once = [each for each in statements if isinstance(each, ast.Import | ast.ImportFrom)]
             waiting += [imported for _, imported in imports(name, ast.Module(at_once, []))]
     return loaded
 

@@ -8,12 +8,15 @@ from threading import Lock
 
 import torch
 
+from emo_ray.data.lean_import import without_compiler
+
 Decode = Callable[[Sequence[bytes]], list[torch.Tensor]]  # JPEGs -> of each its uint8 (C, H, W), RGB
 
 
 def decoded(jpegs: Sequence[bytes]) -> list[torch.Tensor]:
     """The pictures of JPEGs. A third of Pillow's time, and other threads run meanwhile."""
-    from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, which not every process has to spend
+    with without_compiler():  # here, as not every process has to import it
+        from torchvision.io import ImageReadMode, decode_jpeg
 
     buffers = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
     frames_CHW: list[torch.Tensor] = decode_jpeg(buffers, ImageReadMode.RGB)

@@ -7,12 +7,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import open_clip
 import torch
-from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
-from open_clip.transformer import QuickGELU
 
 from emo_ray.config import Config
+from emo_ray.models.clip_library import open_clip
 from emo_ray.models.clip_source import ClipSource, clip_source, image_size
 from emo_ray.models.clip_weights import State, quick_gelu_beside, read_state
 
@@ -111,7 +109,7 @@ def tensor_digest(clip: Clip) -> torch.Tensor:
     state = clip.state_dict() | getattr(clip, "before_resizing", {})
     hashed = hashlib.blake2b(digest_size=16)
     for name, module in clip.named_modules():
-        if isinstance(module, QuickGELU):
+        if isinstance(module, open_clip.transformer.QuickGELU):
             hashed.update(f"{name};".encode())
     for name, value in sorted(state.items()):
         hashed.update(f"{name}{tuple(value.shape)};".encode())
@@ -184,7 +182,7 @@ def _build(architecture: dict[str, Any], statistics: dict[str, Any]) -> Clip:
 
 def _fill(clip: Clip, state: State, source: ClipSource) -> None:
     """Put published weights into a fresh model. Raises ValueError for the weights of another architecture."""
-    state = convert_to_custom_text_state_dict(state) if hasattr(clip, "text") else dict(state)
+    state = open_clip.model.convert_to_custom_text_state_dict(state) if hasattr(clip, "text") else dict(state)
     expected = clip.state_dict()
     if "logit_scale" in state and state["logit_scale"].numel() == 1:
         state["logit_scale"] = state["logit_scale"].view(
@@ -212,7 +210,7 @@ def _resized(clip: Clip, architecture: dict[str, Any], statistics: dict[str, Any
         resized = _build(architecture | {"vision_cfg": vision}, statistics)
     state = clip.state_dict()
     before_resizing = {_POSITIONS: state[_POSITIONS].clone()}
-    resize_pos_embed(state, resized)
+    open_clip.model.resize_pos_embed(state, resized)
     resized.load_state_dict(state)
     resized.before_resizing = before_resizing  # for `tensor_digest`
     return resized

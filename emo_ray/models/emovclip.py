@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 
 from emo_ray.config import Config
 from emo_ray.config.model_settings import LoRA
 from emo_ray.data.batch import Output, VideoBatch
 from emo_ray.models.clip import Clip, load_clip, pixel_statistics, tensor_digest, tokenizer
+from emo_ray.models.clip_library import open_clip
 from emo_ray.models.clip_source import image_size
 from emo_ray.models.lora import LowRank
 from emo_ray.models.prompts import ClassContext, FramePrompts
@@ -219,11 +218,12 @@ def _last(blocks: Sequence[Block], count: int, key: str) -> Sequence[Block]:
 def tower_of(clip: Clip) -> Tower:
     """The vision tower of a CLIP. Raises ValueError for one that cannot be prompted."""
     visual = clip.visual
-    if isinstance(visual, TimmModel):
+    if isinstance(visual, open_clip.timm_model.TimmModel):
         check_timm(visual)
         return TimmTower(visual)
-    plain = isinstance(visual, VisionTransformer) and visual.pool_type in ("tok", "avg") and visual.attn_pool is None
-    if not plain or any(type(block) is not ResidualAttentionBlock for block in visual.transformer.resblocks):
+    vit, block_type = open_clip.transformer.VisionTransformer, open_clip.transformer.ResidualAttentionBlock
+    plain = isinstance(visual, vit) and visual.pool_type in ("tok", "avg") and visual.attn_pool is None
+    if not plain or any(type(block) is not block_type for block in visual.transformer.resblocks):
         raise ValueError(
             f"found a vision tower {type(visual).__name__}, expected a ViT with plain attention, e.g. "
             "emovclip.clip=ViT-B-16"

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
 
+from emo_ray.models.clip_library import open_clip
 from emo_ray.models.lora import LowRank
 
 _QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x)
@@ -251,7 +251,7 @@ def normed(norm: Any, x: torch.Tensor) -> torch.Tensor:
 
 def activated(activation: Any, x: torch.Tensor) -> torch.Tensor:
     """The activation of an MLP. QuickGELU is written as SiLU, which keeps one tensor for the gradient and not three."""
-    if isinstance(activation, QuickGELU):
+    if isinstance(activation, open_clip.transformer.QuickGELU):
         return F.silu(_QUICK * x) / _QUICK
     return activation(x)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
+from emo_ray.models.clip_library import open_clip
 from emo_ray.models.tower import OpenClipBlock, prompted_block
 
 Tokenize = Callable[..., torch.Tensor]
@@ -29,7 +29,7 @@ class TextTower:
         self.pool = getattr(text, "text_pool_type", None) or text.pool_type
         if self.pool not in ("argmax", "eos", "last") or getattr(text, "cls_emb", None) is not None:
             raise ValueError(f"found a text tower with pooling {self.pool!r}, expected argmax, eos or last")
-        if any(type(block) is not ResidualAttentionBlock for block in text.transformer.resblocks):
+        if any(type(block) is not open_clip.transformer.ResidualAttentionBlock for block in text.transformer.resblocks):
             raise ValueError("found blocks of other kinds in the text tower, expected plain attention")
         self.blocks = [OpenClipBlock(block) for block in text.transformer.resblocks]
         self.width, self.length = text.token_embedding.embedding_dim, text.context_length

@@ -149,7 +149,7 @@ def _clip(config: Config, ask_hub: bool) -> Weights:
 
 def _clip_repository(source: ClipSource) -> str | None:
     """The hub repository of a pretrained tag; None for one with another address. Raises ValueError for no tag."""
-    import open_clip
+    from emo_ray.models.clip_library import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(source.name)
     if source.weights not in tags:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -31,6 +30,7 @@ from emo_ray.config import RECIPES
 from emo_ray.data.synthetic import DURATION_S, LABELS
 from emo_ray.data.synthetic.candid import posed_act
 from emo_ray.data.synthetic.face import EXPRESSIONS, add_flaw, paint, sample_act, sample_look
+from emo_ray.models.clip_library import open_clip
 
 NAME = "mini_clip"
 FILES = {kind: RECIPES / f"{NAME}.{kind}" for kind in ("json", "bpe.gz", "safetensors")}
