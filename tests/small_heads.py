@@ -7,7 +7,7 @@ import torch
 from emo_ray.config import load
 from emo_ray.data.batch import Context, FeatureBatch, SoftTargets
 
-EPOCHS = 4
+EPOCHS = 3
 CONFIG = load(
     "mini", {"train.epochs": EPOCHS, "fusion.hidden": 12, "fusion.batch_size": 16, "fusion.passes_per_epoch": 2}
 )

@@ -64,14 +64,24 @@ CHANGES = {
     "seeds": [(0, {}), (1, {}), (2, {"lr": 2e-3, "warmup_fraction": 0.0, "weight_decay": 0.3}), (1, {"dropout": 0.6})],
     "rates of each": [(0, {"modality_dropout": EACH}), (3, {"modality_dropout": {**EACH, "text": 0.9}})],
     "context": [(0, {"context.before": 2, "context.after": 1}), (1, {"context.before": 2, "context.after": 1})],
-    "weights": [(0, {"class_weights": "balanced"}), (0, {"grad_clip_norm": 0.05}), (1, {"class_weights": "balanced"})],
+    "weights": [(0, {"class_weights": "balanced"}), (1, {"grad_clip_norm": 0.05})],
     "balance": [(0, {"class_weights": {"0": 1.0, "1": 2.0, "2": 0.1, "3": 3.0}}), (1, {"logit_adjustment": 1.5})],
     "sampling": [(0, {"sampling": "balanced"}), (1, {"sampling": "balanced", "dropout": 0.1})],
 }
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["labels", "targets"])
-@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+# Targets weigh clips, which classes, their prior and sampling do too; of the other changes each has one kind.
+TARGETS = {"seeds": [True], "rates of each": [True], "weights": [False, True], "balance": [False, True]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "soft"),
+    [
+        pytest.param(changes, soft, id=f"{name}-{'targets' if soft else 'labels'}")
+        for name, changes in CHANGES.items()
+        for soft in TARGETS.get(name, [False])
+    ],
+)
 def test_each_head_is_what_the_loop_makes_alone(changes, soft):
     train, validation, configs = (
         in_dialogues(clips(70, 0, soft), 0),
@@ -99,9 +109,8 @@ def test_heads_that_are_taken_out_change_nothing_for_the_others():
     second = stacked.epoch()
     assert [e.train_loss for e in second] == pytest.approx([curves[i][1].train_loss for i in (0, 2, 3)], abs=1e-5)
     stacked.select([1])
-    stacked.epoch()
     last = stacked.epoch()
-    assert last[0].train_loss == pytest.approx(curves[2][3].train_loss, abs=1e-5)
+    assert last[0].train_loss == pytest.approx(curves[2][2].train_loss, abs=1e-5)
     for name, value in stacked.state(0).items():
         torch.testing.assert_close(value, states[2][name], atol=1e-5, rtol=1e-4)
 
@@ -147,8 +156,8 @@ def test_heads_of_any_settings_and_folds_are_what_the_loop_makes_alone(offsets, 
     shapes = [{}, {"hidden": 8}, {"batch_size": 8, "passes_per_epoch": 1}, {"dropout": 0.1}]
     configs = [
         replace(config, fold=fold)
-        for fold in (0, 1)
-        for config in configs_of(*((seed, {**change, **offsets}) for seed, change in enumerate(shapes)))
+        for fold, fold_shapes in enumerate((shapes, shapes[::2]))
+        for config in configs_of(*((seed, {**change, **offsets}) for seed, change in enumerate(fold_shapes)))
     ]
     fresh_heads = [fresh(config, folds[config.fold].train) for config in configs]
     heads = Heads(fresh_heads, configs, folds, EPOCHS, torch.device(device))
