@@ -17,6 +17,12 @@ from emo_ray.models import fusion
 from emo_ray.training import floors
 
 
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch):
+    """Forests of a few trees: what they say is said by as many as there are."""
+    monkeypatch.setattr(floors, "_TREES", 20)
+
+
 def clips(count, seed=0, width=5, shift=1.5):
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(0, 3, (count,), generator=generator)
@@ -69,8 +75,9 @@ def test_labels_of_the_tested_clips_change_nothing():
     assert all((first[s][f] == second[s][f]).all() for s in SUBSETS for f in floors.FLOORS)
 
 
-def test_threads_of_a_forest_change_nothing():
+def test_threads_of_a_forest_change_nothing(monkeypatch):
     """Clips alike of several classes end in one leaf, whose shares are no round numbers: their order matters."""
+    monkeypatch.setattr(floors, "_TREES", 200)
     train, test = (clips(count, seed).features["text"][:, :2].round().numpy() for count, seed in ((90, 1), (300, 2)))
     label_B, before, answers = clips(90, 1).label_B.numpy(), torch.get_num_threads(), []
     for threads in (1, 4):

@@ -1,5 +1,6 @@
 """The training loop: it learns, it keeps the best epoch."""
 
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,13 +13,7 @@ from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data.batch import SoftTargets
 from emo_ray.models.fusion import FusionHead
 from emo_ray.models.trainable_state import trained_state
-from emo_ray.training.loop import (
-    LoopSettings,
-    PlainReporter,
-    _backward,
-    fit,
-    predict,
-)
+from emo_ray.training.loop import LoopSettings, PlainReporter, _backward, fit, predict
 from emo_ray.training.metrics import metrics
 from emo_ray.training.run_state import load_state
 from emo_ray.training.wait_timer import WaitTimer
@@ -84,9 +79,18 @@ def soft(batch):
     )
 
 
-@pytest.mark.parametrize("class_weight_K", [None, torch.tensor([0.2, 1.0, 3.0])])
-@pytest.mark.parametrize("size", [1, 5, 15])
-@pytest.mark.parametrize("with_targets", [lambda batch: batch, soft], ids=["labels", "targets"])
+def labels(batch):
+    """The clips as they are."""
+    return batch
+
+
+HEAVY = torch.tensor([0.2, 1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("size", "class_weight_K", "with_targets"),
+    [(5, None, labels), (15, HEAVY, labels), (5, None, soft), (15, HEAVY, soft), (1, HEAVY, soft)],
+)
 def test_micro_batches_train_the_same_model(size, class_weight_K, with_targets):
     states, losses = [], []
     for micro_batch_size in (None, size):
@@ -103,31 +107,32 @@ def test_micro_batches_train_the_same_model(size, class_weight_K, with_targets):
         torch.testing.assert_close(value, states[1][name], atol=1e-4, rtol=1e-4)
 
 
-# One of two workers: its gradient, after DDP's mean, on its half of a batch that both have.
-WORKER = """
-import sys, torch
-from emo_ray.training import loop
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-for name, (head, batch, plan) in torch.load(f"{folder}/work.pt", weights_only=False).items():
-    model = torch.nn.parallel.DistributedDataParallel(head)
-    half = torch.arange(len(batch)).chunk(2)[rank]
-    value = loop._backward(model, batch.rows(half), plan, plan.class_weight_K)
-    result = {key: p.grad for key, p in head.named_parameters()} | {"loss": value}
-    torch.save(result, f"{folder}/{name}-{rank}.pt")
-torch.distributed.destroy_process_group()
-"""
+def work_as(rank, folder):
+    """One of two workers: it writes its gradients, after DDP's mean, on its half of each batch that both have."""
+    from datetime import timedelta
+
+    import torch
+    from emo_ray.training import loop
+
+    meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(minutes=2)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **meeting)
+    for name, (head, batch, plan) in torch.load(f"{folder}/work.pt", weights_only=False).items():
+        model = torch.nn.parallel.DistributedDataParallel(head)
+        half = torch.arange(len(batch)).chunk(2)[rank]
+        value = loop._backward(model, batch.rows(half), plan, plan.class_weight_K)
+        result = {key: p.grad for key, p in head.named_parameters()} | {"loss": value}
+        torch.save(result, f"{folder}/{name}-{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
     """The halves have different weights of clips and classes; with micro-batches and without."""
-    heavy, work = torch.tensor([0.2, 1.0, 3.0]), {}
+    work = {}
     for name, batch, class_weight_K in [
         ("labels", make_batch(16, 1), None),
-        ("classes", make_batch(16, 1), heavy),
+        ("classes", make_batch(16, 1), HEAVY),
         ("targets", soft(make_batch(16, 1)), None),
-        ("both", soft(make_batch(16, 1)), heavy),
+        ("both", soft(make_batch(16, 1)), HEAVY),
     ]:
         for size in (None, 3):
             settings = HEAD.model_copy(update={"dropout": 0, "modality_dropout": 0, "micro_batch_size": size})
@@ -135,8 +140,10 @@ def test_two_workers_take_the_gradient_of_the_whole_batch(tmp_path):
             head = FusionHead(settings, {m: torch.stack([torch.zeros(6), torch.ones(6)]) for m in MODALITIES}, 3)
             work[f"{name}-{size}"] = head, batch, LoopSettings(settings, 1, 1, 0, class_weight_K=class_weight_K)
     torch.save(work, tmp_path / "work.pt")
-    started = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    code = f"{inspect.getsource(work_as)}\nimport sys\nwork_as(1, sys.argv[1])"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    work_as(0, tmp_path)  # this process is the first
+    assert other.wait(timeout=120) == 0
     for name, (head, batch, settings) in work.items():
         expected = _backward(head, batch, settings, settings.class_weight_K)
         results = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]

@@ -37,9 +37,10 @@ def strongest_stills(count, seed=11):
     for number in range(count):
         label = LABELS[number % len(LABELS)]
         moments = synthetic_face.sample_act(label, np.random.default_rng([seed, number]), np.linspace(0, 2, 9), 2.0)
-        strength = [sum(units[name] for name in mini_clip.UNIT_PHRASES) for units in moments.units_T]
+        t = int(np.argmax([sum(units[name] for name in mini_clip.UNIT_PHRASES) for units in moments.units_T]))
+        strongest = replace(moments, units_T=moments.units_T[t : t + 1], pose_T3=moments.pose_T3[t : t + 1])
         look = synthetic_face.sample_look(np.random.default_rng([seed, number, 1]))
-        frames.append(synthetic_face.paint(look, moments)[int(np.argmax(strength))])
+        frames.append(synthetic_face.paint(look, strongest)[0])
         labels.append(label)
     return mini_clip.normalised(frames, 64), np.array(labels)
 
@@ -154,10 +155,10 @@ def test_it_finds_the_caption_of_faces_it_never_saw(loaded):
 
 
 def test_training_lowers_both_losses():
-    """The training loop itself, for 30 of its 1500 steps."""
-    settings = replace(SETTINGS, steps=30, batch_size=32)
+    """The training loop itself, for 15 of its 1500 steps."""
+    settings = replace(SETTINGS, steps=15, batch_size=32)
     torch.manual_seed(0)
-    rows = [(person, number) for person in range(16) for number in range(8)]
+    rows = [(person, number) for person in range(16) for number in range(4)]
     frames, captions, labels = zip(*(mini_clip.captioned_still(*row) for row in rows), strict=True)
     images = mini_clip.normalised(frames, 64)
     open_clip.add_model_config(FILES["json"])

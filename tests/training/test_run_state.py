@@ -1,6 +1,7 @@
 """A run that was killed goes on to the bytes of one that was not, between epochs and inside them."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -13,12 +14,19 @@ from emo_ray.training.optimizer import optimizer_of
 from emo_ray.training.run_state import RunState
 
 
+@cache
+def undisturbed_run(epochs, ema):
+    """The best of a run that nothing disturbs, its reporter, and the weights that it ends with."""
+    reporter, whole = PlainReporter(), model()
+    best = fit(whole, train, validation, replace(plan(epochs), ema=ema), reporter)
+    return best, reporter, trained_state(whole)
+
+
 @pytest.mark.parametrize("last_seen", [0, 2])
 @pytest.mark.parametrize("ema", [0, 0.9])
 def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen, ema):
     settings = replace(plan(5), ema=ema)
-    undisturbed, whole = PlainReporter(), model()
-    best = fit(whole, train, validation, settings, undisturbed)
+    best, undisturbed, weights = undisturbed_run(5, ema)
     with pytest.raises(KeyboardInterrupt):
         fit(model(), train, validation, settings, Keeping(tmp_path, dies_after=last_seen))
     resumed, again = PlainReporter(), model()
@@ -27,7 +35,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen, em
     assert best_again["epoch"] == best["epoch"]
     assert all(torch.equal(value, best_again["model"][name]) for name, value in best["model"].items())
     assert [timeless(m) for m in resumed.history] == [timeless(m) for m in undisturbed.history[last_seen + 1 :]]
-    for name, value in trained_state(whole).items():
+    for name, value in weights.items():
         assert torch.equal(value, trained_state(again)[name]), name
 
 
@@ -36,8 +44,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path, last_seen, em
 def test_a_run_that_is_killed_inside_an_epoch_ends_where_an_undisturbed_one_does(tmp_path, dies_at, ema):
     """Only the steps after the last saved state are trained again, with the noise that they had."""
     settings, steps_done = replace(plan(4), ema=ema, save_every=2), []
-    undisturbed, whole = PlainReporter(), model()
-    best = fit(whole, train, validation, replace(settings, save_every=None), undisturbed)
+    best, undisturbed, weights = undisturbed_run(4, ema)
     with pytest.raises(KeyboardInterrupt):
         fit(model(), train, validation, settings, Keeping(tmp_path, dies_at=dies_at))
     resumed, again = PlainReporter(), model()
@@ -49,7 +56,7 @@ def test_a_run_that_is_killed_inside_an_epoch_ends_where_an_undisturbed_one_does
     assert best_again["epoch"] == best["epoch"]
     assert all(torch.equal(value, best_again["model"][name]) for name, value in best["model"].items())
     assert [timeless(m) for m in resumed.history] == [timeless(m) for m in undisturbed.history[epoch:]]
-    for name, value in trained_state(whole).items():
+    for name, value in weights.items():
         assert torch.equal(value, trained_state(again)[name]), name
 
 
