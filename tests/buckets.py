@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -47,7 +48,7 @@ class Server:
     def __init__(self, address: str, failing: Failing):
         self.address, self.failing = address, failing
 
-    @property
+    @cached_property
     def client(self) -> Any:
         """Boto's client, which has no part in the product."""
         return boto3.client("s3", endpoint_url=self.address, region_name="us-east-1")

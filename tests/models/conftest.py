@@ -10,7 +10,7 @@ from emo_ray.config import Config, override
 TINY = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 4, "layers": 2},
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -133,9 +134,15 @@ def test_code_beside_a_model_does_not_run_and_nobody_is_asked(tmp_path, monkeypa
     assert not ran.exists()
 
 
+@cache
+def transformers_own(folder):
+    """The feature extractor and the model of a folder, as transformers loads them."""
+    return AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
 def plainly(folder, wave, layers):
     """The mean over frames of the mean over layers, of one clip without padding, computed with transformers."""
-    extract, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    extract, model = transformers_own(folder)
     inputs = extract(wave.numpy(), sampling_rate=RATE, return_tensors="pt", return_attention_mask=False)
     with torch.inference_mode():
         if isinstance(model, WhisperModel):  # a frame per 20 ms; the others stand for the padding to 30 s

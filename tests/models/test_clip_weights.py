@@ -1,6 +1,7 @@
 """CLIPs as others publish them give the same embeddings as in their own libraries."""
 
 import json
+from functools import cache
 
 import open_clip
 import pytest
@@ -69,6 +70,7 @@ def images(size=32):
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
+@cache
 def tokens():
     return open_clip.SimpleTokenizer()(WORDS, 24)
 

@@ -67,10 +67,14 @@ def with_biases(model):
     return model
 
 
+FRAMES, GLOBAL_PROMPTS = (1, 4, 8, 16), (0, 1, 8, 16)
+
+
 @pytest.mark.parametrize("kinds", range(8), ids=lambda bits: f"{bits:03b}")
-@pytest.mark.parametrize("frames", [1, 4, 8, 16])
-@pytest.mark.parametrize("global_prompts", [0, 1, 8, 16])
-def test_it_equals_the_plain_formulation_and_so_do_its_gradients(tiny, kinds, frames, global_prompts):
+@pytest.mark.parametrize(("place", "frames"), list(enumerate(FRAMES)))
+def test_it_equals_the_plain_formulation_and_so_do_its_gradients(tiny, kinds, place, frames):
+    """Every two of kinds of prompts, frames and global prompts meet: a Latin square of each is in these cases."""
+    global_prompts = GLOBAL_PROMPTS[(place + kinds + kinds // 4) % 4]
     on = {name: bool(kinds >> i & 1) for i, name in enumerate(KINDS)}
     model = with_biases(build(tiny({**on, "emovclip.global_prompts": global_prompts}, frames)))
     trained = trained_of(model)

@@ -1,6 +1,7 @@
 """Text encoders: neighbours never matter, templates are filled and cut, and features are pooled, as documented."""
 
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -108,6 +109,13 @@ def bert(folder_of):
     return folder_of("bert")
 
 
+@cache
+def transformers_own(folder):
+    """The encoder of a folder, as transformers loads it."""
+    model = AutoModel.from_pretrained(folder).eval()
+    return model.encoder if isinstance(model, T5Model) else model
+
+
 def plainly(folder, sentence, layers):
     """The mean over a text's tokens of the mean over layers, without padding, computed with transformers."""
     name = next(name for name in FAMILIES if f"{name}0" in folder)
@@ -115,10 +123,10 @@ def plainly(folder, sentence, layers):
     if name == "qwen2":
         ids = [LETTERS.index(letter) for letter in sentence.replace(" ", "\u0120")]
     before, after = ([WORDS.index(word) for word in part.split()] for part in FAMILIES[name][2].split("$A"))
-    model = AutoModel.from_pretrained(folder).eval()
-    model = model.encoder if isinstance(model, T5Model) else model
     with torch.inference_mode():
-        states = model(input_ids=torch.tensor([[*before, *ids, *after]]), output_hidden_states=True).hidden_states
+        states = transformers_own(folder)(
+            input_ids=torch.tensor([[*before, *ids, *after]]), output_hidden_states=True
+        ).hidden_states
     mean_LD = torch.stack([states[layer][0] for layer in layers]).mean(dim=0)
     return mean_LD[len(before) : len(before) + len(ids)].mean(dim=0, keepdim=True)
 
