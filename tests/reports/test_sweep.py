@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_best_stands_beside_the_recipe_with_every_setting(tmp_path):
-    content = example()
+    content = example(pruned=4)
     content["trials"][0]["value"], content["trials"][5]["value"], content["best"] = 0.65, 0.7123, 5
     compared = texts(report.tables(content)[0])
     assert compared[0] == ["objective, percent", "65.0", "71.2", "+6.2"]
@@ -90,7 +90,7 @@ def test_the_best_stands_beside_the_recipe_with_every_setting(tmp_path):
     assert compared[6][1:3] == ["mean", "<b>[red]max</b>"]
     for text in (visible(page_of(content, tmp_path)), " ".join(printed(content).split())):
         assert report.summary(content) in text
-    for part in ("Trial 5", "40 trials", "71.2 % WAF, mean of the seven subsets", "+6.2", "trial 0, 65.0 %", "61.2 %"):
+    for part in ("Trial 5", "14 trials", "71.2 % WAF, mean of the seven subsets", "+6.2", "trial 0, 65.0 %", "61.2 %"):
         assert part in report.summary(content)
 
 
@@ -110,7 +110,7 @@ def test_the_summary_says_what_there_is(changes, parts):
 
 
 def test_a_space_without_the_recipe_is_compared_with_nothing(tmp_path):
-    content = example(default=None)
+    content = example(pruned=4, default=None)
     best = content["trials"][content["best"]]
     rows = texts(report.tables(content)[0])
     assert rows[0] == ["objective, percent", "–", f"{100 * best['value']:.1f}", "–"]
@@ -235,7 +235,7 @@ def test_importance_is_said_to_be_a_hint(folder, tmp_path):
     assert "By fANOVA" in page
     assert "12 complete trials" in page
     assert "hint" in page
-    assert "fANOVA" not in page_of(example(complete=9), tmp_path)
+    assert "fANOVA" not in page_of(example(complete=9, pruned=4), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ def test_importance_is_said_to_be_a_hint(folder, tmp_path):
         example(complete=1, pruned=0, failed=0),
         example(complete=0, pruned=0, failed=3, retrained=None, notes=[]),
         example(complete=0, pruned=4, failed=0, retrained=None),
-        example(space={"fusion.lr": SPACE["fusion.lr"]}),
-        example(space={"fusion.pooling": SPACE["fusion.pooling"]}),
+        example(pruned=4, space={"fusion.lr": SPACE["fusion.lr"]}),
+        example(pruned=4, space={"fusion.pooling": SPACE["fusion.pooling"]}),
         example(0, 0, 0, trials=[trial(number, 0.5) for number in range(12)], best=0),
         example(0, 0, 0, trials=[trial(0, 0.5, settings={}), trial(1, 0.6, settings={})], best=1, space={}),
         example(0, 0, 0, trials=[trial(0, float("nan")), trial(1, 0.6)], best=1),

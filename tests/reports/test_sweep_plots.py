@@ -150,18 +150,17 @@ def _texts(figure):
 
 
 @pytest.mark.parametrize(
-    "trials",
+    ("trials", "keys"),
     [
-        [trial(0, 0.5)],
-        [trial(0, 0.5), trial(1, 0.5)],
-        [trial(0, None, "failed")],
-        [trial(0, -0.5, "pruned", history=[[1, -0.5]])],
-        [trial(0, 0.2, "pruned"), trial(1, 0.5)],
-        [trial(0, 0.0), trial(1, 1.0)],
-        [trial(0, 0.5, history=[])],
+        *(([trial(0, 0.5)], keys) for keys in (0, 1, 3)),
+        ([trial(0, 0.5), trial(1, 0.5)], 3),
+        *(([trial(0, None, "failed")], keys) for keys in (0, 3)),
+        ([trial(0, -0.5, "pruned", history=[[1, -0.5]])], 3),
+        ([trial(0, 0.2, "pruned"), trial(1, 0.5)], 3),
+        ([trial(0, 0.0), trial(1, 1.0)], 3),
+        ([trial(0, 0.5, history=[])], 3),
     ],
 )
-@pytest.mark.parametrize("keys", [0, 1, 3])
 def test_little_is_drawn_without_a_warning(trials, keys):
     space = dict(list(SPACE.items())[:keys])
     pictures = {picture.name: picture for picture in sweep_plots.pictures(content(*trials, space=space), WORDS)}

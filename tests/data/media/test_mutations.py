@@ -222,7 +222,7 @@ def table(counts):
     return "\n".join("".join(f"{cell:>10}" for cell in line) for line in lines)
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [240, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_damaged_media_have_a_status(whole_files, tmp_path, count):
     counts, faults = survey(whole_files, tmp_path, count)
     print(table(counts))

@@ -27,7 +27,9 @@ def test_the_face_is_that_of_the_close_shot():
     patch_HW = face("happy", *rngs()[:2], 1.0)[6, 24:72, 24:72, 0].astype(np.float32)
     wide_HW = wide_shot("happy", rngs(), 1.0)[6, :, :, 0].astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(wide_HW, patch_HW.shape)
-    assert np.abs(windows - patch_HW).mean((-1, -2)).min() < 6  # at some place; tilted heads are resampled
+    few = np.abs(windows[..., ::8, ::8] - patch_HW[::8, ::8]).mean((-1, -2))  # pixels, to find the place by
+    place = np.unravel_index(few.argmin(), few.shape)
+    assert np.abs(windows[place] - patch_HW).mean() < 6  # tilted heads are resampled
 
 
 def test_the_setting_makes_wide_clips_of_the_same_scripts():

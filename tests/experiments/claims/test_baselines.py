@@ -1,5 +1,7 @@
 """Baselines on the frozen CLIP: references by open_clip and NumPy, and faces whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import open_clip
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ from PIL import Image
 from emo_ray.config import load
 from emo_ray.data.batch import VideoBatch, video_from_shards
 from emo_ray.data.synthetic import LABELS
-from emo_ray.data.synthetic.face import face
+from emo_ray.data.synthetic.face import RATE_FPS, paint, sample_act, sample_look
 from emo_ray.experiments.claims import baselines
 from emo_ray.experiments.claims.baselines import FrozenFrames, embedded_frames
 from emo_ray.models.clip import load_clip, tokenizer
@@ -34,8 +36,10 @@ def batches():
         label_B = np.arange(count) % len(LABELS)
         frames = []
         for i, k in enumerate(label_B):
-            film = face(LABELS[k], np.random.default_rng([count, i]), np.random.default_rng([count, i, 1]), 2.0)
-            frames.append(np.stack([Image.fromarray(film[t]).resize((64, 64)) for t in (2, 8, 14, 20)]))
+            act = sample_act(LABELS[k], np.random.default_rng([count, i, 1]), np.arange(24) / RATE_FPS, 2.0)
+            shown = replace(act, units_T=act.units_T[2::6], pose_T3=act.pose_T3[2::6])
+            film = paint(sample_look(np.random.default_rng([count, i])), shown)
+            frames.append(np.stack([Image.fromarray(image).resize((64, 64)) for image in film]))
         batch_of[split] = VideoBatch(
             clip_ids=tuple(f"{split}-{i}" for i in range(count)),
             present_BM=torch.tensor([[True, False, False]] * count),
