@@ -24,6 +24,7 @@ from emo_ray.config.tree import (
     recipe,
     recipe_names,
     sections,
+    value_of,
 )
 from emo_ray.config.words import Words, joined_words, parse_words
 
@@ -54,4 +55,5 @@ __all__ = [
     "recipe_names",
     "sections",
     "settings_of",
+    "value_of",
 ]

@@ -5,8 +5,10 @@ its `by_content` settings lead to, and the version of the code that makes it.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from emo_ray.config.setting import Decisions
 from emo_ray.config.tree import Config, declarations, flatten, leaves
 
 
@@ -68,18 +70,24 @@ def settings_of(config: Config, artefact: str) -> dict[str, Any]:
     Settings that decide by content are not in it, nor those whose condition does not hold in this config. Values are
     normalised where they are declared.
     """
-    about, values = ARTEFACTS[artefact], flatten(config)
-    names = (artefact, *about.repeats)
+    values, searches = flatten(config), ARTEFACTS[artefact].searches
+    declared = declarations()
     return {
-        key: declared.normalised(values[key])
-        for key, declared in declarations().items()
-        if any(
-            decision.artefact in names
-            and decision.by == "value"
-            and (about.searches or decision.only_if is None or decision.only_if.holds(config))
-            for decision in declared.decides
-        )
+        key: declared[key].normalised(values[key])
+        for key, decisions in _decisions_by_value(artefact).items()
+        if searches or any(decision.only_if is None or decision.only_if.holds(config) for decision in decisions)
     }
+
+
+@cache
+def _decisions_by_value(artefact: str) -> dict[str, Decisions]:
+    """The decisions on an artefact, or on those that it repeats, by value, by the dotted keys that make them."""
+    names = (artefact, *ARTEFACTS[artefact].repeats)
+    of_key = {
+        key: tuple(decision for decision in declared.decides if decision.artefact in names and decision.by == "value")
+        for key, declared in declarations().items()
+    }
+    return {key: decisions for key, decisions in of_key.items() if decisions}
 
 
 def decided_by(key: str) -> tuple[str, ...]:

@@ -145,7 +145,11 @@ class Section(BaseModel):
 
         Conditions on other settings are not looked at (`settings_of` looks at them), and sections in this one neither.
         """
-        names = type(self).model_fields.keys() - self.sections().keys()
-        deciding = {name for name in names if self.declaration(name).decides_by_value(artefact)}
-        values = self.model_dump(mode="json", include=deciding)
+        values = self.model_dump(mode="json", include=self._deciding(artefact))
         return {name: self.declaration(name).normalised(value) for name, value in values.items()}
+
+    @classmethod
+    @cache
+    def _deciding(cls, artefact: str) -> set[str]:
+        names = cls.model_fields.keys() - cls.sections().keys()
+        return {name for name in names if cls.declaration(name).decides_by_value(artefact)}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emo_ray import cluster, store
-from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override, settings_of
+from emo_ray.config import RECIPES, Config, flatten, keys_of_caller, override, settings_of, value_of
 from emo_ray.config.endpoint_settings import Transcribe
 from emo_ray.config.media_settings import Segment
 from emo_ray.config.model_settings import Audio, Text
@@ -276,10 +276,9 @@ def _check_places(config: Config, model_config: Config, path: Path) -> None:
     inside = [place.resolve() for place in (path, cluster.store_root(config))]
     if inside[0].is_relative_to(inside[1]):
         return
-    values, callers = flatten(model_config), flatten(config)
     for key in checkpoint_files.MODEL_FILES:
-        value = values[key]
-        if value is None or value == callers[key] or not Path(value).exists():
+        value = value_of(model_config, key)
+        if value is None or value == value_of(config, key) or not Path(value).exists():
             continue  # a name of an encoder, of an architecture or on the model hub
         if not any(Path(value).resolve().is_relative_to(place) for place in (*inside, RECIPES)):
             raise ValueError(

@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 from safetensors import SafetensorError, safe_open
 
 from emo_ray import store
-from emo_ray.config import Config, declarations, flatten, load, override
+from emo_ray.config import Config, declarations, load, override, value_of
 from emo_ray.config.yaml_core import read
 from emo_ray.store import DamagedFile
 
@@ -107,8 +107,8 @@ def read_config(folder: Path) -> tuple[Config, tuple[str, ...]]:
 
 def _with_files_inside(config: Config, folder: Path) -> Config:
     """The config, in which relative paths of files in the folder are absolute: see `portable`."""
-    values = flatten(config)
-    relative = {key: values[key] for key in MODEL_FILES if values[key] and not Path(values[key]).is_absolute()}
+    values = {key: value_of(config, key) for key in MODEL_FILES}
+    relative = {key: value for key, value in values.items() if value and not Path(value).is_absolute()}
     inside = {key: str(folder / name) for key, name in relative.items() if (folder / name).exists()}
     return override(config, inside) if inside else config
 

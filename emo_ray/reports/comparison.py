@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, TypedDict
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE, empty_figure, name_rows, style_axes, title_axes
 from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
 from emo_ray.reports.wording import SCORES, percent, plural, points
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # it takes half a second, and most who import this draw nothing
 
 PAGE = "report.html"
 _RIGHT = {
@@ -104,8 +104,11 @@ def write(content: ModelComparison, folder: Path, links: Sequence[Link] = ()) ->
     return page.write(shown, folder / PAGE)
 
 
-def _differences(content: ModelComparison) -> Figure:
-    figure = empty_figure(8, 3.4)
+def _differences(content: ModelComparison) -> "Figure":
+    from emo_ray.reports import figures
+    from emo_ray.reports.figures import BLUE, CHANCE, FAINT, INK, PALE_BLUE
+
+    figure = figures.empty_figure(8, 3.4)
     axes = figure.add_subplot()
     for place, lead in enumerate(content["scores"].values()):
         middle = 100 * lead["difference"]
@@ -115,9 +118,9 @@ def _differences(content: ModelComparison) -> Figure:
         axes.plot(middle, place, "o", color=colour, markersize=8)
         axes.text(middle, place - 0.22, points(lead["difference"]), color=INK, size=9, ha="center")
     axes.axvline(0, color=CHANCE, linestyle="--", linewidth=1.4)
-    name_rows(axes, [SCORES[key] for key in content["scores"]])
+    figures.name_rows(axes, [SCORES[key] for key in content["scores"]])
     axes.set_xlabel("lead of the second model, points; bands: 95 % interval")
     axes.margins(x=0.08)
-    style_axes(axes, "x")
-    title_axes(axes, "How far the second model is ahead")
+    figures.style_axes(axes, "x")
+    figures.title_axes(axes, "How far the second model is ahead")
     return figure

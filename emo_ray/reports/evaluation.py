@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from emo_ray.reports import evaluation_plots, page
-from emo_ray.reports.evaluation_plots import NOTHING
+from emo_ray.reports import page
 from emo_ray.reports.floors import table as floor_table
 from emo_ray.reports.page import Link, Page, Picture
-from emo_ray.reports.reliability import reliability_diagrams
 from emo_ray.reports.scorecard import EvaluationReport, Interval, Scores, SubsetScores, verdict
 from emo_ray.reports.table import Cell, Table
-from emo_ray.reports.wording import AVAILABLE, DASH, SCORES, SUBSET_NAMES, percent, plural
+from emo_ray.reports.wording import AVAILABLE, DASH, NOTHING, SCORES, SUBSET_NAMES, percent, plural
 
 PAGE = "report.html"
 FOLD_SCORES = ("waf", "accuracy", "uar")  # shown fold by fold
@@ -26,6 +24,8 @@ def tables(report: EvaluationReport) -> list[Table]:
 
 def write(report: EvaluationReport, folder: Path, links: Sequence[Link] = ()) -> Path:
     """Write `report.html`, with links to other pages, and the pictures on it; the path of the page."""
+    from emo_ray.reports import evaluation_plots  # with matplotlib, as below: processes of folds draw nothing
+
     scores, *others = tables(report)
     floors = others[:1] if report.get("floors") else []
     classes, counts, *folds = others[len(floors) :]
@@ -57,6 +57,9 @@ def write(report: EvaluationReport, folder: Path, links: Sequence[Link] = ()) ->
 
 def _detail_pictures(report: EvaluationReport) -> list[Picture]:
     """Modalities alone, confidence, people, classes and epochs, as far as the report has them."""
+    from emo_ray.reports import evaluation_plots
+    from emo_ray.reports.reliability import reliability_diagrams
+
     pictures = []
     if report["confusions"]:
         caption = "Each modality alone, on the clips that have it: truth in rows, prediction in columns."

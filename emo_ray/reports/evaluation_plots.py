@@ -22,9 +22,8 @@ from emo_ray.reports.figures import (
     title_axes,
 )
 from emo_ray.reports.scorecard import EvaluationReport
-from emo_ray.reports.wording import SUBSET_NAMES, plural, shorten
+from emo_ray.reports.wording import NOTHING, SUBSET_NAMES, plural, shorten
 
-NOTHING = "no clips"
 _BLUES = (PALE_BLUE, LIGHT_BLUE, BLUE)  # bars of one, two, three modalities: told apart by lightness alone
 _SPLITS = {"train": PALE_BLUE, "validation": ORANGE, "test": BLUE}
 _PHASES = {"emovclip": "EmoVCLIP", "fusion": "fusion head"}

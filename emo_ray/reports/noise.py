@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, TypedDict
 
 from emo_ray.reports import page
-from emo_ray.reports.figures import BLUE, CHANCE, ORANGE, empty_figure, name_x_ticks, style_axes, title_axes
 from emo_ray.reports.page import Link, Page, Picture
 from emo_ray.reports.scorecard import Interval
 from emo_ray.reports.table import Table
 from emo_ray.reports.wording import percent, plural, points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # it takes half a second, and most who import this draw nothing
+    from matplotlib.figure import Figure
 
 VERSION = 1  # of a noise ladder
 PAGE = "noise.html"
@@ -109,7 +109,9 @@ def _cell(shown: Shown) -> str:
     return f"{percent(shown['waf'])} ±{50 * (high - low):.1f}"
 
 
-def _curves(content: NoiseLadder) -> Figure:
+def _curves(content: NoiseLadder) -> "Figure":
+    from emo_ray.reports.figures import BLUE, CHANCE, ORANGE, empty_figure, name_x_ticks, style_axes, title_axes
+
     modalities = _by_modality(content)
     figure = empty_figure(max(4.5, 3.4 * len(modalities)), 4.2)
     panels = figure.subplots(1, max(1, len(modalities)), sharey=True, squeeze=False)[0]
@@ -127,7 +129,7 @@ def _curves(content: NoiseLadder) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, values: Sequence[Shown], colour: str, name: str) -> None:
+def _curve(axes: "Axes", values: Sequence[Shown], colour: str, name: str) -> None:
     places = range(len(values))
     axes.plot(places, [100 * value["waf"] for value in values], marker="o", markersize=4, color=colour, label=name)
     low, high = ([100 * value["interval"][end] for value in values] for end in (0, 1))

@@ -8,6 +8,7 @@ SCORES = {"waf": "WAF", "accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro
 SUBSET_NAMES = {subset: " + ".join(modalities) for subset, modalities in SUBSETS.items()}
 AVAILABLE = "whatever each clip has"
 DASH = "–"
+NOTHING = "no clips"
 _LONGEST_LABEL = 20  # characters on an axis; the page shows the whole label
 
 

@@ -14,9 +14,9 @@ from emo_ray import parquet, store
 from emo_ray.config import Config, override
 from emo_ray.data.dialogues import windows_of, with_neighbours
 from emo_ray.data.prepared import LabelOf, Prepared
-from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT, load_models
+from emo_ray.inference.classifier import ALONE, TOGETHER, WITHOUT
 from emo_ray.inference.encoders import of_checkpoint
-from emo_ray.models.checkpoint_files import SEEN, read_calibration
+from emo_ray.models.checkpoint_files import SEEN, read_calibration, read_config
 from emo_ray.reports.pseudo_labels import Calibration
 from emo_ray.stages.corpus import Corpus, for_config
 from emo_ray.stages.decoding.shard_plan import plan_some_parts
@@ -161,7 +161,7 @@ def votes(values_BK: np.ndarray) -> np.ndarray:
 def _config_of(config: Config, path: Path, labels: Sequence[str]) -> Config:
     """A teacher's own config on the parts of the first."""
     teacher_config = of_checkpoint(config, path)
-    teacher_labels = load_models(teacher_config, path).labels
+    _, teacher_labels = read_config(path)
     if teacher_labels != tuple(labels):
         raise ValueError(
             f"pseudo.teachers: found the classes {', '.join(teacher_labels)} in {path}, expected {', '.join(labels)}: "
