@@ -5,6 +5,7 @@ short one, and what FFmpeg does not survive costs a status.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from emo_ray.data.shards import IdentifiedClip
 VERSION = 2  # 2: rows of manifests hold votes
 NO_SPEECH = "no speech"
 STRETCH_S = 600.0  # 19 MB of sound
+_REST_S = 0.1  # what is left of a recording is a stretch of its own from here on: codecs name more than they hold
 _READABLE = 0.9  # share of its stretches below which a recording counts as corrupt
 PART_SCHEMA = pa.schema(
     [
@@ -57,13 +59,13 @@ def utterances(source: str | None, segment: Segment, config: Media) -> tuple[lis
     from emo_ray.data.speech import speech_spans  # torch takes seconds to import
 
     end_s = float(extent[1])
-    starts_s = np.arange(0, end_s, STRETCH_S).tolist()
+    starts_s = np.arange(0, max(end_s - _REST_S, min(end_s, _REST_S)), STRETCH_S).tolist()
     most_failures = int((1 - _READABLE) * len(starts_s))
     failures: list[str] = []
 
     def stretches() -> Iterator[np.ndarray]:
-        for start_s in starts_s:
-            stretch_S, failure = _stretch(source, Span(start_s, min(start_s + STRETCH_S, end_s)), config)
+        for start_s, next_s in pairwise([*starts_s, end_s]):
+            stretch_S, failure = _stretch(source, Span(start_s, next_s), config)
             failures.extend(failure)
             if len(failures) > most_failures:
                 return

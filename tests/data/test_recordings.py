@@ -31,6 +31,15 @@ def test_every_voice_is_an_utterance_however_the_sound_is_cut(tmp_path, suffix, 
         assert np.allclose(utterances(path)[0], spans, atol=0.04)  # a window of the model
 
 
+def test_a_few_milliseconds_that_a_codec_names_and_does_not_hold_are_no_stretch(tmp_path, monkeypatch):
+    """An mp3 of 8 s says that it is 8.03 s long: its last stretch could not be decoded, one of so few."""
+    monkeypatch.setattr(recordings, "STRETCH_S", 1.0)
+    path = write_sound(tmp_path / "recording.mp3", voices(2)[0])
+    assert recordings.sound_s(str(path), Media()) > 8
+    spans, status = utterances(path)
+    assert (len(spans), status) == (2, "ok")
+
+
 def test_what_holds_no_speech_has_a_status(tmp_path, media_files):
     noise_S = np.random.default_rng(0).normal(0, 3000, 2 * RATE_HZ).astype(np.int16)
     assert utterances(write_sound(tmp_path / "noise.wav", noise_S)) == ([], recordings.NO_SPEECH)
