@@ -112,14 +112,15 @@ def work_as(rank, folder):
     from datetime import timedelta
 
     import torch
+
     from emo_ray.training import loop
 
     meeting = {"init_method": f"file://{folder}/meeting", "timeout": timedelta(minutes=2)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **meeting)
-    for name, (head, batch, plan) in torch.load(f"{folder}/work.pt", weights_only=False).items():
+    for name, (head, batch, settings) in torch.load(f"{folder}/work.pt", weights_only=False).items():
         model = torch.nn.parallel.DistributedDataParallel(head)
         half = torch.arange(len(batch)).chunk(2)[rank]
-        value = loop._backward(model, batch.rows(half), plan, plan.class_weight_K)
+        value = loop._backward(model, batch.rows(half), settings, settings.class_weight_K)
         result = {key: p.grad for key, p in head.named_parameters()} | {"loss": value}
         torch.save(result, f"{folder}/{name}-{rank}.pt")
     torch.distributed.destroy_process_group()
