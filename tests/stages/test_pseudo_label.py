@@ -60,7 +60,9 @@ def clips(labelled, media_files, folder):
     """The labelled clips, and unlabelled ones: copies of training clips, and some that validation and test know."""
     train, test = ([clip for clip in labelled if clip.split == split] for split in ("train", "test"))
     nobody = {"label": None, "split": "unlabelled", "speaker": None}
-    pool = [with_own_files(replace(clip, clip_id=f"u-{clip.clip_id}", **nobody), folder / "pool") for clip in train[:18]]
+    pool = [
+        with_own_files(replace(clip, clip_id=f"u-{clip.clip_id}", **nobody), folder / "pool") for clip in train[:18]
+    ]
     seen = next(clip for clip in test if clip.video and clip.text)
     copy, remuxed = folder / "copy.mp4", folder / "remuxed.mov"
     shutil.copy(seen.video, copy)
