@@ -238,10 +238,11 @@ def test_windows_give_what_the_whole_does_where_context_is_short(folder_of):
 
 def test_windows_do_not_depend_on_neighbours(speech):
     encode = audio.build(Audio(encoder=speech, layers=(0, -1), window_s=1.0, overlap_s=0.25, batch_size=3))
-    alone = torch.cat([encode(batch_of(wave)) for wave in WAVES])
-    torch.testing.assert_close(encode(batch_of(*WAVES)), alone, atol=1e-5, rtol=0)
+    waves = [WAVES[i] for i in (0, 1, 3, 6)]  # less than a window, two and more, a few frames
+    alone = torch.cat([encode(batch_of(wave)) for wave in waves])
+    torch.testing.assert_close(encode(batch_of(*waves)), alone, atol=1e-5, rtol=0)
     whole = audio.build(Audio(encoder=speech, layers=(0, -1)))(batch_of(WAVES[3]))
-    assert not torch.allclose(alone[3:4], whole, atol=1e-5)  # the last layer sees one window, not the whole
+    assert not torch.allclose(alone[2:3], whole, atol=1e-5)  # the last layer sees one window, not the whole
 
 
 def test_windows_that_cannot_be(folder_of):

@@ -1,6 +1,7 @@
 """Recognisers of both kinds: what transformers itself gives for a sound alone, and what they say of what they heard."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -38,18 +39,24 @@ def build(folders):
     return lambda kind, **changes: transcriber.build(Transcribe(model=str(folders[kind]), dtype="fp32", **changes))
 
 
+@cache
+def transformers_own(folder):
+    """The processor and the model of a folder, as transformers loads them."""
+    return AutoProcessor.from_pretrained(folder), AutoModelForSpeechSeq2Seq.from_pretrained(folder)
+
+
 @torch.inference_mode()
 def whisper_alone(folder, wave_S, language):
     """Text, mean log-probability and probability of no speech, token by token without `generate`."""
-    processor, model = AutoProcessor.from_pretrained(folder), AutoModelForSpeechSeq2Seq.from_pretrained(folder)
+    processor, model = transformers_own(folder)
     id_of, settings = processor.tokenizer.get_vocab(), model.generation_config
-    features = processor(wave_S, sampling_rate=RATE_HZ, return_tensors="pt")["input_features"]
+    heard = model.get_encoder()(processor(wave_S, sampling_rate=RATE_HZ, return_tensors="pt")["input_features"])
     start = id_of["<|startoftranscript|>"]
-    first_V = model(features, decoder_input_ids=torch.tensor([[start]])).logits[0, -1].softmax(-1)
+    first_V = model(encoder_outputs=heard, decoder_input_ids=torch.tensor([[start]])).logits[0, -1].softmax(-1)
     ids = [start, id_of[f"<|{language}|>"], id_of["<|transcribe|>"], id_of["<|notimestamps|>"]]
     prompt, log_probs = len(ids), []
     for _ in range(min(round(len(wave_S) / RATE_HZ * 40) + 16, model.config.max_target_positions // 2)):
-        scores_V = model(features, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
+        scores_V = model(encoder_outputs=heard, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
         scores_V[settings.suppress_tokens] = -torch.inf
         if len(ids) == prompt:
             scores_V[settings.begin_suppress_tokens] = -torch.inf
@@ -82,7 +89,7 @@ def test_whispers_sounds_do_not_know_their_neighbours(build, waves):
 
 def test_a_language_that_nobody_names_is_heard(folders, build, waves):
     languages = [said.language for said in build("whisper")(waves, None)]
-    processor, model = (auto.from_pretrained(folders["whisper"]) for auto in (AutoProcessor, AutoModelForSpeechSeq2Seq))
+    processor, model = transformers_own(folders["whisper"])
     features = processor(waves, sampling_rate=RATE_HZ, return_tensors="pt")["input_features"]
     code_of = {number: token[2:4] for token, number in model.generation_config.lang_to_id.items()}
     assert languages == [code_of[int(number)] for number in model.detect_language(features)]
