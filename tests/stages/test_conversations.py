@@ -36,6 +36,7 @@ def talking(ray_session, tiny_config, tmp_path_factory):
     keys |= {"data.manifest": str(folder / "clips.parquet"), "store.root": str(folder / "store")}
     keys |= {"tracking.enabled": False, "train.epochs": 6, "media.clips_per_part": 64, "train.heads": 1}
     keys |= {"fusion.hidden": 32, "fusion.passes_per_epoch": 5, "fusion.lr": 3e-3, "fusion.context.before": 1}
+    keys["fusion.batch_size"] = 64
     return override(tiny_config, keys)
 
 

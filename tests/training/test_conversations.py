@@ -3,7 +3,7 @@
 import numpy as np
 from conversations import accuracy
 
-QUICK = {"hidden": 32, "passes_per_epoch": 5, "lr": 3e-3}
+QUICK = {"hidden": 32, "passes_per_epoch": 5, "lr": 3e-3, "batch_size": 64}
 
 
 def test_what_the_turn_before_decides_is_found_with_context_and_not_without():
