@@ -4,10 +4,12 @@ import operator
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from ray.util import placement_group, remove_placement_group
 
 from emo_ray import resources, trouble
 from emo_ray.config import override
@@ -29,6 +31,15 @@ def clips(count):
     return FeatureBatch(clip_ids=ids, present_BM=present_BM, features=features, label_B=torch.arange(count) % 3)
 
 
+@contextmanager
+def one_cpu(ray_session):
+    """Leave one of Ray's four CPUs to its tasks, so that one process imports torch for all of them."""
+    others = placement_group([{"CPU": 3}])
+    ray_session.get(others.ready(), timeout=60)
+    yield
+    remove_placement_group(others)
+
+
 def test_this_process_other_processes_and_tasks_give_the_same_bytes(ray_session, tiny_config):
     batch, fold_B = clips(60), np.arange(60) % 2
     quick = {"train.epochs": 2, "fusion.passes_per_epoch": 2, "evaluate.floors": False}
@@ -37,10 +48,11 @@ def test_this_process_other_processes_and_tasks_give_the_same_bytes(ray_session,
     folds = [(batch, fold_B == fold, config, CLASSES, batch.clip_ids) for fold in range(2)]
     ended = []
     places = ((0, 60), (1, 60), (1, SMALL))  # workers, clips
-    results = [
-        in_folds(override(config, {"train.num_workers": workers}), count, held_out, folds, ended.append)
-        for workers, count in places
-    ]
+    with one_cpu(ray_session):
+        results = [
+            in_folds(override(config, {"train.num_workers": workers}), count, held_out, folds, ended.append)
+            for workers, count in places
+        ]
     assert sum(ended) == len(places) * len(folds)
     for here, *others in zip(*results, strict=True):
         for there in others:
