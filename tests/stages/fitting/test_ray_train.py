@@ -30,9 +30,9 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def with_workers(config, count):
-    """The config with workers of Ray Train, and a store that holds the decoded clips and nothing else."""
+    """The config with workers of Ray Train, and a store of the decoded clips with features of their sound and text."""
     root = f"{config.store.root}-{uuid4().hex[:8]}"
-    ignored = shutil.ignore_patterns("checkpoints", "train", "features", "reports", "mlflow*", "claims")
+    ignored = shutil.ignore_patterns("checkpoints", "train", "video-*", "reports", "mlflow*", "claims")
     shutil.copytree(config.store.root, root, ignore=ignored)
     return override(config, {"store.root": root, "train.num_workers": count})
 
@@ -57,7 +57,7 @@ def test_workers_of_ray_train_make_both_phases_as_one_process_does(trained, tiny
     """The same weights, bit for bit, and every epoch is reported. The store has the features of that EmoVCLIP."""
     monkeypatch.setattr(resources, "SMALL", 0)  # below it this process trains a head
     config = with_workers(tiny_config, 1)
-    shutil.copytree(Path(tiny_config.store.root, "features"), Path(config.store.root, "features"))
+    shutil.copytree(Path(tiny_config.store.root, "features"), Path(config.store.root, "features"), dirs_exist_ok=True)
     plan = resolve_training(config, open_corpus(config))
     epochs_heard = []
     train_phases(config, plan, lambda phase, metrics: epochs_heard.append((phase, metrics["epoch"])))
