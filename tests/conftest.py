@@ -49,6 +49,9 @@ UNWATCHED = {
     "REPORTER_UPDATE_INTERVAL_MS": "86400000",
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_memory_monitor_refresh_ms": "1000",
+    "RAY_gcs_pull_resource_loads_period_milliseconds": "10000",
 }
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 8 * 2**30  # of memory; the suite's files take a gigabyte
