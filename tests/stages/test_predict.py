@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -60,7 +61,10 @@ def elsewhere(config, prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predicted(elsewhere):
-    return predict(elsewhere)
+    """By one actor, as on a machine with one core: an actor takes ten seconds of CPU to start."""
+    with pytest.MonkeyPatch.context() as machine:
+        machine.setattr(os, "cpu_count", lambda: 1)
+        return predict(elsewhere)
 
 
 @pytest.fixture(scope="module")
