@@ -5,7 +5,6 @@ stands for unknown values, its settings (chosen in inner folds), weights.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from emo_ray.config import Config, flatten, override, settings_of
 from emo_ray.config.model_settings import MODALITIES, SUBSETS
 from emo_ray.data import splits, status
 from emo_ray.data.dialogues import Windows, windows_of, with_neighbours
-from emo_ray.data.folding import INNER_FOLDS
 from emo_ray.data.prepared import LabelOf, Prepared
 from emo_ray.inference.encoders import EncoderSpec, frozen_encoders
 from emo_ray.models.identity import SPEAKER_VERSION, licence_notes
@@ -32,21 +30,11 @@ from emo_ray.stages.result import Result
 
 if TYPE_CHECKING:
     from emo_ray.data.batch import FeatureBatch
-    from emo_ray.models.head_average import Head
-    from emo_ray.training.floors import Guesses
+    from emo_ray.training.held_out import FoldTested
 
 VERSION = 8  # 7: features are dropped in training; 8: probabilities are calibrated
 FOLDS = 5
 Probabilities = dict[str, np.ndarray]  # subset of the modalities -> (clips, K)
-
-
-@dataclass(frozen=True)
-class FoldTested:
-    """What is said of the clips of a fold by what was trained on the others."""
-
-    probabilities: Probabilities
-    floors: "Guesses"  # empty where none were measured
-    chosen: str | None  # the settings that inner folds of the training clips chose
 
 
 def crossvalidate(config: Config) -> Result:
@@ -135,7 +123,7 @@ def _measure(
 
 
 def _floors(
-    config: Config, prepared: Prepared, batch: "FeatureBatch", folds: Sequence[FoldTested], fold_B: np.ndarray,
+    config: Config, prepared: Prepared, batch: "FeatureBatch", folds: Sequence["FoldTested"], fold_B: np.ndarray,
     probabilities: Probabilities,
 ) -> dict[str, Any]:  # fmt: skip
     """What classical classifiers reach that learn from the same clips, fold by fold."""
@@ -209,46 +197,16 @@ def _windows(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: 
     return windows_of(prepared.clips, config.fusion.context.offsets, fold_of)
 
 
-def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> list[FoldTested]:
+def _test_folds(config: Config, prepared: Prepared, batch: "FeatureBatch", fold_B: np.ndarray) -> list["FoldTested"]:
     """What heads and floors say of the clips of each fold, which they were not trained on."""
     from emo_ray.stages.fitting.folds import in_folds
+    from emo_ray.training.held_out import held_out
 
     groups = splits.grouped(prepared.clips_of(batch.clip_ids)).names
     masks = [fold_B == fold for fold in range(fold_B.max() + 1)]
     folds = [(batch, mask_B, config, prepared.labels, groups) for mask_B in masks]
     with progress(f"training in {len(folds)} folds", len(folds), "folds") as advance:
         return in_folds(config, len(batch), held_out, folds, advance)
-
-
-def held_out(
-    batch: "FeatureBatch", tested_B: np.ndarray, config: Config, labels: Sequence[str], groups: Sequence[str]
-) -> FoldTested:
-    """Probabilities of the tested clips by a head that is trained on all other clips; and the floors.
-
-    `groups` names a group for each clip, of which inner folds divide none.
-    """
-    import torch
-
-    from emo_ray.training import classical_heads, floors
-    from emo_ray.training.scoring import shown_only
-    from emo_ray.training.selection import choose, fit_average
-    from emo_ray.training.speaker_scaling import standardised
-
-    mask_B = torch.tensor(tested_B)
-    train, tested = standardised(config, batch.rows(~mask_B), [batch.rows(mask_B)])
-    inner_groups = [group for group, is_tested in zip(groups, tested_B, strict=True) if not is_tested]
-    searches = config.fusion.searches(len(train)) and len(set(inner_groups)) >= INNER_FOLDS
-    choice = choose(train, config, labels, True, inner_groups) if searches else None
-    head: Head
-    if config.fusion.is_classical:
-        head = classical_heads.fit(train, config, len(labels), inner_groups)
-    else:
-        head = fit_average(train, choice.config if choice else config, labels, choice.epochs if choice else None)
-    probabilities = {name: shown_only(head, tested, names) for name, names in SUBSETS.items()}
-    classical = (
-        floors.guesses(train, tested, inner_groups, config.seed) if config.evaluate.has_floors(len(train)) else {}
-    )
-    return FoldTested(probabilities, classical, choice.settings if choice else None)
 
 
 def _fold_scores(

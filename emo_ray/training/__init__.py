@@ -3,5 +3,5 @@
 Reading order: seeds, loss, metrics, bootstrap, comparison, calibration, pseudo_label_policies, divergence, optimizer,
 weight_average, run_state, augmentation, wait_timer, loop, in_memory, stacked_forward, stacked_noise, stacked_rows,
 stacked_trunk, stacked_validation, stacked_adamw, stacked_heads, stacked_epochs, head_stacks, scoring, floors,
-classical_heads, selection, speaker_variances, speaker_scaling, search, mini_clip.
+classical_heads, selection, speaker_variances, speaker_scaling, held_out, search, mini_clip.
 """

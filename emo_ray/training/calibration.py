@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from emo_ray.models.checkpoint_files import FittedTemperature
@@ -42,6 +41,8 @@ def fit_temperature(probability_BK: np.ndarray, label_B: np.ndarray) -> float:
     probability_BK, label_B = _measurable(probability_BK, label_B)
     if not len(label_B):
         return 1.0
+    from scipy.optimize import minimize_scalar  # it takes half a second, and most processes fit nothing
+
     logits_BK, rows = _logits(probability_BK), np.arange(len(label_B))
 
     def nll(log_temperature: float) -> float:  # convex in 1 / temperature, so there is one minimum

@@ -16,7 +16,6 @@ from emo_ray.data.manifest import Clip
 from emo_ray.models import checkpoint_files
 from emo_ray.stages import tune
 from emo_ray.stages.corpus import open_corpus, speaker_offer
-from emo_ray.stages.crossvalidate import held_out
 from emo_ray.stages.encoding.labelled import labelled_rows
 from emo_ray.stages.evaluate import evaluate
 from emo_ray.stages.fitting.phases import feature_rows
@@ -24,6 +23,7 @@ from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.predict import predict
 from emo_ray.stages.pseudo_label import pseudo_label
 from emo_ray.stages.train import train
+from emo_ray.training.held_out import held_out
 from emo_ray.training.speaker_scaling import standardised
 
 pytestmark = pytest.mark.usefixtures("ray_session")

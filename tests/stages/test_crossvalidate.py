@@ -22,10 +22,11 @@ from emo_ray.data import manifest, splits
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.data.manifest import Clip
 from emo_ray.data.prepared import Prepared
-from emo_ray.stages.crossvalidate import _fold_notes, crossvalidate, held_out
+from emo_ray.stages.crossvalidate import _fold_notes, crossvalidate
 from emo_ray.stages.evaluate import PREDICTIONS
 from emo_ray.stages.train import train
 from emo_ray.training.calibration import calibrated, fit_temperature, reliability
+from emo_ray.training.held_out import held_out
 from emo_ray.training.in_memory import fit_head, one_thread
 from emo_ray.training.scoring import EVERYTHING
 

@@ -15,8 +15,8 @@ from emo_ray import resources, trouble
 from emo_ray.config import override
 from emo_ray.config.model_settings import SMALL
 from emo_ray.data.batch import FeatureBatch
-from emo_ray.stages.crossvalidate import held_out
 from emo_ray.stages.fitting.folds import in_folds
+from emo_ray.training.held_out import held_out
 
 CLASSES = ("angry", "calm", "sad")
 SLOW = {"ray", "torchvision", "open_clip", "transformers", "pandas", "mlflow", "matplotlib"}
@@ -76,10 +76,14 @@ def test_an_error_ends_all_folds(tiny_config, workers):
 
 
 def test_folds_of_small_corpora_import_nothing_slow():
-    modules = "stages.crossvalidate", "stages.encoding.labelled", "stages.fitting.folds", "training.selection"
-    code = f"import sys; import {', '.join(f'emo_ray.{name}' for name in modules)}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert SLOW & set(loaded) == set()
+    """What a fold's process imports, and after it what the job does."""
+    of_fold, of_job = "training.held_out", "stages.crossvalidate, emo_ray.stages.encoding.labelled"
+    imports = [f"import emo_ray.{names}; print(*sys.modules)" for names in (of_fold, of_job)]
+    code = "\n".join(["import sys, emo_ray.stages.fitting.folds", *imports])
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded_by_fold, loaded_by_job = (set(line.split()) for line in run.stdout.splitlines())
+    assert loaded_by_fold & (SLOW | {"matplotlib", "scipy.optimize", "sklearn", "av"}) == set()
+    assert loaded_by_job & SLOW == set()
 
 
 def test_feature_tables_of_a_small_corpus_need_no_ray(tiny_config, monkeypatch):
