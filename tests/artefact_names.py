@@ -157,7 +157,8 @@ def read(config: Config, clips: Iterable[Clip]):
     if asking.url is None:
         return None
     folder, _ = answer_log.open_folder(cluster.store_root(config), asking)
-    digests = sorted({answer_log.digest(asking, clip.text) for clip in clips if clip.text and clip.text.strip()})
+    text_of = {clip.clip_id: clip.text for clip in clips if clip.text and clip.text.strip()}
+    digests = sorted(set(answer_log.digests(asking, text_of).values()))
     limits = [asking.max_requests, asking.max_tokens and asking.max_tokens // ANSWER_TOKENS]
     count = min((limit for limit in limits if limit is not None), default=len(digests))
     answers = answer_log.read(folder, ChatAnswer)

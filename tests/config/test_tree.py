@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -66,6 +66,7 @@ def test_relative_paths_become_absolute_where_they_exist_and_names_stay(tmp_path
     assert (config.emovclip.clip, config.audio.encoder) == ("ViT-B-16", "facebook/hubert")
 
 
+@settings(max_examples=40)  # what YAML does to text and numbers has tests of its own
 @given(changes=CHANGES)
 def test_a_dump_is_a_recipe_for_the_same_config(changes, tmp_path_factory):
     config = override(Config(), changes)
@@ -74,6 +75,7 @@ def test_a_dump_is_a_recipe_for_the_same_config(changes, tmp_path_factory):
     assert load(str(path)) == config
 
 
+@settings(max_examples=40)  # what YAML does to text and numbers has tests of its own
 @given(changes=CHANGES)
 def test_a_recipe_holds_what_differs_and_not_where_it_ran(changes, tmp_path_factory):
     config = override(Config(), changes)

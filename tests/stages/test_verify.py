@@ -12,7 +12,7 @@ import pytest
 import torch
 from ray.train.v2._internal.constants import VALIDATE_STORAGE_MARKER_FILENAME
 
-from emo_ray import durable, parquet, store
+from emo_ray import cluster, durable, parquet, store
 from emo_ray.cli import mending
 from emo_ray.config import load, override
 from emo_ray.data import shards
@@ -35,6 +35,10 @@ CUTS = {"empty": lambda content: b"", "half": lambda content: content[: len(cont
 
 @pytest.fixture
 def config(tmp_path):
+    return config_in(tmp_path)
+
+
+def config_in(tmp_path):
     """A corpus of transcripts, which take no Ray to decode."""
     rows = [f"{i},the words of clip {i},{'happy' if i % 2 else 'sad'},speaker {i % 6}" for i in range(24)]
     (tmp_path / "clips.csv").write_text("\n".join(["clip_id,text,label,speaker", *rows]) + "\n")
@@ -57,8 +61,23 @@ def prepared(config):
     return mending(job, root_of(config))
 
 
+@pytest.fixture(scope="module")
+def prepared_once(tmp_path_factory):
+    """A config whose corpus is prepared, and what jobs/prepare.py said of it."""
+    config = config_in(tmp_path_factory.mktemp("prepared"))
+    return config, prepared(config)
+
+
+@pytest.fixture
+def a_copy(prepared_once, tmp_path):
+    """The same with a store of its own, which was never damaged."""
+    config, result = prepared_once
+    shutil.copytree(config.store.root, tmp_path / "store")
+    return override(config, {"store.root": str(tmp_path / "store")}), result
+
+
 def root_of(config):
-    return resolve_corpus(config)[0].path.parents[1]
+    return cluster.store_root(config)
 
 
 def found(config, mend=False):
@@ -79,8 +98,8 @@ NAMES = {
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_each_file_of_a_prepared_corpus_that_is_cut_is_named_and_made_again(config, name, cut):
-    result = prepared(config)
+def test_each_file_of_a_prepared_corpus_that_is_cut_is_named_and_made_again(a_copy, name, cut):
+    config, result = a_copy
     root, whole = root_of(config), contents(root_of(config))
     assert found(config) == (0, set())
     path = sorted(root.glob(NAMES[name]))[0]
@@ -94,8 +113,8 @@ def test_each_file_of_a_prepared_corpus_that_is_cut_is_named_and_made_again(conf
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"part"}))  # a finished corpus is not read
-def test_a_job_that_meets_a_file_that_is_cut_makes_it_again(config, name, cut):
-    result = prepared(config)
+def test_a_job_that_meets_a_file_that_is_cut_makes_it_again(a_copy, name, cut):
+    config, result = a_copy
     root, whole = root_of(config), contents(root_of(config))
     path = sorted(root.glob(NAMES[name]))[0]
     path.write_bytes(CUTS[cut](path.read_bytes()))

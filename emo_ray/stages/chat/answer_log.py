@@ -9,7 +9,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +91,13 @@ def settings(config: Annotate) -> dict:
 
 def digest(config: Annotate, transcript: str) -> str:
     """The key of a transcript's answer."""
-    return store.digest(transcript, settings(config))
+    return digests(config, {"": transcript})[""]
+
+
+def digests(config: Annotate, text_of: Mapping[str, str]) -> dict[str, str]:
+    """The keys of many transcripts' answers, by clip_id as the transcripts are."""
+    deciding = settings(config)
+    return {clip_id: store.digest(text, deciding) for clip_id, text in text_of.items()}
 
 
 def filled(config: Annotate, transcript: str) -> str:

@@ -76,7 +76,7 @@ def readings_of(config: Config, clips: Iterable[Clip], usage: Usage | None = Non
     if not config.annotate.asks_for_readings:
         return None
     text_of = {clip.clip_id: clip.text or "" for clip in clips if clip.has_words}
-    digest_of = {clip_id: answer_log.digest(config.annotate, text) for clip_id, text in text_of.items()}
+    digest_of = answer_log.digests(config.annotate, text_of)
     folder, log_name = answer_log.open_folder(cluster.store_root(config), config.annotate)
     answers = answer_log.read(folder, ChatAnswer)
     usage = usage or Usage()
