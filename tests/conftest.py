@@ -61,8 +61,6 @@ TEMP_VARIABLES = {"PYTEST_DEBUG_TEMPROOT", "TMPDIR"}  # variables by which a use
 FILES_BESIDE_RAY = {
     "test_conversations.py",
     "test_evaluation.py",
-    "test_stacked_epochs.py",
-    "test_sweep_plots.py",
     "test_tracking.py",  # whose server both would start
 }
 _in_memory: list[Path] = []
