@@ -4,13 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conversations import conversations
 
 from emo_ray.config import override
 from emo_ray.data import manifest
 from emo_ray.inference.classifier import TOGETHER
+from emo_ray.stages.corpus import open_corpus
 from emo_ray.stages.crossvalidate import crossvalidate
 from emo_ray.stages.evaluate import PREDICTIONS, evaluate
+from emo_ray.stages.fitting.phases import feature_rows, fusion_job
+from emo_ray.stages.fitting.plan import resolve_training
 from emo_ray.stages.predict import predict
 from emo_ray.stages.pseudo_label import REFUSED, pseudo_label
 from emo_ray.stages.train import train_model
@@ -57,6 +61,20 @@ def test_a_model_sees_the_same_neighbours_wherever_it_is_used(talking):
     alone = predicted(**{"data.columns": {"dialogue": None}})  # no dialogue, and so no neighbours
     assert np.isfinite(alone).all()
     assert np.abs(np.array(alone) - list(expected.values())).max() > 0.1
+
+
+def test_workers_of_ray_train_get_the_neighbours_by_reference(talking, ray_session):
+    plan = resolve_training(talking, open_corpus(talking))
+    features = feature_rows(talking, plan, plan.clips.all_clips)
+    job, tables = fusion_job(talking, plan, features)
+    pickled = ray_session.cloudpickle.dumps(job.collate)
+    here, there = (
+        collate(tables["train"]).context for collate in (job.collate, ray_session.cloudpickle.loads(pickled))
+    )
+    assert len(pickled) < features.nbytes / 4
+    assert torch.equal(here.place_BN, there.place_BN)
+    for name, values_CD in here.clips.features.items():
+        assert torch.equal(values_CD, there.clips.features[name])
 
 
 def test_pseudo_labels_are_refused_where_the_dialogue_is_judged(talking):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from emo_ray import cluster
 from emo_ray.config import Config, override
 from emo_ray.config.model_settings import EmoVCLIP
 from emo_ray.data.batch import Choose, FeatureBatch, JointBatch, joint_from_shards
@@ -88,6 +89,7 @@ def _later(metrics: Mapping[str, float], epochs: int) -> dict[str, float]:
 def _job(
     config: Config, plan: TrainingPlan, head: FusionHead | HeadAverage, clips: FeatureBatch
 ) -> tuple[TrainingJob, dict[str, ray.data.Dataset]]:
+    cluster.connect(config)
     assert plan.video_path is not None, "the plan was checked for an EmoVCLIP"
     train_ids = [clip_id for clip_id in clips.clip_ids if clip_id in plan.clips.train]
     balance = class_balance(config.fusion, plan.clips, train_ids, plan.prepared.labels)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from emo_ray import cluster, store
+from emo_ray import store
 from emo_ray.config import Config
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch, from_features, with_context
@@ -145,9 +145,8 @@ def fusion_job(
     table: pa.Table,
     by_speaker: SpeakerScaling | None = None,
     stop_after: int | None = None,
-) -> tuple[ray_train.TrainingJob, dict[str, ray.data.Dataset]]:
+) -> tuple[ray_train.TrainingJob, dict[str, pa.Table]]:
     """How the head is trained on these features, which at least one training clip has."""
-    cluster.connect(config)
     prepared, clips = plan.prepared, plan.clips
     train_rows = labelled_rows(table, clips.train)
     read: ReadFeatures = from_features if by_speaker is None else partial(_standardised, by_speaker)
@@ -161,10 +160,9 @@ def fusion_job(
     balance = class_balance(config.fusion, clips, usable, prepared.labels)
     shown = train_rows if balance.rows is None else train_rows.take(balance.rows)
     tables = {"train": shown, "validation": labelled_rows(table, clips.validation)}
-    datasets = {name: ray.data.from_arrow(rows).materialize() for name, rows in tables.items() if len(rows)}
     heads = config.train.averaged_heads(len(usable))
     if plan.windows is not None:
-        read = WithNeighbours(read, ray.put(read(table)), plan.windows.only(clips.all_clips))
+        read = WithNeighbours(read, read(table), plan.windows.only(clips.all_clips))
     job = ray_train.TrainingJob(
         phase="fusion",
         digest=plan.key,
@@ -178,7 +176,7 @@ def fusion_job(
         logit_shift_K=balance.logit_shift_K,
         stop_after=stop_after,
     )
-    return job, datasets
+    return job, {name: rows for name, rows in tables.items() if len(rows)}
 
 
 def _choice(config: Config, plan: TrainingPlan, table: pa.Table, by_speaker: SpeakerScaling | None) -> Choice:
@@ -218,19 +216,29 @@ def _standardised(by_speaker: SpeakerScaling, table: pa.Table) -> FeatureBatch:
 
 @dataclass(frozen=True)
 class WithNeighbours:
-    """Makes batches of rows of features, with neighbours that lie in Ray's object store, once for all workers."""
+    """Makes batches of rows of features, with their neighbours.
+
+    Where Ray's workers get it, the neighbours lie in the object store, once for all of them.
+    """
 
     read: ReadFeatures
-    clips: ray.ObjectRef  # of a FeatureBatch
+    clips: FeatureBatch
     windows: Windows
 
     def __call__(self, table: pa.Table) -> FeatureBatch:
         """The batch of a table."""
-        return with_context(self.read(table), self._clips, self.windows)
+        return with_context(self.read(table), self.clips, self.windows)
+
+    def __reduce__(self) -> tuple[Callable[..., "WithNeighbours"], tuple[Any, ...]]:
+        return _with_neighbours, (self.read, self._shared, self.windows)
 
     @cached_property
-    def _clips(self) -> FeatureBatch:
-        return ray.get(self.clips)
+    def _shared(self) -> ray.ObjectRef:
+        return ray.put(self.clips)
+
+
+def _with_neighbours(read: ReadFeatures, clips: ray.ObjectRef, windows: Windows) -> WithNeighbours:
+    return WithNeighbours(read, ray.get(clips), windows)
 
 
 def _modality(column: str) -> str | None:

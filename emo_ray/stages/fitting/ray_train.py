@@ -60,7 +60,7 @@ class TrainingJob:
 
 
 def train(
-    job: TrainingJob, config: Config, datasets: dict[str, ray.data.Dataset], on_epoch: epoch_log.OnEpoch
+    job: TrainingJob, config: Config, datasets: Mapping[str, Rows], on_epoch: epoch_log.OnEpoch
 ) -> dict[str, Any]:
     """Train, and return the best epoch (see `training.loop.fit`) with `history`, a list of every epoch's metrics.
 
@@ -101,7 +101,8 @@ def _trains_here(job: TrainingJob, config: Config) -> bool:
     if config.train.num_workers == 0:
         return True
     is_small = job.fusion and config.train.num_workers == 1 and resources.is_small_here(config, job.train_rows)
-    return is_small and not resources.use_gpu(config, 1)
+    has_gpu = config.train.use_gpu == "yes" or (config.train.use_gpu == "auto" and torch.cuda.is_available())
+    return is_small and not has_gpu
 
 
 def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
@@ -115,7 +116,7 @@ def check_history(folder: Path, best: Mapping[str, Any], history: Sequence[Mappi
 
 
 def train_locally(
-    job: TrainingJob, config: Config, datasets: Mapping[str, ray.data.Dataset], reporter: loop.Reporter
+    job: TrainingJob, config: Config, datasets: Mapping[str, Rows], reporter: loop.Reporter
 ) -> dict[str, Any]:
     """The training loop in this process, with any reporter."""
     with own_device(config) as device:
@@ -131,9 +132,8 @@ def _state_folder(config: Config, phase: str, digest: str) -> Path:
     return cluster.store_root(config) / "train" / f"{phase}-{digest}"
 
 
-def _train_on_ray(
-    job: TrainingJob, config: Config, datasets: Mapping[str, ray.data.Dataset], folder: Path
-) -> dict[str, Any]:
+def _train_on_ray(job: TrainingJob, config: Config, datasets: Mapping[str, Rows], folder: Path) -> dict[str, Any]:
+    cluster.connect(config)
     workers = config.train.num_workers
     if job.train_rows < workers:
         raise ValueError(
@@ -155,13 +155,18 @@ def _train_on_ray(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg] # typed as Train V1's
         ),
-        datasets=dict(datasets),
+        datasets={name: _dataset(rows) for name, rows in datasets.items()},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"], execution_options=in_order),
     )
     checkpoint = trainer.fit().checkpoint
     assert checkpoint is not None, "every epoch reports one"
     with checkpoint.as_directory() as state:
         return load_state(Path(state))["best"]
+
+
+def _dataset(rows: Rows) -> ray.data.Dataset:
+    """Rows in Ray's object store, from where all workers read them."""
+    return ray.data.from_arrow(rows).materialize() if isinstance(rows, pa.Table) else cast(ray.data.Dataset, rows)
 
 
 class _Trainer(ray.train.torch.TorchTrainer):

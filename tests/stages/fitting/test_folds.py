@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import ray
 import torch
 from ray.util import placement_group, remove_placement_group
 
-from emo_ray import resources, trouble
+from emo_ray import resources, store, trouble
 from emo_ray.config import override
 from emo_ray.config.model_settings import SMALL
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.stages.fitting.folds import in_folds
+from emo_ray.stages.train import train
 from emo_ray.training.held_out import held_out
 
 CLASSES = ("angry", "calm", "sad")
@@ -84,6 +86,21 @@ def test_folds_of_small_corpora_import_nothing_slow():
     loaded_by_fold, loaded_by_job = (set(line.split()) for line in run.stdout.splitlines())
     assert loaded_by_fold & (SLOW | {"matplotlib", "scipy.optimize", "sklearn", "av"}) == set()
     assert loaded_by_job & SLOW == set()
+
+
+def test_a_head_on_few_clips_is_trained_without_ray(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    clips = [f"c{i}" for i in range(30)]
+    rows = [f"{clip},{'ab'[i % 2]},s{i // 5}" for i, clip in enumerate(clips)]
+    (tmp_path / "clips.csv").write_text("\n".join(["clip_id,label,speaker", *rows]))
+    np.savez(tmp_path / "audio.npz", **{clip: np.random.default_rng(i).normal(size=4) for i, clip in enumerate(clips)})
+    places = {"data.manifest": "clips.csv", "tables.audio": "audio.npz", "store.root": "store"}
+    keys = {key: str(tmp_path / name) for key, name in places.items()}
+    alone = {"train.num_workers": 1, "train.use_gpu": "no", "tracking.enabled": False}
+    before = ray.is_initialized()
+    model = train(override(tiny_config, keys | alone | {"data.corpus": "auto"}))
+    assert len(store.read_meta(model.path)["history"]) == tiny_config.train.epochs
+    assert ray.is_initialized() == before
 
 
 def test_feature_tables_of_a_small_corpus_need_no_ray(tiny_config, monkeypatch):

@@ -89,7 +89,7 @@ def test_class_weights_are_of_the_clips_that_are_trained_on(few_labels, tmp_path
         plan,
         feature_rows(config, plan, plan.clips.all_clips),
     )
-    shown = Counter(row["label"] for row in datasets["train"].take_all())
+    shown = Counter(datasets["train"]["label"].to_pylist())
     assert (job.train_rows, set(shown.values()), job.class_weight_K) == (24, {8}, None)
 
 
