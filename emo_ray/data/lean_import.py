@@ -1,7 +1,7 @@
-"""Importing torchvision, timm and open_clip without torch's compiler, which nothing here uses.
+"""Importing torchvision, timm and open_clip without torch's compiler, with which nothing here is compiled.
 
-They name it for a decorator and for one question, yet importing it takes half of the time that they take, and 110 MB
-in every process. It is imported after all where one of them uses it.
+They need it for a decorator and for one question, yet to import it takes as long as to import all the rest of them, and
+110 MB in every process. Whoever of them uses it imports it then.
 """
 
 import importlib
@@ -21,7 +21,10 @@ _LOCK = RLock()
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Libraries that are imported in the block leave torch's compiler until they use it."""
+    """Libraries that are imported in the block leave torch's compiler until they use it.
+
+    Another thread that imports the compiler meanwhile gets an ImportError: nobody here trains while models are built.
+    """
     with _LOCK:
         if _COMPILER in sys.modules:
             yield
