@@ -66,7 +66,7 @@ def test_stdout_holds_the_path_of_the_answer_alone(ray_session, evaluated, recip
 
 
 def test_a_folder_of_media_is_predicted(ray_session, evaluated, tiny_config, recipe, media_files, tmp_path):
-    """Of sound: a process that sees no video does not import what it takes seconds to import for it."""
+    """The files hold sound alone, so the process does not import CLIP, which takes seconds."""
     (tmp_path / "raw").mkdir()
     for name, source in {"a": "wav", "b": "wav", "c": "text"}.items():
         shutil.copy(media_files[source], tmp_path / "raw" / f"{name}.wav")

@@ -7,6 +7,7 @@ and nothing reads the environment.
 import difflib
 from collections.abc import Mapping
 from functools import cache, lru_cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -192,7 +193,7 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
         if leaf is None:
             raise ValueError(_unknown(key))
         *path, last = leaf.split(".")
-        branch = _get(tree, ".".join(path)) if path else tree
+        branch = reduce(getitem, path, tree)
         if key == leaf:
             branch[last] = value
         elif isinstance(branch[last], dict):
@@ -311,12 +312,6 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{word}: {error}; as text it takes quotes of its own: '{key}=\"VALUE\"'") from error
     return changes
-
-
-def _get(tree: dict[str, Any], key: str) -> Any:
-    for name in key.split("."):
-        tree = tree[name]
-    return tree
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from emo_ray.data.shards import IdentifiedClip
 VERSION = 2  # 2: rows of manifests hold votes
 NO_SPEECH = "no speech"
 STRETCH_S = 600.0  # 19 MB of sound
-_REST_S = 0.1  # what is left of a recording is a stretch of its own from here on: codecs name more than they hold
+_REST_S = 0.1  # a shorter rest belongs to the stretch before it: codecs state a length beyond what they hold
 _READABLE = 0.9  # share of its stretches below which a recording counts as corrupt
 PART_SCHEMA = pa.schema(
     [
@@ -59,7 +59,9 @@ def utterances(source: str | None, segment: Segment, config: Media) -> tuple[lis
     from emo_ray.data.speech import speech_spans  # torch takes seconds to import
 
     end_s = float(extent[1])
-    starts_s = np.arange(0, max(end_s - _REST_S, min(end_s, _REST_S)), STRETCH_S).tolist()
+    starts_s = np.arange(0, end_s, STRETCH_S).tolist()
+    if len(starts_s) > 1 and end_s - starts_s[-1] <= _REST_S:
+        starts_s.pop()
     most_failures = int((1 - _READABLE) * len(starts_s))
     failures: list[str] = []
 

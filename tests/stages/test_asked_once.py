@@ -69,7 +69,7 @@ def show(job, requests, questions):
 def test_rounds_of_self_training_ask_once_and_a_student_that_is_trained_by_itself_reads_what_they_read(
     chat, config_of, rows, tmp_path
 ):
-    """By itself in a store of its own, so that it takes neither features nor readings from the round."""
+    """The student is trained in a separate store, which holds no features and no readings of the round."""
     server = chat()
     keys = {"rounds.most": 2, "rounds.patience": 2, "pseudo.policy": "fixed", "pseudo.threshold": 0.0}
     keys |= {"train.epochs": 3, "fusion.passes_per_epoch": 4, "fusion.lr": 3e-3}

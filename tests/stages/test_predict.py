@@ -152,7 +152,7 @@ def test_a_loop_in_one_process_writes_the_same_bytes(elsewhere, predicted, prepa
 
 
 def test_without_workers_the_jobs_own_process_writes_the_same_bytes(elsewhere, predicted, prepared, raw, tmp_path):
-    """Of the last two parts; the others are copies."""
+    """The job predicts the last two parts. The other parts are copies of earlier results."""
     changes = {"train.num_workers": 0, "store.root": str(tmp_path / "store")}
     parts_folder = shared(elsewhere.store.root)
     copied = shutil.copytree(parts_folder, tmp_path / "store" / "predictions" / parts_folder.name)
@@ -356,7 +356,7 @@ def test_clips_that_cannot_be_read_for_now_are_predicted_by_the_same_command_lat
 
 
 def test_a_long_recording_in_a_folder_is_predicted_utterance_by_utterance(config, tmp_path):
-    """By a model whose clips have at most six seconds of sound."""
+    """The model takes clips of at most six seconds of sound."""
     model = shutil.copytree(config.checkpoint, tmp_path / "model")
     model_config, labels = checkpoint_files.read_config(model)
     model_config = override(model_config, {"media.max_audio_s": 6.0})

@@ -19,7 +19,7 @@ from emo_ray.training import floors
 
 @pytest.fixture(autouse=True)
 def small_forests(monkeypatch):
-    """Forests of a few trees: what they say is said by as many as there are."""
+    """Forests have few trees here. These tests hold for any number of trees."""
     monkeypatch.setattr(floors, "_TREES", 20)
 
 

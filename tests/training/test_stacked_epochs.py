@@ -125,7 +125,7 @@ def test_a_stack_is_trained_as_the_loop_does_it(tmp_path, monkeypatch, changes, 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """What an average of heads is that the loop trains in one go."""
+    """An average of heads that the loop trains without a break."""
     return trained(tmp_path_factory.mktemp("whole"), in_steps)
 
 
