@@ -33,7 +33,7 @@ from emo_ray.training.metrics import objective
 
 if TYPE_CHECKING:
     from emo_ray.training.bootstrap import DrawnInterval
-    from emo_ray.training.stacked_rows import Clips
+    from emo_ray.training.stacked_clips import Clips
 
 VERSION = 4  # 3: features are dropped in training, objectives of each epoch; 4: the interval of the best
 SWEEP, BEST = "sweep.json", "best.yaml"
@@ -234,7 +234,7 @@ def _split(config: Config, plan: TrainingPlan, run: tracking.Run) -> "Clips":
     from emo_ray.data.targets import with_targets
     from emo_ray.stages.encoding.labelled import labelled_batch
     from emo_ray.stages.fitting.phases import feature_rows, scaling_by_speaker, train_emovclip
-    from emo_ray.training.stacked_rows import Clips
+    from emo_ray.training.stacked_clips import Clips
 
     if plan.video_path is not None:
         train_emovclip(config, plan, run.epoch)
@@ -260,7 +260,7 @@ def _folds(config: Config, plan: TrainingPlan, count: int) -> "list[Clips]":
     from emo_ray.stages.encoding.labelled import labelled_batch
     from emo_ray.stages.fitting.phases import feature_rows
     from emo_ray.training.speaker_scaling import standardised
-    from emo_ray.training.stacked_rows import Clips
+    from emo_ray.training.stacked_clips import Clips
 
     label_of = plan.clips.labelled | plan.clips.validation
     table = feature_rows(config, replace(plan, video_path=None), label_of)

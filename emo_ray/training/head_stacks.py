@@ -7,15 +7,16 @@ import torch
 
 from emo_ray.config.model_settings import SUBSETS
 from emo_ray.models.fusion import FusionHead
+from emo_ray.training.stacked_clips import Clips, TrainingClips
 from emo_ray.training.stacked_heads import SHARED_FIELDS, Epoch, HeadConfig, StackedHeads
 from emo_ray.training.stacked_noise import drawn
-from emo_ray.training.stacked_rows import Clips, TrainingClips
 
-_CACHE_BYTES = 36 * 2**20  # for parameters, gradients and moments of the heads that one core trains together
+# For parameters, gradients and moments of heads with neighbours that one core trains together.
+_CACHE_BYTES = 36 * 2**20
 
 
 class Heads:
-    """Heads of any settings, in stacks of those that agree in shape, as large as the cache holds.
+    """Heads of any settings, in stacks of those that agree in shape.
 
     `heads` are fresh, each with the scaling of its fold's training clips, all with a label and at least one modality.
     """
@@ -72,8 +73,8 @@ def _shape(head: FusionHead, config: HeadConfig) -> tuple:
 
 
 def _at_once(head: FusionHead, device: torch.device) -> int:
-    """How many heads of this shape are trained together."""
-    if device.type != "cpu":
+    """How many heads of this shape are trained together: for others than those with neighbours, on a CPU, all."""
+    if device.type != "cpu" or not head.offsets:
         return 2**31
     state_bytes = 16 * sum(parameter.numel() for parameter in head.parameters())  # with gradient and two moments
     return max(1, _CACHE_BYTES // state_bytes)

@@ -28,8 +28,8 @@ from emo_ray.training.divergence import diverged
 from emo_ray.training.head_stacks import Heads
 from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.scoring import shown_only
+from emo_ray.training.stacked_clips import Clips
 from emo_ray.training.stacked_heads import Epoch, HeadConfig
-from emo_ray.training.stacked_rows import Clips
 
 _WIDER = 3  # times fusion.hidden
 _MORE_DROPOUT = 0.6

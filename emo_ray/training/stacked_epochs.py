@@ -19,12 +19,12 @@ from emo_ray.models.head_average import members
 from emo_ray.models.trainable_state import trained_state
 from emo_ray.training.loop import LoopSettings, Reporter
 from emo_ray.training.run_state import RunState
+from emo_ray.training.stacked_clips import Clips, TrainingClips
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
 from emo_ray.training.stacked_noise import generator_after
-from emo_ray.training.stacked_rows import Clips, TrainingClips
 
 _MOMENTS = "exp_avg", "exp_avg_sq"  # as AdamW names them
-_MOST_BYTES = 64 * 2**20  # of features, of which it keeps a second copy; those of MER2024 are trained no faster
+_MOST_BYTES = 256 * 2**20  # of features, of which it keeps a second copy
 
 
 def is_usable(settings: LoopSettings, clips: FeatureBatch) -> bool:
@@ -56,9 +56,10 @@ class StackedEpochs:
         begun_s = time.perf_counter() - sums.seconds
         taken = _steps_taken(state) - sums.steps  # before the epoch
         stacked = self._stacked(heads, settings, state, taken)
-        for loss_T, step in stacked.steps(after=sums.steps):
-            sums.add(loss_T.sum(), step.target_TRK.shape[1])
-            reporter.progress(state.epoch, sums.steps, settings.steps_per_epoch)
+        for loss_TS, clips_TS in stacked.steps(sums.steps, settings.save_every or 0):
+            for loss, clips in zip(loss_TS.sum(dim=0), clips_TS[0].tolist(), strict=True):
+                sums.add(loss, clips)
+                reporter.progress(state.epoch, sums.steps, settings.steps_per_epoch)
             if settings.save_every and sums.steps % settings.save_every == 0:
                 sums.seconds = time.perf_counter() - begun_s
                 _give_back(stacked, heads, state, taken)

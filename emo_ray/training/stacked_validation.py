@@ -8,8 +8,8 @@ import torch
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch
 from emo_ray.models.fusion import FusionHead
+from emo_ray.training.stacked_clips import standardised
 from emo_ray.training.stacked_forward import classify, fuse_subsets, project, read_neighbours
-from emo_ray.training.stacked_rows import standardised
 
 
 @dataclass(frozen=True)

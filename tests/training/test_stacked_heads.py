@@ -13,8 +13,8 @@ from emo_ray.training import in_memory, loop
 from emo_ray.training.head_stacks import Heads
 from emo_ray.training.loss import class_weights, logit_shift, shown_rows
 from emo_ray.training.metrics import validation_metrics
+from emo_ray.training.stacked_clips import Clips
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
-from emo_ray.training.stacked_rows import Clips
 
 EACH = {"video": 0.5, "audio": 0.1, "text": 0.3}
 

@@ -30,8 +30,8 @@ from emo_ray.stages.sweeps.stacked import most_at_once, process_count, shared_ou
 from emo_ray.training import loop
 from emo_ray.training.in_memory import batches_in_memory, fit_head, one_thread
 from emo_ray.training.search import Params, applied
+from emo_ray.training.stacked_clips import Clips
 from emo_ray.training.stacked_epochs import StackedEpochs
-from emo_ray.training.stacked_rows import Clips
 
 PART, FOLDS, CLASSES = "sweep", 5, 6
 _HEADS = 8  # whose matrix products are measured together

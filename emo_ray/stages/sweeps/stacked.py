@@ -27,8 +27,8 @@ from emo_ray.stages.sweeps.records import COMPLETE, FAILED, PRUNED, Records
 from emo_ray.training import metrics, search
 from emo_ray.training.divergence import diverged
 from emo_ray.training.head_stacks import Heads
+from emo_ray.training.stacked_clips import Clips
 from emo_ray.training.stacked_heads import Epoch, HeadConfig
-from emo_ray.training.stacked_rows import Clips
 
 _WIDTH = 8  # trials of a wave for each process; with more of them the search would learn less from wave to wave
 _FEWEST_WAVES = 4
