@@ -19,6 +19,7 @@ from numpy import float32
 
 _MODALITIES = 3
 _ZERO, _HALF, _ONE = float32(0), float32(0.5), float32(1)
+_INFINITE = float32(np.inf)
 _EPSILON = float32(1e-5)  # of torch's layer norm
 _MEAN_RATE, _SQUARE_RATE, _ADAM_EPSILON = float32(1 - 0.9), float32(1 - 0.999), float32(1e-8)  # of torch's AdamW
 _NORM_EPSILON = float32(1e-6)  # of torch's clipping of gradients
@@ -231,13 +232,14 @@ def _activate(block: Any, n: int, noise_VN: Any, column: int, dropout: Any, vect
         noise_H, total, variance = noise_VN[block.draw_n[i], column : column + hidden], _ZERO, _ZERO
         for h in range(hidden):
             value = linear_H[h]
-            size = min(abs(value), float32(9))  # further out it is 0 or 1 to the last digit
+            size = abs(value)
             power = float32(-0.5 / 32) * size * size
             bell = float32(1 / 720) + power * float32(1 / 5040)
             bell = float32(1 / 6) + power * (float32(1 / 24) + power * (float32(1 / 120) + power * bell))
             bell = _ONE + power * (_ONE + power * (_HALF + power * bell))
             for _ in range(5):  # e to the power / 32, to the 32
                 bell *= bell
+            bell = bell if size < 9 else _ZERO  # further out the distribution is 0 or 1 to the last digit
             t = _ONE / (_ONE + float32(0.3275911 * 0.5**0.5) * size)
             tail = float32(1.421413741) + t * (float32(-1.453152027) + t * float32(1.061405429))
             tail = _HALF * bell * t * (float32(0.254829592) + t * (float32(-0.284496736) + t * tail))
@@ -249,6 +251,7 @@ def _activate(block: Any, n: int, noise_VN: Any, column: int, dropout: Any, vect
         for h in range(hidden):
             variance += (normed_H[h] - mean) ** 2
         scale = _ONE / np.sqrt(variance / float32(hidden) + _EPSILON)
+        scale = scale if variance < _INFINITE else float32(np.nan)  # so that what diverges is seen, as by torch
         block.scale_n[i] = scale
         for h in range(hidden):
             normed_H[h] = (normed_H[h] - mean) * scale
@@ -273,7 +276,7 @@ def _classify(trained: Any, layout: Any, settings: Any, clips: Any, clip_R: Any,
     bias_grad_K.fill(_ZERO)
     for r in range(rows):
         target_K, share = clips.target_CK[clip_R[r]], clips.weight_C[clip_R[r]] / mass
-        highest, total, weights = float32(-np.inf), _ZERO, _ZERO
+        highest, total, weights = -_INFINITE, _ZERO, _ZERO
         for k in range(classes):
             logits_RK[r, k] += trained.parameters[bias + k] + settings.logit_shift_K[k]
             highest = max(highest, logits_RK[r, k])
