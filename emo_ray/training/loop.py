@@ -23,7 +23,7 @@ from emo_ray.data.batch import Batch, BatchT
 from emo_ray.models.head_average import members
 from emo_ray.models.trainable_state import cast_frozen, is_finite, trained_state
 from emo_ray.training.divergence import diverged
-from emo_ray.training.loss import loss, mass
+from emo_ray.training.loss import divisor, loss, mass
 from emo_ray.training.metrics import counts, objective, validation_metrics
 from emo_ray.training.optimizer import optimizer_of, set_rates
 from emo_ray.training.run_state import RunState
@@ -251,7 +251,7 @@ def _backward(
             losses = loss(output, part, optimisation.label_smoothing, class_weight_K, logit_shift_K)
             value = reduce(torch.add, losses.values())
             if weighted:
-                value = value * (mass(part, class_weight_K) / whole)
+                value = value * (mass(part, class_weight_K) / divisor(whole))
             value.backward()
         total += value.detach()
     return total

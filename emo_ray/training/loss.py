@@ -31,7 +31,12 @@ def loss(
     each_B = F.cross_entropy(
         logits_BK, batch.soft.target_BK, weight=class_weight_K, reduction="none", label_smoothing=label_smoothing
     )
-    return {"cross_entropy": (batch.soft.weight_B * each_B).sum() / mass(batch, class_weight_K)}
+    return {"cross_entropy": (batch.soft.weight_B * each_B).sum() / divisor(mass(batch, class_weight_K))}
+
+
+def divisor(mass: torch.Tensor) -> torch.Tensor:
+    """The mass of clips, or 1 where they weigh nothing, as where votes name classes of weight 0: their loss is 0."""
+    return mass + (mass == 0)
 
 
 def mass(batch: Batch, class_weight_K: torch.Tensor | None = None) -> torch.Tensor:
@@ -108,7 +113,7 @@ def losses(
     Each head has its own clips, smoothing and class weights. Both are 0 for a head all of whose clips weigh nothing.
     """
     mass_T = (weight_TB * (target_TBK * class_weight_T1K).sum(dim=-1)).sum(dim=-1)
-    share_TB = weight_TB / (mass_T + (mass_T == 0))[:, None]
+    share_TB = weight_TB / divisor(mass_T)[:, None]
     weighted_TBK = torch.lerp(target_TBK, smoothing_T11.new_tensor(1 / target_TBK.shape[-1]), smoothing_T11)
     weighted_TBK = weighted_TBK * class_weight_T1K
     log_probability_TBK = logits_TBK.log_softmax(dim=-1)

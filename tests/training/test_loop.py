@@ -79,6 +79,16 @@ def soft(batch):
     )
 
 
+def weighing(clips):
+    """The same with weights of 0, but for the first so many clips of a batch."""
+
+    def weighed(batch):
+        batch = soft(batch)
+        return replace(batch, soft=replace(batch.soft, weight_B=(torch.arange(len(batch)) < clips).float()))
+
+    return weighed
+
+
 def labels(batch):
     """The clips as they are."""
     return batch
@@ -89,7 +99,10 @@ HEAVY = torch.tensor([0.2, 1.0, 3.0])
 
 @pytest.mark.parametrize(
     ("size", "class_weight_K", "with_targets"),
-    [(5, None, labels), (15, HEAVY, labels), (5, None, soft), (15, HEAVY, soft), (1, HEAVY, soft)],
+    [
+        *((5, None, labels), (15, HEAVY, labels), (5, None, soft), (15, HEAVY, soft), (1, HEAVY, soft)),
+        *((5, None, weighing(2)), (5, None, weighing(0))),
+    ],
 )
 def test_micro_batches_train_the_same_model(size, class_weight_K, with_targets):
     states, losses = [], []

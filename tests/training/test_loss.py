@@ -70,6 +70,13 @@ def test_a_certain_target_with_weight_one_is_its_label(smoothing, class_weight_K
     )
 
 
+def test_clips_that_weigh_nothing_cost_nothing():
+    weightless = replace(BATCH, soft=SoftTargets(target_BK=TARGETS, weight_B=torch.zeros(20)))
+    assert actual(weightless) == 0
+    of_class_3 = replace(BATCH, soft=SoftTargets(target_BK=torch.eye(4)[3].expand(20, 4), weight_B=WEIGHTS))
+    assert actual(of_class_3, 0.0, HEAVY) == 0
+
+
 def test_a_clip_of_weight_two_is_that_clip_twice():
     twice = BATCH.rows(torch.tensor([*range(20), 3]))
     heavier = replace(
