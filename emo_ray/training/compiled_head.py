@@ -10,6 +10,8 @@ features of a modality, H: hidden units, K: classes, P: parameters of a head. Al
 for numba looks into no other to see whether what it kept is outdated.
 """
 
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +26,23 @@ _EPSILON = float32(1e-5)  # of torch's layer norm
 _MEAN_RATE, _SQUARE_RATE, _ADAM_EPSILON = float32(1 - 0.9), float32(1 - 0.999), float32(1e-8)  # of torch's AdamW
 _NORM_EPSILON = float32(1e-6)  # of torch's clipping of gradients
 # Sums may be added in another order, by which they fit a processor's vectors; NaN and infinity keep their meaning.
-_compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+# Inlined, for a process that compiles would call functions as they are compiled alone, and one that loads as they are
+# compiled for `train`: their sums would be added in different orders.
+_compiled = njit(**_OPTIONS, forceinline=True)
+
+
+def _kept(function: Callable[..., Any]) -> Any:
+    """The function as machine code, which is kept beside this file or in the user's cache of numba."""
+    try:
+        return njit(**_OPTIONS, cache=True)(function)
+    except RuntimeError:  # numba's, where it may write into neither
+        warnings.warn(
+            "found no folder to keep compiled heads in, so that each process compiles them for ten seconds: set "
+            "NUMBA_CACHE_DIR to one that can be written to",
+            stacklevel=2,
+        )
+        return njit(**_OPTIONS)(function)
 
 
 class Layout(NamedTuple):
@@ -105,7 +123,7 @@ class _Work(NamedTuple):
     logits_RK: np.ndarray  # on the way back their gradients
 
 
-@_compiled
+@_kept
 def train(trained: Trained, layout: Layout, settings: Settings, clips: Clips, steps: Steps) -> np.ndarray:
     """Take S steps, in place; the loss of each (S,), before it. Steps without rows have a loss of 0."""
     most, hidden, width_M = steps.clip_SR.shape[1], layout.hidden, layout.width_M
@@ -312,11 +330,8 @@ def _backward(trained: Any, layout: Any, dropout: Any, steps: Any, s: int, work:
             else:
                 _add(grad_nH[n], mix.linear_nH[r])
         first = layout.mix_4[0] + m * hidden * hidden
-        weight_HH, weight_grad_HH = (
-            _matrix(parameters, first, hidden, hidden),
-            _matrix(gradients, first, hidden, hidden),
-        )
-        np.dot(work.shown_MnH[m, : n + 1].T, grad_nH[: n + 1], weight_grad_HH)
+        weight_HH = _matrix(parameters, first, hidden, hidden)
+        np.dot(work.shown_MnH[m, : n + 1].T, grad_nH[: n + 1], _matrix(gradients, first, hidden, hidden))
         np.dot(grad_nH[: n + 1], weight_HH.T, block.linear_nH[: n + 1])
         first = layout.absent + m * hidden
         _copy(gradients[first : first + hidden], block.linear_nH[n])
@@ -373,9 +388,7 @@ def _update(trained: Any, decaying: int, max_norm: Any, steps: Any, s: int) -> N
 
 
 @_compiled
-def _adamw(
-    trained: Any, first: int, last: int, clip: Any, rate: Any, shrink: Any, correction: Any
-) -> None:  # fmt: skip
+def _adamw(trained: Any, first: int, last: int, clip: Any, rate: Any, shrink: Any, correction: Any) -> None:
     """AdamW's step of the parameters from `first` to `last`."""
     parameters, gradients = trained.parameters[first:last], trained.gradients[first:last]
     means, squares = trained.means[first:last], trained.squares[first:last]

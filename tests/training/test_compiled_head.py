@@ -1,5 +1,12 @@
 """Compiled training steps against torch's own gradients and AdamW, at the limits of a float32, and as they are kept."""
 
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +14,7 @@ from small_heads import CONFIG, SIZES, clips
 
 from emo_ray.config import override
 from emo_ray.models.fusion import FusionHead, scalings, standardised
+from emo_ray.training import compiled_head
 from emo_ray.training.optimizer import optimizer_of
 from emo_ray.training.stacked_clips import Clips
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
@@ -87,3 +95,41 @@ def test_activations_that_a_float32_cannot_square_are_told_as_divergence(lr):
     settings = settings_of(lr=lr, weight_decay=0.0)
     stack = stacked(fresh(settings), settings, epochs=2)
     assert not stack.epoch(None)[0].is_finite
+
+
+def test_without_a_folder_to_write_to_steps_are_compiled_and_not_kept(monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "/dev/null/home")
+    source = Path(compiled_head.__file__).read_text()
+    with pytest.warns(UserWarning, match="NUMBA_CACHE_DIR"):
+        exec(compile(source, "/dev/null/compiled_head.py", "exec"), module := {"__name__": "elsewhere"})
+    assert module["train"].stats.cache_path is None
+
+
+def digest_of_a_run():
+    """Train a head: how often compiled code was loaded, and the digest of its losses and weights."""
+    settings = settings_of(hidden=40)
+    stack = stacked(fresh(settings), settings, epochs=2)
+    losses = [loss_TS for loss_TS, _ in stack.steps()]
+    content = b"".join(values.numpy().tobytes() for values in (*losses, stack.stack.flat_TP))
+    return sum(compiled_head.train.stats.cache_hits.values()), hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.slow  # compiles twice
+def test_what_was_compiled_here_and_what_was_loaded_give_the_same_bytes(tmp_path):
+    """Two processes compile at once, then one loads what they have kept, and has another number of threads."""
+    code = "import test_compiled_head as tests; print(*tests.digest_of_a_run())"
+
+    def begun(threads):
+        paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), *sys.path)))
+        changes = {"PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": str(threads)}
+        changes["OPENBLAS_NUM_THREADS"] = str(threads)
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | changes, stdout=subprocess.PIPE, text=True
+        )
+
+    both = [process.communicate()[0].split() for process in [begun(1), begun(1)]]
+    loaded = begun(2).communicate()[0].split()
+    assert [hits for hits, _ in (*both, loaded)] == ["0", "0", "1"]
+    assert len({digest for _, digest in (*both, loaded)}) == 1
