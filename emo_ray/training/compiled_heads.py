@@ -1,5 +1,8 @@
 """The training steps of T fusion heads on a CPU, one head after the other: each takes many of them in one call."""
 
+from pickle import UnpicklingError
+from typing import Any
+
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
@@ -58,8 +61,19 @@ class CompiledSteps:
                     shrink_S=shrink_TS[t],
                     correction_S=correction_TS[t],
                 )
-                loss_TS[t] = compiled_head.train(trained, self.layout, self.settings_T[t], self.clips, taken)
+                loss_TS[t] = _train(trained, self.layout, self.settings_T[t], self.clips, taken)
         return torch.from_numpy(loss_TS)
+
+
+def _train(*arguments: Any) -> np.ndarray:
+    """`compiled_head.train`. Raises ValueError where the compiled code that was kept is damaged, as by a power cut."""
+    try:
+        return compiled_head.train(*arguments)
+    except (EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"found damaged files of compiled heads in {compiled_head.train.stats.cache_path}, expected what numba had "
+            "put there: delete compiled_head.train-*.nb* in it"
+        ) from error
 
 
 def _by_head(values: torch.Tensor) -> np.ndarray:

@@ -18,6 +18,8 @@ from emo_ray.training import compiled_head
 from emo_ray.training.optimizer import optimizer_of
 from emo_ray.training.stacked_clips import Clips
 from emo_ray.training.stacked_heads import HeadConfig, StackedHeads
+from emo_ray.training.stacked_parameters import StackedSettings
+from emo_ray.training.stacked_steps import StackedSteps
 
 PLAIN = {"dropout": 0.0, "modality_dropout": 0.0, "feature_dropout": 0.0, "batch_size": 60, "passes_per_epoch": 1}
 TRAIN = clips(60, 0)
@@ -118,18 +120,34 @@ def digest_of_a_run():
 
 @pytest.mark.slow  # compiles twice
 def test_what_was_compiled_here_and_what_was_loaded_give_the_same_bytes(tmp_path):
-    """Two processes compile at once, then one loads what they have kept, and has another number of threads."""
+    """Two processes compile at once; one loads what they have kept, with other threads; one finds it cut off."""
     code = "import test_compiled_head as tests; print(*tests.digest_of_a_run())"
 
     def begun(threads):
         paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), *sys.path)))
-        changes = {"PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": str(threads)}
-        changes["OPENBLAS_NUM_THREADS"] = str(threads)
-        return subprocess.Popen(
-            [sys.executable, "-c", code], env=os.environ | changes, stdout=subprocess.PIPE, text=True
-        )
+        environment = os.environ | {"PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, **pipes)
 
     both = [process.communicate()[0].split() for process in [begun(1), begun(1)]]
     loaded = begun(2).communicate()[0].split()
     assert [hits for hits, _ in (*both, loaded)] == ["0", "0", "1"]
     assert len({digest for _, digest in (*both, loaded)}) == 1
+    for path in tmp_path.rglob("compiled_head.train-*"):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert f"ValueError: found damaged files of compiled heads in {path.parent}" in begun(1).communicate()[1]
+
+
+def test_torchs_steps_which_gpus_take_make_the_same_heads():
+    changes = ({}, {"dropout": 0.6, "lr": 1e-2})
+    configs = [HeadConfig(settings_of(**change), seed) for seed, change in enumerate(changes)]
+    heads = [fresh(config.settings) for config in configs]
+    compiled, torchs = (StackedHeads(heads, configs, [Clips(TRAIN, None)], epochs=3) for _ in range(2))
+    balances = [(torch.ones(4), torch.zeros(4))] * 2
+    settings = StackedSettings.of([config.settings for config in configs], balances, torch.device("cpu"))
+    torchs.trainer = StackedSteps(torchs.stack, settings, torchs.batches)
+    for _ in range(3):
+        losses = [[epoch.train_loss for epoch in stack.epoch(None)] for stack in (compiled, torchs)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    torch.testing.assert_close(compiled.stack.flat_TP, torchs.stack.flat_TP, atol=1e-4, rtol=1e-3)
