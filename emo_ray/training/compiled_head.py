@@ -5,9 +5,8 @@ each is a call, and a pass over memory. Here one call trains a head for all step
 moments in the processor's cache. `FusionHead` and the training loop are the definition, and tests hold this module to
 them.
 
-Arrays are float32 unless said. S: steps, R: at most so many rows of clips in a step, C: clips, M: modalities, D:
-features of a modality, H: hidden units, K: classes, P: parameters of a head. All that is compiled stands in this file,
-for numba looks into no other to see whether what it kept is outdated.
+`compiled_arrays` names the axes. All that is compiled stands in this file, for numba looks into no other to see whether
+what it kept is outdated.
 """
 
 import warnings
@@ -18,6 +17,8 @@ import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 - numba's matrix products, whose threads `one_thread` limits from here on
 from numba import njit
 from numpy import float32
+
+from emo_ray.training.compiled_arrays import Clips, Layout, Settings, Steps, Trained
 
 _MODALITIES = 3
 _ZERO, _HALF, _ONE = float32(0), float32(0.5), float32(1)
@@ -43,61 +44,6 @@ def _kept(function: Callable[..., Any]) -> Any:
             stacklevel=2,
         )
         return njit(**_OPTIONS)(function)
-
-
-class Layout(NamedTuple):
-    """Where in a head's row of P parameters each lies; weights of linear layers lie there as (in, out)."""
-
-    hidden: int
-    classes: int
-    width_M: np.ndarray  # int64: D, or 0 for a modality that no clip has or the head does not know
-    project_4M: np.ndarray  # int64: weight, bias, shift and scale of each projection
-    mix_4: np.ndarray  # int64: the same of the mix
-    absent: int
-    classify_2: np.ndarray  # int64: weight and bias
-    decaying: int  # so many parameters decay, and come first
-
-
-class Trained(NamedTuple):
-    """What a step changes, each (P,)."""
-
-    parameters: np.ndarray
-    gradients: np.ndarray
-    means: np.ndarray  # AdamW's first moments
-    squares: np.ndarray  # AdamW's second moments
-
-
-class Settings(NamedTuple):
-    """How a head is trained; numbers are float32, too."""
-
-    dropout: np.float32
-    smoothing: np.float32
-    max_norm: np.float32
-    class_weight_K: np.ndarray
-    logit_shift_K: np.ndarray
-
-
-class Clips(NamedTuple):
-    """The clips that steps show."""
-
-    features: tuple[np.ndarray, np.ndarray, np.ndarray]  # (C, D) of each modality, standardised
-    target_CK: np.ndarray
-    weight_C: np.ndarray
-
-
-class Steps(NamedTuple):
-    """What S steps show to a head, and how far they go."""
-
-    rows_S: np.ndarray  # int64: how many of R are clips; 0: the head takes no step
-    clip_SR: np.ndarray  # int64
-    draw_SR: np.ndarray  # int64: the clip's row of the noise
-    shown_SRM: np.ndarray  # bool
-    noise_VN: np.ndarray  # uniform: M + 1 columns for modalities, then H for each projection and the mix, then features
-    column_M: np.ndarray  # int64: where the noise for a modality's features begins
-    feature_rate_M: np.ndarray  # of dropout of features
-    rate_S: np.ndarray  # AdamW's learning rate over its first bias correction
-    shrink_S: np.ndarray  # what weights are multiplied by
-    correction_S: np.ndarray  # one over AdamW's second bias correction
 
 
 class _Block(NamedTuple):

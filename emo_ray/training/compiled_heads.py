@@ -9,7 +9,7 @@ from threadpoolctl import ThreadpoolController
 
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.models.fusion import FusionHead, hidden_columns
-from emo_ray.training import compiled_head
+from emo_ray.training import compiled_arrays, compiled_head
 from emo_ray.training.stacked_adamw import Schedule
 from emo_ray.training.stacked_clips import Epochs, TrainingClips, Visits
 from emo_ray.training.stacked_parameters import StackedParameters, StackedSettings
@@ -48,8 +48,8 @@ class CompiledSteps:
         loss_TS = np.empty(rows_TS.shape, np.float32)
         with _THREADS.limit(limits=1, user_api="blas"):
             for t, (column_M, rate_M) in enumerate(self.feature_noise_T):
-                trained = compiled_head.Trained(parameters_TP[t], self.gradients_P, means_TP[t], squares_TP[t])
-                taken = compiled_head.Steps(
+                trained = compiled_arrays.Trained(parameters_TP[t], self.gradients_P, means_TP[t], squares_TP[t])
+                taken = compiled_arrays.Steps(
                     rows_S=rows_TS[t],
                     clip_SR=clip_TSR[t],
                     draw_SR=draw_TSR[t],
@@ -81,8 +81,8 @@ def _by_head(values: torch.Tensor) -> np.ndarray:
     return values.transpose(0, 1).contiguous().numpy()
 
 
-def _settings(settings: StackedSettings, t: int) -> compiled_head.Settings:
-    return compiled_head.Settings(
+def _settings(settings: StackedSettings, t: int) -> compiled_arrays.Settings:
+    return compiled_arrays.Settings(
         dropout=np.float32(settings.dropout_T11[t, 0, 0]),
         smoothing=np.float32(settings.smoothing_T11[t, 0, 0]),
         max_norm=np.float32(settings.max_norm_T1[t, 0]),
@@ -91,18 +91,18 @@ def _settings(settings: StackedSettings, t: int) -> compiled_head.Settings:
     )
 
 
-def _clips(clips: TrainingClips) -> compiled_head.Clips:
+def _clips(clips: TrainingClips) -> compiled_arrays.Clips:
     nothing_CD = torch.empty(0, 0)
     video_CD, audio_CD, text_CD = (clips.features.get(name, nothing_CD).numpy() for name in MODALITIES)
-    return compiled_head.Clips((video_CD, audio_CD, text_CD), clips.target_CK.numpy(), clips.weight_C.numpy())
+    return compiled_arrays.Clips((video_CD, audio_CD, text_CD), clips.target_CK.numpy(), clips.weight_C.numpy())
 
 
-def _layout(stack: StackedParameters) -> compiled_head.Layout:
+def _layout(stack: StackedParameters) -> compiled_arrays.Layout:
     """Where the parameters of each head lie."""
     place_of, modalities = stack.places(), stack.modalities
     hidden, classes = stack.shapes["classify.weight"]
     vectors = ("0.weight", "0.bias", "2.bias", "2.weight")
-    return compiled_head.Layout(
+    return compiled_arrays.Layout(
         hidden=hidden,
         classes=classes,
         width_M=np.array(
