@@ -73,7 +73,7 @@ def _shape(head: FusionHead, config: HeadConfig) -> tuple:
 
 
 def _at_once(head: FusionHead, device: torch.device) -> int:
-    """How many heads of this shape are trained together: for others than those with neighbours, on a CPU, all."""
+    """How many heads of this shape are trained together: all, but on a CPU heads with neighbours as its cache holds."""
     if device.type != "cpu" or not head.offsets:
         return 2**31
     state_bytes = 16 * sum(parameter.numel() for parameter in head.parameters())  # with gradient and two moments

@@ -102,8 +102,8 @@ class StackedHeads:
     def steps(self, after: int = 0, pause_every: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Train every head for its next epoch, and yield the loss_TS and the clips_TS of some steps at a time.
 
-        Steps up to `after` are left out. All that has been taken has been yielded where the number of steps is a
-        multiple of `pause_every`.
+        Steps up to `after` are left out. Heads are never further than what has been yielded, and every multiple of
+        `pause_every` steps ends such a part.
         """
         schedule = self._schedule()
         for visits in self.batches.visits(self.epochs_done, self.rate_TR):
