@@ -24,7 +24,7 @@ from emo_ray.models.trainable_state import not_finite
 # dropout's factors: (B, H) for each modality and for "mix", (B, D) for the features of a modality: see `_features`
 Keep = dict[str, torch.Tensor | float]
 _OUTLIER = 5.0  # standard deviations beyond which a standardised feature is cut off
-_CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
+CHANCES = len(MODALITIES) + 1  # columns of noise that modality dropout takes
 
 
 class FeatureScaling(nn.Module):
@@ -157,7 +157,7 @@ class FusionHead(FeatureScaling):
 
 def hidden_columns(hidden: int) -> int:
     """How many of a step's random numbers decide which modalities and hidden units a clip loses."""
-    return _CHANCES + (len(MODALITIES) + 1) * hidden
+    return CHANCES + (len(MODALITIES) + 1) * hidden
 
 
 def split_noise(
@@ -168,8 +168,8 @@ def split_noise(
     There are M + 1 factors: one for each modality's projection, then one for the mixed features. `dropout` may be a
     tensor (T, 1, 1) for T heads, with noise of each head or noise that all of them share.
     """
-    keep_BN = (noise_BN[..., _CHANCES : hidden_columns(hidden)] >= dropout) / (1 - dropout)
-    return noise_BN[..., :_CHANCES], list(keep_BN.split(hidden, dim=-1))
+    keep_BN = (noise_BN[..., CHANCES : hidden_columns(hidden)] >= dropout) / (1 - dropout)
+    return noise_BN[..., :CHANCES], list(keep_BN.split(hidden, dim=-1))
 
 
 def feature_rates(batch: FeatureBatch, rate: float | None) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from emo_ray.config.fusion_settings import Fusion
 from emo_ray.config.model_settings import MODALITIES
 from emo_ray.data.batch import FeatureBatch, SoftTargets
-from emo_ray.models.fusion import FusionHead, drop_modalities
+from emo_ray.models.fusion import CHANCES, FusionHead, drop_modalities
 from emo_ray.training.in_memory import orders
 from emo_ray.training.loss import shown_rows
 from emo_ray.training.stacked_noise import drawn, generator_of, rows_at_once
@@ -126,7 +126,7 @@ class Epochs:
             clip_STR = order_UV[self.source_T[:, None], visit_STR.clamp(min=0)].to(device)
             is_there_STR = is_there_STR.to(device)
             all_STRM = self.clips.present_CM[clip_STR] & is_there_STR[..., None]
-            chances_VC = cat([noise_VN[:, : len(MODALITIES) + 1] for noise_VN in noises]).to(device)
+            chances_VC = cat([noise_VN[:, :CHANCES] for noise_VN in noises]).to(device)
             seed_STR = draw_STR + (self.seed_T[:, None] * len(noises[0])).to(device)
             shown_STRM = drop_modalities(all_STRM, rate_TR, chances_VC[seed_STR]) & is_there_STR[..., None]
             yield Visits(first, is_there_STR, clip_STR, draw_STR, all_STRM, shown_STRM, noises)

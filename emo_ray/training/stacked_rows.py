@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from emo_ray.config.model_settings import MODALITIES
-from emo_ray.models.fusion import hidden_columns
+from emo_ray.models.fusion import CHANCES, hidden_columns
 from emo_ray.training.stacked_clips import Epochs, Visits, cat, joined
 
 
@@ -92,8 +92,7 @@ class _Noise(NamedTuple):
 def _noise(epochs: Epochs, visits: Visits) -> _Noise:
     head, device = next(iter(epochs.head_of.values())), epochs.clips.present_CM.device
     used_VN = cat([noise_VN[:, : hidden_columns(head.hidden)] for noise_VN in visits.noises])
-    chances = used_VN.shape[1] - (len(MODALITIES) + 1) * head.hidden
-    hidden_4VH = used_VN[:, chances:].unflatten(1, (-1, head.hidden)).transpose(0, 1).contiguous()
+    hidden_4VH = used_VN[:, CHANCES:].unflatten(1, (-1, head.hidden)).transpose(0, 1).contiguous()
     noise_of = dict(zip(epochs.seeds, visits.noises, strict=True))
     factors = [epochs.head_of[fold].keep_features(noise_of[seed]) for fold, seed in epochs.sources]
     return _Noise(hidden_4VH.to(device), joined(factors, device))
